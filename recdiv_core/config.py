@@ -1,0 +1,440 @@
+# pyright: strict
+"""The frozen tree of settings, and the one grammar that changes it.
+
+A dotted key such as `loss.diversity_weight` is at once the YAML path, the command-line override,
+the Tune key, the MLflow parameter and the dashboard column. Precedence: defaults < preset YAML <
+command line < trial sample. Nothing here imports torch or ray, so that a wrong key is answered at
+once. Config stops at the doorway: builders unpack it, the pure layer takes plain arguments.
+
+    config = load(Path("pipelines/presets/demo.yaml"), ["loss.diversity_weight=0.3"])
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+RelevanceLoss = Literal["auto", "softmax", "sampled_softmax"]
+Regulariser = Literal["ild", "category_entropy", "exposure"]
+RerankMethod = Literal["none", "mmr"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Event = Literal["impression", "click", "cart", "purchase"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        protected_namespaces=(),
+    )
+
+
+class ColumnsConfig(_Section):
+    """Names of the columns in the user's files, where they differ from ours."""
+
+    user_id: str = "user_id"
+    item_id: str = "item_id"
+    timestamp: str = "timestamp"
+    event: str = "event"
+    query: str = "query"
+    session_id: str = "session_id"
+    slate_id: str = "slate_id"
+    position: str = "position"
+    rating: str = "rating"
+    title: str = "title"
+    category: str = "category"
+    brand: str = "brand"
+    colour: str = "colour"
+    price: str = "price"
+    image: str = "image"
+
+
+class DataConfig(_Section):
+    """Where the click log comes from and how it becomes a prepared data set."""
+
+    source: Literal["files", "demo"] = "files"
+    """`files`: read `data.clicks` and `data.items`; `demo`: generate the built-in shop."""
+    clicks: str = ""
+    """Click log: path, directory, glob or URI; CSV, JSON Lines or Parquet."""
+    items: str = ""
+    """Catalogue: path, directory, glob or URI; CSV, JSON Lines or Parquet."""
+    out: str = ""
+    """Directory to write; empty = `runs/prepared/<name>`."""
+    prepared: str = ""
+    """Prepared data set (what `prepare` wrote) that train, tune and evaluate read."""
+    name: str = ""
+    """Name of the data set and of its MLflow experiment; empty = from the click log's path."""
+    columns: ColumnsConfig = ColumnsConfig()
+    events: tuple[Event, ...] = ("click", "cart", "purchase")
+    """Kinds of event that count as positive; ignored when the log has no event column."""
+    event_weights: dict[Event, Annotated[float, Field(gt=0.0)]] = {}
+    """Weight of a kind of event in the relevance loss; 1 where not given."""
+    max_quarantined: Unit = 0.05
+    """Share of rows that may be rejected before the job stops."""
+    min_user_events: int = Field(default=1, ge=1)
+    """k-core on users, counted in the train window."""
+    min_item_events: int = Field(default=1, ge=1)
+    """k-core on items, counted in the train window."""
+    category_level: int = Field(default=0, ge=0)
+    """Levels of a category path that make an item's category; 0 = the whole path."""
+    session_gap_s: float = Field(default=1800.0, gt=0.0)
+    """Idle time after which a new session begins, in seconds; unused for order-only logs."""
+    demo_events: int = Field(default=60_000, ge=1_000, le=100_000_000)
+    """Size of the built-in shop, in interactions shown to users (impressions)."""
+    fragment_rows: int = Field(default=16, ge=1, le=65_536)
+    """Users in one Parquet row group: the unit that epochs shuffle and workers share out."""
+    num_shards: int = Field(default=8, ge=1, le=10_000)
+    """Parquet files a split; also the number of hash partitions of the shuffle by user."""
+
+
+class SplitConfig(_Section):
+    """How events are divided into train, validation and test."""
+
+    protocol: Literal["auto", "temporal", "leave_last_out"] = "auto"
+    """`auto`: temporal when there are real timestamps, else leave_last_out."""
+    val_share: float = Field(default=0.1, gt=0.0, lt=0.5)
+    """Share of events in the validation window (temporal)."""
+    test_share: float = Field(default=0.1, gt=0.0, lt=0.5)
+    """Share of events in the test window (temporal)."""
+    val_from: str = ""
+    """Start of the validation window as a timestamp; overrides `val_share`."""
+    test_from: str = ""
+    """Start of the test window as a timestamp; overrides `test_share`."""
+
+
+class TextConfig(_Section):
+    """The pretrained text encoder of the item tower."""
+
+    enabled: bool = True
+    """False = item ids alone (an ablation: cold items then have no vector of their own)."""
+    encoder: str = "all-MiniLM-L6-v2"
+    """Local directory, hub name, or `all-MiniLM-L6-v2` from the `offline` extra."""
+    trainable_layers: int = Field(default=0, ge=0)
+    """0 = frozen, vectors computed once and cached; n = the top n layers are fine-tuned."""
+    lora_rank: int = Field(default=0, ge=0)
+    """Rank of LoRA adapters on the attention of the trained layers; 0 = none."""
+    max_tokens: int = Field(default=64, ge=4, le=512)
+    """Tokens kept of an item's text."""
+    fields: tuple[str, ...] = ("title", "category", "brand")
+    """Catalogue columns that make the text, joined by ` | `."""
+
+
+class ModelConfig(_Section):
+    """Item tower, session tower and their score."""
+
+    text: TextConfig = TextConfig()
+    dim: int = Field(default=64, ge=4, le=4096)
+    """Width of item and session vectors."""
+    num_layers: int = Field(default=2, ge=1, le=48)
+    num_heads: int = Field(default=2, ge=1, le=64)
+    max_history: int = Field(default=50, ge=1, le=4096)
+    """Last events of a user that the session tower sees."""
+    dropout: float = Field(default=0.3, ge=0.0, lt=1.0)
+    id_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of items whose id embedding is withheld in a training step, so text learns to stand in."""
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Scores are dot products divided by this."""
+
+
+class LossConfig(_Section):
+    """What training minimises: (1 - w) * relevance + w * diversity penalty."""
+
+    relevance: RelevanceLoss = "auto"
+    """`auto`: exact softmax up to `softmax_max_items`, else sampled softmax."""
+    softmax_max_items: int = Field(default=50_000, ge=1)
+    num_negatives: int = Field(default=4096, ge=1)
+    """Shared negatives a step of the sampled softmax, uniform over the catalogue."""
+    logq_alpha: Unit = 1.0
+    """Strength of the logQ correction of the sampled softmax: 0 none, 1 full."""
+    diversity_weight: Unit = 0.0
+    """The dial w: 0 = pure relevance, 1 = pure diversity."""
+    diversity: dict[Regulariser, Annotated[float, Field(ge=0.0)]] = {
+        "ild": 1.0,
+        "category_entropy": 1.0,
+        "exposure": 1.0,
+    }
+    """Mix of regularisers by name; weights are normalised to sum to 1."""
+    slate_size: int = Field(default=10, ge=2)
+    """k of the soft slate."""
+    slate_candidates: int = Field(default=200, ge=2)
+    """Top-scored items that the soft slate is formed over."""
+    slate_temperature: float = Field(default=0.1, gt=0.0)
+    """Softness of the soft slate, in standard deviations of the candidates' scores."""
+
+
+class RerankConfig(_Section):
+    """The re-ranker after the model."""
+
+    method: RerankMethod = "none"
+    diversity: Unit = 0.0
+    """The dial: 0 = the model's order exactly, 1 = pure diversity."""
+    num_candidates: int = Field(default=100, ge=1)
+    """Top-scored items that the re-ranker chooses from."""
+
+
+class TrainConfig(_Section):
+    """The optimisation."""
+
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    """Users a step, over all workers and accumulation parts together."""
+    accumulation: int = Field(default=1, ge=1)
+    """Parts a worker's share of a batch is computed in, to save memory."""
+    learning_rate: float = Field(default=2e-3, gt=0.0)
+    text_learning_rate: float = Field(default=2e-5, gt=0.0)
+    """Learning rate of the trained layers of the text encoder."""
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    clip_norm: float = Field(default=1.0, gt=0.0)
+    """Gradients are scaled down to at most this norm."""
+    warmup_steps: int = Field(default=50, ge=0)
+    """Steps over which the learning rate rises from 0; then it falls along a cosine."""
+    final_lr_share: Unit = 0.1
+    """Learning rate at the last step, as a share of `learning_rate`."""
+    precision: Precision = "fp32"
+    patience: int = Field(default=5, ge=1)
+    """Epochs without a better validation objective before training stops."""
+    checkpoint_every_steps: int = Field(default=0, ge=0)
+    """Also checkpoint inside an epoch, every so many steps; 0 = at epoch ends only."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    max_failures: int = Field(default=2, ge=0)
+    """Restarts from the last checkpoint after a worker is lost."""
+    init_from: str = ""
+    """Checkpoint whose weights training starts from."""
+
+
+class EvalConfig(_Section):
+    """How slates are judged."""
+
+    k: int = Field(default=10, ge=1)
+    """Slate length."""
+    filter_seen: bool = True
+    """True = items in a user's history are not recommended again."""
+    batch_size: int = Field(default=512, ge=1)
+    """Users scored at once a worker."""
+    objective: str = "ndcg_at_10"
+    """Validation metric that early stopping and the best checkpoint go by; higher is better."""
+
+
+class ScalingConfig(_Section):
+    """How many workers, on what."""
+
+    num_workers: int = Field(default=2, ge=1)
+    use_gpu: bool = False
+    cpus_per_worker: float = Field(default=0.0, ge=0.0)
+    """CPUs Ray reserves a worker; 0 = what fits and leaves room for the data tasks."""
+    threads_per_worker: int = Field(default=1, ge=1)
+    """Torch threads of a worker on the CPU."""
+    max_concurrent_trials: int = Field(default=0, ge=0)
+    """Trials at once in a sweep; 0 = as many as fit."""
+    address: str = "local"
+    """Ray cluster: `local` starts one here, `auto` joins the running one."""
+
+
+class RunConfig(_Section):
+    """The run's name and place."""
+
+    name: str = ""
+    """Resumes when it exists already; empty = made from the time."""
+    storage: str = "runs"
+    """Directory or URI that all workers see."""
+
+
+class TrackingConfig(_Section):
+    """Where MLflow keeps its runs."""
+
+    uri: str = ""
+    """Any MLflow tracking URI; empty = `sqlite:///<working directory>/mlflow.db`."""
+    parent_run_id: str = ""
+    """Set by a sweep: the MLflow run that this one is a child of."""
+
+
+class Config(_Section):
+    """All settings of a pipeline."""
+
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    rerank: RerankConfig = RerankConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    scaling: ScalingConfig = ScalingConfig()
+    run: RunConfig = RunConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    seed: int = Field(default=0, ge=0)
+
+    @pydantic.model_validator(mode="after")
+    def _check_across_sections(self) -> Config:
+        if self.model.dim % self.model.num_heads:
+            raise ValueError(
+                f"model.dim={self.model.dim} must be a multiple of "
+                f"model.num_heads={self.model.num_heads}"
+            )
+        if self.loss.slate_candidates < self.loss.slate_size:
+            raise ValueError(
+                f"loss.slate_candidates={self.loss.slate_candidates} must be at least "
+                f"loss.slate_size={self.loss.slate_size}"
+            )
+        if self.loss.diversity_weight > 0 and not sum(self.loss.diversity.values()):
+            raise ValueError("loss.diversity must name a regulariser with a weight above 0")
+        if self.rerank.num_candidates < self.eval.k:
+            raise ValueError(
+                f"rerank.num_candidates={self.rerank.num_candidates} must be at least "
+                f"eval.k={self.eval.k}"
+            )
+        if self.model.text.lora_rank and not self.model.text.trainable_layers:
+            raise ValueError("model.text.lora_rank needs model.text.trainable_layers >= 1")
+        return self
+
+
+def load(preset: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a preset and apply `key=value` overrides, values in YAML.
+
+    Args:
+        preset: YAML file; keys may be nested or dotted. None = the defaults.
+        overrides: strings such as `loss.diversity_weight=0.3` or `data.events=[click]`.
+
+    Raises:
+        ValueError: unknown key (names the nearest right one), or a value out of its bounds.
+    """
+    values: dict[str, object] = {}
+    if preset is not None:
+        if not preset.is_file():
+            raise ValueError(f"preset {preset} is not a file")
+        values.update(_read_yaml(preset))
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r} is not an override: write key=value, e.g. seed=1")
+        values[key.strip()] = _parse_value(key, value)
+    return override(Config(), values)
+
+
+def override(config: Config, values: Mapping[str, object]) -> Config:
+    """Return the config with dotted keys replaced; everything is validated again.
+
+    A mapping given for a whole table (`loss.diversity`) replaces it; a dotted key below it
+    (`loss.diversity.ild`) changes that entry alone.
+
+    >>> override(Config(), {"loss.diversity_weight": 0.3}).loss.diversity_weight
+    0.3
+    """
+    tree = config.model_dump(mode="python")
+    for key, value in values.items():
+        _set_dotted(tree, key, value)
+    return from_tree(tree)
+
+
+def from_tree(tree: Mapping[str, object]) -> Config:
+    """Validate a nested mapping, such as a checkpoint's `config.yaml`, as a Config."""
+    try:
+        return Config.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise ValueError(_explain(error)) from None
+
+
+def flatten(config: Config) -> dict[str, object]:
+    """Return every setting under its dotted key; `override(Config(), flatten(c)) == c`.
+
+    >>> flatten(Config())["eval.k"]
+    10
+    """
+    flat: dict[str, object] = {}
+
+    def walk(model: BaseModel, prefix: str) -> None:
+        for name in type(model).model_fields:
+            value = getattr(model, name)
+            if isinstance(value, BaseModel):
+                walk(value, f"{prefix}{name}.")
+            else:
+                flat[prefix + name] = value
+
+    walk(config, "")
+    return flat
+
+
+def to_yaml(config: Config) -> str:
+    """Return the config as nested YAML, readable by `load` and `from_tree`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def known_keys() -> list[str]:
+    """Return all dotted keys, in the order of the tree."""
+    return list(flatten(Config()))
+
+
+def _read_yaml(path: Path) -> dict[str, object]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"preset {path} is not valid YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ValueError(f"preset {path} must be a mapping of keys to values")
+    flat: dict[str, object] = {}
+    sections = {key.rpartition(".")[0] for key in known_keys()}
+    sections |= {section.partition(".")[0] for section in sections}
+
+    def walk(node: Mapping[object, object], prefix: str) -> None:
+        for name, value in node.items():
+            key = f"{prefix}{name}"
+            if isinstance(value, dict) and key in sections:
+                walk(cast("Mapping[object, object]", value), f"{key}.")
+            else:
+                flat[key] = value
+
+    walk(cast("Mapping[object, object]", tree), "")
+    return flat
+
+
+def _parse_value(key: str, text: str) -> object:
+    try:
+        value: object = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{key}={text}: the value is not valid YAML: {error}") from None
+    return "" if value is None else value
+
+
+def _set_dotted(tree: dict[str, Any], key: str, value: object) -> None:
+    *parents, name = key.split(".")
+    node: Any = tree
+    for parent in parents:
+        node = cast("dict[str, Any]", node).get(parent) if isinstance(node, dict) else None
+    known = known_keys()
+    is_table_entry = ".".join(parents) in known and isinstance(node, dict)
+    if not is_table_entry and key not in known:
+        raise ValueError(f"unknown key {key!r}{_nearest(key, known)}")
+    cast("dict[str, Any]", node)[name] = value
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    leaf = key.rpartition(".")[2]
+    same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
+    nearest = (same_leaf or matches or [""])[0]
+    return f"; did you mean {nearest!r}?" if nearest else ""
+
+
+def _explain(error: pydantic.ValidationError) -> str:
+    """Say of each mistake what was given and what is allowed, under its dotted key."""
+    lines: list[str] = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key!r}{_nearest(key, known_keys())}")
+        elif not key:
+            lines.append(str(problem["msg"]).removeprefix("Value error, "))
+        else:
+            lines.append(f"{key}: got {problem['input']!r}; {problem['msg']}")
+    return "; ".join(lines)

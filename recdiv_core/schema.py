@@ -1,0 +1,185 @@
+"""The words of the data: column names, Arrow schemas and the layout of a prepared data set.
+
+Not the reading or writing of it (data/ does that). The one idea: a prepared data set is a directory
+that stands by itself, and its version is checked before anything is read from it.
+
+    manifest.json        what is here, from what, how split (class Manifest)
+    catalogue.parquet    CATALOGUE + any further attribute column, sorted by item_index
+    tokens.arrow         TOKENS: row i = tokens of the item with item_index i (Arrow IPC file)
+    queries.arrow        QUERIES: row i = query_index i (Arrow IPC file; no rows without queries)
+    train/part-*.parquet TRAIN_EXAMPLE; row groups of `fragment_rows` rows
+    val/ test/           EVAL_EXAMPLE; row groups of `fragment_rows` rows
+    quarantine/          rejected rows as JSON text, each with its reason and source file
+    audit.json           leakage audit
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pydantic
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION: Final = 1
+
+USER_ID: Final = "user_id"
+ITEM_ID: Final = "item_id"
+TIMESTAMP: Final = "timestamp"
+EVENT: Final = "event"
+QUERY: Final = "query"
+ITEM_INDEX: Final = "item_index"
+
+CLICK_LOG_REQUIRED: Final = (USER_ID, ITEM_ID, TIMESTAMP)
+CLICK_LOG_OPTIONAL: Final = (EVENT, QUERY, "session_id", "slate_id", "position", "rating")
+CATALOGUE_REQUIRED: Final = (ITEM_ID, "title")
+CATALOGUE_OPTIONAL: Final = ("category", "brand", "colour", "price", "rating", "image")
+EVENTS: Final = ("impression", "click", "cart", "purchase")
+
+NO_QUERY: Final = -1
+NO_CATEGORY: Final = "(none)"
+
+CLICK_LOG: Final = pa.schema(
+    [
+        pa.field(USER_ID, pa.string(), nullable=False),
+        pa.field(ITEM_ID, pa.string(), nullable=False),
+        # microseconds since 1970-01-01 UTC, or the plain order number of an order-only log
+        pa.field(TIMESTAMP, pa.int64(), nullable=False),
+        pa.field(EVENT, pa.string()),
+        pa.field(QUERY, pa.string()),
+        pa.field("session_id", pa.string()),
+        pa.field("slate_id", pa.string()),
+        pa.field("position", pa.int32()),
+        pa.field("rating", pa.float32()),
+    ]
+)
+"""A canonical event: one row of the click log after the adapters."""
+
+CATALOGUE: Final = pa.schema(
+    [
+        pa.field(ITEM_INDEX, pa.int32(), nullable=False),
+        pa.field(ITEM_ID, pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        # indices into Manifest.categories; at least one, NO_CATEGORY's when the item has none
+        pa.field("categories", pa.list_(pa.int32()), nullable=False),
+        # events in the train window after the k-core; 0 for cold items
+        pa.field("popularity", pa.int64(), nullable=False),
+        pa.field("is_cold", pa.bool_(), nullable=False),
+    ]
+)
+"""The catalogue's own columns; `category`, `brand`, `colour`, `price`, ... follow as given."""
+
+TRAIN_EXAMPLE: Final = pa.schema(
+    [
+        pa.field(USER_ID, pa.string(), nullable=False),
+        pa.field("items", pa.list_(pa.int32()), nullable=False),  # item_index, oldest first
+        pa.field("queries", pa.list_(pa.int32()), nullable=False),  # query that led to items[t]
+        pa.field("weights", pa.list_(pa.float32()), nullable=False),  # of items[t] as a target
+    ]
+)
+"""A user's train events; a user with more than MAX_EXAMPLE_EVENTS has several rows."""
+
+MAX_EXAMPLE_EVENTS: Final = 1024
+
+EVAL_EXAMPLE: Final = pa.schema(
+    [
+        pa.field(USER_ID, pa.string(), nullable=False),
+        pa.field("history", pa.list_(pa.int32()), nullable=False),  # all earlier events; may be []
+        pa.field("targets", pa.list_(pa.int32()), nullable=False),  # distinct; at least one
+        pa.field("query", pa.int32(), nullable=False),  # of the request, or NO_QUERY
+        pa.field("is_cold_user", pa.bool_(), nullable=False),  # no event in the train window
+    ]
+)
+"""One user's held-out request. Every user stands in a split at most once."""
+
+TOKENS: Final = pa.schema([pa.field("input_ids", pa.list_(pa.int32()), nullable=False)])
+QUERIES: Final = pa.schema(
+    [
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+SLATE: Final = pa.schema(
+    [
+        pa.field(USER_ID, pa.string(), nullable=False),
+        pa.field("item_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+
+
+class EncoderSource(BaseModel):
+    """The text encoder whose tokeniser made `tokens.arrow`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    sha256: str
+    """Of the encoder's weights file."""
+    max_tokens: int
+    fields: tuple[str, ...]
+
+
+class Manifest(BaseModel):
+    """`manifest.json` of a prepared data set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: int
+    name: str
+    fingerprint: str
+    """sha256 over sources, settings and schema version: equal = the same examples."""
+    num_users: int
+    """Users with an example in any split."""
+    num_items: int
+    """Rows of the catalogue."""
+    num_events: int
+    """Events kept, over all splits."""
+    num_examples: dict[str, int]
+    """Rows of train, val and test."""
+    num_events_by_split: dict[str, int]
+    num_cold_users: int
+    num_cold_items: int
+    quarantined: dict[str, int]
+    """Rejected rows by reason."""
+    dropped: dict[str, int]
+    """Valid rows not used, by reason: duplicates, other kinds of event, outside the k-core."""
+    split: dict[str, str | int | float]
+    """Protocol, cut timestamps and how many ties stood across them."""
+    has_timestamps: bool
+    categories: tuple[str, ...]
+    encoder: EncoderSource
+    fragment_rows: int
+    sources: tuple[dict[str, str | int], ...]
+    """Path, bytes and sha256 (or modification time) of each file read."""
+    settings: dict[str, object]
+    """The flattened `data.*`, `split.*` and text keys that made this."""
+    seed: int
+    versions: dict[str, str]
+
+
+def read_manifest(prepared: Path) -> Manifest:
+    """Read and check `manifest.json` of a prepared data set.
+
+    Raises:
+        ValueError: no such directory, not a prepared data set, or another schema version.
+    """
+    path = prepared / "manifest.json"
+    if not prepared.is_dir():
+        raise ValueError(f"data.prepared={prepared} is not a directory; run pipelines.prepare first")
+    if not path.is_file():
+        raise ValueError(f"data.prepared={prepared} holds no manifest.json: not a prepared data set")
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    version = tree.get("schema_version") if isinstance(tree, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f"data.prepared={prepared} has schema version {version}, this code reads "
+            f"{SCHEMA_VERSION}; run pipelines.prepare again"
+        )
+    try:
+        return Manifest.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{path} is not a valid manifest: {error}") from None
