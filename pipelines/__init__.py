@@ -1,0 +1,74 @@
+"""What one runs: `python -m pipelines.NAME [--preset NAME] [key=value ...]`.
+
+Every script parses its command line into a Config, calls the library and prints one JSON object on
+one line to stdout; progress and logs go to stderr. Exit status: 0 done, 1 it failed while running,
+2 the user's input is wrong (a message, no traceback), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from recdiv_core.config import Config, load
+
+PRESETS: Final = Path(__file__).parent / "presets"
+
+Main = Callable[[Config, argparse.Namespace], dict[str, object]]
+
+
+def run_pipeline(
+    main: Main, *, options: Callable[[argparse.ArgumentParser], None] | None = None
+) -> None:
+    """Parse the command line, run `main` and exit with its status.
+
+    Args:
+        main: takes the Config and the parsed options; what it returns is printed as JSON.
+        options: adds the script's own options to the parser.
+    """
+    module = sys.modules[main.__module__]
+    parser = argparse.ArgumentParser(
+        description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="", help=f"one of {', '.join(preset_names())}")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1")
+    if options is not None:
+        options(parser)
+    args = parser.parse_intermixed_args()
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s"
+    )
+    for noisy in ("alembic", "httpx", "mlflow.store", "mlflow.tracking"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        result = main(load(preset_path(args.preset), args.overrides), args)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    print(json.dumps(result, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def preset_names() -> list[str]:
+    """Return the names that `--preset` takes."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def preset_path(name: str) -> Path | None:
+    """Return the file of a preset, None for no preset.
+
+    Raises:
+        ValueError: no preset has that name.
+    """
+    if not name:
+        return None
+    if name not in preset_names():
+        raise ValueError(f"--preset {name} is unknown; allowed: {', '.join(preset_names())}")
+    return PRESETS / f"{name}.yaml"
