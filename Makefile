@@ -1,0 +1,64 @@
+# recdiv: `make demo` and `make test` are all a newcomer needs; `make help` lists the rest.
+# Every target that needs the environment makes it first, once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PORT ?= 5000
+BENCH ?= $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py))))
+
+READY := .venv/.ready
+PY := .venv/bin/python
+
+.PHONY: setup demo test check fmt lint type test-cluster golden bench dashboard help
+
+setup: $(READY)  ## make the environment in .venv (PYTHON=python3.12 picks another interpreter)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; $(PYTHON) is not one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@echo "setting up .venv: takes a minute or two, once" >&2
+	@$(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev,bench,offline]'
+	@touch $@
+
+demo: $(READY)  ## the main job on the built-in shop: click log -> front in MLflow
+	@$(PY) -m pipelines.prepare --preset demo
+	@$(PY) -m pipelines.tune --preset demo --space tradeoff
+	@$(PY) -m pipelines.report --preset demo
+
+test: $(READY)  ## unit tests, then the tests that start a local Ray cluster
+	@$(PY) -m pytest --quiet
+	@$(PY) -m pytest --quiet -m ray tests/cluster
+
+test-cluster: $(READY)  ## only the tests that start a local Ray cluster
+	@$(PY) -m pytest --quiet -m ray tests/cluster
+
+check: lint type test  ## what a change must pass: lint, types, tests
+
+fmt: $(READY)  ## format the code and apply safe fixes
+	@$(PY) -m ruff check --quiet --fix .
+	@$(PY) -m ruff format --quiet .
+
+lint: $(READY)  ## lint and formatting, without changing anything
+	@$(PY) -m ruff check --quiet .
+	@$(PY) -m ruff format --quiet --check .
+
+type: $(READY)  ## static types
+	@$(PY) -m pyright
+
+golden: $(READY)  ## write the golden files in tests/golden anew; explain the diff in the commit
+	@RECDIV_GOLDEN=write $(PY) -m pytest --quiet tests -k golden
+
+bench: $(READY)  ## measurements against named peers, a JSON line each (BENCH=rerank picks one)
+	@for name in $(BENCH); do $(PY) -m benchmarks.$$name; done
+
+dashboard: $(READY)  ## the MLflow page on http://127.0.0.1:5000 (PORT=5001 picks another port)
+	@$(PY) -m mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --port $(PORT)
+
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
