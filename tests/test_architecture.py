@@ -1,0 +1,196 @@
+"""The layers of docs/architecture.md and the habits that keep them, read from the source."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from recdiv_core import config
+
+ROOT = Path(__file__).parent.parent
+
+# the first two parts of a module's name (the first alone outside recdiv_core) -> its layer
+LAYERS = {
+    "recdiv_core": "words",
+    "recdiv_core.config": "words",
+    "recdiv_core.schema": "words",
+    "recdiv_core.search_space": "words",
+    "recdiv_core.losses": "pure",
+    "recdiv_core.metrics": "pure",
+    "recdiv_core.rerank": "pure",
+    "recdiv_core.models": "pure",
+    "recdiv_core.pareto": "pure",
+    "recdiv_core.data": "data",
+    "recdiv_core.training": "running",
+    "recdiv_core.slates": "running",
+    "recdiv_core.evaluate": "running",
+    "recdiv_core.recommend": "running",
+    "recdiv_core.sweep": "running",
+    "recdiv_core.tracking": "running",
+    "recdiv_core.report": "running",
+    "recdiv_core.submit": "running",
+    "tune_spaces": "spaces",
+    "pipelines": "pipelines",
+    "benchmarks": "outside",
+    "tests": "outside",
+}
+MAY_IMPORT = {
+    "words": {"words"},
+    "pure": {"words", "pure"},
+    "data": {"words", "pure", "data"},
+    "running": {"words", "pure", "data", "running"},
+    "spaces": {"words", "spaces"},
+    "pipelines": {"words", "pure", "data", "running", "spaces", "pipelines"},
+}
+# packages that only some layers may know
+RESERVED = {
+    "torch": {"pure", "data", "running"},
+    "transformers": {"pure", "data", "running"},
+    "ray": {"data", "running", "spaces"},
+    "optuna": {"running"},
+    "mlflow": {"running"},
+}
+MLFLOW_MODULES = {"recdiv_core.tracking", "recdiv_core.report"}
+EMPTY_NAMES = {"utils", "util", "helpers", "common", "misc", "base", "manager", "factory"}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+SOURCES = {
+    module_name(path): ast.parse(path.read_text(encoding="utf-8"))
+    for package in ("recdiv_core", "tune_spaces", "pipelines")
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+LIBRARY = [name for name in SOURCES if name.startswith("recdiv_core")]
+SCRIPTS = sorted(path for path in (ROOT / "pipelines").glob("*.py") if path.name != "__init__.py")
+each_module = pytest.mark.parametrize("module", SOURCES)
+each_library_module = pytest.mark.parametrize("module", LIBRARY)
+
+
+def unit(name: str) -> str:
+    """Return the part of a module's name that the table of layers knows."""
+    parts = name.split(".")
+    return ".".join(parts[:2]) if parts[0] == "recdiv_core" else parts[0]
+
+
+def layer(name: str) -> str:
+    return LAYERS[unit(name) if unit(name) in LAYERS else name.split(".")[0]]
+
+
+def imports(module: str) -> Iterator[str]:
+    """Yield every name a module imports, lazily or not, as `package.module[.name]`."""
+    for node in ast.walk(SOURCES[module]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module}:{node.lineno} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@each_library_module
+def test_every_module_of_the_library_stands_in_a_layer(module: str):
+    assert unit(module) in LAYERS, "add it to LAYERS and to docs/architecture.md"
+
+
+@each_module
+def test_imports_point_down_the_layers(module: str):
+    ours = [name for name in imports(module) if name.split(".")[0] in LAYERS]
+    upward = [name for name in ours if layer(name) not in MAY_IMPORT[layer(module)]]
+    assert not upward
+
+
+@each_module
+def test_a_reserved_package_is_imported_only_by_its_layers(module: str):
+    roots = {name.split(".")[0] for name in imports(module)}
+    assert not [root for root in roots & RESERVED.keys() if layer(module) not in RESERVED[root]]
+
+
+@each_module
+def test_mlflow_is_imported_only_by_tracking_and_report(module: str):
+    assert unit(module) in MLFLOW_MODULES or not any(
+        name.split(".")[0] == "mlflow" for name in imports(module)
+    )
+
+
+@each_module
+def test_only_scripts_set_up_logging(module: str):
+    names = {node.attr for node in ast.walk(SOURCES[module]) if isinstance(node, ast.Attribute)}
+    set_up = names & {"basicConfig", "dictConfig", "fileConfig", "addHandler"}
+    assert module == "pipelines" or not set_up
+
+
+@each_module
+def test_import_has_no_effect(module: str):
+    quiet = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
+    quiet += (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If)
+    loud = [
+        ast.unparse(node)
+        for node in SOURCES[module].body
+        if not isinstance(node, quiet)
+        and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+    ]
+    assert not loud
+
+
+@each_module
+def test_a_module_is_named_after_a_thing_of_the_domain(module: str):
+    assert module.rpartition(".")[2] not in EMPTY_NAMES
+
+
+@each_module
+def test_every_module_says_what_it_is(module: str):
+    assert not SOURCES[module].body or ast.get_docstring(SOURCES[module])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_is_short(script: Path):
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 60
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_opens_with_its_launch_command(script: Path):
+    docstring = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
+    assert docstring.splitlines()[0].startswith(f"python -m pipelines.{script.stem}")
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ["recdiv_core.config", "recdiv_core.schema", "recdiv_core.search_space"],
+        ["pipelines"],
+        [f"pipelines.{script.stem}" for script in SCRIPTS],
+    ],
+    ids=["words", "pipelines", "scripts"],
+)
+def test_words_and_scripts_import_nothing_heavy(modules: list[str]):
+    code = f"{'; '.join(f'import {name}' for name in ['sys', 'json', *modules])}; print(json.dumps(list(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    heavy = {"torch", "ray", "mlflow", "transformers", "sklearn", "matplotlib", "plotly"}
+    assert not heavy & set(json.loads(done.stdout))
+
+
+def test_rerank_methods_of_the_config_are_those_of_the_table():
+    from recdiv_core.rerank import RERANKERS
+
+    assert list(get_args(config.RerankMethod)) == list(RERANKERS)
+
+
+def test_regularisers_of_the_config_are_those_of_the_table():
+    from recdiv_core.losses import diversity
+
+    assert list(get_args(config.Regulariser)) == list(diversity.REGULARISERS)
+
+
+def test_relevance_losses_of_the_config_are_those_of_the_table_and_auto():
+    from recdiv_core.losses import relevance
+
+    assert list(get_args(config.RelevanceLoss)) == ["auto", *relevance.RELEVANCE]
