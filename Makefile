@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "Python 3.11 or newer is needed; $(PYTHON) is not one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	@echo "setting up .venv: takes a minute or two, once" >&2
 	@$(PYTHON) -m venv .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check \
+	@$(PY) -m pip install -qq --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[dev,bench,offline]'
 	@touch $@
 
