@@ -1,0 +1,338 @@
+"""Runs in MLflow: opened, fed and closed from the driver and the Train controller.
+
+Not for workers: they talk through `ray.train.report` alone. The one idea: no global state. Every
+call names its tracking URI, in a RunHandle that can be pickled to another process, and every URI
+and artefact location is absolute, because Ray changes the working directory of its processes.
+
+    experiment = a data set; parent run = a sweep; child run = a trial
+    params  = the flattened config, JSON where the value is not a string
+    metrics = `train/loss`, `val/ndcg_at_10` per epoch; `best/val/...`, `test/...` once
+    tags    = recdiv.kind, run_name, data, manifest, facts, code_version, seed, command, ray_job_id
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from recdiv_core.config import Config, flatten
+from recdiv_core.schema import Manifest
+
+Kind = Literal["train", "sweep", "trial"]
+Ending = Literal["FINISHED", "FAILED", "KILLED"]
+
+DATABASES: Final = ("postgresql", "mysql", "mssql")
+ALLOWED: Final = (
+    "allowed: a database (sqlite:///runs.db, postgresql://..., mysql://..., mssql://...) "
+    "or an MLflow server (http://..., https://...)"
+)
+ANSWER_WITHIN_S: Final = 5.0
+MAX_PARAMS: Final = 100  # MLflow's limit of params in one request
+MAX_PARAM_LENGTH: Final = 6000  # MLflow's limit, in characters
+PASSWORD: Final = re.compile(r"(://[^:/@\s]*):[^/@\s]+@")
+
+
+@dataclass(frozen=True)
+class RunHandle:
+    """Where a run is kept: all that is needed to log to it, from any process."""
+
+    uri: str
+    experiment_id: str
+    run_id: str
+
+
+def tracking_uri(config: Config) -> str:
+    """Return the absolute tracking URI of `tracking.uri`, once its store has answered.
+
+    Raises:
+        ValueError: a URI that MLflow cannot use (the file store is refused), a server that does
+            not answer within ANSWER_WITHIN_S, or a database that cannot be opened.
+    """
+    uri = config.tracking.uri or "sqlite:///mlflow.db"
+    try:
+        url = make_url(uri)
+    except (ValueError, ArgumentError):
+        raise ValueError(f"tracking.uri={uri} is not a store of runs; {ALLOWED}") from None
+    backend = url.drivername.partition("+")[0]
+    if backend in ("http", "https"):
+        _check_server(uri)
+    elif backend == "sqlite":
+        if url.database in (None, "", ":memory:"):
+            raise ValueError(f"tracking.uri={uri} names no file; write sqlite:///path/to/mlflow.db")
+        url = url.set(database=str(Path(str(url.database)).absolute()))
+        _check_sqlite(uri, Path(str(url.database)))
+        return url.render_as_string(hide_password=False)
+    elif backend in DATABASES:
+        _check_database(url)
+    else:
+        raise ValueError(f"tracking.uri={uri} is not a store of runs; {ALLOWED}")
+    return uri
+
+
+def experiment_id(uri: str, name: str) -> str:
+    """Return the id of an experiment; create or restore it when it is not there.
+
+    The first use of a database makes its tables here (several seconds), hence in the driver.
+    Artefacts of a SQLite store are kept beside the database, in `mlruns/<name>`.
+    """
+    client = MlflowClient(tracking_uri=uri)
+    try:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return client.create_experiment(name, _artifact_location(uri, name))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment = client.get_experiment_by_name(name)  # another process was first
+        assert experiment is not None
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+    except (MlflowException, SQLAlchemyError) as error:
+        shown = PASSWORD.sub(r"\1:***@", uri)
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"tracking.uri={shown}: experiment {name!r}: {reason}") from error
+    return experiment.experiment_id
+
+
+def start_run(
+    config: Config,
+    *,
+    name: str,
+    kind: Kind,
+    manifest: Manifest,
+    parent_run_id: str = "",
+    tags: Mapping[str, str] | None = None,
+) -> RunHandle:
+    """Open a run in the experiment of its data set, with the config and where it all came from.
+
+    Args:
+        config: logged flattened.
+        name: shown in the dashboard.
+        kind: tag `recdiv.kind`.
+        manifest: of the prepared data set; its name is the experiment's.
+        parent_run_id: the sweep that this run is a trial of.
+        tags: further tags, such as a sweep's `recdiv.objectives`.
+    """
+    uri = tracking_uri(config)
+    experiment = experiment_id(uri, manifest.name)
+    all_tags = _provenance(config, name, kind, manifest) | dict(tags or {})
+    if parent_run_id:
+        all_tags["mlflow.parentRunId"] = parent_run_id
+    client = MlflowClient(tracking_uri=uri)
+    run = client.create_run(experiment, tags=all_tags, run_name=name)
+    params = [Param(key, _param_text(value)) for key, value in flatten(config).items()]
+    for start in range(0, len(params), MAX_PARAMS):
+        client.log_batch(run.info.run_id, params=params[start : start + MAX_PARAMS])
+    return RunHandle(uri, experiment, run.info.run_id)
+
+
+def find_run(uri: str, experiment: str, tags: Mapping[str, str]) -> RunHandle | None:
+    """Return the newest run with all these tags, such as `{"recdiv.run_name": "a"}`."""
+    clauses = [f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items()]
+    runs = MlflowClient(tracking_uri=uri).search_runs(
+        [experiment],
+        " and ".join(clauses),
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+    )
+    return RunHandle(uri, experiment, runs[0].info.run_id) if runs else None
+
+
+def reopen_run(handle: RunHandle) -> None:
+    """Mark a run as RUNNING again, after it was found and before it is logged to."""
+    MlflowClient(tracking_uri=handle.uri).update_run(handle.run_id, status="RUNNING")
+
+
+def log_metrics(handle: RunHandle, metrics: Mapping[str, float], step: int) -> None:
+    """Log the finite figures of one step in one request.
+
+    A figure that is not finite would be drawn as 0 or as infinity: the tag
+    `recdiv.not_finite.<metric>` holds the last step where it happened instead.
+    """
+    now_ms = int(time.time() * 1000)
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    MlflowClient(tracking_uri=handle.uri).log_batch(
+        handle.run_id,
+        metrics=[Metric(name, float(value), now_ms, step) for name, value in finite.items()],
+        tags=[
+            RunTag(f"recdiv.not_finite.{name}", str(step)) for name in metrics if name not in finite
+        ],
+    )
+
+
+def set_tags(handle: RunHandle, tags: Mapping[str, str]) -> None:
+    """Set tags of a run, in one request."""
+    MlflowClient(tracking_uri=handle.uri).log_batch(
+        handle.run_id, tags=[RunTag(key, value) for key, value in tags.items()]
+    )
+
+
+def log_artifact(handle: RunHandle, path: Path, directory: str = "") -> None:
+    """Copy a file to the run's artefacts, into `directory`."""
+    client = MlflowClient(tracking_uri=handle.uri)
+    client.log_artifact(handle.run_id, str(path), directory or None)
+
+
+def finish_run(handle: RunHandle, status: Ending) -> None:
+    """Close a run; closing it again with the same status changes nothing."""
+    client = MlflowClient(tracking_uri=handle.uri)
+    if client.get_run(handle.run_id).info.status != status:
+        client.set_terminated(handle.run_id, status)
+
+
+def children(handle: RunHandle) -> list[Run]:
+    """Return all runs of a sweep, the oldest first."""
+    client = MlflowClient(tracking_uri=handle.uri)
+    runs: list[Run] = []
+    token: str | None = None
+    while token != "":
+        page = client.search_runs(
+            [handle.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{handle.run_id}'",
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        runs += page
+        token = page.token or ""
+    return runs
+
+
+def close_stale_children(parent: RunHandle) -> int:
+    """Mark the trials left RUNNING as KILLED and return how many there were.
+
+    A trial that its scheduler stopped has no chance to close its own run.
+    """
+    stale = [run for run in children(parent) if run.info.status == "RUNNING"]
+    for run in stale:
+        finish_run(RunHandle(parent.uri, parent.experiment_id, run.info.run_id), "KILLED")
+    return len(stale)
+
+
+def _check_server(uri: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_WITHIN_S):
+            return
+    except urllib.error.HTTPError:
+        return  # it answers; whether it is MLflow's, its API says
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ValueError(f"tracking.uri={uri}: the server does not answer: {reason}") from None
+
+
+def _check_sqlite(uri: str, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise OSError(f"{path} cannot be written")
+        if path.exists():
+            connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+            try:
+                connection.execute("select count(*) from sqlite_master")
+            finally:
+                connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise ValueError(f"tracking.uri={uri}: the database cannot be opened: {error}") from None
+
+
+def _check_database(url: URL) -> None:
+    """Open a connection once: MLflow itself retries for minutes, with a traceback each time."""
+    default_port = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+    port = url.port or default_port[url.get_backend_name()]
+    try:
+        socket.create_connection((url.host or "localhost", port), ANSWER_WITHIN_S).close()
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+        engine.connect().close()
+    except (OSError, ImportError, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"tracking.uri={url}: the database cannot be opened: {reason}") from None
+
+
+def _artifact_location(uri: str, name: str) -> str | None:
+    """Return `mlruns/<name>` beside a SQLite database; others decide for themselves."""
+    url = make_url(uri)
+    if url.drivername.partition("+")[0] != "sqlite":
+        return None
+    directory = re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
+    return (Path(str(url.database)).parent / "mlruns" / directory).as_uri()
+
+
+def _provenance(config: Config, name: str, kind: Kind, manifest: Manifest) -> dict[str, str]:
+    command = PASSWORD.sub(r"\1:***@", " ".join(sys.argv))
+    facts = {
+        "users": manifest.num_users,
+        "items": manifest.num_items,
+        "events": manifest.num_events,
+        "cold users": manifest.num_cold_users,
+        "cold items": manifest.num_cold_items,
+        "categories": len(manifest.categories),
+        "examples": manifest.num_examples,
+        "split": manifest.split,
+    }
+    tags = {
+        "mlflow.user": os.environ.get("USER", "unknown"),
+        "mlflow.source.name": command,
+        "recdiv.kind": kind,
+        "recdiv.run_name": config.run.name or name,
+        "recdiv.data": manifest.name,
+        "recdiv.manifest": manifest.fingerprint,
+        "recdiv.facts": json.dumps(facts, ensure_ascii=False),
+        "recdiv.seed": str(config.seed),
+        "recdiv.command": command,
+        "recdiv.code_version": _code_version(),
+    }
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata", {})
+    if "job_submission_id" in job:
+        tags["recdiv.ray_job_id"] = job["job_submission_id"]
+    return tags
+
+
+def _code_version() -> str:
+    """Return the commit that this file is part of (`-dirty` when changed), else the version."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["git", "-C", str(here.parent), *arguments], capture_output=True, text=True, check=False
+        )
+
+    try:
+        is_ours = git("ls-files", "--error-unmatch", here.name).returncode == 0
+    except FileNotFoundError:  # no git on this machine
+        is_ours = False
+    if not is_ours:
+        return importlib.metadata.version("recdiv")
+    dirty = "-dirty" if git("status", "--porcelain", "--", ".").stdout else ""
+    return git("rev-parse", "HEAD").stdout.strip() + dirty
+
+
+def _param_text(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = PASSWORD.sub(r"\1:***@", text)
+    return text if len(text) <= MAX_PARAM_LENGTH else text[: MAX_PARAM_LENGTH - 3] + "..."
+
+
+def _quoted(value: str) -> str:
+    """Quote for MLflow's filter, which knows both quotes and no escape."""
+    return f'"{value}"' if "'" in value else f"'{value}'"
