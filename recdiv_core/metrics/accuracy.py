@@ -1,0 +1,87 @@
+# pyright: strict
+"""Accuracy of slates against held-out targets: functions of a batch, one value a user.
+
+Not averages: tally.py sums these over users and divides last. The one idea: a slate is judged by
+which of its k places are hits and by how many targets there were. All lie in [0, 1], higher is
+better, and an empty slate scores 0. Conventions that libraries differ in are stated one by one.
+
+Legend: B users, K = k slate places; R = items of the slate, Rel = the user's targets (never empty).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recdiv_core.metrics.judged import JudgedSlates
+
+
+def precision(slates: JudgedSlates) -> Tensor:
+    """Return |R and Rel| / k; a slate shorter than k keeps the denominator k."""
+    return _num_hits(slates) / slates.k
+
+
+def recall(slates: JudgedSlates) -> Tensor:
+    """Return |R and Rel| / |Rel|; not capped, so with more than k targets it cannot reach 1."""
+    return _num_hits(slates) / slates.num_targets_B
+
+
+def f1(slates: JudgedSlates) -> Tensor:
+    """Return the harmonic mean of a user's precision and recall.
+
+    Averaged over users afterwards, which is not the F1 of the averages and can rank systems the
+    other way round (Anelli et al. 2022, Top-N Recommendation Algorithms: A Quest for the State of
+    the Art, supplement).
+    """
+    return harmonic_mean(precision(slates), recall(slates))
+
+
+def harmonic_mean(first: Tensor, second: Tensor) -> Tensor:
+    """Return 2ab / (a + b), and 0 where both are 0.
+
+    >>> harmonic_mean(torch.tensor([0.5, 0.0]), torch.tensor([1.0, 0.0]))
+    tensor([0.6667, 0.0000])
+    """
+    total = first + second
+    return torch.where(total > 0, 2 * first * second / total, torch.zeros_like(total))
+
+
+def hit(slates: JudgedSlates) -> Tensor:
+    """Return 1 where the slate holds any target, else 0."""
+    return slates.is_hit_BK.any(dim=1).double()
+
+
+def mrr(slates: JudgedSlates) -> Tensor:
+    """Return 1 / the rank (from 1) of the first hit, 0 without one."""
+    return (slates.is_hit_BK / _ranks(slates)).amax(dim=1)
+
+
+def map_(slates: JudgedSlates) -> Tensor:
+    """Return average precision: the sum of precision@j over the hits j, / min(k, |Rel|).
+
+    RecBole and RePlay divide like this; RecTools by |Rel| unless told otherwise.
+    """
+    is_hit_BK = slates.is_hit_BK.double()
+    sums_B = (is_hit_BK * is_hit_BK.cumsum(dim=1) / _ranks(slates)).sum(dim=1)
+    return sums_B / slates.num_targets_B.clamp(max=slates.k)
+
+
+def ndcg(slates: JudgedSlates) -> Tensor:
+    """Return the sum of 1 / log2(rank + 1) over hits / that of the best possible slate.
+
+    The best possible slate has min(k, |Rel|) hits in front (Jarvelin & Kekalainen 2002, Cumulated
+    gain-based evaluation of IR techniques); with a single target this is 1 / log2(rank + 1).
+    """
+    discounts_K = 1 / (_ranks(slates) + 1).log2()
+    ideal_K = discounts_K.cumsum(dim=0)
+    return (slates.is_hit_BK * discounts_K).sum(dim=1) / ideal_K[
+        slates.num_targets_B.clamp(max=slates.k) - 1
+    ]
+
+
+def _num_hits(slates: JudgedSlates) -> Tensor:
+    return slates.is_hit_BK.sum(dim=1).double()
+
+
+def _ranks(slates: JudgedSlates) -> Tensor:
+    return torch.arange(1, slates.k + 1, dtype=torch.float64, device=slates.is_hit_BK.device)

@@ -1,0 +1,151 @@
+# pyright: strict
+"""Sums that add: what any set of users' slates contributes to the metrics.
+
+Not a metric by itself. The one idea: add first, divide last. A `Tally` of a batch, of a worker's
+share of the users, or of all of them is the same kind of thing; tallies add in any order, and the
+metrics do not depend on how many workers computed them:
+
+    tally = Tally.zeros(num_items, k=10, device=device)
+    for slates_BK, targets_BT in batches:
+        tally += tally_slates(slates_BK, targets_BT, facts, k=10)
+    flat = tally.flat()
+    torch.distributed.all_reduce(flat)
+    metrics = finish(tally.from_flat(flat))
+
+To add a metric: one function, and its line in `USER_METRICS` or `SYSTEM_METRICS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from recdiv_core.metrics import accuracy, diversity, exposure
+from recdiv_core.metrics.judged import CatalogueFacts, JudgedSlates, judge
+
+USER_METRICS: Final[Mapping[str, Callable[[JudgedSlates], Tensor]]] = {
+    "precision": accuracy.precision,
+    "recall": accuracy.recall,
+    "f1": accuracy.f1,
+    "hit": accuracy.hit,
+    "mrr": accuracy.mrr,
+    "map": accuracy.map_,
+    "ndcg": accuracy.ndcg,
+    "category_coverage": diversity.category_coverage,
+    "ild": diversity.ild,
+    "diversity_index": diversity.diversity_index,
+    "homogeneity": diversity.homogeneity,
+    "novelty": exposure.novelty,
+}
+"""Averaged over users: slates of a batch -> [B] float64."""
+
+SYSTEM_METRICS: Final[Mapping[str, Callable[[Tensor], float]]] = {
+    "coverage": exposure.coverage,
+    "gini": exposure.gini,
+}
+"""Of all slates together: exposure_V -> a number."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums over users. Memory: one number an item of the catalogue.
+
+    Attributes:
+        k: the cut-off all slates were judged at.
+        num_users: int64 scalar, users judged.
+        num_users_without_targets: int64 scalar, users left out of everything else here.
+        sums: float64, sums over users in the order of `USER_METRICS`.
+        exposure_V: int64, how often each item stands in the slates.
+    """
+
+    k: int
+    num_users: Tensor
+    num_users_without_targets: Tensor
+    sums: Tensor
+    exposure_V: Tensor
+
+    @staticmethod
+    def zeros(num_items: int, *, k: int, device: torch.device | str = "cpu") -> Tally:
+        """Return the tally of no users."""
+        zero = torch.zeros((), dtype=torch.int64, device=device)
+        return Tally(
+            k=k,
+            num_users=zero,
+            num_users_without_targets=zero,
+            sums=torch.zeros(len(USER_METRICS), dtype=torch.float64, device=device),
+            exposure_V=torch.zeros(num_items, dtype=torch.int64, device=device),
+        )
+
+    def __add__(self, other: Tally) -> Tally:
+        """Return the tally of both sets of users."""
+        if self.k != other.k or self.exposure_V.shape != other.exposure_V.shape:
+            raise ValueError(
+                f"tallies of k={self.k}, {self.exposure_V.numel()} items and of k={other.k}, "
+                f"{other.exposure_V.numel()} items do not add"
+            )
+        return self.from_flat(self.flat() + other.flat())
+
+    def flat(self) -> Tensor:
+        """Return all numbers as one float64 vector, which adds like the tally itself.
+
+        Counts stay exact up to 2^53.
+        """
+        counts = torch.stack([self.num_users, self.num_users_without_targets])
+        return torch.cat([counts.double(), self.sums, self.exposure_V.double()])
+
+    def from_flat(self, flat: Tensor) -> Tally:
+        """Return the tally that `flat` holds, where `self` says of what k and catalogue."""
+        num_sums, num_items = self.sums.numel(), self.exposure_V.numel()
+        if flat.shape != (2 + num_sums + num_items,):
+            raise ValueError(
+                f"expected [{2 + num_sums + num_items}] numbers, got {list(flat.shape)}"
+            )
+        return Tally(
+            k=self.k,
+            num_users=flat[0].long(),
+            num_users_without_targets=flat[1].long(),
+            sums=flat[2 : 2 + num_sums],
+            exposure_V=flat[2 + num_sums :].long(),
+        )
+
+
+def tally_slates(slates_BK: Tensor, targets_BT: Tensor, facts: CatalogueFacts, *, k: int) -> Tally:
+    """Judge the slates of a batch of users at cut-off k.
+
+    Args:
+        slates_BK: int item_index, best first, -1 behind the end. Wider than k: cut to k.
+        targets_BT: int item_index of held-out items, padded anywhere with -1. Users without a
+            target are counted and left out of everything else, exposure included.
+        facts: what the metrics must know of the catalogue, on the same device.
+        k: the cut-off, >= 1.
+
+    Raises:
+        ValueError: see `judged.judge`.
+    """
+    slates = judge(slates_BK, targets_BT, facts, k=k)
+    return Tally(
+        k=k,
+        num_users=slates.items_BK.new_tensor(slates.num_users),
+        num_users_without_targets=slates.items_BK.new_tensor(slates_BK.shape[0] - slates.num_users),
+        sums=torch.stack([metric(slates).sum() for metric in USER_METRICS.values()]),
+        exposure_V=torch.bincount(slates.items_BK[slates.is_item_BK], minlength=facts.num_items),
+    )
+
+
+def finish(tally: Tally) -> dict[str, float]:
+    """Divide: return every metric under its name with the cut-off, such as `ndcg_at_10`.
+
+    Raises:
+        ValueError: no user has been judged, so there is nothing to measure.
+    """
+    num_users = int(tally.num_users)
+    if not num_users:
+        raise ValueError("no user with a held-out target was judged: there is nothing to measure")
+    means = tally.sums / num_users
+    values = {name: float(mean) for name, mean in zip(USER_METRICS, means, strict=True)}
+    values |= {name: metric(tally.exposure_V) for name, metric in SYSTEM_METRICS.items()}
+    return {f"{name}_at_{tally.k}": value for name, value in values.items()}
