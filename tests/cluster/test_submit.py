@@ -1,0 +1,195 @@
+"""Jobs on a real Ray cluster of this machine, with token authentication, through the real CLI."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+GREET = """
+import json, os, sys, time
+print("first half", flush=True)
+time.sleep(4)
+print("second half", flush=True)
+print(json.dumps({"argv": sys.argv[1:], "name": os.environ["NAME"], "files": os.listdir(".")}))
+"""
+REFUSE = """
+import sys
+print("error: data.clicks=/nowhere is not there", file=sys.stderr)
+sys.exit(2)
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it asks for the token
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> Iterator[str]:
+    """Yield the address of a cluster of its own: `ray start --head`, gone without leftovers."""
+    temp_dir = tempfile.mkdtemp(prefix="rd", dir="/tmp")  # short: Ray's socket paths are limited
+    port = free_port()
+    options = {
+        "port": free_port(),
+        "dashboard-port": port,
+        "dashboard-agent-listen-port": free_port(),
+        "dashboard-agent-grpc-port": free_port(),
+        "metrics-export-port": free_port(),
+        "ray-client-server-port": free_port(),
+        "temp-dir": temp_dir,
+        "num-cpus": 1,
+        "object-store-memory": 100 * 2**20,
+    }
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"]
+    command += ["--disable-usage-stats", *(f"--{name}={value}" for name, value in options.items())]
+    head = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not answers(f"http://127.0.0.1:{port}/api/version"):
+            assert head.poll() is None, "ray start ended"
+            assert time.monotonic() < deadline, "the dashboard does not answer"
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        head.send_signal(signal.SIGTERM)
+        head.wait(timeout=60)
+        shutil.rmtree(temp_dir)
+    assert not [
+        process.info["cmdline"]
+        for process in psutil.process_iter(["cmdline"])
+        if any(temp_dir in part for part in process.info["cmdline"] or ())
+    ]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a git working tree with two small pipelines and a file that git ignores."""
+    path = tmp_path_factory.mktemp("tree")
+    (path / "pipelines").mkdir()
+    (path / "pipelines" / "__init__.py").touch()
+    (path / "pipelines" / "greet.py").write_text(GREET)
+    (path / "pipelines" / "refuse.py").write_text(REFUSE)
+    (path / ".gitignore").write_text("mlflow.db\n")
+    (path / "mlflow.db").write_text("not to be shipped")
+    subprocess.run(["git", "init", "--quiet"], cwd=path, check=True)
+    return path
+
+
+def environment(**changes: str) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the job's `python`
+    return os.environ | {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN} | changes
+
+
+def submit(
+    address: str, tree: Path, *command: str, **changes: str
+) -> subprocess.CompletedProcess[str]:
+    options = ["--address", address, "--working-dir", str(tree), "--env", "NAME=Ada"]
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.submit", *options, "--", *command],
+        cwd=ROOT,
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+class CutOnce(socketserver.BaseRequestHandler):
+    """Pass bytes to the dashboard and back; drop the first connection that carries the log."""
+
+    server: "Proxy"
+
+    def handle(self):
+        with socket.create_connection(("127.0.0.1", self.server.upstream)) as upstream:
+            there = threading.Thread(target=self.pump, args=(self.request, upstream), daemon=True)
+            there.start()
+            self.pump(upstream, self.request)
+
+    def pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the other side has hung up
+            while data := source.recv(65_536):
+                sink.sendall(data)
+                if b"first half" in data and not self.server.has_cut:
+                    self.server.has_cut = True
+                    break
+        for end in (source, sink):
+            with contextlib.suppress(OSError):  # it was closed already
+                end.shutdown(socket.SHUT_RDWR)
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+    def __init__(self, upstream: int) -> None:
+        super().__init__(("127.0.0.1", 0), CutOnce)
+        self.upstream = upstream
+        self.has_cut = False
+
+
+def test_a_job_is_followed_through_a_lost_connection(dashboard: str, tree: Path):
+    with Proxy(int(dashboard.rpartition(":")[2])) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        done = submit(f"http://127.0.0.1:{proxy.server_address[1]}", tree, "greet", "seed=1")
+        proxy.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert "connecting again" in done.stderr
+    assert done.stderr.splitlines().count("first half") == 1
+    assert done.stderr.splitlines().count("second half") == 1
+    (line,) = done.stdout.splitlines()
+    outcome = json.loads(line)
+    assert outcome["job_id"].startswith("raysubmit_")
+    assert outcome["status"] == "SUCCEEDED"
+    assert outcome["result"]["argv"] == ["seed=1", "scaling.address=auto"]
+    assert outcome["result"]["name"] == "Ada"
+    assert sorted(outcome["result"]["files"]) == [".gitignore", "pipelines"]
+
+
+def test_the_exit_status_of_a_job_is_returned(dashboard: str, tree: Path):
+    done = submit(dashboard, tree, "refuse")
+    assert done.returncode == 2
+    assert "error: data.clicks=/nowhere is not there" in done.stderr
+    assert json.loads(done.stdout) | {"job_id": ""} == {
+        "job_id": "",
+        "status": "FAILED",
+        "exit_status": 2,
+        "result": None,
+    }
+
+
+def test_a_cluster_that_wants_a_token_says_so(dashboard: str, tree: Path):
+    done = submit(dashboard, tree, "greet", RAY_AUTH_MODE="disabled")
+    assert done.returncode == 2
+    assert "set RAY_AUTH_MODE=token" in done.stderr
+    assert "Traceback" not in done.stderr

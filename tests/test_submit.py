@@ -1,0 +1,93 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from recdiv_core.submit import check_command, connect, last_json_line, list_tree
+
+KEPT = ["run.storage=s3://bucket/runs", "tracking.uri=https://mlflow.example"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("pipelines/tune.py", "pipelines/prepare.py", "tune_spaces/tradeoff.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "pipelines" / "presets").mkdir()
+    (tmp_path / "pipelines" / "presets" / "base.yaml").write_text("eval.k: 20\n")
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_a_right_command_passes(tree: Path):
+    check_command(["tune", "--preset", "base", "--space", "tradeoff", *KEPT, "seed=1"], tree)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ([], "pipeline '' is not in .*; allowed: prepare, tune"),
+        (["tuna"], "pipeline 'tuna' is not in"),
+        (["tune", "--space", "tradeof", *KEPT], "--space tradeof is not in"),
+        (["tune", "--preset", "bas", *KEPT], "bas.yaml is not a file"),
+        (["tune", *KEPT, "loss.diversity_wieght=1"], "did you mean 'loss.diversity_weight'"),
+        (["tune", "--preset"], "expected one argument"),
+        (["tune"], "tracking.uri is empty"),
+        (["tune", KEPT[1]], "run.storage=runs is relative"),
+        (["tune", *KEPT, "data.prepared=prepared"], "data.prepared=prepared is relative"),
+        (["tune", *KEPT, "--checkpoint", "runs/a"], "--checkpoint=runs/a is relative"),
+        (["prepare"], "data.out is empty"),
+    ],
+)
+def test_a_wrong_command_is_answered_before_anything_is_shipped(
+    tree: Path, command: list[str], message: str
+):
+    with pytest.raises(ValueError, match=message):
+        check_command(command, tree)
+
+
+def test_the_tree_is_what_git_sees(tree: Path):
+    (tree / ".gitignore").write_text("data/\n")
+    (tree / "data").mkdir()
+    (tree / "data" / "clicks.csv").write_text("large")
+    (tree / "gone.py").touch()
+    subprocess.run(["git", "add", "gone.py"], cwd=tree, check=True)
+    (tree / "gone.py").unlink()
+    assert list_tree(tree) == [
+        ".gitignore",
+        "pipelines/prepare.py",
+        "pipelines/presets/base.yaml",
+        "pipelines/tune.py",
+        "tune_spaces/tradeoff.py",
+    ]
+
+
+def test_a_tree_that_is_too_large_names_its_largest_file(tree: Path):
+    (tree / "clicks.csv").write_bytes(bytes(2**20))
+    with pytest.raises(ValueError, match=r"the largest: clicks.csv \(1.0 MiB\)"):
+        list_tree(tree, max_mib=0.5)
+
+
+def test_a_directory_outside_git_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="not a git repository"):
+        list_tree(tmp_path)
+
+
+def test_an_address_that_does_not_answer_is_a_users_mistake():
+    with pytest.raises(ValueError, match="no Ray cluster takes jobs at --address http"):
+        connect("http://127.0.0.1:9")
+
+
+def test_an_address_that_is_no_url_is_refused():
+    with pytest.raises(ValueError, match="is not a URL"):
+        connect("head:8265")
+
+
+def test_an_environment_that_would_win_over_the_address_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_ADDRESS", "http://elsewhere:8265")
+    with pytest.raises(ValueError, match="RAY_ADDRESS=http://elsewhere:8265 would win"):
+        connect("http://127.0.0.1:9")
+
+
+def test_a_log_without_a_json_line_has_no_result():
+    assert last_json_line('{"broken\nbye\n') is None
