@@ -1,0 +1,134 @@
+# pyright: strict
+"""The front of a sweep: non-dominated points, their hypervolume, the knee, the attainment.
+
+Not where the points come from (report.py reads them from MLflow). The one idea: every axis is first
+turned so that more is better; then one definition of "dominates" serves all. A point is one row,
+its columns the objectives. Points that are not finite (a metric of a failed trial is NaN) are
+ignored everywhere; results are positions in the array as it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Direction = Literal["max", "min"]
+FloatArray = npt.NDArray[np.float64]
+
+
+def front(points: npt.ArrayLike, directions: Sequence[Direction]) -> list[int]:
+    """Return the positions of the non-dominated points, the best of the first axis first.
+
+    A point is dominated by another that is at least as good on every axis and better on one. Of
+    equal points the first stands for all.
+
+    >>> front([[0.5, 0.1], [0.4, 0.2], [0.4, 0.1]], ["max", "max"])
+    [0, 1]
+    """
+    upward = _upward(points, directions)
+    finite = np.flatnonzero(np.isfinite(upward).all(axis=1))
+    # best first on each axis in turn, and earlier before later: nothing is dominated by a later one
+    order = finite[np.lexsort((finite, *(-upward[finite]).T[::-1]))]
+    kept: list[int] = []
+    for index in order.tolist():
+        if not (upward[kept] >= upward[index]).all(axis=1).any():
+            kept.append(index)
+    return kept
+
+
+def hypervolume(
+    points: npt.ArrayLike, reference: Sequence[float], directions: Sequence[Direction]
+) -> float:
+    """Return the volume of what the points dominate, down to the reference point; exact.
+
+    Higher is better (Zitzler & Thiele 1998, Multiobjective optimization using evolutionary
+    algorithms). Points that are not better than the reference on every axis add nothing. Slices
+    along the last axis: quick for two objectives, slow beyond four.
+
+    >>> hypervolume([[2.0, 1.0], [1.0, 2.0]], [0.0, 0.0], ["max", "max"])
+    3.0
+    """
+    if len(reference) != len(directions) or not np.isfinite(reference).all():
+        raise ValueError(f"reference {list(reference)} must be {len(directions)} finite numbers")
+    origin = _upward([list(reference)], directions)[0]
+    upward = _upward(points, directions)
+    return _volume(upward[front(points, directions)] - origin)
+
+
+def _volume(corners: FloatArray) -> float:
+    """Return the volume of the union of boxes from 0 to each corner."""
+    corners = corners[(corners > 0).all(axis=1)]
+    if not len(corners):
+        return 0.0
+    if corners.shape[1] == 1:
+        return float(corners.max())
+    corners = corners[np.argsort(-corners[:, -1], kind="stable")]
+    heights = corners[:, -1] - np.append(corners[1:, -1], 0.0)
+    return sum(
+        float(height) * _volume(corners[: count + 1, :-1])
+        for count, height in enumerate(heights)
+        if height > 0
+    )
+
+
+def knee(points: npt.ArrayLike, directions: Sequence[Direction]) -> int:
+    """Return the position of the front's knee: the one point to recommend.
+
+    Each axis is scaled to [0, 1] over the front; the knee is the point farthest above the plane
+    through the axes' ends, here the one with the largest sum of scaled objectives (Das 1999, On
+    characterizing the knee of the Pareto curve). Ties, a front of two points and a front that
+    bulges nowhere above its ends: the best of them on the first axis. An axis on which the front
+    does not differ says nothing.
+
+    Raises:
+        ValueError: no finite point.
+    """
+    indices = front(points, directions)
+    if not indices:
+        raise ValueError("a knee needs at least one point with finite objectives")
+    upward = _upward(points, directions)[indices]
+    low, high = upward.min(axis=0), upward.max(axis=0)
+    scaled = (upward - low) / np.where(high > low, high - low, 1.0)
+    heights = scaled.sum(axis=1)
+    return indices[int(np.flatnonzero(heights >= heights.max() - 1e-12)[0])]
+
+
+def attainment(
+    points: npt.ArrayLike, base_accuracy: float, shares: Sequence[float] = (0.99, 0.95, 0.90)
+) -> dict[float, float | None]:
+    """Return for each share the best diversity at no less than that share of the base's accuracy.
+
+    Args:
+        points: rows of (accuracy, diversity), both higher is better.
+        base_accuracy: of the model without any diversification, > 0.
+        shares: of the base's accuracy that must be kept.
+
+    Returns:
+        share -> diversity; None where no point keeps enough accuracy.
+
+    >>> attainment([[0.50, 0.1], [0.48, 0.2], [0.30, 0.9]], base_accuracy=0.50)
+    {0.99: 0.1, 0.95: 0.2, 0.9: 0.2}
+    """
+    upward = _upward(points, ("max", "max"))
+    finite = upward[np.isfinite(upward).all(axis=1)]
+    reached: dict[float, float | None] = {}
+    for share in shares:
+        diversities = finite[finite[:, 0] >= share * base_accuracy, 1]
+        reached[share] = float(diversities.max()) if len(diversities) else None
+    return reached
+
+
+def _upward(points: npt.ArrayLike, directions: Sequence[Direction]) -> FloatArray:
+    """Return the points as a new [N, M] array in which more is better on every axis."""
+    unknown = [direction for direction in directions if direction not in ("max", "min")]
+    if unknown or not directions:
+        raise ValueError(f"directions {list(directions)} must each be 'max' or 'min'")
+    array = np.asarray(points, dtype=np.float64)
+    if not array.size:
+        array = array.reshape(0, len(directions))
+    if array.ndim != 2 or array.shape[1] != len(directions):
+        raise ValueError(f"expected points [N, {len(directions)}], got {list(array.shape)}")
+    return array * np.where(np.asarray(directions) == "max", 1.0, -1.0)
