@@ -54,6 +54,15 @@ def answers(url: str) -> bool:
         return False
 
 
+def processes_of(temp_dir: str) -> list[psutil.Process]:
+    """Return the processes of the cluster: each has its directory on its command line."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(temp_dir in part for part in process.info["cmdline"] or ())
+    ]
+
+
 @pytest.fixture(scope="module")
 def dashboard() -> Iterator[str]:
     """Yield the address of a cluster of its own: `ray start --head`, gone without leftovers."""
@@ -85,12 +94,9 @@ def dashboard() -> Iterator[str]:
     finally:
         head.send_signal(signal.SIGTERM)
         head.wait(timeout=60)
+        _, alive = psutil.wait_procs(processes_of(temp_dir), timeout=30)
+        assert not alive
         shutil.rmtree(temp_dir)
-    assert not [
-        process.info["cmdline"]
-        for process in psutil.process_iter(["cmdline"])
-        if any(temp_dir in part for part in process.info["cmdline"] or ())
-    ]
 
 
 @pytest.fixture(scope="module")
