@@ -110,10 +110,18 @@ def experiment_id(uri: str, name: str) -> str:
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
     except (MlflowException, SQLAlchemyError) as error:
-        shown = PASSWORD.sub(r"\1:***@", uri)
         reason = str(error).splitlines()[0]
-        raise ValueError(f"tracking.uri={shown}: experiment {name!r}: {reason}") from error
+        raise ValueError(
+            f"tracking.uri={without_password(uri)}: experiment {name!r}: {reason}"
+        ) from error
     return experiment.experiment_id
+
+
+def experiment_ids(uri: str, name: str = "") -> list[str]:
+    """Return the ids of all experiments, or of the one with this name."""
+    query = f"name = {_quoted(name)}" if name else None
+    client = MlflowClient(tracking_uri=uri)
+    return [e.experiment_id for e in client.search_experiments(filter_string=query)]
 
 
 def start_run(
@@ -230,6 +238,15 @@ def close_stale_children(parent: RunHandle) -> int:
     return len(stale)
 
 
+def without_password(text: str) -> str:
+    """Hide the passwords of URIs, for what is shown or stored.
+
+    >>> without_password("postgresql://me:secret@host/runs")
+    'postgresql://me:***@host/runs'
+    """
+    return PASSWORD.sub(r"\1:***@", text)
+
+
 def _check_server(uri: str) -> None:
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_WITHIN_S):
@@ -279,7 +296,7 @@ def _artifact_location(uri: str, name: str) -> str | None:
 
 
 def _provenance(config: Config, name: str, kind: Kind, manifest: Manifest) -> dict[str, str]:
-    command = PASSWORD.sub(r"\1:***@", " ".join(sys.argv))
+    command = without_password(" ".join(sys.argv))
     facts = {
         "users": manifest.num_users,
         "items": manifest.num_items,
@@ -329,7 +346,7 @@ def _code_version() -> str:
 
 def _param_text(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = PASSWORD.sub(r"\1:***@", text)
+    text = without_password(text)
     return text if len(text) <= MAX_PARAM_LENGTH else text[: MAX_PARAM_LENGTH - 3] + "..."
 
 

@@ -1,0 +1,28 @@
+"""python -m pipelines.report [--run ID] [--out DIR] [data.name=NAME] key=value ...
+
+Draw the accuracy/diversity front of a sweep, the newest unless `--run` names its parent run. Writes
+`report.html` and `front.png`, logs both to the parent run, prints the front as one JSON line.
+"""
+
+import argparse
+from pathlib import Path
+
+from pipelines import run_pipeline
+from recdiv_core.config import Config
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this script."""
+    parser.add_argument("--run", default="", metavar="ID", help="parent run of the sweep")
+    parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write")
+
+
+def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
+    """Report on a sweep."""
+    from recdiv_core.report import report
+
+    return report(config, parent_run_id=args.run, out=args.out)
+
+
+if __name__ == "__main__":
+    run_pipeline(main, options=options)

@@ -1,0 +1,211 @@
+"""A sweep in MLflow -> its front, as JSON, one HTML page and a PNG, logged to the parent run.
+
+Not the choosing (trials.py) nor the drawing (report_page.py): here is what goes in and out of
+MLflow. The one idea: everything is read back from the store, so that a report can be made of any
+sweep, at any time, on any machine that sees the store.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from recdiv_core import tracking, trials
+from recdiv_core.config import Config
+from recdiv_core.report_page import CURVES, draw_png, render
+from recdiv_core.schema import read_manifest
+from recdiv_core.search_space import Objective
+from recdiv_core.tracking import RunHandle
+from recdiv_core.trials import Curve, Front, Sweep, Trial
+
+logger = logging.getLogger(__name__)
+
+RUN_TUNE: Final = "run `python -m pipelines.tune --space tradeoff` first"
+PROVENANCE: Final = ("manifest", "code_version", "seed", "command", "ray_job_id")
+
+
+def report(
+    config: Config, *, parent_run_id: str = "", out: Path | None = None
+) -> dict[str, object]:
+    """Judge a sweep, write `report.html` and `front.png`, log both to its parent run.
+
+    Args:
+        config: `tracking.uri` is read; `data.prepared` or `data.name` narrow the search for the
+            newest sweep to that data set.
+        parent_run_id: the sweep; empty = the newest.
+        out: directory of the two files; None = `<run.storage>/reports/<name of the parent run>`.
+
+    Raises:
+        ValueError: no such sweep, or its objectives are not declared.
+    """
+    uri = tracking.tracking_uri(config)
+    parent = _parent_run(uri, config, parent_run_id)
+    handle = RunHandle(uri, parent.info.experiment_id, parent.info.run_id)
+    sweep = read_sweep(handle)
+    fronts = [trials.judge(sweep.trials, *pair) for pair in trials.axes(sweep)]
+    main = fronts[0]
+    headline, notes = trials.headline(main), trials.notes(main, sweep)
+    directory = out or _default_directory(config, sweep.name)
+    directory.mkdir(parents=True, exist_ok=True)
+    page, picture = directory / "report.html", directory / "front.png"
+    page.write_text(render(sweep, fronts, headline, notes), encoding="utf-8")
+    draw_png(fronts, picture)
+    logger.info("%s", headline)
+    _log(handle, main, headline, (page, picture))
+    return {
+        "experiment": sweep.experiment,
+        "tracking_uri": tracking.without_password(uri),
+        "parent_run_id": sweep.run_id,
+        "headline": headline,
+        "front": [_entry(trial) for trial in main.members],
+        "hypervolume": main.hypervolume,
+        "hypervolume_test": main.test_hypervolume,
+        "knee": None if main.knee is None else _entry(main.knee),
+        "baseline": None if main.baseline is None else _entry(main.baseline),
+        "hypervolumes": {front.diversity.metric: front.hypervolume for front in fronts},
+        "num_trials": len(sweep.trials),
+        "report": str(page.absolute()),
+        "picture": str(picture.absolute()),
+    }
+
+
+def read_sweep(handle: RunHandle) -> Sweep:
+    """Read a sweep's parent run and all its trials.
+
+    Raises:
+        ValueError: the run does not declare two objectives or more.
+    """
+    client = MlflowClient(tracking_uri=handle.uri)
+    parent = client.get_run(handle.run_id)
+    tags = parent.data.tags
+    declared = json.loads(tags.get("recdiv.objectives", "[]"))
+    if tags.get("recdiv.kind") != "sweep" or len(declared) < 2:
+        raise ValueError(
+            f"run {handle.run_id} is not a sweep with two objectives or more; {RUN_TUNE}"
+        )
+    objectives = tuple(Objective(**objective) for objective in declared)
+    parameters = tuple(json.loads(tags["recdiv.parameters"]))
+    cut_off = objectives[0].metric.rpartition("_at_")[2]
+    drawn = {objective.metric for objective in objectives} | set(CURVES)
+    drawn |= {f"val/{name}_at_{cut_off}" for name in trials.DIVERSITY_METRICS}
+    facts = json.loads(tags.get("recdiv.facts", "{}"))
+    return Sweep(
+        run_id=handle.run_id,
+        name=parent.info.run_name or handle.run_id,
+        experiment=client.get_experiment(handle.experiment_id).name,
+        status=parent.info.status,
+        space=tags.get("recdiv.space", ""),
+        started_ms=parent.info.start_time,
+        objectives=objectives,
+        parameters=parameters,
+        trials=tuple(
+            _trial(client, run, parameters, sorted(drawn)) for run in tracking.children(handle)
+        ),
+        facts={"name": tags.get("recdiv.data", ""), **facts},
+        provenance={key: tags[f"recdiv.{key}"] for key in PROVENANCE if f"recdiv.{key}" in tags},
+    )
+
+
+def _parent_run(uri: str, config: Config, parent_run_id: str) -> Run:
+    client = MlflowClient(tracking_uri=uri)
+    if parent_run_id:
+        try:
+            return client.get_run(parent_run_id)
+        except MlflowException:
+            raise ValueError(
+                f"no run {parent_run_id} in {tracking.without_password(uri)}"
+            ) from None
+    name = config.data.name
+    if config.data.prepared:
+        name = read_manifest(Path(config.data.prepared)).name
+    experiments = tracking.experiment_ids(uri, name)
+    runs = (
+        client.search_runs(
+            experiments,
+            "tags.`recdiv.kind` = 'sweep'",
+            max_results=1,
+            order_by=["attributes.start_time DESC"],
+        )
+        if experiments
+        else []
+    )
+    if not runs:
+        where = f" of data set {name!r}" if name else ""
+        raise ValueError(f"no sweep{where} in {tracking.without_password(uri)}; {RUN_TUNE}")
+    return runs[0]
+
+
+def _trial(
+    client: MlflowClient, run: Run, parameters: Sequence[str], drawn: Sequence[str]
+) -> Trial:
+    params, metrics = run.data.params, run.data.metrics
+    ended, started = run.info.end_time, run.info.start_time
+    return Trial(
+        run_id=run.info.run_id,
+        name=run.info.run_name or run.info.run_id,
+        status=run.info.status,
+        params={key: _value(params[key]) for key in parameters if key in params},
+        val=_below("best/val/", metrics),
+        test=_below("test/", metrics),
+        curves={key: _curve(client, run, key) for key in drawn if key in metrics},
+        best_epoch=int(metrics["best/epoch"]) if "best/epoch" in metrics else None,
+        duration_s=(ended - started) / 1000 if ended else None,
+        is_plain=_value(params.get("loss.diversity_weight", "")) == 0
+        and (params.get("rerank.method") == "none" or _value(params["rerank.diversity"]) == 0),
+    )
+
+
+def _below(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {
+        key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)
+    }
+
+
+def _curve(client: MlflowClient, run: Run, metric: str) -> Curve:
+    """Return the last value of each epoch: a resumed trial logs an epoch twice."""
+    history = client.get_metric_history(run.info.run_id, metric)
+    return tuple(sorted({point.step: point.value for point in history}.items()))
+
+
+def _value(text: str) -> object:
+    """Read back a param as tracking wrote it: JSON, or the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _default_directory(config: Config, name: str) -> Path:
+    storage = config.run.storage if "://" not in config.run.storage else "runs"
+    return Path(storage) / "reports" / (re.sub(r"[^\w.-]+", "_", name).strip(".") or "sweep")
+
+
+def _log(handle: RunHandle, front: Front, headline: str, files: Sequence[Path]) -> None:
+    for path in files:
+        tracking.log_artifact(handle, path, "report")
+    figures = {"hypervolume": front.hypervolume}
+    if front.test_hypervolume is not None:
+        figures["hypervolume_test"] = front.test_hypervolume
+    tracking.log_metrics(handle, figures, step=0)
+    tags = {"mlflow.note.content": f"{headline}\n\nThe page: artefact `report/report.html`."}
+    if front.knee is not None:
+        tags["recdiv.knee"] = front.knee.run_id
+    tracking.set_tags(handle, tags)
+
+
+def _entry(trial: Trial) -> dict[str, object]:
+    return {
+        "run_id": trial.run_id,
+        "name": trial.name,
+        "params": dict(trial.params),
+        "val": dict(trial.val),
+        "test": dict(trial.test),
+    }

@@ -1,0 +1,437 @@
+"""The pictures of a sweep: one HTML page that needs no network, and a PNG of its fronts.
+
+Not the choosing (trials.py), nor where the files go (report.py). The one idea: a trial has the same
+colour everywhere, from blue (accurate) to orange (diverse) along the front, grey when dominated.
+Names and values come from users: they are escaped here, in one place each for HTML and for plots.
+"""
+
+from __future__ import annotations
+
+import datetime
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any, Final
+
+import plotly.graph_objects as go
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from plotly.colors import sample_colorscale
+from plotly.offline import get_plotlyjs
+
+from recdiv_core.trials import (
+    BUDGETS,
+    SYMBOLS,
+    Front,
+    Sweep,
+    Trial,
+    change,
+    metric_of,
+    number,
+    recommended,
+    title,
+)
+
+TEMPLATE: Final = Path(__file__).with_name("report_page.html")
+INK, GREY, LINE, KNEE = "#1f2937", "#b4bcc8", "#64748b", "#c2410c"
+SCALE: Final = [[0.0, "#1d4ed8"], [0.5, "#0d9488"], [1.0, "#ea8a0c"]]
+MAX_LABELS: Final = 12
+CURVES: Final = ("train/loss", "train/relevance", "train/penalty")
+
+MEANINGS: Final = {
+    "ndcg": ("0 to 1", "higher", "gain of the held-out items, discounted by their place"),
+    "recall": ("0 to 1", "higher", "share of the held-out items that are in the slate"),
+    "precision": ("0 to 1", "higher", "share of the slate that is held-out items"),
+    "f1": ("0 to 1", "higher", "harmonic mean of precision and recall, per user"),
+    "hit": ("0 to 1", "higher", "share of users with a held-out item in the slate"),
+    "mrr": ("0 to 1", "higher", "1 / place of the first held-out item"),
+    "map": ("0 to 1", "higher", "precision at each held-out item, averaged"),
+    "coverage": ("0 to 1", "higher", "share of the catalogue that stands in at least one slate"),
+    "category_coverage": ("0 to 1", "higher", "distinct categories in a slate / most possible"),
+    "ild": ("0 to 2", "higher", "mean pairwise (1 - cosine) of the items in a slate"),
+    "diversity_index": ("0 to 1", "higher", "evenness of a slate's categories; 1 perfectly even"),
+    "homogeneity": ("0 to log k", "lower", "log(k / distinct categories in the slate)"),
+    "gini": ("0 to 1", "lower", "inequality of exposure over the catalogue; 0 all items alike"),
+    "novelty": ("0 and up", "higher", "mean -log2 of the share of users who know the item"),
+}
+"""Metric -> range, better direction, meaning."""
+
+
+def render(sweep: Sweep, fronts: Sequence[Front], headline: str, notes: Sequence[str]) -> str:
+    """Return the whole page; `fronts[0]` is the pair that the sweep declares."""
+    main = fronts[0]
+    colours = _colours(main)
+    plots = [_card(_front_figure(front, colours), _axes_title(front)) for front in fronts]
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=html.escape(f"{sweep.name}: accuracy and diversity"),
+        name=html.escape(sweep.name),
+        meta=_meta(sweep),
+        headline=html.escape(headline),
+        notes="".join(f"<li>{html.escape(note)}</li>" for note in notes),
+        tiles=_tiles(sweep, main),
+        main_front=plots[0],
+        other_fronts="".join(plots[1:]),
+        budgets="".join(_budgets(front) for front in fronts),
+        parallel=_card(_parallel_figure(main, fronts), ""),
+        curves="".join(_curve_cards(sweep, fronts, colours)),
+        trials=_trial_table(sweep, fronts, colours),
+        meanings=_meanings(sweep),
+        facts=_definitions(sweep.facts),
+        provenance=_definitions(sweep.provenance),
+        plotly=get_plotlyjs(),
+    )
+
+
+def draw_png(fronts: Sequence[Front], path: Path) -> None:
+    """Draw every front beside each other and save them as a PNG."""
+    figure = Figure(figsize=(5.2 * len(fronts), 4.4), dpi=140, layout="constrained")
+    FigureCanvasAgg(figure)
+    for index, front in enumerate(fronts):
+        _draw_front(figure.add_subplot(1, len(fronts), index + 1), front)
+    figure.savefig(path)
+
+
+def _draw_front(axis: Axes, front: Front) -> None:
+    x_name, y_name = metric_of(front.diversity), metric_of(front.accuracy)
+    axis.set_xlabel(f"{title(x_name)} (validation)")
+    axis.set_ylabel(f"{title(y_name)} (validation)")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(color="#e5e7eb", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.margins(0.12)
+
+    def xy(trials: Iterable[Trial]) -> tuple[list[float], list[float]]:
+        chosen = list(trials)
+        return [t.val[x_name] for t in chosen], [t.val[y_name] for t in chosen]
+
+    axis.scatter(*xy(set_aside(front)), s=22, color=GREY, label="dominated")
+    axis.plot(*xy(front.members), "-o", color="#0d9488", markersize=5, label="front")
+    if front.baseline:
+        axis.scatter(*xy([front.baseline]), s=95, marker="D", facecolors="none", edgecolors=INK)
+        axis.scatter([], [], s=40, marker="D", facecolors="none", edgecolors=INK, label="w = 0")
+    if front.knee:
+        axis.scatter(*xy([front.knee]), s=170, marker="*", color=KNEE, zorder=3, label="knee")
+    for trial in _labelled(front):
+        text = trial.label.encode("ascii", "replace").decode()
+        point = (trial.val[x_name], trial.val[y_name])
+        axis.annotate(
+            text, point, xytext=(5, 5), textcoords="offset points", fontsize=7, parse_math=False
+        )
+    if front.judged:
+        axis.legend(frameon=False, fontsize=8)
+
+
+def set_aside(front: Front) -> list[Trial]:
+    """Return the judged trials that are not members of the front."""
+    ids = {trial.run_id for trial in front.members}
+    return [trial for trial in front.judged if trial.run_id not in ids]
+
+
+def _labelled(front: Front) -> list[Trial]:
+    """Return the members to label: all of a few, evenly spaced ones and the knee of many."""
+    step = math.ceil(len(front.members) / MAX_LABELS)
+    return [t for i, t in enumerate(front.members) if i % max(step, 1) == 0 or t is front.knee]
+
+
+def _colours(front: Front) -> dict[str, str]:
+    count = len(front.members)
+    shares = [i / max(count - 1, 1) for i in range(count)]
+    colours = sample_colorscale(SCALE, shares) if shares else []
+    return {trial.run_id: str(c) for trial, c in zip(front.members, colours, strict=True)}
+
+
+def _plain(text: object) -> str:
+    """Escape for plotly, which reads a little HTML in texts."""
+    return html.escape(str(text), quote=False)
+
+
+def _hover(trial: Trial, metrics: Sequence[str]) -> str:
+    rows = [f"<b>{_plain(trial.name)}</b>"]
+    rows += [f"{_plain(key)} = {_plain(value)}" for key, value in trial.params.items()]
+    rows += [
+        f"{title(m)}: {number(trial.val.get(m))} val, {number(trial.test.get(m))} test"
+        for m in metrics
+    ]
+    return "<br>".join(rows)
+
+
+def _figure(height: int, **layout: Any) -> go.Figure:
+    figure = go.Figure()
+    figure.update_layout(
+        height=height,
+        margin={"l": 60, "r": 16, "t": 12, "b": 48},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        font={"family": "system-ui, -apple-system, Segoe UI, sans-serif", "color": INK, "size": 12},
+        hoverlabel={"align": "left", "bgcolor": "white", "font": {"color": INK}},
+        **layout,
+    )
+    grid = {"gridcolor": "#eef0f3", "zeroline": False, "linecolor": "#cbd5e1", "automargin": True}
+    figure.update_xaxes(**grid)
+    figure.update_yaxes(**grid)
+    return figure
+
+
+def _card(figure: go.Figure, heading: str) -> str:
+    config = {"displaylogo": False, "responsive": True, "displayModeBar": False}
+    plot = figure.to_html(full_html=False, include_plotlyjs=False, config=config)
+    top = f"<h3>{html.escape(heading)}</h3>" if heading else ""
+    return f'<div class="card">{top}{plot}</div>'
+
+
+def _axes_title(front: Front) -> str:
+    x, y = title(metric_of(front.diversity)), title(metric_of(front.accuracy))
+    return f"{x} against {y}: hypervolume {number(front.hypervolume)}"
+
+
+def _front_figure(front: Front, colours: Mapping[str, str]) -> go.Figure:
+    x, y = metric_of(front.diversity), metric_of(front.accuracy)
+    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+    figure = _figure(430, legend=legend, hovermode="closest")
+    figure.update_layout(margin_t=40)
+    figure.update_xaxes(title_text=f"{title(x)}, validation")
+    figure.update_yaxes(title_text=f"{title(y)}, validation")
+
+    def add(trials: Sequence[Trial], name: str, split: str = "val", **style: Any) -> None:
+        shown = [t for t in trials if {x, y} <= getattr(t, split).keys()]
+        figure.add_scatter(
+            x=[getattr(t, split)[x] for t in shown],
+            y=[getattr(t, split)[y] for t in shown],
+            name=name,
+            hovertext=[_hover(t, (y, x)) for t in shown],
+            hoverinfo="text",
+            **style,
+        )
+
+    marker = {"size": 8, "color": GREY}
+    add(set_aside(front), "dominated", mode="markers", marker=marker)
+    labelled = {trial.run_id for trial in _labelled(front)}
+    add(
+        front.members,
+        "front",
+        mode="lines+markers+text",
+        line={"color": LINE, "width": 1.5},
+        marker={"size": 10, "color": [colours.get(t.run_id, LINE) for t in front.members]},
+        text=[_plain(t.label) if t.run_id in labelled else "" for t in front.members],
+        textposition="top right",
+        textfont={"size": 11},
+        cliponaxis=False,
+    )
+    if front.baseline:
+        ring = {"size": 17, "symbol": "diamond-open", "color": INK, "line": {"width": 1.5}}
+        add([front.baseline], "w = 0", mode="markers", marker=ring)
+    if front.knee:
+        add(
+            [front.knee],
+            "knee",
+            mode="markers",
+            marker={"size": 17, "symbol": "star", "color": KNEE},
+        )
+    hollow = {"size": 9, "symbol": "circle-open", "color": KNEE}
+    add(front.members, "front on test", "test", mode="markers", marker=hollow, visible="legendonly")
+    return figure
+
+
+def _parallel_figure(main: Front, fronts: Sequence[Front]) -> go.Figure:
+    """Draw every judged trial as a line through its parameters and validation figures."""
+    trials = [t for t in main.judged if all(metric_of(f.diversity) in t.val for f in fronts)]
+    accuracy = metric_of(main.accuracy)
+    keys = list(trials[0].params) if trials else []
+    dimensions = [_dimension(SYMBOLS.get(k, k), [t.params.get(k) for t in trials]) for k in keys]
+    metrics = [accuracy, *(metric_of(front.diversity) for front in fronts)]
+    dimensions += [_dimension(title(m), [t.val[m] for t in trials]) for m in metrics]
+    values = [trial.val[accuracy] for trial in trials]
+    colour_bar = {"title": title(accuracy), "thickness": 10, "outlinewidth": 0}
+    line = {"color": values, "colorscale": [[1 - s, c] for s, c in reversed(SCALE)]}
+    figure = _figure(340)
+    figure.update_layout(margin={"l": 70, "r": 60, "t": 56, "b": 28})
+    figure.add_parcoords(
+        dimensions=dimensions if trials else [],
+        line=line | {"showscale": len(set(values)) > 1, "colorbar": colour_bar},
+        labelfont={"size": 12},
+        unselected={"line": {"opacity": 0.08}},
+    )
+    return figure
+
+
+def _dimension(label: str, values: Sequence[object]) -> dict[str, Any]:
+    """Return a plotly dimension: numbers as they are or in decades, other values by place."""
+    short = label if len(label) <= 22 else f"..{label[-20:]}"
+    numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) < len(values):
+        texts = sorted({str(value) for value in values})
+        ticks = list(range(len(texts)))
+        return {
+            "label": short,
+            "values": [texts.index(str(value)) for value in values],
+            "tickvals": ticks,
+            "ticktext": [text if len(text) <= 14 else f"{text[:12]}.." for text in texts],
+            "range": [-0.5, len(texts) - 0.5],
+        }
+    low, high = min(numbers), max(numbers)
+    if low > 0 and high / low >= 100:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        return {
+            "label": short,
+            "values": [math.log10(value) for value in numbers],
+            "tickvals": list(decades),
+            "ticktext": [f"1e{decade}" for decade in decades],
+        }
+    pad = 0.0 if high > low else abs(high) * 0.1 or 0.1
+    return {"label": short, "values": numbers, "range": [low - pad, high + pad]}
+
+
+def _curve_cards(
+    sweep: Sweep, fronts: Sequence[Front], colours: Mapping[str, str]
+) -> Iterable[str]:
+    metrics = [fronts[0].accuracy.metric, *(front.diversity.metric for front in fronts), *CURVES]
+    for metric in metrics:
+        figure = _figure(240, showlegend=False, hovermode="closest")
+        figure.update_layout(margin={"l": 52, "r": 10, "t": 8, "b": 38})
+        figure.update_xaxes(title_text="epoch")
+        # members of the front last, so that they lie on top
+        for trial in sorted(sweep.trials, key=lambda t: t.run_id in colours):
+            curve = trial.curves.get(metric, ())
+            is_member = trial.run_id in colours
+            figure.add_scatter(
+                x=[step for step, _ in curve],
+                y=[value for _, value in curve],
+                mode="lines" if len(curve) > 1 else "markers",
+                line={
+                    "color": colours.get(trial.run_id, "#d3d8df"),
+                    "width": 1.8 if is_member else 1,
+                },
+                hovertemplate=f"{_plain(trial.name)}<br>epoch %{{x}}: %{{y:.4g}}<extra></extra>",
+            )
+        if any(trial.curves.get(metric) for trial in sweep.trials):
+            split, _, name = metric.partition("/")
+            yield _card(figure, f"{title(name)}, {'validation' if split == 'val' else split}")
+
+
+def _tiles(sweep: Sweep, main: Front) -> str:
+    pick = recommended(main)
+    accuracy, diversity = metric_of(main.accuracy), metric_of(main.diversity)
+    best = max((t.val[accuracy] for t in main.judged), default=None)
+    finished = sum(trial.status == "FINISHED" for trial in sweep.trials)
+    figures = {
+        "trials finished": f"{finished} of {len(sweep.trials)}",
+        "on the front": str(len(main.members)),
+        "hypervolume": f"{number(main.hypervolume)} (test {number(main.test_hypervolume)})",
+        f"best {title(accuracy)}, validation": number(best),
+        f"knee {title(accuracy)} / {title(diversity)}, test": (
+            f"{number(pick.test.get(accuracy))} / {number(pick.test.get(diversity))}"
+            if pick
+            else "-"
+        ),
+    }
+    return "".join(
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>"
+        for name, text in figures.items()
+    )
+
+
+def _budgets(front: Front) -> str:
+    accuracy, diversity = metric_of(front.accuracy), metric_of(front.diversity)
+    rows: list[str] = []
+    for budget in BUDGETS:
+        trial = front.attained.get(budget)
+        if trial is None:
+            continue
+        cells = [f"&ge; {100 * budget:.0f} %", html.escape(trial.name), html.escape(trial.label)]
+        for metric in (accuracy, diversity):
+            delta = change(trial, front.baseline, metric) if front.baseline else None
+            against = "" if delta is None else f" <small>({100 * delta:+.1f} %)</small>"
+            cells.append(number(trial.val[metric]))
+            cells.append(f"{number(trial.test.get(metric))}{against}")
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    heads = [f"keeps of best {title(accuracy)}", "trial", "settings"]
+    heads += [f"{title(m)} {split}" for m in (accuracy, diversity) for split in ("val", "test")]
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
+    return (
+        f"<h3>{html.escape(title(diversity))}</h3><div class='scroll'><table>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _trial_table(sweep: Sweep, fronts: Sequence[Front], colours: Mapping[str, str]) -> str:
+    main = fronts[0]
+    metrics = [metric_of(main.accuracy), *(metric_of(front.diversity) for front in fronts)]
+    heads = ["trial", "status", *sweep.parameters, "best epoch"]
+    heads += [f"{title(m)} {split}" for m in metrics for split in ("val", "test")] + ["minutes"]
+    members = {trial.run_id for trial in main.members}
+    rows: list[str] = []
+    ranked = sorted(
+        sweep.trials,
+        key=lambda t: (t.run_id not in members, -t.val.get(metrics[0], -math.inf), t.name),
+    )
+    for trial in ranked:
+        cells = [_name_cell(trial, main, colours), _cell(trial.status.lower())]
+        cells += [_cell(trial.params.get(key)) for key in sweep.parameters]
+        cells += [_cell(trial.best_epoch)]
+        cells += [_cell(split.get(m)) for m in metrics for split in (trial.val, trial.test)]
+        cells += [_cell(None if trial.duration_s is None else round(trial.duration_s / 60, 1))]
+        kind = "member" if trial.run_id in members else trial.status.lower()
+        rows.append(f'<tr class="{kind}">{"".join(cells)}</tr>')
+    head = "".join(f'<th tabindex="0">{html.escape(text)}</th>' for text in heads)
+    return (
+        f'<table id="trials"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    )
+
+
+def _name_cell(trial: Trial, front: Front, colours: Mapping[str, str]) -> str:
+    badges = {"knee": trial is front.knee, "w = 0": trial is front.baseline}
+    marks = "".join(f"<em>{name}</em>" for name, is_so in badges.items() if is_so)
+    colour = colours.get(trial.run_id, "transparent")
+    name = html.escape(trial.name)
+    return (
+        f'<td data-value="{name}" title="run {html.escape(trial.run_id)}">'
+        f'<i style="background:{colour}"></i>{name}{marks}</td>'
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return '<td class="number" data-value="">-</td>'
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f'<td class="number" data-value="{value}">{number(float(value))}</td>'
+    text = html.escape(str(value))
+    return f'<td data-value="{text}">{text}</td>'
+
+
+def _meanings(sweep: Sweep) -> str:
+    present = sorted({name for trial in sweep.trials for name in trial.val})
+    rows: list[str] = []
+    for metric in present:
+        known = MEANINGS.get(metric.partition("_at_")[0])
+        if known is not None:
+            cells = (title(metric), *known)
+            rows.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
+    head = "<tr><th>figure</th><th>range</th><th>better</th><th>what it is</th></tr>"
+    return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _definitions(values: Mapping[str, object]) -> str:
+    def text(value: object) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{key} {text(inner)}" for key, inner in value.items())
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    return "".join(
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text(value))}</dd></div>"
+        for name, value in values.items()
+    )
+
+
+def _meta(sweep: Sweep) -> str:
+    started = datetime.datetime.fromtimestamp(sweep.started_ms / 1000, tz=datetime.UTC)
+    parts = (
+        f"data set {sweep.experiment}",
+        f"space {sweep.space}",
+        f"{started:%Y-%m-%d %H:%M} UTC",
+        f"run {sweep.run_id}",
+        sweep.status.lower(),
+    )
+    return html.escape(" \u00b7 ".join(parts))

@@ -1,0 +1,265 @@
+"""The trials of a sweep as plain data, and what can be said about them.
+
+Not the reading of them from MLflow (report.py) nor their drawing (report_page.py). The one idea:
+everything is chosen on validation figures of a trial's best epoch; test figures are only looked up
+for what was chosen, so that the test set picks nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from recdiv_core import pareto
+from recdiv_core.search_space import Objective
+
+DIVERSITY_METRICS: Final = ("coverage", "ild", "diversity_index")
+BUDGETS: Final = (0.99, 0.95, 0.90)
+"""Shares of the best accuracy that an operating point may be asked to keep."""
+SYMBOLS: Final = {
+    "loss.diversity_weight": "w",
+    "loss.slate_temperature": "t",
+    "rerank.diversity": "r",
+}
+"""Short names of the dials, for labels in a plot."""
+
+Curve = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One child run. Metric names are without their `val/` or `test/`, e.g. `ndcg_at_10`.
+
+    Attributes:
+        params: the swept keys and their values.
+        val, test: figures of the best epoch; empty when the trial did not get that far.
+        curves: metric with its split, e.g. `val/ndcg_at_10` -> (epoch, value) pairs.
+        is_plain: trained with w = 0 and not re-ranked.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    params: Mapping[str, object]
+    val: Mapping[str, float]
+    test: Mapping[str, float]
+    curves: Mapping[str, Curve]
+    best_epoch: int | None
+    duration_s: float | None
+    is_plain: bool
+
+    @property
+    def label(self) -> str:
+        """Say the swept values in a few characters, or the name when there are many."""
+        if not 0 < len(self.params) <= 3:
+            return self.name if len(self.name) <= 24 else f"{self.name[:22]}.."
+        parts = []
+        for key, value in self.params.items():
+            text = f"{value:.3g}" if isinstance(value, float) else str(value)
+            parts.append(f"{SYMBOLS.get(key, key.rpartition('.')[2])}={text}")
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One parent run and its trials, the oldest first.
+
+    Attributes:
+        objectives: as the space declares them, with their `val/`; the first is accuracy.
+        facts: of the prepared data set, by name.
+    """
+
+    run_id: str
+    name: str
+    experiment: str
+    status: str
+    space: str
+    started_ms: int
+    objectives: tuple[Objective, ...]
+    parameters: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    facts: Mapping[str, object]
+    provenance: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Front:
+    """What stands out on one pair of axes.
+
+    Attributes:
+        judged: trials that finished with both figures.
+        members: the non-dominated ones, the most accurate first.
+        hypervolume: of the members' validation figures, from the fixed reference point.
+        test_hypervolume: of the same members' test figures; None when one has none.
+        attained: budget -> the most diverse trial that keeps this share of the best accuracy.
+    """
+
+    accuracy: Objective
+    diversity: Objective
+    judged: tuple[Trial, ...]
+    members: tuple[Trial, ...]
+    knee: Trial | None
+    baseline: Trial | None
+    hypervolume: float
+    test_hypervolume: float | None
+    attained: Mapping[float, Trial]
+
+
+def metric_of(objective: Objective) -> str:
+    """Return the metric's name without its split: `val/ild_at_10` -> `ild_at_10`."""
+    return objective.metric.rpartition("/")[2]
+
+
+def axes(sweep: Sweep) -> tuple[tuple[Objective, Objective], ...]:
+    """Return the pairs (accuracy, diversity) to draw, the declared ones first."""
+    accuracy, *diversities = sweep.objectives
+    declared = {metric_of(objective) for objective in diversities}
+    cut_off = metric_of(accuracy).rpartition("_at_")[2]
+    for name in DIVERSITY_METRICS:
+        metric = f"{name}_at_{cut_off}"
+        if metric not in declared and any(metric in trial.val for trial in sweep.trials):
+            diversities.append(Objective(f"val/{metric}", "max", 0.0))
+    return tuple((accuracy, diversity) for diversity in diversities)
+
+
+def judge(trials: Sequence[Trial], accuracy: Objective, diversity: Objective) -> Front:
+    """Find the front of finished trials on one pair of axes, and what to pick from it."""
+    names = (metric_of(accuracy), metric_of(diversity))
+    judged = tuple(
+        trial
+        for trial in trials
+        if trial.status == "FINISHED" and all(name in trial.val for name in names)
+    )
+    directions = (accuracy.direction, diversity.direction)
+    reference = (accuracy.reference, diversity.reference)
+
+    def points(some: Sequence[Trial], figures: str) -> list[list[float]]:
+        return [[getattr(trial, figures)[name] for name in names] for trial in some]
+
+    val = points(judged, "val")
+    members = tuple(judged[i] for i in pareto.front(val, directions))
+    has_test = bool(members) and all(name in t.test for t in members for name in names)
+    plain = [trial for trial in judged if trial.is_plain]
+    return Front(
+        accuracy=accuracy,
+        diversity=diversity,
+        judged=judged,
+        members=members,
+        knee=judged[pareto.knee(val, directions)] if members else None,
+        baseline=max(plain, key=lambda trial: trial.val[names[0]]) if plain else None,
+        hypervolume=pareto.hypervolume(val, reference, directions),
+        test_hypervolume=pareto.hypervolume(points(members, "test"), reference, directions)
+        if has_test
+        else None,
+        attained=_attained(members, accuracy, diversity),
+    )
+
+
+def recommended(front: Front) -> Trial | None:
+    """Return the knee, or, where that is the baseline, the best point at a 5 % budget."""
+    if front.knee is None or front.knee is not front.baseline:
+        return front.knee
+    return front.attained.get(0.95)
+
+
+def change(trial: Trial, baseline: Trial, metric: str) -> float | None:
+    """Return the relative change of a test figure against the baseline; None when unknown."""
+    now, before = trial.test.get(metric), baseline.test.get(metric)
+    if now is None or not before:
+        return None
+    return now / before - 1.0
+
+
+def headline(front: Front) -> str:
+    """Say in one sentence what the sweep found, on test figures."""
+    pick = recommended(front)
+    if pick is None:
+        return "No trial finished with figures: there is no front to show yet."
+    accuracy, diversity = metric_of(front.accuracy), metric_of(front.diversity)
+    who = f"{pick.name} ({pick.label})" if "=" in pick.label.removesuffix("..") else pick.name
+    if front.baseline is None:
+        figures = " and ".join(
+            f"{title(metric)} {number(pick.test[metric])}"
+            for metric in (accuracy, diversity)
+            if metric in pick.test
+        )
+        return f"Trial {who} is the knee of the front{f': {figures} on test' if figures else ''}."
+    if pick is front.baseline:
+        return f"No trial beats the plain model (w = 0) on {title(diversity)} within 5 % accuracy."
+    gain, loss = change(pick, front.baseline, diversity), change(pick, front.baseline, accuracy)
+    if gain is None or loss is None:
+        return f"Trial {who} is the knee of the front; it has no test figures to compare."
+    cost = f"for {-100 * loss:.1f} % less" if loss < 0 else f"with {100 * loss:.1f} % more"
+    return (
+        f"Trial {who}: {100 * gain:+.1f} % {title(diversity)} {cost} {title(accuracy)} "
+        "than the plain model (w = 0), on test."
+    )
+
+
+def notes(front: Front, sweep: Sweep) -> list[str]:
+    """Say what a reader must not overlook before believing the front."""
+    said: list[str] = []
+    if len(front.judged) < 3:
+        said.append(
+            f"Only {len(front.judged)} finished trial(s): a front of so few says little; "
+            "run more before choosing."
+        )
+    if front.judged and front.baseline is None:
+        said.append(
+            "No baseline: no finished trial has loss.diversity_weight = 0 without re-ranking, "
+            "so gains cannot be stated against the plain model."
+        )
+    if front.baseline is not None and front.members == (front.baseline,):
+        said.append("The plain model (w = 0) dominates every other trial.")
+    for status, words in (
+        ("FAILED", "failed"),
+        ("KILLED", "stopped early or killed"),
+        ("RUNNING", "still running"),
+    ):
+        count = sum(trial.status == status for trial in sweep.trials)
+        if count:
+            said.append(f"{count} of {len(sweep.trials)} trials {words}: listed, not judged.")
+    if front.members and front.test_hypervolume is None:
+        said.append("Some members of the front have no test figures.")
+    if front.judged:
+        said.append(
+            "One training seed a trial: differences of a few per cent may be chance. "
+            "Repeat the chosen points with other seeds before acting on them."
+        )
+    return said
+
+
+def title(metric: str) -> str:
+    """Return a metric's name for people: `ndcg_at_10` -> `NDCG@10`."""
+    name, at, cut_off = metric.partition("_at_")
+    acronyms = {"ndcg": "NDCG", "ild": "ILD", "map": "MAP", "mrr": "MRR", "f1": "F1"}
+    return f"{acronyms.get(name, name.replace('_', ' '))}{'@' if at else ''}{cut_off}"
+
+
+def number(value: float | None) -> str:
+    """Return a figure with four significant digits, a dash for none.
+
+    >>> number(0.012345), number(None)
+    ('0.01235', '-')
+    """
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.4g}"
+
+
+def _attained(
+    members: Sequence[Trial], accuracy: Objective, diversity: Objective
+) -> dict[float, Trial]:
+    """Return for each budget the member that attains it, for an accuracy that grows."""
+    if not members or accuracy.direction == "min":
+        return {}
+    sign = 1.0 if diversity.direction == "max" else -1.0
+    pairs = [
+        (trial.val[metric_of(accuracy)], sign * trial.val[metric_of(diversity)])
+        for trial in members
+    ]
+    reached = pareto.attainment(pairs, pairs[0][0], BUDGETS)  # the first is the most accurate
+    by_diversity = {pair[1]: trial for pair, trial in zip(pairs, members, strict=True)}
+    return {budget: by_diversity[value] for budget, value in reached.items() if value is not None}
