@@ -11,6 +11,7 @@ once. Config stops at the doorway: builders unpack it, the pure layer takes plai
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -141,7 +142,7 @@ class ModelConfig(_Section):
     """Last events of a user that the session tower sees."""
     dropout: float = Field(default=0.3, ge=0.0, lt=1.0)
     id_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Share of items whose id embedding is withheld in a training step, so text learns to stand in."""
+    """Share of items whose id embedding a training step withholds, so text learns to stand in."""
     temperature: float = Field(default=1.0, gt=0.0)
     """Scores are dot products divided by this."""
 
@@ -221,7 +222,7 @@ class EvalConfig(_Section):
     """True = items in a user's history are not recommended again."""
     batch_size: int = Field(default=512, ge=1)
     """Users scored at once a worker."""
-    objective: str = "ndcg_at_10"
+    objective: str = Field(default="ndcg_at_10", pattern=r"^[a-z_]+_at_[0-9]+$")
     """Validation metric that early stopping and the best checkpoint go by; higher is better."""
 
 
@@ -292,17 +293,22 @@ class Config(_Section):
                 f"rerank.num_candidates={self.rerank.num_candidates} must be at least "
                 f"eval.k={self.eval.k}"
             )
+        if not self.data.events:
+            raise ValueError("data.events must name at least one kind of event")
+        if self.model.text.enabled and not self.model.text.fields:
+            raise ValueError("model.text.fields must name at least one column")
         if self.model.text.lora_rank and not self.model.text.trainable_layers:
             raise ValueError("model.text.lora_rank needs model.text.trainable_layers >= 1")
         return self
 
 
 def load(preset: Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read a preset and apply `key=value` overrides, values in YAML.
+    """Read a preset and apply `key=value` overrides.
 
     Args:
         preset: YAML file; keys may be nested or dotted. None = the defaults.
-        overrides: strings such as `loss.diversity_weight=0.3` or `data.events=[click]`.
+        overrides: strings such as `loss.diversity_weight=0.3` or `data.events=[click]`. Values are
+            YAML, except that a setting which is text takes its value as it stands.
 
     Raises:
         ValueError: unknown key (names the nearest right one), or a value out of its bounds.
@@ -316,7 +322,7 @@ def load(preset: Path | None = None, overrides: Sequence[str] = ()) -> Config:
         key, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"{text!r} is not an override: write key=value, e.g. seed=1")
-        values[key.strip()] = _parse_value(key, value)
+        values[key] = _parse_value(key, value)
     return override(Config(), values)
 
 
@@ -330,8 +336,9 @@ def override(config: Config, values: Mapping[str, object]) -> Config:
     0.3
     """
     tree = config.model_dump(mode="python")
+    known = known_keys()
     for key, value in values.items():
-        _set_dotted(tree, key, value)
+        _set_dotted(tree, key, value, known)
     return from_tree(tree)
 
 
@@ -344,7 +351,7 @@ def from_tree(tree: Mapping[str, object]) -> Config:
 
 
 def flatten(config: Config) -> dict[str, object]:
-    """Return every setting under its dotted key; `override(Config(), flatten(c)) == c`.
+    """Return every setting under its dotted key: what `override` takes to make the same config.
 
     >>> flatten(Config())["eval.k"]
     10
@@ -357,7 +364,7 @@ def flatten(config: Config) -> dict[str, object]:
             if isinstance(value, BaseModel):
                 walk(value, f"{prefix}{name}.")
             else:
-                flat[prefix + name] = value
+                flat[prefix + name] = copy.copy(value)  # a table stays the config's own
 
     walk(config, "")
     return flat
@@ -373,68 +380,80 @@ def known_keys() -> list[str]:
     return list(flatten(Config()))
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML whose dates stay text, for `split.val_from` and its like."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
+
+
 def _read_yaml(path: Path) -> dict[str, object]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree: object = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"preset {path} is not valid YAML: {error}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict | None):
         raise ValueError(f"preset {path} must be a mapping of keys to values")
     flat: dict[str, object] = {}
-    sections = {key.rpartition(".")[0] for key in known_keys()}
-    sections |= {section.partition(".")[0] for section in sections}
+    known = known_keys()
 
     def walk(node: Mapping[object, object], prefix: str) -> None:
         for name, value in node.items():
             key = f"{prefix}{name}"
-            if isinstance(value, dict) and key in sections:
+            if isinstance(value, dict) and key not in known:
                 walk(cast("Mapping[object, object]", value), f"{key}.")
-            else:
+            elif value is not None or not _settings_under(key, known):  # an empty section is fine
                 flat[key] = value
 
-    walk(cast("Mapping[object, object]", tree), "")
+    walk(cast("Mapping[object, object]", tree or {}), "")
     return flat
 
 
 def _parse_value(key: str, text: str) -> object:
+    if isinstance(flatten(Config()).get(key), str):
+        return text
     try:
-        value: object = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"{key}={text}: the value is not valid YAML: {error}") from None
-    return "" if value is None else value
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{key}={text}: the value is not valid YAML: {problem}") from None
 
 
-def _set_dotted(tree: dict[str, Any], key: str, value: object) -> None:
+def _set_dotted(tree: dict[str, Any], key: str, value: object, known: Sequence[str]) -> None:
     *parents, name = key.split(".")
     node: Any = tree
     for parent in parents:
         node = cast("dict[str, Any]", node).get(parent) if isinstance(node, dict) else None
-    known = known_keys()
     is_table_entry = ".".join(parents) in known and isinstance(node, dict)
+    if inner := _settings_under(key, known):
+        raise ValueError(f"{key!r} is a section, not a setting; in it are {', '.join(inner)}")
     if not is_table_entry and key not in known:
         raise ValueError(f"unknown key {key!r}{_nearest(key, known)}")
     cast("dict[str, Any]", node)[name] = value
 
 
+def _settings_under(section: str, known: Sequence[str]) -> list[str]:
+    return [key for key in known if key.startswith(f"{section}.")]
+
+
 def _nearest(key: str, known: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
     leaf = key.rpartition(".")[2]
     same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
-    nearest = (same_leaf or matches or [""])[0]
-    return f"; did you mean {nearest!r}?" if nearest else ""
+    matches = difflib.get_close_matches(key, same_leaf, n=1, cutoff=0.0)
+    matches += difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def _explain(error: pydantic.ValidationError) -> str:
     """Say of each mistake what was given and what is allowed, under its dotted key."""
     lines: list[str] = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+        key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown key {key!r}{_nearest(key, known_keys())}")
         elif not key:
             lines.append(str(problem["msg"]).removeprefix("Value error, "))
         else:
-            lines.append(f"{key}: got {problem['input']!r}; {problem['msg']}")
+            hint = ", such as [a, b]" if problem["type"] == "tuple_type" else ""
+            lines.append(f"{key}: got {problem['input']!r}; {problem['msg']}{hint}")
     return "; ".join(lines)
