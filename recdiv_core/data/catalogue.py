@@ -1,0 +1,354 @@
+"""The catalogue: built once by prepare, loaded by everything that ranks items.
+
+Not the vectors of its items (models/). Item index = order of first appearance in the user's
+catalogue; texts are tokenised once, here, with the tokeniser of the encoder that will read them.
+V is the size of the catalogue, L the largest number of categories of an item.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recdiv_core.config import Config
+from recdiv_core.data import adapters
+from recdiv_core.schema import (
+    CATALOGUE,
+    CATALOGUE_OPTIONAL,
+    CATALOGUE_REQUIRED,
+    ITEM_ID,
+    ITEM_INDEX,
+    NO_CATEGORY,
+    QUERIES,
+    TOKENS,
+    read_manifest,
+)
+
+logger = logging.getLogger(__name__)
+
+TOKENISER_BATCH: Final = 16_384
+NUMERIC: Final = ("price", "rating")
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """All items of a prepared data set; position i everywhere is item_index i.
+
+    Attributes:
+        item_ids: [V] string.
+        titles: [V] string; empty where the shop gave none.
+        categories_VL: [V, L] int64, indices into the manifest's categories, padded with -1.
+        num_categories: size of that list.
+        popularity_V: [V] int64, train events.
+        is_cold_V: [V] bool, no train event.
+        table: the whole table, with the shop's further attributes.
+    """
+
+    item_ids: pa.Array
+    titles: pa.Array
+    categories_VL: Any
+    num_categories: int
+    popularity_V: Any
+    is_cold_V: Any
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+
+def load_catalogue(prepared: Path) -> Catalogue:
+    """Load the catalogue of a prepared data set.
+
+    Raises:
+        ValueError: not a prepared data set of this schema version.
+    """
+    manifest = read_manifest(prepared)
+    table = pq.read_table(prepared / "catalogue.parquet")
+    categories = table["categories"].combine_chunks()
+    lengths = pc.list_value_length(categories).to_numpy()
+    categories_VL = np.full((len(lengths), lengths.max(initial=1)), -1, dtype=np.int64)
+    is_filled = np.arange(categories_VL.shape[1]) < lengths[:, None]
+    categories_VL[is_filled] = categories.flatten().to_numpy()
+    return Catalogue(
+        item_ids=table[ITEM_ID].combine_chunks(),
+        titles=table["title"].combine_chunks(),
+        categories_VL=categories_VL,
+        num_categories=len(manifest.categories),
+        popularity_V=table["popularity"].to_numpy(),
+        is_cold_V=table["is_cold"].to_numpy(),
+        table=table,
+    )
+
+
+class Tokens(Sequence[list[int]]):
+    """Token ids of texts, memory-mapped; a list of them behaves the same."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self._column.take(pa.array(range(*index.indices(len(self))))).to_pylist()
+        return self._column[int(index)].as_py()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for chunk in self._column.chunks:
+            yield from chunk.to_pylist()
+
+
+def load_tokens(prepared: Path, name: str = "tokens") -> Tokens:
+    """Load the token ids of items (`tokens`) or of queries (`queries`), in order of index."""
+    source = pa.memory_map(str(prepared / f"{name}.arrow"))
+    return Tokens(pa.ipc.open_file(source).read_all()["input_ids"])
+
+
+# --------------------------------------------------------------------------- building
+
+
+@dataclass(frozen=True)
+class RawCatalogue:
+    """The shop's catalogue after the rejection of broken rows, in order of item_index.
+
+    Attributes:
+        table: `item_id` and `title` (strings, never null), then the attributes as given.
+        rejected: reason -> (place in the input, row) of each rejected row.
+        num_rows: rows read, the rejected ones too.
+    """
+
+    table: pa.Table
+    rejected: Mapping[str, list[tuple[int, Any]]] = field(repr=False)
+    num_rows: int
+
+    @property
+    def item_ids(self) -> pa.Array:
+        """[V] string."""
+        return self.table[ITEM_ID].combine_chunks()
+
+
+def read_catalogue(files: Sequence[adapters.SourceFile], config: Config) -> RawCatalogue:
+    """Read and check the shop's catalogue.
+
+    Raises:
+        ValueError: missing column, no rows, or a text field that is no column.
+    """
+    names = config.data.columns.model_dump()
+    ours = {name: names[name] for name in (*CATALOGUE_REQUIRED, *CATALOGUE_OPTIONAL)}
+    found = adapters.find_columns(files, ours, CATALOGUE_REQUIRED, "data.items")
+    columns = found | _further_columns(files, found)
+    tables: list[pa.Table] = []
+    rejected: dict[str, list[tuple[int, Any]]] = {}
+    for unit in adapters.cut_units(files, "data.items"):
+        for batch in adapters.read_unit(unit, columns):
+            tables.append(_clean_types(batch.table))
+            for place, text, reason in batch.broken:
+                rejected.setdefault(reason, []).append((place, text))
+    num_broken = sum(len(rows) for rows in rejected.values())
+    table = _concatenate(tables)
+    num_rows = table.num_rows + num_broken
+    if not table.num_rows:
+        raise ValueError(f"data.items={config.data.items} holds no rows")
+    table = _reject_rows(table, rejected)
+    _check_text_fields(table, config)
+    return RawCatalogue(table, rejected, num_rows)
+
+
+def _further_columns(
+    files: Sequence[adapters.SourceFile], found: Mapping[str, str]
+) -> dict[str, str]:
+    """Name the shop's own attributes; one that has a name of ours gets `given_` before it."""
+    further: dict[str, str] = {}
+    taken = {*found, *CATALOGUE.names}
+    for file in files:
+        for theirs in adapters.read_header(file, "data.items"):
+            if theirs not in found.values():
+                further[f"given_{theirs}" if theirs in taken else theirs] = theirs
+    return further
+
+
+def _clean_types(table: pa.Table) -> pa.Table:
+    for index, name in enumerate(table.column_names):
+        if name in (ITEM_ID, "title", "category", "brand", "colour", "image"):
+            table = table.set_column(index, name, adapters.as_text(table[name]))
+        elif name in NUMERIC:
+            numbers = adapters.as_numbers(table[name])
+            num_lost = numbers.null_count - adapters.as_text(table[name]).null_count
+            if num_lost:
+                logger.warning("data.items: %d values of %s are no numbers", num_lost, name)
+            table = table.set_column(index, name, numbers)
+    return table
+
+
+def _concatenate(tables: Sequence[pa.Table]) -> pa.Table:
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # an attribute's type differs between files
+        texts = [
+            pa.table(
+                {n: t[n] if n == adapters.ROW else adapters.as_text(t[n]) for n in t.schema.names}
+            )
+            for t in tables
+        ]
+        return pa.concat_tables(texts, promote_options="permissive").combine_chunks()
+
+
+def _reject_rows(table: pa.Table, rejected: dict[str, list[tuple[int, Any]]]) -> pa.Table:
+    ids = table[ITEM_ID].combine_chunks()
+    has_id = ids.is_valid().to_numpy(zero_copy_only=False)
+    codes = ids.dictionary_encode().indices.fill_null(-1).to_numpy()
+    is_first = np.zeros(len(codes), dtype=bool)
+    is_first[np.unique(codes, return_index=True)[1]] = True
+    for reason, is_bad in (
+        ("missing item_id", ~has_id),
+        ("duplicate item_id", has_id & ~is_first),
+    ):
+        for row in table.filter(pa.array(is_bad)).to_pylist():
+            rejected.setdefault(reason, []).append((row.pop(adapters.ROW), row))
+    table = table.filter(pa.array(has_id & is_first)).drop_columns([adapters.ROW])
+    titles = table["title"].fill_null("")
+    num_untitled = pc.sum(pc.equal(titles, "")).as_py()
+    if num_untitled:
+        logger.info("data.items: %d items have no title; kept", num_untitled)
+    return table.set_column(table.column_names.index("title"), "title", titles)
+
+
+def _check_text_fields(table: pa.Table, config: Config) -> None:
+    known = {*CATALOGUE_REQUIRED, *CATALOGUE_OPTIONAL}
+    for name in config.model.text.fields:
+        if name not in table.column_names and name not in known:
+            raise ValueError(
+                f"model.text.fields: {name!r} is no column of the catalogue; "
+                f"columns there: {', '.join(table.column_names)}"
+            )
+
+
+def parse_categories(texts: Sequence[str | None], level: int) -> tuple[list[list[int]], list[str]]:
+    """Turn category texts into lists of indices and the names they stand for.
+
+    Args:
+        texts: one path `A > B > C`, or several separated by `|`; None or blank = no category.
+        level: levels of a path that are kept; 0 = all.
+
+    Returns:
+        Indices of each text (at least one: NO_CATEGORY's), and the names in order of appearance.
+
+    >>> parse_categories(["A > B > C", "A>B|D", None], level=2)
+    ([[0], [0, 1], [2]], ['A > B', 'D', '(none)'])
+    """
+    names: dict[str, int] = {}
+    indices: list[list[int]] = []
+    for text in texts:
+        labels: dict[str, None] = {}
+        for label in (text or "").split("|"):
+            path = [part.strip() for part in label.split(">") if part.strip()]
+            if path:
+                labels[" > ".join(path[:level] if level else path)] = None
+        indices.append([names.setdefault(n, len(names)) for n in labels or (NO_CATEGORY,)])
+    return indices, list(names)
+
+
+def make_texts(table: pa.Table, fields: Sequence[str]) -> pa.Array:
+    """Join an item's fields by ` | `, leaving out the empty ones; [V] string.
+
+    >>> items = pa.table({"title": ["Soap", ""], "brand": [None, "Ac"]})
+    >>> make_texts(items, ["title", "brand"]).to_pylist()
+    ['Soap', 'Ac']
+    """
+    columns = [adapters.as_text(table[name]) for name in fields if name in table.column_names]
+    if not columns:
+        return pa.array([""] * table.num_rows)
+    return pc.binary_join_element_wise(*columns, " | ", null_handling="skip")
+
+
+def tokenise(texts: pa.Array, source: str, max_tokens: int) -> pa.Array:
+    """Tokenise each distinct text once, on Ray.
+
+    Args:
+        texts: [N] string.
+        source: a resolved encoder.
+        max_tokens: longer texts are cut; special tokens count.
+
+    Returns:
+        [N] list of int32.
+    """
+    import ray.data
+
+    encoded = texts.dictionary_encode()
+    if not len(encoded.dictionary):
+        return pa.array([], TOKENS.field(0).type)
+    distinct = pa.table(
+        {"text": encoded.dictionary, "place": pa.array(range(len(encoded.dictionary)))}
+    )
+    num_blocks = -(-distinct.num_rows // TOKENISER_BATCH)
+    tokenised = (
+        ray.data.from_arrow(distinct)
+        .repartition(num_blocks)
+        .map_batches(
+            _tokenise_batch,
+            batch_format="pyarrow",
+            batch_size=None,
+            fn_kwargs={"source": source, "max_tokens": max_tokens},
+        )
+    )
+    table = pa.concat_tables(tokenised.iter_batches(batch_size=None, batch_format="pyarrow"))
+    lists = table.sort_by("place")["input_ids"].combine_chunks()
+    return lists.take(encoded.indices)
+
+
+def _tokenise_batch(batch: pa.Table, *, source: str, max_tokens: int) -> pa.Table:
+    from recdiv_core.models.text_encoder import load_tokenizer
+
+    tokenizer = load_tokenizer(source)
+    ids = tokenizer(batch["text"].to_pylist(), truncation=True, max_length=max_tokens)["input_ids"]
+    return pa.table({"place": batch["place"], "input_ids": pa.array(ids, TOKENS.field(0).type)})
+
+
+def write_tokens(
+    work: Path, texts: pa.Array, queries: pa.Array, source: str, max_tokens: int
+) -> None:
+    """Tokenise items and queries, and write `tokens.arrow` and `queries.arrow`."""
+    lists = tokenise(pa.concat_arrays([texts, queries]), source, max_tokens)
+    items, of_queries = lists.slice(0, len(texts)), lists.slice(len(texts))
+    _write_arrow(pa.table([items], schema=TOKENS), work / "tokens.arrow")
+    _write_arrow(pa.table([queries, of_queries], schema=QUERIES), work / "queries.arrow")
+
+
+def _write_arrow(table: pa.Table, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=65_536)
+
+
+def write_catalogue(
+    raw: RawCatalogue, popularity_V: Any, category_level: int, path: Path
+) -> list[str]:
+    """Write `catalogue.parquet`; return the names of the categories."""
+    table = raw.table
+    texts = (
+        table["category"].to_pylist() if "category" in table.column_names else [None] * len(table)
+    )
+    indices, names = parse_categories(texts, category_level)
+    columns = {
+        ITEM_INDEX: pa.array(np.arange(len(table), dtype=np.int32)),
+        ITEM_ID: table[ITEM_ID],
+        "title": table["title"],
+        "categories": pa.array(indices, CATALOGUE.field("categories").type),
+        "popularity": pa.array(popularity_V),
+        "is_cold": pa.array(popularity_V == 0),
+    }
+    fields = [CATALOGUE.field(name) for name in columns]
+    for name in table.column_names:
+        if name not in columns:
+            columns[name] = table[name]
+            fields.append(table.schema.field(name))
+    pq.write_table(pa.table(list(columns.values()), schema=pa.schema(fields)), path)
+    return names

@@ -1,0 +1,288 @@
+"""Prepare: a click log and a catalogue become a prepared data set.
+
+Only the order of the steps is here: checks without Ray, then events.py (rows -> staged shards),
+examples.py (shards -> examples), catalogue.py, and the manifest. Everything is written to a
+directory beside the target, which is moved into place when it is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from recdiv_core.config import Config, flatten
+from recdiv_core.data import adapters, audit, catalogue, events, examples
+from recdiv_core.ray_start import start_ray
+from recdiv_core.schema import (
+    QUERIES,
+    QUERY,
+    SCHEMA_VERSION,
+    TOKENS,
+    EncoderSource,
+    Manifest,
+    read_manifest,
+)
+
+logger = logging.getLogger(__name__)
+
+GENERIC_NAMES: Final = ("clicks", "click", "events", "log", "interactions", "data", "train")
+PLACES: Final = ("data.clicks", "data.items", "data.out", "data.prepared", "data.name")
+"""Settings that say where, not what: no part of the fingerprint."""
+
+
+def prepare(config: Config) -> dict[str, object]:
+    """Turn a click log and a catalogue into a prepared data set.
+
+    A data set of the same fingerprint that is there already is left as it is.
+
+    Returns:
+        `prepared` (its directory), `num_users`, `num_items`, `num_events`, `quarantined` (rows) and
+        further counts.
+
+    Raises:
+        ValueError: the input or a setting is wrong; nothing is left behind then.
+    """
+    started = time.monotonic()
+    out = _target(config)
+    if config.data.source == "demo":
+        sources = _demo_sources(config)
+        clicks, items = [], []
+    else:
+        items = adapters.list_files(config.data.items, "data.items")
+        clicks = adapters.list_files(config.data.clicks, "data.clicks")
+        sources = (*adapters.describe_sources(clicks), *adapters.describe_sources(items))
+    if config.data.source == "files":
+        raw = _read_items(items, config)
+        log = events.open_log(clicks, raw.item_ids, config)
+    encoder_path, encoder = _resolve_encoder(config)
+    fingerprint = _fingerprint(sources, config, encoder)
+    if (out / "manifest.json").is_file() and _same(out, fingerprint):
+        logger.info("%s is there already, made from the same input and settings", out)
+        return _summary(out, started, is_reused=True)
+    with _building(out) as work:
+        if config.data.source == "demo":
+            raw, log = _generate(work, config)
+        start_ray(config)
+        manifest = _build(raw, log, config, work, encoder_path)
+        complete = Manifest(
+            **manifest,
+            name=data_name(config),
+            fingerprint=fingerprint,
+            sources=sources,
+            encoder=encoder,
+        )
+        (work / "manifest.json").write_text(
+            json.dumps(complete.model_dump(mode="json"), indent=1, ensure_ascii=False),
+            encoding="utf-8",
+        )
+    return _summary(out, started, is_reused=False)
+
+
+def data_name(config: Config) -> str:
+    """Return `data.name`, or a name made from the click log's path."""
+    if config.data.name or config.data.source == "demo":
+        return config.data.name or "demo"
+    parts = [p for p in re.split(r"[/\\]", config.data.clicks) if p and not re.search(r"[*?\[]", p)]
+    stems = [re.split(r"\.(?=[a-z])", part, maxsplit=1)[0] for part in reversed(parts)]
+    return next((s for s in stems if s and s.lower() not in GENERIC_NAMES), "clicks")
+
+
+def _target(config: Config) -> Path:
+    given = config.data.out or str(Path("runs", "prepared", data_name(config)))
+    if "://" in given:
+        raise ValueError(f"data.out={given} must be a directory that all workers see, not a URI")
+    out = Path(given).expanduser().resolve()
+    if out.exists() and not (out / "manifest.json").is_file():
+        if not out.is_dir() or any(out.iterdir()):
+            raise ValueError(
+                f"data.out={given} is there and is no prepared data set: it is not overwritten"
+            )
+    return out
+
+
+def _demo_sources(config: Config) -> tuple[dict[str, str | int], ...]:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("synthetic*.py")):
+        digest.update(path.read_bytes())
+    shop: dict[str, str | int] = {"path": "built-in shop", "sha256": digest.hexdigest()}
+    return (shop | {"num_events": config.data.demo_events, "seed": config.seed},)
+
+
+def _generate(work: Path, config: Config) -> tuple[catalogue.RawCatalogue, events.ClickLog]:
+    from recdiv_core.data import synthetic
+
+    start_ray(config)
+    clicks, items = synthetic.generate(
+        work / "source", num_events=config.data.demo_events, seed=config.seed
+    )
+    if (work / "source" / "truth").is_dir():
+        (work / "source" / "truth").rename(work / "truth")
+    raw = _read_items(adapters.list_files(str(items), "data.items"), config)
+    files = adapters.list_files(str(clicks), "data.clicks")
+    return raw, events.open_log(files, raw.item_ids, config)
+
+
+def _read_items(files: Sequence[adapters.SourceFile], config: Config) -> catalogue.RawCatalogue:
+    raw = catalogue.read_catalogue(files, config)
+    counts = events.empty_counts()
+    counts.num_rows = raw.num_rows
+    for reason, rows in raw.rejected.items():
+        counts.rejected[reason] = len(rows)
+        counts.examples[reason] = str(rows[0][1])
+    events.check_rejected(counts, config.data.max_quarantined, config, "data.items")
+    if not len(raw.table):
+        raise ValueError(f"data.items={config.data.items} holds no usable row")
+    return raw
+
+
+def _resolve_encoder(config: Config) -> tuple[str, EncoderSource]:
+    from recdiv_core.models.text_encoder import encoder_sha256, resolve_encoder
+
+    text = config.model.text
+    path = resolve_encoder(text.encoder)
+    source = EncoderSource(
+        name=text.encoder,
+        sha256=encoder_sha256(path),
+        max_tokens=text.max_tokens,
+        fields=text.fields,
+    )
+    return path, source
+
+
+def _settings(config: Config) -> dict[str, object]:
+    """Return the settings that the examples depend on, as they are in JSON."""
+    text = ("model.text.encoder", "model.text.max_tokens", "model.text.fields")
+    flat: dict[str, object] = {}
+    for key, value in flatten(config).items():
+        if (key.startswith(("data.", "split.")) or key in text) and key not in PLACES:
+            flat[key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _fingerprint(
+    sources: Sequence[dict[str, str | int]], config: Config, encoder: EncoderSource
+) -> str:
+    contents = [{k: v for k, v in row.items() if k != "path"} for row in sources]
+    tree = [SCHEMA_VERSION, contents, _settings(config), encoder.sha256]
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def _same(out: Path, fingerprint: str) -> bool:
+    tree = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    is_current = tree.get("schema_version") == SCHEMA_VERSION
+    return is_current and tree.get("fingerprint") == fingerprint
+
+
+@contextmanager
+def _building(out: Path) -> Iterator[Path]:
+    """Give a working directory that becomes `out` at the end, or disappears."""
+    work = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    work.mkdir(parents=True)
+    try:
+        yield work
+        for name in ("stage", "counts", "source"):
+            shutil.rmtree(work / name, ignore_errors=True)
+        if out.exists():
+            old = out.with_name(f".{out.name}.{os.getpid()}.old")
+            out.rename(old)
+            work.rename(out)
+            shutil.rmtree(old)
+        else:
+            work.rename(out)
+    except BaseException:  # Ctrl-C too
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _build(
+    raw: catalogue.RawCatalogue,
+    log: events.ClickLog,
+    config: Config,
+    work: Path,
+    encoder_path: str,
+) -> dict[str, Any]:
+    """Write everything but the manifest; return the manifest's counts and settings."""
+    protocol = examples.choose_protocol(config, log.has_timestamps)
+    logger.info("reading %d units, split %s", len(log.units), protocol)
+    rows = events.stage_shards(log, raw.item_ids, config, work)
+    logger.info("%d rows read, %d quarantined", rows.num_rows, rows.rejected.total())
+    for reason, rejected in raw.rejected.items():
+        table = events.make_quarantine([(reason, place, row) for place, row in rejected])
+        name = re.sub(r"\W+", "-", reason)
+        events.write_quarantine(
+            table, config.data.items, work / "quarantine" / f"items-{name}.parquet"
+        )
+    staged = examples.summarise(work, config)
+    cuts = examples.find_cuts(config, protocol, work)
+    popularity_V = examples.fit_core(config, cuts, len(raw.table), work)
+    queries = examples.collect_queries(work, has_queries=QUERY in log.columns)
+    counts, findings = examples.write_examples(config, cuts, popularity_V, queries, work)
+    logger.info("examples: %s", dict(counts))
+    findings += audit.audit_log(protocol, log.has_timestamps)
+    (work / "audit.json").write_text(
+        json.dumps(audit.to_json(findings), indent=1), encoding="utf-8"
+    )
+    names = catalogue.write_catalogue(
+        raw, popularity_V, config.data.category_level, work / "catalogue.parquet"
+    )
+    texts = catalogue.make_texts(raw.table, config.model.text.fields)
+    catalogue.write_tokens(work, texts, queries, encoder_path, config.model.text.max_tokens)
+    logger.info("tokenised %d items and %d queries", len(texts), len(queries))
+    by_reason = rows.rejected.copy()
+    by_reason.update({reason: len(bad) for reason, bad in raw.rejected.items()})
+    splits = ("train", "val", "test")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "num_users": counts["users"],
+        "num_items": len(raw.table),
+        "num_events": sum(counts[f"events {name}"] for name in splits),
+        "num_examples": {name: counts[f"examples {name}"] for name in splits},
+        "num_events_by_split": {name: counts[f"events {name}"] for name in splits},
+        "num_cold_users": counts["cold users"],
+        "num_cold_items": int((popularity_V == 0).sum()),
+        "quarantined": dict(by_reason),
+        "dropped": {
+            "kind of event not in data.events": rows.num_other_events,
+            "duplicates": staged["num_duplicates"],
+            "outside the k-core": counts["outside the k-core"],
+        },
+        "split": cuts.describe()
+        | {"ties_across_cut": counts["ties"], "num_sessions": staged["num_sessions"]},
+        "has_timestamps": log.has_timestamps,
+        "categories": tuple(names),
+        "fragment_rows": config.data.fragment_rows,
+        "settings": _settings(config),
+        "seed": config.seed,
+        "versions": {"python": platform.python_version()}
+        | {
+            name: importlib.metadata.version(name)
+            for name in ("recdiv", "ray", "pyarrow", "transformers")
+        },
+    }
+
+
+def _summary(out: Path, started: float, *, is_reused: bool) -> dict[str, object]:
+    manifest = read_manifest(out)
+    return {
+        "prepared": str(out),
+        "num_users": manifest.num_users,
+        "num_items": manifest.num_items,
+        "num_events": manifest.num_events,
+        "quarantined": sum(manifest.quarantined.values()),
+        "num_examples": manifest.num_examples,
+        "split": manifest.split["protocol"],
+        "fingerprint": manifest.fingerprint,
+        "is_reused": is_reused,
+        "seconds": round(time.monotonic() - started, 1),
+    }

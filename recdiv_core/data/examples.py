@@ -1,0 +1,343 @@
+"""From staged shards to train, validation and test examples.
+
+Not the split of one user's events (split.py). Each step is a Ray Data pass over the shards, one
+task a shard, that returns counts: first those that fit the global cut and the k-core, then the
+examples are written. The driver holds what has the size of the catalogue, never the log.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recdiv_core.config import Config
+from recdiv_core.data import adapters, audit, split
+from recdiv_core.schema import EVENTS, NO_QUERY, USER_ID
+
+logger = logging.getLogger(__name__)
+
+TIME_BINS: Final = 1 << 20
+
+
+def list_shards(work: Path) -> list[int]:
+    """Return the numbers of the staged shards; a shard without users has none."""
+    return sorted(int(path.stem) for path in (work / "stage").glob("*.parquet"))
+
+
+def map_shards(
+    function: Callable[..., dict[str, Any]], work: Path, **kwargs: object
+) -> Iterator[dict[str, Any]]:
+    """Call `function({"shard": n}, work=..., **kwargs)` for each staged shard, on Ray."""
+    import ray.data
+
+    shards = [{"shard": shard} for shard in list_shards(work)]
+    dataset = ray.data.from_items(shards, override_num_blocks=len(shards))
+    yield from dataset.map(function, fn_kwargs={"work": str(work), **kwargs}).iter_rows()
+
+
+def read_shard(
+    work: str, shard: int, weights: Sequence[float] = (), queries: pa.Array | None = None
+) -> split.UserEvents:
+    """Read a staged shard.
+
+    Args:
+        work: the working directory.
+        shard: its number.
+        weights: weight of each kind of event, as in EVENTS; none given = 1.
+        queries: all query texts, sorted; None = without queries.
+    """
+    table = pq.read_table(Path(work, "stage", f"{shard:05d}.parquet"))
+    lists = {name: table[name].combine_chunks() for name in ("items", "times", "events", "queries")}
+    kinds = lists["events"].flatten().to_numpy()
+    items = lists["items"].flatten().to_numpy()
+    query_N = np.full(len(items), NO_QUERY, dtype=np.int32)
+    if queries is not None:
+        found = pc.index_in(lists["queries"].flatten(), queries)
+        query_N = found.fill_null(NO_QUERY).to_numpy().astype(np.int32)
+    weight_of = np.array([*weights, 1.0] if weights else np.ones(len(EVENTS) + 1), dtype=np.float32)
+    return split.UserEvents(
+        table[USER_ID].combine_chunks(),
+        lists["items"].offsets.to_numpy().astype(np.int64),
+        items,
+        lists["times"].flatten().to_numpy(),
+        query_N,
+        weight_of[kinds],
+    )
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The chosen protocol. Times are microseconds, and unused for leave_last_out."""
+
+    protocol: str
+    val_from: int = 0
+    test_from: int = 0
+
+    def count(self, events: split.UserEvents) -> Any:
+        """Return [B, 3] int64, each user's events in train, val and test."""
+        if self.protocol == "leave_last_out":
+            return split.count_leave_last_out(events.offsets_B)
+        return split.count_temporal(events.times_N, events.offsets_B, self.val_from, self.test_from)
+
+    def describe(self) -> dict[str, str | int | float]:
+        """Return what the manifest says of the split."""
+        if self.protocol == "leave_last_out":
+            return {"protocol": self.protocol}
+        return {
+            "protocol": self.protocol,
+            "val_from": show_time(self.val_from),
+            "test_from": show_time(self.test_from),
+            "val_from_us": self.val_from,
+            "test_from_us": self.test_from,
+        }
+
+
+def choose_protocol(config: Config, has_timestamps: bool) -> str:
+    """Resolve `auto`.
+
+    Raises:
+        ValueError: a temporal split of a log without times.
+    """
+    protocol = config.split.protocol
+    if protocol == "temporal" and not has_timestamps:
+        raise ValueError(
+            "split.protocol=temporal needs timestamps, and this log has order numbers only "
+            f"(data.columns.timestamp={config.data.columns.timestamp}); allowed: leave_last_out"
+        )
+    if protocol == "auto":
+        return "temporal" if has_timestamps else "leave_last_out"
+    return protocol
+
+
+def parse_cut(text: str, key: str) -> int:
+    """Return the time that a `split.*_from` key gives, in microseconds.
+
+    Raises:
+        ValueError: it is no time.
+    """
+    column = pa.array([text])
+    try:
+        unit = adapters.detect_time_unit(column, key)
+    except ValueError:
+        unit = "order"
+    if unit == "order":
+        raise ValueError(f"{key}={text} is no time; allowed: ISO 8601, epoch seconds, milliseconds")
+    return int(adapters.parse_times(column, unit)[0][0])
+
+
+def summarise(work: Path, config: Config) -> dict[str, int]:
+    """Add up what the shuffle found: events, duplicates, sessions, first and last time.
+
+    Raises:
+        ValueError: no event is left to learn from.
+    """
+    paths = sorted((work / "stage").glob("*.json"))
+    if not paths:
+        raise ValueError(
+            f"data.clicks={config.data.clicks} has no event of data.events="
+            f"{','.join(config.data.events)}"
+        )
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    total = {name: sum(part[name] for part in parts) for name in parts[0]}
+    return total | {
+        "first": min(part["first"] for part in parts),
+        "last": max(part["last"] for part in parts),
+    }
+
+
+def find_cuts(config: Config, protocol: str, work: Path) -> Cuts:
+    """Find the global cut times: as given, or where the shares of events say.
+
+    Shares are met as nearly as a histogram of TIME_BINS bins over the log's time span can.
+
+    Raises:
+        ValueError: the cuts leave a window empty or stand in the wrong order.
+    """
+    if protocol == "leave_last_out":
+        return Cuts(protocol)
+    staged = summarise(work, config)
+    first, last = staged["first"], staged["last"]
+    width = (last - first) // TIME_BINS + 1
+    histogram = np.zeros(TIME_BINS, dtype=np.int64)
+    for part in map_shards(_count_times, work, first=first, width=width):
+        histogram[part["bins"]] += part["counts"]
+    before = np.concatenate([[0], np.cumsum(histogram)])
+    settings = config.split
+    shares = {
+        "val_from": settings.val_share + settings.test_share,
+        "test_from": settings.test_share,
+    }
+    cuts: dict[str, int] = {}
+    for name, share in shares.items():
+        given = getattr(settings, name)
+        edge = int(np.abs(before - (1.0 - share) * before[-1]).argmin())
+        cuts[name] = parse_cut(given, f"split.{name}") if given else first + edge * width
+    if not first < cuts["val_from"] < cuts["test_from"] <= last:
+        shown = {name: show_time(cut) for name, cut in cuts.items()}
+        raise ValueError(
+            f"split.val_from={shown['val_from']} and split.test_from={shown['test_from']} must "
+            f"part the log's times, {show_time(first)} to {show_time(last)}, into three windows"
+        )
+    return Cuts(protocol, **cuts)
+
+
+def show_time(time_us: int) -> str:
+    """Write microseconds since 1970 as ISO 8601."""
+    return f"{np.datetime64(time_us, 'us')}Z"
+
+
+def _count_times(row: dict[str, Any], *, work: str, first: int, width: int) -> dict[str, Any]:
+    bins = (read_shard(work, row["shard"]).times_N - first) // width
+    values, counts = np.unique(bins, return_counts=True)
+    return {"bins": values, "counts": counts}
+
+
+def fit_core(config: Config, cuts: Cuts, num_items: int, work: Path) -> Any:
+    """Find the k-core of the train window.
+
+    Items that have too few train events of users in the core leave, then users that have too few
+    on items in the core, until nobody leaves.
+
+    Returns:
+        popularity_V: [V] int64, train events of core users; 0 = outside the core.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    import ray
+
+    min_user, min_item = config.data.min_user_events, config.data.min_item_events
+    in_core_V = np.ones(num_items, dtype=bool)
+    while True:
+        popularity_V = np.zeros(num_items, dtype=np.int64)
+        kwargs = {"cuts": cuts, "in_core": ray.put(in_core_V), "min_events": min_user}
+        for part in map_shards(_count_items, work, **kwargs):
+            popularity_V[part["items"]] += part["counts"]
+        stays_V = in_core_V & (popularity_V >= min_item)
+        num_left = int(popularity_V[stays_V].sum())
+        logger.info("k-core: %d items, %d train events", stays_V.sum(), num_left)
+        if not num_left:
+            raise ValueError(
+                f"data.min_user_events={min_user} and data.min_item_events={min_item} leave no "
+                f"event in the train window; lower them"
+            )
+        # With a minimum of 1 an item without events changes nothing for the users.
+        if (stays_V == in_core_V).all() or min_item == 1:
+            return np.where(stays_V, popularity_V, 0)
+        in_core_V = stays_V
+
+
+def _count_items(
+    row: dict[str, Any], *, work: str, cuts: Cuts, in_core: Any, min_events: int
+) -> dict[str, Any]:
+    import ray
+
+    events = read_shard(work, row["shard"])
+    is_train_N = split.mark_train_events(events, cuts.count(events), ray.get(in_core), min_events)
+    items, counts = np.unique(events.items_N[is_train_N], return_counts=True)
+    return {"items": items, "counts": counts}
+
+
+def collect_queries(work: Path, *, has_queries: bool) -> pa.Array:
+    """Return the distinct queries of all events, sorted; the place is the query_index."""
+    if not has_queries:
+        return pa.array([], pa.string())
+    tables = [pa.table({"query": pa.array([], pa.string())})]
+    for part in map_shards(_distinct_queries, work):
+        tables.append(pa.table({"query": pa.array(list(part["queries"]), pa.string())}))
+    distinct = pc.unique(pa.concat_tables(tables)["query"].combine_chunks())
+    return distinct.take(pc.sort_indices(distinct))
+
+
+def _distinct_queries(row: dict[str, Any], *, work: str) -> dict[str, Any]:
+    table = pq.read_table(Path(work, "stage", f"{row['shard']:05d}.parquet"), columns=["queries"])
+    distinct = pc.unique(table["queries"].combine_chunks().flatten()).drop_null()
+    return {"queries": distinct.to_pylist()}
+
+
+# --------------------------------------------------------------------------- examples
+
+
+def write_examples(
+    config: Config, cuts: Cuts, popularity_V: Any, queries: pa.Array, work: Path
+) -> tuple[collections.Counter[str], list[audit.Finding]]:
+    """Write `train/`, `val/` and `test/`, and audit what was written.
+
+    Returns:
+        Counts by name (see `_write_shard`), and the audit's findings.
+    """
+    import ray
+
+    for name in ("train", "val", "test"):
+        (work / name).mkdir()
+    weights = [config.data.event_weights.get(kind, 1.0) for kind in EVENTS]
+    counts: collections.Counter[str] = collections.Counter()
+    findings: list[list[audit.Finding]] = []
+    for part in map_shards(
+        _write_shard,
+        work,
+        cuts=cuts,
+        popularity=ray.put(popularity_V),
+        queries=ray.put(queries),
+        weights=weights,
+        min_events=config.data.min_user_events,
+        fragment_rows=config.data.fragment_rows,
+    ):
+        counts.update(json.loads(part["counts"]))
+        findings.append([audit.Finding(**finding) for finding in json.loads(part["findings"])])
+    return counts, audit.merge(findings)
+
+
+def _write_shard(
+    row: dict[str, Any],
+    *,
+    work: str,
+    cuts: Cuts,
+    popularity: Any,
+    queries: Any,
+    weights: Sequence[float],
+    min_events: int,
+    fragment_rows: int,
+) -> dict[str, Any]:
+    import ray
+
+    popularity_V = ray.get(popularity)
+    events = read_shard(work, row["shard"], weights, ray.get(queries))
+    counts_B3 = cuts.count(events)
+    is_train_N = split.mark_train_events(events, counts_B3, popularity_V > 0, min_events)
+    has_train_B = np.add.reduceat(is_train_N, events.offsets_B[:-1]) > 0
+    tables = {
+        "train": split.make_train_examples(events, is_train_N),
+        "val": split.make_eval_examples(events, counts_B3, split.VAL, has_train_B),
+        "test": split.make_eval_examples(events, counts_B3, split.TEST, has_train_B),
+    }
+    counts: dict[str, int] = {}
+    for name, table in tables.items():
+        counts[f"examples {name}"] = table.num_rows
+        path = Path(work, name, f"part-{row['shard']:05d}.parquet")
+        if table.num_rows:
+            # statistics and dictionaries cost more than they save in such small row groups
+            pq.write_table(table, path, fragment_rows, use_dictionary=False, write_statistics=False)
+    by_part = counts_B3.sum(0)
+    has_eval_B = counts_B3[:, 1:].sum(1) > 0
+    counts |= {
+        "events train": int(is_train_N.sum()),
+        "events val": int(by_part[split.VAL]),
+        "events test": int(by_part[split.TEST]),
+        "outside the k-core": int(by_part[split.TRAIN] - is_train_N.sum()),
+        "users": int((has_train_B | has_eval_B).sum()),
+        "cold users": int((has_eval_B & ~has_train_B).sum()),
+        "ties": split.count_ties(events, counts_B3),
+    }
+    findings = audit.audit_shard(work, row["shard"], events, counts_B3, popularity_V == 0)
+    return {"counts": json.dumps(counts), "findings": json.dumps([vars(f) for f in findings])}

@@ -1,0 +1,182 @@
+"""Who is in train, validation and test: pure functions over users' events and a global cut.
+
+Not the finding of the cut, nor any reading or writing (clicklog.py). The one idea: a user's events
+are ordered by time, so a split is three counts a user (train, val, test), and every example is a
+slice of the user's events. Shapes: B users, N events of all of them, one after another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from recdiv_core.schema import EVAL_EXAMPLE, MAX_EXAMPLE_EVENTS, NO_QUERY, TRAIN_EXAMPLE
+
+TRAIN: Final = 0
+VAL: Final = 1
+TEST: Final = 2
+
+
+@dataclass(frozen=True)
+class UserEvents:
+    """Events of some users, each user's oldest first.
+
+    Attributes:
+        user_ids: [B] string.
+        offsets_B: [B + 1] int64; events of user b are offsets_B[b] to offsets_B[b + 1].
+        items_N: [N] int32 item_index.
+        times_N: [N] int64.
+        queries_N: [N] int32 query_index, or NO_QUERY.
+        weights_N: [N] float32.
+    """
+
+    user_ids: pa.Array
+    offsets_B: Any
+    items_N: Any
+    times_N: Any
+    queries_N: Any
+    weights_N: Any
+
+    @property
+    def users_N(self) -> Any:
+        """[N] int64: the place in `user_ids` of each event's user."""
+        return np.repeat(np.arange(len(self.user_ids)), np.diff(self.offsets_B))
+
+
+def count_temporal(times_N: Any, offsets_B: Any, val_from: int, test_from: int) -> Any:
+    """Count each user's events before, between and after two global cut times.
+
+    An event at exactly a cut time belongs to the later window, so ties never straddle it.
+
+    Returns:
+        [B, 3] int64: events in train, val and test.
+    """
+    before_val = _sum_by_user(times_N < val_from, offsets_B)
+    before_test = _sum_by_user(times_N < test_from, offsets_B)
+    return np.stack([before_val, before_test - before_val, np.diff(offsets_B) - before_test], 1)
+
+
+def count_leave_last_out(offsets_B: Any) -> Any:
+    """Give a user's last event to test and the one before to validation.
+
+    Users with fewer than 3 events have all of them in train.
+
+    Returns:
+        [B, 3] int64: events in train, val and test.
+    """
+    lengths = np.diff(offsets_B)
+    held_out = (lengths >= 3).astype(np.int64)
+    return np.stack([lengths - 2 * held_out, held_out, held_out], 1)
+
+
+def mark_parts(counts_B3: Any) -> Any:
+    """Return [N] int64: TRAIN, VAL or TEST of every event."""
+    return np.repeat(np.tile([TRAIN, VAL, TEST], len(counts_B3)), counts_B3.reshape(-1))
+
+
+def mark_train_events(events: UserEvents, counts_B3: Any, in_core_V: Any, min_events: int) -> Any:
+    """Return [N] bool: events of the train window on core items, of users who have enough of them.
+
+    Args:
+        events: users' events.
+        counts_B3: events in train, val and test.
+        in_core_V: [V] bool.
+        min_events: fewest such events of a user in the core, at least 1.
+    """
+    is_train_N = (mark_parts(counts_B3) == TRAIN) & in_core_V[events.items_N]
+    in_core_B = _sum_by_user(is_train_N, events.offsets_B) >= min_events
+    return is_train_N & in_core_B[events.users_N]
+
+
+def make_train_examples(events: UserEvents, is_train_N: Any) -> pa.Table:
+    """Make TRAIN_EXAMPLE rows of the marked events, at most MAX_EXAMPLE_EVENTS a row.
+
+    A longer user's next row begins with the last item of the row before, as context.
+    """
+    lengths_B = _sum_by_user(is_train_N, events.offsets_B)
+    starts_B = np.cumsum(lengths_B) - lengths_B
+    step = MAX_EXAMPLE_EVENTS - 1
+    rows_B = np.where(lengths_B > 0, np.maximum(-(-(lengths_B - 1) // step), 1), 0)
+    users_R = np.repeat(np.arange(len(rows_B)), rows_B)
+    first_R = (np.arange(len(users_R)) - np.repeat(np.cumsum(rows_B) - rows_B, rows_B)) * step
+    lengths_R = np.minimum(lengths_B[users_R] - first_R, MAX_EXAMPLE_EVENTS)
+    places, offsets = _slices(starts_B[users_R] + first_R, lengths_R)
+    kept = np.flatnonzero(is_train_N)[places]
+    lists = (events.items_N[kept], events.queries_N[kept], events.weights_N[kept])
+    columns = [events.user_ids.take(pa.array(users_R))]
+    columns += [
+        _lists(values, offsets, TRAIN_EXAMPLE.field(i).type) for i, values in enumerate(lists, 1)
+    ]
+    return pa.table(columns, schema=TRAIN_EXAMPLE)
+
+
+def make_eval_examples(events: UserEvents, counts_B3: Any, part: int, has_train_B: Any) -> pa.Table:
+    """Make EVAL_EXAMPLE rows of the users with events in VAL or TEST.
+
+    The history is everything before the part. When the first held-out event came from a query, the
+    targets are the held-out events of that query; else all held-out events. Repeats of a target
+    count once.
+
+    Args:
+        events: users' events.
+        counts_B3: events in train, val and test.
+        part: VAL or TEST.
+        has_train_B: [B] bool: the user has a train example.
+    """
+    before_B = counts_B3[:, :part].sum(1)
+    users_R = np.flatnonzero(counts_B3[:, part])
+    starts_R = events.offsets_B[users_R]
+    history, history_offsets = _slices(starts_R, before_B[users_R])
+    lengths_R = counts_B3[users_R, part]
+    held_out, _ = _slices(starts_R + before_B[users_R], lengths_R)
+    rows_M = np.repeat(np.arange(len(users_R)), lengths_R)
+    query_R = events.queries_N[starts_R + before_B[users_R]]
+    of_request = (query_R[rows_M] == NO_QUERY) | (events.queries_N[held_out] == query_R[rows_M])
+    held_out, rows_M = held_out[of_request], rows_M[of_request]
+    is_first = _mark_first(rows_M, events.items_N[held_out])
+    held_out, rows_M = held_out[is_first], rows_M[is_first]
+    target_offsets = np.searchsorted(rows_M, np.arange(len(users_R) + 1))
+    list_type = EVAL_EXAMPLE.field("targets").type
+    columns = [
+        events.user_ids.take(pa.array(users_R)),
+        _lists(events.items_N[history], history_offsets, list_type),
+        _lists(events.items_N[held_out], target_offsets, list_type),
+        pa.array(query_R, pa.int32()),
+        pa.array(~has_train_B[users_R]),
+    ]
+    return pa.table(columns, schema=EVAL_EXAMPLE)
+
+
+def _sum_by_user(values_N: Any, offsets_B: Any) -> Any:
+    sums = np.concatenate([[0], np.cumsum(values_N, dtype=np.int64)])
+    return sums[offsets_B[1:]] - sums[offsets_B[:-1]]
+
+
+def _slices(starts: Any, lengths: Any) -> tuple[Any, Any]:
+    """Return the places of all slices, one after another, and where each begins and ends."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    return places, offsets
+
+
+def _mark_first(rows: Any, items: Any) -> Any:
+    """Mark the first appearance of each item in its row."""
+    order = np.lexsort((np.arange(len(rows)), items, rows))
+    is_repeat = np.zeros(len(rows), dtype=bool)
+    is_repeat[order[1:]] = (np.diff(rows[order]) == 0) & (np.diff(items[order]) == 0)
+    return ~is_repeat
+
+
+def _lists(values: Any, offsets: Any, list_type: pa.DataType) -> pa.Array:
+    flat = pa.array(values, list_type.value_type)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, type=list_type)
+
+
+def count_ties(events: UserEvents, counts_B3: Any) -> int:
+    """Count neighbouring events of a user that have the same time and stand in different parts."""
+    parts_N = mark_parts(counts_B3)
+    is_tie = (np.diff(events.times_N) == 0) & (np.diff(events.users_N) == 0)
+    return int((is_tie & (np.diff(parts_N) != 0)).sum())
