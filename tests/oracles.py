@@ -1,0 +1,159 @@
+"""Slow, obvious twins of the library's vectorised code: loops over users, plain Python."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def cosine(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first @ second) / lengths if lengths else 0.0
+
+
+def accuracy_of_slate(slate: Sequence[int], targets: Sequence[int], k: int) -> dict[str, float]:
+    ranks = [rank for rank, item in enumerate(slate[:k], start=1) if item in targets]
+    best = range(1, min(k, len(targets)) + 1)
+    precision, recall = len(ranks) / k, len(ranks) / len(targets)
+    return {
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / (precision + recall) if ranks else 0.0,
+        "hit": float(bool(ranks)),
+        "mrr": 1 / ranks[0] if ranks else 0.0,
+        "map": sum(count / rank for count, rank in enumerate(ranks, start=1)) / len(best),
+        "ndcg": sum(1 / math.log2(rank + 1) for rank in ranks)
+        / sum(1 / math.log2(rank + 1) for rank in best),
+    }
+
+
+def ild_of_slate(slate: Sequence[int], embeddings: NDArray[np.floating]) -> float:
+    distances = [
+        1 - cosine(embeddings[first], embeddings[second])
+        for first, second in itertools.combinations(slate, 2)
+    ]
+    return sum(distances) / len(distances) if distances else 0.0
+
+
+def categories_of_slate(
+    slate: Sequence[int], categories: Sequence[Sequence[int]], num_categories: int, k: int
+) -> dict[str, float]:
+    weights: dict[int, float] = defaultdict(float)
+    for item in slate:
+        for category in categories[item]:
+            weights[category] += 1 / len(categories[item])
+    total = sum(weights.values())
+    entropy = -sum(w / total * math.log(w / total) for w in weights.values())
+    possible = min(k, num_categories)
+    return {
+        "category_coverage": min(1.0, len(weights) / possible),
+        "diversity_index": min(1.0, entropy / math.log(possible)) if possible > 1 else 0.0,
+        "homogeneity": max(0.0, math.log(len(slate) / max(1, len(weights)))) if slate else 0.0,
+    }
+
+
+def novelty_of_slate(
+    slate: Sequence[int], popularity: Sequence[int], num_train_users: int
+) -> float:
+    bits = [
+        -math.log2(min(max(popularity[item], 1), num_train_users) / num_train_users)
+        for item in slate
+    ]
+    return sum(bits) / len(bits) if bits else 0.0
+
+
+def gini(exposure: Sequence[float]) -> float:
+    """Half the mean absolute difference of all pairs, relative to the mean."""
+    if not sum(exposure):
+        return 0.0
+    differences = [abs(a - b) for a in exposure for b in exposure]
+    return sum(differences) / len(differences) / 2 / (sum(exposure) / len(exposure))
+
+
+def metrics_of_slates(
+    slates: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    *,
+    embeddings: NDArray[np.floating],
+    categories: Sequence[Sequence[int]],
+    popularity: Sequence[int],
+    num_train_users: int,
+    num_categories: int,
+    k: int,
+) -> dict[str, float]:
+    """Return all metrics, `finish(tally_slates(...))` done by hand."""
+    judged = [(slate[:k], wanted) for slate, wanted in zip(slates, targets, strict=True) if wanted]
+    users = [
+        accuracy_of_slate(slate, wanted, k)
+        | categories_of_slate(slate, categories, num_categories, k)
+        | {
+            "ild": ild_of_slate(slate, embeddings),
+            "novelty": novelty_of_slate(slate, popularity, num_train_users),
+        }
+        for slate, wanted in judged
+    ]
+    exposure = Counter(item for slate, _ in judged for item in slate)
+    means = {name: sum(user[name] for user in users) / len(users) for name in users[0]}
+    means["coverage"] = len(exposure) / len(embeddings)
+    means["gini"] = gini([exposure[item] for item in range(len(embeddings))])
+    return {f"{name}_at_{k}": value for name, value in means.items()}
+
+
+def scaled_scores(scores: Sequence[float]) -> list[float | None]:
+    """Scale the finite scores to [0, 1] in float32, as the re-rankers do; None for the others."""
+    finite = [np.float32(score) for score in scores if math.isfinite(score)]
+    if not finite:
+        return [None] * len(scores)
+    low, high = min(finite), max(finite)
+    return [
+        None
+        if not math.isfinite(score)
+        else float((np.float32(score) - low) / (high - low))
+        if high > low
+        else 1.0
+        for score in scores
+    ]
+
+
+def mmr_slate(
+    scores: Sequence[float], embeddings: NDArray[np.floating], k: int, diversity: float
+) -> list[int]:
+    """Choose one user's slate: step by step, every pair of cosines anew."""
+    relevance = scaled_scores(scores)
+    chosen: list[int] = []
+    while len(chosen) < k:
+        best, best_value = -1, -math.inf
+        for index, relevant in enumerate(relevance):
+            if relevant is None or index in chosen:
+                continue
+            value = relevant
+            if chosen:
+                highest = max(cosine(embeddings[index], embeddings[other]) for other in chosen)
+                value = (1 - diversity) * relevant - diversity * highest
+            if value > best_value:
+                best, best_value = index, value
+        chosen.append(best)
+        if best < 0:
+            return (chosen + [-1] * k)[:k]
+    return chosen
+
+
+def dominates(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Say whether `first` is at least as good everywhere and better somewhere; more is better."""
+    pairs = list(zip(first, second, strict=True))
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+def hypervolume_on_grid(points: Sequence[Sequence[int]], size: int) -> int:
+    """Count the unit cubes of a grid from 0 to `size` that points with whole numbers dominate."""
+    dimensions = len(points[0]) if points else 1
+    return sum(
+        any(all(p > c for p, c in zip(point, cube, strict=True)) for point in points)
+        for cube in itertools.product(range(size), repeat=dimensions)
+    )

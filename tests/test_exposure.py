@@ -1,0 +1,75 @@
+import math
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from recdiv_core.metrics import exposure
+from recdiv_core.metrics.judged import catalogue_facts, judge
+from tests.oracles import gini
+from tests.worlds import pad
+
+EXPOSURES = st.lists(st.integers(0, 1000), min_size=1, max_size=20)
+
+
+@pytest.mark.parametrize(
+    ("counts", "coverage", "inequality"),
+    [
+        ([3, 3, 3, 3], 1.0, 0.0),
+        ([0, 0, 0, 5], 0.25, 0.75),
+        ([0, 0, 1, 1], 0.5, 0.5),
+        ([1, 2, 3, 4], 1.0, 0.25),
+        ([0, 0], 0.0, 0.0),
+        ([7], 1.0, 0.0),
+    ],
+)
+def test_exposure_by_hand(counts, coverage, inequality):
+    assert exposure.coverage(torch.tensor(counts)) == coverage
+    assert exposure.gini(torch.tensor(counts)) == pytest.approx(inequality, abs=1e-15)
+
+
+@settings(max_examples=50)
+@given(EXPOSURES)
+def test_gini_equals_the_mean_difference_of_all_pairs(counts):
+    assert exposure.gini(torch.tensor(counts)) == pytest.approx(gini(counts), abs=1e-12)
+
+
+@settings(max_examples=50)
+@given(EXPOSURES, st.integers(1, 50))
+def test_gini_does_not_depend_on_order_or_on_the_number_of_users(counts, times):
+    plain, other = torch.tensor(counts), times * torch.tensor(counts[::-1])
+    assert exposure.gini(plain) == pytest.approx(exposure.gini(other), abs=1e-12)
+    assert 0 <= exposure.gini(plain) + 1e-12 <= 1
+
+
+@settings(max_examples=50)
+@given(EXPOSURES)
+def test_items_that_are_never_shown_raise_gini_and_lower_coverage(counts):
+    shown, padded = torch.tensor([1, *counts]), torch.tensor([1, *counts, 0])
+    assert exposure.gini(padded) > exposure.gini(shown)
+    assert exposure.coverage(padded) < exposure.coverage(shown)
+
+
+@pytest.mark.parametrize(
+    ("slate", "expected"),
+    [
+        ([1], 2.0),  # a quarter of the users
+        ([1, 2], 2.5),
+        ([0], 3.0),  # unseen in training: as if one of 8 users
+        ([3], 0.0),  # more events than users: met by all of them
+        ([], 0.0),
+    ],
+)
+def test_novelty_is_the_mean_self_information_in_bits(slate, expected):
+    facts = catalogue_facts(
+        torch.zeros(4, 2),
+        torch.zeros(4, 1, dtype=torch.int64),
+        torch.tensor([0, 2, 1, 20]),
+        num_train_users=8,
+        num_categories=1,
+    )
+    slates = judge(pad([slate, [1, 2, 3]]), torch.tensor([[0], [0]]), facts, k=3)
+    novelty = exposure.novelty(slates).tolist()
+    assert novelty == [expected, pytest.approx(5 / 3)]
+    assert max(novelty) <= math.log2(8)
