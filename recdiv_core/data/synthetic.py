@@ -55,18 +55,16 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-ROWS_PER_SLATE: Final = 8.25
-"""Rows of the log a slate makes on average: its impressions and what follows from them."""
 SLATES_PER_USER: Final = 4.7
 MAX_SLATES: Final = 40
 USERS_PER_BLOCK: Final = 4_000
 """Users a Ray task simulates at once: some 160,000 rows."""
 
 SLATE: Final = 6
-NUM_CANDIDATES: Final = 16
+NUM_CANDIDATES: Final = 18
 """Drawn for each slate; the first SLATE distinct ones that are on sale are shown."""
-NUM_RESERVES: Final = 3
-"""Of the candidates, the last that are popular ones, should a leaf have too few items."""
+NUM_RESERVES: Final = 6
+"""Of the candidates, the last ones: popular or drawn all alike, should a leaf have too few."""
 NEW_VISIT: Final = 0.6
 """Probability that a slate opens a new visit rather than continuing the last."""
 STRAY: Final = 0.08
@@ -135,7 +133,7 @@ class Shoppers:
     taste_last: Ints
     """[U, MAX_TASTES] leaf after the last of each taste; equal to the first where there is none."""
     weights: Floats
-    """[U, MAX_TASTES] rows sum to 1; 0 where there is no taste."""
+    """[U, MAX_TASTES] rows sum to 1, heaviest first; 0 where there is no taste."""
     colour: Ints
     price_level: Ints
     """[U, MAX_TASTES] favourite brand level: 0 cheapest, NUM_BRANDS - 1 dearest."""
@@ -210,11 +208,13 @@ def size(num_events: int, *, seed: int) -> tuple[int, int]:
     Users grow in proportion (about 40 rows a user), items with the power 0.6 of the rows: about
     100 at 1,000 rows, 1,200 at 60,000 and 10^5 at 10^8.
     """
-    target = num_events / ROWS_PER_SLATE
+    num_items = round(1_200 * (num_events / 60_000) ** 0.6)
+    # as measured: 6 impressions and what follows; fewer clicks where there is less to choose from
+    rows_per_slate = 8.7 - 12 / num_items**0.5
+    target = num_events / rows_per_slate
     most = int(2 * target / SLATES_PER_USER) + MAX_SLATES
     total = np.cumsum(_num_slates(np.arange(most), seed=seed))
-    num_users = int(np.argmin(np.abs(total - target))) + 1
-    return num_users, max(2 * len(LEAVES) - 12, round(1_200 * (num_events / 60_000) ** 0.6))
+    return int(np.argmin(np.abs(total - target))) + 1, num_items
 
 
 def _num_slates(users: Ints, *, seed: int) -> Ints:
@@ -254,6 +254,7 @@ def draw_shoppers(users: Ints, *, seed: int) -> Shoppers:
     num_tastes = np.searchsorted(np.cumsum(NUM_TASTES)[:-1], count) + 1
     exists = np.arange(MAX_TASTES) < num_tastes
     weights = np.where(exists, 0.3 - np.log(weight), 0.0)
+    weights = -np.sort(-weights, axis=1)
     return Shoppers(
         number=users,
         num_slates=num_slates,
@@ -315,17 +316,7 @@ def planted_truth(shoppers: Shoppers) -> pa.Table:
         `colours` and `price_levels` (0 cheapest to 1 dearest), one for each taste, and `breadth`,
         the effective number of tastes: exp of the entropy of the weights, in [1, MAX_TASTES].
     """
-    order = np.argsort(-shoppers.weights, axis=1, kind="stable")
-    first, last, weights, colour, level = (
-        np.take_along_axis(column, order, axis=1)
-        for column in (
-            shoppers.taste_first,
-            shoppers.taste_last,
-            shoppers.weights,
-            shoppers.colour,
-            shoppers.price_level,
-        )
-    )
+    first, last, weights = shoppers.taste_first, shoppers.taste_last, shoppers.weights
     exists = weights > 0
     offsets = pa.array(np.concatenate([[0], np.cumsum(exists.sum(axis=1))]), pa.int32())
     is_leaf = last - first == 1
@@ -334,8 +325,8 @@ def planted_truth(shoppers: Shoppers) -> pa.Table:
     flat = {
         "tastes": pa.array(LEAF_PATHS + AISLE_PATHS).take(pa.array(node)),
         "weights": pa.array(weights[exists]),
-        "colours": pa.array(COLOURS).take(pa.array(colour[exists])),
-        "price_levels": pa.array(level[exists] / (NUM_BRANDS - 1)),
+        "colours": pa.array(COLOURS).take(pa.array(shoppers.colour[exists])),
+        "price_levels": pa.array(shoppers.price_level[exists] / (NUM_BRANDS - 1)),
     }
     lists = {name: pa.ListArray.from_arrays(offsets, values) for name, values in flat.items()}
     return pa.table({"user_id": _user_ids(shoppers.number), **lists, "breadth": np.exp(entropy)})
@@ -400,7 +391,7 @@ def _fill_slates(minds: _Minds, users: Ints, draws: _Draws, goods: Goods) -> Int
     )
     limits = np.cumsum(shares, axis=0).T
     source = (draws.source[:, :, None] >= limits[:, None, :]).sum(axis=2)
-    source[:, -NUM_RESERVES:] = 2
+    source[:, -NUM_RESERVES:] = 2 + np.arange(NUM_RESERVES) % 2
 
     first, last = _wanted_range(leaf, query, period, goods)
     from_habit, from_wish = source == 1, source == 4
