@@ -15,7 +15,7 @@ import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import pydantic
 import yaml
@@ -372,7 +372,7 @@ def flatten(config: Config) -> dict[str, object]:
 
 def to_yaml(config: Config) -> str:
     """Return the config as nested YAML, readable by `load` and `from_tree`."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def known_keys() -> list[str]:
@@ -383,8 +383,10 @@ def known_keys() -> list[str]:
 class _Loader(yaml.SafeLoader):
     """YAML whose dates stay text, for `split.val_from` and its like."""
 
-
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
+    yaml_constructors: ClassVar[dict[str, Any]] = {
+        **yaml.SafeLoader.yaml_constructors,
+        "tag:yaml.org,2002:timestamp": yaml.SafeLoader.construct_scalar,
+    }
 
 
 def _read_yaml(path: Path) -> dict[str, object]:
