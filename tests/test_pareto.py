@@ -1,0 +1,179 @@
+import itertools
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from recdiv_core import pareto
+from tests.oracles import dominates, hypervolume_on_grid
+
+BOTH_UP = ("max", "max")
+GRID = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=8)
+GRID_3D = st.lists(st.tuples(*[st.integers(0, 4)] * 3), max_size=6)
+FINITE = st.floats(-1e3, 1e3)
+POINTS = st.lists(st.tuples(FINITE, FINITE), min_size=1, max_size=10)
+
+
+def test_front_leaves_out_what_is_dominated():
+    points = [[0.3, 0.3], [0.5, 0.1], [0.4, 0.2], [0.4, 0.1], [0.1, 0.3], [0.2, 0.9]]
+    assert pareto.front(points, BOTH_UP) == [1, 2, 0, 5]
+
+
+def test_front_keeps_the_first_of_equal_points():
+    assert pareto.front([[1, 1], [2, 0], [1, 1], [2, 0]], BOTH_UP) == [1, 0]
+
+
+def test_front_goes_by_the_directions():
+    points = [[1.0, 5.0], [2.0, 5.0], [2.0, 4.0], [3.0, 6.0]]
+    assert pareto.front(points, ("max", "max")) == [3]
+    assert pareto.front(points, ("max", "min")) == [3, 2]
+    assert pareto.front(points, ("min", "max")) == [0, 3]
+
+
+def test_front_of_one_axis_is_the_best_point():
+    assert pareto.front([[1.0], [3.0], [2.0]], ("max",)) == [1]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_points_that_are_not_finite_are_ignored(bad):
+    points = [[bad, 9.0], [1.0, 2.0], [9.0, bad], [2.0, 1.0]]
+    assert pareto.front(points, BOTH_UP) == [3, 1]
+    assert pareto.hypervolume(points, [0, 0], BOTH_UP) == 3.0
+    assert pareto.knee(points, BOTH_UP) == 3
+    assert pareto.attainment(points, 2.0, [0.5]) == {0.5: 2.0}
+
+
+def test_a_sweep_without_points_has_an_empty_front():
+    assert pareto.front([], BOTH_UP) == []
+    assert pareto.hypervolume([], [0, 0], BOTH_UP) == 0.0
+
+
+@pytest.mark.parametrize("directions", list(itertools.product(("max", "min"), repeat=2)))
+@given(points=GRID)
+@settings(max_examples=30)
+def test_front_equals_domination_by_definition(directions, points):
+    signs = [1 if direction == "max" else -1 for direction in directions]
+    upward = [tuple(s * x for s, x in zip(signs, point, strict=True)) for point in points]
+    kept = {p for p in upward if not any(dominates(other, p) for other in upward)}
+    front = pareto.front(points, directions)
+    assert [upward[index] for index in front] == sorted(kept, reverse=True)
+    assert front == [upward.index(upward[index]) for index in front]
+
+
+@given(points=GRID_3D)
+@settings(max_examples=50)
+def test_front_of_three_axes_equals_domination_by_definition(points):
+    kept = {p for p in points if not any(dominates(other, p) for other in points)}
+    front = pareto.front(points, ("max",) * 3)
+    assert [points[index] for index in front] == sorted(kept, reverse=True)
+
+
+@given(points=GRID)
+@settings(max_examples=50)
+def test_hypervolume_counts_the_squares_of_a_grid(points):
+    assert pareto.hypervolume(points, [0, 0], BOTH_UP) == hypervolume_on_grid(points, 6)
+
+
+@given(points=GRID_3D)
+@settings(max_examples=50)
+def test_hypervolume_counts_the_cubes_of_a_grid(points):
+    assert pareto.hypervolume(points, [0, 0, 0], ("max",) * 3) == hypervolume_on_grid(points, 4)
+
+
+def test_hypervolume_goes_by_the_directions_and_the_reference():
+    # 2 x 3 down to the reference (1, 10), where the second axis is to be small
+    assert pareto.hypervolume([[3.0, 7.0]], [1.0, 10.0], ("max", "min")) == 6.0
+
+
+def test_points_beyond_the_reference_add_nothing():
+    points = [[3.0, -1.0], [0.0, 5.0], [1.0, 1.0]]
+    assert pareto.hypervolume(points, [0.0, 0.0], BOTH_UP) == 1.0
+
+
+@settings(max_examples=50)
+@given(points=POINTS, extra=st.tuples(FINITE, FINITE))
+def test_a_further_point_never_lowers_the_hypervolume(points, extra):
+    before = pareto.hypervolume(points, [-100, -100], BOTH_UP)
+    after = pareto.hypervolume([*points, extra], [-100, -100], BOTH_UP)
+    assert after >= before * (1 - 1e-12)
+
+
+@settings(max_examples=50)
+@given(points=POINTS, share=st.floats(0, 1))
+def test_a_dominated_point_changes_nothing(points, share):
+    behind = (points[0][0] - share, points[0][1] - 1)
+    front = pareto.front(points, BOTH_UP)
+    assert pareto.front([*points, behind], BOTH_UP) == front
+    assert pareto.knee([*points, behind], BOTH_UP) == pareto.knee(points, BOTH_UP)
+    assert pareto.hypervolume([*points, behind], [-5, -5], BOTH_UP) == pareto.hypervolume(
+        points, [-5, -5], BOTH_UP
+    )
+
+
+@settings(max_examples=50)
+@given(points=POINTS, seed=st.integers(0, 99))
+def test_the_order_of_points_does_not_matter(points, seed):
+    order = np.random.default_rng(seed).permutation(len(points)).tolist()
+    shuffled = [points[index] for index in order]
+    front, other = pareto.front(points, BOTH_UP), pareto.front(shuffled, BOTH_UP)
+    assert [shuffled[index] for index in other] == [points[index] for index in front]
+    assert pareto.hypervolume(shuffled, [0, 0], BOTH_UP) == pareto.hypervolume(
+        points, [0, 0], BOTH_UP
+    )
+    assert shuffled[pareto.knee(shuffled, BOTH_UP)] == points[pareto.knee(points, BOTH_UP)]
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([[1.0, 0.0], [0.9, 0.8], [0.0, 1.0]], 1),  # the corner of an L
+        ([[1.0, 0.0], [0.95, 0.3], [0.9, 0.8], [0.2, 0.9], [0.0, 1.0]], 2),
+        ([[0.05, 10.0], [0.045, 18.0], [0.03, 20.0]], 1),  # axes of other scales
+        ([[0.0, 1.0], [0.2, 0.2], [1.0, 0.0]], 2),  # bulges nowhere: the most accurate
+        ([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]], 2),  # a straight line
+        ([[0.4, 0.9], [0.5, 0.1]], 1),
+        ([[0.5, 0.1]], 0),
+        ([[0.5, 0.1], [0.5, 0.1]], 0),
+    ],
+)
+def test_knee(points, expected):
+    assert pareto.knee(points, BOTH_UP) == expected
+
+
+def test_knee_goes_by_the_directions():
+    assert pareto.knee([[1.0, 10.0], [0.9, 2.0], [0.0, 0.0]], ("max", "min")) == 1
+
+
+def test_a_knee_needs_a_point():
+    with pytest.raises(ValueError, match="at least one point"):
+        pareto.knee([[np.nan, 1.0]], BOTH_UP)
+
+
+def test_attainment_is_the_best_diversity_that_keeps_enough_accuracy():
+    points = [[0.100, 0.50], [0.099, 0.55], [0.096, 0.53], [0.091, 0.70], [0.050, 0.95]]
+    assert pareto.attainment(points, 0.1) == {0.99: 0.55, 0.95: 0.55, 0.9: 0.70}
+
+
+def test_attainment_is_none_where_no_point_keeps_enough_accuracy():
+    assert pareto.attainment([[0.05, 0.9]], 0.1) == {0.99: None, 0.95: None, 0.9: None}
+
+
+@pytest.mark.parametrize(
+    ("points", "directions", "message"),
+    [
+        ([[1.0, 2.0, 3.0]], BOTH_UP, r"expected points \[N, 2\], got \[1, 3\]"),
+        ([1.0, 2.0], BOTH_UP, r"got \[2\]"),
+        ([[1.0, 2.0]], ("max", "up"), "'max' or 'min'"),
+        ([], (), "'max' or 'min'"),
+    ],
+)
+def test_broken_points_are_refused(points, directions, message):
+    with pytest.raises(ValueError, match=message):
+        pareto.front(points, directions)
+
+
+@pytest.mark.parametrize("reference", [[0.0], [0.0, np.nan]])
+def test_a_broken_reference_is_refused(reference):
+    with pytest.raises(ValueError, match="2 finite numbers"):
+        pareto.hypervolume([[1.0, 2.0]], reference, BOTH_UP)
