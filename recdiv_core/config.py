@@ -15,7 +15,7 @@ import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import pydantic
 import yaml
@@ -383,7 +383,7 @@ def known_keys() -> list[str]:
 class _Loader(yaml.SafeLoader):
     """YAML whose dates stay text, for `split.val_from` and its like."""
 
-    yaml_constructors: ClassVar[dict[str, Any]] = {
+    yaml_constructors: dict[str, Any] = {  # noqa: RUF012, declared so by its base
         **yaml.SafeLoader.yaml_constructors,
         "tag:yaml.org,2002:timestamp": yaml.SafeLoader.construct_scalar,
     }
