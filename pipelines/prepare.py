@@ -1,7 +1,7 @@
 """Click log + catalogue -> a prepared data set: what train, tune and evaluate read.
 
     python -m pipelines.prepare data.source=demo
-    python -m pipelines.prepare data.clicks=clicks.csv data.items=items.csv data.out=runs/prepared/shop
+    python -m pipelines.prepare data.clicks=clicks.csv data.items=items.csv data.out=runs/shop
     python -m pipelines.prepare data.clicks=log/ data.items=items.jsonl data.columns.timestamp=time
 
 Prints {"prepared", "num_users", "num_items", "num_events", "quarantined", ...}.

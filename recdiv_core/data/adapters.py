@@ -1,3 +1,5 @@
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
 """From the user's files to Arrow tables with our column names, and to times as whole numbers.
 
 Not the judgement of a row (clicklog.py, catalogue.py). CSV, JSON Lines and Parquet are recognised
@@ -11,7 +13,6 @@ from __future__ import annotations
 import csv
 import difflib
 import fnmatch
-import glob
 import hashlib
 import io
 import json
@@ -120,15 +121,16 @@ def list_files(given: str, key: str) -> list[SourceFile]:
 
 
 def _list_local(given: str, key: str) -> list[tuple[str, int, str]]:
-    root = Path(given).expanduser()
+    root = Path(given).expanduser().absolute()
     if root.is_file():
         paths = [root]
     elif root.is_dir():
         paths = [p for p in root.rglob("*") if p.is_file() and _is_data(p.relative_to(root).parts)]
         if not paths:
             raise ValueError(f"{key}={given} is a directory without files")
-    elif glob.has_magic(given):
-        paths = [Path(p) for p in glob.glob(str(root), recursive=True) if Path(p).is_file()]
+    elif any(mark in given for mark in "*?["):
+        pattern = str(root.relative_to(root.anchor))
+        paths = [path for path in Path(root.anchor).glob(pattern) if path.is_file()]
         if not paths:
             raise ValueError(f"{key}={given} matches no file")
     else:
@@ -169,7 +171,7 @@ def _is_data(parts: tuple[str, ...]) -> bool:
 
 
 def describe_sources(files: Sequence[SourceFile]) -> tuple[dict[str, str | int], ...]:
-    """Say what was read: path and bytes, with the sha256 of small inputs, else the time of change."""
+    """Say what was read: path, bytes, and the sha256 of small inputs or the time of change."""
     is_small = sum(file.num_bytes for file in files) <= HASHED_BYTES
     rows: list[dict[str, str | int]] = []
     for file in files:
@@ -345,7 +347,7 @@ def _read_csv(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator[Raw
 
 
 def _read_jsonl(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator[RawBatch]:
-    with io.BufferedReader(_open(unit.path), 1 << 20) as stream:  # type: ignore[type-var]
+    with io.BufferedReader(_open(unit.path), 1 << 20) as stream:
         row = unit.first_row
         while lines := [line for _, line in zip(range(BATCH_LINES), stream, strict=False)]:
             rows: list[dict[str, Any]] = []
@@ -457,10 +459,8 @@ def detect_time_unit(column: pa.Array, name: str) -> TimeUnit:
     text = as_text(column)
     numbers = _floats(text)
     numeric = numbers[~np.isnan(numbers)]
-    if len(numeric) * 2 < len(text) - text.null_count:
-        times, is_valid = parse_times(text, "iso")
-        if is_valid.sum() > len(numeric):
-            return "iso"
+    if parse_times(text.filter(pa.array(np.isnan(numbers))), "iso")[1].sum() > len(numeric):
+        return "iso"
     if not len(numeric):
         examples = ", ".join(repr(v) for v in text.drop_null().slice(0, 3).to_pylist()) or "nothing"
         raise ValueError(

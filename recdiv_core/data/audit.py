@@ -1,3 +1,5 @@
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
 """A leakage audit of the examples as they were written, into `audit.json`.
 
 Not the split (split.py): the files are read back and compared with the staged events, by another
@@ -8,7 +10,7 @@ looked for and not there, info = a fact to know, warning = read figures with car
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -112,7 +114,7 @@ def merge(parts: Sequence[Sequence[Finding]]) -> list[Finding]:
 
 def to_json(findings: Sequence[Finding]) -> list[dict[str, object]]:
     """Return the findings as they stand in `audit.json`; one that counts 0 is ok."""
-    return [vars(f) | {"severity": f.severity if f.count else "ok"} for f in findings]
+    return [asdict(f) | {"severity": f.severity if f.count else "ok"} for f in findings]
 
 
 def _read(work: str, name: str, shard: int, schema: pa.Schema) -> pa.Table:

@@ -1,3 +1,5 @@
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
 """The catalogue: built once by prepare, loaded by everything that ranks items.
 
 Not the vectors of its items (models/). Item index = order of first appearance in the user's
@@ -11,7 +13,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
@@ -294,7 +296,7 @@ def tokenise(texts: pa.Array, source: str, max_tokens: int) -> pa.Array:
         ray.data.from_arrow(distinct)
         .repartition(num_blocks)
         .map_batches(
-            _tokenise_batch,
+            cast("Any", _tokenise_batch),
             batch_format="pyarrow",
             batch_size=None,
             fn_kwargs={"source": source, "max_tokens": max_tokens},

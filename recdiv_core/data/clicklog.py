@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,10 +26,8 @@ from recdiv_core.config import Config, flatten
 from recdiv_core.data import adapters, audit, catalogue, events, examples
 from recdiv_core.ray_start import start_ray
 from recdiv_core.schema import (
-    QUERIES,
     QUERY,
     SCHEMA_VERSION,
-    TOKENS,
     EncoderSource,
     Manifest,
     read_manifest,
@@ -55,25 +54,17 @@ def prepare(config: Config) -> dict[str, object]:
     """
     started = time.monotonic()
     out = _target(config)
-    if config.data.source == "demo":
-        sources = _demo_sources(config)
-        clicks, items = [], []
-    else:
-        items = adapters.list_files(config.data.items, "data.items")
-        clicks = adapters.list_files(config.data.clicks, "data.clicks")
-        sources = (*adapters.describe_sources(clicks), *adapters.describe_sources(items))
-    if config.data.source == "files":
-        raw = _read_items(items, config)
-        log = events.open_log(clicks, raw.item_ids, config)
+    is_demo = config.data.source == "demo"
+    inputs = None if is_demo else _open(config.data.clicks, config.data.items, config)
+    sources = inputs.sources if inputs else _demo_sources(config)
     encoder_path, encoder = _resolve_encoder(config)
     fingerprint = _fingerprint(sources, config, encoder)
     if (out / "manifest.json").is_file() and _same(out, fingerprint):
         logger.info("%s is there already, made from the same input and settings", out)
         return _summary(out, started, is_reused=True)
     with _building(out) as work:
-        if config.data.source == "demo":
-            raw, log = _generate(work, config)
         start_ray(config)
+        raw, log = (inputs.raw, inputs.log) if inputs else _generate(work, config)
         manifest = _build(raw, log, config, work, encoder_path)
         complete = Manifest(
             **manifest,
@@ -103,11 +94,11 @@ def _target(config: Config) -> Path:
     if "://" in given:
         raise ValueError(f"data.out={given} must be a directory that all workers see, not a URI")
     out = Path(given).expanduser().resolve()
-    if out.exists() and not (out / "manifest.json").is_file():
-        if not out.is_dir() or any(out.iterdir()):
-            raise ValueError(
-                f"data.out={given} is there and is no prepared data set: it is not overwritten"
-            )
+    is_ours = (out / "manifest.json").is_file()
+    if out.exists() and not is_ours and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(
+            f"data.out={given} is there and is no prepared data set: it is not overwritten"
+        )
     return out
 
 
@@ -119,18 +110,36 @@ def _demo_sources(config: Config) -> tuple[dict[str, str | int], ...]:
     return (shop | {"num_events": config.data.demo_events, "seed": config.seed},)
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    raw: catalogue.RawCatalogue
+    log: events.ClickLog
+    sources: tuple[dict[str, str | int], ...]
+
+
+def _open(clicks: str, items: str, config: Config) -> _Inputs:
+    """Check everything of the input that can be checked without Ray."""
+    item_files = adapters.list_files(items, "data.items")
+    click_files = adapters.list_files(clicks, "data.clicks")
+    raw = _read_items(item_files, config)
+    log = events.open_log(click_files, raw.item_ids, config)
+    examples.choose_protocol(config, log.has_timestamps)
+    for name in ("val_from", "test_from"):
+        if text := getattr(config.split, name):
+            examples.parse_cut(text, f"split.{name}")
+    return _Inputs(raw, log, adapters.describe_sources([*click_files, *item_files]))
+
+
 def _generate(work: Path, config: Config) -> tuple[catalogue.RawCatalogue, events.ClickLog]:
     from recdiv_core.data import synthetic
 
-    start_ray(config)
     clicks, items = synthetic.generate(
         work / "source", num_events=config.data.demo_events, seed=config.seed
     )
     if (work / "source" / "truth").is_dir():
         (work / "source" / "truth").rename(work / "truth")
-    raw = _read_items(adapters.list_files(str(items), "data.items"), config)
-    files = adapters.list_files(str(clicks), "data.clicks")
-    return raw, events.open_log(files, raw.item_ids, config)
+    inputs = _open(str(clicks), str(items), config)
+    return inputs.raw, inputs.log
 
 
 def _read_items(files: Sequence[adapters.SourceFile], config: Config) -> catalogue.RawCatalogue:

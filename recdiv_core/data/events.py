@@ -1,3 +1,5 @@
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
 """The events of a click log: judged row by row, and shuffled into staged shards of users.
 
 Not the reading of files (adapters.py) nor what becomes of the shards (examples.py). A row that
@@ -18,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
@@ -216,13 +218,13 @@ def _quarantine_rows(batch: adapters.RawBatch, reasons: Any, names: Sequence[str
     places = [row.pop(adapters.ROW) for row in rows]
     return make_quarantine(
         [
-            *zip((names[reasons[i] - 1] for i in bad), places, rows, strict=True),
+            *zip([names[int(reasons[i]) - 1] for i in bad], places, rows, strict=True),
             *((reason, place, text) for place, text, reason in batch.broken),
         ]
     )
 
 
-def make_quarantine(rows: Sequence[tuple[str, int, object]]) -> pa.Table:
+def make_quarantine(rows: Sequence[tuple[str, int, Any]]) -> pa.Table:
     """Make a table of rejected rows from (reason, place in the input, row)."""
     return pa.table(
         {
@@ -293,13 +295,13 @@ def stage_shards(log: ClickLog, item_ids: pa.Array, config: Config, work: Path) 
         (work / name).mkdir(exist_ok=True)
     numbers = [{"unit": number} for number in range(len(log.units))]
     read = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
-        _read_units,
+        cast("Any", _read_units),
         batch_size=1,
         batch_format="pyarrow",
         fn_kwargs={"log": log, "ids": ray.put(item_ids), "config": config, "work": str(work)},
     )
     staged = read.groupby("shard", num_partitions=config.data.num_shards).map_groups(
-        _stage_group,
+        cast("Any", _stage_group),
         batch_format="pyarrow",
         fn_kwargs={
             "stage": str(work / "stage"),

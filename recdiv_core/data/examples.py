@@ -1,3 +1,5 @@
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
 """From staged shards to train, validation and test examples.
 
 Not the split of one user's events (split.py). Each step is a Ray Data pass over the shards, one
@@ -252,10 +254,10 @@ def collect_queries(work: Path, *, has_queries: bool) -> pa.Array:
     """Return the distinct queries of all events, sorted; the place is the query_index."""
     if not has_queries:
         return pa.array([], pa.string())
-    tables = [pa.table({"query": pa.array([], pa.string())})]
-    for part in map_shards(_distinct_queries, work):
-        tables.append(pa.table({"query": pa.array(list(part["queries"]), pa.string())}))
-    distinct = pc.unique(pa.concat_tables(tables)["query"].combine_chunks())
+    parts = map_shards(_distinct_queries, work)
+    distinct = pc.unique(
+        pa.concat_arrays([pa.array(list(part["queries"]), pa.string()) for part in parts])
+    )
     return distinct.take(pc.sort_indices(distinct))
 
 
@@ -311,7 +313,7 @@ def _write_shard(
 ) -> dict[str, Any]:
     import ray
 
-    popularity_V = ray.get(popularity)
+    popularity_V: Any = ray.get(popularity)
     events = read_shard(work, row["shard"], weights, ray.get(queries))
     counts_B3 = cuts.count(events)
     is_train_N = split.mark_train_events(events, counts_B3, popularity_V > 0, min_events)
