@@ -1,0 +1,58 @@
+"""Every search space is found, and names only settings and metrics that there are."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from recdiv_core.config import Config, known_keys, override
+from recdiv_core.metrics import SYSTEM_METRICS, USER_METRICS
+from recdiv_core.search_space import SearchSpace
+
+SPACES = sorted(
+    path.stem
+    for path in (Path(__file__).parents[1] / "tune_spaces").glob("*.py")
+    if path.name != "__init__.py"
+)
+
+each_space = pytest.mark.parametrize("name", SPACES)
+
+
+def space(name: str) -> SearchSpace:
+    found = importlib.import_module(f"tune_spaces.{name}").SPACE
+    assert isinstance(found, SearchSpace)
+    return found
+
+
+def test_the_spaces_that_the_documents_name_are_there():
+    assert {"tradeoff", "smoke"} <= set(SPACES)
+
+
+@each_space
+def test_every_parameter_is_a_setting(name: str):
+    assert set(space(name).parameters) <= set(known_keys())
+
+
+@each_space
+def test_fixed_and_warm_start_settings_are_valid(name: str):
+    common = override(Config(), space(name).fixed)
+    assert override(common, space(name).warm_start or {})
+
+
+@each_space
+def test_no_setting_is_both_swept_and_fixed(name: str):
+    assert not set(space(name).parameters) & set(space(name).fixed)
+
+
+@each_space
+def test_every_objective_is_a_validation_metric(name: str):
+    metrics = [objective.metric for objective in space(name).objectives]
+    matches = [re.fullmatch(r"val/([a-z_]+)_at_[0-9]+", metric) for metric in metrics]
+    assert len(metrics) >= 2
+    assert all(match and match[1] in {*USER_METRICS, *SYSTEM_METRICS} for match in matches)
+
+
+@each_space
+def test_a_space_says_what_it_is_for(name: str):
+    assert space(name).description
