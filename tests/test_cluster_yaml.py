@@ -1,0 +1,49 @@
+"""cluster.yaml is read the way `ray up` reads it, up to the first call of the cloud."""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import ValidationError
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(ROOT)  # its file mounts are relative to where `ray up` runs
+    return yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+
+
+def test_ray_accepts_the_cluster(cluster: dict[str, Any]):
+    validate_config(prepare_config(cluster))
+
+
+def test_ray_refuses_an_unknown_key(cluster: dict[str, Any]):
+    cluster["idle_timeout"] = 5
+    with pytest.raises(ValidationError, match="idle_timeout"):
+        validate_config(prepare_config(copy.deepcopy(cluster)))
+
+
+def test_gpu_workers_come_and_go_beside_a_head_without_gpu(cluster: dict[str, Any]):
+    nodes = prepare_config(cluster)["available_node_types"]
+    assert "GPU" not in nodes[cluster["head_node_type"]]["resources"]
+    assert nodes["gpu_worker"]["resources"]["GPU"] == 1
+    assert (nodes["gpu_worker"]["min_workers"], nodes["gpu_worker"]["max_workers"]) == (0, 8)
+
+
+def test_the_images_hold_the_ray_of_the_tested_set(cluster: dict[str, Any]):
+    tested = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert tested is not None
+    for image in (cluster["docker"]["head_image"], cluster["docker"]["worker_image"]):
+        assert image.startswith(f"rayproject/ray:{tested[1]}-")
+
+
+def test_local_files_that_are_mounted_are_in_the_tree(cluster: dict[str, Any]):
+    ours = [path for path in cluster["file_mounts"].values() if path.startswith("./")]
+    assert ours
+    assert all((ROOT / path).is_file() for path in ours)
