@@ -135,7 +135,7 @@ def check_command(command: Sequence[str], working_dir: Path) -> None:
     preset = scripts / "presets" / f"{args.preset}.yaml" if args.preset else None
     if args.space and not (working_dir / "tune_spaces" / f"{args.space}.py").is_file():
         raise ValueError(f"--space {args.space} is not in {working_dir / 'tune_spaces'}")
-    config = load(preset, [text for text in rest if not text.startswith("-")])
+    config = load(preset, [text for text in rest if "=" in text and text[0] != "-"])
     places = flatten(config)
     for key in _WRITES.get(command[0], ()):
         if not places[key]:

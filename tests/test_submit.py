@@ -19,8 +19,9 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_right_command_passes(tree: Path):
+def test_a_right_command_passes_whatever_further_options_it_has(tree: Path):
     check_command(["tune", "--preset", "base", "--space", "tradeoff", *KEPT, "seed=1"], tree)
+    check_command(["prepare", "--limit", "10", "data.out=/shared/shop"], tree)
 
 
 @pytest.mark.parametrize(
