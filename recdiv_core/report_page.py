@@ -38,7 +38,9 @@ from recdiv_core.trials import (
 TEMPLATE: Final = Path(__file__).with_name("report_page.html")
 INK, GREY, LINE, KNEE = "#1f2937", "#b4bcc8", "#64748b", "#c2410c"
 SCALE: Final = [[0.0, "#1d4ed8"], [0.5, "#0d9488"], [1.0, "#ea8a0c"]]
-MAX_LABELS: Final = 12
+LABEL_ROOM: Final = (0.3, 0.055)
+"""Room that a label takes, as shares of the width and height over which the trials spread."""
+NOTHING: Final = '<p class="hint">Nothing to show yet.</p>'
 CURVES: Final = ("train/loss", "train/relevance", "train/penalty")
 
 MEANINGS: Final = {
@@ -72,11 +74,12 @@ def render(sweep: Sweep, fronts: Sequence[Front], headline: str, notes: Sequence
         headline=html.escape(headline),
         notes="".join(f"<li>{html.escape(note)}</li>" for note in notes),
         tiles=_tiles(sweep, main),
+        symbols=_symbols(sweep),
         main_front=plots[0],
         other_fronts="".join(plots[1:]),
-        budgets="".join(_budgets(front) for front in fronts),
-        parallel=_card(_parallel_figure(main, fronts), ""),
-        curves="".join(_curve_cards(sweep, fronts, colours)),
+        budgets="".join(_budgets(front) for front in fronts if front.attained) or NOTHING,
+        parallel=_card(_parallel_figure(main, fronts), "") if main.judged else NOTHING,
+        curves="".join(_curve_cards(sweep, fronts, colours)) or NOTHING,
         trials=_trial_table(sweep, fronts, colours),
         meanings=_meanings(sweep),
         facts=_definitions(sweep.facts),
@@ -101,7 +104,8 @@ def _draw_front(axis: Axes, front: Front) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(color="#e5e7eb", linewidth=0.6)
     axis.set_axisbelow(True)
-    axis.margins(0.12)
+    axis.set_xlim(*_limits(front, x_name, LABEL_ROOM[0]))
+    axis.set_ylim(*_limits(front, y_name, 0.1))
 
     def xy(trials: Iterable[Trial]) -> tuple[list[float], list[float]]:
         chosen = list(trials)
@@ -131,9 +135,32 @@ def set_aside(front: Front) -> list[Trial]:
 
 
 def _labelled(front: Front) -> list[Trial]:
-    """Return the members to label: all of a few, evenly spaced ones and the knee of many."""
-    step = math.ceil(len(front.members) / MAX_LABELS)
-    return [t for i, t in enumerate(front.members) if i % max(step, 1) == 0 or t is front.knee]
+    """Return the members to label: the knee, the ends, then what has room beside those."""
+    x_name, y_name = metric_of(front.diversity), metric_of(front.accuracy)
+    width, height = _span(front, x_name), _span(front, y_name)
+    chosen: list[Trial] = []
+    ends = [front.knee, *front.members[:1], *front.members[-1:]]
+    for trial in (*(end for end in ends if end), *front.members):
+        has_room = all(
+            abs(trial.val[x_name] - other.val[x_name]) > LABEL_ROOM[0] * width
+            or abs(trial.val[y_name] - other.val[y_name]) > LABEL_ROOM[1] * height
+            for other in chosen
+        )
+        if has_room:
+            chosen.append(trial)
+    return chosen
+
+
+def _span(front: Front, metric: str) -> float:
+    values = [trial.val[metric] for trial in front.judged] or [0.0]
+    return max(values) - min(values) or 0.1 * abs(values[0]) or 1.0
+
+
+def _limits(front: Front, metric: str, room_above: float) -> list[float]:
+    """Return the limits of an axis, with room for labels at its upper end."""
+    values = [trial.val[metric] for trial in front.judged] or [0.0]
+    span = _span(front, metric)
+    return [min(values) - 0.08 * span, max(values) + room_above * span]
 
 
 def _colours(front: Front) -> dict[str, str]:
@@ -192,8 +219,8 @@ def _front_figure(front: Front, colours: Mapping[str, str]) -> go.Figure:
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
     figure = _figure(430, legend=legend, hovermode="closest")
     figure.update_layout(margin_t=40)
-    figure.update_xaxes(title_text=f"{title(x)}, validation")
-    figure.update_yaxes(title_text=f"{title(y)}, validation")
+    figure.update_xaxes(title_text=f"{title(x)}, validation", range=_limits(front, x, 0.36))
+    figure.update_yaxes(title_text=f"{title(y)}, validation", range=_limits(front, y, 0.1))
 
     def add(trials: Sequence[Trial], name: str, split: str = "val", **style: Any) -> None:
         shown = [t for t in trials if {x, y} <= getattr(t, split).keys()]
@@ -249,7 +276,7 @@ def _parallel_figure(main: Front, fronts: Sequence[Front]) -> go.Figure:
     figure = _figure(340)
     figure.update_layout(margin={"l": 70, "r": 60, "t": 56, "b": 28})
     figure.add_parcoords(
-        dimensions=dimensions if trials else [],
+        dimensions=dimensions,
         line=line | {"showscale": len(set(values)) > 1, "colorbar": colour_bar},
         labelfont={"size": 12},
         unselected={"line": {"opacity": 0.08}},
@@ -311,6 +338,11 @@ def _curve_cards(
             yield _card(figure, f"{title(name)}, {'validation' if split == 'val' else split}")
 
 
+def _symbols(sweep: Sweep) -> str:
+    known = [f"{SYMBOLS[key]} = {key}" for key in sweep.parameters if key in SYMBOLS]
+    return html.escape(f"In labels {', '.join(known)}." if known else "")
+
+
 def _tiles(sweep: Sweep, main: Front) -> str:
     pick = recommended(main)
     accuracy, diversity = metric_of(main.accuracy), metric_of(main.diversity)
@@ -321,7 +353,7 @@ def _tiles(sweep: Sweep, main: Front) -> str:
         "on the front": str(len(main.members)),
         "hypervolume": f"{number(main.hypervolume)} (test {number(main.test_hypervolume)})",
         f"best {title(accuracy)}, validation": number(best),
-        f"knee {title(accuracy)} / {title(diversity)}, test": (
+        f"recommended: {title(accuracy)} / {title(diversity)}, test": (
             f"{number(pick.test.get(accuracy))} / {number(pick.test.get(diversity))}"
             if pick
             else "-"
@@ -342,7 +374,8 @@ def _budgets(front: Front) -> str:
             continue
         cells = [f"&ge; {100 * budget:.0f} %", html.escape(trial.name), html.escape(trial.label)]
         for metric in (accuracy, diversity):
-            delta = change(trial, front.baseline, metric) if front.baseline else None
+            other = front.baseline if trial is not front.baseline else None
+            delta = change(trial, other, metric) if other else None
             against = "" if delta is None else f" <small>({100 * delta:+.1f} %)</small>"
             cells.append(number(trial.val[metric]))
             cells.append(f"{number(trial.test.get(metric))}{against}")
@@ -375,7 +408,9 @@ def _trial_table(sweep: Sweep, fronts: Sequence[Front], colours: Mapping[str, st
         cells += [_cell(None if trial.duration_s is None else round(trial.duration_s / 60, 1))]
         kind = "member" if trial.run_id in members else trial.status.lower()
         rows.append(f'<tr class="{kind}">{"".join(cells)}</tr>')
-    head = "".join(f'<th tabindex="0">{html.escape(text)}</th>' for text in heads)
+    # a place to break long keys at
+    heads = [html.escape(head).replace(".", ".<wbr>").replace("_", "_<wbr>") for head in heads]
+    head = "".join(f'<th tabindex="0">{text}</th>' for text in heads)
     return (
         f'<table id="trials"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
@@ -387,7 +422,7 @@ def _name_cell(trial: Trial, front: Front, colours: Mapping[str, str]) -> str:
     colour = colours.get(trial.run_id, "transparent")
     name = html.escape(trial.name)
     return (
-        f'<td data-value="{name}" title="run {html.escape(trial.run_id)}">'
+        f'<td data-value="{name}" title="{name}, run {html.escape(trial.run_id)}">'
         f'<i style="background:{colour}"></i>{name}{marks}</td>'
     )
 

@@ -52,14 +52,10 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """Say the swept values in a few characters, or the name when there are many."""
-        if not 0 < len(self.params) <= 3:
-            return self.name if len(self.name) <= 24 else f"{self.name[:22]}.."
-        parts = []
-        for key, value in self.params.items():
-            text = f"{value:.3g}" if isinstance(value, float) else str(value)
-            parts.append(f"{SYMBOLS.get(key, key.rpartition('.')[2])}={text}")
-        return " ".join(parts)
+        """Say the swept dials in a few characters; the name where there is nothing to say."""
+        keys = [key for key in self.params if key in SYMBOLS or len(self.params) <= 3]
+        parts = [f"{SYMBOLS.get(k, k.rpartition('.')[2])}={_short(self.params[k])}" for k in keys]
+        return " ".join(parts) or _short(self.name)
 
 
 @dataclass(frozen=True)
@@ -178,7 +174,7 @@ def headline(front: Front) -> str:
     if pick is None:
         return "No trial finished with figures: there is no front to show yet."
     accuracy, diversity = metric_of(front.accuracy), metric_of(front.diversity)
-    who = f"{pick.name} ({pick.label})" if "=" in pick.label.removesuffix("..") else pick.name
+    who = pick.name if pick.label == _short(pick.name) else f"{pick.name} ({pick.label})"
     if front.baseline is None:
         figures = " and ".join(
             f"{title(metric)} {number(pick.test[metric])}"
@@ -186,6 +182,8 @@ def headline(front: Front) -> str:
             if metric in pick.test
         )
         return f"Trial {who} is the knee of the front{f': {figures} on test' if figures else ''}."
+    if front.judged == (front.baseline,):
+        return "Only the plain model (w = 0) finished: there is nothing to compare it with yet."
     if pick is front.baseline:
         return f"No trial beats the plain model (w = 0) on {title(diversity)} within 5 % accuracy."
     gain, loss = change(pick, front.baseline, diversity), change(pick, front.baseline, accuracy)
@@ -211,7 +209,7 @@ def notes(front: Front, sweep: Sweep) -> list[str]:
             "No baseline: no finished trial has loss.diversity_weight = 0 without re-ranking, "
             "so gains cannot be stated against the plain model."
         )
-    if front.baseline is not None and front.members == (front.baseline,):
+    if len(front.judged) > 1 and front.members == (front.baseline,):
         said.append("The plain model (w = 0) dominates every other trial.")
     for status, words in (
         ("FAILED", "failed"),
@@ -247,6 +245,11 @@ def number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:.4g}"
+
+
+def _short(value: object) -> str:
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 24 else f"{text[:22]}.."
 
 
 def _attained(

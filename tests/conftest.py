@@ -25,7 +25,7 @@ def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def manifest() -> Manifest:
     """Return the manifest of a small prepared data set."""
     return Manifest(

@@ -1,0 +1,210 @@
+"""The report of sweeps that were written to a real MLflow store through tracking."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from recdiv_core import tracking
+from recdiv_core.config import Config, override
+from recdiv_core.report import report
+from recdiv_core.schema import Manifest
+from recdiv_core.tracking import RunHandle
+
+OBJECTIVES = [
+    {"metric": "val/ndcg_at_10", "direction": "max", "reference": 0.0},
+    {"metric": "val/coverage_at_10", "direction": "max", "reference": 0.0},
+]
+FIGURES = {0.0: (0.050, 0.40), 0.3: (0.049, 0.55), 0.5: (0.045, 0.50), 0.9: (0.030, 0.60)}
+HOSTILE = "\u30c6\u30b9\u30c8 </script><script>alert(1)</script> & <b>"
+
+
+def write_trial(config: Config, weight: float, name: str, sweep: RunHandle, manifest: Manifest):
+    config = override(config, {"loss.diversity_weight": weight})
+    trial = tracking.start_run(
+        config, name=name, kind="trial", manifest=manifest, parent_run_id=sweep.run_id
+    )
+    ndcg, coverage = FIGURES[weight]
+    for epoch in range(3):
+        share = (epoch + 1) / 3
+        tracking.log_metrics(
+            trial,
+            {
+                "train/loss": 5.0 - epoch,
+                "val/ndcg_at_10": share * ndcg,
+                "val/coverage_at_10": share * coverage,
+            },
+            step=epoch,
+        )
+    best = {"best/val/ndcg_at_10": ndcg, "best/val/coverage_at_10": coverage, "best/epoch": 2}
+    best |= {"best/val/ild_at_10": 0.5 + coverage / 10}
+    best |= {"test/ndcg_at_10": 0.9 * ndcg, "test/coverage_at_10": 0.9 * coverage}
+    tracking.log_metrics(trial, best, step=2)
+    tracking.finish_run(trial, "FINISHED")
+
+
+def write_sweep(config: Config, manifest: Manifest, name: str, trials: dict[str, float]):
+    sweep = tracking.start_run(
+        config,
+        name=name,
+        kind="sweep",
+        manifest=manifest,
+        tags={
+            "recdiv.space": "tradeoff",
+            "recdiv.objectives": json.dumps(OBJECTIVES),
+            "recdiv.parameters": json.dumps(["loss.diversity_weight"]),
+        },
+    )
+    for trial_name, weight in trials.items():
+        write_trial(config, weight, trial_name, sweep, manifest)
+    failed = tracking.start_run(
+        config, name="lost", kind="trial", manifest=manifest, parent_run_id=sweep.run_id
+    )
+    tracking.finish_run(failed, "FAILED")
+    tracking.finish_run(sweep, "FINISHED")
+    return sweep
+
+
+@pytest.fixture(scope="module")
+def config(mlflow_uri: str, tmp_path_factory) -> Config:
+    storage = str(tmp_path_factory.mktemp("runs"))
+    return override(Config(), {"tracking.uri": mlflow_uri, "run.storage": storage})
+
+
+@pytest.fixture(scope="module")
+def sweep(config: Config, manifest: Manifest) -> RunHandle:
+    trials = {"plain": 0.0, HOSTILE: 0.3, "between": 0.5, "wide": 0.9}
+    return write_sweep(config, manifest, f"first {HOSTILE}", trials)
+
+
+@pytest.fixture(scope="module")
+def made(config: Config, sweep: RunHandle) -> dict:
+    return report(config, parent_run_id=sweep.run_id)
+
+
+@pytest.fixture(scope="module")
+def page(made: dict) -> str:
+    return Path(made["report"]).read_text(encoding="utf-8")
+
+
+class Outline(HTMLParser):
+    """The text outside scripts, the table rows of trials, and every address that is named."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text, self.addresses, self.row_classes, self.scripts = "", [], [], 0
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.addresses += [values[key] for key in ("src", "href") if key in values]
+        self.scripts += tag == "script"
+        if tag == "tr" and "class" in values:
+            self.row_classes.append(values["class"])
+
+    def handle_data(self, data):
+        if self.lasttag != "script":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def outline(page: str) -> Outline:
+    parser = Outline()
+    parser.feed(page)
+    return parser
+
+
+def test_the_front_comes_with_params_and_figures(made):
+    assert [entry["name"] for entry in made["front"]] == ["plain", HOSTILE, "wide"]
+    assert made["front"][1]["params"] == {"loss.diversity_weight": 0.3}
+    assert made["front"][1]["val"]["ndcg_at_10"] == 0.049
+    assert made["front"][1]["test"]["coverage_at_10"] == pytest.approx(0.9 * 0.55)
+
+
+def test_hypervolume_and_knee_are_those_of_the_figures(made):
+    area = 0.050 * 0.40 + 0.049 * 0.15 + 0.030 * 0.05
+    assert made["hypervolume"] == pytest.approx(area)
+    assert made["hypervolume_test"] == pytest.approx(0.81 * area)
+    assert made["knee"]["name"] == HOSTILE
+
+
+def test_the_result_is_one_line_of_json(made):
+    assert "\n" not in json.dumps(made, allow_nan=False)
+    assert made.keys() >= {"experiment", "tracking_uri", "front", "hypervolume", "knee", "report"}
+
+
+def test_files_are_named_after_the_sweep(made, config):
+    directory = Path(made["report"]).parent
+    assert directory.parent == Path(config.run.storage) / "reports"
+    assert directory.name.startswith("first_")
+
+
+def test_page_and_picture_are_artefacts_of_the_parent_run(made, sweep, tmp_path):
+    client = MlflowClient(tracking_uri=sweep.uri)
+    paths = [entry.path for entry in client.list_artifacts(sweep.run_id, "report")]
+    assert paths == ["report/front.png", "report/report.html"]
+    copy = client.download_artifacts(sweep.run_id, "report/report.html", str(tmp_path))
+    assert Path(copy).read_bytes() == Path(made["report"]).read_bytes()
+
+
+def test_the_parent_run_holds_hypervolume_and_knee(made, sweep):
+    data = MlflowClient(tracking_uri=sweep.uri).get_run(sweep.run_id).data
+    assert data.metrics["hypervolume"] == made["hypervolume"]
+    assert data.tags["recdiv.knee"] == made["knee"]["run_id"]
+
+
+def test_the_page_needs_no_network(outline):
+    assert outline.addresses == ["data:,"]
+
+
+def test_names_cannot_write_html(outline, page):
+    assert HOSTILE in outline.text
+    assert "<script>alert(1)" not in page
+    assert page.count("alert(1)</script>") == 0
+
+
+def test_the_page_lists_all_trials_and_shades_the_front(outline):
+    assert outline.row_classes == ["member", "member", "member", "finished", "failed"]
+
+
+def test_the_page_opens_with_the_headline_and_the_notes(outline, made):
+    assert made["headline"] in outline.text
+    assert "+37.5 % coverage@10 for 2.0 % less NDCG@10" in made["headline"]
+    assert "1 of 5 trials failed" in outline.text
+
+
+def test_the_picture_is_a_png(made):
+    assert Path(made["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_newest_sweep_of_a_data_set_is_taken(config, manifest, tmp_path):
+    other = manifest.model_copy(update={"name": "other"})
+    write_sweep(config, other, "older", {"plain": 0.0})
+    newest = write_sweep(config, other, "newest", {"plain": 0.0})
+    made = report(override(config, {"data.name": "other"}), out=tmp_path / "deep" / "out")
+    assert made["parent_run_id"] == newest.run_id
+    assert made["report"] == str(tmp_path / "deep" / "out" / "report.html")
+
+
+def test_a_sweep_without_a_finished_trial_still_has_a_page(config, manifest, tmp_path):
+    sweep = write_sweep(config, manifest, "all failed", {})
+    made = report(config, parent_run_id=sweep.run_id, out=tmp_path)
+    assert (made["front"], made["knee"], made["hypervolume"]) == ([], None, 0.0)
+    assert "No trial finished" in (tmp_path / "report.html").read_text()
+
+
+def test_no_sweep_says_what_to_run(config):
+    with pytest.raises(ValueError, match=r"no sweep of data set 'none'.*pipelines\.tune"):
+        report(override(config, {"data.name": "none"}))
+
+
+def test_a_run_that_is_no_sweep_is_refused(config, manifest):
+    run = tracking.start_run(config, name="alone", kind="train", manifest=manifest)
+    with pytest.raises(ValueError, match="not a sweep"):
+        report(config, parent_run_id=run.run_id)
+
+
+def test_an_unknown_run_is_refused(config):
+    with pytest.raises(ValueError, match="no run 0123"):
+        report(config, parent_run_id="0123")

@@ -1,0 +1,141 @@
+"""Judging trials: fronts small enough to check by eye."""
+
+import pytest
+
+from recdiv_core import trials
+from recdiv_core.search_space import Objective
+from recdiv_core.trials import Sweep, Trial
+
+NDCG = Objective("val/ndcg_at_10", "max", 0.0)
+COVERAGE = Objective("val/coverage_at_10", "max", 0.0)
+GINI = Objective("val/gini_at_10", "min", 1.0)
+
+
+def trial(name: str, ndcg: float, coverage: float, **changes) -> Trial:
+    figures = {"ndcg_at_10": ndcg, "coverage_at_10": coverage, "gini_at_10": 1 - coverage}
+    values = {
+        "run_id": name,
+        "name": name,
+        "status": "FINISHED",
+        "params": {},
+        "val": figures,
+        "test": {key: 0.5 * value for key, value in figures.items()},
+        "curves": {},
+        "best_epoch": 3,
+        "duration_s": 60.0,
+        "is_plain": name == "plain",
+    }
+    return Trial(**(values | changes))
+
+
+def sweep(*some: Trial, objectives=(NDCG, COVERAGE)) -> Sweep:
+    return Sweep("id", "sweep", "shop", "FINISHED", "space", 0, objectives, (), some, {}, {})
+
+
+def names(some) -> list[str]:
+    return [one.name for one in some]
+
+
+PLAIN, BENT, WIDE, WORSE = (
+    trial("plain", 0.50, 0.40),
+    trial("bent", 0.48, 0.60),
+    trial("wide", 0.30, 0.65),
+    trial("worse", 0.45, 0.50),
+)
+
+
+def test_the_front_holds_what_nothing_dominates():
+    front = trials.judge([WORSE, WIDE, PLAIN, BENT], NDCG, COVERAGE)
+    assert names(front.members) == ["plain", "bent", "wide"]
+    assert front.knee is BENT
+    assert front.baseline is PLAIN
+
+
+def test_hypervolume_is_the_area_below_the_front():
+    front = trials.judge([PLAIN, BENT, WIDE, WORSE], NDCG, COVERAGE)
+    area = 0.50 * 0.40 + 0.48 * 0.20 + 0.30 * 0.05
+    assert front.hypervolume == pytest.approx(area)
+    assert front.test_hypervolume == pytest.approx(area / 4)
+
+
+def test_an_axis_where_lower_is_better_gives_the_same_front():
+    front = trials.judge([PLAIN, BENT, WIDE, WORSE], NDCG, GINI)
+    assert names(front.members) == ["plain", "bent", "wide"]
+    assert front.hypervolume == pytest.approx(0.50 * 0.40 + 0.48 * 0.20 + 0.30 * 0.05)
+    assert front.attained[0.95] is BENT
+
+
+def test_a_budget_gives_the_most_diverse_trial_within_it():
+    front = trials.judge([PLAIN, BENT, WIDE, WORSE], NDCG, COVERAGE)
+    assert {b: t.name for b, t in front.attained.items()} == {
+        0.99: "plain",
+        0.95: "bent",
+        0.90: "bent",
+    }
+
+
+def test_test_figures_choose_nothing():
+    lucky = trial("lucky", 0.40, 0.45, test={"ndcg_at_10": 9.0, "coverage_at_10": 9.0})
+    front = trials.judge([PLAIN, BENT, WIDE, lucky], NDCG, COVERAGE)
+    assert lucky in front.judged
+    assert lucky not in front.members
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED", "RUNNING"])
+def test_a_trial_that_did_not_finish_is_not_judged(status):
+    front = trials.judge([PLAIN, trial("best", 0.9, 0.9, status=status)], NDCG, COVERAGE)
+    assert names(front.judged) == ["plain"]
+
+
+def test_without_a_finished_trial_the_front_is_empty():
+    front = trials.judge([trial("early", 0.1, 0.1, val={})], NDCG, COVERAGE)
+    assert (front.members, front.knee, front.hypervolume) == ((), None, 0.0)
+    assert "No trial finished" in trials.headline(front)
+
+
+def test_the_headline_compares_the_knee_with_the_plain_model_on_test():
+    bent = trial("bent", 0.48, 0.60, test={"ndcg_at_10": 0.245, "coverage_at_10": 0.236})
+    said = trials.headline(trials.judge([PLAIN, bent, WIDE], NDCG, COVERAGE))
+    assert "Trial bent: +18.0 % coverage@10 for 2.0 % less NDCG@10 than the plain model" in said
+
+
+def test_the_headline_says_so_when_nothing_beats_the_plain_model():
+    front = trials.judge([PLAIN, trial("worse", 0.3, 0.3)], NDCG, COVERAGE)
+    assert "No trial beats the plain model" in trials.headline(front)
+
+
+def test_the_headline_without_a_baseline_gives_plain_figures():
+    front = trials.judge([BENT, WIDE], NDCG, COVERAGE)
+    assert "NDCG@10 0.24 and coverage@10 0.3 on test" in trials.headline(front)
+
+
+@pytest.mark.parametrize(
+    ("some", "said"),
+    [
+        ((PLAIN, BENT), "Only 2 finished"),
+        ((BENT, WIDE, WORSE), "No baseline"),
+        ((PLAIN, trial("worse", 0.3, 0.3)), "dominates every other"),
+        ((PLAIN, trial("lost", 0.3, 0.3, status="FAILED")), "1 of 2 trials failed"),
+        ((PLAIN, trial("blind", 0.4, 0.6, test={})), "no test figures"),
+    ],
+)
+def test_notes_say_what_weakens_the_front(some, said):
+    front = trials.judge(some, NDCG, COVERAGE)
+    assert any(said in note for note in trials.notes(front, sweep(*some)))
+
+
+def test_other_diversity_axes_follow_the_declared_one():
+    figures = {"ndcg_at_5": 1.0, "gini_at_5": 1.0, "ild_at_5": 1.0, "coverage_at_5": 1.0}
+    ndcg, gini = Objective("val/ndcg_at_5", "max", 0.0), Objective("val/gini_at_5", "min", 1.0)
+    pairs = trials.axes(sweep(trial("a", 0, 0, val=figures), objectives=(ndcg, gini)))
+    assert [diversity.metric for _, diversity in pairs] == [
+        "val/gini_at_5",
+        "val/coverage_at_5",
+        "val/ild_at_5",
+    ]
+
+
+def test_a_label_says_the_dials():
+    params = {"loss.diversity_weight": 0.30000001, "rerank.diversity": 0, "rerank.method": "mmr"}
+    assert trial("a", 0, 0, params=params).label == "w=0.3 r=0 method=mmr"
+    assert trial("a" * 40, 0, 0).label == "a" * 22 + ".."
