@@ -116,7 +116,7 @@ def scaled_scores(scores: Sequence[float]) -> list[float | None]:
         if not math.isfinite(score)
         else float((np.float32(score) - low) / (high - low))
         if high > low
-        else 1.0
+        else 0.0
         for score in scores
     ]
 

@@ -1,5 +1,3 @@
-import typing
-
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -7,7 +5,6 @@ import pyversity
 import torch
 from hypothesis import given, settings
 
-from recdiv_core.config import RerankMethod
 from recdiv_core.rerank import RERANKERS
 from recdiv_core.rerank.mmr import scale_scores
 from tests.oracles import ild_of_slate, mmr_slate
@@ -32,10 +29,6 @@ def mmr_of_one(scores: list[float], vectors: list[list[float]], k: int, diversit
     return RERANKERS["mmr"](
         torch.tensor([scores]), torch.tensor([vectors]), categories, k, diversity
     )[0].tolist()
-
-
-def test_the_table_holds_what_the_config_allows():
-    assert set(RERANKERS) == set(typing.get_args(RerankMethod))
 
 
 @pytest.mark.parametrize("k", [1, 5, 12, 15])

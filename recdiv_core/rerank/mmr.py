@@ -27,10 +27,10 @@ def mmr(
 
     S are the candidates chosen so far and d is the dial (Carbonell & Goldstein 1998, The use of
     MMR, diversity-based reranking for reordering documents and producing summaries; their lambda is
-    1 - d). r is the score scaled to [0, 1] over the user's real candidates, 1 for all of them when
-    they are equal. The first choice is the top candidate at every dial; ties go to the earlier
-    candidate. Cosines may be negative; an embedding of zeros has cosine 0 to all. Categories are
-    not looked at. Cost: k * C * D a user.
+    1 - d). r is the score scaled to [0, 1] over the user's real candidates, 0 when all are equal.
+    The first choice is the top candidate at every dial; ties go to the earlier candidate. Cosines
+    may be negative; an embedding of zeros has cosine 0 to all. Categories are not looked at. Cost:
+    k * C * D a user.
 
     Arguments and result are those of every re-ranker (rerank/__init__.py).
     """
@@ -62,9 +62,10 @@ def mmr(
 
 
 def scale_scores(scores_BC: Tensor, is_real_BC: Tensor) -> Tensor:
-    """Return each user's scores scaled to [0, 1] over the real candidates (others: no meaning)."""
+    """Return each user's scores scaled to [0, 1] over the real candidates; 0 where all are equal.
+
+    What stands at the places of padding has no meaning.
+    """
     low_B1 = scores_BC.masked_fill(~is_real_BC, torch.inf).amin(dim=1, keepdim=True)
     high_B1 = scores_BC.masked_fill(~is_real_BC, -torch.inf).amax(dim=1, keepdim=True)
-    is_equal_B1 = high_B1 <= low_B1
-    scaled_BC = (scores_BC - low_B1) / torch.where(is_equal_B1, 1.0, high_B1 - low_B1)
-    return torch.where(is_equal_B1, torch.ones_like(scaled_BC), scaled_BC)
+    return (scores_BC - low_B1) / torch.where(high_B1 > low_B1, high_B1 - low_B1, 1.0)
