@@ -79,7 +79,10 @@ COMPANION: Final = 0.22
 """Share of the candidates from beside the last clicked item."""
 LOOP: Final = (0.05, 0.50)
 """Share from the leaf clicked last, on the first and on the last day: the feedback loop."""
-POPULAR: Final = 0.12
+STEER: Final = 0.9
+"""Probability, on the last day, that a visit without a search begins in the leaf clicked last,
+where the shop opens, and not in a taste; it grows from 0."""
+POPULAR: Final = 0.15
 EXPLORE: Final = (0.32, 0.02)
 """Share of items drawn all alike, on the first and on the last day."""
 HOURS: Final = (3, 2, 1, 1, 1, 2, 4, 7, 9, 9, 9, 10, 12, 11, 9, 9, 10, 12, 15, 18, 20, 19, 13, 7)
@@ -106,8 +109,10 @@ class _Draws(NamedTuple):
     query: Floats
     query_colour: Floats
     move: Floats
+    steer: Floats
     source: Floats
     pick: Floats
+    shuffle: Floats
     examine: Floats
     click: Floats
     cart: Floats
@@ -119,7 +124,7 @@ class _Draws(NamedTuple):
         return _Draws(*(draw[index] for draw in self))
 
 
-_WIDTHS: Final = (*(1,) * 10, *(NUM_CANDIDATES,) * 2, *(SLATE,) * 5)
+_WIDTHS: Final = (*(1,) * 11, *(NUM_CANDIDATES,) * 2, *(SLATE,) * 6)
 
 
 @dataclass(frozen=True)
@@ -210,9 +215,9 @@ def size(num_events: int, *, seed: int) -> tuple[int, int]:
     """
     num_items = round(1_200 * (num_events / 60_000) ** 0.6)
     # as measured: 6 impressions and what follows; fewer clicks where there is less to choose from
-    rows_per_slate = 8.7 - 12 / num_items**0.5
+    rows_per_slate = 8.7 - 13.5 / num_items**0.5
     target = num_events / rows_per_slate
-    most = int(2 * target / SLATES_PER_USER) + MAX_SLATES
+    most = int(1.1 * target / SLATES_PER_USER) + MAX_SLATES
     total = np.cumsum(_num_slates(np.arange(most), seed=seed))
     return int(np.argmin(np.abs(total - target))) + 1, num_items
 
@@ -225,7 +230,7 @@ def _num_slates(users: Ints, *, seed: int) -> Ints:
     """
     offset = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,))).random()
     quantile = (users * _GOLDEN + offset) % 1.0
-    return np.minimum(2.7 * (1 - quantile) ** -0.5, MAX_SLATES).astype(np.int64)
+    return np.minimum(2.7 / np.sqrt(1 - quantile), MAX_SLATES).astype(np.int64)
 
 
 def draw_shoppers(users: Ints, *, seed: int) -> Shoppers:
@@ -361,14 +366,15 @@ def _make_up_minds(
     wanted = first + (draws.leaf * width).astype(np.int64)
     stray = (draws.leaf * len(LEAVES)).astype(np.int64)
 
-    current = minds.leaf[users]
+    current, habit = minds.leaf[users], minds.habit[users]
     move = np.searchsorted(MOVES, draws.move, side="right")
     moved = np.choose(move, [current, NEXT_LEAF[current], PARTNER_LEAF[current], wanted])
-    fresh = np.where(draws.stray < STRAY, stray, wanted)
+    is_search = is_new & (draws.query < QUERY)
+    is_steered = ~is_search & (habit >= 0) & (draws.steer < STEER * _ramp(minds.time[users]))
+    fresh = np.select([is_steered, draws.stray < STRAY], [habit, stray], wanted)
     leaf = minds.leaf[users] = np.where(is_new, fresh, moved)
 
     colour = np.where(draws.query_colour < QUERY_COLOUR, shoppers.colour[users, taste] + 1, 0)
-    is_search = is_new & (draws.query < QUERY)
     minds.query[users] = np.where(is_search, leaf * (len(COLOURS) + 1) + colour, -1)
 
 
@@ -381,7 +387,7 @@ def _fill_slates(minds: _Minds, users: Ints, draws: _Draws, goods: Goods) -> Int
     leaf, query = minds.leaf[users], minds.query[users]
     clicked, habit = minds.clicked[users], minds.habit[users]
     period = _period(minds.time[users])
-    ramp = np.clip((minds.time[users] - START_MS) / (NUM_DAYS * DAY_MS), 0, 1)
+    ramp = _ramp(minds.time[users])
     guess = np.where(query >= 0, 0.2, 1.0)  # a search leaves less to guess
     shares = (
         COMPANION * (clicked >= 0),
@@ -413,7 +419,8 @@ def _fill_slates(minds: _Minds, users: Ints, draws: _Draws, goods: Goods) -> Int
     row, column = np.nonzero(usable & (place < SLATE))
     slate = np.full((len(users), SLATE), -1)
     slate[row, place[row, column]] = item[row, column]
-    return slate
+    order = np.argsort(np.where(slate >= 0, draws.shuffle, 1.0), axis=1)
+    return np.take_along_axis(slate, order, axis=1)
 
 
 def _wanted_range(leaf: Ints, query: Ints, period: Ints, goods: Goods) -> tuple[Ints, Ints]:
@@ -454,7 +461,7 @@ def _respond(
 
     same_colour = goods.colour[slate] == shoppers.colour[users, taste][:, None]
     distance = np.abs(goods.brand[slate] - shoppers.price_level[users, taste][:, None])
-    lean = 0.55 + 0.35 * (1 - distance / (NUM_BRANDS - 1)) + 0.35 * same_colour
+    lean = 0.65 + 0.35 * (1 - distance / (NUM_BRANDS - 1)) + 0.35 * same_colour
     lean = lean * (0.7 + 0.4 * goods.quality[slate])
 
     examined = draws.examine < 1 / np.log2(np.arange(SLATE) + 2)
@@ -483,6 +490,11 @@ def _remember(minds: _Minds, users: Ints, click: Bools, slate: Ints, goods: Good
 
 def _period(time: Ints) -> Ints:
     return np.minimum((time - START_MS) // (PERIOD_DAYS * DAY_MS), NUM_PERIODS - 1)
+
+
+def _ramp(time: Ints) -> Floats:
+    """Return how far the log has come: 0 on the first day, 1 after the last."""
+    return np.clip((time - START_MS) / (NUM_DAYS * DAY_MS), 0, 1)
 
 
 def _user_ids(number: Ints) -> pa.Array:

@@ -35,8 +35,8 @@ START_MS: Final = 1_767_225_600_000
 """First moment of the log: 2026-01-01 00:00 UTC, in milliseconds."""
 DAY_MS: Final = 86_400_000
 
-ZIPF_EXPONENT: Final = 0.95
-DRIFT: Final = 1.0
+ZIPF_EXPONENT: Final = 1.4
+DRIFT: Final = 1.3
 """Amplitude of an item's slow wave of popularity, in nats."""
 NEW_ITEM_SHARE: Final = 0.12
 NOVELTY_BOOST: Final = 3.0
