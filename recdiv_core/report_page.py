@@ -51,13 +51,17 @@ MEANINGS: Final = {
     "hit": ("0 to 1", "higher", "share of users with a held-out item in the slate"),
     "mrr": ("0 to 1", "higher", "1 / place of the first held-out item"),
     "map": ("0 to 1", "higher", "precision at each held-out item, averaged"),
-    "coverage": ("0 to 1", "higher", "share of the catalogue that stands in at least one slate"),
+    "coverage": (
+        "0 to 1",
+        "higher",
+        "share of the catalogue in at least one slate; grows with users",
+    ),
     "category_coverage": ("0 to 1", "higher", "distinct categories in a slate / most possible"),
     "ild": ("0 to 2", "higher", "mean pairwise (1 - cosine) of the items in a slate"),
     "diversity_index": ("0 to 1", "higher", "evenness of a slate's categories; 1 perfectly even"),
-    "homogeneity": ("0 to log k", "lower", "log(k / distinct categories in the slate)"),
+    "homogeneity": ("0 to log k", "lower", "log(slate length / distinct categories in the slate)"),
     "gini": ("0 to 1", "lower", "inequality of exposure over the catalogue; 0 all items alike"),
-    "novelty": ("0 and up", "higher", "mean -log2 of the share of users who know the item"),
+    "novelty": ("0 and up", "higher", "mean -log2(train events of an item / users), in bits"),
 }
 """Metric -> range, better direction, meaning."""
 
@@ -222,13 +226,12 @@ def _front_figure(front: Front, colours: Mapping[str, str]) -> go.Figure:
     figure.update_xaxes(title_text=f"{title(x)}, validation", range=_limits(front, x, 0.36))
     figure.update_yaxes(title_text=f"{title(y)}, validation", range=_limits(front, y, 0.1))
 
-    def add(trials: Sequence[Trial], name: str, split: str = "val", **style: Any) -> None:
-        shown = [t for t in trials if {x, y} <= getattr(t, split).keys()]
+    def add(trials: Sequence[Trial], name: str, **style: Any) -> None:
         figure.add_scatter(
-            x=[getattr(t, split)[x] for t in shown],
-            y=[getattr(t, split)[y] for t in shown],
+            x=[trial.val[x] for trial in trials],
+            y=[trial.val[y] for trial in trials],
             name=name,
-            hovertext=[_hover(t, (y, x)) for t in shown],
+            hovertext=[_hover(trial, (y, x)) for trial in trials],
             hoverinfo="text",
             **style,
         )
@@ -257,8 +260,6 @@ def _front_figure(front: Front, colours: Mapping[str, str]) -> go.Figure:
             mode="markers",
             marker={"size": 17, "symbol": "star", "color": KNEE},
         )
-    hollow = {"size": 9, "symbol": "circle-open", "color": KNEE}
-    add(front.members, "front on test", "test", mode="markers", marker=hollow, visible="legendonly")
     return figure
 
 
