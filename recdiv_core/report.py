@@ -115,6 +115,10 @@ def read_sweep(handle: RunHandle) -> Sweep:
 
 
 def _parent_run(uri: str, config: Config, parent_run_id: str) -> Run:
+    shown = tracking.without_password(uri)
+    path = tracking.database_path(uri)
+    if path is not None and not path.exists():  # else MLflow would make it
+        raise ValueError(f"tracking.uri={shown}: there is no such database; {RUN_TUNE}")
     client = MlflowClient(tracking_uri=uri)
     if parent_run_id:
         try:
@@ -139,7 +143,7 @@ def _parent_run(uri: str, config: Config, parent_run_id: str) -> Run:
     )
     if not runs:
         where = f" of data set {name!r}" if name else ""
-        raise ValueError(f"no sweep{where} in {tracking.without_password(uri)}; {RUN_TUNE}")
+        raise ValueError(f"no sweep{where} in tracking.uri={shown}; {RUN_TUNE}")
     return runs[0]
 
 

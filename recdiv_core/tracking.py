@@ -70,10 +70,11 @@ def tracking_uri(config: Config) -> str:
             not answer within ANSWER_WITHIN_S, or a database that cannot be opened.
     """
     uri = config.tracking.uri or "sqlite:///mlflow.db"
+    refusal = f"tracking.uri={without_password(uri)} is not a store of runs; {ALLOWED}"
     try:
         url = make_url(uri)
     except (ValueError, ArgumentError):
-        raise ValueError(f"tracking.uri={uri} is not a store of runs; {ALLOWED}") from None
+        raise ValueError(refusal) from None
     backend = url.drivername.partition("+")[0]
     if backend in ("http", "https"):
         _check_server(uri)
@@ -86,8 +87,14 @@ def tracking_uri(config: Config) -> str:
     elif backend in DATABASES:
         _check_database(url)
     else:
-        raise ValueError(f"tracking.uri={uri} is not a store of runs; {ALLOWED}")
+        raise ValueError(refusal)
     return uri
+
+
+def database_path(uri: str) -> Path | None:
+    """Return the file of a SQLite store, None for any other."""
+    url = make_url(uri)
+    return Path(str(url.database)) if url.drivername.partition("+")[0] == "sqlite" else None
 
 
 def experiment_id(uri: str, name: str) -> str:
@@ -248,14 +255,15 @@ def without_password(text: str) -> str:
 
 
 def _check_server(uri: str) -> None:
+    address = re.sub(r"://[^/@]*@", "://", uri).rstrip("/")  # without user and password
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_WITHIN_S):
+        with urllib.request.urlopen(f"{address}/health", timeout=ANSWER_WITHIN_S):
             return
     except urllib.error.HTTPError:
         return  # it answers; whether it is MLflow's, its API says
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise ValueError(f"tracking.uri={uri}: the server does not answer: {reason}") from None
+        raise ValueError(f"tracking.uri={address}: the server does not answer: {reason}") from None
 
 
 def _check_sqlite(uri: str, path: Path) -> None:
@@ -288,11 +296,9 @@ def _check_database(url: URL) -> None:
 
 def _artifact_location(uri: str, name: str) -> str | None:
     """Return `mlruns/<name>` beside a SQLite database; others decide for themselves."""
-    url = make_url(uri)
-    if url.drivername.partition("+")[0] != "sqlite":
-        return None
+    path = database_path(uri)
     directory = re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
-    return (Path(str(url.database)).parent / "mlruns" / directory).as_uri()
+    return None if path is None else (path.parent / "mlruns" / directory).as_uri()
 
 
 def _provenance(config: Config, name: str, kind: Kind, manifest: Manifest) -> dict[str, str]:

@@ -208,3 +208,9 @@ def test_a_run_that_is_no_sweep_is_refused(config, manifest):
 def test_an_unknown_run_is_refused(config):
     with pytest.raises(ValueError, match="no run 0123"):
         report(config, parent_run_id="0123")
+
+
+def test_a_missing_database_is_not_made(config, tmp_path):
+    with pytest.raises(ValueError, match=r"no such database; run .*pipelines\.tune"):
+        report(override(config, {"tracking.uri": f"sqlite:///{tmp_path}/none.db"}))
+    assert not (tmp_path / "none.db").exists()

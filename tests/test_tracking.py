@@ -62,6 +62,13 @@ def test_a_server_that_does_not_answer_is_said_to(scheme: str):
         uri_of(f"{scheme}://127.0.0.1:1/runs")
 
 
+@pytest.mark.parametrize("scheme", ["http", "postgresql", "redis"])
+def test_a_refusal_hides_the_password(scheme: str):
+    with pytest.raises(ValueError, match=r"tracking\.uri=") as refused:
+        uri_of(f"{scheme}://me:secret@127.0.0.1:1/runs")
+    assert "secret" not in str(refused.value)
+
+
 def test_a_file_that_is_no_database_is_said_to_be(tmp_path):
     (tmp_path / "notes.db").write_text("not a database at all" * 100)
     with pytest.raises(ValueError, match=r"notes\.db: the database cannot be opened"):
