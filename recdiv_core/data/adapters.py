@@ -218,6 +218,10 @@ def find_columns(
     """
     with ThreadPoolExecutor(8) as pool:
         headers = list(pool.map(lambda file: read_header(file, key), files))
+    for file, header in zip(files, headers, strict=True):
+        twice = [name for name in names.values() if header.count(name) > 1]
+        if twice:
+            raise ValueError(f"{key}: {file.path} has more than one column {twice[0]!r}")
     everywhere: set[str] = set().union(*headers)
     found: dict[str, str] = {}
     for ours, theirs in names.items():
@@ -307,7 +311,8 @@ def read_unit(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator[Raw
 
 def _read_parquet(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator[RawBatch]:
     file = pq.ParquetFile(_open(unit.path, compressed=False))
-    names = [n for n in columns.values() if n in file.schema_arrow.names] if columns else None
+    present = file.schema_arrow.names
+    names = None if columns is None else [n for n in present if n in columns.values()]
     row = unit.first_row
     for batch in file.iter_batches(65_536, row_groups=list(range(*unit.row_groups)), columns=names):
         yield RawBatch(_rename(pa.Table.from_batches([batch]), columns, row))
@@ -317,7 +322,7 @@ def _read_parquet(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator
 def _read_csv(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator[RawBatch]:
     with io.TextIOWrapper(_open(unit.path), encoding="utf-8-sig", newline="") as text:
         header = next(csv.reader(text), [])
-    names = [n for n in columns.values() if n in header] if columns else header
+    names = header if columns is None else [n for n in header if n in columns.values()]
     broken: list[tuple[str, str]] = []
 
     def keep_broken(row: pyarrow.csv.InvalidRow) -> str:
@@ -499,7 +504,7 @@ def _parse_iso(text: pa.Array) -> tuple[Any, Any]:
 
 def _parse_numbers(text: pa.Array, unit: TimeUnit) -> tuple[Any, Any]:
     scale = MICROSECONDS[unit]
-    is_whole = _mask(pc.match_substring_regex(text, r"^-?[0-9]{1,18}$"))
+    is_whole = _mask(pc.match_substring_regex(text, r"^-?([0-9]{1,18}|[1-8][0-9]{18})$"))
     whole = pc.if_else(pa.array(is_whole), text, "0").cast(pa.int64())
     whole = whole.to_numpy(zero_copy_only=False)
     numbers = np.where(is_whole, 0.0, _floats(text))

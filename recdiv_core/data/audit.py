@@ -112,7 +112,7 @@ def merge(parts: Sequence[Sequence[Finding]]) -> list[Finding]:
     return list(merged.values())
 
 
-def to_json(findings: Sequence[Finding]) -> list[dict[str, object]]:
+def to_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     """Return the findings as they stand in `audit.json`; one that counts 0 is ok."""
     return [asdict(f) | {"severity": f.severity if f.count else "ok"} for f in findings]
 

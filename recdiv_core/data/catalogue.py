@@ -156,10 +156,10 @@ def read_catalogue(files: Sequence[adapters.SourceFile], config: Config) -> RawC
             for place, text, reason in batch.broken:
                 rejected.setdefault(reason, []).append((place, text))
     num_broken = sum(len(rows) for rows in rejected.values())
-    table = _concatenate(tables)
-    num_rows = table.num_rows + num_broken
-    if not table.num_rows:
+    num_rows = sum(table.num_rows for table in tables) + num_broken
+    if num_rows == num_broken:
         raise ValueError(f"data.items={config.data.items} holds no rows")
+    table = _concatenate(tables)
     table = _reject_rows(table, rejected)
     _check_text_fields(table, config)
     return RawCatalogue(table, rejected, num_rows)

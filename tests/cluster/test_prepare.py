@@ -1,0 +1,247 @@
+"""Prepare on a real Ray, against a slow twin that loops over users in plain Python."""
+
+import collections
+import csv
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recdiv_core.config import Config, override
+from recdiv_core.data.catalogue import load_catalogue, load_tokens
+from recdiv_core.data.clicklog import prepare
+from recdiv_core.schema import NO_QUERY, read_manifest
+
+pytestmark = pytest.mark.ray
+
+NUM_ITEMS = 30
+COLUMNS = ("user_id", "item_id", "timestamp", "event", "query")
+BROKEN = [
+    {"user_id": "u1", "item_id": "nowhere", "timestamp": 1500000000, "event": "click"},
+    {"user_id": "u1", "item_id": "i1", "timestamp": -1, "event": "click"},
+    {"user_id": None, "item_id": "i1", "timestamp": 1500000000, "event": "click"},
+]
+REASONS = {"item not in the catalogue": 1, "negative time": 1, "missing user_id": 1}
+TRAIN_TO = 1500000000 + 70
+VAL_TO = 1500000000 + 85
+SETTINGS = {
+    "split.val_from": str(TRAIN_TO),
+    "split.test_from": str(VAL_TO),
+    "data.events": ("click", "purchase"),
+    "data.event_weights": {"purchase": 3.0},
+    "data.num_shards": 3,
+    "data.fragment_rows": 4,
+    "model.text.max_tokens": 16,
+}
+
+
+def make_log():
+    """Random events with many ties, a few identical ones, and the broken rows in between."""
+    rng = np.random.default_rng(7)
+    kinds = ("click", "click", "purchase", "impression")
+    rows = [
+        {
+            "user_id": f"u{rng.integers(40)}",
+            "item_id": f"i{int(NUM_ITEMS * rng.random() ** 2)}",
+            "timestamp": 1500000000 + int(rng.integers(100)),
+            "event": kinds[rng.integers(4)],
+            "query": [None, 'red, "shoes"', "寿司"][rng.integers(3)],
+        }
+        for _ in range(400)
+    ]
+    rows[50:50] = rows[:5]
+    rows[100:100] = [row | {"query": None} for row in BROKEN]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shop")
+    log = make_log()
+    with (root / "log.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(log)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in log]
+    (root / "parts").mkdir()
+    (root / "parts" / "0000.jsonl").write_text("".join(lines[:100]), encoding="utf-8")
+    for start in range(100, len(log), 100):
+        part = pa.Table.from_pylist(log[start : start + 100])
+        pq.write_table(part, root / "parts" / f"{start:04d}.parquet", row_group_size=30)
+    items = {"item_id": [f"i{n}" for n in range(NUM_ITEMS)], "title": ["Tea 茶"] * NUM_ITEMS}
+    pq.write_table(pa.table(items), root / "items.parquet")
+    return root
+
+
+def run(shop, name, clicks, **values):
+    settings = SETTINGS | {
+        "data.clicks": str(shop / clicks),
+        "data.items": str(shop / "items.parquet"),
+        "data.out": str(shop / name),
+    }
+    return prepare(override(Config(), settings | values))
+
+
+@pytest.fixture(scope="module")
+def from_csv(ray_cluster, shop):
+    return run(shop, "csv", "log.csv")
+
+
+def read_rows(directory, split):
+    paths = sorted((directory / split).glob("*.parquet"))
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]
+
+
+def by_user(rows):
+    return {row["user_id"]: row for row in rows}
+
+
+def twin(train_to=TRAIN_TO, min_user=1, min_item=1):
+    """Return train items, val and test requests by user, and popularity, the obvious way."""
+    users = collections.defaultdict(list)
+    for row in dict.fromkeys(tuple(row.values()) for row in make_log()):
+        user, item, time, event, query = row
+        known = user and item != "nowhere" and time > 0
+        if known and event in ("click", "purchase"):
+            users[user].append((time, int(item[1:]), query, 3.0 if event == "purchase" else 1.0))
+    for events in users.values():
+        events.sort(key=lambda event: event[0])
+    train = {u: [e for e in events if e[0] < train_to] for u, events in users.items()}
+    while True:
+        counts = collections.Counter(e[1] for events in train.values() for e in events)
+        smaller = {u: [e for e in ev if counts[e[1]] >= min_item] for u, ev in train.items()}
+        smaller = {u: ev if len(ev) >= min_user else [] for u, ev in smaller.items()}
+        if smaller == train:
+            return users, {u: ev for u, ev in train.items() if ev}, counts
+        train = smaller
+
+
+def expect_requests(users, train, start, end):
+    requests = {}
+    for user, events in users.items():
+        held_out = [e for e in events if start <= e[0] < end]
+        if held_out:
+            query = held_out[0][2]
+            targets = [e[1] for e in held_out if query is None or e[2] == query]
+            requests[user] = {
+                "history": [e[1] for e in events if e[0] < start],
+                "targets": list(dict.fromkeys(targets)),
+                "query": query,
+                "is_cold_user": user not in train,
+            }
+    return requests
+
+
+def read_requests(directory, split):
+    texts = pa.ipc.open_file(directory / "queries.arrow").read_all()["query"].to_pylist()
+    named = [
+        row | {"query": None if row["query"] == NO_QUERY else texts[row["query"]]}
+        for row in read_rows(directory, split)
+    ]
+    return {row.pop("user_id"): row for row in named}
+
+
+def assert_is_twin(directory, users, train, counts, train_to=TRAIN_TO, val_to=VAL_TO):
+    rows = by_user(read_rows(directory, "train"))
+    assert {u: row["items"] for u, row in rows.items()} == {
+        u: [e[1] for e in events] for u, events in train.items()
+    }
+    assert {u: row["weights"] for u, row in rows.items()} == {
+        u: [e[3] for e in events] for u, events in train.items()
+    }
+    val = expect_requests(users, train, train_to, val_to)
+    test = expect_requests(users, train, val_to, math.inf)
+    assert read_requests(directory, "val") == val
+    assert read_requests(directory, "test") == test
+    loaded = load_catalogue(directory)
+    assert loaded.popularity_V.tolist() == [counts[i] for i in range(NUM_ITEMS)]
+    assert loaded.is_cold_V.tolist() == [counts[i] == 0 for i in range(NUM_ITEMS)]
+
+
+def test_examples_are_those_of_the_slow_twin(from_csv, shop):
+    assert_is_twin(shop / "csv", *twin())
+
+
+def test_manifest_counts_what_is_in_the_files(from_csv, shop):
+    manifest = read_manifest(shop / "csv")
+    users, train, _ = twin()
+    num_rows = {split: len(read_rows(shop / "csv", split)) for split in ("train", "val", "test")}
+    assert manifest.num_examples == num_rows
+    assert manifest.num_events == sum(map(len, users.values()))
+    assert manifest.num_events_by_split["train"] == sum(map(len, train.values()))
+    assert manifest.quarantined == REASONS
+    assert manifest.dropped["duplicates"] == len(make_log()) - len(
+        {tuple(row.values()) for row in make_log()}
+    ) - sum(1 for row in make_log()[50:55] if row["event"] == "impression")
+    assert from_csv["quarantined"] == 3
+    assert from_csv["num_users"] == len(users)
+
+
+def test_quarantine_holds_the_rows_as_given(from_csv, shop):
+    rows = pq.read_table(shop / "csv" / "quarantine").to_pylist()
+    assert [row["row_number"] for row in rows] == [100, 101, 102]
+    assert [json.loads(row["row"])["item_id"] for row in rows] == ["nowhere", "i1", "i1"]
+    assert {row["source"] for row in rows} == {str(shop / "log.csv")}
+
+
+def test_files_are_cut_in_row_groups_of_fragment_rows(from_csv, shop):
+    for path in (shop / "csv" / "train").iterdir():
+        footer = pq.read_metadata(path)
+        sizes = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+        assert all(size == 4 for size in sizes[:-1])
+        assert 0 < sizes[-1] <= 4
+
+
+def test_tokens_are_those_of_the_tokeniser_with_special_tokens(from_csv, shop):
+    tokens = load_tokens(shop / "csv")
+    assert len(tokens) == NUM_ITEMS
+    assert tokens[0] == tokens[-1] == [101, 5572, 100, 102]
+    assert len(load_tokens(shop / "csv", "queries")) == 2
+
+
+def test_the_audit_finds_no_leak(from_csv, shop):
+    findings = json.loads((shop / "csv" / "audit.json").read_text())
+    assert [f for f in findings if f["severity"] == "severe"] == []
+    assert "events of the future in train" in {f["name"] for f in findings}
+
+
+def test_files_of_other_formats_and_another_number_of_shards_give_the_same_examples(from_csv, shop):
+    run(shop, "other", "parts", **{"data.num_shards": 7})
+    for split in ("train", "val", "test"):
+        ours, theirs = (by_user(read_rows(shop / d, split)) for d in ("other", "csv"))
+        assert ours == theirs
+
+
+def test_the_k_core_within_cuts_found_by_share_is_that_of_the_slow_twin(ray_cluster, shop):
+    minimum = {"data.min_user_events": 3, "data.min_item_events": 4}
+    cuts = {"split.val_from": "", "split.test_from": "", "split.val_share": 0.15}
+    run(shop, "core", "log.csv", **minimum, **cuts)
+    manifest = read_manifest(shop / "core")
+    val_from, test_from = (manifest.split[f"{n}_from_us"] / 1e6 for n in ("val", "test"))
+    users, train, counts = twin(val_from, 3, 4)
+    _, everything, _ = twin(val_from)
+    assert_is_twin(shop / "core", users, train, counts, val_from, test_from)
+    num_events = sum(map(len, users.values()))
+    num_in_window = sum(map(len, everything.values()))
+    num_in_core = sum(map(len, train.values()))
+    assert manifest.dropped["outside the k-core"] == num_in_window - num_in_core > 0
+    assert num_in_window / num_events == pytest.approx(0.75, abs=0.02)
+    assert manifest.num_events_by_split["test"] / num_events == pytest.approx(0.1, abs=0.02)
+
+
+def test_the_same_again_is_no_work_and_a_failure_leaves_the_old(from_csv, shop):
+    before = (shop / "csv" / "manifest.json").stat().st_mtime_ns
+    assert run(shop, "csv", "log.csv")["is_reused"]
+    with pytest.raises(ValueError, match=r"data.min_user_events=1000.*leave no event"):
+        run(shop, "csv", "log.csv", **{"data.min_user_events": 1000})
+    assert (shop / "csv" / "manifest.json").stat().st_mtime_ns == before
+    assert [path.name for path in shop.iterdir() if path.name.startswith(".")] == []
+
+
+def test_too_many_broken_rows_stop_the_job(ray_cluster, shop):
+    with pytest.raises(ValueError, match=r"data.clicks: 3 of 408 rows.*data.max_quarantined=0.005"):
+        run(shop, "strict", "log.csv", **{"data.max_quarantined": 0.005})
+    assert not (shop / "strict").exists()

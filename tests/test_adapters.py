@@ -1,0 +1,229 @@
+import datetime
+import gzip
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recdiv_core.data import adapters
+
+NAMES = {"user_id": "user_id", "item_id": "item_id", "timestamp": "timestamp"}
+ROWS = [
+    {"user_id": "007", "item_id": 'a "b", c', "timestamp": "5"},
+    {"user_id": "Zoë", "item_id": "two\nlines", "timestamp": "6"},
+    {"user_id": "花子", "item_id": "x", "timestamp": "7"},
+]
+CSV = 'user_id,item_id,timestamp\n007,"a ""b"", c",5\nZoë,"two\nlines",6\n花子,x,7\n'
+
+
+def read_all(given):
+    files = adapters.list_files(str(given), "data.clicks")
+    columns = adapters.find_columns(files, NAMES, tuple(NAMES), "data.clicks")
+    units = adapters.cut_units(files, "data.clicks")
+    return [batch for unit in units for batch in adapters.read_unit(unit, columns)]
+
+
+def rows_of(batches):
+    return [
+        row for batch in batches for row in batch.table.drop_columns([adapters.ROW]).to_pylist()
+    ]
+
+
+def write(path, fmt):
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+    if fmt == "parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    elif fmt.endswith(".gz"):
+        path.write_bytes(gzip.compress((CSV if "csv" in fmt else lines).encode()))
+    else:
+        path.write_text(CSV if fmt == "csv" else lines, encoding="utf-8")
+
+
+@pytest.mark.parametrize("fmt", ["csv", "csv.gz", "jsonl", "jsonl.gz", "parquet"])
+def test_every_format_gives_the_same_rows(tmp_path, fmt):
+    write(tmp_path / f"log.{fmt}", fmt)
+    assert rows_of(read_all(tmp_path / f"log.{fmt}")) == ROWS
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+    (tmp_path / "log.csv").write_text(CSV, encoding="utf-8-sig")
+    assert rows_of(read_all(tmp_path / "log.csv")) == ROWS
+
+
+def test_a_directory_is_read_in_order_of_names_without_what_writers_left(tmp_path):
+    (tmp_path / "b.csv").write_text("user_id,item_id,timestamp\nb,i,2\n")
+    (tmp_path / "a.csv").write_text("user_id,item_id,timestamp\na,i,1\n")
+    (tmp_path / "_SUCCESS").write_text("")
+    batches = read_all(tmp_path)
+    assert [row["user_id"] for row in rows_of(batches)] == ["a", "b"]
+    assert [b.table[adapters.ROW].to_pylist() for b in batches] == [[0], [adapters.FILE_STRIDE]]
+
+
+@pytest.mark.parametrize("given", ["{}/*.csv", "file://{}", "file://{}/*.csv", "{}/**/a.csv"])
+def test_globs_and_uris_are_found(tmp_path, given):
+    (tmp_path / "a.csv").write_text("user_id,item_id,timestamp\na,i,1\n")
+    assert [row["user_id"] for row in rows_of(read_all(given.format(tmp_path)))] == ["a"]
+
+
+def test_parquet_row_groups_keep_their_row_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(adapters, "UNIT_ROWS", 4)
+    table = pa.table({"user_id": range(10), "item_id": range(10), "timestamp": range(10)})
+    pq.write_table(table, tmp_path / "log.parquet", row_group_size=2)
+    batches = read_all(tmp_path / "log.parquet")
+    places = [place for batch in batches for place in batch.table[adapters.ROW].to_pylist()]
+    users = [user for batch in batches for user in batch.table["user_id"].to_pylist()]
+    assert len(batches) == 3
+    assert places == users == list(range(10))
+
+
+def test_lines_that_are_no_rows_are_handed_back(tmp_path):
+    (tmp_path / "log.csv").write_text(CSV + "only,two\n", encoding="utf-8")
+    (tmp_path / "log.jsonl").write_text(
+        '{"user_id": 1, "item_id": 2, "timestamp": 3}\n{oops\n[1]\n'
+    )
+    broken_csv = [line for batch in read_all(tmp_path / "log.csv") for line in batch.broken]
+    broken_json = [line for batch in read_all(tmp_path / "log.jsonl") for line in batch.broken]
+    assert [(text, reason) for _, text, reason in broken_csv] == [
+        ("only,two", "2 fields instead of 3")
+    ]
+    assert [(place, reason) for place, _, reason in broken_json] == [
+        (1, "not a JSON object"),
+        (2, "not a JSON object"),
+    ]
+
+
+def test_mixed_kinds_of_json_values_become_text(tmp_path):
+    (tmp_path / "log.jsonl").write_text(
+        '{"user_id": 1, "item_id": "a", "timestamp": 3}\n'
+        '{"user_id": "u", "item_id": "b", "timestamp": 4}\n'
+    )
+    assert [row["user_id"] for row in rows_of(read_all(tmp_path / "log.jsonl"))] == ["1", "u"]
+
+
+def make_bad(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.csv", b"", "empty file"),
+        ("log.csv", b"user_id,item\n1,2\n", "no column 'item_id'.*did you mean .*item_id=item"),
+        ("log.parquet", b"not parquet at all", "not readable as parquet"),
+        ("log.csv.gz", b"not gzip at all", "not readable as csv"),
+        ("log.txt", b"1,2", "unknown extension; allowed: .csv"),
+    ],
+)
+def test_a_file_that_cannot_be_used_names_the_key(tmp_path, name, content, message):
+    path = make_bad(tmp_path, name, content)
+    with pytest.raises(ValueError, match=f"(?s)data.clicks.*{message}"):
+        read_all(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("", "is empty: give a path"),
+        ("nowhere.csv", "does not exist"),
+        ("none/*.csv", "matches no file"),
+        ("file:///none/*.csv", "matches no file|cannot be read"),
+    ],
+)
+def test_a_path_that_leads_nowhere_names_the_key(given, message):
+    with pytest.raises(ValueError, match=f"data.clicks.*({message})"):
+        adapters.list_files(given, "data.clicks")
+
+
+def test_an_empty_directory_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="directory without files"):
+        adapters.list_files(str(tmp_path), "data.clicks")
+
+
+def test_a_parquet_file_without_rows_is_an_error(tmp_path):
+    pq.write_table(pa.table({"user_id": pa.array([], pa.string())}), tmp_path / "log.parquet")
+    files = adapters.list_files(str(tmp_path), "data.clicks")
+    with pytest.raises(ValueError, match="holds no rows"):
+        adapters.cut_units(files, "data.clicks")
+
+
+def test_an_unknown_mapped_column_is_an_error_even_when_optional(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,kind\na,i,1,click\n")
+    files = adapters.list_files(str(tmp_path / "log.csv"), "data.clicks")
+    with pytest.raises(ValueError, match=r"no column 'kinds' \(data.columns.event\).*event=kind"):
+        adapters.find_columns(files, {**NAMES, "event": "kinds"}, tuple(NAMES), "data.clicks")
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (pa.array([1, None, 3]), ["1", None, "3"]),
+        (pa.array([7.0, None, float("nan")]), ["7", None, None]),
+        (pa.array([7.5]), ["7.5"]),
+        (pa.array(["", "a"]), [None, "a"]),
+        (pa.array(["b", "b"]).dictionary_encode(), ["b", "b"]),
+        (pa.array([["a", "b"], None]), ["a|b", None]),
+    ],
+)
+def test_ids_of_any_type_become_text(values, text):
+    assert adapters.as_text(values).to_pylist() == text
+
+
+def micros(*moments):
+    zone = datetime.UTC
+    return [int(datetime.datetime(*m, tzinfo=zone).timestamp() * 1_000_000) for m in moments]
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "expected"),
+    [
+        (["2014-01-02", "2014-01-02T03:04:05"], "iso", micros((2014, 1, 2), (2014, 1, 2, 3, 4, 5))),
+        (["2014-01-02T03:04:05+02:00"], "iso", micros((2014, 1, 2, 1, 4, 5))),
+        (["2014-01-02 03:04:05.25Z"], "iso", [micros((2014, 1, 2, 3, 4, 5))[0] + 250_000]),
+        ([1388534400, 1388534401], "s", [1388534400_000000, 1388534401_000000]),
+        (["1388534400.5"], "s", [1388534400_500000]),
+        ([1388534400_123], "ms", [1388534400_123000]),
+        ([1388534400_123456], "us", [1388534400_123456]),
+        ([1388534400_123456_789], "ns", [1388534400_123456]),
+        ([0, 1, 2], "order", [0, 1, 2]),
+        ([3.0, 4.0], "order", [3, 4]),
+    ],
+)
+def test_the_unit_of_time_is_told_by_size(values, unit, expected):
+    column = pa.array(values)
+    times, is_valid = adapters.parse_times(column, unit)
+    assert adapters.detect_time_unit(column, "timestamp") == unit
+    assert times.tolist() == expected
+    assert is_valid.all()
+
+
+def test_typed_timestamps_need_no_guess():
+    moments = pa.array([datetime.datetime(2014, 1, 2)], pa.timestamp("ms"))
+    days = pa.array([datetime.date(2014, 1, 2)])
+    assert adapters.detect_time_unit(moments, "timestamp") == "iso"
+    assert adapters.parse_times(moments, "iso")[0].tolist() == micros((2014, 1, 2))
+    assert adapters.parse_times(days, "iso")[0].tolist() == micros((2014, 1, 2))
+
+
+def test_one_broken_time_does_not_change_the_unit():
+    column = pa.array(["1388534400", "2014-01-02", "soon", None, "1e30"])
+    times, is_valid = adapters.parse_times(column, adapters.detect_time_unit(column, "timestamp"))
+    assert is_valid.tolist() == [True, False, False, False, True]
+    assert times[4] > adapters.LATEST_US
+
+
+def test_large_numbers_in_a_column_named_order_are_an_order():
+    assert adapters.detect_time_unit(pa.array([1388534400]), "order") == "order"
+
+
+def test_times_of_which_none_parses_are_an_error():
+    with pytest.raises(ValueError, match=r"data.columns.timestamp=when.*'soon'.*allowed: ISO 8601"):
+        adapters.detect_time_unit(pa.array(["soon", "later"]), "when")
+
+
+def test_text_that_is_no_number_becomes_null():
+    assert adapters.as_numbers(pa.array(["5.04", "free", None])).to_pylist() == [5.04, None, None]
+    assert np.isclose(adapters.as_numbers(pa.array([1.25]))[0].as_py(), 1.25)
