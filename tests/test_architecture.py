@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,6 +104,12 @@ def imports(module: str) -> Iterator[str]:
 @each_library_module
 def test_every_module_of_the_library_stands_in_a_layer(module: str):
     assert unit(module) in LAYERS, "add it to LAYERS and to docs/architecture.md"
+
+
+@each_module
+def test_the_document_names_every_module(module: str):
+    document = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert re.search(rf"\b{module.rpartition('.')[2]}\b", document)
 
 
 @each_module
