@@ -98,13 +98,13 @@ def submit(
     logger.info("it goes on without this command; stop it with: ray job stop %s", target)
     logger.info("and follow it again with: ray job logs --follow %s", target)
     details = asyncio.run(_follow(client, job_id, write))
-    if details.message:
-        logger.info("job %s: %s", job_id, details.message)
     exit_status = details.driver_exit_code
+    if exit_status is None:  # it never ran, or was stopped: the log does not say why
+        logger.error("job %s: %s", job_id, details.message)
     return Outcome(
         job_id=job_id,
         status=details.status.value,
-        exit_status=exit_status if exit_status is not None else 1,
+        exit_status=1 if exit_status is None else exit_status,
         result=last_json_line(client.get_job_logs(job_id)),
     )
 

@@ -199,3 +199,15 @@ def test_a_cluster_that_wants_a_token_says_so(dashboard: str, tree: Path):
     assert done.returncode == 2
     assert "set RAY_AUTH_MODE=token" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_working_tree_itself_runs_as_a_job(dashboard: str):
+    places = [
+        "data.clicks=/nowhere/clicks.csv",
+        "data.items=/nowhere/items.csv",
+        "data.out=/tmp/no",
+    ]
+    done = submit(dashboard, ROOT, "prepare", *places)
+    assert done.returncode == 2
+    assert done.stderr.count("error: data.items=/nowhere/items.csv does not exist") == 1
+    assert json.loads(done.stdout)["status"] == "FAILED"
