@@ -59,6 +59,10 @@ MICROSECONDS: Final[Mapping[TimeUnit, float]] = {
 }
 
 
+class UnreadableFileError(ValueError):
+    """A file of the user's that breaks off, or is not what its extension says."""
+
+
 @dataclass(frozen=True)
 class SourceFile:
     """One file of the user's. `path` is absolute, or a URI."""
@@ -300,13 +304,14 @@ def read_unit(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator[Raw
         columns: our name -> name in the file; absent ones are left out. None = all, as named.
 
     Raises:
-        ValueError: the file breaks off or holds bytes that are not UTF-8.
+        UnreadableFileError: the file breaks off or holds bytes that are not UTF-8.
     """
     readers = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}
     try:
         yield from readers[unit.format](unit, columns)
-    except (pa.ArrowInvalid, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"{unit.path} is not readable as {unit.format}: {error}") from None
+    except (pa.ArrowInvalid, OSError, EOFError, UnicodeDecodeError) as error:
+        message = f"{unit.path} is not readable as {unit.format}: {error}"
+        raise UnreadableFileError(message) from None
 
 
 def _read_parquet(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator[RawBatch]:

@@ -64,8 +64,9 @@ def prepare(config: Config) -> dict[str, object]:
         return _summary(out, started, is_reused=True)
     with _building(out) as work:
         start_ray(config)
-        raw, log = (inputs.raw, inputs.log) if inputs else _generate(work, config)
-        manifest = _build(raw, log, config, work, encoder_path)
+        with _explained_failures():
+            raw, log = (inputs.raw, inputs.log) if inputs else _generate(work, config)
+            manifest = _build(raw, log, config, work, encoder_path)
         complete = Manifest(
             **manifest,
             name=data_name(config),
@@ -212,6 +213,19 @@ def _building(out: Path) -> Iterator[Path]:
     except BaseException:  # Ctrl-C too
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _explained_failures() -> Iterator[None]:
+    """Tell the user's mistakes from ours: Ray makes every ValueError of a task a ValueError."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, adapters.UnreadableFileError):
+            raise ValueError(str(error.cause).partition("\n")[0]) from None
+        raise RuntimeError("a task of prepare failed") from error
 
 
 def _build(

@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import gzip
 import json
 import math
 
@@ -245,3 +246,12 @@ def test_too_many_broken_rows_stop_the_job(ray_cluster, shop):
     with pytest.raises(ValueError, match=r"data.clicks: 3 of 408 rows.*data.max_quarantined=0.005"):
         run(shop, "strict", "log.csv", **{"data.max_quarantined": 0.005})
     assert not (shop / "strict").exists()
+
+
+def test_a_file_that_breaks_off_late_is_named_without_a_traceback(ray_cluster, shop):
+    header, *lines = (shop / "log.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = gzip.compress("".join([header, *lines * 3000]).encode())
+    (shop / "cut.csv.gz").write_bytes(whole[: len(whole) * 3 // 4])
+    with pytest.raises(ValueError, match=r"^/[^\n]*cut.csv.gz is not readable as csv: [^\n]*$"):
+        run(shop, "cut", "cut.csv.gz")
+    assert not (shop / "cut").exists()
