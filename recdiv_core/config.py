@@ -318,12 +318,18 @@ def load(preset: Path | None = None, overrides: Sequence[str] = ()) -> Config:
         if not preset.is_file():
             raise ValueError(f"preset {preset} is not a file")
         values.update(_read_yaml(preset))
+    return apply_overrides(override(Config(), values), overrides)
+
+
+def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """Return the config with `key=value` strings of a command line applied; see `load`."""
+    values: dict[str, object] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"{text!r} is not an override: write key=value, e.g. seed=1")
         values[key] = _parse_value(key, value)
-    return override(Config(), values)
+    return override(config, values)
 
 
 def override(config: Config, values: Mapping[str, object]) -> Config:

@@ -1,0 +1,455 @@
+"""From Parquet shards to tensors: the plan of an epoch, its streaming, and the packing of histories.
+
+The one idea: an epoch is a *plan*, fixed by the seed before anything is read. Row groups of the
+shards (fragments) are permuted into one global order; step t takes the next `batch_size` rows of
+it; the ranks, and within a rank the accumulation parts, take equal consecutive shares of the step.
+Hence the batches are the same on any number of workers, every rank takes the same number of steps,
+no row is dropped or repeated, each fragment is read where it is needed, and a resumed run goes on
+at the exact step. Ray Data streams a rank's part of the plan: it reads fragments in parallel tasks
+ahead of the training and hands them over as Arrow, ragged and without padding.
+
+Evaluation reads whole global batches, dealt to the ranks in turn: a batch is computed alike
+whoever computes it. Shapes: R packed rows, W width, N targets, B users, S seen pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from recdiv_core.schema import NO_QUERY
+
+PARTS_A_TASK: Final = 16
+"""Plan rows that one Ray Data task reads: enough to hide a task's start, few enough to stream."""
+
+READER_CPUS: Final = 0.05
+"""CPUs that Ray reserves a reading task: it waits for the disk, and must fit beside the workers."""
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """One row group of one shard."""
+
+    path: str
+    row_group: int
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows [start, stop) of one row group."""
+
+    path: str
+    row_group: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Ragged examples of some users, as flat arrays.
+
+    Attributes:
+        items: item_index of all events, users one after another, oldest first.
+        lengths: events of each user, >= 0.
+        queries: query_index that led to each event (train), or of each user's request (eval).
+        weights: of each event as a target; empty for evaluation examples.
+        targets: held-out items of all users; empty for train examples.
+        target_lengths: held-out items of each user; empty for train examples.
+    """
+
+    items: np.ndarray
+    lengths: np.ndarray
+    queries: np.ndarray
+    weights: np.ndarray
+    targets: np.ndarray
+    target_lengths: np.ndarray
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Histories packed into rows of equal width, as tensors.
+
+    Attributes:
+        items_RW: int64 item_index; 0 at starts and empty places.
+        position_RW: int64, 0 = start of a history (or empty), then 1, 2, ...
+        segment_RW: int64, history that a place belongs to, -1 = empty.
+        queries_RW: int64 query_index of the request to be answered at a place, or -1.
+        target_place_N: int64, flat places (r * W + w) whose state predicts an item.
+        targets_N: int64 item_index predicted there.
+        weights_N: float32.
+        last_place_B: int64, flat place of each user's latest state.
+        seen_user_S: int64, row of `last_place_B` ...
+        seen_item_S: ... and item_index of every item in that user's whole history.
+    """
+
+    items_RW: torch.Tensor
+    position_RW: torch.Tensor
+    segment_RW: torch.Tensor
+    queries_RW: torch.Tensor
+    target_place_N: torch.Tensor
+    targets_N: torch.Tensor
+    weights_N: torch.Tensor
+    last_place_B: torch.Tensor
+    seen_user_S: torch.Tensor
+    seen_item_S: torch.Tensor
+
+    def to(self, device: torch.device) -> Packed:
+        """Return the batch on another device."""
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
+        return Packed(**moved)
+
+
+def list_fragments(prepared: Path, split: str) -> list[Fragment]:
+    """List the row groups of a split, in the order of the files; reads footers only."""
+    fragments: list[Fragment] = []
+    for path in sorted((prepared / split).glob("part-*.parquet")):
+        metadata = pq.read_metadata(path)
+        fragments += [
+            Fragment(str(path), group, metadata.row_group(group).num_rows)
+            for group in range(metadata.num_row_groups)
+        ]
+    return fragments
+
+
+def num_steps(num_rows: int, batch_size: int) -> int:
+    """Return the steps of an epoch; the last one may be short, never dropped."""
+    return -(-num_rows // batch_size)
+
+
+def plan_epoch(
+    fragments: Sequence[Fragment],
+    *,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    accumulation: int,
+    seed: int,
+    epoch: int,
+) -> list[list[list[Piece]]]:
+    """Plan what one rank reads in one epoch.
+
+    Returns:
+        steps x parts x pieces; every rank gets the same number of steps and parts, of which some
+        are empty in a short last step.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
+    order = rng.permutation(len(fragments))
+    shuffled = [fragments[index] for index in order]
+    ends = np.cumsum([fragment.num_rows for fragment in shuffled])
+    total = int(ends[-1]) if len(ends) else 0
+    shares = world_size * accumulation
+    steps: list[list[list[Piece]]] = []
+    for start in range(0, total, batch_size):
+        size = min(batch_size, total - start)
+        bounds = [start + size * share // shares for share in range(shares + 1)]
+        mine = range(rank * accumulation, (rank + 1) * accumulation)
+        steps.append([_pieces(shuffled, ends, bounds[i], bounds[i + 1]) for i in mine])
+    return steps
+
+
+def _pieces(fragments: Sequence[Fragment], ends: np.ndarray, start: int, stop: int) -> list[Piece]:
+    """Cut rows [start, stop) of the concatenated fragments into pieces of row groups."""
+    pieces: list[Piece] = []
+    index = int(np.searchsorted(ends, start, side="right"))
+    while start < stop:
+        fragment = fragments[index]
+        first = int(ends[index]) - fragment.num_rows
+        end = min(stop, int(ends[index]))
+        pieces.append(Piece(fragment.path, fragment.row_group, start - first, end - first))
+        start = end
+        index += 1
+    return pieces
+
+
+def read_pieces(pieces: Sequence[Piece], files: dict[str, pq.ParquetFile]) -> pa.Table | None:
+    """Read rows of row groups; `files` keeps the opened shards. None for no pieces."""
+    tables: list[pa.Table] = []
+    for piece in pieces:
+        if piece.path not in files:
+            files[piece.path] = pq.ParquetFile(piece.path)
+        group = files[piece.path].read_row_group(piece.row_group)
+        tables.append(group.slice(piece.start, piece.stop - piece.start))
+    return pa.concat_tables(tables) if tables else None
+
+
+def stream_train(
+    prepared: Path,
+    *,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    accumulation: int,
+    seed: int,
+    start_step: int,
+    epochs: int,
+) -> Iterator[list[Examples]]:
+    """Stream a rank's parts of every step through Ray Data, from `start_step` to the end.
+
+    Args:
+        prepared: absolute path of a prepared data set that every node sees.
+        batch_size: users a step, over all ranks and parts.
+        rank: this worker, 0 .. world_size - 1.
+        world_size: workers.
+        accumulation: parts a rank computes its share in.
+        seed: of the order.
+        start_step: steps done already, counted over epochs.
+        epochs: epochs in all.
+
+    Yields:
+        The `accumulation` parts of each step in order; a part may hold no user.
+    """
+    import ray.data
+
+    fragments = list_fragments(prepared, "train")
+    steps_an_epoch = num_steps(sum(f.num_rows for f in fragments), batch_size)
+    blocks: list[pa.Table] = []
+    for epoch in range(start_step // steps_an_epoch, epochs):
+        steps = plan_epoch(
+            fragments,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            accumulation=accumulation,
+            seed=seed,
+            epoch=epoch,
+        )
+        skip = max(0, start_step - epoch * steps_an_epoch)
+        parts = [part for step in steps[skip:] for part in step]
+        blocks += [
+            _plan_table(parts[i : i + PARTS_A_TASK]) for i in range(0, len(parts), PARTS_A_TASK)
+        ]
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    dataset = ray.data.from_arrow(blocks).map_batches(
+        _read_plan, batch_format="pyarrow", batch_size=None, num_cpus=READER_CPUS
+    )
+    parts_of_step: list[Examples] = []
+    for row in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=4):
+        parts_of_step.append(_examples_from_row(row))
+        if len(parts_of_step) == accumulation:
+            yield parts_of_step
+            parts_of_step = []
+
+
+def read_eval(
+    prepared: Path, split: str, *, batch_size: int, rank: int, world_size: int
+) -> Iterator[Examples]:
+    """Read the evaluation batches of one rank: every `world_size`-th of the fixed global batches."""
+    fragments = list_fragments(prepared, split)
+    ends = np.cumsum([fragment.num_rows for fragment in fragments])
+    total = int(ends[-1]) if len(ends) else 0
+    files: dict[str, pq.ParquetFile] = {}
+    for batch, start in enumerate(range(0, total, batch_size)):
+        if batch % world_size != rank:
+            continue
+        table = read_pieces(_pieces(fragments, ends, start, min(start + batch_size, total)), files)
+        assert table is not None
+        yield eval_examples(table)
+
+
+def train_examples(table: pa.Table | None) -> Examples:
+    """Flatten rows of TRAIN_EXAMPLE; None gives no users."""
+    if table is None:
+        empty = np.zeros(0, np.int64)
+        return Examples(empty, empty, empty, np.zeros(0, np.float32), empty, empty)
+    items, lengths = _flatten(table["items"])
+    return Examples(
+        items=items,
+        lengths=lengths,
+        queries=_flatten(table["queries"])[0],
+        weights=_flatten(table["weights"])[0].astype(np.float32),
+        targets=np.zeros(0, np.int64),
+        target_lengths=np.zeros(0, np.int64),
+    )
+
+
+def eval_examples(table: pa.Table) -> Examples:
+    """Flatten rows of EVAL_EXAMPLE."""
+    items, lengths = _flatten(table["history"])
+    targets, target_lengths = _flatten(table["targets"])
+    return Examples(
+        items=items,
+        lengths=lengths,
+        queries=table["query"].to_numpy().astype(np.int64),
+        weights=np.zeros(0, np.float32),
+        targets=targets,
+        target_lengths=target_lengths,
+    )
+
+
+def _flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    array = column.combine_chunks()
+    lengths = np.asarray(array.value_lengths(), dtype=np.int64)
+    values = array.flatten().to_numpy(zero_copy_only=False)
+    return values if values.dtype == np.float32 else values.astype(np.int64), lengths
+
+
+def _plan_table(parts: Sequence[Sequence[Piece]]) -> pa.Table:
+    pieces = [[(p.path, p.row_group, p.start, p.stop) for p in part] for part in parts]
+    piece = pa.struct(
+        [
+            ("path", pa.string()),
+            ("row_group", pa.int32()),
+            ("start", pa.int32()),
+            ("stop", pa.int32()),
+        ]
+    )
+    rows = [
+        [dict(zip(("path", "row_group", "start", "stop"), p, strict=True)) for p in part]
+        for part in pieces
+    ]
+    return pa.table({"pieces": pa.array(rows, pa.list_(piece))})
+
+
+def _read_plan(plan: pa.Table) -> pa.Table:
+    """Turn plan rows into rows of flat arrays; runs in a Ray Data task."""
+    files: dict[str, pq.ParquetFile] = {}
+    columns: dict[str, list[np.ndarray]] = {
+        "items": [],
+        "lengths": [],
+        "queries": [],
+        "weights": [],
+    }
+    for pieces in plan["pieces"].to_pylist():
+        examples = train_examples(read_pieces([Piece(**piece) for piece in pieces], files))
+        for name, column in columns.items():
+            column.append(getattr(examples, name))
+    types = {"weights": pa.list_(pa.float32())}
+    return pa.table(
+        {
+            name: pa.array(
+                [part.tolist() for part in column], types.get(name, pa.list_(pa.int32()))
+            )
+            for name, column in columns.items()
+        }
+    )
+
+
+def _examples_from_row(row: pa.Table) -> Examples:
+    flat = {name: _flatten(row[name])[0] for name in ("items", "lengths", "queries", "weights")}
+    empty = np.zeros(0, np.int64)
+    return Examples(**flat, targets=empty, target_lengths=empty)
+
+
+def pack(examples: Examples, *, max_history: int) -> Packed:
+    """Pack histories into rows, first-fit on falling length, without loops over events.
+
+    A train history longer than `max_history` is cut, from its end, into windows that overlap by one
+    event, so that each event is predicted exactly once; an evaluation history keeps its last window.
+    A history starts with one extra place, from which its first event is predicted. No user at all
+    gives one row with a start place, no target and no user, so that every rank can step.
+
+    Args:
+        examples: ragged examples.
+        max_history: events a window holds at most, >= 1.
+    """
+    is_train = examples.weights.size > 0 or examples.target_lengths.size == 0
+    windows = _windows(examples.lengths, max_history, every=is_train)
+    width = max_history + 1
+    sizes = windows.stop - windows.start + 1
+    row, offset, num_rows = _first_fit(sizes, width)
+    base = row * width + offset
+
+    event, window = _ranges(windows.start, windows.stop)
+    within = event - windows.start[window]
+    num_places = max(1, num_rows) * width
+    items = np.zeros(num_places, np.int64)
+    position = np.zeros(num_places, np.int64)
+    segment = np.full(num_places, -1, np.int64)
+    queries = np.full(num_places, NO_QUERY, np.int64)
+    segment[base] = np.arange(len(base))
+    if not len(base):
+        segment[0] = 0  # one start place, so that a rank without users still has a batch
+    place = base[window] + 1 + within
+    items[place] = examples.items[event]
+    position[place] = within + 1
+    segment[place] = window
+    last_place = base[windows.is_last] + sizes[windows.is_last] - 1
+    if is_train:
+        queries[place - 1] = examples.queries[event]
+        is_target = (within > 0) | windows.is_first[window]
+        is_target &= examples.weights[event] > 0
+        target_place, targets = place[is_target] - 1, examples.items[event[is_target]]
+        weights = examples.weights[event[is_target]]
+    else:
+        queries[last_place] = examples.queries
+        target_place, targets = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        weights = np.zeros(0, np.float32)
+    arrays = {
+        "items_RW": items.reshape(-1, width),
+        "position_RW": position.reshape(-1, width),
+        "segment_RW": segment.reshape(-1, width),
+        "queries_RW": queries.reshape(-1, width),
+        "target_place_N": target_place,
+        "targets_N": targets,
+        "weights_N": weights.astype(np.float32),
+        "last_place_B": last_place,
+        "seen_user_S": np.repeat(np.arange(len(examples.lengths)), examples.lengths),
+        "seen_item_S": examples.items,
+    }
+    return Packed(**{name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+
+
+def pad_targets(examples: Examples) -> torch.Tensor:
+    """Pad the held-out items of evaluation users: [B, T] int64, -1 behind the end, T >= 1."""
+    widest = int(examples.target_lengths.max(initial=1))
+    padded = np.full((len(examples.target_lengths), widest), -1, np.int64)
+    user = np.repeat(np.arange(len(examples.target_lengths)), examples.target_lengths)
+    starts = np.cumsum(examples.target_lengths) - examples.target_lengths
+    padded[user, np.arange(len(examples.targets)) - starts[user]] = examples.targets
+    return torch.from_numpy(padded)
+
+
+@dataclass(frozen=True)
+class _Windows:
+    start: np.ndarray  # into the flat events
+    stop: np.ndarray
+    is_first: np.ndarray  # holds the history's first event
+    is_last: np.ndarray  # holds its last one; exactly one a user, in the users' order
+
+
+def _windows(lengths: np.ndarray, max_history: int, *, every: bool) -> _Windows:
+    """Cut each history, from its end, into windows of `max_history` overlapping by one event."""
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    stride = max(1, max_history - 1)
+    extra = (
+        np.maximum(0, -(-(lengths - max_history) // stride)) if every else np.zeros_like(lengths)
+    )
+    user = np.repeat(np.arange(len(lengths)), extra + 1)
+    firsts = np.cumsum(extra + 1) - (extra + 1)
+    from_end = (extra + 1)[user] - 1 - (np.arange(len(user)) - firsts[user])
+    stop = ends[user] - from_end * stride
+    start = np.maximum(starts[user], stop - max_history)
+    return _Windows(start, stop, is_first=start == starts[user], is_last=from_end == 0)
+
+
+def _first_fit(sizes: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Place histories into rows: row and offset of each, and the number of rows."""
+    row = np.zeros(len(sizes), np.int64)
+    offset = np.zeros(len(sizes), np.int64)
+    free = np.full(len(sizes) + 1, width, np.int64)
+    used = 0
+    for index in np.argsort(-sizes, kind="stable"):
+        best = int(np.argmax(free[: used + 1] >= sizes[index]))
+        used = max(used, best + 1)
+        row[index], offset[index] = best, width - free[best]
+        free[best] -= sizes[index]
+    return row, offset, used
+
+
+def _ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Concatenate the ranges [start_i, stop_i): their numbers, and i of each."""
+    lengths = stop - start
+    owner = np.repeat(np.arange(len(start)), lengths)
+    first = np.cumsum(lengths) - lengths
+    return np.arange(int(lengths.sum())) - first[owner] + start[owner], owner

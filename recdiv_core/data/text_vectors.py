@@ -1,0 +1,143 @@
+"""Text vectors of the catalogue and the queries, encoded once a data set and shared by all trials.
+
+With a frozen encoder nothing about them changes in training, so they are computed by Ray Data
+actors, written into a memory-mapped file beside the prepared data and only read from then on: by
+every trial, worker and evaluation. They are also the yardstick that ILD is measured with, whatever
+the model was trained on. V rows, H text width.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from recdiv_core.data.catalogue import load_tokens
+from recdiv_core.models.text_encoder import (
+    encoder_sha256,
+    load_encoder,
+    mean_pool,
+    pad_tokens,
+    resolve_encoder,
+)
+from recdiv_core.schema import Manifest
+
+logger = logging.getLogger(__name__)
+
+ROWS_A_BATCH: Final = 64
+ROWS_A_TASK: Final = 256
+
+
+def vectors_path(prepared: Path, manifest: Manifest, name: str) -> Path:
+    """Return where the vectors of `tokens` or `queries` belong."""
+    return prepared / "vectors" / f"{name}-{manifest.encoder.sha256[:16]}.npy"
+
+
+def load_vectors(prepared: Path, manifest: Manifest, name: str = "tokens") -> np.ndarray:
+    """Open the cached vectors, [V, H] float32 of unit length, memory-mapped and read-only.
+
+    Raises:
+        ValueError: they have not been computed yet.
+    """
+    path = vectors_path(prepared, manifest, name)
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: text vectors are made by train, tune or evaluate")
+    return np.load(path, mmap_mode="r")
+
+
+def ensure_vectors(prepared: Path, manifest: Manifest) -> None:
+    """Compute the vectors of items and queries that are not cached yet; Ray must run.
+
+    Raises:
+        ValueError: the encoder found now is not the one whose tokeniser made the tokens.
+    """
+    source = resolve_encoder(manifest.encoder.name)
+    for name in ("tokens", "queries"):
+        path = vectors_path(prepared, manifest, name)
+        if path.is_file():
+            continue
+        digest = encoder_sha256(source)
+        if digest != manifest.encoder.sha256:
+            raise ValueError(
+                f"the encoder {manifest.encoder.name} has sha256 {digest}, the data set was "
+                f"prepared with {manifest.encoder.sha256}; run pipelines.prepare again"
+            )
+        _encode_all(load_tokens(prepared, name), source, path)
+
+
+def _encode_all(tokens: object, source: str, path: Path) -> None:
+    import ray
+    import ray.data
+    from transformers import AutoConfig
+
+    lengths = np.array([len(ids) for ids in tokens])  # pyright: ignore[reportGeneralTypeIssues]
+    width = AutoConfig.from_pretrained(source).hidden_size
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".part{time.time_ns()}")
+    vectors = np.lib.format.open_memmap(
+        part, mode="w+", dtype=np.float32, shape=(len(lengths), width)
+    )
+    del vectors
+    started = time.monotonic()
+    if len(lengths):
+        # texts of equal length side by side: next to no padding; the longest first, so that the
+        # last tasks to end are short
+        order = np.argsort(-lengths, kind="stable")
+        blocks = [
+            pa.table({"row": rows, "ids": [tokens[int(row)] for row in rows]})  # pyright: ignore
+            for rows in np.array_split(order, -(-len(order) // ROWS_A_TASK))
+        ]
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        actors = max(1, min(len(blocks), int(ray.cluster_resources().get("CPU", 1))))
+        has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+        encoded = ray.data.from_arrow(blocks).map_batches(
+            _Encode,
+            fn_constructor_args=(source, str(part.absolute()), has_gpu),
+            batch_format="pyarrow",
+            batch_size=None,
+            num_cpus=0 if has_gpu else 0.9,
+            num_gpus=1 if has_gpu else 0,
+            compute=ray.data.ActorPoolStrategy(size=actors),
+        )
+        done = 0
+        for batch in encoded.iter_batches(batch_size=None, batch_format="pyarrow"):
+            done += sum(batch["rows"].to_pylist())
+            rate = done / (time.monotonic() - started)
+            left_s = (len(order) - done) / rate
+            logger.info(
+                "encoded %d of %d texts, %.0f a second, %.0f s left", done, len(order), rate, left_s
+            )
+    part.replace(path)
+
+
+class _Encode:
+    """Encode blocks of tokens and write them straight into the memory-mapped file."""
+
+    def __init__(self, source: str, path: str, use_gpu: bool) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self.device = "cuda" if use_gpu else "cpu"
+        self.encoder = load_encoder(source).to(self.device)
+        self.path = path
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        import torch
+
+        vectors = np.lib.format.open_memmap(self.path, mode="r+")
+        rows = block["row"].to_numpy()
+        ids = block["ids"].to_pylist()
+        with torch.inference_mode():
+            for start in range(0, len(rows), ROWS_A_BATCH):
+                input_ids, mask = pad_tokens(ids[start : start + ROWS_A_BATCH])
+                input_ids, mask = input_ids.to(self.device), mask.to(self.device)
+                hidden = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
+                pooled = mean_pool(hidden, mask).cpu().numpy()
+                vectors[rows[start : start + ROWS_A_BATCH]] = pooled
+        vectors.flush()
+        return pa.table({"rows": [len(rows)]})

@@ -1,0 +1,149 @@
+"""Judge a model on held-out users: full ranking, every user exactly once, sums before ratios.
+
+The loop at the end of each epoch and `pipelines.evaluate` on a bare checkpoint call the same
+function. Users come in fixed global batches that are dealt to the workers in turn, so that a batch
+is computed alike whoever computes it, and the tallies of all workers are added before anything is
+divided: the metrics are the same on any number of workers. Not the metrics themselves (metrics/).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recdiv_core.config import Config, apply_overrides
+from recdiv_core.data.batches import Packed, pack, pad_targets, read_eval
+from recdiv_core.data.text_vectors import ensure_vectors
+from recdiv_core.metrics.tally import Tally, finish, tally_slates
+from recdiv_core.models.recommender import Recommender
+from recdiv_core.ray_start import start_ray
+from recdiv_core.schema import read_manifest
+from recdiv_core.slates import SlatePolicy, make_slates
+from recdiv_core.training.build import Dataset, build_model, load_dataset, slate_policy
+from recdiv_core.training.checkpoint import check_data, load_weights, read_config
+
+logger = logging.getLogger(__name__)
+
+
+def tally_split(
+    model: Recommender,
+    dataset: Dataset,
+    split: str,
+    policies: Sequence[SlatePolicy],
+    *,
+    max_history: int,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+) -> list[Tally]:
+    """Tally one rank's share of a split, under each policy; the scores are computed once.
+
+    With `filter_seen`, held-out items that stand in the history are no targets: they cannot be
+    recommended. Users left without a target are counted by the tally and judged no further.
+    """
+    model.eval()
+    device = dataset.text_VH.device
+    tallies = [Tally.zeros(len(dataset.catalogue), k=p.k, device=device) for p in policies]
+    with torch.inference_mode():
+        items_VD = model.item_vectors()
+        for examples in read_eval(
+            dataset.prepared, split, batch_size=batch_size, rank=rank, world_size=world_size
+        ):
+            packed = pack(examples, max_history=max_history).to(device)
+            states = model.states(
+                items_VD,
+                packed.items_RW,
+                packed.position_RW,
+                packed.segment_RW,
+                packed.queries_RW,
+            )
+            targets_BT = pad_targets(examples).to(device)
+            for index, policy in enumerate(policies):
+                slates_BK, _ = make_slates(
+                    states[packed.last_place_B],
+                    items_VD,
+                    packed.seen_user_S,
+                    packed.seen_item_S,
+                    dataset.text_VH,
+                    dataset.categories_VL,
+                    policy,
+                )
+                wanted_BT = targets_BT
+                if policy.filter_seen:
+                    wanted_BT = _without_seen(targets_BT, packed, len(items_VD))
+                tallies[index] += tally_slates(slates_BK, wanted_BT, dataset.facts, k=policy.k)
+    return tallies
+
+
+def _without_seen(targets_BT: torch.Tensor, packed: Packed, num_items: int) -> torch.Tensor:
+    """Replace targets that stand in the user's history by -1."""
+    user = torch.arange(len(targets_BT), device=targets_BT.device)[:, None]
+    seen = packed.seen_user_S * num_items + packed.seen_item_S
+    is_seen = torch.isin(user * num_items + targets_BT, seen) & (targets_BT >= 0)
+    return targets_BT.masked_fill(is_seen, -1)
+
+
+def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[str, Any]:
+    """Evaluate a checkpoint on `scaling.num_workers` Ray workers.
+
+    Args:
+        config: `eval`, `rerank`, `scaling` and `data.prepared` to use; see `checkpoint_config`.
+        checkpoint: directory.
+        split: `val` or `test`.
+
+    Returns:
+        `{"checkpoint", "split", "k", "num_users", "num_users_without_targets", "metrics"}`.
+    """
+    prepared = Path(config.data.prepared).absolute()
+    manifest = read_manifest(prepared)
+    check_data(checkpoint, manifest)
+    start_ray(config)
+    import ray
+
+    ensure_vectors(prepared, manifest)
+    share = ray.remote(num_cpus=config.scaling.cpus_per_worker or 0.5, max_retries=2)(_tally_share)
+    world_size = config.scaling.num_workers
+    parts = [
+        share.remote(config, checkpoint.absolute(), split, rank, world_size)
+        for rank in range(world_size)
+    ]
+    tallies: list[Tally] = ray.get(parts)
+    tally = sum(tallies[1:], tallies[0])
+    return {
+        "checkpoint": str(checkpoint),
+        "split": split,
+        "k": tally.k,
+        "num_users": int(tally.num_users),
+        "num_users_without_targets": int(tally.num_users_without_targets),
+        "metrics": finish(tally),
+    }
+
+
+def _tally_share(config: Config, checkpoint: Path, split: str, rank: int, world_size: int) -> Tally:
+    torch.set_num_threads(config.scaling.threads_per_worker)
+    dataset = load_dataset(Path(config.data.prepared).absolute())
+    model = build_model(config, dataset)
+    load_weights(checkpoint, model)
+    return tally_split(
+        model,
+        dataset,
+        split,
+        [slate_policy(config)],
+        max_history=config.model.max_history,
+        batch_size=config.eval.batch_size,
+        rank=rank,
+        world_size=world_size,
+    )[0]
+
+
+def checkpoint_config(checkpoint: Path, overrides: Sequence[str]) -> Config:
+    """Return a checkpoint's config with `key=value` overrides of this call.
+
+    Raises:
+        ValueError: not a checkpoint, or a wrong override.
+    """
+    return apply_overrides(read_config(checkpoint), overrides)

@@ -1,0 +1,87 @@
+# pyright: strict
+"""The soft slate: a differentiable stand-in for the top k.
+
+`q` holds for each candidate how much it belongs to the slate: in [0, 1], summing to exactly k.
+As the temperature falls it becomes the hard top k; a constant added to a user's scores changes
+nothing. Diversity regularisers are functions of q, so that they act on what is shown rather than
+on the whole catalogue. Shapes: B users, M candidates, k slate length.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch.autograd import Function
+
+BISECTIONS: Final = 40
+"""Halvings of the threshold's bracket: beyond float32's resolution of it."""
+
+STD_FLOOR: Final = 1e-6
+"""Spread below which a user's scores count as all equal: then nothing is to be scaled up."""
+
+
+class _ThresholdSigmoid(Function):
+    @staticmethod
+    def forward(ctx: Any, scores_BM: torch.Tensor, k: int, temperature: float) -> torch.Tensor:
+        scaled = scores_BM / temperature
+        # sigmoid(+-margin) * M brackets any k in [1, M - 1]
+        margin = torch.log(torch.tensor(float(scores_BM.shape[1]), dtype=scaled.dtype)) + 20.0
+        low = scaled.min(1, keepdim=True).values - margin
+        high = scaled.max(1, keepdim=True).values + margin
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            too_many = torch.sigmoid(scaled - middle).sum(1, keepdim=True) > k
+            low = torch.where(too_many, middle, low)
+            high = torch.where(too_many, high, middle)
+        soft = torch.sigmoid(scaled - (low + high) / 2)
+        ctx.save_for_backward(soft)
+        ctx.temperature = temperature
+        return soft
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (soft,) = ctx.saved_tensors
+        (grad,) = grad_outputs
+        slope = soft * (1 - soft)
+        total = slope.sum(1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
+        centred = grad - (slope * grad).sum(1, keepdim=True) / total
+        return slope * centred / ctx.temperature, None, None
+
+
+def soft_topk(scores_BM: torch.Tensor, k: int, temperature: float) -> torch.Tensor:
+    """Form soft slates with a threshold sigmoid.
+
+    `q_i = sigmoid((s_i - theta) / t)` with theta, found by bisection, such that `sum_i q_i = k`.
+    Backward in closed form: `dq = (v ds - v (v . ds) / sum v) / t`, `v = q (1 - q)`.
+
+    Args:
+        scores_BM: [B, M] float32 or wider, finite.
+        k: slate length; k >= M gives all ones.
+        temperature: > 0; to 0 the hard top k.
+
+    Returns:
+        q, [B, M], in [0, 1], rows sum to min(k, M). Gradients sum to 0 over a row.
+    """
+    if scores_BM.ndim != 2 or k < 1 or temperature <= 0:
+        raise ValueError(
+            f"scores {tuple(scores_BM.shape)} must be [B, M], k={k} >= 1, temperature={temperature} > 0"
+        )
+    if k >= scores_BM.shape[1]:
+        return torch.ones_like(scores_BM) + 0 * scores_BM
+    soft: Any = _ThresholdSigmoid.apply(  # pyright: ignore[reportUnknownMemberType]
+        scores_BM, k, temperature
+    )
+    return soft
+
+
+def standardise(scores_BM: torch.Tensor) -> torch.Tensor:
+    """Scale each user's candidate scores to mean 0 and standard deviation 1.
+
+    A slate formed from these depends on the order and the gaps, never on the scale: otherwise a
+    model meets a diversity penalty by flattening its scores and leaves the top k where it was.
+    A user whose scores are all equal gets zeros.
+    """
+    centred = scores_BM - scores_BM.mean(1, keepdim=True)
+    spread = centred.square().mean(1, keepdim=True).add(STD_FLOOR**2).sqrt()
+    return centred / spread

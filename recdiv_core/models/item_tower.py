@@ -1,0 +1,76 @@
+# pyright: strict
+"""The item tower: text vector and id embedding, mixed by a gate that knows how much data there is.
+
+Text generalises (a cold item has a vector on its first day), ids memorise (a warm item is sharp).
+The gate, in (0, 2) a dimension, sees both and the item's train popularity; it starts at 1, a plain
+sum, and items without train events get text alone.
+Shapes: V catalogue, H text width, D dims.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import nn
+
+TEXT_GAIN: Final = 4.0
+"""Initial scale of the projected text, times the default of nn.Linear: at the start items are told
+apart by text, and ids (which start near 0) learn what text does not say."""
+
+
+class ItemTower(nn.Module):
+    """Map the catalogue to item vectors.
+
+    Args:
+        popularity_V: train events of each item, >= 0; 0 = cold.
+        text_dim: H, or 0 for a tower of ids alone.
+        dim: D.
+        id_dropout: share of items whose id is withheld in a training step, in [0, 1).
+    """
+
+    popularity_V1: torch.Tensor
+
+    def __init__(
+        self,
+        popularity_V: torch.Tensor,
+        *,
+        text_dim: int,
+        dim: int,
+        id_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.id_dropout = id_dropout
+        self.has_text = text_dim > 0
+        self.ids = nn.Embedding(popularity_V.shape[0], dim)
+        nn.init.normal_(self.ids.weight, std=0.02)
+        log_popularity = popularity_V.double().log1p().float()[:, None]
+        self.register_buffer("popularity_V1", log_popularity, persistent=False)
+        if self.has_text:
+            self.project = nn.Linear(text_dim, dim)
+            with torch.no_grad():
+                self.project.weight.mul_(TEXT_GAIN)
+            nn.init.zeros_(self.project.bias)
+            self.gate = nn.Linear(2 * dim + 1, dim)
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.gate.bias)
+
+    def forward(self, text_VH: torch.Tensor | None) -> torch.Tensor:
+        """Compute all item vectors.
+
+        Args:
+            text_VH: [V, H] unit text vectors; None for a tower of ids alone.
+
+        Returns:
+            [V, D].
+        """
+        ids_VD = self.ids.weight
+        if not self.has_text or text_VH is None:
+            return ids_VD
+        text_VD = self.project(text_VH)
+        is_known = self.popularity_V1 > 0
+        if self.training and self.id_dropout > 0:
+            is_known = is_known & (torch.rand_like(self.popularity_V1) >= self.id_dropout)
+        mixed = torch.cat([ids_VD, text_VD, self.popularity_V1], dim=1)
+        openness = 2 * torch.sigmoid(self.gate(mixed)) * is_known
+        return text_VD + openness * ids_VD

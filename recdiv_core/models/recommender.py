@@ -1,0 +1,122 @@
+# pyright: strict
+"""The recommender: item tower, session tower, and the text encoder when it is fine-tuned.
+
+Score = state . item / temperature over the whole catalogue. The item vectors are computed for all
+items in every step (a few matrix products); text vectors are constants when the encoder is frozen.
+When its top layers train, the items of the batch are encoded afresh with gradients and the rest of
+the catalogue keeps the vectors of the last refresh. Shapes: V catalogue, H text width, D dims,
+R packed rows, W width, U items to encode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from recdiv_core.models.item_tower import ItemTower
+from recdiv_core.models.session_tower import SessionTower
+from recdiv_core.models.text_encoder import mean_pool
+
+
+@dataclass(frozen=True)
+class FreshText:
+    """Items whose text is encoded in this step.
+
+    Attributes:
+        items_U: int64 item_index, distinct.
+        input_ids: [U, L] int64.
+        mask: [U, L] int64.
+    """
+
+    items_U: torch.Tensor
+    input_ids: torch.Tensor
+    mask: torch.Tensor
+
+
+class Recommender(nn.Module):
+    """Towers and text.
+
+    Args:
+        item_tower: see ItemTower.
+        session_tower: see SessionTower.
+        text_VH: [V, H] unit text vectors of the catalogue, or None without text.
+        queries_QH: [Q, H] unit text vectors of the queries, or None without queries.
+        dim: D.
+        encoder: text encoder whose top layers train, or None when it is frozen.
+    """
+
+    text_VH: torch.Tensor | None
+    queries_QH: torch.Tensor | None
+
+    def __init__(
+        self,
+        item_tower: ItemTower,
+        session_tower: SessionTower,
+        *,
+        text_VH: torch.Tensor | None,
+        queries_QH: torch.Tensor | None,
+        dim: int,
+        encoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.item_tower = item_tower
+        self.session_tower = session_tower
+        self.encoder = encoder
+        # frozen vectors are a cache that the data set holds; trained ones belong to the weights
+        self.register_buffer("text_VH", text_VH, persistent=encoder is not None)
+        self.register_buffer("queries_QH", queries_QH, persistent=False)
+        if queries_QH is not None:
+            self.project_query = nn.Linear(queries_QH.shape[1], dim)
+
+    def train(self, mode: bool = True) -> Recommender:
+        """Switch dropout on or off; the pretrained encoder stays without, as it is mostly frozen."""
+        super().train(mode)
+        if self.encoder is not None:
+            self.encoder.eval()
+        return self
+
+    def encode(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Encode tokens with the trained encoder: [U, L] -> [U, H] unit vectors."""
+        assert self.encoder is not None
+        hidden = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        return mean_pool(hidden, mask)
+
+    def item_vectors(self, fresh: FreshText | None = None) -> torch.Tensor:
+        """Compute the vectors of all items, [V, D]."""
+        text = self.text_VH
+        if fresh is not None and text is not None:
+            encoded = self.encode(fresh.input_ids, fresh.mask).to(text.dtype)
+            text = text.index_copy(0, fresh.items_U, encoded)
+        return self.item_tower(text)
+
+    def states(
+        self,
+        items_VD: torch.Tensor,
+        items_RW: torch.Tensor,
+        position_RW: torch.Tensor,
+        segment_RW: torch.Tensor,
+        queries_RW: torch.Tensor,
+    ) -> torch.Tensor:
+        """Compute the state at every place of packed histories, [R * W, D]."""
+        inputs = F.embedding(items_RW, items_VD)
+        request = None
+        if self.queries_QH is not None:
+            has_query = (queries_RW >= 0)[..., None]
+            request = self.project_query(self.queries_QH[queries_RW.clamp_min(0)]) * has_query
+        return self.session_tower(inputs, position_RW, segment_RW, request).flatten(0, 1)
+
+    def forward(
+        self,
+        items_RW: torch.Tensor,
+        position_RW: torch.Tensor,
+        segment_RW: torch.Tensor,
+        queries_RW: torch.Tensor,
+        fresh: FreshText | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return states [R * W, D] and item vectors [V, D]."""
+        items_VD = self.item_vectors(fresh)
+        states = self.states(items_VD, items_RW, position_RW, segment_RW, queries_RW)
+        return states, items_VD

@@ -1,0 +1,95 @@
+# pyright: strict
+"""The session tower: a causal transformer over packed histories.
+
+Histories are ragged; padding each to the longest would waste most of the work on real logs. Several
+histories therefore share one row of the batch (data/batches.py packs them) and a mask keeps them
+apart. Pre-norm blocks, learned positions counted from the start of a history. Kang & McAuley, 2018,
+Self-Attentive Sequential Recommendation. Shapes: R packed rows, W their width, D dims.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class _Block(nn.Module):
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.norm_attention = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm_mlp = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, 4 * dim)
+        self.down = nn.Linear(4 * dim, dim)
+
+    def forward(self, x_RWD: torch.Tensor, mask_R1WW: torch.Tensor) -> torch.Tensor:
+        rows, width, dim = x_RWD.shape
+        qkv = self.qkv(self.norm_attention(x_RWD))
+        q, k, v = (
+            part.view(rows, width, self.num_heads, dim // self.num_heads).transpose(1, 2)
+            for part in qkv.chunk(3, dim=-1)
+        )
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_R1WW)
+        attended = self.out(attended.transpose(1, 2).reshape(rows, width, dim))
+        x_RWD = x_RWD + F.dropout(attended, self.dropout, self.training)
+        hidden = self.down(F.gelu(self.up(self.norm_mlp(x_RWD))))
+        return x_RWD + F.dropout(hidden, self.dropout, self.training)
+
+
+class SessionTower(nn.Module):
+    """Turn histories of item vectors into session states.
+
+    Args:
+        dim: D, a multiple of num_heads.
+        num_layers: blocks.
+        num_heads: attention heads.
+        max_history: items of a history at most; one more position is the start.
+        dropout: in [0, 1), on inputs and after attention and feed-forward.
+    """
+
+    def __init__(
+        self, *, dim: int, num_layers: int, num_heads: int, max_history: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.start = nn.Parameter(torch.empty(dim))
+        self.positions = nn.Embedding(max_history + 1, dim)
+        self.blocks = nn.ModuleList(_Block(dim, num_heads, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(dim)
+        nn.init.normal_(self.start, std=0.02)
+        nn.init.normal_(self.positions.weight, std=0.02)
+
+    def forward(
+        self,
+        inputs_RWD: torch.Tensor,
+        position_RW: torch.Tensor,
+        segment_RW: torch.Tensor,
+        request_RWD: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Compute the state after each event.
+
+        Args:
+            inputs_RWD: vector of the event at each place; ignored where position is 0 (the start).
+            position_RW: int64, 0 = start of a history, then 1, 2, ...
+            segment_RW: int64, which history a place belongs to; -1 = empty place.
+            request_RWD: vector of the query to be answered at each place, 0 where there is none.
+
+        Returns:
+            [R, W, D]; the state at a place has seen its own history up to and including itself.
+        """
+        is_start = (position_RW == 0)[..., None]
+        x = torch.where(is_start, self.start, inputs_RWD) + self.positions(position_RW)
+        if request_RWD is not None:
+            x = x + request_RWD
+        x = F.dropout(x, self.dropout, self.training)
+        width = position_RW.shape[1]
+        same = segment_RW[:, :, None] == segment_RW[:, None, :]
+        causal = torch.ones(width, width, dtype=torch.bool, device=x.device).tril()
+        mask = (same & causal)[:, None]
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)

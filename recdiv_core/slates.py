@@ -1,0 +1,76 @@
+"""From session states to slates: score the catalogue, drop what was seen, keep candidates, re-rank.
+
+Evaluation and recommendation share it, so that what is measured is what is shipped. Not the
+metrics, and not the reading of users. Shapes: B users, V catalogue, D dims, C candidates, K slate
+length, S (user, item) pairs seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from recdiv_core.rerank import RERANKERS
+
+
+@dataclass(frozen=True)
+class SlatePolicy:
+    """How slates are made of scores.
+
+    Attributes:
+        k: slate length.
+        filter_seen: leave out items of the user's history.
+        method: name of the re-ranker.
+        diversity: its dial, 0 = the order of the scores.
+        num_candidates: top-scored items that the re-ranker chooses from.
+    """
+
+    k: int
+    filter_seen: bool
+    method: str
+    diversity: float
+    num_candidates: int
+
+
+def make_slates(
+    states_BD: torch.Tensor,
+    items_VD: torch.Tensor,
+    seen_user_S: torch.Tensor,
+    seen_item_S: torch.Tensor,
+    embeddings_VE: torch.Tensor,
+    categories_VL: torch.Tensor,
+    policy: SlatePolicy,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make a slate for each user.
+
+    Args:
+        states_BD: session states.
+        items_VD: item vectors; score = state . item.
+        seen_user_S: row of the user ...
+        seen_item_S: ... and item_index of each item in that user's history.
+        embeddings_VE: vectors that the re-ranker measures likeness in.
+        categories_VL: category indices, padded with -1; the first label counts.
+        policy: see SlatePolicy.
+
+    Returns:
+        slates_BK int64 item_index, best place first, -1 where a user has fewer than k items left;
+        scores_BK float32 of the chosen items, -inf where there is none.
+    """
+    scores_BV = (states_BD @ items_VD.T).float()
+    if policy.filter_seen:
+        scores_BV[seen_user_S, seen_item_S] = -torch.inf
+    is_reranked = policy.method != "none" and policy.diversity > 0
+    depth = policy.num_candidates if is_reranked else policy.k
+    scores_BC, candidates_BC = scores_BV.topk(min(depth, scores_BV.shape[1]), dim=1)
+    chosen_BK = RERANKERS[policy.method if is_reranked else "none"](
+        scores_BC,
+        embeddings_VE[candidates_BC] if is_reranked else scores_BC[..., None],
+        categories_VL[candidates_BC, 0],
+        policy.k,
+        policy.diversity if is_reranked else 0.0,
+    )
+    is_empty = chosen_BK < 0
+    places = chosen_BK.clamp_min(0)
+    slates_BK = candidates_BC.gather(1, places).masked_fill(is_empty, -1)
+    return slates_BK, scores_BC.gather(1, places).masked_fill(is_empty, -torch.inf)

@@ -1,0 +1,183 @@
+"""From Config and a prepared data set to the objects that training and evaluation work with.
+
+The doorway: here the Config is unpacked into plain arguments, and nowhere below. Everything a
+worker needs of the data set besides the examples is in a Dataset, loaded once a process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from recdiv_core.config import Config
+from recdiv_core.data.catalogue import Catalogue, Tokens, load_catalogue, load_tokens
+from recdiv_core.data.text_vectors import load_vectors
+from recdiv_core.metrics.judged import CatalogueFacts, catalogue_facts
+from recdiv_core.models.item_tower import ItemTower
+from recdiv_core.models.recommender import Recommender
+from recdiv_core.models.session_tower import SessionTower
+from recdiv_core.models.text_encoder import load_encoder, resolve_encoder
+from recdiv_core.schema import Manifest, read_manifest
+from recdiv_core.slates import SlatePolicy
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A prepared data set as a worker holds it.
+
+    Attributes:
+        prepared: its directory, absolute.
+        manifest: its manifest.
+        catalogue: its items.
+        text_VH: unit text vectors, [V, H] float32.
+        queries_QH: unit text vectors of the queries, [Q, H]; None without queries.
+        categories_VL: category indices of every item, padded with -1.
+        facts: what metrics must know of the catalogue.
+    """
+
+    prepared: Path
+    manifest: Manifest
+    catalogue: Catalogue
+    text_VH: torch.Tensor
+    queries_QH: torch.Tensor | None
+    categories_VL: torch.Tensor
+    facts: CatalogueFacts
+
+    def to(self, device: torch.device) -> Dataset:
+        """Return the data set with its tensors on a device."""
+        facts = {
+            field.name: value.to(device) if isinstance(value, torch.Tensor) else value
+            for field in fields(self.facts)
+            for value in [getattr(self.facts, field.name)]
+        }
+        return replace(
+            self,
+            text_VH=self.text_VH.to(device),
+            queries_QH=None if self.queries_QH is None else self.queries_QH.to(device),
+            categories_VL=self.categories_VL.to(device),
+            facts=CatalogueFacts(**facts),
+        )
+
+
+def load_dataset(prepared: Path) -> Dataset:
+    """Load a prepared data set whose text vectors are cached.
+
+    Raises:
+        ValueError: not a prepared data set, another schema version, or no cached vectors.
+    """
+    manifest = read_manifest(prepared)
+    catalogue = load_catalogue(prepared)
+    text = torch.from_numpy(np.array(load_vectors(prepared, manifest)))
+    queries = torch.from_numpy(np.array(load_vectors(prepared, manifest, "queries")))
+    num_train_users = manifest.num_users - manifest.num_cold_users
+    return Dataset(
+        prepared=prepared,
+        manifest=manifest,
+        catalogue=catalogue,
+        text_VH=text,
+        queries_QH=queries if len(queries) else None,
+        categories_VL=torch.from_numpy(catalogue.categories_VL),
+        facts=catalogue_facts(
+            text,
+            torch.from_numpy(catalogue.categories_VL),
+            torch.from_numpy(catalogue.popularity_V),
+            num_train_users=max(1, num_train_users),
+            num_categories=catalogue.num_categories,
+        ),
+    )
+
+
+def build_model(config: Config, dataset: Dataset) -> Recommender:
+    """Build the model that the config describes, freshly initialised from the global generator."""
+    text = config.model.text
+    text_vectors = dataset.text_VH if text.enabled else None
+    encoder = None
+    if text.enabled and text.trainable_layers:
+        encoder = _trainable_encoder(
+            resolve_encoder(text.encoder), text.trainable_layers, text.lora_rank
+        )
+        text_vectors = dataset.text_VH.clone()
+    return Recommender(
+        ItemTower(
+            torch.from_numpy(dataset.catalogue.popularity_V),
+            text_dim=dataset.text_VH.shape[1] if text.enabled else 0,
+            dim=config.model.dim,
+            id_dropout=config.model.id_dropout,
+        ),
+        SessionTower(
+            dim=config.model.dim,
+            num_layers=config.model.num_layers,
+            num_heads=config.model.num_heads,
+            max_history=config.model.max_history,
+            dropout=config.model.dropout,
+        ),
+        text_VH=text_vectors,
+        queries_QH=dataset.queries_QH,
+        dim=config.model.dim,
+        encoder=encoder,
+    )
+
+
+def _trainable_encoder(source: str, trainable_layers: int, lora_rank: int) -> nn.Module:
+    """Load the encoder with its top layers trainable, or with adapters on them."""
+    encoder = load_encoder(source)
+    layers = list(encoder.encoder.layer)
+    if trainable_layers > len(layers):
+        raise ValueError(
+            f"model.text.trainable_layers={trainable_layers}: the encoder has {len(layers)} layers"
+        )
+    encoder.requires_grad_(False)
+    encoder.pooler = None  # states are averaged; BERT's own pooler would be left without gradients
+    if lora_rank:
+        from peft import LoraConfig, get_peft_model
+
+        top = list(range(len(layers) - trainable_layers, len(layers)))
+        adapters = LoraConfig(
+            r=lora_rank,
+            lora_alpha=2 * lora_rank,
+            target_modules=["query", "value"],
+            layers_to_transform=top,
+            layers_pattern="layer",
+        )
+        return get_peft_model(encoder, adapters)
+    for layer in layers[len(layers) - trainable_layers :]:
+        layer.requires_grad_(True)
+    return encoder
+
+
+def parameter_groups(
+    model: nn.Module, *, learning_rate: float, text_learning_rate: float, weight_decay: float
+) -> list[dict[str, object]]:
+    """Split the trained parameters: text encoder or not, decayed (matrices) or not."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(("encoder." in name, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": text_learning_rate if is_text else learning_rate,
+            "weight_decay": weight_decay if is_matrix else 0.0,
+        }
+        for (is_text, is_matrix), parameters in groups.items()
+    ]
+
+
+def slate_policy(config: Config) -> SlatePolicy:
+    """Return how the config makes slates of scores."""
+    return SlatePolicy(
+        k=config.eval.k,
+        filter_seen=config.eval.filter_seen,
+        method=config.rerank.method,
+        diversity=config.rerank.diversity,
+        num_candidates=config.rerank.num_candidates,
+    )
+
+
+def tokens_of(dataset: Dataset) -> Tokens:
+    """Open the token ids of the catalogue, for an encoder that is fine-tuned."""
+    return load_tokens(dataset.prepared)

@@ -1,0 +1,59 @@
+"""What the Train controller tells MLflow while a single run trains.
+
+Workers never talk to MLflow; the controller gets the report of all ranks and logs rank 0's, whose
+figures are global sums already. (Trials of a sweep are logged by the sweep's driver: sweep.py.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.train import Checkpoint, UserCallback
+
+from recdiv_core.config import Config
+from recdiv_core.schema import Manifest
+from recdiv_core.tracking import (
+    RunHandle,
+    experiment_id,
+    find_run,
+    log_metrics,
+    reopen_run,
+    start_run,
+    tracking_uri,
+)
+
+
+class TrackingCallback(UserCallback):
+    """Log each report to an MLflow run.
+
+    Args:
+        handle: the run, opened by the driver.
+    """
+
+    def __init__(self, handle: RunHandle) -> None:
+        self.handle = handle
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
+    ) -> None:
+        """Log the figures of one report."""
+        log_report(self.handle, metrics[0])
+
+
+def log_report(handle: RunHandle, report: dict[str, Any]) -> None:
+    """Log the figures of a report under its epoch; those with a prefix (`val/`), no bookkeeping."""
+    figures = {name: value for name, value in report.items() if "/" in name}
+    if figures:
+        log_metrics(handle, figures, step=int(report.get("epoch", 0)))
+
+
+def open_run(config: Config, manifest: Manifest) -> RunHandle:
+    """Open the MLflow run of `run.name`: the one that exists, when the run is resumed."""
+    uri = tracking_uri(config)
+    experiment = experiment_id(uri, manifest.name)
+    tags = {"recdiv.run_name": config.run.name, "recdiv.kind": "train"}
+    handle = find_run(uri, experiment, tags)
+    if handle is not None:
+        reopen_run(handle)
+        return handle
+    return start_run(config, name=config.run.name, kind="train", manifest=manifest)

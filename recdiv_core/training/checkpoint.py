@@ -1,0 +1,139 @@
+"""A checkpoint: a directory that training goes on from exactly, and that evaluation needs nothing else to.
+
+    config.yaml       the whole config
+    checkpoint.json   where training stood (Progress), fingerprint of the prepared data
+    model.pt          weights to go on with; in the last checkpoint of a run, the best ones
+    training.pt       optimiser and loss scaler, and the best weights when they are older ones
+
+There is no scheduler and no generator to save: the learning rate and the seed of a step are
+functions of its number, and the position in the data is that number too (data/batches.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from recdiv_core.config import Config, from_tree, to_yaml
+from recdiv_core.schema import Manifest
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands.
+
+    Attributes:
+        step: steps done, over all epochs.
+        best_epoch: epoch of the best validation objective so far, from 1; 0 = none yet.
+        best_metrics: its validation metrics, by name without a prefix.
+        epochs_without_better: since then.
+        is_finished: nothing is left to train; the weights are the best ones.
+        metrics: figures of the last report, with prefixes (`val/`, `test/`, ...).
+    """
+
+    step: int = 0
+    best_epoch: int = 0
+    best_metrics: Mapping[str, float] = field(default_factory=dict)
+    epochs_without_better: int = 0
+    is_finished: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    directory: Path,
+    *,
+    config: Config,
+    manifest: Manifest,
+    progress: Progress,
+    weights: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint into an existing directory."""
+    (directory / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    torch.save(dict(weights), directory / "model.pt")
+    torch.save(dict(training), directory / "training.pt")
+    tree = {"manifest_fingerprint": manifest.fingerprint, **dataclasses.asdict(progress)}
+    (directory / "checkpoint.json").write_text(json.dumps(tree), encoding="utf-8")
+
+
+def read_config(checkpoint: Path) -> Config:
+    """Read the config that a checkpoint was trained with.
+
+    Raises:
+        ValueError: no such directory, not a checkpoint, or a config of another version.
+    """
+    path = checkpoint / "config.yaml"
+    if not checkpoint.is_dir():
+        raise ValueError(f"checkpoint {checkpoint} is not a directory")
+    if not path.is_file():
+        raise ValueError(f"checkpoint {checkpoint} holds no config.yaml: not a checkpoint")
+    try:
+        return from_tree(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a config: {error}") from None
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """Read where a checkpoint's training stood."""
+    return Progress(**_read_json(checkpoint)[1])
+
+
+def check_data(checkpoint: Path, manifest: Manifest) -> None:
+    """Refuse a checkpoint that was trained on another prepared data set.
+
+    Raises:
+        ValueError: the fingerprints differ; item_index 7 would mean another item.
+    """
+    fingerprint = _read_json(checkpoint)[0]
+    if fingerprint != manifest.fingerprint:
+        raise ValueError(
+            f"checkpoint {checkpoint} was trained on data with fingerprint {fingerprint[:12]}, "
+            f"data.prepared has {manifest.fingerprint[:12]} ({manifest.name}): they do not fit"
+        )
+
+
+def load_weights(checkpoint: Path, model: nn.Module) -> None:
+    """Load a checkpoint's weights into a model of the same shape.
+
+    Raises:
+        ValueError: missing or damaged file, or weights of another shape.
+    """
+    weights = _read_tensors(checkpoint / "model.pt")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise ValueError(
+            f"checkpoint {checkpoint} does not fit the model.* keys: {reason}"
+        ) from None
+
+
+def load_training(checkpoint: Path) -> dict[str, Any]:
+    """Load the optimiser's part of a checkpoint."""
+    return _read_tensors(checkpoint / "training.pt")
+
+
+def _read_tensors(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: not a whole checkpoint") from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _read_json(checkpoint: Path) -> tuple[str, dict[str, Any]]:
+    path = checkpoint / "checkpoint.json"
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: not a whole checkpoint ({error})") from None
+    return tree.pop("manifest_fingerprint"), tree

@@ -1,0 +1,271 @@
+"""Launch one training run on Ray Train: the path that `pipelines.train` and every trial share.
+
+Everything that can be wrong is checked in the driver first: the data, the checkpoint to start from,
+the resources. A run of a name that exists goes on where it stopped, if its settings are the same;
+a finished one answers with its result. `launch` is the one call into Ray Train.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+from pyarrow.fs import FileSystem, FileType
+
+from recdiv_core.config import Config, flatten, from_tree, override, to_yaml
+from recdiv_core.schema import Manifest, read_manifest
+from recdiv_core.training.checkpoint import check_data, read_config
+
+if TYPE_CHECKING:
+    from ray.train import UserCallback
+
+logger = logging.getLogger(__name__)
+
+ROOM_FOR_DATA: Final = 0.2
+"""Share of the CPUs left free: with none, Ray Data's tasks never start and training waits forever."""
+
+FREE_TO_CHANGE: Final = ("tracking.", "scaling.address", "train.max_failures")
+"""Keys that may differ when a run is resumed."""
+
+SHAPE_KEYS: Final = (
+    "model.dim",
+    "model.num_layers",
+    "model.num_heads",
+    "model.max_history",
+    "model.text.enabled",
+    "model.text.trainable_layers",
+    "model.text.lora_rank",
+)
+"""Keys that decide the shapes of the weights."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training run ended.
+
+    Attributes:
+        checkpoint: directory or URI of the last checkpoint, which holds the best weights.
+        metrics: figures of the last report.
+    """
+
+    checkpoint: str
+    metrics: dict[str, float]
+
+
+def check_config(config: Config) -> tuple[Config, Manifest]:
+    """Check what a training run needs before Ray starts, and make its paths absolute.
+
+    Raises:
+        ValueError: no prepared data set, a checkpoint that does not fit, text keys that differ
+            from the ones the data was prepared with.
+    """
+    if not config.data.prepared:
+        raise ValueError(
+            "data.prepared is not set: give the directory that pipelines.prepare wrote"
+        )
+    prepared = Path(config.data.prepared).absolute()
+    manifest = read_manifest(prepared)
+    if not manifest.num_examples.get("train"):
+        raise ValueError(f"data.prepared={prepared} holds no train example")
+    changes: dict[str, object] = {"data.prepared": str(prepared)}
+    if config.train.init_from:
+        start = Path(config.train.init_from).absolute()
+        check_data(start, manifest)
+        _check_shape(config, read_config(start))
+        changes["train.init_from"] = str(start)
+    if "://" not in config.run.storage:
+        changes["run.storage"] = str(Path(config.run.storage).absolute())
+    if not config.run.name:
+        changes["run.name"] = time.strftime("train-%Y%m%d-%H%M%S")
+    known = ("ndcg", "recall", "precision", "f1", "hit", "mrr", "map", "ild", "diversity_index")
+    names = [f"{name}_at_{config.eval.k}" for name in (*known, "coverage", "category_coverage")]
+    if config.eval.objective not in names:
+        raise ValueError(
+            f"eval.objective={config.eval.objective} is not measured with eval.k={config.eval.k}; "
+            f"allowed: {', '.join(names)}"
+        )
+    _warn_no_effect(config)
+    return override(config, changes), manifest
+
+
+def cpus_per_worker(config: Config, cluster: Mapping[str, float], concurrent: int = 1) -> float:
+    """Return the CPUs to reserve a worker, so that all fit beside the data tasks.
+
+    Raises:
+        ValueError: the request cannot be met on this cluster, with the numbers.
+    """
+    workers = config.scaling.num_workers * concurrent
+    cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
+    if config.scaling.use_gpu and gpus < workers and config.scaling.address == "local":
+        raise ValueError(
+            f"scaling.num_workers={config.scaling.num_workers} with scaling.use_gpu=true needs "
+            f"{workers} GPUs, Ray has {gpus:.0f}"
+        )
+    room = cpus * (1 - ROOM_FOR_DATA)
+    asked = config.scaling.cpus_per_worker
+    if asked * workers > room and config.scaling.address == "local":
+        raise ValueError(
+            f"scaling.cpus_per_worker={asked} times {workers} workers is more than the {room:.1f} of "
+            f"{cpus:.0f} CPUs that may be reserved (the rest reads the data)"
+        )
+    return asked or max(0.01, min(1.0, int(100 * room / workers) / 100))
+
+
+def launch(
+    config: Config, *, callbacks: Sequence[UserCallback] = (), concurrent: int = 1
+) -> Outcome:
+    """Train with the config; Ray runs already, `check_config` has been called.
+
+    Args:
+        config: with absolute paths and a run name.
+        callbacks: Ray Train's, run in the controller.
+        concurrent: training runs that share the cluster.
+    """
+    import ray
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from recdiv_core.training.loop import train_loop
+
+    cpus = cpus_per_worker(config, ray.cluster_resources(), concurrent)
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={"config": yaml.safe_load(to_yaml(config))},
+        torch_config=TorchConfig(backend="nccl" if config.scaling.use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.scaling.num_workers,
+            use_gpu=config.scaling.use_gpu,
+            resources_per_worker={"CPU": cpus, **({"GPU": 1} if config.scaling.use_gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=config.run.name,
+            storage_path=config.run.storage,
+            failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.train.keep_checkpoints),
+            callbacks=list(callbacks),
+        ),
+    )
+    result = trainer.fit()
+    assert result.checkpoint is not None and result.metrics is not None
+    metrics = {
+        name: float(value)
+        for name, value in result.metrics.items()
+        if isinstance(value, int | float)
+    }
+    return Outcome(str(result.checkpoint.path), metrics)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train one run, tracked in MLflow; resume it when its name exists.
+
+    Returns:
+        `{"run", "checkpoint", "mlflow_run_id", "metrics"}`.
+
+    Raises:
+        ValueError: see `check_config`; or the name exists with other settings.
+    """
+    config, manifest = check_config(config)
+    finished = _existing_result(config)
+    if finished is not None:
+        logger.info("run.name=%s is finished already", config.run.name)
+        return finished
+    # imported here: a wrong path has been answered before this takes its seconds
+    from recdiv_core.data.text_vectors import ensure_vectors
+    from recdiv_core.ray_start import start_ray
+    from recdiv_core.tracking import finish_run
+    from recdiv_core.training.callback import TrackingCallback, open_run
+
+    handle = open_run(config, manifest)
+    status = "FAILED"
+    try:
+        start_ray(config)
+        ensure_vectors(Path(config.data.prepared), manifest)
+        _write_run_file(config, "config.yaml", to_yaml(config))
+        outcome = launch(config, callbacks=[TrackingCallback(handle)])
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        finish_run(handle, status)
+    result = {
+        "run": config.run.name,
+        "checkpoint": outcome.checkpoint,
+        "mlflow_run_id": handle.run_id,
+        "metrics": outcome.metrics,
+    }
+    _write_run_file(config, "result.json", json.dumps(result))
+    return result
+
+
+def _existing_result(config: Config) -> dict[str, Any] | None:
+    """Return the result of a finished run of this name; None when there is something to train.
+
+    Raises:
+        ValueError: the name was used with other settings.
+    """
+    text = _read_run_file(config, "config.yaml")
+    if text is None:
+        return None
+    before = flatten(from_tree(yaml.safe_load(text)))
+    changed = [
+        f"{key} was {before[key]!r}, is {value!r}"
+        for key, value in flatten(config).items()
+        if value != before[key] and not key.startswith(FREE_TO_CHANGE)
+    ]
+    if changed:
+        raise ValueError(
+            f"run.name={config.run.name} exists in {config.run.storage} with other settings: "
+            f"{'; '.join(changed)}. Give another run.name, or the same settings to resume it"
+        )
+    result = _read_run_file(config, "result.json")
+    return json.loads(result) if result else None
+
+
+def _run_file(config: Config, name: str) -> tuple[FileSystem, str]:
+    filesystem, root = FileSystem.from_uri(config.run.storage)
+    return filesystem, f"{root}/{config.run.name}/{name}"
+
+
+def _read_run_file(config: Config, name: str) -> str | None:
+    filesystem, path = _run_file(config, name)
+    if filesystem.get_file_info(path).type != FileType.File:
+        return None
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read().decode()
+
+
+def _write_run_file(config: Config, name: str, text: str) -> None:
+    filesystem, path = _run_file(config, name)
+    filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(text.encode())
+
+
+def _check_shape(config: Config, start: Config) -> None:
+    """Refuse to start from weights of another shape."""
+    now, then = flatten(config), flatten(start)
+    for key in SHAPE_KEYS:
+        if now[key] != then[key]:
+            raise ValueError(
+                f"train.init_from={config.train.init_from} was trained with {key}={then[key]!r}, "
+                f"this run has {key}={now[key]!r}: the weights do not fit"
+            )
+
+
+def _warn_no_effect(config: Config) -> None:
+    """Name settings that change nothing in this run."""
+    if config.train.precision != "fp32" and not config.scaling.use_gpu:
+        logger.warning(
+            "train.precision=%s on the CPU is slower than fp32 and gains nothing; it is meant for "
+            "scaling.use_gpu=true",
+            config.train.precision,
+        )
+    if config.rerank.diversity and config.rerank.method == "none":
+        logger.warning("rerank.diversity has no effect with rerank.method=none")

@@ -1,0 +1,396 @@
+"""The training loop that every Ray Train worker runs.
+
+The one idea: a step is a function of its number. Its rows come from the plan, its learning rate
+from the schedule, its dropout from a seed made of (seed, step, rank); so a run that lost a worker,
+or whose driver was killed, goes on from a checkpoint exactly as it would have gone on. Workers talk
+through `ray.train.report` alone, every rank equally often; rank 0 brings the checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from recdiv_core.config import Config, from_tree
+from recdiv_core.data.batches import (
+    Examples,
+    Packed,
+    list_fragments,
+    num_steps,
+    pack,
+    stream_train,
+)
+from recdiv_core.data.catalogue import Tokens
+from recdiv_core.evaluate import tally_split
+from recdiv_core.metrics.tally import finish
+from recdiv_core.models.recommender import FreshText, Recommender
+from recdiv_core.models.text_encoder import pad_tokens
+from recdiv_core.training.build import (
+    Dataset,
+    build_model,
+    load_dataset,
+    parameter_groups,
+    slate_policy,
+    tokens_of,
+)
+from recdiv_core.training.checkpoint import (
+    Progress,
+    load_training,
+    load_weights,
+    read_progress,
+    save_checkpoint,
+)
+from recdiv_core.training.step import Objective, StepSums, train_step
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+REFRESH_ROWS: Final = 64
+LOG_EVERY_S: Final = 10.0
+
+
+def train_loop(settings: dict[str, Any]) -> None:
+    """Train, evaluate and checkpoint; the entry point of a worker.
+
+    Args:
+        settings: `config`, the Config as a nested mapping.
+    """
+    config = from_tree(settings["config"])
+    _quieten()
+    torch.set_num_threads(config.scaling.threads_per_worker)
+    trainer = _Trainer(config)
+    if trainer.progress.is_finished:
+        return
+    trainer.train()
+    trainer.finish()
+
+
+class _Trainer:
+    """One rank's state: model, optimiser, and where it stands."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.rank = ray.train.get_context().get_world_rank()
+        self.world_size = ray.train.get_context().get_world_size()
+        self.device = ray.train.torch.get_device()
+        self.dataset = load_dataset(Path(config.data.prepared)).to(self.device)
+        # the one place that seeds: weights are the same on every rank
+        torch.manual_seed(config.seed)  # noqa: TID251
+        self.model = build_model(config, self.dataset)
+        if config.train.init_from:
+            load_weights(Path(config.train.init_from), self.model)
+        self.progress = Progress()
+        self.best_weights = _copy_weights(self.model)
+        self.exposure_V = torch.full(
+            (len(self.dataset.catalogue),), 1 / len(self.dataset.catalogue), device=self.device
+        )
+        training: dict[str, Any] = {}
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is not None:
+            with checkpoint.as_directory() as path:
+                self.progress = read_progress(Path(path))
+                load_weights(Path(path), self.model)
+                training = load_training(Path(path))
+            self.best_weights = training["best_weights"] or _copy_weights(self.model)
+            self.exposure_V.copy_(training["exposure_V"])
+        self.model.to(self.device)
+        self.wrapped: nn.Module = ray.train.torch.prepare_model(
+            self.model, parallel_strategy_kwargs={"broadcast_buffers": False}
+        )
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(
+                self.model,
+                learning_rate=config.train.learning_rate,
+                text_learning_rate=config.train.text_learning_rate,
+                weight_decay=config.train.weight_decay,
+            )
+        )
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=config.train.precision == "fp16"
+        )
+        if training:
+            self.optimizer.load_state_dict(training["optimizer"])
+            self.scaler.load_state_dict(training["scaler"])
+        self.objective = _objective(config, self.dataset)
+        self.tokens = tokens_of(self.dataset) if self.model.encoder is not None else None
+        rows = sum(f.num_rows for f in list_fragments(self.dataset.prepared, "train"))
+        self.steps_an_epoch = num_steps(rows, config.train.batch_size)
+
+    def train(self) -> None:
+        """Run epochs until the last one or until patience ends."""
+        train = self.config.train
+        first_epoch = self.progress.step // self.steps_an_epoch
+        stream = stream_train(
+            self.dataset.prepared,
+            batch_size=train.batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
+            accumulation=train.accumulation,
+            seed=self.config.seed,
+            start_step=self.progress.step,
+            epochs=train.epochs,
+        )
+        for epoch in range(first_epoch + 1, train.epochs + 1):
+            if self.progress.epochs_without_better >= train.patience:
+                logger.info("no better epoch in %d: stopping", train.patience)
+                break
+            started = time.monotonic()
+            sums = self._train_epoch(stream, epoch)
+            train_s = time.monotonic() - started
+            self._refresh_text()
+            values = self._evaluate("val")
+            self._end_epoch(epoch, values, _epoch_figures(sums, train_s, self.objective))
+
+    def _train_epoch(self, stream: Any, epoch: int) -> list[StepSums]:
+        sums: list[StepSums] = []
+        self.model.train()
+        last_log = time.monotonic()
+        while self.progress.step < epoch * self.steps_an_epoch:
+            step = self.progress.step
+            parts = [self._load(examples) for examples in next(stream)]
+            self._set_rates(step)
+            # dropout differs between ranks and steps, and is the same when a step is done again
+            seed = np.random.SeedSequence(self.config.seed, spawn_key=(step, self.rank))
+            torch.manual_seed(int(seed.generate_state(1)[0]))  # noqa: TID251
+            sums.append(
+                train_step(
+                    self.wrapped,
+                    parts,
+                    self.objective,
+                    self.optimizer,
+                    self.scaler,
+                    precision=PRECISIONS[self.config.train.precision],
+                    clip_norm=self.config.train.clip_norm,
+                    exposure_V=self.exposure_V,
+                    negatives_S=self._negatives(step),
+                )
+            )
+            self.progress = replace(self.progress, step=step + 1)
+            if self.rank == 0 and time.monotonic() - last_log > LOG_EVERY_S:
+                last_log = time.monotonic()
+                done = step + 1 - (epoch - 1) * self.steps_an_epoch
+                logger.info("epoch %d: step %d of %d", epoch, done, self.steps_an_epoch)
+            every = self.config.train.checkpoint_every_steps
+            if every and (step + 1) % every == 0 and (step + 1) % self.steps_an_epoch:
+                self._report(dict(self.progress.metrics))
+        return sums
+
+    def _load(self, examples: Examples) -> tuple[Packed, FreshText | None]:
+        packed = pack(examples, max_history=self.config.model.max_history).to(self.device)
+        if self.tokens is None:
+            return packed, None
+        items = np.unique(examples.items) if examples.items.size else np.zeros(1, np.int64)
+        input_ids, mask = pad_tokens([self.tokens[int(item)] for item in items])
+        fresh = FreshText(
+            torch.from_numpy(items).to(self.device),
+            input_ids.to(self.device),
+            mask.to(self.device),
+        )
+        return packed, fresh
+
+    def _set_rates(self, step: int) -> None:
+        train = self.config.train
+        factor = schedule(
+            step,
+            num_steps=train.epochs * self.steps_an_epoch,
+            warmup_steps=train.warmup_steps,
+            final_share=train.final_lr_share,
+        )
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _negatives(self, step: int) -> torch.Tensor | None:
+        if self.objective.relevance == "softmax":
+            return None
+        rng = np.random.default_rng(np.random.SeedSequence(self.config.seed, spawn_key=(step,)))
+        drawn = rng.integers(len(self.dataset.catalogue), size=self.objective.num_negatives)
+        return torch.from_numpy(drawn).to(self.device)
+
+    def _refresh_text(self) -> None:
+        """Encode the whole catalogue with the weights of now, each rank its share."""
+        if self.tokens is None or self.model.text_VH is None:
+            return
+        num_items = len(self.tokens)
+        share = -(-num_items // self.world_size)
+        mine = range(self.rank * share, min((self.rank + 1) * share, num_items))
+        vectors = torch.zeros(share, self.model.text_VH.shape[1], device=self.device)
+        with torch.inference_mode():
+            for start in range(0, len(mine), REFRESH_ROWS):
+                rows = mine[start : start + REFRESH_ROWS]
+                input_ids, mask = pad_tokens([self.tokens[row] for row in rows])
+                encoded = self.model.encode(input_ids.to(self.device), mask.to(self.device))
+                vectors[start : start + len(rows)] = encoded
+        gathered = [torch.zeros_like(vectors) for _ in range(self.world_size)]
+        if self.world_size > 1:
+            dist.all_gather(gathered, vectors)
+        else:
+            gathered = [vectors]
+        self.model.text_VH.copy_(torch.cat(gathered)[:num_items])
+
+    def _evaluate(self, split: str) -> dict[str, float]:
+        started = time.monotonic()
+        (tally,) = tally_split(
+            self.model,
+            self.dataset,
+            split,
+            [slate_policy(self.config)],
+            max_history=self.config.model.max_history,
+            batch_size=self.config.eval.batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        flat = tally.flat()
+        if self.world_size > 1:
+            dist.all_reduce(flat)
+        values = finish(tally.from_flat(flat))
+        if self.rank == 0:
+            logger.info("evaluated %s in %.1f s", split, time.monotonic() - started)
+        return values
+
+    def _end_epoch(
+        self, epoch: int, values: Mapping[str, float], figures: Mapping[str, float]
+    ) -> None:
+        name = self.config.eval.objective
+        is_better = not self.progress.best_epoch or values[name] > self.progress.best_metrics[name]
+        if is_better:
+            self.best_weights = _copy_weights(self.model)
+            self.progress = replace(
+                self.progress, best_epoch=epoch, best_metrics=values, epochs_without_better=0
+            )
+        else:
+            waited = self.progress.epochs_without_better + 1
+            self.progress = replace(self.progress, epochs_without_better=waited)
+        metrics = {**figures, **{f"val/{key}": value for key, value in values.items()}}
+        if self.rank == 0:
+            logger.info(
+                "epoch %d: loss %.4f, val/%s %.4f, val/coverage_at_%d %.4f, %.1f s",
+                epoch,
+                figures["train/loss"],
+                name,
+                values[name],
+                self.config.eval.k,
+                values[f"coverage_at_{self.config.eval.k}"],
+                figures["train/epoch_s"],
+            )
+        self._report({"epoch": epoch, **metrics})
+
+    def finish(self) -> None:
+        """Evaluate the best epoch on test and leave it as the last checkpoint."""
+        self.model.load_state_dict(self.best_weights)
+        values = self._evaluate("test")
+        best = self.progress.best_metrics
+        metrics = {
+            **self.progress.metrics,
+            "best/epoch": self.progress.best_epoch,
+            **{f"best/val/{name}": value for name, value in best.items()},
+            **{f"test/{name}": value for name, value in values.items()},
+        }
+        self.progress = replace(self.progress, is_finished=True)
+        self._report(metrics)
+
+    def _report(self, metrics: Mapping[str, float]) -> None:
+        """Hand metrics to the controller; rank 0 brings the checkpoint."""
+        self.progress = replace(self.progress, metrics=dict(metrics))
+        best = self.progress.best_metrics.get(self.config.eval.objective, 0.0)
+        reported = {**metrics, "selection": best, "step": self.progress.step}
+        if self.rank:
+            ray.train.report(reported)
+            return
+        is_best = self.progress.is_finished or (
+            self.progress.best_epoch * self.steps_an_epoch == self.progress.step
+        )
+        with tempfile.TemporaryDirectory() as directory:
+            save_checkpoint(
+                Path(directory),
+                config=self.config,
+                manifest=self.dataset.manifest,
+                progress=self.progress,
+                weights=self.model.state_dict(),
+                training={
+                    "optimizer": self.optimizer.state_dict(),
+                    "scaler": self.scaler.state_dict(),
+                    "exposure_V": self.exposure_V,
+                    "best_weights": None if is_best else self.best_weights,
+                },
+            )
+            ray.train.report(reported, checkpoint=ray.train.Checkpoint.from_directory(directory))
+
+
+def schedule(step: int, *, num_steps: int, warmup_steps: int, final_share: float) -> float:
+    """Return the factor on the learning rate at a step: linear warm-up, then a cosine fall.
+
+    >>> schedule(0, num_steps=100, warmup_steps=10, final_share=0.1)
+    0.1
+    >>> round(schedule(99, num_steps=100, warmup_steps=10, final_share=0.1), 3)
+    0.1
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    through = (step - warmup_steps) / max(1, num_steps - warmup_steps - 1)
+    return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, through)))
+
+
+def _objective(config: Config, dataset: Dataset) -> Objective:
+    loss = config.loss
+    relevance = loss.relevance
+    if relevance == "auto":
+        small = len(dataset.catalogue) <= loss.softmax_max_items
+        relevance = "softmax" if small else "sampled_softmax"
+    return Objective(
+        relevance=relevance,
+        temperature=config.model.temperature,
+        num_negatives=loss.num_negatives,
+        logq_alpha=loss.logq_alpha,
+        diversity_weight=loss.diversity_weight,
+        mix=dict(loss.diversity),
+        slate_size=loss.slate_size,
+        slate_candidates=loss.slate_candidates,
+        slate_temperature=loss.slate_temperature,
+        embeddings_VE=dataset.text_VH,
+        categories_VL=dataset.categories_VL,
+        num_categories=dataset.catalogue.num_categories,
+    )
+
+
+def _epoch_figures(sums: list[StepSums], train_s: float, objective: Objective) -> dict[str, float]:
+    """Divide an epoch's sums: mean losses a position and a user, gradient norm, time."""
+    weight = max(1e-12, sum(s.weight for s in sums))
+    num_users = max(1.0, sum(s.num_users for s in sums))
+    relevance = sum(s.relevance for s in sums) / weight
+    penalty = sum(s.penalty for s in sums) / num_users
+    w = objective.diversity_weight
+    scale = math.log(max(2, objective.embeddings_VE.shape[0]))
+    return {
+        "train/loss": (1 - w) * relevance / scale + w * penalty,
+        "train/relevance": relevance,
+        "train/penalty": penalty,
+        "train/grad_norm": float(np.mean([s.grad_norm for s in sums])) if sums else 0.0,
+        "train/epoch_s": train_s,
+        "train/users_per_s": num_users / max(train_s, 1e-9),
+    }
+
+
+def _copy_weights(model: Recommender) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def _quieten() -> None:
+    """Show our own progress in a worker's log, and not a line of Ray's for every report."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    import ray.train.v2._internal.execution.context as context
+
+    logging.getLogger(context.__file__).setLevel(logging.WARNING)
