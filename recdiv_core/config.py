@@ -141,7 +141,7 @@ class ModelConfig(_Section):
     max_history: int = Field(default=50, ge=1, le=4096)
     """Last events of a user that the session tower sees."""
     dropout: float = Field(default=0.3, ge=0.0, lt=1.0)
-    id_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    id_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of items whose id embedding a training step withholds, so text learns to stand in."""
     temperature: float = Field(default=1.0, gt=0.0)
     """Scores are dot products divided by this."""

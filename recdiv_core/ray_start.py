@@ -33,7 +33,8 @@ def start_ray(config: Config) -> None:
         ray.init(
             address=address,
             logging_level=logging.WARNING,
-            include_dashboard=False if address == "local" else None,
+            # without it Train's clean-up actor complains every second of a run
+            include_dashboard=True if address == "local" else None,
         )
     except ConnectionError as error:
         raise ValueError(

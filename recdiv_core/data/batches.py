@@ -1,4 +1,4 @@
-"""From Parquet shards to tensors: the plan of an epoch, its streaming, and the packing of histories.
+"""From Parquet shards to tensors: the plan of an epoch, its streaming, the packing of histories.
 
 The one idea: an epoch is a *plan*, fixed by the seed before anything is read. Row groups of the
 shards (fragments) are permuted into one global order; step t takes the next `batch_size` rows of
@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,9 @@ import pyarrow.parquet as pq
 import torch
 
 from recdiv_core.schema import NO_QUERY
+
+if TYPE_CHECKING:
+    from ray.data import Datasource
 
 PARTS_A_TASK: Final = 16
 """Plan rows that one Ray Data task reads: enough to hide a task's start, few enough to stream."""
@@ -210,7 +214,7 @@ def stream_train(
 
     fragments = list_fragments(prepared, "train")
     steps_an_epoch = num_steps(sum(f.num_rows for f in fragments), batch_size)
-    blocks: list[pa.Table] = []
+    plan: list[list[Piece]] = []
     for epoch in range(start_step // steps_an_epoch, epochs):
         steps = plan_epoch(
             fragments,
@@ -222,15 +226,16 @@ def stream_train(
             epoch=epoch,
         )
         skip = max(0, start_step - epoch * steps_an_epoch)
-        parts = [part for step in steps[skip:] for part in step]
-        blocks += [
-            _plan_table(parts[i : i + PARTS_A_TASK]) for i in range(0, len(parts), PARTS_A_TASK)
-        ]
+        plan += [part for step in steps[skip:] for part in step]
+    if not plan:
+        return
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    dataset = ray.data.from_arrow(blocks).map_batches(
-        _read_plan, batch_format="pyarrow", batch_size=None, num_cpus=READER_CPUS
+    dataset = ray.data.read_datasource(
+        planned_reads(plan),
+        override_num_blocks=-(-len(plan) // PARTS_A_TASK),
+        num_cpus=READER_CPUS,
     )
     parts_of_step: list[Examples] = []
     for row in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=4):
@@ -293,45 +298,54 @@ def _flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     return values if values.dtype == np.float32 else values.astype(np.int64), lengths
 
 
-def _plan_table(parts: Sequence[Sequence[Piece]]) -> pa.Table:
-    pieces = [[(p.path, p.row_group, p.start, p.stop) for p in part] for part in parts]
-    piece = pa.struct(
-        [
-            ("path", pa.string()),
-            ("row_group", pa.int32()),
-            ("start", pa.int32()),
-            ("stop", pa.int32()),
-        ]
-    )
-    rows = [
-        [dict(zip(("path", "row_group", "start", "stop"), p, strict=True)) for p in part]
-        for part in pieces
-    ]
-    return pa.table({"pieces": pa.array(rows, pa.list_(piece))})
+def planned_reads(plan: Sequence[Sequence[Piece]]) -> Datasource:
+    """Return a Ray Data source with one row a part, PARTS_A_TASK of them a read task.
+
+    The driver sends no data: a task gets its pieces and reads the row groups itself. (Ray's own
+    `from_arrow` would first start a task of a whole CPU, which a small machine never has free
+    beside its training workers.)
+    """
+    from ray.data import Datasource, ReadTask
+    from ray.data.block import BlockMetadata
+
+    class PlannedReads(Datasource):
+        def estimate_inmemory_data_size(self) -> int | None:
+            return None
+
+        def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+            return [
+                ReadTask(
+                    partial(_read_parts, plan[start : start + PARTS_A_TASK]),
+                    BlockMetadata(
+                        num_rows=min(PARTS_A_TASK, len(plan) - start),
+                        size_bytes=None,
+                        exec_stats=None,
+                        input_files=None,
+                    ),
+                )
+                for start in range(0, len(plan), PARTS_A_TASK)
+            ]
+
+    return PlannedReads()
 
 
-def _read_plan(plan: pa.Table) -> pa.Table:
-    """Turn plan rows into rows of flat arrays; runs in a Ray Data task."""
+def _read_parts(parts: Sequence[Sequence[Piece]]) -> list[pa.Table]:
+    """Read parts as one table of a row each, of flat arrays; runs in a Ray Data task."""
     files: dict[str, pq.ParquetFile] = {}
-    columns: dict[str, list[np.ndarray]] = {
-        "items": [],
-        "lengths": [],
-        "queries": [],
-        "weights": [],
+    read = [train_examples(read_pieces(pieces, files)) for pieces in parts]
+    types = {name: pa.list_(pa.int32()) for name in ("items", "lengths", "queries")}
+    types["weights"] = pa.list_(pa.float32())
+    columns = {
+        name: _list_array([getattr(examples, name) for examples in read], kind)
+        for name, kind in types.items()
     }
-    for pieces in plan["pieces"].to_pylist():
-        examples = train_examples(read_pieces([Piece(**piece) for piece in pieces], files))
-        for name, column in columns.items():
-            column.append(getattr(examples, name))
-    types = {"weights": pa.list_(pa.float32())}
-    return pa.table(
-        {
-            name: pa.array(
-                [part.tolist() for part in column], types.get(name, pa.list_(pa.int32()))
-            )
-            for name, column in columns.items()
-        }
-    )
+    return [pa.table(columns)]
+
+
+def _list_array(rows: Sequence[np.ndarray], kind: pa.ListType) -> pa.ListArray:
+    offsets = np.cumsum([0, *(len(row) for row in rows)]).astype(np.int32)
+    values = np.concatenate(rows).astype(kind.value_type.to_pandas_dtype())
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
 def _examples_from_row(row: pa.Table) -> Examples:

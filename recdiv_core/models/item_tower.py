@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import nn
 
-TEXT_GAIN: Final = 4.0
+TEXT_GAIN: Final = 10.0
 """Initial scale of the projected text, times the default of nn.Linear: at the start items are told
 apart by text, and ids (which start near 0) learn what text does not say."""
 

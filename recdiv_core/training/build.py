@@ -80,11 +80,11 @@ def load_dataset(prepared: Path) -> Dataset:
         catalogue=catalogue,
         text_VH=text,
         queries_QH=queries if len(queries) else None,
-        categories_VL=torch.from_numpy(catalogue.categories_VL),
+        categories_VL=torch.tensor(catalogue.categories_VL),
         facts=catalogue_facts(
             text,
-            torch.from_numpy(catalogue.categories_VL),
-            torch.from_numpy(catalogue.popularity_V),
+            torch.tensor(catalogue.categories_VL),
+            torch.tensor(catalogue.popularity_V),
             num_train_users=max(1, num_train_users),
             num_categories=catalogue.num_categories,
         ),
@@ -103,7 +103,7 @@ def build_model(config: Config, dataset: Dataset) -> Recommender:
         text_vectors = dataset.text_VH.clone()
     return Recommender(
         ItemTower(
-            torch.from_numpy(dataset.catalogue.popularity_V),
+            torch.tensor(dataset.catalogue.popularity_V),
             text_dim=dataset.text_VH.shape[1] if text.enabled else 0,
             dim=config.model.dim,
             id_dropout=config.model.id_dropout,

@@ -33,7 +33,6 @@ from recdiv_core.data.batches import (
     pack,
     stream_train,
 )
-from recdiv_core.data.catalogue import Tokens
 from recdiv_core.evaluate import tally_split
 from recdiv_core.metrics.tally import finish
 from recdiv_core.models.recommender import FreshText, Recommender
@@ -108,7 +107,7 @@ class _Trainer:
             self.exposure_V.copy_(training["exposure_V"])
         self.model.to(self.device)
         self.wrapped: nn.Module = ray.train.torch.prepare_model(
-            self.model, parallel_strategy_kwargs={"broadcast_buffers": False}
+            self.model, parallel_strategy_kwargs={"forward_sync_buffers": False}
         )
         self.optimizer = torch.optim.AdamW(
             parameter_groups(
