@@ -1,6 +1,6 @@
 """From session states to slates: score the catalogue, drop what was seen, keep candidates, re-rank.
 
-Evaluation and recommendation share it, so that what is measured is what is shipped. Not the
+Evaluation judges what it makes, so that what is measured is what would be shipped. Not the
 metrics, and not the reading of users. Shapes: B users, V catalogue, D dims, C candidates, K slate
 length, S (user, item) pairs seen.
 """

@@ -33,7 +33,6 @@ LAYERS = {
     "recdiv_core.training": "running",
     "recdiv_core.slates": "running",
     "recdiv_core.evaluate": "running",
-    "recdiv_core.recommend": "running",
     "recdiv_core.sweep": "running",
     "recdiv_core.tracking": "running",
     "recdiv_core.report": "running",

@@ -14,7 +14,6 @@ HEAVY = ("torch", "ray", "mlflow", "transformers", "pyarrow.dataset")
 
 NEEDED = {
     "evaluate": ["--checkpoint", "nowhere"],
-    "recommend": ["--checkpoint", "nowhere"],
     "tune": ["--space", "tradeoff"],
 }
 
@@ -39,7 +38,7 @@ def heavy_imports(stderr: str) -> set[str]:
 
 
 def test_all_scripts_of_the_documents_are_there():
-    documented = {"prepare", "train", "tune", "evaluate", "recommend", "report", "submit"}
+    documented = {"prepare", "train", "tune", "evaluate", "report", "submit"}
     assert set(SCRIPTS) == documented
 
 

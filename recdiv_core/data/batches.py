@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from ray.data import Datasource
 
 PARTS_A_TASK: Final = 16
-"""Plan rows that one Ray Data task reads: enough to hide a task's start, few enough to stream."""
+"""Parts read at once: enough to hide a task's overhead, few enough to stream."""
 
 READER_CPUS: Final = 0.05
-"""CPUs that Ray reserves a reading task: it waits for the disk, and must fit beside the workers."""
+"""CPUs that Ray reserves a rank's reader: it mostly waits, and must fit beside the workers."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,9 @@ def stream_train(
         planned_reads(plan),
         override_num_blocks=-(-len(plan) // PARTS_A_TASK),
         num_cpus=READER_CPUS,
+        # one process that stays: on a small machine Ray ends idle task workers after a second, and
+        # starting the next one costs more than all the reading
+        compute=ray.data.ActorPoolStrategy(size=1),
     )
     parts_of_step: list[Examples] = []
     for row in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=4):

@@ -171,7 +171,7 @@ def run(config: Config) -> dict[str, Any]:
         ValueError: see `check_config`; or the name exists with other settings.
     """
     config, manifest = check_config(config)
-    finished = _existing_result(config)
+    finished = existing_result(config)
     if finished is not None:
         logger.info("run.name=%s is finished already", config.run.name)
         return finished
@@ -186,7 +186,7 @@ def run(config: Config) -> dict[str, Any]:
     try:
         start_ray(config)
         ensure_vectors(Path(config.data.prepared), manifest)
-        _write_run_file(config, "config.yaml", to_yaml(config))
+        write_run_file(config, "config.yaml", to_yaml(config))
         outcome = launch(config, callbacks=[TrackingCallback(handle)])
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -200,11 +200,11 @@ def run(config: Config) -> dict[str, Any]:
         "mlflow_run_id": handle.run_id,
         "metrics": outcome.metrics,
     }
-    _write_run_file(config, "result.json", json.dumps(result))
+    write_run_file(config, "result.json", json.dumps(result))
     return result
 
 
-def _existing_result(config: Config) -> dict[str, Any] | None:
+def existing_result(config: Config) -> dict[str, Any] | None:
     """Return the result of a finished run of this name; None when there is something to train.
 
     Raises:
@@ -241,7 +241,7 @@ def _read_run_file(config: Config, name: str) -> str | None:
         return stream.read().decode()
 
 
-def _write_run_file(config: Config, name: str, text: str) -> None:
+def write_run_file(config: Config, name: str, text: str) -> None:
     filesystem, path = _run_file(config, name)
     filesystem.create_dir(path.rpartition("/")[0], recursive=True)
     with filesystem.open_output_stream(path) as stream:

@@ -1,0 +1,42 @@
+"""Run a sweep: every trial a training run, logged to MLflow under one parent run.
+
+    python -m pipelines.tune --preset demo --space tradeoff
+    python -m pipelines.tune --space tradeoff data.prepared=DIR run.name=autumn train.epochs=8
+
+The same command again goes on with a sweep that was killed, and answers for one that is finished.
+Prints {"experiment", "parent_run_id", "num_trials", "front"}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+
+import tune_spaces
+from pipelines import run_pipeline
+from recdiv_core.config import Config
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add this script's options."""
+    parser.add_argument("--space", required=True, metavar="NAME", help=", ".join(space_names()))
+
+
+def space_names() -> list[str]:
+    """Return the names that `--space` takes."""
+    return sorted(module.name for module in pkgutil.iter_modules(tune_spaces.__path__))
+
+
+def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
+    """Run one sweep."""
+    if args.space not in space_names():
+        raise ValueError(f"--space {args.space} is unknown; allowed: {', '.join(space_names())}")
+    from recdiv_core import sweep
+
+    space = importlib.import_module(f"tune_spaces.{args.space}").SPACE
+    return sweep.run(config, space, args.space)
+
+
+if __name__ == "__main__":
+    run_pipeline(main, options=options)

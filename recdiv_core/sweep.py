@@ -1,0 +1,365 @@
+"""Run a search space: many training runs on one cluster, one MLflow run each under one parent.
+
+A trial is `override(config, sample)` and the same `launch` that `pipelines.train` calls. Prepared
+data and text vectors are made once, before the first trial; with a warm start so is the base model
+that all trials start from. The driver of the sweep logs every trial and closes every run it opened:
+a trial that the scheduler stops has no chance to. A sweep whose run.name exists goes on where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from ray import tune
+from ray.train import Checkpoint
+from ray.tune.experiment import Trial
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler
+
+from recdiv_core.config import Config, from_tree, override, to_yaml
+from recdiv_core.data.text_vectors import ensure_vectors
+from recdiv_core.ray_start import start_ray
+from recdiv_core.report import report
+from recdiv_core.schema import Manifest
+from recdiv_core.search_space import Objective, SearchSpace
+from recdiv_core.tracking import (
+    RunHandle,
+    close_stale_children,
+    experiment_id,
+    find_run,
+    finish_run,
+    reopen_run,
+    set_tags,
+    start_run,
+    tracking_uri,
+)
+from recdiv_core.training.callback import TrackingCallback, log_report
+from recdiv_core.training.launch import (
+    check_config,
+    cpus_per_worker,
+    existing_result,
+    launch,
+    write_run_file,
+)
+
+logger = logging.getLogger(__name__)
+
+DRIVER_CPUS: Final = 0.01
+"""Reserved for a trial's driver, which only waits for its workers."""
+
+RUNG: Final = "dominated"
+"""Reported figure that the scheduler compares trials by."""
+
+REDUCTION: Final = 3
+
+
+def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
+    """Run the space and draw its report.
+
+    Args:
+        config: what all trials share; `space.fixed` goes on top of it.
+        space: what is swept.
+        name: of the space, shown in MLflow.
+
+    Returns:
+        `{"experiment", "parent_run_id", "num_trials", "front", ...}`.
+
+    Raises:
+        ValueError: a bad config, or a cluster that cannot hold even one trial.
+    """
+    asked = config
+    config = override(config, space.fixed)
+    if not config.run.name:
+        config = override(config, {"run.name": time.strftime(f"{name}-%Y%m%d-%H%M%S")})
+    config, manifest = check_config(config)
+    if existing_result(config) is not None:
+        logger.info("run.name=%s is finished already", config.run.name)
+        handle = _open_parent(config, space, name, manifest, reopen=False)
+        return _result(asked, handle)
+    handle = _open_parent(config, space, name, manifest, reopen=True)
+    status = "FAILED"
+    try:
+        start_ray(config)
+        ensure_vectors(Path(config.data.prepared), manifest)
+        write_run_file(config, "config.yaml", to_yaml(config))
+        if space.warm_start is not None:
+            base = _train_base(config, space, handle, manifest)
+            config = override(config, {"train.init_from": base})
+        _run_trials(config, space, handle, manifest)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        stale = close_stale_children(handle)
+        if stale:
+            logger.warning("%d trials were still running: marked KILLED", stale)
+        finish_run(handle, status)
+    result = _result(asked, handle)
+    write_run_file(config, "result.json", json.dumps(result))
+    return result
+
+
+def _result(config: Config, parent: RunHandle) -> dict[str, Any]:
+    drawn = report(config, parent_run_id=parent.run_id)
+    return {
+        "experiment": drawn["experiment"],
+        "parent_run_id": parent.run_id,
+        "num_trials": drawn["num_trials"],
+        "front": drawn["front"],
+        "headline": drawn["headline"],
+        "report": drawn["report"],
+    }
+
+
+def _open_parent(
+    config: Config, space: SearchSpace, name: str, manifest: Manifest, *, reopen: bool
+) -> RunHandle:
+    uri = tracking_uri(config)
+    experiment = experiment_id(uri, manifest.name)
+    tags = {"recdiv.run_name": config.run.name, "recdiv.kind": "sweep"}
+    handle = find_run(uri, experiment, tags)
+    if handle is not None:
+        if reopen:
+            reopen_run(handle)
+        return handle
+    described = {
+        "recdiv.space": name,
+        "recdiv.objectives": json.dumps([dataclasses.asdict(o) for o in space.objectives]),
+        "recdiv.parameters": json.dumps(list(space.parameters)),
+    }
+    return start_run(config, name=config.run.name, kind="sweep", manifest=manifest, tags=described)
+
+
+def _open_trial(config: Config, manifest: Manifest, parent: RunHandle) -> RunHandle:
+    """Open the child run of a trial, or the one it had before the sweep was resumed."""
+    tags = {
+        "recdiv.run_name": config.run.name,
+        "recdiv.kind": "trial",
+        "mlflow.parentRunId": parent.run_id,
+    }
+    handle = find_run(parent.uri, parent.experiment_id, tags)
+    if handle is not None:
+        reopen_run(handle)
+        return handle
+    return start_run(
+        config,
+        name=config.run.name,
+        kind="trial",
+        manifest=manifest,
+        parent_run_id=parent.run_id,
+    )
+
+
+def _train_base(config: Config, space: SearchSpace, parent: RunHandle, manifest: Manifest) -> str:
+    """Train the model that every trial starts from; return its checkpoint."""
+    assert space.warm_start is not None
+    base = override(
+        config,
+        {
+            "loss.diversity_weight": 0.0,
+            "rerank.diversity": 0.0,
+            **space.warm_start,
+            "run.name": "base",
+            "run.storage": f"{config.run.storage}/{config.run.name}",
+            "tracking.parent_run_id": parent.run_id,
+        },
+    )
+    finished = existing_result(base)
+    if finished is not None:
+        return finished["checkpoint"]
+    logger.info("training the base model, %d epochs", base.train.epochs)
+    handle = _open_trial(base, manifest, parent)
+    write_run_file(base, "config.yaml", to_yaml(base))
+    outcome = launch(base, callbacks=[TrackingCallback(handle)])
+    finish_run(handle, "FINISHED")
+    result = {"checkpoint": outcome.checkpoint, "metrics": outcome.metrics}
+    write_run_file(base, "result.json", json.dumps(result))
+    return outcome.checkpoint
+
+
+def _run_trials(config: Config, space: SearchSpace, parent: RunHandle, manifest: Manifest) -> None:
+    import ray
+
+    cluster = ray.cluster_resources()
+    concurrent = concurrent_trials(config, cluster)
+    cpus_per_worker(config, cluster, concurrent)  # refuses here what could never start
+    root = f"{config.run.storage}/{config.run.name}"
+    shared = yaml.safe_load(to_yaml(config))
+
+    def train_trial(sample: dict[str, Any]) -> None:
+        trial_config = trial_settings(
+            from_tree(shared), sample, root, tune.get_context().get_trial_name(), parent.run_id
+        )
+        launch(trial_config, callbacks=[_ScoredReports(space.objectives)], concurrent=concurrent)
+
+    trainable = tune.with_resources(train_trial, {"CPU": DRIVER_CPUS})
+    tracking = _TrialTracking(config, root, parent, manifest)
+    place = f"{root}/tune"
+    if tune.Tuner.can_restore(place):
+        logger.info("going on with the sweep in %s", place)
+        tuner = tune.Tuner.restore(
+            place,
+            trainable=trainable,
+            param_space=dict(space.parameters),
+            resume_unfinished=True,
+            restart_errored=True,
+        )
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=dict(space.parameters),
+            tune_config=tune.TuneConfig(
+                num_samples=space.num_samples,
+                max_concurrent_trials=concurrent,
+                scheduler=ASHAScheduler(
+                    time_attr="epoch",
+                    metric=RUNG,
+                    mode="max",
+                    max_t=config.train.epochs + 1,
+                    grace_period=min(space.grace_epochs, config.train.epochs),
+                    reduction_factor=REDUCTION,
+                ),
+                trial_name_creator=trial_name,
+                trial_dirname_creator=trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=root, callbacks=[tracking], verbose=0
+            ),
+        )
+    grid = tuner.fit()
+    if grid.num_errors == len(grid):
+        raise RuntimeError(f"all {len(grid)} trials failed; the first one: {grid.errors[0]}")
+    if tracking.num_open:
+        raise KeyboardInterrupt  # Tune answers Ctrl-C by returning early
+
+
+def concurrent_trials(config: Config, cluster: Mapping[str, float]) -> int:
+    """Return how many trials run at once: one worker a CPU or GPU, at least one trial."""
+    if config.scaling.max_concurrent_trials:
+        return config.scaling.max_concurrent_trials
+    units = cluster.get("GPU" if config.scaling.use_gpu else "CPU", 0.0)
+    return max(1, math.floor(units / config.scaling.num_workers))
+
+
+def trial_settings(
+    shared: Config, sample: Mapping[str, Any], root: str, name: str, parent_run_id: str
+) -> Config:
+    """Return the config of one trial."""
+    return override(
+        shared,
+        {
+            **sample,
+            "run.name": name,
+            "run.storage": f"{root}/trials",
+            "tracking.parent_run_id": parent_run_id,
+        },
+    )
+
+
+def trial_name(trial: Trial) -> str:
+    """Name a trial after its number, the same in MLflow, in Tune and on disk."""
+    return f"trial-{trial.trial_id.rpartition('_')[2]}"
+
+
+def dominated_volume(metrics: Mapping[str, float], objectives: tuple[Objective, ...]) -> float:
+    """Return the volume between a trial's figures and the reference point, >= 0.
+
+    One number to compare trials by that favours no end of the front: a trial is stopped when it
+    dominates little, not when its accuracy is low.
+    """
+    gains = [
+        (metrics[o.metric] - o.reference) * (1 if o.direction == "max" else -1) for o in objectives
+    ]
+    return math.prod(max(0.0, gain) for gain in gains)
+
+
+class _ScoredReports(TuneReportCallback):
+    """Forward a trial's reports to Tune, with the figure that the scheduler goes by."""
+
+    def __init__(self, objectives: tuple[Objective, ...]) -> None:
+        super().__init__()
+        self.objectives = objectives
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
+    ) -> None:
+        scored = [
+            {**m, RUNG: dominated_volume(m, self.objectives)} if "epoch" in m else m
+            for m in metrics[:1]
+        ]
+        super().after_report(run_context, scored, checkpoint)
+
+
+class _TrialTracking(tune.Callback):
+    """Log every trial from the sweep's driver, and close its run whatever its end."""
+
+    def __init__(self, config: Config, root: str, parent: RunHandle, manifest: Manifest) -> None:
+        self.config, self.root, self.parent, self.manifest = config, root, parent, manifest
+        self.handles: dict[str, RunHandle] = {}
+        self.best: dict[str, dict[str, float]] = {}
+
+    @property
+    def num_open(self) -> int:
+        """Trials that started and have not ended."""
+        return len(self.handles)
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        name = trial_name(trial)
+        if name not in self.handles:
+            settings = trial_settings(
+                self.config, trial.config, self.root, name, self.parent.run_id
+            )
+            self.handles[name] = _open_trial(settings, self.manifest, self.parent)
+            swept = ", ".join(f"{key}={value}" for key, value in trial.config.items())
+            logger.info("%s: %s", name, swept)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        name = trial_name(trial)
+        log_report(self.handles[name], _only_figures(result))
+        objective = f"val/{self.config.eval.objective}"
+        best = self.best.get(name)
+        if best is None or result[objective] > best[objective]:
+            self.best[name] = _only_figures(result)
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        name = trial_name(trial)
+        handle = self.handles.pop(name)
+        last = trial.last_result or {}
+        if "best/epoch" not in last and name in self.best:
+            # the scheduler stopped it: its best epoch so far stands for it, without test figures
+            best = self.best[name]
+            figures = {f"best/{key}": v for key, v in best.items() if key.startswith("val/")}
+            log_report(handle, {**figures, "best/epoch": best["epoch"], "epoch": best["epoch"]})
+            set_tags(handle, {"recdiv.stopped_early": "true"})
+        logger.info("%s: done", name)
+        finish_run(handle, "FINISHED")
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        name = trial_name(trial)
+        handle = self.handles.pop(name, None)
+        if handle is not None:
+            logger.error("%s failed: see %s", name, trial.error_file)
+            finish_run(handle, "FAILED")
+
+
+def _only_figures(result: Mapping[str, Any]) -> dict[str, float]:
+    prefixes = ("train/", "val/", "test/", "best/")
+    return {k: v for k, v in result.items() if k.startswith(prefixes) or k == "epoch"}

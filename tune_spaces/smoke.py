@@ -1,0 +1,15 @@
+"""Two short trials: proves that a sweep runs here, not that it finds anything."""
+
+from ray import tune
+
+from recdiv_core.search_space import Objective, SearchSpace
+
+SPACE = SearchSpace(
+    description="two short trials, with and without diversity",
+    parameters={"loss.diversity_weight": tune.grid_search([0.0, 0.5])},
+    objectives=(
+        Objective("val/ndcg_at_10", "max", reference=0.0),
+        Objective("val/coverage_at_10", "max", reference=0.0),
+    ),
+    fixed={"train.epochs": 1, "model.num_layers": 1},
+)
