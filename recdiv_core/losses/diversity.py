@@ -17,7 +17,10 @@ from typing import Final
 import torch
 
 EXPOSURE_FLOOR: Final = 1e-3
-"""Smallest share of an equal part that an item's exposure counts as: bounds the log at 0 exposure."""
+"""Smallest share of an equal part that an item's exposure counts as: bounds the log at 0."""
+
+EMPTY_SLATE: Final = 1e-6
+"""Places below which nothing is divided: a user who has seen the whole catalogue has none."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class SoftSlates:
     """What a regulariser may look at.
 
     Attributes:
-        membership_BM: q, in [0, 1], rows sum to k.
+        membership_BM: q, in [0, 1], rows sum to k (to less where fewer items are left).
         candidates_BM: item_index of each candidate.
         embeddings_VD: unit item vectors of a fixed yardstick (the text vectors); zero rows allowed.
         categories_VL: category indices of every item, padded with -1; at least one an item.
@@ -49,12 +52,13 @@ Regulariser = Callable[[SoftSlates], torch.Tensor]
 def ild(slates: SoftSlates) -> torch.Tensor:
     """Penalise similarity inside a slate: 1 - expected ILD, clipped to [0, 1].
 
-    For unit vectors `sum_{i != j} q_i q_j cos_ij = |sum_i q_i e_i|^2 - sum_i q_i^2 |e_i|^2`; divided
-    by the mass of the pairs `k^2 - sum_i q_i^2` it is the mean cosine, which at a 0/1 q is exactly
-    1 - ILD of the hard slate. Smyth & McClave, 2001; Rao's quadratic entropy. k < 2 gives 0.
+    For unit vectors `sum_{i != j} q_i q_j cos_ij = |sum_i q_i e_i|^2 - sum_i q_i^2 |e_i|^2`;
+    divided by the mass of the pairs `k^2 - sum_i q_i^2` it is the mean cosine, which at a 0/1 q is
+    exactly 1 - ILD of the hard slate. Smyth & McClave, 2001; Rao's quadratic entropy. Slates of one
+    item give 0.
     """
     q = slates.membership_BM
-    vectors = slates.embeddings_VD[slates.candidates_BM]
+    vectors = slates.embeddings_VD.detach()[slates.candidates_BM]
     mean = torch.einsum("bm,bmd->bd", q, vectors)
     own = (q.square() * vectors.square().sum(-1)).sum(1)
     pairs = q.sum(1).square() - q.square().sum(1)
@@ -66,8 +70,8 @@ def category_entropy(slates: SoftSlates) -> torch.Tensor:
     """Penalise slates of few categories: 1 - H(P) / log(min(k, G)), P = q C / k.
 
     P is the slate's share of each category; an item of several labels gives each an equal part.
-    Equal to 1 - diversity index at a 0/1 q. Yin et al., 2024, on the soft slate instead of the whole
-    catalogue, whose tail can be fattened without changing the top k. G < 2 gives 0.
+    Equal to 1 - diversity index at a 0/1 q. Yin et al., 2024, on the soft slate instead of the
+    whole catalogue, whose tail can be fattened without changing the top k. G < 2 gives 0.
     """
     q = slates.membership_BM
     limit = min(slates.slate_size, slates.num_categories)
@@ -78,7 +82,7 @@ def category_entropy(slates: SoftSlates) -> torch.Tensor:
     part = q[..., None] * is_label / is_label.sum(-1, keepdim=True).clamp_min(1)
     share = torch.zeros(q.shape[0], slates.num_categories, dtype=q.dtype, device=q.device)
     share = share.scatter_add(1, labels.clamp_min(0).flatten(1), part.flatten(1))
-    share = share / q.sum(1, keepdim=True)
+    share = share / q.sum(1, keepdim=True).clamp_min(EMPTY_SLATE)
     entropy = -(share * share.clamp_min(torch.finfo(q.dtype).tiny).log()).sum(1)
     return (1 - entropy / math.log(limit)).clamp(0.0, 1.0)
 
@@ -95,8 +99,9 @@ def exposure(slates: SoftSlates) -> torch.Tensor:
     floor = EXPOSURE_FLOOR
     excess = (slates.exposure_V * num_items).clamp_min(floor).log()
     cost_V = (excess - math.log(floor)) / (math.log(max(num_items, 2)) - math.log(floor))
-    cost = cost_V[slates.candidates_BM]
-    return (slates.membership_BM * cost).sum(1) / slates.membership_BM.sum(1)
+    cost = cost_V.detach()[slates.candidates_BM]
+    places = slates.membership_BM.sum(1).clamp_min(EMPTY_SLATE)
+    return (slates.membership_BM * cost).sum(1) / places
 
 
 REGULARISERS: Final[dict[str, Regulariser]] = {
@@ -137,7 +142,7 @@ def update_exposure(
 
     Args:
         exposure_V: running share, sums to 1.
-        places_V: soft places of the global batch (summed over workers); its sum may be anything > 0.
+        places_V: soft places of the global batch (summed over workers), of any sum.
         momentum: share of the old estimate kept, in [0, 1).
 
     Returns:

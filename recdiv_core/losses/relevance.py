@@ -1,16 +1,16 @@
 # pyright: strict
 """Relevance losses: how far the model's scores are from the next items that users chose.
 
-Both return the weighted *sum* over positions, in nats: the caller divides once by the global weight,
-so that the number does not depend on how many workers or accumulation parts computed it. Lower is
-better. Shapes: N positions, V catalogue, D dims, S shared negatives.
+Both return the weighted *sum* over positions, in nats: the caller divides once by the global
+weight, so that the number does not depend on how many workers or accumulation parts computed it.
+Lower is better. Shapes: N positions, V catalogue, D dims, S shared negatives.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch.autograd import Function
@@ -92,10 +92,12 @@ def softmax(
     """
     _check_shapes(hidden_ND, items_VD, targets_N, weights_N)
     rows = chunk or max(1, CHUNK_ELEMENTS // max(1, items_VD.shape[0]))
-    loss: Any = _ChunkedCrossEntropy.apply(  # pyright: ignore[reportUnknownMemberType]
-        hidden_ND, items_VD, targets_N, weights_N, temperature, rows
+    return cast(
+        "torch.Tensor",
+        _ChunkedCrossEntropy.apply(  # pyright: ignore[reportUnknownMemberType]
+            hidden_ND, items_VD, targets_N, weights_N, temperature, rows
+        ),
     )
-    return loss
 
 
 def sampled_softmax(
@@ -110,9 +112,9 @@ def sampled_softmax(
 ) -> torch.Tensor:
     """Sum the cross-entropy against negatives that all positions share.
 
-    A negative's score is lowered by `alpha * log(S / (V - 1))`, the log of how often uniform
-    sampling is expected to draw it, so that at alpha = 1 the normaliser estimates the exact one
-    without bias. The target stands in its own sample with certainty and is not corrected. A
+    A negative's score is lowered by `alpha * log(S / V)`, the log of how often uniform sampling is
+    expected to draw it, so that at alpha = 1 the normaliser estimates the exact one without bias.
+    The target stands in its own sample with certainty and is not corrected. A
     negative that equals the target is masked. Bengio & Senecal, 2008, Adaptive Importance Sampling;
     Yi et al., 2019, Sampling-Bias-Corrected Neural Modeling.
 
@@ -130,9 +132,10 @@ def sampled_softmax(
     """
     _check_shapes(hidden_ND, items_VD, targets_N, weights_N)
     hidden = hidden_ND / temperature
-    positive = (hidden * items_VD[targets_N]).sum(1, keepdim=True).float()
-    negative = (hidden @ items_VD[negatives_S].T).float()
-    expected = negatives_S.shape[0] / max(1, items_VD.shape[0] - 1)
+    wide = torch.promote_types(hidden_ND.dtype, torch.float32)
+    positive = (hidden * items_VD[targets_N]).sum(1, keepdim=True).to(wide)
+    negative = (hidden @ items_VD[negatives_S].T).to(wide)
+    expected = negatives_S.shape[0] / items_VD.shape[0]
     negative = negative - logq_alpha * math.log(expected)
     negative = negative.masked_fill(negatives_S[None, :] == targets_N[:, None], -torch.inf)
     log_norm = torch.cat([positive, negative], 1).logsumexp(1)
@@ -153,7 +156,8 @@ def _check_shapes(
 ) -> None:
     if hidden_ND.ndim != 2 or items_VD.ndim != 2 or hidden_ND.shape[1] != items_VD.shape[1]:
         raise ValueError(
-            f"hidden {tuple(hidden_ND.shape)} and items {tuple(items_VD.shape)} must be [N, D], [V, D]"
+            f"hidden {tuple(hidden_ND.shape)} and items {tuple(items_VD.shape)} "
+            "must be [N, D], [V, D]"
         )
     if not targets_N.shape == weights_N.shape == hidden_ND.shape[:1]:
         raise ValueError(

@@ -9,7 +9,7 @@ on the whole catalogue. Shapes: B users, M candidates, k slate length.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch.autograd import Function
@@ -65,14 +65,17 @@ def soft_topk(scores_BM: torch.Tensor, k: int, temperature: float) -> torch.Tens
     """
     if scores_BM.ndim != 2 or k < 1 or temperature <= 0:
         raise ValueError(
-            f"scores {tuple(scores_BM.shape)} must be [B, M], k={k} >= 1, temperature={temperature} > 0"
+            f"scores {tuple(scores_BM.shape)} must be [B, M], k={k} >= 1, "
+            f"temperature={temperature} > 0"
         )
     if k >= scores_BM.shape[1]:
         return torch.ones_like(scores_BM) + 0 * scores_BM
-    soft: Any = _ThresholdSigmoid.apply(  # pyright: ignore[reportUnknownMemberType]
-        scores_BM, k, temperature
+    return cast(
+        "torch.Tensor",
+        _ThresholdSigmoid.apply(  # pyright: ignore[reportUnknownMemberType]
+            scores_BM, k, temperature
+        ),
     )
-    return soft
 
 
 def standardise(scores_BM: torch.Tensor) -> torch.Tensor:
