@@ -157,3 +157,27 @@ def hypervolume_on_grid(points: Sequence[Sequence[int]], size: int) -> int:
         any(all(p > c for p, c in zip(point, cube, strict=True)) for point in points)
         for cube in itertools.product(range(size), repeat=dimensions)
     )
+
+
+def predictions_of_users(
+    users: Sequence[Sequence[int]],
+    queries: Sequence[int],
+    weights: Sequence[float],
+    max_history: int,
+) -> list[tuple[tuple[int, ...], int, float, int]]:
+    """Walk each user's events: (what is seen before it, item, weight, query), weight 0 left out.
+
+    A long history is cut from its end into windows; the first event of a window is predicted from
+    the whole window before it, any other from what stands before it in its own window.
+    """
+    predicted: list[tuple[tuple[int, ...], int, float, int]] = []
+    flat = 0
+    for user in users:
+        seen: list[int] = []
+        for index, item in enumerate(user):
+            starts_window = (len(user) - index) % max_history == 0
+            if weights[flat]:
+                predicted.append((tuple(seen), item, weights[flat], queries[flat]))
+            seen = [item] if starts_window else [*seen, item]
+            flat += 1
+    return sorted(predicted)

@@ -251,7 +251,7 @@ def stream_train(
 def read_eval(
     prepared: Path, split: str, *, batch_size: int, rank: int, world_size: int
 ) -> Iterator[Examples]:
-    """Read the evaluation batches of one rank: every `world_size`-th of the fixed global batches."""
+    """Read one rank's evaluation batches: every `world_size`-th of the fixed global batches."""
     fragments = list_fragments(prepared, split)
     ends = np.cumsum([fragment.num_rows for fragment in fragments])
     total = int(ends[-1]) if len(ends) else 0
@@ -360,10 +360,12 @@ def _examples_from_row(row: pa.Table) -> Examples:
 def pack(examples: Examples, *, max_history: int) -> Packed:
     """Pack histories into rows, first-fit on falling length, without loops over events.
 
-    A train history longer than `max_history` is cut, from its end, into windows that overlap by one
-    event, so that each event is predicted exactly once; an evaluation history keeps its last window.
-    A history starts with one extra place, from which its first event is predicted. No user at all
-    gives one row with a start place, no target and no user, so that every rank can step.
+    A train history longer than `max_history` is cut, from its end, into windows; each event is
+    predicted exactly once, the first one of a further window from the end of the window before, so
+    that a full window is trained on as it is met in evaluation. An evaluation history keeps its
+    last window. A window begins with one extra place, from which a history's first event is
+    predicted. No user at all gives one row with a start place, no target and no user, so that every
+    rank can step.
 
     Args:
         examples: ragged examples.
@@ -390,12 +392,14 @@ def pack(examples: Examples, *, max_history: int) -> Packed:
     items[place] = examples.items[event]
     position[place] = within + 1
     segment[place] = window
-    last_place = base[windows.is_last] + sizes[windows.is_last] - 1
+    end_place = base + sizes - 1
+    last_place = end_place[windows.is_last]
     if is_train:
-        queries[place - 1] = examples.queries[event]
-        is_target = (within > 0) | windows.is_first[window]
-        is_target &= examples.weights[event] > 0
-        target_place, targets = place[is_target] - 1, examples.items[event[is_target]]
+        goes_on = (within == 0) & ~windows.is_first[window]
+        from_place = np.where(goes_on, end_place[window - 1], place - 1)
+        queries[from_place] = examples.queries[event]
+        is_target = examples.weights[event] > 0
+        target_place, targets = from_place[is_target], examples.items[event[is_target]]
         weights = examples.weights[event[is_target]]
     else:
         queries[last_place] = examples.queries
@@ -430,22 +434,18 @@ def pad_targets(examples: Examples) -> torch.Tensor:
 class _Windows:
     start: np.ndarray  # into the flat events
     stop: np.ndarray
-    is_first: np.ndarray  # holds the history's first event
+    is_first: np.ndarray  # of its history; the others follow the window before them
     is_last: np.ndarray  # holds its last one; exactly one a user, in the users' order
 
 
 def _windows(lengths: np.ndarray, max_history: int, *, every: bool) -> _Windows:
-    """Cut each history, from its end, into windows of `max_history` overlapping by one event."""
+    """Cut each history, from its end, into windows of `max_history`: all, or only the last."""
     ends = np.cumsum(lengths)
     starts = ends - lengths
-    stride = max(1, max_history - 1)
-    extra = (
-        np.maximum(0, -(-(lengths - max_history) // stride)) if every else np.zeros_like(lengths)
-    )
-    user = np.repeat(np.arange(len(lengths)), extra + 1)
-    firsts = np.cumsum(extra + 1) - (extra + 1)
-    from_end = (extra + 1)[user] - 1 - (np.arange(len(user)) - firsts[user])
-    stop = ends[user] - from_end * stride
+    counts = np.maximum(1, -(-lengths // max_history)) if every else np.ones_like(lengths)
+    user = np.repeat(np.arange(len(lengths)), counts)
+    from_end = np.cumsum(counts)[user] - 1 - np.arange(len(user))
+    stop = ends[user] - from_end * max_history
     start = np.maximum(starts[user], stop - max_history)
     return _Windows(start, stop, is_first=start == starts[user], is_last=from_end == 0)
 

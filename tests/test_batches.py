@@ -1,0 +1,320 @@
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+
+from recdiv_core.data.batches import (
+    Examples,
+    Fragment,
+    eval_examples,
+    list_fragments,
+    num_steps,
+    pack,
+    pad_targets,
+    plan_epoch,
+    read_eval,
+    read_pieces,
+    train_examples,
+)
+from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE
+from tests.oracles import predictions_of_users
+
+sizes = st.lists(st.integers(1, 16), max_size=12)
+
+
+def fragments_of(row_counts):
+    return [Fragment(f"part-{i % 3}.parquet", i // 3, rows) for i, rows in enumerate(row_counts)]
+
+
+def rows_of(pieces):
+    return [(p.path, p.row_group, row) for p in pieces for row in range(p.start, p.stop)]
+
+
+def global_batches(fragments, *, world_size=1, accumulation=1, batch_size=8, seed=0, epoch=0):
+    """Return the rows of each step, all ranks' parts one after another."""
+    plans = [
+        plan_epoch(
+            fragments,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            accumulation=accumulation,
+            seed=seed,
+            epoch=epoch,
+        )
+        for rank in range(world_size)
+    ]
+    return [
+        [row for parts in step for pieces in parts for row in rows_of(pieces)]
+        for step in zip(*plans, strict=True)
+    ]
+
+
+def examples_of(users, *, queries=None, weights=None):
+    """Return train examples of users given as lists of items."""
+    flat = np.array([item for user in users for item in user], np.int64)
+    return Examples(
+        items=flat,
+        lengths=np.array([len(user) for user in users], np.int64),
+        queries=np.full(len(flat), NO_QUERY) if queries is None else np.array(queries, np.int64),
+        weights=np.ones(len(flat), np.float32)
+        if weights is None
+        else np.array(weights, np.float32),
+        targets=np.zeros(0, np.int64),
+        target_lengths=np.zeros(0, np.int64),
+    )
+
+
+def eval_of(histories, *, queries=None, targets=None):
+    targets = [[0]] * len(histories) if targets is None else targets
+    rows = [
+        {
+            "user_id": str(user),
+            "history": history,
+            "targets": wanted,
+            "query": NO_QUERY if queries is None else queries[user],
+            "is_cold_user": False,
+        }
+        for user, (history, wanted) in enumerate(zip(histories, targets, strict=True))
+    ]
+    return eval_examples(pa.Table.from_pylist(rows, schema=EVAL_EXAMPLE))
+
+
+def place_history(packed, place):
+    """Return what the state at a flat place may see: the items of its segment up to it."""
+    row, column = divmod(int(place), packed.items_RW.shape[1])
+    same = packed.segment_RW[row, : column + 1] == packed.segment_RW[row, column]
+    real = same & (packed.position_RW[row, : column + 1] > 0)
+    return tuple(packed.items_RW[row, : column + 1][real].tolist())
+
+
+def predictions(packed):
+    """Return (history, target, weight, query) of every target."""
+    queries = packed.queries_RW.flatten()
+    return sorted(
+        (place_history(packed, place), int(target), float(weight), int(queries[place]))
+        for place, target, weight in zip(
+            packed.target_place_N, packed.targets_N, packed.weights_N, strict=True
+        )
+    )
+
+
+def write_shards(directory, rows, schema, *, num_shards, fragment_rows):
+    directory.mkdir(parents=True)
+    for shard in range(num_shards):
+        table = pa.Table.from_pylist(rows[shard::num_shards], schema=schema)
+        path = directory / f"part-{shard:05d}.parquet"
+        pq.write_table(table, path, row_group_size=fragment_rows)
+
+
+def train_rows(num_users):
+    return [
+        {
+            "user_id": str(user),
+            "items": [user] * (user % 4),
+            "queries": [NO_QUERY] * (user % 4),
+            "weights": [1.0] * (user % 4),
+        }
+        for user in range(num_users)
+    ]
+
+
+def eval_rows(num_users):
+    return [
+        {
+            "user_id": str(user),
+            "history": list(range(user % 3)),
+            "targets": [user],
+            "query": NO_QUERY,
+            "is_cold_user": False,
+        }
+        for user in range(num_users)
+    ]
+
+
+@settings(max_examples=60)
+@given(sizes, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.integers(0, 3))
+def test_an_epoch_holds_every_row_once(row_counts, batch_size, world_size, accumulation, epoch):
+    fragments = fragments_of(row_counts)
+    steps = global_batches(
+        fragments,
+        batch_size=batch_size,
+        world_size=world_size,
+        accumulation=accumulation,
+        epoch=epoch,
+    )
+    seen = [row for step in steps for row in step]
+    expected = [(f.path, f.row_group, row) for f in fragments for row in range(f.num_rows)]
+    assert sorted(seen) == sorted(expected)
+    assert len(steps) == num_steps(sum(row_counts), batch_size)
+    assert all(len(step) == batch_size for step in steps[:-1])
+
+
+@settings(max_examples=40)
+@given(sizes, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3))
+def test_global_batches_are_the_same_on_any_number_of_ranks_and_parts(
+    row_counts, batch_size, world_size, accumulation
+):
+    fragments = fragments_of(row_counts)
+    split = global_batches(
+        fragments, batch_size=batch_size, world_size=world_size, accumulation=accumulation
+    )
+    assert split == global_batches(fragments, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 16, 101, 500])
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_all_ranks_take_equal_shares_of_as_many_steps(batch_size, accumulation, world_size):
+    fragments = fragments_of([16] * 6 + [5])
+    plans = [
+        plan_epoch(
+            fragments,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            accumulation=accumulation,
+            seed=1,
+            epoch=0,
+        )
+        for rank in range(world_size)
+    ]
+    for step in zip(*plans, strict=True):
+        assert {len(parts) for parts in step} == {accumulation}
+        shares = [sum(len(rows_of(pieces)) for pieces in parts) for parts in step]
+        assert max(shares) - min(shares) <= accumulation
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}])
+def test_another_seed_or_epoch_gives_another_order(change):
+    fragments = fragments_of([2] * 30)
+    assert global_batches(fragments, **change) != global_batches(fragments)
+
+
+def test_the_same_seed_and_epoch_give_the_same_order():
+    fragments = fragments_of([2] * 30)
+    first = global_batches(fragments, seed=3, epoch=5)
+    assert first == global_batches(fragments, seed=3, epoch=5)
+
+
+def test_no_fragments_make_no_steps():
+    assert global_batches([]) == []
+
+
+def test_pieces_are_read_from_the_shards_as_planned(tmp_path):
+    rows = train_rows(23)
+    write_shards(tmp_path / "train", rows, TRAIN_EXAMPLE, num_shards=3, fragment_rows=4)
+    fragments = list_fragments(tmp_path, "train")
+    assert sum(f.num_rows for f in fragments) == 23
+    plan = plan_epoch(
+        fragments, batch_size=5, rank=1, world_size=2, accumulation=1, seed=0, epoch=0
+    )
+    for (pieces,) in plan:
+        table = read_pieces(pieces, {})
+        shards = [pq.ParquetFile(p.path).read_row_group(p.row_group) for p in pieces]
+        expected = [
+            row
+            for piece, shard in zip(pieces, shards, strict=True)
+            for row in shard.slice(piece.start, piece.stop - piece.start)["user_id"].to_pylist()
+        ]
+        assert (table["user_id"].to_pylist() if table is not None else []) == expected
+
+
+@settings(max_examples=80)
+@given(
+    st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6),
+    st.integers(1, 6),
+    st.integers(0, 100),
+)
+def test_every_event_is_predicted_once_from_its_own_prefix(users, max_history, seed):
+    rng = np.random.default_rng(seed)
+    num_events = sum(map(len, users))
+    queries = rng.integers(-1, 4, num_events).tolist()
+    weights = rng.choice([0.0, 0.5, 1.0], num_events).tolist()
+    packed = pack(examples_of(users, queries=queries, weights=weights), max_history=max_history)
+    assert predictions(packed) == predictions_of_users(users, queries, weights, max_history)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6), st.integers(1, 6))
+def test_a_users_last_place_has_seen_the_last_events(users, max_history):
+    packed = pack(examples_of(users), max_history=max_history)
+    histories = [place_history(packed, place) for place in packed.last_place_B]
+    assert histories == [tuple(user[-max_history:]) for user in users]
+
+
+@settings(max_examples=40)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6), st.integers(1, 6))
+def test_seen_pairs_are_the_whole_histories(users, max_history):
+    packed = pack(examples_of(users), max_history=max_history)
+    pairs = list(zip(packed.seen_user_S.tolist(), packed.seen_item_S.tolist(), strict=True))
+    assert pairs == [(row, item) for row, user in enumerate(users) for item in user]
+
+
+@settings(max_examples=40)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6), st.integers(1, 6))
+def test_positions_count_from_the_start_of_a_segment(users, max_history):
+    packed = pack(examples_of(users), max_history=max_history)
+    assert packed.items_RW.shape[1] == max_history + 1
+    for segment in range(int(packed.segment_RW.max()) + 1):
+        row, column = (packed.segment_RW == segment).nonzero(as_tuple=True)
+        assert row.unique().numel() == 1
+        assert torch.equal(column, torch.arange(len(column)) + column[0])
+        assert packed.position_RW[row, column].tolist() == list(range(len(column)))
+
+
+def test_short_histories_share_a_row():
+    packed = pack(examples_of([[1, 2, 3], [4], [5, 6], [7]]), max_history=5)
+    assert packed.items_RW.shape == (2, 6)
+
+
+def test_no_user_gives_one_row_without_targets():
+    packed = pack(train_examples(None), max_history=4)
+    assert packed.items_RW.shape == (1, 5)
+    assert packed.targets_N.numel() == packed.last_place_B.numel() == 0
+
+
+def test_an_evaluation_history_keeps_its_last_window_and_its_query():
+    packed = pack(eval_of([[1, 2, 3, 4], [], [5]], queries=[7, NO_QUERY, 8]), max_history=3)
+    assert [place_history(packed, place) for place in packed.last_place_B] == [(2, 3, 4), (), (5,)]
+    assert packed.queries_RW.flatten()[packed.last_place_B].tolist() == [7, NO_QUERY, 8]
+    assert (packed.queries_RW >= 0).sum() == 2
+    assert packed.seen_item_S.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_evaluation_of_users_without_any_history_has_a_state_for_each():
+    packed = pack(eval_of([[], [], []]), max_history=3)
+    assert packed.last_place_B.numel() == 3
+    assert not packed.position_RW.flatten()[packed.last_place_B].any()
+
+
+def test_targets_are_padded_behind_the_end():
+    examples = eval_of([[], [], []], targets=[[3], [5, 1, 2], [4, 0]])
+    assert pad_targets(examples).tolist() == [[3, -1, -1], [5, 1, 2], [4, 0, -1]]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 9])
+def test_evaluation_batches_are_dealt_out_whole(tmp_path: Path, world_size):
+    write_shards(tmp_path / "val", eval_rows(23), EVAL_EXAMPLE, num_shards=2, fragment_rows=4)
+
+    def batches(rank, world_size):
+        return [
+            examples.targets.tolist()
+            for examples in read_eval(
+                tmp_path, "val", batch_size=5, rank=rank, world_size=world_size
+            )
+        ]
+
+    whole = batches(0, 1)
+    dealt = [batches(rank, world_size) for rank in range(world_size)]
+    assert sorted(sum(whole, [])) == list(range(23))  # noqa: RUF017
+    assert sorted(batch for share in dealt for batch in share) == sorted(whole)
+
+
+def test_an_empty_split_has_no_batches(tmp_path):
+    assert list(read_eval(tmp_path, "val", batch_size=5, rank=0, world_size=1)) == []
