@@ -28,6 +28,9 @@ from recdiv_core.models.recommender import FreshText
 EXPOSURE_MOMENTUM: Final = 0.95
 """Of the running exposure: about the last 20 batches count."""
 
+SEEN_SCORE: Final = -1e3
+"""Standardised score of a seen item among the candidates: far below any other's."""
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -195,19 +198,23 @@ def _penalty(
     objective: Objective,
     exposure_V: torch.Tensor,
 ) -> tuple[torch.Tensor, SoftSlates]:
-    """Penalise the soft slates that users would be shown now: from their latest state, unseen items."""
+    """Penalise the soft slates of unseen items that users would be shown after their last event."""
     users_BD = states[packed.last_place_B].float()
     items_VD = items_VD.float()
     with torch.no_grad():
         scores_BV = users_BD @ items_VD.T
         scores_BV[packed.seen_user_S, packed.seen_item_S] = -torch.inf
         depth = min(objective.slate_candidates, items_VD.shape[0])
-        candidates_BM = scores_BV.topk(depth, dim=1).indices
+        best_BM, candidates_BM = scores_BV.topk(depth, dim=1)
+        is_seen_BM = best_BM == -torch.inf  # only where fewer than `depth` items are left
     scores_BM = torch.einsum("bd,bmd->bm", users_BD, items_VD[candidates_BM])
+    membership_BM = soft_topk(
+        standardise(scores_BM).masked_fill(is_seen_BM, SEEN_SCORE),
+        objective.slate_size,
+        objective.slate_temperature,
+    )
     slates = SoftSlates(
-        membership_BM=soft_topk(
-            standardise(scores_BM), objective.slate_size, objective.slate_temperature
-        ),
+        membership_BM=membership_BM.masked_fill(is_seen_BM, 0.0),
         candidates_BM=candidates_BM,
         embeddings_VD=objective.embeddings_VE,
         categories_VL=objective.categories_VL,
