@@ -6,8 +6,9 @@ worker needs of the data set besides the examples is in a Dataset, loaded once a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -49,17 +50,18 @@ class Dataset:
 
     def to(self, device: torch.device) -> Dataset:
         """Return the data set with its tensors on a device."""
-        facts = {
-            field.name: value.to(device) if isinstance(value, torch.Tensor) else value
-            for field in fields(self.facts)
-            for value in [getattr(self.facts, field.name)]
-        }
         return replace(
             self,
             text_VH=self.text_VH.to(device),
             queries_QH=None if self.queries_QH is None else self.queries_QH.to(device),
             categories_VL=self.categories_VL.to(device),
-            facts=CatalogueFacts(**facts),
+            facts=replace(
+                self.facts,
+                unit_VD=self.facts.unit_VD.to(device),
+                squared_norm_V=self.facts.squared_norm_V.to(device),
+                categories_VL=self.facts.categories_VL.to(device),
+                self_information_V=self.facts.self_information_V.to(device),
+            ),
         )
 
 
@@ -125,13 +127,14 @@ def build_model(config: Config, dataset: Dataset) -> Recommender:
 def _trainable_encoder(source: str, trainable_layers: int, lora_rank: int) -> nn.Module:
     """Load the encoder with its top layers trainable, or with adapters on them."""
     encoder = load_encoder(source)
-    layers = list(encoder.encoder.layer)
+    layers = list(cast("nn.ModuleList", encoder.get_submodule("encoder.layer")))
     if trainable_layers > len(layers):
         raise ValueError(
             f"model.text.trainable_layers={trainable_layers}: the encoder has {len(layers)} layers"
         )
     encoder.requires_grad_(False)
-    encoder.pooler = None  # states are averaged; BERT's own pooler would be left without gradients
+    # states are averaged; BERT's own pooler would be left without gradients
+    encoder.register_module("pooler", None)
     if lora_rank:
         from peft import LoraConfig, get_peft_model
 

@@ -1,4 +1,4 @@
-"""A checkpoint: a directory that training goes on from exactly, and that evaluation needs nothing else to.
+"""A checkpoint: a directory that training goes on from exactly, and evaluation needs nothing else.
 
     config.yaml       the whole config
     checkpoint.json   where training stood (Progress), fingerprint of the prepared data
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,11 @@ def read_config(checkpoint: Path) -> Config:
 
 
 def read_progress(checkpoint: Path) -> Progress:
-    """Read where a checkpoint's training stood."""
+    """Read where a checkpoint's training stood.
+
+    Raises:
+        ValueError: missing or damaged file.
+    """
     return Progress(**_read_json(checkpoint)[1])
 
 
@@ -117,23 +122,34 @@ def load_weights(checkpoint: Path, model: nn.Module) -> None:
 
 
 def load_training(checkpoint: Path) -> dict[str, Any]:
-    """Load the optimiser's part of a checkpoint."""
+    """Load the optimiser's part of a checkpoint.
+
+    Raises:
+        ValueError: missing or damaged file.
+    """
     return _read_tensors(checkpoint / "training.pt")
 
 
 def _read_tensors(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: not a whole checkpoint")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: not a whole checkpoint") from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is damaged: {reason}") from None
+    if not isinstance(tensors, dict):
+        raise ValueError(f"{path} is damaged: it holds a {type(tensors).__name__}, no mapping")
+    return tensors
 
 
 def _read_json(checkpoint: Path) -> tuple[str, dict[str, Any]]:
     path = checkpoint / "checkpoint.json"
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: not a whole checkpoint ({error})") from None
+    known = {"manifest_fingerprint", *(entry.name for entry in fields(Progress))}
+    if not isinstance(tree, dict) or "manifest_fingerprint" not in tree or set(tree) - known:
+        raise ValueError(f"{path} is not of this version: expected {', '.join(sorted(known))}")
     return tree.pop("manifest_fingerprint"), tree

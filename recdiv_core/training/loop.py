@@ -355,7 +355,7 @@ def _objective(config: Config, dataset: Dataset) -> Objective:
         num_negatives=loss.num_negatives,
         logq_alpha=loss.logq_alpha,
         diversity_weight=loss.diversity_weight,
-        mix=dict(loss.diversity),
+        mix={str(name): share for name, share in loss.diversity.items()},
         slate_size=loss.slate_size,
         slate_candidates=loss.slate_candidates,
         slate_temperature=loss.slate_temperature,
