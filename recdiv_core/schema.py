@@ -166,9 +166,13 @@ def read_manifest(prepared: Path) -> Manifest:
     """
     path = prepared / "manifest.json"
     if not prepared.is_dir():
-        raise ValueError(f"data.prepared={prepared} is not a directory; run pipelines.prepare first")
+        raise ValueError(
+            f"data.prepared={prepared} is not a directory; run pipelines.prepare first"
+        )
     if not path.is_file():
-        raise ValueError(f"data.prepared={prepared} holds no manifest.json: not a prepared data set")
+        raise ValueError(
+            f"data.prepared={prepared} holds no manifest.json: not a prepared data set"
+        )
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

@@ -1,0 +1,1 @@
+"""What one sweeps: one SPACE a file, data only."""

@@ -1,0 +1,1 @@
+"""The two towers, their score, and the pretrained text encoder below the items."""

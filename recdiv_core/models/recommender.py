@@ -72,7 +72,7 @@ class Recommender(nn.Module):
             self.project_query = nn.Linear(queries_QH.shape[1], dim)
 
     def train(self, mode: bool = True) -> Recommender:
-        """Switch dropout on or off; the pretrained encoder stays without, as it is mostly frozen."""
+        """Switch dropout on or off; the pretrained encoder, mostly frozen, stays without."""
         super().train(mode)
         if self.encoder is not None:
             self.encoder.eval()
