@@ -1,0 +1,160 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from recdiv_core.config import Config, override
+from recdiv_core.training.checkpoint import (
+    Progress,
+    check_data,
+    load_training,
+    load_weights,
+    read_config,
+    read_progress,
+    save_checkpoint,
+)
+
+CONFIG = override(Config(), {"loss.diversity_weight": 0.25, "run.name": "first"})
+PROGRESS = Progress(
+    step=12,
+    best_epoch=2,
+    best_metrics={"ndcg_at_10": 0.5},
+    epochs_without_better=1,
+    is_finished=True,
+    metrics={"val/ndcg_at_10": 0.4},
+)
+FILES = ["config.yaml", "checkpoint.json", "model.pt", "training.pt"]
+READERS = {
+    "config.yaml": lambda path, manifest: read_config(path),
+    "checkpoint.json": lambda path, manifest: (read_progress(path), check_data(path, manifest)),
+    "model.pt": lambda path, manifest: load_weights(path, nn.Linear(3, 2)),
+    "training.pt": lambda path, manifest: load_training(path),
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path, manifest):
+    save_checkpoint(
+        tmp_path,
+        config=CONFIG,
+        manifest=manifest,
+        progress=PROGRESS,
+        weights={"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)},
+        training={"exposure_V": torch.ones(3), "best_weights": None, "optimizer": {"state": {}}},
+    )
+    return tmp_path
+
+
+def test_config_and_progress_come_back_as_they_were(checkpoint):
+    assert read_config(checkpoint) == CONFIG
+    assert read_progress(checkpoint) == PROGRESS
+
+
+def test_weights_and_training_come_back_as_they_were(checkpoint):
+    model = nn.Linear(3, 2)
+    load_weights(checkpoint, model)
+    assert model.weight.tolist() == [[0, 1, 2], [3, 4, 5]]
+    training = load_training(checkpoint)
+    assert training["best_weights"] is None
+    assert training["exposure_V"].tolist() == [1, 1, 1]
+
+
+def test_an_optimiser_and_a_loss_scaler_go_on_from_a_checkpoint(tmp_path, manifest):
+    def adam_after(num_steps, state=None):
+        model = nn.Linear(2, 1, bias=False)
+        model.weight.data.fill_(1.0)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        if state is not None:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        for _ in range(num_steps):
+            optimizer.zero_grad()
+            model(torch.tensor([[1.0, -2.0]])).square().sum().backward()
+            optimizer.step()
+        return model, optimizer
+
+    model, optimizer = adam_after(3)
+    save_checkpoint(
+        tmp_path,
+        config=CONFIG,
+        manifest=manifest,
+        progress=PROGRESS,
+        weights=model.state_dict(),
+        training={"optimizer": optimizer.state_dict(), "model": model.state_dict()},
+    )
+    resumed, _ = adam_after(2, load_training(tmp_path))
+    assert torch.equal(resumed.weight, adam_after(5)[0].weight)
+
+
+def test_data_with_the_same_fingerprint_fit(checkpoint, manifest):
+    check_data(checkpoint, manifest)
+
+
+def test_data_with_another_fingerprint_are_refused(checkpoint, manifest):
+    other = manifest.model_copy(update={"fingerprint": "0" * 64, "name": "beauty"})
+    with pytest.raises(ValueError, match=r"ffffffffffff.*000000000000 \(beauty\): they do not fit"):
+        check_data(checkpoint, other)
+
+
+@pytest.mark.parametrize(
+    "model", [nn.Linear(4, 2), nn.Linear(3, 2, bias=False), nn.Sequential(nn.Linear(3, 2))]
+)
+def test_weights_of_another_shape_are_refused(checkpoint, model):
+    with pytest.raises(ValueError, match=r"does not fit the model\.\* keys: .*(weight|bias)"):
+        load_weights(checkpoint, model)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(checkpoint, manifest, name):
+    (checkpoint / name).unlink()
+    with pytest.raises(ValueError, match=rf"{name}.*not a (whole )?checkpoint"):
+        READERS[name](checkpoint, manifest)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "model.pt", "training.pt"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_file_that_breaks_off_is_named(checkpoint, manifest, name, share):
+    whole = (checkpoint / name).read_bytes()
+    (checkpoint / name).write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=rf"{name} (is damaged|cannot be read)"):
+        READERS[name](checkpoint, manifest)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("content", [b"not it", b"\xff\xfe\x00\x80", b"[1, 2]", b"\x00" * 4096])
+def test_a_file_of_something_else_is_named(checkpoint, manifest, name, content):
+    (checkpoint / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name):
+        READERS[name](checkpoint, manifest)
+
+
+def test_tensors_that_are_no_mapping_are_refused(checkpoint, manifest):
+    torch.save([1, 2], checkpoint / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt is damaged: it holds a list"):
+        READERS["model.pt"](checkpoint, manifest)
+
+
+def test_code_in_a_weights_file_is_not_run(checkpoint, manifest):
+    torch.save({"weight": print}, checkpoint / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt is damaged"):
+        READERS["model.pt"](checkpoint, manifest)
+
+
+def test_progress_without_a_fingerprint_is_refused(checkpoint):
+    (checkpoint / "checkpoint.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not of this version"):
+        read_progress(checkpoint)
+
+
+def test_progress_of_another_version_is_refused(checkpoint):
+    tree = json.loads((checkpoint / "checkpoint.json").read_text())
+    (checkpoint / "checkpoint.json").write_text(json.dumps({**tree, "moons": 2}))
+    with pytest.raises(ValueError, match="is not of this version"):
+        read_progress(checkpoint)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_path_that_is_no_directory_is_refused(checkpoint, manifest, name):
+    with pytest.raises(ValueError, match=r"config\.yaml"):
+        READERS[name](checkpoint / "config.yaml", manifest)

@@ -1,0 +1,262 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from recdiv_core.data.batches import Examples, pack
+from recdiv_core.losses.relevance import softmax
+from recdiv_core.models.item_tower import ItemTower
+from recdiv_core.models.recommender import Recommender
+from recdiv_core.models.session_tower import SessionTower
+from recdiv_core.training.step import Objective, train_step
+
+NUM_ITEMS, MAX_HISTORY = 16, 6
+USERS = [[1, 2, 3], [4, 5], [], [6, 7, 8, 9, 10, 11, 12], [2], [3, 3, 1], [15, 14], [0, 2, 4, 6]]
+ALL = {"ild": 1.0, "category_entropy": 1.0, "exposure": 1.0}
+NEGATIVES = torch.tensor([0, 3, 3, 9, 14])
+
+
+def draws(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def objective(**changes):
+    vectors = torch.randn(NUM_ITEMS, 4, generator=draws(0))
+    standard = Objective(
+        relevance="softmax",
+        temperature=1.0,
+        num_negatives=len(NEGATIVES),
+        logq_alpha=1.0,
+        diversity_weight=0.0,
+        mix=ALL,
+        slate_size=3,
+        slate_candidates=6,
+        slate_temperature=0.3,
+        embeddings_VE=torch.nn.functional.normalize(vectors, dim=1),
+        categories_VL=torch.arange(NUM_ITEMS)[:, None] % 4,
+        num_categories=4,
+    )
+    return replace(standard, **changes)
+
+
+def fresh_model(dropout=0.0):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # noqa: TID251
+        return Recommender(
+            ItemTower(torch.arange(NUM_ITEMS), text_dim=5, dim=8, id_dropout=0.0),
+            SessionTower(
+                dim=8, num_layers=1, num_heads=2, max_history=MAX_HISTORY, dropout=dropout
+            ),
+            text_VH=torch.randn(NUM_ITEMS, 5),
+            queries_QH=None,
+            dim=8,
+        )
+
+
+def part(users):
+    flat = np.array([item for user in users for item in user], np.int64)
+    examples = Examples(
+        items=flat,
+        lengths=np.array([len(user) for user in users], np.int64),
+        queries=np.full(len(flat), -1),
+        weights=(0.5 + flat % 3).astype(np.float32),
+        targets=np.zeros(0, np.int64),
+        target_lengths=np.zeros(0, np.int64),
+    )
+    return pack(examples, max_history=MAX_HISTORY), None
+
+
+class Training:
+    """A model under training, one step after another."""
+
+    def __init__(self, model=None, *, precision=torch.float32, lr=0.05, **changes):
+        self.model = fresh_model() if model is None else model
+        self.objective = objective(**changes)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=lr)
+        self.scaler = torch.amp.GradScaler(
+            "cpu", init_scale=1024.0, enabled=precision == torch.float16
+        )
+        self.precision = precision
+        self.exposure_V = torch.full((NUM_ITEMS,), 1 / NUM_ITEMS)
+
+    def step(self, *parts_of_users, clip_norm=1e9):
+        return train_step(
+            self.model,
+            [part(users) for users in parts_of_users],
+            self.objective,
+            self.optimizer,
+            self.scaler,
+            precision=self.precision,
+            clip_norm=clip_norm,
+            exposure_V=self.exposure_V,
+            negatives_S=None if self.objective.relevance == "softmax" else NEGATIVES,
+        )
+
+    def weights(self):
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+
+def trained(*parts_of_users, num_steps=2, **changes):
+    """Return the weights and the exposure after some steps on the same parts."""
+    training = Training(**changes)
+    for _ in range(num_steps):
+        training.step(*parts_of_users)
+    return training.weights() | {"exposure_V": training.exposure_V}
+
+
+def assert_equal_weights(got, wanted, *, atol=1e-6):
+    torch.testing.assert_close(got, wanted, rtol=0, atol=atol)
+
+
+SPLITS = {
+    "halves": [USERS[:4], USERS[4:]],
+    "uneven": [USERS[:1], USERS[1:]],
+    "quarters": [USERS[:2], USERS[2:4], USERS[4:6], USERS[6:]],
+    "with an empty part": [USERS, []],
+    "with an empty part first": [[], USERS[:3], [], USERS[3:]],
+}
+
+
+@pytest.mark.parametrize("relevance", ["softmax", "sampled_softmax"])
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_a_batch_in_parts_moves_the_weights_as_the_whole_batch_does(split, weight, relevance):
+    whole = trained(USERS, diversity_weight=weight, relevance=relevance)
+    parts = trained(*split, diversity_weight=weight, relevance=relevance)
+    assert_equal_weights(parts, whole)
+
+
+def test_the_figures_of_a_step_do_not_depend_on_parts():
+    whole = Training(diversity_weight=0.5).step(USERS)
+    parts = Training(diversity_weight=0.5).step(*SPLITS["quarters"])
+    assert vars(parts) == pytest.approx(vars(whole), rel=1e-5)
+
+
+def test_a_step_reports_weighted_nats_positions_and_users():
+    model = fresh_model()
+    packed, _ = part(USERS)
+    states, items = model(packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
+    loss = softmax(states[packed.target_place_N], items, packed.targets_N, packed.weights_N)
+    sums = Training(model).step(USERS)
+    assert sums.relevance == pytest.approx(loss.item(), rel=1e-6)
+    assert sums.weight == pytest.approx(sum(0.5 + item % 3 for user in USERS for item in user))
+    assert sums.num_users == 8
+    assert sums.penalty == 0
+
+
+def test_the_gradient_is_of_the_mean_loss_as_a_share_of_a_uniform_guess():
+    model = fresh_model()
+    packed, _ = part(USERS)
+    states, items = model(packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
+    log_p = (states[packed.target_place_N] @ items.T).log_softmax(1)
+    nats = -log_p.gather(1, packed.targets_N[:, None])[:, 0]
+    loss = (nats * packed.weights_N).sum() / packed.weights_N.sum() / math.log(NUM_ITEMS)
+    expected = torch.autograd.grad(loss, list(model.parameters()))
+    before = [p.detach().clone() for p in model.parameters()]
+    Training(model, lr=1.0).step(USERS)
+    moved = [old - new.detach() for old, new in zip(before, model.parameters(), strict=True)]
+    torch.testing.assert_close(moved, list(expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mix": {"ild": 5.0}},
+        {"slate_size": 5, "slate_candidates": 16},
+        {"slate_temperature": 2.0},
+        {"embeddings_VE": torch.ones(NUM_ITEMS, 4)},
+    ],
+)
+def test_at_weight_0_no_setting_of_diversity_changes_a_bit(changes):
+    plain = trained(USERS)
+    configured = trained(USERS, **changes)
+    assert all(torch.equal(configured[name], value) for name, value in plain.items())
+
+
+def test_at_weight_0_the_exposure_stays_as_it_was():
+    training = Training()
+    training.step(USERS)
+    assert torch.equal(training.exposure_V, torch.full((NUM_ITEMS,), 1 / NUM_ITEMS))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_weight_above_0_changes_the_weights(name):
+    plain = trained(USERS)
+    diverse = trained(USERS, diversity_weight=0.5, mix={name: 1.0}, num_steps=3)
+    assert not torch.equal(diverse["item_tower.ids.weight"], plain["item_tower.ids.weight"])
+
+
+@pytest.mark.parametrize("name", ["ild", "category_entropy"])
+def test_at_weight_1_training_lowers_the_penalty(name):
+    training = Training(diversity_weight=1.0, mix={name: 1.0}, lr=0.2)
+    penalties = [training.step(USERS).penalty for _ in range(30)]
+    assert penalties[-1] < 0.9 * penalties[0]
+
+
+def test_the_running_exposure_sums_to_1_and_leaves_out_seen_items():
+    training = Training(diversity_weight=0.5, slate_candidates=NUM_ITEMS)
+    training.exposure_V.zero_()[5] = 1.0
+    training.step([[1, 2, 3]])
+    assert training.exposure_V.sum().item() == pytest.approx(1)
+    assert training.exposure_V[[1, 2, 3]].max() == 0
+
+
+def test_users_with_little_left_to_be_shown_keep_everything_finite():
+    training = Training(diversity_weight=0.5, slate_size=3, slate_candidates=NUM_ITEMS)
+    everything = list(range(NUM_ITEMS))
+    sums = training.step([everything, everything[1:], everything[2:]])
+    assert math.isfinite(sums.penalty)
+    assert all(value.isfinite().all() for value in training.weights().values())
+    assert training.exposure_V.isfinite().all()
+
+
+def test_a_step_without_any_user_moves_nothing():
+    training = Training(diversity_weight=0.5)
+    before = training.weights()
+    sums = training.step([])
+    assert_equal_weights(training.weights(), before, atol=0)
+    assert (sums.relevance, sums.penalty, sums.grad_norm) == (0, 0, 0)
+
+
+def test_the_gradient_is_clipped_to_its_norm():
+    training = Training(lr=1.0)
+    before = torch.cat([p.detach().flatten().clone() for p in training.model.parameters()])
+    sums = training.step(USERS, clip_norm=1e-3)
+    after = torch.cat([p.detach().flatten() for p in training.model.parameters()])
+    assert sums.grad_norm > 1e-3
+    assert (after - before).norm().item() == pytest.approx(1e-3, rel=0.01)
+
+
+@pytest.mark.parametrize("relevance", ["softmax", "sampled_softmax"])
+def test_a_tiny_batch_is_learnt_by_heart(relevance):
+    training = Training(relevance=relevance)
+    training.optimizer = torch.optim.Adam(training.model.parameters(), lr=0.03)
+    users = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    losses = [training.step(users) for _ in range(60)]
+    # the first event of a history cannot be foretold: one of three, log 3 nats each
+    floor = sum((0.5 + first % 3) * math.log(3) for first in (1, 4, 7))
+    assert losses[-1].relevance < 0.3 * losses[0].relevance + floor
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_mixed_precision_moves_the_weights_nearly_as_float32_does(precision, weight):
+    start = fresh_model().state_dict()
+    exact = trained(USERS, num_steps=1, diversity_weight=weight)
+    mixed = trained(USERS, num_steps=1, diversity_weight=weight, precision=precision)
+    for name, value in start.items():
+        moved = (exact[name] - value).norm()
+        assert mixed[name].dtype == torch.float32
+        assert (mixed[name] - exact[name]).norm() <= 0.05 * moved + 1e-5
+
+
+def test_a_gradient_that_overflows_is_skipped_and_halves_the_scale():
+    training = Training(precision=torch.float16)
+    training.step(USERS)
+    before, scale = training.weights(), training.scaler.get_scale()
+    training.model.session_tower.start.register_hook(lambda gradient: gradient * torch.inf)
+    training.step(USERS)
+    assert_equal_weights(training.weights(), before, atol=0)
+    assert training.scaler.get_scale() == scale / 2
