@@ -1,0 +1,132 @@
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from recdiv_core.slates import SlatePolicy, make_slates
+from tests.oracles import mmr_slate
+
+NUM_ITEMS, DIM = 12, 4
+
+
+def policy(**changes):
+    settings = {"k": 5, "filter_seen": True, "method": "none", "diversity": 0.0}
+    return SlatePolicy(**{**settings, "num_candidates": 8, **changes})
+
+
+def world(seed, *, num_users=4):
+    """Return states, item vectors and yardstick vectors of whole numbers: scores are exact."""
+    rng = torch.Generator().manual_seed(seed)
+    states = torch.randint(-3, 4, (num_users, DIM), generator=rng).float()
+    items = torch.randint(-3, 4, (NUM_ITEMS, DIM), generator=rng).float()
+    return states, items, torch.randn(NUM_ITEMS, 3, generator=rng)
+
+
+def slates_of(seed, seen, **changes):
+    """Return slates and scores of users with these items seen."""
+    states, items, embeddings = world(seed, num_users=len(seen))
+    return make_slates(
+        states,
+        items,
+        torch.tensor([user for user, own in enumerate(seen) for _ in own], dtype=torch.int64),
+        torch.tensor([item for own in seen for item in own], dtype=torch.int64),
+        embeddings,
+        torch.zeros(NUM_ITEMS, 1, dtype=torch.int64),
+        policy(**changes),
+    )
+
+
+seen_lists = st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=16), min_size=1, max_size=5)
+methods = st.sampled_from([("none", 0.0), ("mmr", 0.0), ("mmr", 0.5), ("mmr", 1.0)])
+
+
+@settings(max_examples=60)
+@given(seen_lists, methods, st.integers(0, 100))
+def test_seen_items_never_appear_and_slates_are_as_long_as_they_can_be(seen, method, seed):
+    name, diversity = method
+    slates, _ = slates_of(seed, seen, method=name, diversity=diversity)
+    for slate, own in zip(slates.tolist(), seen, strict=True):
+        shown = [item for item in slate if item >= 0]
+        assert len(set(shown)) == len(shown) == min(5, NUM_ITEMS - len(set(own)))
+        assert not set(shown) & set(own)
+        assert slate == shown + [-1] * (5 - len(shown))
+
+
+@settings(max_examples=40)
+@given(seen_lists, methods, st.integers(0, 100))
+def test_scores_are_those_of_the_items_beside_them(seen, method, seed):
+    name, diversity = method
+    slates, scores = slates_of(seed, seen, method=name, diversity=diversity)
+    states, items, _ = world(seed, num_users=len(seen))
+    expected = (states @ items.T).gather(1, slates.clamp_min(0))
+    assert torch.equal(scores, expected.masked_fill(slates < 0, -torch.inf))
+
+
+@settings(max_examples=40)
+@given(seen_lists, st.integers(0, 100))
+def test_without_a_re_ranker_a_slate_holds_the_highest_scores_in_order(seen, seed):
+    _, scores = slates_of(seed, seen)
+    states, items, _ = world(seed, num_users=len(seen))
+    everything = (states @ items.T).tolist()
+    for row, (user, own) in enumerate(zip(everything, seen, strict=True)):
+        left = sorted((score for item, score in enumerate(user) if item not in own), reverse=True)
+        expected = (left + [-float("inf")] * 5)[:5]
+        assert scores[row].tolist() == expected
+
+
+def test_seen_items_may_be_shown_again_where_the_policy_says_so():
+    seen = [[0, 1, 2], [3]]
+    unfiltered = slates_of(1, seen, filter_seen=False)
+    assert torch.equal(unfiltered[0], slates_of(1, [[], []])[0])
+
+
+def test_a_catalogue_shorter_than_a_slate_is_shown_whole():
+    slates, _ = slates_of(2, [[4]], k=15, num_candidates=15)
+    assert set(slates[0, :11].tolist()) == set(range(NUM_ITEMS)) - {4}
+    assert slates[0, 11:].tolist() == [-1] * 4
+
+
+@pytest.mark.parametrize("filter_seen", [True, False])
+def test_mmr_at_dial_0_is_no_re_ranking(filter_seen):
+    seen = [[0, 1, 2], [], [5]]
+    plain = slates_of(3, seen, filter_seen=filter_seen)
+    dialled = slates_of(3, seen, filter_seen=filter_seen, method="mmr")
+    assert torch.equal(dialled[0], plain[0])
+    assert torch.equal(dialled[1], plain[1])
+
+
+def test_a_dial_without_a_re_ranker_changes_nothing():
+    assert torch.equal(slates_of(4, [[]], diversity=0.9)[0], slates_of(4, [[]])[0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mmr_chooses_from_the_best_candidates_by_the_yardstick(seed):
+    slates, _ = slates_of(seed, [[], []], method="mmr", diversity=0.6)
+    states, items, embeddings = world(seed, num_users=2)
+    for row, user in enumerate(states @ items.T):
+        scores, best = user.topk(8)
+        chosen = mmr_slate(scores.tolist(), embeddings[best].numpy(), 5, 0.6)
+        assert slates[row].tolist() == best[chosen].tolist()
+
+
+def test_ties_are_broken_alike_for_a_user_alone_and_in_any_batch():
+    states = torch.zeros(40, DIM)
+    states[::2] = torch.tensor([1.0, 0, 0, 0])
+    items = torch.from_numpy(np.eye(DIM, dtype=np.float32)[np.arange(NUM_ITEMS) % DIM])
+    none = torch.zeros(0, dtype=torch.int64)
+    labels = torch.zeros(NUM_ITEMS, 1, dtype=torch.int64)
+    together, _ = make_slates(states, items, none, none, items, labels, policy())
+    alone = [
+        make_slates(states[[row]], items, none, none, items, labels, policy())[0][0]
+        for row in range(40)
+    ]
+    assert torch.equal(together, torch.stack(alone))
+
+
+def test_no_users_get_no_slates():
+    slates, scores = make_slates(
+        torch.zeros(0, DIM), *world(5)[1:2], *[torch.zeros(0, dtype=torch.int64)] * 2,
+        torch.ones(NUM_ITEMS, 3), torch.zeros(NUM_ITEMS, 1, dtype=torch.int64), policy(),
+    )  # fmt: skip
+    assert slates.shape == scores.shape == (0, 5)
