@@ -13,24 +13,22 @@ import dataclasses
 import json
 import logging
 import math
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from ray import tune
-from ray.train import Checkpoint
 from ray.tune.experiment import Trial
-from ray.tune.integration.ray_train import TuneReportCallback
-from ray.tune.schedulers import ASHAScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from recdiv_core.config import Config, from_tree, override, to_yaml
+from recdiv_core.config import Config, override, to_yaml
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.ray_start import start_ray
 from recdiv_core.report import report
 from recdiv_core.schema import Manifest
-from recdiv_core.search_space import Objective, SearchSpace
+from recdiv_core.search_space import SearchSpace
 from recdiv_core.tracking import (
     RunHandle,
     close_stale_children,
@@ -48,16 +46,15 @@ from recdiv_core.training.launch import (
     cpus_per_worker,
     existing_result,
     launch,
+    measured_names,
     write_run_file,
 )
+from recdiv_core.training.trial import RUNG, trial_function, trial_settings
 
 logger = logging.getLogger(__name__)
 
 DRIVER_CPUS: Final = 0.01
 """Reserved for a trial's driver, which only waits for its workers."""
-
-RUNG: Final = "dominated"
-"""Reported figure that the scheduler compares trials by."""
 
 REDUCTION: Final = 3
 
@@ -66,7 +63,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
     """Run the space and draw its report.
 
     Args:
-        config: what all trials share; `space.fixed` goes on top of it.
+        config: what all trials share, with `space.fixed` applied.
         space: what is swept.
         name: of the space, shown in MLflow.
 
@@ -77,10 +74,10 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
         ValueError: a bad config, or a cluster that cannot hold even one trial.
     """
     asked = config
-    config = override(config, space.fixed)
     if not config.run.name:
         config = override(config, {"run.name": time.strftime(f"{name}-%Y%m%d-%H%M%S")})
     config, manifest = check_config(config)
+    _check_objectives(config, space, name)
     if existing_result(config) is not None:
         logger.info("run.name=%s is finished already", config.run.name)
         handle = _open_parent(config, space, name, manifest, reopen=False)
@@ -107,6 +104,19 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
     result = _result(asked, handle)
     write_run_file(config, "result.json", json.dumps(result))
     return result
+
+
+def _check_objectives(config: Config, space: SearchSpace, name: str) -> None:
+    """Refuse objectives that no trial would report."""
+    k = config.eval.k
+    falling = [f"gini_at_{k}", f"homogeneity_at_{k}"]
+    measured = [f"val/{metric}" for metric in measured_names(k) + falling]
+    for objective in space.objectives:
+        if objective.metric not in measured:
+            raise ValueError(
+                f"--space {name} trades off {objective.metric}, which is not measured with "
+                f"eval.k={k}; allowed: {', '.join(measured)}"
+            )
 
 
 def _result(config: Config, parent: RunHandle) -> dict[str, Any]:
@@ -194,16 +204,11 @@ def _run_trials(config: Config, space: SearchSpace, parent: RunHandle, manifest:
     concurrent = concurrent_trials(config, cluster)
     cpus_per_worker(config, cluster, concurrent)  # refuses here what could never start
     root = f"{config.run.storage}/{config.run.name}"
-    shared = yaml.safe_load(to_yaml(config))
-
-    def train_trial(sample: dict[str, Any]) -> None:
-        trial_config = trial_settings(
-            from_tree(shared), sample, root, tune.get_context().get_trial_name(), parent.run_id
-        )
-        launch(trial_config, callbacks=[_ScoredReports(space.objectives)], concurrent=concurrent)
-
-    trainable = tune.with_resources(train_trial, {"CPU": DRIVER_CPUS})
-    tracking = _TrialTracking(config, root, parent, manifest)
+    trainable = tune.with_resources(
+        trial_function(config, space.objectives, root, parent.run_id, concurrent),
+        {"CPU": DRIVER_CPUS},
+    )
+    tracking = _TrialTracking(config, space, root, parent, manifest)
     place = f"{root}/tune"
     if tune.Tuner.can_restore(place):
         logger.info("going on with the sweep in %s", place)
@@ -221,14 +226,7 @@ def _run_trials(config: Config, space: SearchSpace, parent: RunHandle, manifest:
             tune_config=tune.TuneConfig(
                 num_samples=space.num_samples,
                 max_concurrent_trials=concurrent,
-                scheduler=ASHAScheduler(
-                    time_attr="epoch",
-                    metric=RUNG,
-                    mode="max",
-                    max_t=config.train.epochs + 1,
-                    grace_period=min(space.grace_epochs, config.train.epochs),
-                    reduction_factor=REDUCTION,
-                ),
+                scheduler=_scheduler(config, space),
                 trial_name_creator=trial_name,
                 trial_dirname_creator=trial_name,
             ),
@@ -236,11 +234,31 @@ def _run_trials(config: Config, space: SearchSpace, parent: RunHandle, manifest:
                 name="tune", storage_path=root, callbacks=[tracking], verbose=0
             ),
         )
+    on_interrupt = signal.getsignal(signal.SIGINT)
     grid = tuner.fit()
+    # Tune answers Ctrl-C by saving its state and returning early; it puts the handler back then,
+    # and only then
+    if signal.getsignal(signal.SIGINT) is on_interrupt:
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGINT, on_interrupt)
     if grid.num_errors == len(grid):
         raise RuntimeError(f"all {len(grid)} trials failed; the first one: {grid.errors[0]}")
-    if tracking.num_open:
-        raise KeyboardInterrupt  # Tune answers Ctrl-C by returning early
+
+
+def _scheduler(config: Config, space: SearchSpace) -> TrialScheduler:
+    """Stop trials that dominate little, but never at the last epoch: it brings test figures."""
+    epochs = config.train.epochs
+    if space.grace_epochs >= epochs:
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr="epoch",
+        metric=RUNG,
+        mode="max",
+        max_t=epochs - 1,
+        grace_period=space.grace_epochs,
+        reduction_factor=REDUCTION,
+        stop_last_trials=False,
+    )
 
 
 def concurrent_trials(config: Config, cluster: Mapping[str, float]) -> int:
@@ -251,67 +269,21 @@ def concurrent_trials(config: Config, cluster: Mapping[str, float]) -> int:
     return max(1, math.floor(units / config.scaling.num_workers))
 
 
-def trial_settings(
-    shared: Config, sample: Mapping[str, Any], root: str, name: str, parent_run_id: str
-) -> Config:
-    """Return the config of one trial."""
-    return override(
-        shared,
-        {
-            **sample,
-            "run.name": name,
-            "run.storage": f"{root}/trials",
-            "tracking.parent_run_id": parent_run_id,
-        },
-    )
-
-
 def trial_name(trial: Trial) -> str:
     """Name a trial after its number, the same in MLflow, in Tune and on disk."""
     return f"trial-{trial.trial_id.rpartition('_')[2]}"
 
 
-def dominated_volume(metrics: Mapping[str, float], objectives: tuple[Objective, ...]) -> float:
-    """Return the volume between a trial's figures and the reference point, >= 0.
-
-    One number to compare trials by that favours no end of the front: a trial is stopped when it
-    dominates little, not when its accuracy is low.
-    """
-    gains = [
-        (metrics[o.metric] - o.reference) * (1 if o.direction == "max" else -1) for o in objectives
-    ]
-    return math.prod(max(0.0, gain) for gain in gains)
-
-
-class _ScoredReports(TuneReportCallback):
-    """Forward a trial's reports to Tune, with the figure that the scheduler goes by."""
-
-    def __init__(self, objectives: tuple[Objective, ...]) -> None:
-        super().__init__()
-        self.objectives = objectives
-
-    def after_report(
-        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
-    ) -> None:
-        scored = [
-            {**m, RUNG: dominated_volume(m, self.objectives)} if "epoch" in m else m
-            for m in metrics[:1]
-        ]
-        super().after_report(run_context, scored, checkpoint)
-
-
 class _TrialTracking(tune.Callback):
     """Log every trial from the sweep's driver, and close its run whatever its end."""
 
-    def __init__(self, config: Config, root: str, parent: RunHandle, manifest: Manifest) -> None:
+    def __init__(
+        self, config: Config, space: SearchSpace, root: str, parent: RunHandle, manifest: Manifest
+    ) -> None:
         self.config, self.root, self.parent, self.manifest = config, root, parent, manifest
+        self.shown = [objective.metric for objective in space.objectives]
         self.handles: dict[str, RunHandle] = {}
         self.best: dict[str, dict[str, float]] = {}
-
-    @property
-    def num_open(self) -> int:
-        """Trials that started and have not ended."""
-        return len(self.handles)
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -347,7 +319,9 @@ class _TrialTracking(tune.Callback):
             figures = {f"best/{key}": v for key, v in best.items() if key.startswith("val/")}
             log_report(handle, {**figures, "best/epoch": best["epoch"], "epoch": best["epoch"]})
             set_tags(handle, {"recdiv.stopped_early": "true"})
-        logger.info("%s: done", name)
+        best = self.best.get(name, {})
+        figures = ", ".join(f"{metric} {best[metric]:.4f}" for metric in self.shown if best)
+        logger.info("%s ended: %s", name, figures or "no epoch was evaluated")
         finish_run(handle, "FINISHED")
 
     def on_trial_error(

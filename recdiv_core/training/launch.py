@@ -28,10 +28,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ROOM_FOR_DATA: Final = 0.2
-"""Share of the CPUs left free: with none, Ray Data's tasks never start and training waits forever."""
+"""Share of the CPUs left free: with none, Ray Data's tasks never start and training hangs."""
 
 FREE_TO_CHANGE: Final = ("tracking.", "scaling.address", "train.max_failures")
 """Keys that may differ when a run is resumed."""
+
+MEASURED: Final = (
+    "ndcg",
+    "recall",
+    "precision",
+    "f1",
+    "hit",
+    "mrr",
+    "map",
+    "ild",
+    "diversity_index",
+    "coverage",
+    "category_coverage",
+    "novelty",
+)
+"""Metrics that may be an objective, higher is better."""
 
 SHAPE_KEYS: Final = (
     "model.dim",
@@ -83,8 +99,7 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
         changes["run.storage"] = str(Path(config.run.storage).absolute())
     if not config.run.name:
         changes["run.name"] = time.strftime("train-%Y%m%d-%H%M%S")
-    known = ("ndcg", "recall", "precision", "f1", "hit", "mrr", "map", "ild", "diversity_index")
-    names = [f"{name}_at_{config.eval.k}" for name in (*known, "coverage", "category_coverage")]
+    names = measured_names(config.eval.k)
     if config.eval.objective not in names:
         raise ValueError(
             f"eval.objective={config.eval.objective} is not measured with eval.k={config.eval.k}; "
@@ -92,6 +107,11 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
         )
     _warn_no_effect(config)
     return override(config, changes), manifest
+
+
+def measured_names(k: int) -> list[str]:
+    """Return the metrics of a slate of k items that are better when higher."""
+    return [f"{name}_at_{k}" for name in MEASURED]
 
 
 def cpus_per_worker(config: Config, cluster: Mapping[str, float], concurrent: int = 1) -> float:
@@ -111,8 +131,8 @@ def cpus_per_worker(config: Config, cluster: Mapping[str, float], concurrent: in
     asked = config.scaling.cpus_per_worker
     if asked * workers > room and config.scaling.address == "local":
         raise ValueError(
-            f"scaling.cpus_per_worker={asked} times {workers} workers is more than the {room:.1f} of "
-            f"{cpus:.0f} CPUs that may be reserved (the rest reads the data)"
+            f"scaling.cpus_per_worker={asked} times {workers} workers is more than the "
+            f"{room:.1f} of {cpus:.0f} CPUs that may be reserved (the rest reads the data)"
         )
     return asked or max(0.01, min(1.0, int(100 * room / workers) / 100))
 
@@ -148,11 +168,13 @@ def launch(
             storage_path=config.run.storage,
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.train.keep_checkpoints),
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             callbacks=list(callbacks),
         ),
     )
     result = trainer.fit()
-    assert result.checkpoint is not None and result.metrics is not None
+    assert result.checkpoint is not None
+    assert result.metrics is not None
     metrics = {
         name: float(value)
         for name, value in result.metrics.items()
@@ -242,6 +264,7 @@ def _read_run_file(config: Config, name: str) -> str | None:
 
 
 def write_run_file(config: Config, name: str, text: str) -> None:
+    """Write a file into the run's directory, which may be a URI."""
     filesystem, path = _run_file(config, name)
     filesystem.create_dir(path.rpartition("/")[0], recursive=True)
     with filesystem.open_output_stream(path) as stream:

@@ -37,6 +37,7 @@ from recdiv_core.evaluate import tally_split
 from recdiv_core.metrics.tally import finish
 from recdiv_core.models.recommender import FreshText, Recommender
 from recdiv_core.models.text_encoder import pad_tokens
+from recdiv_core.ray_start import quieten
 from recdiv_core.training.build import (
     Dataset,
     build_model,
@@ -72,6 +73,8 @@ def train_loop(settings: dict[str, Any]) -> None:
     torch.set_num_threads(config.scaling.threads_per_worker)
     trainer = _Trainer(config)
     if trainer.progress.is_finished:
+        # the driver may have been lost between the last checkpoint and its figures
+        ray.train.report(dict(trainer.progress.metrics))
         return
     trainer.train()
     trainer.finish()
@@ -152,7 +155,8 @@ class _Trainer:
             train_s = time.monotonic() - started
             self._refresh_text()
             values = self._evaluate("val")
-            self._end_epoch(epoch, values, _epoch_figures(sums, train_s, self.objective))
+            figures = _epoch_figures(sums, train_s, self.objective)
+            self._end_epoch(epoch, values, figures, started=started)
 
     def _train_epoch(self, stream: Any, epoch: int) -> list[StepSums]:
         sums: list[StepSums] = []
@@ -185,7 +189,7 @@ class _Trainer:
                 logger.info("epoch %d: step %d of %d", epoch, done, self.steps_an_epoch)
             every = self.config.train.checkpoint_every_steps
             if every and (step + 1) % every == 0 and (step + 1) % self.steps_an_epoch:
-                self._report(dict(self.progress.metrics))
+                self._report({})
         return sums
 
     def _load(self, examples: Examples) -> tuple[Packed, FreshText | None]:
@@ -241,7 +245,6 @@ class _Trainer:
         self.model.text_VH.copy_(torch.cat(gathered)[:num_items])
 
     def _evaluate(self, split: str) -> dict[str, float]:
-        started = time.monotonic()
         (tally,) = tally_split(
             self.model,
             self.dataset,
@@ -256,12 +259,15 @@ class _Trainer:
         if self.world_size > 1:
             dist.all_reduce(flat)
         values = finish(tally.from_flat(flat))
-        if self.rank == 0:
-            logger.info("evaluated %s in %.1f s", split, time.monotonic() - started)
         return values
 
     def _end_epoch(
-        self, epoch: int, values: Mapping[str, float], figures: Mapping[str, float]
+        self,
+        epoch: int,
+        values: Mapping[str, float],
+        figures: Mapping[str, float],
+        *,
+        started: float,
     ) -> None:
         name = self.config.eval.objective
         is_better = not self.progress.best_epoch or values[name] > self.progress.best_metrics[name]
@@ -276,16 +282,21 @@ class _Trainer:
         metrics = {**figures, **{f"val/{key}": value for key, value in values.items()}}
         if self.rank == 0:
             logger.info(
-                "epoch %d: loss %.4f, val/%s %.4f, val/coverage_at_%d %.4f, %.1f s",
+                "%s: epoch %d of %d: loss %.4f, val/%s %.4f, val/coverage_at_%d %.4f, "
+                "%.0f users/s, at most %.0f s left",
+                self.config.run.name,
                 epoch,
+                self.config.train.epochs,
                 figures["train/loss"],
                 name,
                 values[name],
                 self.config.eval.k,
                 values[f"coverage_at_{self.config.eval.k}"],
-                figures["train/epoch_s"],
+                figures["train/users_per_s"],
+                (time.monotonic() - started) * (self.config.train.epochs - epoch),
             )
-        self._report({"epoch": epoch, **metrics})
+        self.progress = replace(self.progress, metrics={"epoch": epoch, **metrics})
+        self._report(self.progress.metrics)
 
     def finish(self) -> None:
         """Evaluate the best epoch on test and leave it as the last checkpoint."""
@@ -298,12 +309,11 @@ class _Trainer:
             **{f"best/val/{name}": value for name, value in best.items()},
             **{f"test/{name}": value for name, value in values.items()},
         }
-        self.progress = replace(self.progress, is_finished=True)
+        self.progress = replace(self.progress, is_finished=True, metrics=metrics)
         self._report(metrics)
 
     def _report(self, metrics: Mapping[str, float]) -> None:
-        """Hand metrics to the controller; rank 0 brings the checkpoint."""
-        self.progress = replace(self.progress, metrics=dict(metrics))
+        """Hand metrics to the controller, none inside an epoch; rank 0 brings the checkpoint."""
         best = self.progress.best_metrics.get(self.config.eval.objective, 0.0)
         reported = {**metrics, "selection": best, "step": self.progress.step}
         if self.rank:
@@ -393,3 +403,4 @@ def _quieten() -> None:
     import ray.train.v2._internal.execution.context as context
 
     logging.getLogger(context.__file__).setLevel(logging.WARNING)
+    quieten()
