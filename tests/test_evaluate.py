@@ -1,0 +1,180 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from recdiv_core.config import Config, override
+from recdiv_core.data.text_vectors import vectors_path
+from recdiv_core.evaluate import tally_split
+from recdiv_core.metrics.tally import finish
+from recdiv_core.schema import CATALOGUE, EVAL_EXAMPLE, NO_QUERY
+from recdiv_core.slates import SlatePolicy
+from recdiv_core.training.build import build_model, load_dataset
+from tests.oracles import metrics_of_slates
+
+NUM_ITEMS, NUM_USERS, NUM_QUERIES, K, MAX_HISTORY = 20, 23, 3, 4, 5
+CONFIG = override(
+    Config(), {"model.dim": 8, "model.num_layers": 1, "model.max_history": MAX_HISTORY}
+)
+
+
+@pytest.fixture(scope="module")
+def users():
+    """Return held-out requests: empty and long histories, targets seen before, queries."""
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "user_id": f"u{user}",
+            "history": rng.integers(0, NUM_ITEMS, rng.integers(0, 9)).tolist(),
+            "targets": rng.permutation(NUM_ITEMS)[: rng.integers(1, 5)].tolist(),
+            "query": int(rng.integers(NO_QUERY, NUM_QUERIES)),
+            "is_cold_user": False,
+        }
+        for user in range(NUM_USERS - 1)
+    ] + [
+        {
+            "user_id": "wants what they have",
+            "history": [3, 4],
+            "targets": [4],
+            "query": NO_QUERY,
+            "is_cold_user": False,
+        }
+    ]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, manifest, users):
+    """Return a small prepared data set, loaded as training and evaluation load it."""
+    prepared = tmp_path_factory.mktemp("prepared")
+    small = manifest.model_copy(update={"num_items": NUM_ITEMS, "categories": ("A", "B", "C")})
+    (prepared / "manifest.json").write_text(small.model_dump_json())
+    items = [
+        {
+            "item_index": item,
+            "item_id": f"i{item}",
+            "title": f"item {item}",
+            "categories": [item % 3] if item % 4 else [item % 3, (item + 1) % 3],
+            "popularity": item // 2,
+            "is_cold": item < 2,
+        }
+        for item in range(NUM_ITEMS)
+    ]
+    pq.write_table(pa.Table.from_pylist(items, CATALOGUE), prepared / "catalogue.parquet")
+    (prepared / "val").mkdir()
+    for shard in range(2):
+        table = pa.Table.from_pylist(users[shard::2], EVAL_EXAMPLE)
+        pq.write_table(table, prepared / "val" / f"part-{shard}.parquet", row_group_size=4)
+    rng = np.random.default_rng(1)
+    for name, rows in (("tokens", NUM_ITEMS), ("queries", NUM_QUERIES)):
+        vectors = rng.normal(size=(rows, 6)).astype(np.float32)
+        path = vectors_path(prepared, small, name)
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    return load_dataset(prepared)
+
+
+@pytest.fixture(scope="module")
+def model(dataset):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # noqa: TID251
+        return build_model(CONFIG, dataset)
+
+
+def policy(**changes):
+    settings = {"k": K, "filter_seen": True, "method": "none", "diversity": 0.0}
+    return SlatePolicy(**{**settings, "num_candidates": 8, **changes})
+
+
+def tally(model, dataset, *policies, rank=0, world_size=1, batch_size=5):
+    return tally_split(
+        model,
+        dataset,
+        "val",
+        policies,
+        max_history=MAX_HISTORY,
+        batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def metrics_by_hand(model, dataset, users, *, filter_seen):
+    """Score, filter and judge one user after another."""
+    model.eval()
+    slates, targets = [], []
+    with torch.inference_mode():
+        items = model.item_vectors()
+        for user in users:
+            last = [0, *user["history"][-MAX_HISTORY:]]
+            queries = torch.full((1, len(last)), NO_QUERY)
+            queries[0, -1] = user["query"]
+            zeros = torch.zeros(1, len(last), dtype=torch.int64)
+            places = torch.arange(len(last))[None]
+            scores = items @ model.states(items, torch.tensor([last]), places, zeros, queries)[-1]
+            seen = set(user["history"]) if filter_seen else set()
+            ranked = [item for item in scores.argsort(descending=True).tolist() if item not in seen]
+            slates.append(ranked[:K])
+            targets.append([item for item in user["targets"] if item not in seen])
+    return metrics_of_slates(
+        slates,
+        targets,
+        embeddings=dataset.text_VH.numpy(),
+        categories=[[c for c in row if c >= 0] for row in dataset.categories_VL.tolist()],
+        popularity=dataset.catalogue.popularity_V.tolist(),
+        num_train_users=dataset.manifest.num_users - dataset.manifest.num_cold_users,
+        num_categories=3,
+        k=K,
+    )
+
+
+@pytest.mark.parametrize("filter_seen", [True, False])
+def test_a_split_is_judged_as_by_hand(model, dataset, users, filter_seen):
+    (sums,) = tally(model, dataset, policy(filter_seen=filter_seen))
+    by_hand = metrics_by_hand(model, dataset, users, filter_seen=filter_seen)
+    assert finish(sums) == pytest.approx(by_hand, abs=1e-6)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+@pytest.mark.parametrize("batch_size", [5, 100])
+def test_ranks_together_come_to_the_same_sums(model, dataset, world_size, batch_size):
+    (alone,) = tally(model, dataset, policy(), batch_size=batch_size)
+    shares = [
+        tally(model, dataset, policy(), rank=r, world_size=world_size, batch_size=batch_size)[0]
+        for r in range(world_size)
+    ]
+    together = sum(shares[1:], shares[0])
+    torch.testing.assert_close(together.flat(), alone.flat(), rtol=0, atol=1e-12)
+    assert finish(together) == pytest.approx(finish(alone), abs=1e-12)
+
+
+def test_every_user_is_counted_once(model, dataset, users):
+    (sums,) = tally(model, dataset, policy())
+    without = sum(set(user["targets"]) <= set(user["history"]) for user in users)
+    assert without >= 1
+    assert int(sums.num_users_without_targets) == without
+    assert int(sums.num_users) == NUM_USERS - without
+
+
+def test_seen_targets_are_judged_where_seen_items_may_be_shown(model, dataset):
+    (sums,) = tally(model, dataset, policy(filter_seen=False))
+    assert int(sums.num_users) == NUM_USERS
+    assert int(sums.num_users_without_targets) == 0
+
+
+def test_policies_side_by_side_are_each_judged_as_if_alone(model, dataset):
+    policies = [policy(), policy(method="mmr", diversity=0.7), policy(filter_seen=False)]
+    together = tally(model, dataset, *policies)
+    alone = [tally(model, dataset, one)[0] for one in policies]
+    for left, right in zip(together, alone, strict=True):
+        assert torch.equal(left.flat(), right.flat())
+
+
+def test_re_ranking_at_dial_0_gives_the_same_metrics(model, dataset):
+    plain, dialled = tally(model, dataset, policy(), policy(method="mmr"))
+    assert torch.equal(plain.flat(), dialled.flat())
+
+
+def test_re_ranking_for_diversity_raises_ild(model, dataset):
+    plain, diverse = tally(model, dataset, policy(), policy(method="mmr", diversity=0.9))
+    assert finish(diverse)["ild_at_4"] > finish(plain)["ild_at_4"] + 0.05
