@@ -15,7 +15,7 @@ import pkgutil
 
 import tune_spaces
 from pipelines import run_pipeline
-from recdiv_core.config import Config
+from recdiv_core.config import Config, apply_overrides, override
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,8 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     from recdiv_core import sweep
 
     space = importlib.import_module(f"tune_spaces.{args.space}").SPACE
+    # what the space fixes stands above the preset and below this call's own overrides
+    config = apply_overrides(override(config, space.fixed), args.overrides)
     return sweep.run(config, space, args.space)
 
 

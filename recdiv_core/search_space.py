@@ -29,7 +29,7 @@ class SearchSpace:
         parameters: dotted key -> Ray Tune domain (`tune.grid_search`, `tune.uniform`, ...).
         objectives: the axes of the front; the first one is accuracy.
         num_samples: how often the space is sampled (a grid is walked this many times).
-        fixed: overrides common to all trials.
+        fixed: settings common to all trials; above a preset, below the command line.
         warm_start: overrides of one base run trained first, from which every trial starts
             (`train.init_from`); None = every trial trains from nothing.
         grace_epochs: epochs that no trial is stopped before.
