@@ -83,6 +83,16 @@ def test_ild_of_hard_slates_is_1_minus_the_metric(seed):
     assert REGULARISERS["ild"](slates).tolist() == pytest.approx(expected)
 
 
+def test_ild_of_soft_slates_is_the_mean_cosine_of_pairs_by_their_mass():
+    slates = random_slates(16)
+    vectors = slates.embeddings_VD[slates.candidates_BM]
+    mass = slates.membership_BM[:, :, None] * slates.membership_BM[:, None, :]
+    mass = mass * (1 - torch.eye(NUM_CANDIDATES))
+    cosines = vectors @ vectors.transpose(1, 2)
+    expected = (mass * cosines).sum((1, 2)) / mass.sum((1, 2))
+    torch.testing.assert_close(REGULARISERS["ild"](slates), expected)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_category_entropy_of_hard_slates_is_1_minus_the_diversity_index(seed):
     membership, places = hard_membership(seed)
