@@ -103,7 +103,6 @@ def _encode_all(tokens: object, source: str, path: Path) -> None:
             num_cpus=0 if has_gpu else 0.9,
             num_gpus=1 if has_gpu else 0,
             compute=ray.data.ActorPoolStrategy(size=actors),
-            max_restarts=0,  # Ray could not restart it anyway, and says so in the log
         )
         done = 0
         for batch in encoded.iter_batches(batch_size=None, batch_format="pyarrow"):
