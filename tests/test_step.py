@@ -10,7 +10,7 @@ from recdiv_core.losses.relevance import softmax
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
-from recdiv_core.training.step import Objective, train_step
+from recdiv_core.training.step import Objective, _penalty, train_step
 
 NUM_ITEMS, MAX_HISTORY = 16, 6
 USERS = [[1, 2, 3], [4, 5], [], [6, 7, 8, 9, 10, 11, 12], [2], [3, 3, 1], [15, 14], [0, 2, 4, 6]]
@@ -203,6 +203,17 @@ def test_the_running_exposure_sums_to_1_and_leaves_out_seen_items():
     assert training.exposure_V[[1, 2, 3]].max() == 0
 
 
+def test_soft_slates_hold_k_unseen_items_or_all_that_are_left():
+    packed, _ = part([[1, 2, 3], list(range(1, NUM_ITEMS)), list(range(NUM_ITEMS))])
+    model = fresh_model()
+    states, items = model(packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
+    exposure = torch.full((NUM_ITEMS,), 1 / NUM_ITEMS)
+    _, slates = _penalty(states, items, packed, objective(slate_candidates=NUM_ITEMS), exposure)
+    by_item = torch.zeros(3, NUM_ITEMS).scatter(1, slates.candidates_BM, slates.membership_BM)
+    assert by_item.sum(1).tolist() == pytest.approx([3, 1, 0], abs=1e-4)
+    assert by_item[packed.seen_user_S, packed.seen_item_S].max() == 0
+
+
 def test_users_with_little_left_to_be_shown_keep_everything_finite():
     training = Training(diversity_weight=0.5, slate_size=3, slate_candidates=NUM_ITEMS)
     everything = list(range(NUM_ITEMS))
@@ -220,8 +231,9 @@ def test_a_step_without_any_user_moves_nothing():
     assert (sums.relevance, sums.penalty, sums.grad_norm) == (0, 0, 0)
 
 
-def test_the_gradient_is_clipped_to_its_norm():
-    training = Training(lr=1.0)
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
+def test_the_gradient_is_clipped_to_its_norm(precision):
+    training = Training(lr=1.0, precision=precision)
     before = torch.cat([p.detach().flatten().clone() for p in training.model.parameters()])
     sums = training.step(USERS, clip_norm=1e-3)
     after = torch.cat([p.detach().flatten() for p in training.model.parameters()])
