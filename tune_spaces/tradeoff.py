@@ -15,7 +15,7 @@ SPACE = SearchSpace(
         "loss.diversity": tune.grid_search(
             [{"exposure": 1.0}, {"ild": 1.0}, {"ild": 1.0, "exposure": 3.0}]
         ),
-        "loss.diversity_weight": tune.grid_search([0.04, 0.1, 0.2]),
+        "loss.diversity_weight": tune.grid_search([0.04, 0.08, 0.2]),
     },
     objectives=(
         Objective("val/ndcg_at_10", "max", reference=0.0),
