@@ -60,6 +60,7 @@ logger = logging.getLogger(__name__)
 PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REFRESH_ROWS: Final = 64
 LOG_EVERY_S: Final = 10.0
+NEGATIVES_KEY: Final = 1
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -219,7 +220,8 @@ class _Trainer:
     def _negatives(self, step: int) -> torch.Tensor | None:
         if self.objective.relevance == "softmax":
             return None
-        rng = np.random.default_rng(np.random.SeedSequence(self.config.seed, spawn_key=(step,)))
+        key = (step, NEGATIVES_KEY, 0)  # three numbers: no rank's dropout and no epoch's order has them
+        rng = np.random.default_rng(np.random.SeedSequence(self.config.seed, spawn_key=key))
         drawn = rng.integers(len(self.dataset.catalogue), size=self.objective.num_negatives)
         return torch.from_numpy(drawn).to(self.device)
 
