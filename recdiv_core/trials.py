@@ -54,8 +54,9 @@ class Trial:
     def label(self) -> str:
         """Say the swept dials in a few characters; the name where there is nothing to say."""
         keys = [key for key in self.params if key in SYMBOLS or len(self.params) <= 3]
-        parts = [f"{SYMBOLS.get(k, k.rpartition('.')[2])}={_short(self.params[k])}" for k in keys]
-        return " ".join(parts) or _short(self.name)
+        if self.params.get("loss.diversity_weight") == 0:  # then the mix changes nothing
+            keys = [key for key in keys if key != "loss.diversity"]
+        return " ".join(_dial(key, self.params[key]) for key in keys) or _short(self.name)
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,15 @@ def number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:.4g}"
+
+
+def _dial(key: str, value: object) -> str:
+    if isinstance(value, Mapping):  # a mix: its names, with their weights where they are several
+        named = [
+            f"{name} {_short(weight)}" if len(value) > 1 else name for name, weight in value.items()
+        ]
+        return " + ".join(named)
+    return f"{SYMBOLS.get(key, key.rpartition('.')[2])}={_short(value)}"
 
 
 def _short(value: object) -> str:

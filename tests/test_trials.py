@@ -139,3 +139,16 @@ def test_a_label_says_the_dials():
     params = {"loss.diversity_weight": 0.30000001, "rerank.diversity": 0, "rerank.method": "mmr"}
     assert trial("a", 0, 0, params=params).label == "w=0.3 r=0 method=mmr"
     assert trial("a" * 40, 0, 0).label == "a" * 22 + ".."
+
+
+@pytest.mark.parametrize(
+    ("weight", "mix", "label"),
+    [
+        (0.1, {"exposure": 1.0}, "exposure w=0.1"),
+        (0.1, {"ild": 1.0, "exposure": 3.0}, "ild 1 + exposure 3 w=0.1"),
+        (0.0, {"ild": 1.0}, "w=0"),
+    ],
+)
+def test_a_label_names_the_mix_where_it_matters(weight, mix, label):
+    params = {"loss.diversity": mix, "loss.diversity_weight": weight}
+    assert trial("a", 0, 0, params=params).label == label
