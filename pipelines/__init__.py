@@ -45,6 +45,8 @@ def run_pipeline(
     )
     for noisy in ("alembic", "httpx", "mlflow.store", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Ray passes on what its workers print: stdout is kept for the one JSON line
+    stdout, sys.stdout = sys.stdout, sys.stderr
     try:
         result = main(load(preset_path(args.preset), args.overrides), args)
     except ValueError as error:
@@ -53,7 +55,7 @@ def run_pipeline(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    print(json.dumps(result, ensure_ascii=False, allow_nan=False), flush=True)
+    print(json.dumps(result, ensure_ascii=False, allow_nan=False), file=stdout, flush=True)
 
 
 def preset_names() -> list[str]:

@@ -21,10 +21,10 @@ from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.metrics.tally import Tally, finish, tally_slates
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.ray_start import start_ray
-from recdiv_core.schema import read_manifest
+from recdiv_core.schema import check_files, read_manifest
 from recdiv_core.slates import SlatePolicy, make_slates
 from recdiv_core.training.build import Dataset, build_model, load_dataset, slate_policy
-from recdiv_core.training.checkpoint import check_data, load_weights, read_config
+from recdiv_core.training.checkpoint import check_data, check_weights, load_weights, read_config
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,9 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
     """
     prepared = Path(config.data.prepared).absolute()
     manifest = read_manifest(prepared)
+    check_files(prepared, manifest)
     check_data(checkpoint, manifest)
+    check_weights(checkpoint)
     start_ray(config)
     import ray
 

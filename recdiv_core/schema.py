@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
@@ -187,3 +188,36 @@ def read_manifest(prepared: Path) -> Manifest:
         return Manifest.model_validate(tree)
     except pydantic.ValidationError as error:
         raise ValueError(f"{path} is not a valid manifest: {error}") from None
+
+
+def check_files(prepared: Path, manifest: Manifest) -> None:
+    """Check that the files of a prepared data set are all there; reads footers only.
+
+    Raises:
+        ValueError: a missing or damaged file, foreign columns, rows that the manifest lacks.
+    """
+    for name in ("catalogue.parquet", "tokens.arrow", "queries.arrow"):
+        if not (prepared / name).is_file():
+            raise ValueError(f"data.prepared={prepared} lacks {name}; run pipelines.prepare again")
+    for split, num_rows in manifest.num_examples.items():
+        schema = TRAIN_EXAMPLE if split == "train" else EVAL_EXAMPLE
+        found = 0
+        for path in sorted((prepared / split).glob("part-*.parquet")):
+            try:
+                footer = pq.read_metadata(path)
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(
+                    f"{path} is damaged: {error}; run pipelines.prepare again"
+                ) from None
+            columns = footer.schema.to_arrow_schema().names
+            if columns != schema.names:
+                raise ValueError(
+                    f"{path} has the columns {', '.join(columns)}, not "
+                    f"{', '.join(schema.names)}: it is no part of a prepared data set"
+                )
+            found += footer.num_rows
+        if found != num_rows:
+            raise ValueError(
+                f"data.prepared={prepared}: {split}/ holds {found} rows, its manifest counts "
+                f"{num_rows}; run pipelines.prepare again"
+            )

@@ -121,6 +121,15 @@ def load_weights(checkpoint: Path, model: nn.Module) -> None:
         ) from None
 
 
+def check_weights(checkpoint: Path) -> None:
+    """Read a checkpoint's weights once, before anything is spent on it.
+
+    Raises:
+        ValueError: missing or damaged file.
+    """
+    _read_tensors(checkpoint / "model.pt")
+
+
 def load_training(checkpoint: Path) -> dict[str, Any]:
     """Load the optimiser's part of a checkpoint.
 

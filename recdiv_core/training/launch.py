@@ -19,8 +19,8 @@ import yaml
 from pyarrow.fs import FileSystem, FileType
 
 from recdiv_core.config import Config, flatten, from_tree, override, to_yaml
-from recdiv_core.schema import Manifest, read_manifest
-from recdiv_core.training.checkpoint import check_data, read_config
+from recdiv_core.schema import Manifest, check_files, read_manifest
+from recdiv_core.training.checkpoint import check_data, check_weights, read_config
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
@@ -78,8 +78,8 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
     """Check what a training run needs before Ray starts, and make its paths absolute.
 
     Raises:
-        ValueError: no prepared data set, a checkpoint that does not fit, text keys that differ
-            from the ones the data was prepared with.
+        ValueError: no whole prepared data set, one of another text encoder, a checkpoint that does
+            not fit, an objective that is not measured.
     """
     if not config.data.prepared:
         raise ValueError(
@@ -87,13 +87,21 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
         )
     prepared = Path(config.data.prepared).absolute()
     manifest = read_manifest(prepared)
+    check_files(prepared, manifest)
     if not manifest.num_examples.get("train"):
         raise ValueError(f"data.prepared={prepared} holds no train example")
+    text = config.model.text
+    if text.enabled and text.encoder != manifest.encoder.name:
+        raise ValueError(
+            f"model.text.encoder={text.encoder}, but data.prepared={prepared} was prepared with "
+            f"model.text.encoder={manifest.encoder.name}: give that, or prepare again"
+        )
     changes: dict[str, object] = {"data.prepared": str(prepared)}
     if config.train.init_from:
         start = Path(config.train.init_from).absolute()
-        check_data(start, manifest)
         _check_shape(config, read_config(start))
+        check_data(start, manifest)
+        check_weights(start)
         changes["train.init_from"] = str(start)
     if "://" not in config.run.storage:
         changes["run.storage"] = str(Path(config.run.storage).absolute())

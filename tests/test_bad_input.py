@@ -1,0 +1,171 @@
+"""What train, tune and evaluate refuse before Ray starts: one clear line that names the key."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recdiv_core.config import Config, override
+from recdiv_core.evaluate import evaluate
+from recdiv_core.schema import EVAL_EXAMPLE, TRAIN_EXAMPLE
+from recdiv_core.training.checkpoint import Progress, save_checkpoint
+from recdiv_core.training.launch import check_config, cpus_per_worker
+from tests.test_pipelines import run
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, manifest) -> Path:
+    """Write a prepared data set as far as it is looked at before Ray starts: its footers."""
+    root = tmp_path / "prepared"
+    for name in ("catalogue.parquet", "tokens.arrow", "queries.arrow"):
+        root.mkdir(exist_ok=True)
+        (root / name).touch()
+    for split, schema in (("train", TRAIN_EXAMPLE), ("val", EVAL_EXAMPLE), ("test", EVAL_EXAMPLE)):
+        (root / split).mkdir()
+        count = manifest.num_examples[split]
+        columns = [
+            pa.array([[] if pa.types.is_list(field.type) else None] * count, field.type)
+            for field in schema
+        ]
+        pq.write_table(pa.table(columns, schema.names), root / split / "part-0.parquet")
+    (root / "manifest.json").write_text(manifest.model_dump_json())
+    return root
+
+
+@pytest.fixture
+def config(prepared: Path, tmp_path: Path) -> Config:
+    values = {"data.prepared": str(prepared), "run.storage": str(tmp_path / "runs")}
+    return override(Config(), {**values, "model.text.encoder": "tiny"})
+
+
+@pytest.fixture
+def checkpoint(config: Config, manifest, tmp_path: Path) -> Path:
+    path = tmp_path / "checkpoint"
+    path.mkdir()
+    made = {"config": config, "manifest": manifest, "progress": Progress(is_finished=True)}
+    save_checkpoint(path, **made, weights={}, training={})
+    return path
+
+
+def refusal(config: Config, **changes: object) -> str:
+    changed = override(config, {key.replace("__", "."): value for key, value in changes.items()})
+    with pytest.raises(ValueError, match=r"\w") as refused:
+        check_config(changed)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_whole_data_set_is_taken(config: Config, checkpoint: Path):
+    checked, _ = check_config(override(config, {"train.init_from": str(checkpoint)}))
+    assert checked.run.name.startswith("train-")
+
+
+def test_no_data_set(config: Config):
+    assert "data.prepared is not set" in refusal(config, data__prepared="")
+    assert "is not a directory" in refusal(config, data__prepared="/nowhere")
+
+
+def test_a_directory_that_is_no_data_set(config: Config, tmp_path: Path):
+    assert "holds no manifest.json" in refusal(config, data__prepared=str(tmp_path))
+
+
+def test_another_schema_version(config: Config, prepared: Path):
+    tree = json.loads((prepared / "manifest.json").read_text())
+    (prepared / "manifest.json").write_text(json.dumps(tree | {"schema_version": 99}))
+    assert "has schema version 99, this code reads 1" in refusal(config)
+
+
+def test_missing_shards(config: Config, prepared: Path):
+    (prepared / "val" / "part-0.parquet").unlink()
+    assert "val/ holds 0 rows, its manifest counts 150" in refusal(config)
+
+
+def test_a_damaged_shard(config: Config, prepared: Path):
+    (prepared / "test" / "part-0.parquet").write_bytes(b"PAR1, and then nothing")
+    assert "test/part-0.parquet is damaged" in refusal(config)
+
+
+def test_a_sound_file_of_somebody_else(config: Config, prepared: Path):
+    pq.write_table(pa.table({"price": [1.0]}), prepared / "train" / "part-0.parquet")
+    assert "part-0.parquet has the columns price, not user_id, items" in refusal(config)
+
+
+def test_a_missing_catalogue(config: Config, prepared: Path):
+    (prepared / "catalogue.parquet").unlink()
+    assert "lacks catalogue.parquet" in refusal(config)
+
+
+def test_another_text_encoder(config: Config):
+    message = refusal(config, model__text__encoder="all-MiniLM-L6-v2")
+    assert "was prepared with model.text.encoder=tiny" in message
+
+
+def test_weights_of_another_shape(config: Config, checkpoint: Path):
+    message = refusal(config, train__init_from=str(checkpoint), model__dim=32)
+    assert "was trained with model.dim=64, this run has model.dim=32" in message
+
+
+def test_weights_of_another_data_set(config: Config, checkpoint: Path, prepared: Path):
+    tree = json.loads((prepared / "manifest.json").read_text())
+    (prepared / "manifest.json").write_text(json.dumps(tree | {"fingerprint": "a" * 64}))
+    message = refusal(config, train__init_from=str(checkpoint))
+    assert "was trained on data with fingerprint ffffffffffff" in message
+
+
+def test_a_damaged_checkpoint(config: Config, checkpoint: Path):
+    (checkpoint / "model.pt").write_bytes(b"PK, and then nothing")
+    assert "model.pt is damaged" in refusal(config, train__init_from=str(checkpoint))
+    with pytest.raises(ValueError, match=r"model\.pt is damaged"):
+        evaluate(config, checkpoint)
+
+
+def test_a_directory_that_is_no_checkpoint(config: Config, checkpoint: Path):
+    shutil.rmtree(checkpoint)
+    assert "is not a directory" in refusal(config, train__init_from=str(checkpoint))
+    checkpoint.mkdir()
+    assert "not a checkpoint" in refusal(config, train__init_from=str(checkpoint))
+
+
+def test_an_objective_of_another_cut_off(config: Config):
+    message = refusal(config, eval__k=20)
+    assert "eval.objective=ndcg_at_10 is not measured with eval.k=20" in message
+
+
+def test_more_cpus_than_there_are(config: Config):
+    asked = override(config, {"scaling.num_workers": 4, "scaling.cpus_per_worker": 2.0})
+    with pytest.raises(ValueError, match=r"2\.0 times 4 workers is more than the 1\.6 of 2 CPUs"):
+        cpus_per_worker(asked, {"CPU": 2.0})
+    on_gpus = override(config, {"scaling.num_workers": 4, "scaling.use_gpu": True})
+    with pytest.raises(ValueError, match="needs 4 GPUs, Ray has 1"):
+        cpus_per_worker(on_gpus, {"CPU": 2.0, "GPU": 1.0})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("train", [], "error: data.prepared is not set"),
+        ("train", ["tracking.uri=file:///runs"], "error: tracking.uri=file:///runs is not a store"),
+        ("tune", ["--space", "tradeof"], "error: --space tradeof is unknown; allowed: "),
+        ("tune", ["--space", "smoke"], "error: data.prepared is not set"),
+        (
+            "tune",
+            ["--space", "smoke", "eval.k=5", "eval.objective=ndcg_at_5"],
+            "trades off val/ndcg",
+        ),
+        ("evaluate", ["--checkpoint", "/nowhere"], "error: checkpoint /nowhere is not a directory"),
+    ],
+)
+def test_the_command_line_answers_with_status_2(prepared, tmp_path, script, arguments, message):
+    if "not set" not in message and script != "evaluate":
+        places = [f"data.prepared={prepared}", f"run.storage={tmp_path}"]
+        arguments = [*arguments, *places, "model.text.encoder=tiny"]
+    done = run(script, *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
