@@ -41,8 +41,13 @@ class TrackingCallback(UserCallback):
 
 
 def log_report(handle: RunHandle, report: dict[str, Any]) -> None:
-    """Log the figures of a report under its epoch; those with a prefix (`val/`), no bookkeeping."""
-    figures = {name: value for name, value in report.items() if "/" in name}
+    """Log the figures of a report under its epoch; those with a prefix (`val/`), no bookkeeping.
+
+    The last report of a run repeats the last epoch, which has been logged, beside `test/`.
+    """
+    is_last = any(name.startswith("test/") for name in report)
+    prefixes = ("best/", "test/") if is_last else ("train/", "val/", "best/")
+    figures = {name: value for name, value in report.items() if name.startswith(prefixes)}
     if figures:
         log_metrics(handle, figures, step=int(report.get("epoch", 0)))
 

@@ -1,13 +1,118 @@
-"""One local Ray for all tests that need a cluster: each start costs seconds."""
+"""One local Ray and one small shop for all tests that need a cluster: each start costs seconds."""
 
+import contextlib
+import io
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import mlflow
+import psutil
 import pytest
 import ray
+
+from recdiv_core.config import override
+from recdiv_core.ray_start import ENVIRONMENT
+
+ROOT = Path(__file__).parents[2]
+
+LONG = (
+    "train.epochs=4",
+    "train.batch_size=4",
+    "train.warmup_steps=10",
+    "train.checkpoint_every_steps=7",
+    "model.dropout=0.3",
+)
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=4)
+    os.environ.update(ENVIRONMENT)
+    ray.init(address="local", num_cpus=4, include_dashboard=True)
     yield
     ray.shutdown()
+
+
+class Shop(NamedTuple):
+    """A prepared shop, and where its runs go."""
+
+    prepared: Path
+    storage: Path
+    uri: str
+
+    def arguments(self, *more: str) -> list[str]:
+        return [
+            f"data.prepared={self.prepared}",
+            f"run.storage={self.storage}",
+            f"tracking.uri={self.uri}",
+            "model.dim=16",
+            "train.batch_size=64",
+            *more,
+        ]
+
+    def runs(self, filter_string: str) -> list[Any]:
+        client = mlflow.MlflowClient(self.uri)
+        experiments = [found.experiment_id for found in client.search_experiments()]
+        return list(client.search_runs(experiments, filter_string))
+
+    def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        history = mlflow.MlflowClient(self.uri).get_metric_history(run_id, metric)
+        return [(point.step, point.value) for point in history]
+
+
+@pytest.fixture(scope="session")
+def shop(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, mlflow_uri: str) -> Shop:
+    """Return the small built-in shop, prepared and encoded once."""
+    from recdiv_core.config import Config
+    from recdiv_core.data.clicklog import prepare
+    from recdiv_core.data.text_vectors import ensure_vectors
+    from recdiv_core.schema import read_manifest
+
+    root = tmp_path_factory.mktemp("shop")
+    values = {"data.source": "demo", "data.demo_events": 4000, "data.num_shards": 2}
+    made = prepare(override(Config(), {**values, "data.out": str(root / "prepared")}))
+    prepared = Path(str(made["prepared"]))
+    ensure_vectors(prepared, read_manifest(prepared))
+    return Shop(prepared, root / "runs", mlflow_uri)
+
+
+@pytest.fixture(scope="session")
+def trained(shop: Shop) -> dict[str, Any]:
+    """Return what `train` printed for a run with dropout and checkpoints inside its epochs."""
+    return run("train", *shop.arguments("run.name=undisturbed", *LONG))
+
+
+def run(script: str, *arguments: str) -> dict[str, Any]:
+    """Run a script on the Ray of this session; return the JSON that is all of its stdout."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, "argv", [script, *arguments])
+        runpy.run_module(f"pipelines.{script}", run_name="__main__")
+    (line,) = printed.getvalue().splitlines()
+    return json.loads(line)
+
+
+def start(script: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+    """Start a script in a process and on a Ray of its own."""
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"pipelines.{script}", *arguments],
+            cwd=ROOT,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+
+
+def kill_driver(driver: subprocess.Popen[bytes]) -> None:
+    """Kill a driver with -9, and wait until the Ray that it started is gone."""
+    family = psutil.Process(driver.pid).children(recursive=True)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    psutil.wait_procs(family, timeout=60)

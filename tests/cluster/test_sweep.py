@@ -1,0 +1,74 @@
+"""A sweep through the real command line: tracked, interrupted, gone on with."""
+
+import json
+import signal
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.cluster.conftest import run, start
+
+pytestmark = pytest.mark.ray
+
+
+def assert_whole(shop, parent):
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["recdiv.kind"] == "sweep"
+    children = shop.runs(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert [child.info.status for child in children] == ["FINISHED", "FINISHED"]
+    assert {child.data.params["loss.diversity_weight"] for child in children} == {"0.0", "0.5"}
+    for child in children:
+        assert {"test/ndcg_at_10", "best/val/ndcg_at_10", "best/epoch"} <= child.data.metrics.keys()
+        assert [epoch for epoch, _ in shop.curve(child.info.run_id, "val/ndcg_at_10")] == [1]
+    assert not shop.runs("attributes.status = 'RUNNING'")
+
+
+def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop):
+    vectors = sorted((shop.prepared / "vectors").iterdir())
+    made = [path.stat().st_mtime_ns for path in vectors]
+    arguments = ["--space", "smoke", *shop.arguments("run.name=swept")]
+
+    result = run("tune", *arguments)
+
+    (parent,) = shop.runs("tags.`recdiv.run_name` = 'swept'")
+    assert result["parent_run_id"] == parent.info.run_id
+    assert result["num_trials"] == 2
+    assert all(entry["test"] for entry in result["front"])
+    assert_whole(shop, parent)
+    assert "hypervolume" in parent.data.metrics
+    drawn = {
+        artifact.path
+        for artifact in MlflowClient(shop.uri).list_artifacts(parent.info.run_id, "report")
+    }
+    assert drawn >= {"report/report.html", "report/front.png"}
+    assert sorted((shop.prepared / "vectors").iterdir()) == vectors
+    assert [path.stat().st_mtime_ns for path in vectors] == made
+
+    num_runs = len(shop.runs(""))
+    again = run("tune", *arguments)
+    assert again["front"] == result["front"]
+    assert len(shop.runs("")) == num_runs
+
+
+def test_an_interrupted_sweep_is_closed_and_completed_by_the_same_command(shop, tmp_path):
+    arguments = ["--space", "smoke", *shop.arguments("run.name=halted")]
+    driver = start("tune", *arguments, log=tmp_path / "first.log")
+    deadline = time.monotonic() + 120
+    running = "attributes.status = 'RUNNING' and tags.`recdiv.kind` = 'trial'"
+    while not shop.runs(running):
+        assert time.monotonic() < deadline, (tmp_path / "first.log").read_text()
+        time.sleep(0.2)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(timeout=90) == 130
+    (parent,) = shop.runs("tags.`recdiv.run_name` = 'halted'")
+    assert parent.info.status == "KILLED"
+    children = shop.runs(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert {child.info.status for child in children} == {"KILLED"}
+
+    assert start("tune", *arguments, log=tmp_path / "second.log").wait(timeout=180) == 0
+
+    (parent,) = shop.runs("tags.`recdiv.run_name` = 'halted'")
+    assert_whole(shop, parent)
+    result = json.loads((shop.storage / "halted" / "result.json").read_text())
+    assert result["num_trials"] == 2
