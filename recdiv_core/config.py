@@ -202,8 +202,11 @@ class TrainConfig(_Section):
     final_lr_share: Unit = 0.1
     """Learning rate at the last step, as a share of `learning_rate`."""
     precision: Precision = "fp32"
+    select: Literal["best", "last"] = "best"
+    """Epoch whose weights stand for the run: `best` by `eval.objective`, or the `last`, which gives
+    all trials of a comparison the same number of epochs."""
     patience: int = Field(default=5, ge=1)
-    """Epochs without a better validation objective before training stops."""
+    """Epochs without a better validation objective before training stops (`train.select=best`)."""
     checkpoint_every_steps: int = Field(default=0, ge=0)
     """Also checkpoint inside an epoch, every so many steps; 0 = at epoch ends only."""
     keep_checkpoints: int = Field(default=2, ge=1)

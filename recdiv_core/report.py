@@ -97,6 +97,8 @@ def read_sweep(handle: RunHandle) -> Sweep:
     drawn = {objective.metric for objective in objectives} | set(CURVES)
     drawn |= {f"val/{name}_at_{cut_off}" for name in trials.DIVERSITY_METRICS}
     facts = json.loads(tags.get("recdiv.facts", "{}"))
+    runs = tracking.children(handle)
+    plain = _plain_runs(runs)
     return Sweep(
         run_id=handle.run_id,
         name=parent.info.run_name or handle.run_id,
@@ -106,9 +108,7 @@ def read_sweep(handle: RunHandle) -> Sweep:
         started_ms=parent.info.start_time,
         objectives=objectives,
         parameters=parameters,
-        trials=tuple(
-            _trial(client, run, parameters, sorted(drawn)) for run in tracking.children(handle)
-        ),
+        trials=tuple(_trial(client, run, parameters, sorted(drawn), plain) for run in runs),
         facts={"name": tags.get("recdiv.data", ""), **facts},
         provenance={key: tags[f"recdiv.{key}"] for key in PROVENANCE if f"recdiv.{key}" in tags},
     )
@@ -147,8 +147,31 @@ def _parent_run(uri: str, config: Config, parent_run_id: str) -> Run:
     return runs[0]
 
 
+def _plain_runs(runs: Sequence[Run]) -> set[str]:
+    """Return the ids of the runs at w = 0 without re-ranking.
+
+    Where some of them went on from a base model, as all trials did, the base itself is none: it has
+    had fewer epochs, and would make every trial look better than the dial made it.
+    """
+    plain = [
+        run
+        for run in runs
+        if _value(run.data.params.get("loss.diversity_weight", "")) == 0
+        and (
+            run.data.params.get("rerank.method") == "none"
+            or _value(run.data.params["rerank.diversity"]) == 0
+        )
+    ]
+    warm = [run for run in plain if run.data.params.get("train.init_from")]
+    return {run.info.run_id for run in warm or plain}
+
+
 def _trial(
-    client: MlflowClient, run: Run, parameters: Sequence[str], drawn: Sequence[str]
+    client: MlflowClient,
+    run: Run,
+    parameters: Sequence[str],
+    drawn: Sequence[str],
+    plain: set[str],
 ) -> Trial:
     params, metrics = run.data.params, run.data.metrics
     ended, started = run.info.end_time, run.info.start_time
@@ -162,8 +185,7 @@ def _trial(
         curves={key: _curve(client, run, key) for key in drawn if key in metrics},
         best_epoch=int(metrics["best/epoch"]) if "best/epoch" in metrics else None,
         duration_s=(ended - started) / 1000 if ended else None,
-        is_plain=_value(params.get("loss.diversity_weight", "")) == 0
-        and (params.get("rerank.method") == "none" or _value(params["rerank.diversity"]) == 0),
+        is_plain=run.info.run_id in plain,
     )
 
 

@@ -31,7 +31,8 @@ class SearchSpace:
         num_samples: how often the space is sampled (a grid is walked this many times).
         fixed: settings common to all trials; above a preset, below the command line.
         warm_start: overrides of one base run trained first, from which every trial starts
-            (`train.init_from`); None = every trial trains from nothing.
+            (`train.init_from`), and one more at w = 0, the baseline; None = every trial trains
+            from nothing.
         grace_epochs: epochs that no trial is stopped before.
     """
 

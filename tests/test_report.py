@@ -214,3 +214,20 @@ def test_a_missing_database_is_not_made(config, tmp_path):
     with pytest.raises(ValueError, match=r"no such database; run .*pipelines\.tune"):
         report(override(config, {"tracking.uri": f"sqlite:///{tmp_path}/none.db"}))
     assert not (tmp_path / "none.db").exists()
+
+
+def test_the_baseline_has_had_the_epochs_of_the_trials(config: Config, manifest: Manifest):
+    sweep = write_sweep(config, manifest, "warm", {"base": 0.0})
+    warm = override(config, {"train.init_from": "base/checkpoint"})
+    write_trial(warm, 0.3, "trial", sweep, manifest)
+    plain = tracking.start_run(
+        warm, name="plain", kind="trial", manifest=manifest, parent_run_id=sweep.run_id
+    )
+    figures = {"ndcg_at_10": 0.04, "coverage_at_10": 0.3}
+    tracking.log_metrics(
+        plain,
+        {f"{split}/{name}": v for split in ("best/val", "test") for name, v in figures.items()},
+        step=2,
+    )
+    tracking.finish_run(plain, "FINISHED")
+    assert report(config, parent_run_id=sweep.run_id)["baseline"]["name"] == "plain"

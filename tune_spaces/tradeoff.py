@@ -1,8 +1,10 @@
 """The sweep the product exists for: how much diversity for how much accuracy.
 
-One w = 0 model is trained first, to its best epoch; it is the baseline. Every trial goes on from it
-with a diversity weight and a mix of regularisers, and so costs a fraction of a training from
-nothing. Small weights come first: the useful range ends where accuracy does.
+One w = 0 model is trained first. Every trial goes on from it with a diversity weight and a mix of
+regularisers, and so costs a fraction of a training from nothing; one goes on at w = 0 for the same
+epochs, the baseline. All are judged after their last epoch: coverage grows with every epoch, and a
+comparison of unequal ones would credit the dial with it. Small weights: the useful range ends where
+accuracy does.
 """
 
 from ray import tune
@@ -23,7 +25,7 @@ SPACE = SearchSpace(
         Objective("val/ild_at_10", "max", reference=0.0),
         Objective("val/diversity_index_at_10", "max", reference=0.0),
     ),
-    fixed={"train.epochs": 5, "train.learning_rate": 1e-3},
+    fixed={"train.epochs": 5, "train.learning_rate": 1e-3, "train.select": "last"},
     warm_start={"train.epochs": 15, "train.learning_rate": 2e-3},
     # coverage grows with every epoch: a trial stopped early looks popularity-collapsed
     grace_epochs=5,

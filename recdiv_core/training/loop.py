@@ -220,7 +220,11 @@ class _Trainer:
     def _negatives(self, step: int) -> torch.Tensor | None:
         if self.objective.relevance == "softmax":
             return None
-        key = (step, NEGATIVES_KEY, 0)  # three numbers: no rank's dropout and no epoch's order has them
+        key = (
+            step,
+            NEGATIVES_KEY,
+            0,
+        )  # three numbers: no rank's dropout and no epoch's order has them
         rng = np.random.default_rng(np.random.SeedSequence(self.config.seed, spawn_key=key))
         drawn = rng.integers(len(self.dataset.catalogue), size=self.objective.num_negatives)
         return torch.from_numpy(drawn).to(self.device)
@@ -272,7 +276,11 @@ class _Trainer:
         started: float,
     ) -> None:
         name = self.config.eval.objective
-        is_better = not self.progress.best_epoch or values[name] > self.progress.best_metrics[name]
+        is_better = (
+            self.config.train.select == "last"
+            or not self.progress.best_epoch
+            or values[name] > self.progress.best_metrics[name]
+        )
         if is_better:
             self.best_weights = _copy_weights(self.model)
             self.progress = replace(
