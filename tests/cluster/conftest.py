@@ -8,7 +8,8 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from recdiv_core.config import override
 from recdiv_core.ray_start import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_S = 400
 
 LONG = (
     "train.epochs=4",
@@ -98,16 +100,35 @@ def run(script: str, *arguments: str) -> dict[str, Any]:
     return json.loads(line)
 
 
-def start(script: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
-    """Start a script in a process and on a Ray of its own."""
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", f"pipelines.{script}", *arguments],
-            cwd=ROOT,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Return what starts a script in a process and on a Ray of its own; none outlives the test."""
+    drivers: list[subprocess.Popen[bytes]] = []
+
+    def start(script: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (tmp_path / f"{script}-{len(drivers)}.log").open("wb") as log:
+            command = [sys.executable, "-m", f"pipelines.{script}", *arguments]
+            driver = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            )
+        drivers.append(driver)
+        return driver
+
+    yield start
+    for driver in drivers:
+        if driver.poll() is None:
+            kill_driver(driver)
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """Wait for what another process does; a loaded machine takes minutes to start a Ray."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
 
 
 def kill_driver(driver: subprocess.Popen[bytes]) -> None:
