@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from recdiv_core.config import Config, apply_overrides
-from recdiv_core.data.batches import Packed, pack, pad_targets, read_eval
+from recdiv_core.data.batches import Packed, pack, pad_targets
+from recdiv_core.data.plan import read_eval
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.metrics.tally import Tally, finish, tally_slates
 from recdiv_core.models.recommender import Recommender

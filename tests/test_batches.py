@@ -8,14 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from recdiv_core.data.batches import (
+from recdiv_core.data.batches import pack, pad_targets
+from recdiv_core.data.plan import (
     Examples,
     Fragment,
     eval_examples,
     list_fragments,
     num_steps,
-    pack,
-    pad_targets,
     plan_epoch,
     read_eval,
     read_pieces,

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from recdiv_core.data.batches import Examples, pack
+from recdiv_core.data.batches import pack
+from recdiv_core.data.plan import Examples
 from recdiv_core.losses.relevance import softmax
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,9 @@ from recdiv_core.models.text_encoder import (
     resolve_encoder,
 )
 from recdiv_core.schema import Manifest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -56,80 +60,96 @@ def ensure_vectors(prepared: Path, manifest: Manifest) -> None:
         ValueError: the encoder found now is not the one whose tokeniser made the tokens.
     """
     source = resolve_encoder(manifest.encoder.name)
-    for name in ("tokens", "queries"):
-        path = vectors_path(prepared, manifest, name)
-        if path.is_file():
-            continue
-        digest = encoder_sha256(source)
-        if digest != manifest.encoder.sha256:
-            raise ValueError(
-                f"the encoder {manifest.encoder.name} has sha256 {digest}, the data set was "
-                f"prepared with {manifest.encoder.sha256}; run pipelines.prepare again"
-            )
-        _encode_all(load_tokens(prepared, name), source, path)
+    wanted = {
+        path: load_tokens(prepared, name)
+        for name in ("tokens", "queries")
+        if not (path := vectors_path(prepared, manifest, name)).is_file()
+    }
+    if not wanted:
+        return
+    digest = encoder_sha256(source)
+    if digest != manifest.encoder.sha256:
+        raise ValueError(
+            f"the encoder {manifest.encoder.name} has sha256 {digest}, the data set was "
+            f"prepared with {manifest.encoder.sha256}; run pipelines.prepare again"
+        )
+    parts = {path: path.with_suffix(f".part{time.time_ns()}") for path in wanted}
+    try:
+        _encode_all({parts[path]: tokens for path, tokens in wanted.items()}, source)
+        for path, part in parts.items():
+            part.replace(path)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
-def _encode_all(tokens: object, source: str, path: Path) -> None:
+def _encode_all(tokens_of: Mapping[Path, Sequence[list[int]]], source: str) -> None:
+    """Encode the texts of several files in one Ray Data job; makes the files."""
     import ray
     import ray.data
     from transformers import AutoConfig
 
-    lengths = np.array([len(ids) for ids in tokens])  # pyright: ignore[reportGeneralTypeIssues]
     width = AutoConfig.from_pretrained(source).hidden_size
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".part{time.time_ns()}")
-    vectors = np.lib.format.open_memmap(
-        part, mode="w+", dtype=np.float32, shape=(len(lengths), width)
-    )
-    del vectors
-    started = time.monotonic()
-    if len(lengths):
+    blocks: list[pa.Table] = []
+    for path, tokens in tokens_of.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (len(tokens), width)
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
         # texts of equal length side by side: next to no padding; the longest first, so that the
         # last tasks to end are short
-        order = np.argsort(-lengths, kind="stable")
-        blocks = [
-            pa.table({"row": rows, "ids": [tokens[int(row)] for row in rows]})  # pyright: ignore
-            for rows in np.array_split(order, -(-len(order) // ROWS_A_TASK))
-        ]
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        actors = max(1, min(len(blocks), int(ray.cluster_resources().get("CPU", 1))))
-        has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-        encoded = ray.data.from_arrow(blocks).map_batches(
-            _Encode,
-            fn_constructor_args=(source, str(part.absolute()), has_gpu),
-            batch_format="pyarrow",
-            batch_size=None,
-            num_cpus=0 if has_gpu else 0.9,
-            num_gpus=1 if has_gpu else 0,
-            compute=ray.data.ActorPoolStrategy(size=actors),
+        order = np.argsort([-len(ids) for ids in tokens], kind="stable")
+        blocks += (
+            [
+                pa.table(
+                    {
+                        "row": rows,
+                        "ids": [tokens[int(row)] for row in rows],
+                        "path": [str(path.absolute())] * len(rows),
+                    }
+                )
+                for rows in np.array_split(order, -(-len(order) // ROWS_A_TASK))
+            ]
+            if len(order)
+            else []
         )
-        done = 0
-        for batch in encoded.iter_batches(batch_size=None, batch_format="pyarrow"):
-            done += sum(batch["rows"].to_pylist())
-            rate = done / (time.monotonic() - started)
-            left_s = (len(order) - done) / rate
-            logger.info(
-                "encoded %d of %d texts, %.0f a second, %.0f s left", done, len(order), rate, left_s
-            )
-    part.replace(path)
+    if not blocks:
+        return
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    actors = max(1, min(len(blocks), int(ray.cluster_resources().get("CPU", 1))))
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    encoded = ray.data.from_arrow(blocks).map_batches(
+        _Encode,
+        fn_constructor_args=(source, has_gpu),
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=0 if has_gpu else 0.9,
+        num_gpus=1 if has_gpu else 0,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+    )
+    started, done, total = time.monotonic(), 0, sum(len(block) for block in blocks)
+    batch: Any
+    for batch in encoded.iter_batches(batch_size=None, batch_format="pyarrow"):
+        done += sum(batch["rows"].to_pylist())
+        rate = done / (time.monotonic() - started)
+        left_s = (total - done) / rate
+        logger.info("encoded %d of %d texts, %.0f a second, %.0f s left", done, total, rate, left_s)
 
 
 class _Encode:
-    """Encode blocks of tokens and write them straight into the memory-mapped file."""
+    """Encode blocks of tokens and write them straight into the memory-mapped files."""
 
-    def __init__(self, source: str, path: str, use_gpu: bool) -> None:
+    def __init__(self, source: str, use_gpu: bool) -> None:
         import torch
 
         torch.set_num_threads(1)
-        self.device = "cuda" if use_gpu else "cpu"
-        self.encoder = load_encoder(source).to(self.device)
-        self.path = path
+        self.device = torch.device("cuda" if use_gpu else "cpu")
+        self.encoder = cast("nn.Module", load_encoder(source)).to(self.device)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         import torch
 
-        vectors = np.lib.format.open_memmap(self.path, mode="r+")
+        vectors = np.lib.format.open_memmap(block["path"][0].as_py(), mode="r+")
         rows = block["row"].to_numpy()
         ids = block["ids"].to_pylist()
         with torch.inference_mode():

@@ -6,7 +6,7 @@
     training.pt       optimiser and loss scaler, and the best weights when they are older ones
 
 There is no scheduler and no generator to save: the learning rate and the seed of a step are
-functions of its number, and the position in the data is that number too (data/batches.py).
+functions of its number, and the position in the data is that number too (data/plan.py).
 """
 
 from __future__ import annotations

@@ -25,14 +25,8 @@ import torch.distributed as dist
 from torch import nn
 
 from recdiv_core.config import Config, from_tree
-from recdiv_core.data.batches import (
-    Examples,
-    Packed,
-    list_fragments,
-    num_steps,
-    pack,
-    stream_train,
-)
+from recdiv_core.data.batches import Packed, pack
+from recdiv_core.data.plan import Examples, list_fragments, num_steps, stream_train
 from recdiv_core.evaluate import tally_split
 from recdiv_core.metrics.tally import finish
 from recdiv_core.models.recommender import FreshText, Recommender

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recdiv_core.data.batches import (
+from recdiv_core.data.plan import (
     list_fragments,
     plan_epoch,
     read_pieces,
