@@ -1,8 +1,8 @@
 """The trials of a sweep as plain data, and what can be said about them.
 
 Not the reading of them from MLflow (report.py) nor their drawing (report_page.py). The one idea:
-everything is chosen on validation figures of a trial's best epoch; test figures are only looked up
-for what was chosen, so that the test set picks nothing.
+everything is chosen on validation figures of a trial's selected epoch; test figures are only looked
+up for what was chosen, so that the test set picks nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Trial:
 
     Attributes:
         params: the swept keys and their values.
-        val, test: figures of the best epoch; empty when the trial did not get that far.
+        val, test: figures of the selected epoch; empty when the trial did not get that far.
         curves: metric with its split, e.g. `val/ndcg_at_10` -> (epoch, value) pairs.
         is_plain: trained with w = 0 and not re-ranked.
     """

@@ -33,7 +33,7 @@ class Progress:
 
     Attributes:
         step: steps done, over all epochs.
-        best_epoch: epoch of the best validation objective so far, from 1; 0 = none yet.
+        best_epoch: epoch selected so far (`train.select`), from 1; 0 = none yet.
         best_metrics: its validation metrics, by name without a prefix.
         epochs_without_better: since then.
         is_finished: nothing is left to train; the weights are the best ones.

@@ -303,7 +303,7 @@ class _Trainer:
         self._report(self.progress.metrics)
 
     def finish(self) -> None:
-        """Evaluate the best epoch on test and leave it as the last checkpoint."""
+        """Evaluate the selected epoch (`train.select`) on test; leave it as the last checkpoint."""
         self.model.load_state_dict(self.best_weights)
         values = self._evaluate("test")
         best = self.progress.best_metrics
