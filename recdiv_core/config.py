@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 RelevanceLoss = Literal["auto", "softmax", "sampled_softmax"]
-Regulariser = Literal["ild", "category_entropy", "exposure"]
+Regulariser = Literal["ild", "category_entropy", "exposure", "coverage"]
 RerankMethod = Literal["none", "mmr"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Event = Literal["impression", "click", "cart", "purchase"]
@@ -161,8 +161,7 @@ class LossConfig(_Section):
     """The dial w: 0 = pure relevance, 1 = pure diversity."""
     diversity: dict[Regulariser, Annotated[float, Field(ge=0.0)]] = {
         "ild": 1.0,
-        "category_entropy": 1.0,
-        "exposure": 1.0,
+        "coverage": 3.0,
     }
     """Mix of regularisers by name; weights are normalised to sum to 1."""
     slate_size: int = Field(default=10, ge=2)

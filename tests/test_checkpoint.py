@@ -41,7 +41,7 @@ def checkpoint(tmp_path, manifest):
         manifest=manifest,
         progress=PROGRESS,
         weights={"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)},
-        training={"exposure_V": torch.ones(3), "best_weights": None, "optimizer": {"state": {}}},
+        training={"places_V": torch.ones(3), "best_weights": None, "optimizer": {"state": {}}},
     )
     return tmp_path
 
@@ -57,7 +57,7 @@ def test_weights_and_training_come_back_as_they_were(checkpoint):
     assert model.weight.tolist() == [[0, 1, 2], [3, 4, 5]]
     training = load_training(checkpoint)
     assert training["best_weights"] is None
-    assert training["exposure_V"].tolist() == [1, 1, 1]
+    assert training["places_V"].tolist() == [1, 1, 1]
 
 
 def test_an_optimiser_and_a_loss_scaler_go_on_from_a_checkpoint(tmp_path, manifest):

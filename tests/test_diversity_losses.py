@@ -8,8 +8,8 @@ import torch
 from recdiv_core.losses.diversity import (
     REGULARISERS,
     SoftSlates,
+    exposure_share,
     penalty,
-    update_exposure,
 )
 from recdiv_core.losses.soft_topk import soft_topk, standardise
 from tests.oracles import categories_of_slate, ild_of_slate
@@ -43,6 +43,7 @@ def random_slates(seed, *, membership=None, dtype=torch.float64, k=K, spread=1.0
         categories_VL=torch.from_numpy(categories),
         num_categories=NUM_CATEGORIES,
         exposure_V=torch.from_numpy(exposure).to(dtype),
+        num_places=100.0,
         slate_size=k,
     )
 
@@ -241,26 +242,45 @@ def test_the_mix_is_an_average_by_weight():
 
 @pytest.mark.parametrize("mix", [{}, {"ild": 0.0}, {"novelty": 1.0}, {"ild": 1.0, "spread": 0.0}])
 def test_a_mix_without_weight_or_with_an_unknown_name_is_refused(mix):
-    with pytest.raises(ValueError, match="allowed names are ild, category_entropy, exposure"):
+    with pytest.raises(ValueError, match="allowed names are ild, category_entropy, exposure, "):
         penalty(random_slates(14), mix)
 
 
-def test_the_running_exposure_moves_towards_the_places_and_sums_to_1():
-    moved = update_exposure(torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.0, 0.0, 40.0]), 0.8)
-    torch.testing.assert_close(moved, torch.tensor([0.4, 0.2, 0.4]))
+def test_coverage_costs_nothing_for_an_item_in_no_slate_and_1_for_one_in_many():
+    slates = random_slates(16)
+    share = torch.full((NUM_ITEMS,), 1.0).double()
+    never, seldom, often = slates.candidates_BM[0, :3].tolist()
+    share[[never, seldom, often]] = torch.tensor([0.0, 3.0, 60.0]).double()
+    share[share == 1.0] = 37.0 / (NUM_ITEMS - 3)
+    membership = torch.eye(3, NUM_CANDIDATES).double()
+    values = REGULARISERS["coverage"](
+        replaced(
+            slates,
+            exposure_V=share / share.sum(),
+            num_places=100.0,
+            candidates_BM=slates.candidates_BM[:1].expand(3, -1),
+            membership_BM=membership,
+        )
+    )
+    assert values.tolist() == pytest.approx([0, 1 - math.exp(-1), 1], abs=1e-6)
 
 
-def test_the_running_exposure_stays_where_no_place_was_given():
-    before = torch.tensor([0.5, 0.3, 0.2])
-    torch.testing.assert_close(update_exposure(before, torch.zeros(3), 0.8), before)
+def test_coverage_is_the_slope_of_the_share_of_the_catalogue_that_is_hardly_shown():
+    slates = random_slates(17)
+    num_slates = (slates.exposure_V * slates.num_places).requires_grad_()
+    hardly_shown = (-num_slates / 3).exp().mean()
+    (slope_V,) = torch.autograd.grad(hardly_shown, num_slates)
+    cost = 1 + 3 * NUM_ITEMS * slope_V[slates.candidates_BM]
+    expected = (slates.membership_BM * cost).sum(1) / K
+    torch.testing.assert_close(REGULARISERS["coverage"](slates), expected)
 
 
-def test_the_running_exposure_sums_to_1_after_thousands_of_steps():
-    rng = torch.Generator().manual_seed(0)
-    exposure = torch.full((100,), 0.01)
-    for _ in range(2000):
-        exposure = update_exposure(exposure, torch.rand(100, generator=rng), 0.95)
-    assert exposure.sum().item() == pytest.approx(1, abs=1e-5)
+def test_shares_of_exposure_are_places_over_their_sum():
+    assert exposure_share(torch.tensor([0.0, 10.0, 30.0])).tolist() == [0, 0.25, 0.75]
+
+
+def test_before_any_slate_all_items_hold_an_equal_share():
+    assert exposure_share(torch.zeros(4)).tolist() == [0.25] * 4
 
 
 def descend(name, *, num_users=20, num_items=40, num_steps=60):
@@ -273,14 +293,21 @@ def descend(name, *, num_users=20, num_items=40, num_steps=60):
     start = taste @ vectors.T + 1.5 * (np.arange(num_items) < 8)  # narrow tastes, a popular head
     scores = torch.tensor(start, dtype=torch.float32, requires_grad=True)
     categories = torch.arange(num_items)[:, None] % 8
-    exposure = torch.full((num_items,), 1 / num_items)
+    places = torch.zeros(num_items)
     optimizer = torch.optim.Adam([scores], lr=0.1)
     candidates = torch.arange(num_items).expand(num_users, -1)
     for _ in range(num_steps):
         soft = soft_topk(standardise(scores), K, 0.1)
-        exposure = update_exposure(exposure, soft.detach().sum(0), 0.9)
+        places = 0.9 * places + soft.detach().sum(0)
         slates = SoftSlates(
-            soft, candidates, torch.tensor(vectors).float(), categories, 8, exposure, K
+            soft,
+            candidates,
+            torch.tensor(vectors).float(),
+            categories,
+            8,
+            exposure_share(places),
+            float(num_users * K),
+            K,
         )
         optimizer.zero_grad()
         penalty(slates, {name: 1.0}).mean().backward()
@@ -306,8 +333,9 @@ def test_training_on_category_entropy_raises_the_diversity_index_of_the_hard_sla
     assert indices[1] > indices[0] + 0.1
 
 
-def test_training_on_exposure_raises_the_coverage_of_the_hard_slates():
-    before, after, _ = descend("exposure")
+@pytest.mark.parametrize("name", ["exposure", "coverage"])
+def test_training_on_exposure_or_coverage_raises_the_coverage_of_the_hard_slates(name):
+    before, after, _ = descend(name)
     assert len(set(chain(*after))) > 1.2 * len(set(chain(*before)))
 
 

@@ -15,7 +15,7 @@ from recdiv_core.training.step import Objective, _penalty, train_step
 
 NUM_ITEMS, MAX_HISTORY = 16, 6
 USERS = [[1, 2, 3], [4, 5], [], [6, 7, 8, 9, 10, 11, 12], [2], [3, 3, 1], [15, 14], [0, 2, 4, 6]]
-ALL = {"ild": 1.0, "category_entropy": 1.0, "exposure": 1.0}
+ALL = {"ild": 1.0, "category_entropy": 1.0, "exposure": 1.0, "coverage": 1.0}
 NEGATIVES = torch.tensor([0, 3, 3, 9, 14])
 
 
@@ -38,6 +38,7 @@ def objective(**changes):
         embeddings_VE=torch.nn.functional.normalize(vectors, dim=1),
         categories_VL=torch.arange(NUM_ITEMS)[:, None] % 4,
         num_categories=4,
+        num_users=len(USERS),
     )
     return replace(standard, **changes)
 
@@ -80,7 +81,7 @@ class Training:
             "cpu", init_scale=1024.0, enabled=precision == torch.float16
         )
         self.precision = precision
-        self.exposure_V = torch.full((NUM_ITEMS,), 1 / NUM_ITEMS)
+        self.places_V = torch.zeros(NUM_ITEMS)
 
     def step(self, *parts_of_users, clip_norm=1e9):
         return train_step(
@@ -91,7 +92,7 @@ class Training:
             self.scaler,
             precision=self.precision,
             clip_norm=clip_norm,
-            exposure_V=self.exposure_V,
+            places_V=self.places_V,
             negatives_S=None if self.objective.relevance == "softmax" else NEGATIVES,
         )
 
@@ -100,11 +101,11 @@ class Training:
 
 
 def trained(*parts_of_users, num_steps=2, **changes):
-    """Return the weights and the exposure after some steps on the same parts."""
+    """Return the weights and the running places after some steps on the same parts."""
     training = Training(**changes)
     for _ in range(num_steps):
         training.step(*parts_of_users)
-    return training.weights() | {"exposure_V": training.exposure_V}
+    return training.weights() | {"places_V": training.places_V}
 
 
 def assert_equal_weights(got, wanted, *, atol=1e-6):
@@ -176,10 +177,10 @@ def test_at_weight_0_no_setting_of_diversity_changes_a_bit(changes):
     assert all(torch.equal(configured[name], value) for name, value in plain.items())
 
 
-def test_at_weight_0_the_exposure_stays_as_it_was():
+def test_at_weight_0_no_places_are_counted():
     training = Training()
     training.step(USERS)
-    assert torch.equal(training.exposure_V, torch.full((NUM_ITEMS,), 1 / NUM_ITEMS))
+    assert training.places_V.tolist() == [0] * NUM_ITEMS
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -196,12 +197,25 @@ def test_at_weight_1_training_lowers_the_penalty(name):
     assert penalties[-1] < 0.9 * penalties[0]
 
 
-def test_the_running_exposure_sums_to_1_and_leaves_out_seen_items():
+def test_the_running_places_are_those_of_the_hard_slates_and_fade():
+    training = Training(diversity_weight=0.5)
+    model = training.model
+    packed, _ = part(USERS)
+    states, items = model(packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
+    scores = (states[packed.last_place_B] @ items.T).detach()
+    scores[packed.seen_user_S, packed.seen_item_S] = -torch.inf
+    shown = scores.topk(3, dim=1).indices.flatten().bincount(minlength=NUM_ITEMS)
+    training.places_V.fill_(10.0)
+    training.step(USERS)
+    torch.testing.assert_close(training.places_V, 9.9 + shown)
+
+
+def test_seen_items_hold_no_places():
     training = Training(diversity_weight=0.5, slate_candidates=NUM_ITEMS)
-    training.exposure_V.zero_()[5] = 1.0
-    training.step([[1, 2, 3]])
-    assert training.exposure_V.sum().item() == pytest.approx(1)
-    assert training.exposure_V[[1, 2, 3]].max() == 0
+    training.step([[1, 2, 3], list(range(1, NUM_ITEMS))])
+    assert training.places_V[[1, 2, 3]].tolist() == [0, 0, 0]
+    assert training.places_V[0] >= 1  # all that the second user has left
+    assert training.places_V.sum() == 3 + 1
 
 
 def test_soft_slates_hold_k_unseen_items_or_all_that_are_left():
@@ -221,7 +235,7 @@ def test_users_with_little_left_to_be_shown_keep_everything_finite():
     sums = training.step([everything, everything[1:], everything[2:]])
     assert math.isfinite(sums.penalty)
     assert all(value.isfinite().all() for value in training.weights().values())
-    assert training.exposure_V.isfinite().all()
+    assert training.places_V.isfinite().all()
 
 
 def test_a_step_without_any_user_moves_nothing():

@@ -15,9 +15,13 @@ SPACE = SearchSpace(
     description="diversity weight x mix of regularisers, from one warm w = 0 model",
     parameters={
         "loss.diversity": tune.grid_search(
-            [{"exposure": 1.0}, {"ild": 1.0}, {"ild": 1.0, "exposure": 3.0}]
+            [
+                {"coverage": 1.0},
+                {"ild": 1.0, "coverage": 1.0},
+                {"category_entropy": 1.0, "coverage": 1.0},
+            ]
         ),
-        "loss.diversity_weight": tune.grid_search([0.04, 0.08, 0.2]),
+        "loss.diversity_weight": tune.grid_search([0.04, 0.08, 0.25]),
     },
     objectives=(
         Objective("val/ndcg_at_10", "max", reference=0.0),

@@ -91,9 +91,7 @@ class _Trainer:
             load_weights(Path(config.train.init_from), self.model)
         self.progress = Progress()
         self.best_weights = _copy_weights(self.model)
-        self.exposure_V = torch.full(
-            (len(self.dataset.catalogue),), 1 / len(self.dataset.catalogue), device=self.device
-        )
+        self.places_V = torch.zeros(len(self.dataset.catalogue), device=self.device)
         training: dict[str, Any] = {}
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is not None:
@@ -102,7 +100,7 @@ class _Trainer:
                 load_weights(Path(path), self.model)
                 training = load_training(Path(path))
             self.best_weights = training["best_weights"] or _copy_weights(self.model)
-            self.exposure_V.copy_(training["exposure_V"])
+            self.places_V.copy_(training["places_V"])
         self.model.to(self.device)
         self.wrapped: nn.Module = ray.train.torch.prepare_model(
             self.model, parallel_strategy_kwargs={"forward_sync_buffers": False}
@@ -173,7 +171,7 @@ class _Trainer:
                     self.scaler,
                     precision=PRECISIONS[self.config.train.precision],
                     clip_norm=self.config.train.clip_norm,
-                    exposure_V=self.exposure_V,
+                    places_V=self.places_V,
                     negatives_S=self._negatives(step),
                 )
             )
@@ -336,7 +334,7 @@ class _Trainer:
                 training={
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.scaler.state_dict(),
-                    "exposure_V": self.exposure_V,
+                    "places_V": self.places_V,
                     "best_weights": None if is_best else self.best_weights,
                 },
             )
@@ -376,6 +374,7 @@ def _objective(config: Config, dataset: Dataset) -> Objective:
         embeddings_VE=dataset.text_VH,
         categories_VL=dataset.categories_VL,
         num_categories=dataset.catalogue.num_categories,
+        num_users=dataset.facts.num_train_users,
     )
 
 

@@ -20,13 +20,14 @@ import torch.distributed as dist
 from torch import nn
 
 from recdiv_core.data.batches import Packed
-from recdiv_core.losses.diversity import SoftSlates, penalty, update_exposure
+from recdiv_core.losses.diversity import SoftSlates, exposure_share, penalty
 from recdiv_core.losses.relevance import sampled_softmax, softmax
 from recdiv_core.losses.soft_topk import soft_topk, standardise
 from recdiv_core.models.recommender import FreshText
 
-EXPOSURE_MOMENTUM: Final = 0.95
-"""Of the running exposure: about the last 20 batches count."""
+PLACES_KEPT: Final = 0.99
+"""Share of the running places kept a step: about the last 100 batches count. Fewer are too few to
+tell an item that is never shown from one that is shown seldom."""
 
 SEEN_SCORE: Final = -1e3
 """Standardised score of a seen item among the candidates: far below any other's."""
@@ -49,6 +50,7 @@ class Objective:
         embeddings_VE: unit vectors that likeness is measured in.
         categories_VL: category indices, padded with -1.
         num_categories: G.
+        num_users: users who are shown slates; those with train events.
     """
 
     relevance: str
@@ -63,6 +65,7 @@ class Objective:
     embeddings_VE: torch.Tensor
     categories_VL: torch.Tensor
     num_categories: int
+    num_users: int
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def train_step(
     *,
     precision: torch.dtype,
     clip_norm: float,
-    exposure_V: torch.Tensor,
+    places_V: torch.Tensor,
     negatives_S: torch.Tensor | None,
 ) -> StepSums:
     """Do one step.
@@ -106,10 +109,11 @@ def train_step(
         scaler: loss scaler, enabled for fp16 only.
         precision: float32, or the type of autocast.
         clip_norm: largest gradient norm.
-        exposure_V: running exposure; updated in place, the same on all ranks.
+        places_V: running places of each item in the slates of past steps, 0 at the start; updated
+            in place where w > 0, the same on all ranks.
         negatives_S: shared negatives of the sampled softmax, the same on all ranks.
     """
-    device = exposure_V.device
+    device = places_V.device
     counts = torch.tensor(
         [
             sum(float(part.weights_N.sum(dtype=torch.float64)) for part, _ in parts),
@@ -123,7 +127,8 @@ def train_step(
     weight, num_users = (max(1e-12, float(count)) for count in counts)
     relevance_scale = world_size / (weight * math.log(max(2, objective.embeddings_VE.shape[0])))
     sums = torch.zeros(2, dtype=torch.float64, device=device)
-    places_V = torch.zeros_like(exposure_V)
+    fresh_places_V = torch.zeros_like(places_V)
+    exposure_V = exposure_share(places_V)
     w = objective.diversity_weight
 
     optimizer.zero_grad(set_to_none=True)
@@ -141,7 +146,7 @@ def train_step(
             if w > 0:
                 penalty_B, slates = _penalty(states, items_VD, packed, objective, exposure_V)
                 loss = (1 - w) * loss + w * world_size / num_users * penalty_B.sum()
-                _add_places(places_V, slates)
+                _add_places(fresh_places_V, slates)
                 sums[1] += penalty_B.detach().sum(dtype=torch.float64)
             scaler.scale(loss).backward()
         sums[0] += relevance.detach().double()
@@ -152,8 +157,8 @@ def train_step(
     scaler.update()
     _all_reduce(sums)
     if w > 0:
-        _all_reduce(places_V)
-        exposure_V.copy_(update_exposure(exposure_V, places_V, EXPOSURE_MOMENTUM))
+        _all_reduce(fresh_places_V)
+        places_V.mul_(PLACES_KEPT).add_(fresh_places_V)
     return StepSums(
         relevance=float(sums[0]),
         weight=weight,
@@ -220,14 +225,17 @@ def _penalty(
         categories_VL=objective.categories_VL,
         num_categories=objective.num_categories,
         exposure_V=exposure_V,
+        num_places=float(objective.num_users * objective.slate_size),
         slate_size=objective.slate_size,
     )
     return penalty(slates, objective.mix), slates
 
 
 def _add_places(places_V: torch.Tensor, slates: SoftSlates) -> None:
-    membership = slates.membership_BM.detach().flatten()
-    places_V.index_add_(0, slates.candidates_BM.flatten(), membership)
+    """Count the hard slates: candidates come best first, seen ones have no membership."""
+    slate_BK = slates.candidates_BM[:, : slates.slate_size]
+    is_shown_BK = slates.membership_BM.detach()[:, : slates.slate_size] > 0
+    places_V.index_add_(0, slate_BK.flatten(), is_shown_BK.flatten().to(places_V.dtype))
 
 
 def _all_reduce(tensor: torch.Tensor) -> None:
