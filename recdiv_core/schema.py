@@ -158,6 +158,11 @@ class Manifest(BaseModel):
     seed: int
     versions: dict[str, str]
 
+    @property
+    def num_train_users(self) -> int:
+        """Users with train events."""
+        return self.num_users - self.num_cold_users
+
 
 def read_manifest(prepared: Path) -> Manifest:
     """Read and check `manifest.json` of a prepared data set.

@@ -75,7 +75,6 @@ def load_dataset(prepared: Path) -> Dataset:
     catalogue = load_catalogue(prepared)
     text = torch.from_numpy(np.array(load_vectors(prepared, manifest)))
     queries = torch.from_numpy(np.array(load_vectors(prepared, manifest, "queries")))
-    num_train_users = manifest.num_users - manifest.num_cold_users
     return Dataset(
         prepared=prepared,
         manifest=manifest,
@@ -87,7 +86,7 @@ def load_dataset(prepared: Path) -> Dataset:
             text,
             torch.tensor(catalogue.categories_VL),
             torch.tensor(catalogue.popularity_V),
-            num_train_users=max(1, num_train_users),
+            num_train_users=max(1, manifest.num_train_users),
             num_categories=catalogue.num_categories,
         ),
     )

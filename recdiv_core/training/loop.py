@@ -374,7 +374,7 @@ def _objective(config: Config, dataset: Dataset) -> Objective:
         embeddings_VE=dataset.text_VH,
         categories_VL=dataset.categories_VL,
         num_categories=dataset.catalogue.num_categories,
-        num_users=dataset.facts.num_train_users,
+        num_users=dataset.manifest.num_train_users,
     )
 
 
