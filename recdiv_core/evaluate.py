@@ -98,6 +98,9 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
 
     Returns:
         `{"checkpoint", "split", "k", "num_users", "num_users_without_targets", "metrics"}`.
+
+    Raises:
+        ValueError: files, data and checkpoint that do not fit together; no GPU where one is asked.
     """
     prepared = Path(config.data.prepared).absolute()
     manifest = read_manifest(prepared)
@@ -108,7 +111,12 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
     import ray
 
     ensure_vectors(prepared, manifest)
-    share = ray.remote(num_cpus=config.scaling.cpus_per_worker or 0.5, max_retries=2)(_tally_share)
+    use_gpu = config.scaling.use_gpu
+    if use_gpu and config.scaling.address == "local" and not ray.cluster_resources().get("GPU"):
+        raise ValueError("scaling.use_gpu=true: Ray sees no GPU on this machine")
+    share = ray.remote(
+        num_cpus=config.scaling.cpus_per_worker or 0.5, num_gpus=float(use_gpu), max_retries=2
+    )(_tally_share)
     world_size = config.scaling.num_workers
     parts = [
         share.remote(config, checkpoint.absolute(), split, rank, world_size)
@@ -128,11 +136,12 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
 
 def _tally_share(config: Config, checkpoint: Path, split: str, rank: int, world_size: int) -> Tally:
     torch.set_num_threads(config.scaling.threads_per_worker)
-    dataset = load_dataset(Path(config.data.prepared).absolute())
+    device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
+    dataset = load_dataset(Path(config.data.prepared).absolute()).to(device)
     model = build_model(config, dataset)
     load_weights(checkpoint, model)
-    return tally_split(
-        model,
+    tally = tally_split(
+        model.to(device),
         dataset,
         split,
         [slate_policy(config)],
@@ -141,6 +150,7 @@ def _tally_share(config: Config, checkpoint: Path, split: str, rank: int, world_
         rank=rank,
         world_size=world_size,
     )[0]
+    return tally.from_flat(tally.flat().cpu())
 
 
 def checkpoint_config(checkpoint: Path, overrides: Sequence[str]) -> Config:
