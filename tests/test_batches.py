@@ -257,6 +257,18 @@ def test_seen_pairs_are_the_whole_histories(users, max_history):
 
 @settings(max_examples=40)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6), st.integers(1, 6))
+def test_each_place_knows_its_user(users, max_history):
+    packed = pack(examples_of(users), max_history=max_history)
+    owner = packed.user_RW.flatten()
+    assert owner[packed.last_place_B].tolist() == list(range(len(users)))
+    is_event = packed.position_RW.flatten() > 0
+    for user, items in enumerate(users):
+        own = packed.items_RW.flatten()[is_event & (owner == user)]
+        assert sorted(own.tolist()) == sorted(items)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6), st.integers(1, 6))
 def test_positions_count_from_the_start_of_a_segment(users, max_history):
     packed = pack(examples_of(users), max_history=max_history)
     assert packed.items_RW.shape[1] == max_history + 1

@@ -4,6 +4,7 @@ import torch
 
 from recdiv_core.data.batches import pack
 from recdiv_core.data.plan import Examples
+from recdiv_core.models.dial import Dial
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
@@ -178,3 +179,59 @@ def test_every_parameter_has_a_gradient_even_without_users(rng):
 
 def test_frozen_text_vectors_are_no_part_of_the_weights(rng):
     assert not {"text_VH", "queries_QH"} & set(recommender(rng).state_dict())
+
+
+def conditioned(rng, *, strength=0.5):
+    """Return a conditioned recommender whose dial does something."""
+    model = Recommender(
+        item_tower(),
+        session_tower(),
+        text_VH=unit_vectors(rng, NUM_ITEMS),
+        queries_QH=None,
+        dim=DIM,
+        is_conditioned=True,
+    ).eval()
+    assert model.dial is not None
+    torch.nn.init.normal_(model.dial.out.weight, std=strength, generator=rng)
+    return model
+
+
+def forward(model, packed, dial_RW=None):
+    fields = (packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
+    with torch.no_grad():
+        return model(*fields, dial_RW=dial_RW)
+
+
+def test_a_dial_of_0_leaves_every_state_as_it_is(rng):
+    model, packed = conditioned(rng), packed_histories(HISTORIES)
+    plain, _ = forward(model, packed)
+    at_0, _ = forward(model, packed, torch.zeros(packed.items_RW.shape))
+    assert torch.equal(at_0, plain)
+
+
+def test_the_dial_bends_states_and_never_item_vectors(rng):
+    model, packed = conditioned(rng), packed_histories(HISTORIES)
+    plain, items = forward(model, packed)
+    bent, same = forward(model, packed, torch.full(packed.items_RW.shape, 0.5))
+    assert torch.equal(items, same)
+    assert (bent - plain).abs().amin(1).max() > 1e-3
+
+
+def test_each_user_has_a_dial_of_their_own(rng):
+    model, packed = conditioned(rng), packed_histories(HISTORIES)
+    dial_B = torch.tensor([0.0, 0.3, 0.0, 1.0, 0.1])
+    mixed, _ = forward(model, packed, dial_B[packed.user_RW])
+    for user, place in enumerate(packed.last_place_B):
+        alone, _ = forward(model, packed, torch.full(packed.items_RW.shape, dial_B[user].item()))
+        torch.testing.assert_close(mixed[place], alone[place])
+
+
+def test_a_fresh_dial_changes_nothing(rng):
+    states = torch.randn(4, DIM, generator=rng)
+    assert torch.equal(Dial(DIM)(states, torch.rand(4, generator=rng)), states)
+
+
+def test_the_dial_has_gradients_at_the_start(rng):
+    dial = Dial(DIM)
+    dial(torch.randn(4, DIM, generator=rng), torch.rand(4, generator=rng)).square().sum().backward()
+    assert dial.out.weight.grad.abs().max() > 0

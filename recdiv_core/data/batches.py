@@ -25,6 +25,7 @@ class Packed:
         items_RW: int64 item_index; 0 at starts and empty places.
         position_RW: int64, 0 = start of a history (or empty), then 1, 2, ...
         segment_RW: int64, history that a place belongs to, -1 = empty.
+        user_RW: int64, row of `last_place_B` whose history it is; 0 at empty places.
         queries_RW: int64 query_index of the request to be answered at a place, or -1.
         target_place_N: int64, flat places (r * W + w) whose state predicts an item.
         targets_N: int64 item_index predicted there.
@@ -37,6 +38,7 @@ class Packed:
     items_RW: torch.Tensor
     position_RW: torch.Tensor
     segment_RW: torch.Tensor
+    user_RW: torch.Tensor
     queries_RW: torch.Tensor
     target_place_N: torch.Tensor
     targets_N: torch.Tensor
@@ -78,6 +80,7 @@ def pack(examples: Examples, *, max_history: int) -> Packed:
     items = np.zeros(num_places, np.int64)
     position = np.zeros(num_places, np.int64)
     segment = np.full(num_places, -1, np.int64)
+    user = np.zeros(num_places, np.int64)
     queries = np.full(num_places, NO_QUERY, np.int64)
     segment[base] = np.arange(len(base))
     if not len(base):
@@ -86,6 +89,8 @@ def pack(examples: Examples, *, max_history: int) -> Packed:
     items[place] = examples.items[event]
     position[place] = within + 1
     segment[place] = window
+    user[base] = windows.user
+    user[place] = windows.user[window]
     end_place = base + sizes - 1
     last_place = end_place[windows.is_last]
     if is_train:
@@ -103,6 +108,7 @@ def pack(examples: Examples, *, max_history: int) -> Packed:
         "items_RW": items.reshape(-1, width),
         "position_RW": position.reshape(-1, width),
         "segment_RW": segment.reshape(-1, width),
+        "user_RW": user.reshape(-1, width),
         "queries_RW": queries.reshape(-1, width),
         "target_place_N": target_place,
         "targets_N": targets,
@@ -130,6 +136,7 @@ class _Windows:
     stop: np.ndarray
     is_first: np.ndarray  # of its history; the others follow the window before them
     is_last: np.ndarray  # holds its last one; exactly one a user, in the users' order
+    user: np.ndarray
 
 
 def _windows(lengths: np.ndarray, max_history: int, *, every: bool) -> _Windows:
@@ -141,7 +148,8 @@ def _windows(lengths: np.ndarray, max_history: int, *, every: bool) -> _Windows:
     from_end = np.cumsum(counts)[user] - 1 - np.arange(len(user))
     stop = ends[user] - from_end * max_history
     start = np.maximum(starts[user], stop - max_history)
-    return _Windows(start, stop, is_first=start == starts[user], is_last=from_end == 0)
+    is_first, is_last = start == starts[user], from_end == 0
+    return _Windows(start, stop, is_first=is_first, is_last=is_last, user=user)
 
 
 def _first_fit(sizes: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:

@@ -1,5 +1,5 @@
 # pyright: strict
-"""The recommender: item tower, session tower, and the text encoder when it is fine-tuned.
+"""The recommender: item tower, session tower, the dial, and the text encoder when it is fine-tuned.
 
 Score = state . item / temperature over the whole catalogue. The item vectors are computed for all
 items in every step (a few matrix products); text vectors are constants when the encoder is frozen.
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from recdiv_core.models.dial import Dial
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.session_tower import SessionTower
 from recdiv_core.models.text_encoder import mean_pool
@@ -46,6 +47,7 @@ class Recommender(nn.Module):
         queries_QH: [Q, H] unit text vectors of the queries, or None without queries.
         dim: D.
         encoder: text encoder whose top layers train, or None when it is frozen.
+        is_conditioned: whether states follow a dial (dial.py).
     """
 
     text_VH: torch.Tensor | None
@@ -60,6 +62,7 @@ class Recommender(nn.Module):
         queries_QH: torch.Tensor | None,
         dim: int,
         encoder: nn.Module | None = None,
+        is_conditioned: bool = False,
     ) -> None:
         super().__init__()
         self.item_tower = item_tower
@@ -70,6 +73,7 @@ class Recommender(nn.Module):
         self.register_buffer("queries_QH", queries_QH, persistent=False)
         if queries_QH is not None:
             self.project_query = nn.Linear(queries_QH.shape[1], dim)
+        self.dial = Dial(dim) if is_conditioned else None
 
     def train(self, mode: bool = True) -> Recommender:
         """Switch dropout on or off; the pretrained encoder, mostly frozen, stays without."""
@@ -99,14 +103,21 @@ class Recommender(nn.Module):
         position_RW: torch.Tensor,
         segment_RW: torch.Tensor,
         queries_RW: torch.Tensor,
+        dial_RW: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Compute the state at every place of packed histories, [R * W, D]."""
+        """Compute the state at every place of packed histories, [R * W, D].
+
+        `dial_RW`, in [0, 1], is for a conditioned model; None is 0 everywhere.
+        """
         inputs = F.embedding(items_RW, items_VD)
         request = None
         if self.queries_QH is not None:
             has_query = (queries_RW >= 0)[..., None]
             request = self.project_query(self.queries_QH[queries_RW.clamp_min(0)]) * has_query
-        return self.session_tower(inputs, position_RW, segment_RW, request).flatten(0, 1)
+        states = self.session_tower(inputs, position_RW, segment_RW, request)
+        if self.dial is not None and dial_RW is not None:
+            states = self.dial(states, dial_RW)
+        return states.flatten(0, 1)
 
     def forward(
         self,
@@ -115,8 +126,9 @@ class Recommender(nn.Module):
         segment_RW: torch.Tensor,
         queries_RW: torch.Tensor,
         fresh: FreshText | None = None,
+        dial_RW: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return states [R * W, D] and item vectors [V, D]."""
         items_VD = self.item_vectors(fresh)
-        states = self.states(items_VD, items_RW, position_RW, segment_RW, queries_RW)
+        states = self.states(items_VD, items_RW, position_RW, segment_RW, queries_RW, dial_RW)
         return states, items_VD
