@@ -5,63 +5,23 @@ import numpy as np
 import pytest
 import torch
 
-from recdiv_core.losses.diversity import (
-    REGULARISERS,
-    SoftSlates,
-    exposure_share,
-    penalty,
-)
-from recdiv_core.losses.soft_topk import soft_topk, standardise
+from recdiv_core.losses.aggregate import exposure_share
+from recdiv_core.losses.diversity import REGULARISERS, penalty
+from recdiv_core.losses.soft_topk import soft_topk
 from tests.oracles import categories_of_slate, ild_of_slate
+from tests.slate_worlds import (
+    NUM_CANDIDATES,
+    NUM_CATEGORIES,
+    NUM_ITEMS,
+    K,
+    descend,
+    hard_membership,
+    hard_slates,
+    random_slates,
+    replaced,
+)
 
-NUM_ITEMS, NUM_CATEGORIES, NUM_CANDIDATES, K = 30, 3, 12, 4
 each_regulariser = pytest.mark.parametrize("name", REGULARISERS)
-
-
-def random_slates(seed, *, membership=None, dtype=torch.float64, k=K, spread=1.0):
-    """Return soft slates over items with zero vectors and several labels among them.
-
-    spread: 0 = all vectors point the same way, 1 = mostly, so that no ILD is above 1.
-    """
-    rng = np.random.default_rng(seed)
-    vectors = np.abs(rng.normal(size=(NUM_ITEMS, 3))) * spread + (1 - spread)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors[rng.random(NUM_ITEMS) < 0.2 * spread] = 0.0
-    labels = [
-        rng.permutation(NUM_CATEGORIES)[:count] for count in rng.integers(1, 3, NUM_ITEMS).tolist()
-    ]
-    categories = np.full((NUM_ITEMS, 3), -1)
-    for item, own in enumerate(labels):
-        categories[item, : len(own)] = own
-    exposure = rng.dirichlet(np.full(NUM_ITEMS, 0.3))
-    candidates = np.stack([rng.permutation(NUM_ITEMS)[:NUM_CANDIDATES] for _ in range(3)])
-    scores = torch.from_numpy(rng.normal(size=candidates.shape)).to(dtype)
-    return SoftSlates(
-        membership_BM=soft_topk(scores, k, 0.2) if membership is None else membership,
-        candidates_BM=torch.from_numpy(candidates),
-        embeddings_VD=torch.from_numpy(vectors).to(dtype),
-        categories_VL=torch.from_numpy(categories),
-        num_categories=NUM_CATEGORIES,
-        exposure_V=torch.from_numpy(exposure).to(dtype),
-        num_places=100.0,
-        slate_size=k,
-    )
-
-
-def replaced(slates, **changes):
-    return SoftSlates(**{**slates.__dict__, **changes})
-
-
-def hard_membership(seed, k=K):
-    """Return 0/1 memberships of k random candidates, and their places."""
-    rng = np.random.default_rng(seed)
-    places = np.stack([rng.permutation(NUM_CANDIDATES)[:k] for _ in range(3)])
-    membership = torch.zeros(3, NUM_CANDIDATES, dtype=torch.float64)
-    return membership.scatter(1, torch.from_numpy(places), 1.0), places
-
-
-def hard_slates(slates, places):
-    return np.take_along_axis(slates.candidates_BM.numpy(), places, 1).tolist()
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -78,7 +38,7 @@ def test_ild_of_hard_slates_is_1_minus_the_metric(seed):
     membership, places = hard_membership(seed)
     slates = random_slates(seed, membership=membership)
     expected = [
-        1 - ild_of_slate(slate, slates.embeddings_VD.numpy())
+        1 - ild_of_slate(slate, slates.traits.embeddings_VD.numpy())
         for slate in hard_slates(slates, places)
     ]
     assert REGULARISERS["ild"](slates).tolist() == pytest.approx(expected)
@@ -86,7 +46,7 @@ def test_ild_of_hard_slates_is_1_minus_the_metric(seed):
 
 def test_ild_of_soft_slates_is_the_mean_cosine_of_pairs_by_their_mass():
     slates = random_slates(16)
-    vectors = slates.embeddings_VD[slates.candidates_BM]
+    vectors = slates.traits.embeddings_VD[slates.candidates_BM]
     mass = slates.membership_BM[:, :, None] * slates.membership_BM[:, None, :]
     mass = mass * (1 - torch.eye(NUM_CANDIDATES))
     cosines = vectors @ vectors.transpose(1, 2)
@@ -98,7 +58,9 @@ def test_ild_of_soft_slates_is_the_mean_cosine_of_pairs_by_their_mass():
 def test_category_entropy_of_hard_slates_is_1_minus_the_diversity_index(seed):
     membership, places = hard_membership(seed)
     slates = random_slates(seed, membership=membership)
-    labels = [[label for label in row if label >= 0] for row in slates.categories_VL.tolist()]
+    labels = [
+        [label for label in row if label >= 0] for row in slates.traits.categories_VL.tolist()
+    ]
     expected = [
         1 - categories_of_slate(slate, labels, NUM_CATEGORIES, K)["diversity_index"]
         for slate in hard_slates(slates, places)
@@ -121,7 +83,7 @@ def test_a_penalty_passes_gradcheck(name):
 def test_gradients_reach_the_scores_alone(name):
     slates = random_slates(2)
     membership = slates.membership_BM.clone().requires_grad_()
-    vectors = slates.embeddings_VD.clone().requires_grad_()
+    vectors = slates.traits.embeddings_VD.clone().requires_grad_()
     exposure = slates.exposure_V.clone().requires_grad_()
     changed = replaced(slates, membership_BM=membership, embeddings_VD=vectors, exposure_V=exposure)
     REGULARISERS[name](changed).sum().backward()
@@ -166,7 +128,7 @@ def test_ild_of_equal_vectors_is_1():
 
 def test_ild_of_zero_vectors_is_0():
     slates = random_slates(6)
-    flat = replaced(slates, embeddings_VD=torch.zeros_like(slates.embeddings_VD))
+    flat = replaced(slates, embeddings_VD=torch.zeros_like(slates.traits.embeddings_VD))
     assert REGULARISERS["ild"](flat).tolist() == [0, 0, 0]
 
 
@@ -267,7 +229,7 @@ def test_coverage_costs_nothing_for_an_item_in_no_slate_and_1_for_one_in_many():
 
 def test_coverage_is_the_slope_of_the_share_of_the_catalogue_that_is_hardly_shown():
     slates = random_slates(17)
-    num_slates = (slates.exposure_V * slates.num_places).requires_grad_()
+    num_slates = (slates.exposure_V * slates.traits.num_places).requires_grad_()
     hardly_shown = (-num_slates / 3).exp().mean()
     (slope_V,) = torch.autograd.grad(hardly_shown, num_slates)
     cost = 1 + 3 * NUM_ITEMS * slope_V[slates.candidates_BM]
@@ -281,39 +243,6 @@ def test_shares_of_exposure_are_places_over_their_sum():
 
 def test_before_any_slate_all_items_hold_an_equal_share():
     assert exposure_share(torch.zeros(4)).tolist() == [0.25] * 4
-
-
-def descend(name, *, num_users=20, num_items=40, num_steps=60):
-    """Train free scores with one regulariser; return hard top-k slates before and after."""
-    rng = np.random.default_rng(3)
-    centres = rng.normal(size=(8, 6))
-    vectors = centres[np.arange(num_items) % 8] + 0.3 * rng.normal(size=(num_items, 6))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    taste = centres[rng.integers(8, size=num_users)]
-    start = taste @ vectors.T + 1.5 * (np.arange(num_items) < 8)  # narrow tastes, a popular head
-    scores = torch.tensor(start, dtype=torch.float32, requires_grad=True)
-    categories = torch.arange(num_items)[:, None] % 8
-    places = torch.zeros(num_items)
-    optimizer = torch.optim.Adam([scores], lr=0.1)
-    candidates = torch.arange(num_items).expand(num_users, -1)
-    for _ in range(num_steps):
-        soft = soft_topk(standardise(scores), K, 0.1)
-        places = 0.9 * places + soft.detach().sum(0)
-        slates = SoftSlates(
-            soft,
-            candidates,
-            torch.tensor(vectors).float(),
-            categories,
-            8,
-            exposure_share(places),
-            float(num_users * K),
-            K,
-        )
-        optimizer.zero_grad()
-        penalty(slates, {name: 1.0}).mean().backward()
-        optimizer.step()
-    before = torch.tensor(start).topk(K, dim=1).indices
-    return before.tolist(), scores.detach().topk(K, dim=1).indices.tolist(), vectors
 
 
 def test_training_on_ild_raises_the_ild_of_the_hard_slates():

@@ -7,7 +7,9 @@ import torch
 
 from recdiv_core.data.batches import pack
 from recdiv_core.data.plan import Examples
+from recdiv_core.losses.diversity import REGULARISERS
 from recdiv_core.losses.relevance import softmax
+from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
@@ -15,7 +17,7 @@ from recdiv_core.training.step import Objective, _penalty, train_step
 
 NUM_ITEMS, MAX_HISTORY = 16, 6
 USERS = [[1, 2, 3], [4, 5], [], [6, 7, 8, 9, 10, 11, 12], [2], [3, 3, 1], [15, 14], [0, 2, 4, 6]]
-ALL = {"ild": 1.0, "category_entropy": 1.0, "exposure": 1.0, "coverage": 1.0}
+ALL = dict.fromkeys(REGULARISERS, 1.0)
 NEGATIVES = torch.tensor([0, 3, 3, 9, 14])
 
 
@@ -23,8 +25,18 @@ def draws(seed):
     return torch.Generator().manual_seed(seed)
 
 
+def traits(vectors):
+    return ItemTraits(
+        embeddings_VD=torch.nn.functional.normalize(vectors, dim=1),
+        categories_VL=torch.arange(NUM_ITEMS)[:, None] % 4,
+        num_categories=4,
+        popularity_V=torch.arange(1.0, NUM_ITEMS + 1) / 136,
+        num_places=3.0 * len(USERS),
+        attributes={name: torch.arange(NUM_ITEMS) % 3 for name in ("brand", "colour", "price")},
+    )
+
+
 def objective(**changes):
-    vectors = torch.randn(NUM_ITEMS, 4, generator=draws(0))
     standard = Objective(
         relevance="softmax",
         temperature=1.0,
@@ -35,10 +47,7 @@ def objective(**changes):
         slate_size=3,
         slate_candidates=6,
         slate_temperature=0.3,
-        embeddings_VE=torch.nn.functional.normalize(vectors, dim=1),
-        categories_VL=torch.arange(NUM_ITEMS)[:, None] % 4,
-        num_categories=4,
-        num_users=len(USERS),
+        traits=traits(torch.randn(NUM_ITEMS, 4, generator=draws(0))),
     )
     return replace(standard, **changes)
 
@@ -168,7 +177,7 @@ def test_the_gradient_is_of_the_mean_loss_as_a_share_of_a_uniform_guess():
         {"mix": {"ild": 5.0}},
         {"slate_size": 5, "slate_candidates": 16},
         {"slate_temperature": 2.0},
-        {"embeddings_VE": torch.ones(NUM_ITEMS, 4)},
+        {"traits": traits(torch.ones(NUM_ITEMS, 4))},
     ],
 )
 def test_at_weight_0_no_setting_of_diversity_changes_a_bit(changes):

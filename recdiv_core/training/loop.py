@@ -28,6 +28,8 @@ from recdiv_core.config import Config, from_tree
 from recdiv_core.data.batches import Packed, pack
 from recdiv_core.data.plan import Examples, list_fragments, num_steps, stream_train
 from recdiv_core.evaluate import tally_split
+from recdiv_core.losses.aggregate import exposure_share
+from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.metrics.tally import finish
 from recdiv_core.models.recommender import FreshText, Recommender
 from recdiv_core.models.text_encoder import pad_tokens
@@ -361,6 +363,7 @@ def _objective(config: Config, dataset: Dataset) -> Objective:
     if relevance == "auto":
         small = len(dataset.catalogue) <= loss.softmax_max_items
         relevance = "softmax" if small else "sampled_softmax"
+    events_V = torch.tensor(dataset.catalogue.popularity_V)
     return Objective(
         relevance=relevance,
         temperature=config.model.temperature,
@@ -371,10 +374,14 @@ def _objective(config: Config, dataset: Dataset) -> Objective:
         slate_size=loss.slate_size,
         slate_candidates=loss.slate_candidates,
         slate_temperature=loss.slate_temperature,
-        embeddings_VE=dataset.text_VH,
-        categories_VL=dataset.categories_VL,
-        num_categories=dataset.catalogue.num_categories,
-        num_users=dataset.manifest.num_train_users,
+        traits=ItemTraits(
+            embeddings_VD=dataset.text_VH,
+            categories_VL=dataset.categories_VL,
+            num_categories=dataset.catalogue.num_categories,
+            popularity_V=exposure_share(events_V.to(dataset.text_VH)),
+            num_places=float(dataset.manifest.num_train_users * loss.slate_size),
+            attributes={},
+        ),
     )
 
 
@@ -385,7 +392,7 @@ def _epoch_figures(sums: list[StepSums], train_s: float, objective: Objective) -
     relevance = sum(s.relevance for s in sums) / weight
     penalty = sum(s.penalty for s in sums) / num_users
     w = objective.diversity_weight
-    scale = math.log(max(2, objective.embeddings_VE.shape[0]))
+    scale = math.log(max(2, objective.traits.num_items))
     return {
         "train/loss": (1 - w) * relevance / scale + w * penalty,
         "train/relevance": relevance,

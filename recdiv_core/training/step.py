@@ -20,8 +20,10 @@ import torch.distributed as dist
 from torch import nn
 
 from recdiv_core.data.batches import Packed
-from recdiv_core.losses.diversity import SoftSlates, exposure_share, penalty
+from recdiv_core.losses.aggregate import exposure_share
+from recdiv_core.losses.diversity import NEEDS_HISTORY, penalty
 from recdiv_core.losses.relevance import sampled_softmax, softmax
+from recdiv_core.losses.soft_slates import ItemTraits, SoftSlates, history_shares
 from recdiv_core.losses.soft_topk import soft_topk, standardise
 from recdiv_core.models.recommender import FreshText
 
@@ -47,10 +49,7 @@ class Objective:
         slate_size: k of the soft slate.
         slate_candidates: items that it is formed over.
         slate_temperature: its softness.
-        embeddings_VE: unit vectors that likeness is measured in.
-        categories_VL: category indices, padded with -1.
-        num_categories: G.
-        num_users: users who are shown slates; those with train events.
+        traits: what all users' slates are judged by.
     """
 
     relevance: str
@@ -62,10 +61,7 @@ class Objective:
     slate_size: int
     slate_candidates: int
     slate_temperature: float
-    embeddings_VE: torch.Tensor
-    categories_VL: torch.Tensor
-    num_categories: int
-    num_users: int
+    traits: ItemTraits
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,7 @@ def train_step(
     _all_reduce(counts)
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     weight, num_users = (max(1e-12, float(count)) for count in counts)
-    relevance_scale = world_size / (weight * math.log(max(2, objective.embeddings_VE.shape[0])))
+    relevance_scale = world_size / (weight * math.log(max(2, objective.traits.num_items)))
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     fresh_places_V = torch.zeros_like(places_V)
     exposure_V = exposure_share(places_V)
@@ -218,14 +214,17 @@ def _penalty(
         objective.slate_size,
         objective.slate_temperature,
     )
+    history_BG = None
+    if NEEDS_HISTORY & {name for name, weight in objective.mix.items() if weight}:
+        history_BG = history_shares(
+            packed.seen_user_S, packed.seen_item_S, objective.traits, len(users_BD)
+        )
     slates = SoftSlates(
         membership_BM=membership_BM.masked_fill(is_seen_BM, 0.0),
         candidates_BM=candidates_BM,
-        embeddings_VD=objective.embeddings_VE,
-        categories_VL=objective.categories_VL,
-        num_categories=objective.num_categories,
+        traits=objective.traits,
         exposure_V=exposure_V,
-        num_places=float(objective.num_users * objective.slate_size),
+        history_BG=history_BG,
         slate_size=objective.slate_size,
     )
     return penalty(slates, objective.mix), slates

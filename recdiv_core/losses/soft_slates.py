@@ -1,0 +1,93 @@
+# pyright: strict
+"""What a diversity regulariser may look at: the soft slates of a batch, and the items' traits.
+
+SoftSlates is of one batch; the ItemTraits in it are the same at every step. Everything but the
+memberships is a constant of the optimisation. How the memberships are formed is in soft_topk.py;
+what they cost in diversity.py (inside one slate) and aggregate.py (all slates together).
+Shapes: B users, M candidates, D dims, L labels an item, G categories, S seen pairs, V catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+
+EMPTY_SLATE: Final = 1e-6
+"""Places below which nothing is divided: a user who has seen the whole catalogue has none."""
+
+
+@dataclass(frozen=True)
+class ItemTraits:
+    """What all users' slates are judged by; the same at every step.
+
+    Attributes:
+        embeddings_VD: unit item vectors of a fixed yardstick (the text vectors); zero rows allowed.
+        categories_VL: category indices of every item, padded with -1; at least one an item.
+        num_categories: G.
+        popularity_V: share of all train events that each item holds, sums to 1.
+        num_places: places that there are when every user is shown one slate.
+        attributes: name -> [V] int64 index of each item's value, -1 = unknown.
+    """
+
+    embeddings_VD: torch.Tensor
+    categories_VL: torch.Tensor
+    num_categories: int
+    popularity_V: torch.Tensor
+    num_places: float
+    attributes: Mapping[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+
+    @property
+    def num_items(self) -> int:
+        """V."""
+        return self.embeddings_VD.shape[0]
+
+
+@dataclass(frozen=True)
+class SoftSlates:
+    """The soft slates of a batch of users.
+
+    Attributes:
+        membership_BM: q, in [0, 1], rows sum to k (to less where fewer items are left).
+        candidates_BM: item_index of each candidate, no item twice in a row.
+        traits: what all users' slates are judged by.
+        exposure_V: running share of all slate places that each item holds, sums to 1.
+        history_BG: share of each category in each user's history, rows sum to 1, all 0 without a
+            history; None where no regulariser of the mix asks for it.
+        slate_size: k.
+    """
+
+    membership_BM: torch.Tensor
+    candidates_BM: torch.Tensor
+    traits: ItemTraits
+    exposure_V: torch.Tensor
+    history_BG: torch.Tensor | None
+    slate_size: int
+
+
+def history_shares(
+    user_S: torch.Tensor, item_S: torch.Tensor, traits: ItemTraits, num_users: int
+) -> torch.Tensor:
+    """Share each user's history out over the categories.
+
+    Every event counts alike; an item of several labels gives each an equal part.
+
+    Args:
+        user_S: row of each event's user, in [0, num_users).
+        item_S: item_index of each event.
+        traits: holds the categories of the items.
+        num_users: B.
+
+    Returns:
+        [B, G], rows sum to 1; a row of zeros for a user without events.
+    """
+    labels = traits.categories_VL[item_S]
+    is_label = labels >= 0
+    part = is_label / is_label.sum(1, keepdim=True).clamp_min(1)
+    place = user_S[:, None] * traits.num_categories + labels.clamp_min(0)
+    events = torch.zeros(num_users * traits.num_categories, dtype=part.dtype, device=part.device)
+    events.index_add_(0, place.flatten(), part.flatten())
+    events_BG = events.view(num_users, traits.num_categories)
+    return events_BG / events_BG.sum(1, keepdim=True).clamp_min(1e-12)
