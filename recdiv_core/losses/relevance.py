@@ -1,9 +1,12 @@
 # pyright: strict
 """Relevance losses: how far the model's scores are from the next items that users chose.
 
-Both return the weighted *sum* over positions, in nats: the caller divides once by the global
+Each returns the weighted *sum* over positions, in nats: the caller divides once by the global
 weight, so that the number does not depend on how many workers or accumulation parts computed it.
-Lower is better. Shapes: N positions, V catalogue, D dims, S shared negatives.
+Lower is better. `softmax` looks at the whole catalogue; the others at negatives that all positions
+share (negatives.py says how to draw them). Scores exist for one chunk of positions at a time.
+Gradients reach hidden states and item vectors.
+Shapes: N positions, V catalogue, D dims, S shared negatives, R positions of a chunk.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from typing import Any, Final, cast
 
 import torch
 from torch.autograd import Function
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 CHUNK_ELEMENTS: Final = 16_000_000
 """Logits held at once: 64 MB in float32, whatever the batch and the catalogue."""
@@ -23,7 +28,8 @@ class _ChunkedCrossEntropy(Function):
     """Cross-entropy of h E^T / temperature whose logits exist one chunk of positions at a time.
 
     The gradients are formed in the forward pass, while a chunk's probabilities are at hand: three
-    matrix products in all, as with the plain loss, and no [N, V] tensor.
+    matrix products in all, as with the plain loss, and no [N, V] tensor. The focal loss is a
+    function of a position's cross-entropy, so that its slope is but a factor of the gradient.
     """
 
     @staticmethod
@@ -33,21 +39,31 @@ class _ChunkedCrossEntropy(Function):
         items_VD: torch.Tensor,
         targets_N: torch.Tensor,
         weights_N: torch.Tensor,
+        logit_bias_V: torch.Tensor | None,
         temperature: float,
+        focal_gamma: float,
         chunk: int,
     ) -> torch.Tensor:
+        wide = torch.promote_types(hidden_ND.dtype, torch.float32)
         total = torch.zeros((), dtype=torch.float64, device=hidden_ND.device)
         grad_hidden = torch.empty_like(hidden_ND)
-        grad_items = torch.zeros_like(items_VD)
-        wide = torch.promote_types(hidden_ND.dtype, torch.float32)
+        grad_items = torch.zeros_like(items_VD, dtype=torch.promote_types(items_VD.dtype, wide))
         for start in range(0, hidden_ND.shape[0], chunk):
             rows = slice(start, start + chunk)
             hidden = hidden_ND[rows] / temperature
             logits = (hidden @ items_VD.T).to(wide)
+            if logit_bias_V is not None:
+                logits += logit_bias_V.to(wide)
             targets = targets_N[rows, None]
             weights = weights_N[rows, None].to(wide)
             log_norm = logits.logsumexp(1, keepdim=True)
-            total += ((log_norm - logits.gather(1, targets)) * weights).sum(dtype=torch.float64)
+            losses = log_norm - logits.gather(1, targets)
+            if focal_gamma:
+                losses, slopes = _focal(losses, focal_gamma)
+                total += (losses * weights).sum(dtype=torch.float64)
+                weights = weights * slopes
+            else:
+                total += (losses * weights).sum(dtype=torch.float64)
             # in place: logits -> (softmax - one-hot) * weight
             grad = logits.sub_(log_norm).exp_()
             grad.scatter_add_(1, targets, torch.full_like(weights, -1.0))
@@ -55,14 +71,14 @@ class _ChunkedCrossEntropy(Function):
             grad = grad.to(hidden.dtype)
             grad_hidden[rows] = ((grad @ items_VD) / temperature).to(grad_hidden.dtype)
             grad_items += grad.T @ hidden
-        ctx.save_for_backward(grad_hidden, grad_items)
+        ctx.save_for_backward(grad_hidden, grad_items.to(items_VD.dtype))
         return total.to(wide)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grad_hidden, grad_items = ctx.saved_tensors
         (scale,) = grad_outputs
-        return grad_hidden * scale, grad_items * scale, None, None, None, None
+        return grad_hidden * scale, grad_items * scale, None, None, None, None, None, None
 
 
 def softmax(
@@ -72,12 +88,18 @@ def softmax(
     weights_N: torch.Tensor,
     *,
     temperature: float = 1.0,
+    logit_bias_V: torch.Tensor | None = None,
+    focal_gamma: float = 0.0,
     chunk: int | None = None,
 ) -> torch.Tensor:
     """Sum the exact softmax cross-entropy over the whole catalogue.
 
-    `sum_n w_n * (logsumexp_v(h_n . e_v / t) - h_n . e_target / t)`, in [0, inf) nats.
+    `sum_n w_n (1 - p_n)^gamma (-log p_n)`, in [0, inf) nats, where
+    `p_n = softmax_v(h_n . e_v / t + bias_v)` at the target; at gamma = 0 the cross-entropy.
     Klenitskiy & Vasilev, 2023, Turning Dross Into Gold Loss: is BERT4Rec really better than SASRec?
+    Lin et al., 2017, Focal Loss for Dense Object Detection. Menon et al., 2021, Long-Tail Learning
+    via Logit Adjustment: with `bias = tau * log prior` in training and none in ranking, popular
+    items must win by a margin and rare ones are ranked higher.
 
     Args:
         hidden_ND: [N, D] session states. N = 0 gives 0.
@@ -85,17 +107,32 @@ def softmax(
         targets_N: [N] int64 item_index of the next item.
         weights_N: [N] weight of each position, >= 0.
         temperature: scores are divided by it, > 0.
+        logit_bias_V: [V] finite constant added to the logits of every position; None = 0.
+        focal_gamma: >= 0; the larger, the less do positions count that are predicted well.
         chunk: positions at once; None = what keeps CHUNK_ELEMENTS logits.
 
     Raises:
-        ValueError: shapes that do not fit together.
+        ValueError: shapes that do not fit together, or a negative gamma.
     """
     _check_shapes(hidden_ND, items_VD, targets_N, weights_N)
+    if logit_bias_V is not None and logit_bias_V.shape != items_VD.shape[:1]:
+        raise ValueError(
+            f"logit bias {tuple(logit_bias_V.shape)} must be [V] = [{items_VD.shape[0]}]"
+        )
+    if focal_gamma < 0:
+        raise ValueError(f"focal gamma {focal_gamma} must be >= 0")
     rows = chunk or max(1, CHUNK_ELEMENTS // max(1, items_VD.shape[0]))
     return cast(
         "torch.Tensor",
         _ChunkedCrossEntropy.apply(  # pyright: ignore[reportUnknownMemberType]
-            hidden_ND, items_VD, targets_N, weights_N, temperature, rows
+            hidden_ND,
+            items_VD,
+            targets_N,
+            weights_N,
+            logit_bias_V,
+            temperature,
+            focal_gamma,
+            rows,
         ),
     )
 
@@ -109,43 +146,274 @@ def sampled_softmax(
     *,
     temperature: float = 1.0,
     logq_alpha: float = 1.0,
+    log_count_S: torch.Tensor | None = None,
+    log_expected_S: torch.Tensor | None = None,
+    is_masked_NS: torch.Tensor | None = None,
+    chunk: int | None = None,
 ) -> torch.Tensor:
     """Sum the cross-entropy against negatives that all positions share.
 
-    A negative's score is lowered by `alpha * log(S / V)`, the log of how often uniform sampling is
-    expected to draw it, so that at alpha = 1 the normaliser estimates the exact one without bias.
-    The target stands in its own sample with certainty and is not corrected. A
-    negative that equals the target is masked. Bengio & Senecal, 2008, Adaptive Importance Sampling;
-    Yi et al., 2019, Sampling-Bias-Corrected Neural Modeling.
+    `-log(exp s+ / (exp s+ + sum_j c_j / E[c_j]^alpha exp s_j))`, in [0, inf) nats: negative j was
+    drawn c_j times where E[c_j] were expected. At alpha = 1 the sum is an unbiased estimate of the
+    exact one over the catalogue without the target, whatever the sampler, as long as it can draw
+    every item; the log-normaliser tends to the exact one with many draws. The target stands in its
+    own sample with certainty and is not corrected; a negative that equals it is masked.
+    Bengio & Senecal, 2008, Adaptive Importance Sampling; Yi et al., 2019, Sampling-Bias-Corrected
+    Neural Modeling.
+
+    In-batch and mixed negatives are drawn by popularity, and alpha says how much of that remains:
+    the push on an item as a negative is in proportion to `E[c]^(1 - alpha)`. At 0 popular items are
+    pushed down as often as they are drawn, which favours the long tail: more coverage, less
+    accuracy. At 1 they are pushed no more than the exact softmax would. Uniform negatives are all
+    expected alike: there alpha sets but the weight of the negatives against the target.
 
     Args:
         hidden_ND: [N, D] session states.
         items_VD: [V, D] item vectors.
         targets_N: [N] int64 item_index of the next item.
         weights_N: [N] weight of each position, >= 0.
-        negatives_S: [S] int64 item_index drawn uniformly from the catalogue, S >= 1.
+        negatives_S: [S] int64 item_index.
         temperature: scores are divided by it, > 0.
-        logq_alpha: strength of the correction in [0, 1]; 0 favours the long tail less.
+        logq_alpha: strength of the correction in [0, 1].
+        log_count_S: [S] log of how often each was drawn; None = an entry stands for one draw.
+        log_expected_S: [S] log of how often each was expected to be drawn, finite; None = S uniform
+            draws, log(S / V).
+        is_masked_NS: [N, S] bool, negatives to leave out besides the target itself, such as the
+            user's own history. A position without negatives has loss 0.
+        chunk: positions at once; None = what keeps CHUNK_ELEMENTS logits.
 
     Raises:
         ValueError: shapes that do not fit together.
     """
-    _check_shapes(hidden_ND, items_VD, targets_N, weights_N)
-    hidden = hidden_ND / temperature
-    wide = torch.promote_types(hidden_ND.dtype, torch.float32)
-    positive = (hidden * items_VD[targets_N]).sum(1, keepdim=True).to(wide)
-    negative = (hidden @ items_VD[negatives_S].T).to(wide)
-    expected = negatives_S.shape[0] / items_VD.shape[0]
-    negative = negative - logq_alpha * math.log(expected)
-    negative = negative.masked_fill(negatives_S[None, :] == targets_N[:, None], -torch.inf)
-    log_norm = torch.cat([positive, negative], 1).logsumexp(1)
-    return ((log_norm - positive[:, 0]) * weights_N).sum()
+    _check_negatives(negatives_S, log_count_S, log_expected_S)
+    if log_expected_S is None:
+        uniform = math.log(max(1, negatives_S.shape[0]) / max(1, items_VD.shape[0]))
+        log_expected_S = torch.full_like(negatives_S, uniform, dtype=torch.float64)
+    shift_S = -logq_alpha * log_expected_S
+    if log_count_S is not None:
+        shift_S = shift_S + log_count_S
+
+    def row_losses(
+        positive_R: torch.Tensor, negative_RS: torch.Tensor, is_out_RS: torch.Tensor
+    ) -> torch.Tensor:
+        shifted_RS = negative_RS + shift_S.to(negative_RS.dtype)
+        shifted_RS = shifted_RS.masked_fill(is_out_RS, -torch.inf)
+        # log(1 + e^x) as -logsigmoid(-x): exact in the tails, where softplus is cut off
+        return -F.logsigmoid(positive_R - shifted_RS.logsumexp(1))
+
+    return _sum_over_chunks(
+        row_losses,
+        hidden_ND,
+        items_VD,
+        targets_N,
+        weights_N,
+        negatives_S,
+        temperature=temperature,
+        is_masked_NS=is_masked_NS,
+        chunk=chunk,
+    )
+
+
+def gbce(
+    hidden_ND: torch.Tensor,
+    items_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    weights_N: torch.Tensor,
+    negatives_S: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    calibration: float = 0.75,
+    is_masked_NS: torch.Tensor | None = None,
+    chunk: int | None = None,
+) -> torch.Tensor:
+    """Sum the generalised binary cross-entropy against negatives that all positions share.
+
+    `-(beta log sigma(s+) + sum_j log(1 - sigma(s_j))) / (m + 1)`, in [0, inf) nats, over the m
+    negatives of a position that are neither its target nor masked. `beta = a (t (1 - 1/a) + 1/a) =
+    1 - t (1 - a)`, with a = m / (V - 1) the share of the catalogue that was sampled: the positive,
+    always in the sample, is weakened as the negatives were thinned out, which ends the
+    over-confidence of negative sampling. Petrov & Macdonald, 2023, gSASRec: Reducing
+    Overconfidence in Sequential Recommendation Trained with Negative Sampling.
+
+    Args:
+        hidden_ND: [N, D] session states.
+        items_VD: [V, D] item vectors.
+        targets_N: [N] int64 item_index of the next item.
+        weights_N: [N] weight of each position, >= 0.
+        negatives_S: [S] int64 item_index, uniform over the catalogue.
+        temperature: scores are divided by it, > 0.
+        calibration: t in [0, 1]; 0 = plain binary cross-entropy, 1 = calibrated probabilities.
+        is_masked_NS: [N, S] bool, negatives to leave out besides the target itself. A position
+            without negatives keeps its positive at beta = 1 - t.
+        chunk: positions at once; None = what keeps CHUNK_ELEMENTS logits.
+
+    Raises:
+        ValueError: shapes that do not fit together, or t outside [0, 1].
+    """
+    if not 0 <= calibration <= 1:
+        raise ValueError(f"calibration {calibration} must be in [0, 1]")
+    num_others = max(1, items_VD.shape[0] - 1)
+
+    def row_losses(
+        positive_R: torch.Tensor, negative_RS: torch.Tensor, is_out_RS: torch.Tensor
+    ) -> torch.Tensor:
+        num_negatives_R = (~is_out_RS).sum(1)
+        sampled_R = (num_negatives_R / num_others).clamp_max(1.0)
+        beta_R = 1 - calibration * (1 - sampled_R)
+        pushed_R = F.logsigmoid(-negative_RS).masked_fill(is_out_RS, 0.0).sum(1)
+        return -(beta_R * F.logsigmoid(positive_R) + pushed_R) / (num_negatives_R + 1)
+
+    return _sum_over_chunks(
+        row_losses,
+        hidden_ND,
+        items_VD,
+        targets_N,
+        weights_N,
+        negatives_S,
+        temperature=temperature,
+        is_masked_NS=is_masked_NS,
+        chunk=chunk,
+    )
+
+
+def bpr(
+    hidden_ND: torch.Tensor,
+    items_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    weights_N: torch.Tensor,
+    negatives_S: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    is_masked_NS: torch.Tensor | None = None,
+    chunk: int | None = None,
+) -> torch.Tensor:
+    """Sum the pairwise logistic loss against negatives that all positions share.
+
+    `mean_j -log sigma(s+ - s_j)`, in [0, inf) nats, over the negatives of a position that are
+    neither its target nor masked: how often, softly, a negative is ranked above the target. It says
+    nothing of where in the ranking, so that the top k gets no more than its share.
+    Rendle et al., 2009, BPR: Bayesian Personalized Ranking from Implicit Feedback.
+
+    Args:
+        hidden_ND: [N, D] session states.
+        items_VD: [V, D] item vectors.
+        targets_N: [N] int64 item_index of the next item.
+        weights_N: [N] weight of each position, >= 0.
+        negatives_S: [S] int64 item_index.
+        temperature: scores are divided by it, > 0.
+        is_masked_NS: [N, S] bool, negatives to leave out besides the target itself. A position
+            without negatives has loss 0.
+        chunk: positions at once; None = what keeps CHUNK_ELEMENTS logits.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+
+    def row_losses(
+        positive_R: torch.Tensor, negative_RS: torch.Tensor, is_out_RS: torch.Tensor
+    ) -> torch.Tensor:
+        margin_RS = positive_R[:, None] - negative_RS
+        pairs_R = -F.logsigmoid(margin_RS).masked_fill(is_out_RS, 0.0).sum(1)
+        return pairs_R / (~is_out_RS).sum(1).clamp_min(1)
+
+    return _sum_over_chunks(
+        row_losses,
+        hidden_ND,
+        items_VD,
+        targets_N,
+        weights_N,
+        negatives_S,
+        temperature=temperature,
+        is_masked_NS=is_masked_NS,
+        chunk=chunk,
+    )
 
 
 RELEVANCE: Final[dict[str, Callable[..., torch.Tensor]]] = {
     "softmax": softmax,
     "sampled_softmax": sampled_softmax,
+    "gbce": gbce,
+    "bpr": bpr,
 }
+
+
+def _focal(losses: torch.Tensor, gamma: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn cross-entropies x = -log p into focal losses f(x) and their slopes f'(x).
+
+    `f = q^gamma x` and `f' = q^gamma (1 + gamma p x / q)`, where `q = 1 - p = -expm1(-x)`. x / q is
+    1 at x = 0, where q^(gamma - 1) alone may be infinite.
+    """
+    missed = -torch.expm1(-losses)
+    factor = missed.pow(gamma)
+    is_positive = missed > 0
+    ratio = torch.where(is_positive, losses / missed.where(is_positive, 1.0), 1.0)
+    return factor * losses, factor * (1 + gamma * torch.exp(-losses) * ratio)
+
+
+def _sum_over_chunks(
+    row_losses: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    hidden_ND: torch.Tensor,
+    items_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    weights_N: torch.Tensor,
+    negatives_S: torch.Tensor,
+    *,
+    temperature: float,
+    is_masked_NS: torch.Tensor | None,
+    chunk: int | None,
+) -> torch.Tensor:
+    """Sum `row_losses(positive_R, negative_RS, is_out_RS)` by weight, chunk after chunk.
+
+    Several chunks are computed again in the backward pass instead of kept. Their gradients are
+    formed there and not beforehand, because a loss scaler must reach them before they are half.
+    """
+    _check_shapes(hidden_ND, items_VD, targets_N, weights_N)
+    _check_negatives(negatives_S)
+    num_rows, num_negatives = targets_N.shape[0], negatives_S.shape[0]
+    if is_masked_NS is not None and is_masked_NS.shape != (num_rows, num_negatives):
+        raise ValueError(
+            f"mask {tuple(is_masked_NS.shape)} must be [N, S] = [{num_rows}, {num_negatives}]"
+        )
+    wide = torch.promote_types(hidden_ND.dtype, torch.float32)
+    rows = chunk or max(1, CHUNK_ELEMENTS // max(1, num_negatives))
+    negatives_SD = items_VD[negatives_S]
+
+    def part(
+        hidden: torch.Tensor,
+        positives: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+        is_masked: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        positive_R = (hidden.to(wide) * positives.to(wide)).sum(1)
+        negative_RS = (hidden @ negatives_SD.T).to(wide)
+        is_out_RS = negatives_S == targets[:, None]
+        if is_masked is not None:
+            is_out_RS = is_out_RS | is_masked
+        losses = row_losses(positive_R, negative_RS, is_out_RS)
+        return (losses * weights.to(wide)).sum(dtype=torch.float64)
+
+    per_row = [hidden_ND / temperature, items_VD[targets_N], targets_N, weights_N]
+    if is_masked_NS is not None:
+        per_row.append(is_masked_NS)
+    parts = list(zip(*(torch.split(values, rows) for values in per_row), strict=True))
+    if len(parts) == 1:
+        return part(*parts[0]).to(wide)
+    sums = [
+        cast("torch.Tensor", checkpoint(part, *each, use_reentrant=False, preserve_rng_state=False))
+        for each in parts
+    ]
+    return torch.stack(sums).sum().to(wide)
+
+
+def _check_negatives(negatives_S: torch.Tensor, *of_each: torch.Tensor | None) -> None:
+    if negatives_S.ndim != 1:
+        raise ValueError(f"negatives {tuple(negatives_S.shape)} must be [S]")
+    for values in of_each:
+        if values is not None and values.shape != negatives_S.shape:
+            raise ValueError(
+                f"counts of negatives {tuple(values.shape)} must be [S] = [{len(negatives_S)}]"
+            )
 
 
 def _check_shapes(

@@ -1,0 +1,72 @@
+# pyright: strict
+"""Balance of classes: weights and priors that keep frequent items from drowning the others.
+
+Constants computed once from the train split; `weights_N` or `logit_bias_V` of the relevance losses
+carry them. Not a regulariser of slates. Shapes: G categories, V catalogue, L labels an item.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def effective_number_weights(counts_G: torch.Tensor, beta: float) -> torch.Tensor:
+    """Weigh categories by the inverse of their effective number of events.
+
+    `w = (1 - beta) / (1 - beta^n)`, scaled to mean 1 over the categories: an event that is like
+    those before it adds only beta of what they added. Cui et al., 2019, Class-Balanced Loss Based
+    on Effective Number of Samples. Multiply them into the weights of positions, and divide the loss
+    by the sum of those as ever, or the learning rate changes in effect.
+
+    Args:
+        counts_G: [G] events of each category; fewer than 1 counts as 1.
+        beta: in [0, 1); 0 = all weights 1, towards 1 = in proportion to 1 / n.
+
+    Returns:
+        [G] float32, > 0, larger for rarer categories.
+
+    Raises:
+        ValueError: beta outside [0, 1).
+
+    >>> effective_number_weights(torch.tensor([1, 3]), 0.5)
+    tensor([1.2727, 0.7273])
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta {beta} must be in [0, 1)")
+    counts = counts_G.double().clamp_min(1.0)
+    log_beta = torch.tensor(beta, dtype=torch.float64, device=counts.device).log()
+    weights = -1 / torch.expm1(counts * log_beta)  # the constant 1 - beta is lost in the scaling
+    return (weights / weights.mean()).float()
+
+
+def item_weights(weights_G: torch.Tensor, categories_VL: torch.Tensor) -> torch.Tensor:
+    """Give each item the mean weight of its categories, and 1 to an item without any.
+
+    Args:
+        weights_G: [G] weights of categories.
+        categories_VL: [V, L] category indices, padded with -1.
+
+    Returns:
+        [V], of the dtype of the weights.
+    """
+    padded = torch.cat([weights_G, weights_G.new_zeros(1)])  # index -1 is the last
+    num_labels_V = (categories_VL >= 0).sum(1)
+    means_V = padded[categories_VL].sum(1) / num_labels_V.clamp_min(1)
+    return means_V.where(num_labels_V > 0, 1.0)
+
+
+def log_prior(popularity_V: torch.Tensor) -> torch.Tensor:
+    """Estimate the log of each item's share of events, smoothed so that cold items have one.
+
+    `log((n_v + 1) / (sum n + V))`, Laplace's rule. For logit adjustment (`logit_bias_V = tau *
+    log_prior` in training, or scores lowered by it in ranking) and for the expected counts of
+    in-batch negatives. Not both at once: they correct the same popularity.
+
+    Args:
+        popularity_V: [V] train events of each item, >= 0.
+
+    Returns:
+        [V] float32, finite, < 0 for V > 1; exp sums to 1.
+    """
+    smoothed = popularity_V.double() + 1
+    return (smoothed.log() - smoothed.sum().log()).float()
