@@ -9,6 +9,7 @@ B users, S seen pairs.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,13 +17,16 @@ import torch
 from recdiv_core.data.plan import Examples
 from recdiv_core.schema import NO_QUERY
 
+HIDDEN_ITEM: Final = -1
+"""At the place of an event that is hidden as an input; the session tower meets a zero vector."""
+
 
 @dataclass(frozen=True)
 class Packed:
     """Histories packed into rows of equal width, as tensors.
 
     Attributes:
-        items_RW: int64 item_index; 0 at starts and empty places.
+        items_RW: int64 item_index; 0 at starts and empty places, HIDDEN_ITEM at hidden events.
         position_RW: int64, 0 = start of a history (or empty), then 1, 2, ...
         segment_RW: int64, history that a place belongs to, -1 = empty.
         user_RW: int64, row of `last_place_B` whose history it is; 0 at empty places.
@@ -87,6 +91,8 @@ def pack(examples: Examples, *, max_history: int) -> Packed:
         segment[0] = 0  # one start place, so that a rank without users still has a batch
     place = base[window] + 1 + within
     items[place] = examples.items[event]
+    if examples.is_hidden is not None:
+        items[place[examples.is_hidden[event]]] = HIDDEN_ITEM
     position[place] = within + 1
     segment[place] = window
     user[base] = windows.user

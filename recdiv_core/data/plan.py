@@ -65,6 +65,7 @@ class Examples:
         weights: of each event as a target; empty for evaluation examples.
         targets: held-out items of all users; empty for train examples.
         target_lengths: held-out items of each user; empty for train examples.
+        is_hidden: of each event, whether it is hidden as an input (augment.py); None = none is.
     """
 
     items: np.ndarray
@@ -73,6 +74,7 @@ class Examples:
     weights: np.ndarray
     targets: np.ndarray
     target_lengths: np.ndarray
+    is_hidden: np.ndarray | None = None
 
 
 def list_fragments(prepared: Path, split: str) -> list[Fragment]:

@@ -107,9 +107,10 @@ class Recommender(nn.Module):
     ) -> torch.Tensor:
         """Compute the state at every place of packed histories, [R * W, D].
 
-        `dial_RW`, in [0, 1], is for a conditioned model; None is 0 everywhere.
+        An item of -1 is hidden: its input is a zero vector. `dial_RW`, in [0, 1], is for a
+        conditioned model; None is 0 everywhere.
         """
-        inputs = F.embedding(items_RW, items_VD)
+        inputs = F.embedding(items_RW.clamp_min(0), items_VD) * (items_RW >= 0)[..., None]
         request = None
         if self.queries_QH is not None:
             has_query = (queries_RW >= 0)[..., None]
