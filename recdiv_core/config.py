@@ -145,6 +145,8 @@ class ModelConfig(_Section):
     """Share of items whose id embedding a training step withholds, so text learns to stand in."""
     temperature: float = Field(default=1.0, gt=0.0)
     """Scores are dot products divided by this."""
+    diversity: Unit = 0.0
+    """Dial of a conditioned model: 0 = pure relevance, 1 = `loss.diversity_weight` to the full."""
 
 
 class LossConfig(_Section):
@@ -159,6 +161,8 @@ class LossConfig(_Section):
     """Strength of the logQ correction of the sampled softmax: 0 none, 1 full."""
     diversity_weight: Unit = 0.0
     """The dial w: 0 = pure relevance, 1 = pure diversity."""
+    conditioned: bool = False
+    """One model for all weights from 0 to `diversity_weight`; `model.diversity` picks one later."""
     diversity: dict[Regulariser, Annotated[float, Field(ge=0.0)]] = {
         "ild": 1.0,
         "coverage": 3.0,
@@ -290,6 +294,15 @@ class Config(_Section):
             )
         if self.loss.diversity_weight > 0 and not sum(self.loss.diversity.values()):
             raise ValueError("loss.diversity must name a regulariser with a weight above 0")
+        if self.loss.conditioned and not self.loss.diversity_weight:
+            raise ValueError(
+                "loss.conditioned=true needs loss.diversity_weight > 0: the weight at dial 1"
+            )
+        if self.model.diversity and not self.loss.conditioned:
+            raise ValueError(
+                f"model.diversity={self.model.diversity} needs a model with loss.conditioned=true; "
+                "another has no dial"
+            )
         if self.rerank.num_candidates < self.eval.k:
             raise ValueError(
                 f"rerank.num_candidates={self.rerank.num_candidates} must be at least "

@@ -38,11 +38,13 @@ def tally_split(
     *,
     max_history: int,
     batch_size: int,
+    dial: float,
     rank: int,
     world_size: int,
 ) -> list[Tally]:
     """Tally one rank's share of a split, under each policy; the scores are computed once.
 
+    `dial` is the diversity asked of a conditioned model, for all users.
     With `filter_seen`, held-out items that stand in the history are no targets: they cannot be
     recommended. Users left without a target are counted by the tally and judged no further.
     """
@@ -61,6 +63,7 @@ def tally_split(
                 packed.position_RW,
                 packed.segment_RW,
                 packed.queries_RW,
+                torch.full(packed.items_RW.shape, dial, device=device),
             )
             targets_BT = pad_targets(examples).to(device)
             for index, policy in enumerate(policies):
@@ -147,6 +150,7 @@ def _tally_share(config: Config, checkpoint: Path, split: str, rank: int, world_
         [slate_policy(config)],
         max_history=config.model.max_history,
         batch_size=config.eval.batch_size,
+        dial=config.model.diversity,
         rank=rank,
         world_size=world_size,
     )[0]

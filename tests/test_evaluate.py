@@ -94,6 +94,7 @@ def tally(model, dataset, *policies, rank=0, world_size=1, batch_size=5):
         policies,
         max_history=MAX_HISTORY,
         batch_size=batch_size,
+        dial=0.0,
         rank=rank,
         world_size=world_size,
     )

@@ -1,19 +1,22 @@
+import itertools
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from recdiv_core.data.batches import pack
 from recdiv_core.data.plan import Examples
-from recdiv_core.losses.diversity import REGULARISERS
+from recdiv_core.losses.diversity import REGULARISERS, penalty
 from recdiv_core.losses.relevance import softmax
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
-from recdiv_core.training.step import Objective, _penalty, train_step
+from recdiv_core.training.objective import Objective, Part, soft_slates
+from recdiv_core.training.step import train_step
 
 NUM_ITEMS, MAX_HISTORY = 16, 6
 USERS = [[1, 2, 3], [4, 5], [], [6, 7, 8, 9, 10, 11, 12], [2], [3, 3, 1], [15, 14], [0, 2, 4, 6]]
@@ -52,10 +55,10 @@ def objective(**changes):
     return replace(standard, **changes)
 
 
-def fresh_model(dropout=0.0):
+def fresh_model(dropout=0.0, *, is_conditioned=False):
     with torch.random.fork_rng():
         torch.manual_seed(0)  # noqa: TID251
-        return Recommender(
+        model = Recommender(
             ItemTower(torch.arange(NUM_ITEMS), text_dim=5, dim=8, id_dropout=0.0),
             SessionTower(
                 dim=8, num_layers=1, num_heads=2, max_history=MAX_HISTORY, dropout=dropout
@@ -63,10 +66,14 @@ def fresh_model(dropout=0.0):
             text_VH=torch.randn(NUM_ITEMS, 5),
             queries_QH=None,
             dim=8,
+            is_conditioned=is_conditioned,
         )
+        if model.dial is not None:
+            nn.init.normal_(model.dial.out.weight, std=0.3)
+        return model
 
 
-def part(users):
+def part(users, dials=None):
     flat = np.array([item for user in users for item in user], np.int64)
     examples = Examples(
         items=flat,
@@ -76,7 +83,8 @@ def part(users):
         targets=np.zeros(0, np.int64),
         target_lengths=np.zeros(0, np.int64),
     )
-    return pack(examples, max_history=MAX_HISTORY), None
+    dial_B = None if dials is None else torch.tensor(dials, dtype=torch.float32)
+    return Part(pack(examples, max_history=MAX_HISTORY), None, dial_B)
 
 
 class Training:
@@ -147,7 +155,7 @@ def test_the_figures_of_a_step_do_not_depend_on_parts():
 
 def test_a_step_reports_weighted_nats_positions_and_users():
     model = fresh_model()
-    packed, _ = part(USERS)
+    packed = part(USERS).packed
     states, items = model(packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
     loss = softmax(states[packed.target_place_N], items, packed.targets_N, packed.weights_N)
     sums = Training(model).step(USERS)
@@ -159,7 +167,7 @@ def test_a_step_reports_weighted_nats_positions_and_users():
 
 def test_the_gradient_is_of_the_mean_loss_as_a_share_of_a_uniform_guess():
     model = fresh_model()
-    packed, _ = part(USERS)
+    packed = part(USERS).packed
     states, items = model(packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
     log_p = (states[packed.target_place_N] @ items.T).log_softmax(1)
     nats = -log_p.gather(1, packed.targets_N[:, None])[:, 0]
@@ -209,7 +217,7 @@ def test_at_weight_1_training_lowers_the_penalty(name):
 def test_the_running_places_are_those_of_the_hard_slates_and_fade():
     training = Training(diversity_weight=0.5)
     model = training.model
-    packed, _ = part(USERS)
+    packed = part(USERS).packed
     states, items = model(packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
     scores = (states[packed.last_place_B] @ items.T).detach()
     scores[packed.seen_user_S, packed.seen_item_S] = -torch.inf
@@ -228,11 +236,12 @@ def test_seen_items_hold_no_places():
 
 
 def test_soft_slates_hold_k_unseen_items_or_all_that_are_left():
-    packed, _ = part([[1, 2, 3], list(range(1, NUM_ITEMS)), list(range(NUM_ITEMS))])
+    packed = part([[1, 2, 3], list(range(1, NUM_ITEMS)), list(range(NUM_ITEMS))]).packed
     model = fresh_model()
     states, items = model(packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
     exposure = torch.full((NUM_ITEMS,), 1 / NUM_ITEMS)
-    _, slates = _penalty(states, items, packed, objective(slate_candidates=NUM_ITEMS), exposure)
+    wanted = objective(slate_candidates=NUM_ITEMS)
+    slates = soft_slates(states, items, packed, None, wanted, exposure)
     by_item = torch.zeros(3, NUM_ITEMS).scatter(1, slates.candidates_BM, slates.membership_BM)
     assert by_item.sum(1).tolist() == pytest.approx([3, 1, 0], abs=1e-4)
     assert by_item[packed.seen_user_S, packed.seen_item_S].max() == 0
@@ -296,3 +305,68 @@ def test_a_gradient_that_overflows_is_skipped_and_halves_the_scale():
     training.step(USERS)
     assert_equal_weights(training.weights(), before, atol=0)
     assert training.scaler.get_scale() == scale / 2
+
+
+DIALS = [0.0, 0.5, 1.0, 0.1, 0.0, 0.25, 1.0, 0.0]
+
+
+def conditioned_step(*split, diversity_weight=0.5, lr=0.05):
+    """Step a conditioned model on users and dials in parts; return it with its sums."""
+    training = Training(fresh_model(is_conditioned=True), diversity_weight=diversity_weight, lr=lr)
+    sums = train_step(
+        training.model,
+        [part(users, dials) for users, dials in split],
+        training.objective,
+        training.optimizer,
+        training.scaler,
+        precision=torch.float32,
+        clip_norm=1e9,
+        places_V=training.places_V,
+        negatives_S=None,
+    )
+    return training, sums
+
+
+@pytest.mark.parametrize("cuts", [(4,), (1,), (2, 4, 6), (0, 5)])
+def test_a_conditioned_batch_in_parts_moves_the_weights_as_the_whole_batch_does(cuts):
+    whole, sums = conditioned_step((USERS, DIALS))
+    bounds = [0, *cuts, len(USERS)]
+    pieces = [(USERS[low:high], DIALS[low:high]) for low, high in itertools.pairwise(bounds)]
+    parts, others = conditioned_step(*pieces)
+    assert_equal_weights(parts.weights(), whole.weights())
+    torch.testing.assert_close(parts.places_V, whole.places_V)
+    assert vars(others) == pytest.approx(vars(sums), rel=1e-5)
+
+
+def test_the_loss_of_each_user_is_that_of_its_own_weight():
+    training, sums = conditioned_step((USERS, DIALS), lr=0.0)
+    model, packed = training.model, part(USERS).packed
+    dial_B = torch.tensor(DIALS)
+    fields = (packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
+    states, items = model(*fields, dial_RW=dial_B[packed.user_RW])
+    users_N = packed.user_RW.flatten()[packed.target_place_N]
+    log_p = (states[packed.target_place_N] @ items.T).log_softmax(1)
+    nats = -log_p.gather(1, packed.targets_N[:, None])[:, 0]
+    w_B = 0.5 * dial_B
+    relevance = ((1 - w_B[users_N]) * packed.weights_N * nats).sum() / packed.weights_N.sum()
+    exposure = torch.full((NUM_ITEMS,), 1 / NUM_ITEMS)
+    slates = soft_slates(states, items, packed, None, training.objective, exposure)
+    spread = (w_B * penalty(slates, ALL)).mean()
+    expected = relevance / math.log(NUM_ITEMS) + spread
+    assert sums.loss / sums.num_users == pytest.approx(expected.item(), rel=1e-5)
+    assert sums.num_penalised == sum(dial > 0 for dial in DIALS)
+
+
+def test_users_at_dial_0_hold_no_places():
+    training, sums = conditioned_step((USERS, [0.0] * len(USERS)))
+    assert training.places_V.sum() == 0
+    assert (sums.penalty, sums.num_penalised) == (0, 0)
+
+
+def test_a_conditioned_batch_at_dial_0_learns_what_a_plain_model_learns():
+    plain = trained(USERS, num_steps=1)
+    training, _ = conditioned_step((USERS, [0.0] * len(USERS)))
+    weights = training.weights()
+    for name, value in plain.items():
+        if name != "places_V":
+            torch.testing.assert_close(weights[name], value)

@@ -120,6 +120,7 @@ def build_model(config: Config, dataset: Dataset) -> Recommender:
         queries_QH=dataset.queries_QH,
         dim=config.model.dim,
         encoder=encoder,
+        is_conditioned=config.loss.conditioned,
     )
 
 

@@ -105,13 +105,21 @@ def check_data(checkpoint: Path, manifest: Manifest) -> None:
         )
 
 
-def load_weights(checkpoint: Path, model: nn.Module) -> None:
+def load_weights(checkpoint: Path, model: nn.Module, *, may_lack: str = "") -> None:
     """Load a checkpoint's weights into a model of the same shape.
+
+    Args:
+        checkpoint: directory.
+        model: gets the weights.
+        may_lack: prefix of parameters that keep their values where the checkpoint has none.
 
     Raises:
         ValueError: missing or damaged file, or weights of another shape.
     """
     weights = _read_tensors(checkpoint / "model.pt")
+    if may_lack:
+        own = model.state_dict()
+        weights = {name: own[name] for name in own if name.startswith(may_lack)} | weights
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

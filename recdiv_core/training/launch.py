@@ -288,6 +288,11 @@ def _check_shape(config: Config, start: Config) -> None:
                 f"train.init_from={config.train.init_from} was trained with {key}={then[key]!r}, "
                 f"this run has {key}={now[key]!r}: the weights do not fit"
             )
+    if start.loss.conditioned and not config.loss.conditioned:
+        raise ValueError(
+            f"train.init_from={config.train.init_from} was trained with loss.conditioned=true, "
+            "this run has false: its dial would be lost"
+        )
 
 
 def _warn_no_effect(config: Config) -> None:

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import nn
 
 from recdiv_core.config import Config, from_tree
-from recdiv_core.data.batches import Packed, pack
+from recdiv_core.data.batches import pack
 from recdiv_core.data.plan import Examples, list_fragments, num_steps, stream_train
 from recdiv_core.evaluate import tally_split
 from recdiv_core.losses.aggregate import exposure_share
@@ -49,7 +49,8 @@ from recdiv_core.training.checkpoint import (
     read_progress,
     save_checkpoint,
 )
-from recdiv_core.training.step import Objective, StepSums, train_step
+from recdiv_core.training.objective import Objective, Part
+from recdiv_core.training.step import StepSums, train_step
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torc
 REFRESH_ROWS: Final = 64
 LOG_EVERY_S: Final = 10.0
 NEGATIVES_KEY: Final = 1
+DIALS_KEY: Final = 2
+DIAL_RANGE: Final = 16.0
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -90,7 +93,7 @@ class _Trainer:
         torch.manual_seed(config.seed)  # noqa: TID251
         self.model = build_model(config, self.dataset)
         if config.train.init_from:
-            load_weights(Path(config.train.init_from), self.model)
+            load_weights(Path(config.train.init_from), self.model, may_lack="dial.")
         self.progress = Progress()
         self.best_weights = _copy_weights(self.model)
         self.places_V = torch.zeros(len(self.dataset.catalogue), device=self.device)
@@ -124,8 +127,9 @@ class _Trainer:
             self.scaler.load_state_dict(training["scaler"])
         self.objective = _objective(config, self.dataset)
         self.tokens = tokens_of(self.dataset) if self.model.encoder is not None else None
-        rows = sum(f.num_rows for f in list_fragments(self.dataset.prepared, "train"))
-        self.steps_an_epoch = num_steps(rows, config.train.batch_size)
+        fragments = list_fragments(self.dataset.prepared, "train")
+        self.num_train_rows = sum(fragment.num_rows for fragment in fragments)
+        self.steps_an_epoch = num_steps(self.num_train_rows, config.train.batch_size)
 
     def train(self) -> None:
         """Run epochs until the last one or until patience ends."""
@@ -150,7 +154,7 @@ class _Trainer:
             train_s = time.monotonic() - started
             self._refresh_text()
             values = self._evaluate("val")
-            figures = _epoch_figures(sums, train_s, self.objective)
+            figures = _epoch_figures(sums, train_s)
             self._end_epoch(epoch, values, figures, started=started)
 
     def _train_epoch(self, stream: Any, epoch: int) -> list[StepSums]:
@@ -159,7 +163,7 @@ class _Trainer:
         last_log = time.monotonic()
         while self.progress.step < epoch * self.steps_an_epoch:
             step = self.progress.step
-            parts = [self._load(examples) for examples in next(stream)]
+            parts = self._load_step(next(stream), step)
             self._set_rates(step)
             # dropout differs between ranks and steps, and is the same when a step is done again
             seed = np.random.SeedSequence(self.config.seed, spawn_key=(step, self.rank))
@@ -187,10 +191,27 @@ class _Trainer:
                 self._report({})
         return sums
 
-    def _load(self, examples: Examples) -> tuple[Packed, FreshText | None]:
+    def _load_step(self, step_examples: list[Examples], step: int) -> list[Part]:
+        """Make a step's parts; what is drawn for a user does not depend on ranks and parts."""
+        start = step % self.steps_an_epoch * self.config.train.batch_size
+        size = min(self.config.train.batch_size, self.num_train_rows - start)
+        shares = self.world_size * len(step_examples)
+        dial_of_step = None
+        if self.config.loss.conditioned:
+            dial_of_step = draw_dials(self._draws(step, DIALS_KEY), size).to(self.device)
+        parts: list[Part] = []
+        for index, examples in enumerate(step_examples):
+            first = size * (self.rank * len(step_examples) + index) // shares
+            dial_B = None
+            if dial_of_step is not None:
+                dial_B = dial_of_step[first : first + len(examples.lengths)]
+            parts.append(self._load(examples, dial_B))
+        return parts
+
+    def _load(self, examples: Examples, dial_B: torch.Tensor | None) -> Part:
         packed = pack(examples, max_history=self.config.model.max_history).to(self.device)
         if self.tokens is None:
-            return packed, None
+            return Part(packed, None, dial_B)
         items = np.unique(examples.items) if examples.items.size else np.zeros(1, np.int64)
         input_ids, mask = pad_tokens([self.tokens[int(item)] for item in items])
         fresh = FreshText(
@@ -198,7 +219,7 @@ class _Trainer:
             input_ids.to(self.device),
             mask.to(self.device),
         )
-        return packed, fresh
+        return Part(packed, fresh, dial_B)
 
     def _set_rates(self, step: int) -> None:
         train = self.config.train
@@ -214,14 +235,15 @@ class _Trainer:
     def _negatives(self, step: int) -> torch.Tensor | None:
         if self.objective.relevance == "softmax":
             return None
-        key = (
-            step,
-            NEGATIVES_KEY,
-            0,
-        )  # three numbers: no rank's dropout and no epoch's order has them
-        rng = np.random.default_rng(np.random.SeedSequence(self.config.seed, spawn_key=key))
+        rng = self._draws(step, NEGATIVES_KEY)
         drawn = rng.integers(len(self.dataset.catalogue), size=self.objective.num_negatives)
         return torch.from_numpy(drawn).to(self.device)
+
+    def _draws(self, step: int, key: int) -> np.random.Generator:
+        """Return a step's generator for one purpose, the same on all ranks."""
+        # three numbers: no rank's dropout and no epoch's order has them
+        seeds = np.random.SeedSequence(self.config.seed, spawn_key=(step, key, 0))
+        return np.random.default_rng(seeds)
 
     def _refresh_text(self) -> None:
         """Encode the whole catalogue with the weights of now, each rank its share."""
@@ -252,6 +274,7 @@ class _Trainer:
             [slate_policy(self.config)],
             max_history=self.config.model.max_history,
             batch_size=self.config.eval.batch_size,
+            dial=self.config.model.diversity,
             rank=self.rank,
             world_size=self.world_size,
         )
@@ -385,18 +408,25 @@ def _objective(config: Config, dataset: Dataset) -> Objective:
     )
 
 
-def _epoch_figures(sums: list[StepSums], train_s: float, objective: Objective) -> dict[str, float]:
+def draw_dials(rng: np.random.Generator, num_users: int) -> torch.Tensor:
+    """Draw the dials that a conditioned model is trained at: [num_users] in [0, 1].
+
+    Half are 0, so that accuracy stays; the others are even on a logarithmic scale down to
+    1 / DIAL_RANGE: the useful weights lie there.
+    """
+    is_on = rng.random(num_users) < 0.5
+    dials = DIAL_RANGE ** -rng.random(num_users)
+    return torch.from_numpy(np.where(is_on, dials, 0.0).astype(np.float32))
+
+
+def _epoch_figures(sums: list[StepSums], train_s: float) -> dict[str, float]:
     """Divide an epoch's sums: mean losses a position and a user, gradient norm, time."""
-    weight = max(1e-12, sum(s.weight for s in sums))
     num_users = max(1.0, sum(s.num_users for s in sums))
-    relevance = sum(s.relevance for s in sums) / weight
-    penalty = sum(s.penalty for s in sums) / num_users
-    w = objective.diversity_weight
-    scale = math.log(max(2, objective.traits.num_items))
     return {
-        "train/loss": (1 - w) * relevance / scale + w * penalty,
-        "train/relevance": relevance,
-        "train/penalty": penalty,
+        "train/loss": sum(s.loss for s in sums) / num_users,
+        "train/relevance": sum(s.relevance for s in sums) / max(1e-12, sum(s.weight for s in sums)),
+        "train/penalty": sum(s.penalty for s in sums)
+        / max(1.0, sum(s.num_penalised for s in sums)),
         "train/grad_norm": float(np.mean([s.grad_norm for s in sums])) if sums else 0.0,
         "train/epoch_s": train_s,
         "train/users_per_s": num_users / max(train_s, 1e-9),
