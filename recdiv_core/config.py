@@ -23,7 +23,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 RelevanceLoss = Literal["auto", "softmax", "sampled_softmax"]
-Regulariser = Literal["ild", "category_entropy", "exposure", "coverage"]
+Regulariser = Literal[
+    "ild",
+    "category_entropy",
+    "exposure",
+    "coverage",
+    "category_coverage",
+    "dpp",
+    "uniformity",
+    "calibration",
+    "user_adaptive",
+    "mutual_information",
+    "popularity_power",
+    "brand_entropy",
+    "colour_entropy",
+    "price_entropy",
+]
 RerankMethod = Literal["none", "mmr"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Event = Literal["impression", "click", "cart", "purchase"]

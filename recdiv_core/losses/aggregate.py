@@ -24,6 +24,9 @@ SHOWN_ENOUGH: Final = 3.0
 """Slates, of all users' together, in which an item counts as covered: an item in one or two of
 today's may be in none of tomorrow's."""
 
+POPULARITY_POWER: Final = 0.5
+"""gamma of the target pi^gamma: 0 = every item alike, 1 = as popular as in the train events."""
+
 
 def exposure_share(places_V: torch.Tensor) -> torch.Tensor:
     """Share of all places that each item holds: [V], sums to 1; equal where there are none yet."""
@@ -60,6 +63,48 @@ def coverage(slates: SoftSlates) -> torch.Tensor:
     return _mean_cost(
         slates, -torch.expm1(-slates.exposure_V * slates.traits.num_places / SHOWN_ENOUGH)
     )
+
+
+def popularity_power(slates: SoftSlates) -> torch.Tensor:
+    """Penalise places given to items that hold more than their due by popularity.
+
+    The gradient of `KL(p || pi^gamma / Z)` by this batch's slates: an item costs `log(p_i / t_i)`
+    with the running exposure p, the shares pi of the train events and the target t = pi^gamma / Z.
+    gamma = POPULARITY_POWER lies between an equal share for all (0, which is `exposure`) and the
+    popularity that there is (1). Popularity below EXPOSURE_FLOOR of an equal part, and exposure
+    below that part of the target, count as that. Mapped to [0, 1]: 0 = places held by items far
+    below their target, 1 = all by one item of least target.
+    """
+    return _mean_cost(slates, _excess_cost(slates, POPULARITY_POWER))
+
+
+def mutual_information(slates: SoftSlates) -> torch.Tensor:
+    """Penalise users who are shown what everybody is shown: 1 - KL(p_b || p) / log V, clipped.
+
+    p_b = q_b / k and p the running exposure. The mean of KL(p_b || p) over users is the mutual
+    information of user and item, H(p) - mean_b H(p_b): high where users differ from one another
+    (against homogenisation) and each slate is decisive. Holding p constant loses nothing: its own
+    part of the gradient is the same for all items. After RIM, Krause, Perona & Gomes, 2010. 1 =
+    every slate is the same as the mean of all.
+    """
+    q = slates.membership_BM
+    num_items = slates.traits.num_items
+    own = q / q.sum(1, keepdim=True).clamp_min(EMPTY_SLATE)
+    floor = EXPOSURE_FLOOR / num_items
+    common = slates.exposure_V.detach().clamp_min(floor)[slates.candidates_BM]
+    divergence = own * (own.clamp_min(torch.finfo(own.dtype).tiny).log() - common.log())
+    return (1 - divergence.sum(1) / math.log(max(num_items, 2))).clamp(0.0, 1.0)
+
+
+def _excess_cost(slates: SoftSlates, power: float) -> torch.Tensor:
+    """Map log(exposure / target) of each item to [0, 1]: [V]."""
+    floor = EXPOSURE_FLOOR
+    target_V = exposure_share(
+        slates.traits.popularity_V.clamp_min(floor / slates.traits.num_items).pow(power)
+    )
+    excess = (slates.exposure_V / target_V).clamp_min(floor).log()
+    most = -target_V.min().log().clamp_max(-math.log(2))
+    return (excess - math.log(floor)) / (most - math.log(floor))
 
 
 def _mean_cost(slates: SoftSlates, cost_V: torch.Tensor) -> torch.Tensor:
