@@ -204,7 +204,8 @@ class RerankConfig(_Section):
 class TrainConfig(_Section):
     """The optimisation."""
 
-    epochs: int = Field(default=20, ge=1)
+    epochs: int = Field(default=20, ge=0)
+    """0 judges the weights of `init_from` as they are."""
     batch_size: int = Field(default=256, ge=1)
     """Users a step, over all workers and accumulation parts together."""
     accumulation: int = Field(default=1, ge=1)

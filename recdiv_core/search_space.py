@@ -30,9 +30,9 @@ class SearchSpace:
         objectives: the axes of the front; the first one is accuracy.
         num_samples: how often the space is sampled (a grid is walked this many times).
         fixed: settings common to all trials; above a preset, below the command line.
-        warm_start: overrides of one base run trained first, from which every trial starts
-            (`train.init_from`), and one more at w = 0, the baseline; None = every trial trains
-            from nothing.
+        warm_start: overrides of one base run trained first, at w = 0 unless they say otherwise,
+            from which every trial starts (`train.init_from`), and one more at w = 0, the baseline
+            (where trials have epochs at all); None = every trial trains from nothing.
         grace_epochs: epochs that no trial is stopped before.
     """
 

@@ -58,6 +58,13 @@ DRIVER_CPUS: Final = 0.01
 
 REDUCTION: Final = 3
 
+NO_DIVERSITY: Final = {
+    "loss.diversity_weight": 0.0,
+    "loss.conditioned": False,
+    "model.diversity": 0.0,
+    "rerank.diversity": 0.0,
+}
+
 
 def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
     """Run the space and draw its report.
@@ -91,8 +98,9 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
         if space.warm_start is not None:
             base = _train_base(config, space, handle, manifest)
             config = override(config, {"train.init_from": base})
-            # the baseline of the front: what the same further epochs do without diversity
-            _train_plain(config, "plain", handle, manifest)
+            if config.train.epochs:
+                # the baseline of the front: what the same further epochs do without diversity
+                _train_once(override(config, NO_DIVERSITY), "plain", handle, manifest)
         _run_trials(config, space, handle, manifest)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -174,32 +182,30 @@ def _open_trial(config: Config, manifest: Manifest, parent: RunHandle) -> RunHan
 
 def _train_base(config: Config, space: SearchSpace, parent: RunHandle, manifest: Manifest) -> str:
     """Train the model that every trial starts from; return its checkpoint."""
-    base = override(config, space.warm_start or {})
+    base = override(config, {**NO_DIVERSITY, **(space.warm_start or {})})
     logger.info("training the base model, %d epochs", base.train.epochs)
-    return _train_plain(base, "base", parent, manifest)
+    return _train_once(base, "base", parent, manifest)
 
 
-def _train_plain(config: Config, name: str, parent: RunHandle, manifest: Manifest) -> str:
-    """Train one run at w = 0 outside the search, once a sweep; return its checkpoint."""
-    plain = override(
+def _train_once(config: Config, name: str, parent: RunHandle, manifest: Manifest) -> str:
+    """Train one run outside the search, once a sweep; return its checkpoint."""
+    config = override(
         config,
         {
-            "loss.diversity_weight": 0.0,
-            "rerank.diversity": 0.0,
             "run.name": name,
             "run.storage": f"{config.run.storage}/{config.run.name}",
             "tracking.parent_run_id": parent.run_id,
         },
     )
-    finished = existing_result(plain)
+    finished = existing_result(config)
     if finished is not None:
         return finished["checkpoint"]
-    handle = _open_trial(plain, manifest, parent)
-    write_run_file(plain, "config.yaml", to_yaml(plain))
-    outcome = launch(plain, callbacks=[TrackingCallback(handle)])
+    handle = _open_trial(config, manifest, parent)
+    write_run_file(config, "config.yaml", to_yaml(config))
+    outcome = launch(config, callbacks=[TrackingCallback(handle)])
     finish_run(handle, "FINISHED")
     result = {"checkpoint": outcome.checkpoint, "metrics": outcome.metrics}
-    write_run_file(plain, "result.json", json.dumps(result))
+    write_run_file(config, "result.json", json.dumps(result))
     return outcome.checkpoint
 
 

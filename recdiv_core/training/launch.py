@@ -198,8 +198,11 @@ def run(config: Config) -> dict[str, Any]:
         `{"run", "checkpoint", "mlflow_run_id", "metrics"}`.
 
     Raises:
-        ValueError: see `check_config`; or the name exists with other settings.
+        ValueError: see `check_config`; no epochs and no weights; or the name exists with other
+            settings.
     """
+    if not config.train.epochs and not config.train.init_from:
+        raise ValueError("train.epochs=0 needs train.init_from: there is nothing else to judge")
     config, manifest = check_config(config)
     finished = existing_result(config)
     if finished is not None:

@@ -132,8 +132,10 @@ class _Trainer:
         self.steps_an_epoch = num_steps(self.num_train_rows, config.train.batch_size)
 
     def train(self) -> None:
-        """Run epochs until the last one or until patience ends."""
+        """Run epochs until the last one or until patience ends; with none, judge what is there."""
         train = self.config.train
+        if not train.epochs and not self.progress.is_finished:
+            self._end_epoch(0, self._evaluate("val"), {})
         first_epoch = self.progress.step // self.steps_an_epoch
         stream = stream_train(
             self.dataset.prepared,
@@ -155,7 +157,9 @@ class _Trainer:
             self._refresh_text()
             values = self._evaluate("val")
             figures = _epoch_figures(sums, train_s)
-            self._end_epoch(epoch, values, figures, started=started)
+            if self.rank == 0:
+                self._log_epoch(epoch, values, figures, time.monotonic() - started)
+            self._end_epoch(epoch, values, figures)
 
     def _train_epoch(self, stream: Any, epoch: int) -> list[StepSums]:
         sums: list[StepSums] = []
@@ -285,17 +289,12 @@ class _Trainer:
         return values
 
     def _end_epoch(
-        self,
-        epoch: int,
-        values: Mapping[str, float],
-        figures: Mapping[str, float],
-        *,
-        started: float,
+        self, epoch: int, values: Mapping[str, float], figures: Mapping[str, float]
     ) -> None:
         name = self.config.eval.objective
         is_better = (
             self.config.train.select == "last"
-            or not self.progress.best_epoch
+            or not self.progress.best_metrics
             or values[name] > self.progress.best_metrics[name]
         )
         if is_better:
@@ -307,23 +306,27 @@ class _Trainer:
             waited = self.progress.epochs_without_better + 1
             self.progress = replace(self.progress, epochs_without_better=waited)
         metrics = {**figures, **{f"val/{key}": value for key, value in values.items()}}
-        if self.rank == 0:
-            logger.info(
-                "%s: epoch %d of %d: loss %.4f, val/%s %.4f, val/coverage_at_%d %.4f, "
-                "%.0f users/s, at most %.0f s left",
-                self.config.run.name,
-                epoch,
-                self.config.train.epochs,
-                figures["train/loss"],
-                name,
-                values[name],
-                self.config.eval.k,
-                values[f"coverage_at_{self.config.eval.k}"],
-                figures["train/users_per_s"],
-                (time.monotonic() - started) * (self.config.train.epochs - epoch),
-            )
         self.progress = replace(self.progress, metrics={"epoch": epoch, **metrics})
         self._report(self.progress.metrics)
+
+    def _log_epoch(
+        self, epoch: int, values: Mapping[str, float], figures: Mapping[str, float], took_s: float
+    ) -> None:
+        name, epochs, k = self.config.eval.objective, self.config.train.epochs, self.config.eval.k
+        logger.info(
+            "%s: epoch %d of %d: loss %.4f, val/%s %.4f, val/coverage_at_%d %.4f, "
+            "%.0f users/s, at most %.0f s left",
+            self.config.run.name,
+            epoch,
+            epochs,
+            figures["train/loss"],
+            name,
+            values[name],
+            k,
+            values[f"coverage_at_{k}"],
+            figures["train/users_per_s"],
+            took_s * (epochs - epoch),
+        )
 
     def finish(self) -> None:
         """Evaluate the selected epoch (`train.select`) on test; leave it as the last checkpoint."""

@@ -1,0 +1,28 @@
+"""The whole front from one training: a conditioned model, judged at a grid of its dial.
+
+The base model is trained once, at all weights up to the one below; a trial trains nothing, it only
+sets `model.diversity`. Compare with `tradeoff`, which trains a model for each of its points.
+"""
+
+from ray import tune
+
+from recdiv_core.search_space import Objective, SearchSpace
+
+MODEL = {
+    "loss.conditioned": True,
+    "loss.diversity_weight": 0.3,
+    "loss.diversity": {"ild": 1.0, "coverage": 4.0},
+}
+
+SPACE = SearchSpace(
+    description="the dial of one conditioned model",
+    parameters={"model.diversity": tune.grid_search([0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0])},
+    objectives=(
+        Objective("val/ndcg_at_10", "max", reference=0.0),
+        Objective("val/coverage_at_10", "max", reference=0.0),
+        Objective("val/ild_at_10", "max", reference=0.0),
+        Objective("val/diversity_index_at_10", "max", reference=0.0),
+    ),
+    fixed={**MODEL, "train.epochs": 0, "train.select": "last"},
+    warm_start={**MODEL, "train.epochs": 20, "train.learning_rate": 2e-3},
+)
