@@ -1,11 +1,15 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recdiv_core.losses.relevance import sampled_softmax, softmax
+from recdiv_core.losses.relevance import RELEVANCE, bpr, gbce, sampled_softmax, softmax
+
+EVERY_LOSS = pytest.mark.parametrize("name", RELEVANCE)
+SAMPLED_LOSSES = pytest.mark.parametrize("loss_of", [sampled_softmax, gbce, bpr])
 
 
 def positions(seed, *, num=7, num_items=11, dim=4, dtype=torch.float64):
@@ -16,6 +20,17 @@ def positions(seed, *, num=7, num_items=11, dim=4, dtype=torch.float64):
     targets = torch.randint(num_items, (num,), generator=rng)
     weights = torch.rand(num, generator=rng, dtype=dtype) * (torch.arange(num) % 3 > 0)
     return hidden, items, targets, weights
+
+
+def relevance_of(name, batch, **options):
+    """Return any loss of the family; negatives 0, 2, 2, 5, 9 for those that take some."""
+    negatives = () if name == "softmax" else (torch.tensor([0, 2, 2, 5, 9]),)
+    return RELEVANCE[name](*batch, *negatives, **options)
+
+
+def masks(seed, num, num_negatives):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.rand(num, num_negatives, generator=rng) < 0.3
 
 
 class LargestTensor(TorchDispatchMode):
@@ -33,6 +48,55 @@ class LargestTensor(TorchDispatchMode):
 def plain_softmax(hidden, items, targets, weights, temperature):
     losses = F.cross_entropy(hidden @ items.T / temperature, targets, reduction="none")
     return (losses * weights).sum()
+
+
+def plain_focal(hidden, items, targets, weights, temperature, bias, gamma):
+    logits = hidden @ items.T / temperature + bias
+    probabilities = logits.softmax(1).gather(1, targets[:, None])[:, 0]
+    return (-weights * (1 - probabilities) ** gamma * probabilities.log()).sum()
+
+
+def log_sigmoid(score):
+    return -math.log1p(math.exp(-score))
+
+
+def sampled_by_hand(
+    loss_of,
+    batch,
+    negatives,
+    is_masked,
+    temperature,
+    *,
+    alpha=1.0,
+    counts=None,
+    expected=None,
+    calibration=0.75,
+):
+    """Loop over positions and negatives; formulas as their papers print them."""
+    hidden, items, targets, weights = (values.detach().numpy() for values in batch)
+    total = 0.0
+    for n in range(len(targets)):
+        positive = float(hidden[n] @ items[targets[n]]) / temperature
+        kept = [
+            (float(hidden[n] @ items[item]) / temperature, j)
+            for j, item in enumerate(negatives.tolist())
+            if item != targets[n] and not is_masked[n, j]
+        ]
+        m = len(kept)
+        if loss_of is sampled_softmax:
+            norm = math.exp(positive)
+            for score, j in kept:
+                norm += counts[j] * math.exp(score) / expected[j] ** alpha
+            loss = math.log(norm) - positive
+        elif loss_of is gbce:
+            rate = m / (len(items) - 1)
+            beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+            pushed = sum(log_sigmoid(-score) for score, _ in kept)
+            loss = -(math.log((1 / (1 + math.exp(-positive))) ** beta) + pushed) / (m + 1)
+        else:
+            loss = -sum(log_sigmoid(positive - score) for score, _ in kept) / m
+        total += weights[n] * loss
+    return total
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 100, None])
@@ -61,15 +125,6 @@ def test_softmax_passes_gradcheck():
     assert torch.autograd.gradcheck(
         lambda h, e: softmax(h, e, targets, weights, temperature=0.7, chunk=2), (hidden, items)
     )
-
-
-def test_softmax_of_no_positions_is_0_with_gradients_of_0():
-    hidden, items, targets, weights = positions(4, num=0)
-    loss = softmax(hidden, items, targets, weights)
-    loss.backward()
-    assert loss == 0
-    assert hidden.grad.shape == (0, 4)
-    assert not items.grad.any()
 
 
 def test_softmax_is_finite_for_scores_in_the_thousands():
@@ -162,14 +217,6 @@ def test_sampled_softmax_passes_gradcheck():
     )
 
 
-def test_sampled_softmax_of_no_positions_is_0_with_gradients_of_0():
-    hidden, items, targets, weights = positions(14, num=0)
-    loss = sampled_softmax(hidden, items, targets, weights, torch.tensor([1, 2]))
-    loss.backward()
-    assert loss == 0
-    assert not items.grad.any()
-
-
 @pytest.mark.parametrize(
     ("hidden", "items", "targets", "weights"),
     [
@@ -190,3 +237,460 @@ def test_shapes_that_do_not_fit_are_named(hidden, items, targets, weights):
         softmax(*batch)
     with pytest.raises(ValueError, match="must be"):
         sampled_softmax(*batch, torch.tensor([0]))
+
+
+# softmax: focal loss and logit adjustment
+
+
+@pytest.mark.parametrize("chunk", [1, 3, None])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 3.5])
+def test_focal_and_bias_are_the_plain_formula_with_its_gradients(chunk, gamma):
+    hidden, items, targets, weights = positions(20)
+    bias = torch.linspace(-3, 2, 11, dtype=torch.float64)
+    loss = softmax(
+        hidden,
+        items,
+        targets,
+        weights,
+        temperature=0.5,
+        logit_bias_V=bias,
+        focal_gamma=gamma,
+        chunk=chunk,
+    )
+    expected = plain_focal(hidden, items, targets, weights, 0.5, bias, gamma)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, (hidden, items)),
+        torch.autograd.grad(expected, (hidden, items)),
+        rtol=1e-10,
+        atol=1e-13,
+    )
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 2.0])
+def test_focal_and_bias_pass_gradcheck(has_bias, gamma):
+    hidden, items, targets, weights = positions(21, num=4, num_items=6, dim=3)
+    bias = torch.linspace(-3, 2, 6, dtype=torch.float64) if has_bias else None
+    assert torch.autograd.gradcheck(
+        lambda h, e: softmax(h, e, targets, weights, logit_bias_V=bias, focal_gamma=gamma, chunk=3),
+        (hidden, items),
+    )
+
+
+@pytest.mark.parametrize("gamma", [0.25, 1.0, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_focal_is_safe_where_the_target_is_certain(gamma, dtype):
+    hidden = torch.tensor([[1000.0], [20.0], [0.0]], dtype=dtype, requires_grad=True)
+    items = torch.tensor([[1.0], [-1.0]], dtype=dtype, requires_grad=True)
+    loss = softmax(hidden, items, torch.zeros(3).long(), torch.ones(3), focal_gamma=gamma)
+    (gradient,) = torch.autograd.grad(loss, hidden)
+    torch.testing.assert_close(loss.item(), 0.5**gamma * math.log(2), rtol=1e-5, atol=0)
+    assert gradient[0] == 0
+    assert gradient[1].abs() < 1e-4
+    assert gradient[2] < -0.1
+
+
+@pytest.mark.parametrize("gamma", [0.25, 1.0, 2.0])
+def test_focal_is_the_cross_entropy_where_the_target_is_impossible(gamma):
+    hidden = torch.tensor([[1000.0]], requires_grad=True)
+    items = torch.tensor([[-1.0], [1.0]], requires_grad=True)
+    loss = softmax(hidden, items, torch.tensor([0]), torch.ones(1), focal_gamma=gamma)
+    assert loss == 2000
+    assert torch.autograd.grad(loss, hidden)[0] == 2
+
+
+def test_a_larger_gamma_makes_less_of_positions_that_are_predicted_well():
+    scores = torch.tensor([[4.0, 0.0], [-4.0, 0.0]])
+    losses = [
+        [
+            softmax(row[None], torch.eye(2), torch.tensor([0]), torch.ones(1), focal_gamma=g).item()
+            for g in (0.0, 2.0)
+        ]
+        for row in scores
+    ]
+    well, badly = losses
+    assert well[1] < 1e-3 * well[0]
+    assert badly[1] > 0.9 * badly[0]
+
+
+def test_items_as_frequent_as_the_prior_want_no_scores_of_their_own():
+    targets = torch.tensor([0, 0, 0, 0, 1, 1, 2])
+    prior = torch.tensor([4 / 7, 2 / 7, 1 / 7], dtype=torch.float64)
+    items = torch.zeros(3, 1, dtype=torch.float64, requires_grad=True)
+    hidden = torch.ones(7, 1, dtype=torch.float64)
+    loss = softmax(hidden, items, targets, torch.ones(7), logit_bias_V=prior.log())
+    (gradient,) = torch.autograd.grad(loss, items)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
+
+
+def test_no_gradient_reaches_the_bias():
+    batch = positions(22)
+    bias = torch.zeros(11, dtype=torch.float64, requires_grad=True)
+    loss = softmax(*batch, logit_bias_V=bias)
+    assert torch.autograd.grad(loss, bias, allow_unused=True) == (None,)
+
+
+def test_softmax_of_half_items_sums_chunks_in_float32():
+    hidden, items, targets, weights = positions(24, num=512, dim=2, dtype=torch.bfloat16)
+    exact = softmax(hidden.double(), items.double(), targets, weights.double())
+    wanted = torch.autograd.grad(exact, items)[0].double()
+    got = torch.autograd.grad(softmax(hidden, items, targets, weights, chunk=1), items)[0].double()
+    assert (got - wanted).norm() < 0.005 * wanted.norm()
+
+
+# negatives: sampled softmax, gBCE, BPR
+
+
+@SAMPLED_LOSSES
+@pytest.mark.parametrize("chunk", [1, 3, None])
+def test_a_loss_of_negatives_is_the_loop_over_pairs(loss_of, chunk):
+    batch = positions(30)
+    negatives, is_masked = torch.tensor([7, 1, 1, 10, 3, 4]), masks(30, 7, 6)
+    counts, expected = [1, 2, 1, 4, 1, 1], [0.5, 1.0, 3.0, 2.5, 0.1, 1.7]
+    extra = {}
+    if loss_of is sampled_softmax:
+        extra = {
+            "logq_alpha": 0.7,
+            "log_count_S": torch.tensor(counts).double().log(),
+            "log_expected_S": torch.tensor(expected, dtype=torch.float64).log(),
+        }
+    loss = loss_of(*batch, negatives, temperature=0.5, is_masked_NS=is_masked, chunk=chunk, **extra)
+    wanted = sampled_by_hand(
+        loss_of, batch, negatives, is_masked, 0.5, alpha=0.7, counts=counts, expected=expected
+    )
+    np.testing.assert_allclose(loss.item(), wanted, rtol=1e-12)
+
+
+@SAMPLED_LOSSES
+@pytest.mark.parametrize("chunk", [2, None])
+def test_a_loss_of_negatives_passes_gradcheck(loss_of, chunk):
+    hidden, items, targets, weights = positions(31, num=3, num_items=6, dim=2)
+    negatives, is_masked = torch.tensor([1, 1, 4, 5]), masks(31, 3, 4)
+    assert torch.autograd.gradcheck(
+        lambda h, e: loss_of(
+            h, e, targets, weights, negatives, is_masked_NS=is_masked, chunk=chunk
+        ),
+        (hidden, items),
+    )
+
+
+@SAMPLED_LOSSES
+def test_chunks_of_positions_change_no_gradient(loss_of):
+    batch, negatives, is_masked = positions(32), torch.tensor([1, 1, 8, 10]), masks(32, 7, 4)
+    whole, chunked = (
+        torch.autograd.grad(
+            loss_of(*batch, negatives, is_masked_NS=is_masked, chunk=chunk), batch[:2]
+        )
+        for chunk in (None, 2)
+    )
+    torch.testing.assert_close(chunked, whole, rtol=1e-12, atol=1e-14)
+
+
+@SAMPLED_LOSSES
+def test_chunks_are_not_kept_for_the_backward_pass(loss_of):
+    batch = positions(33, num=100, num_items=80, dim=2)
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with LargestTensor() as largest:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = loss_of(*batch, torch.arange(80), chunk=8)
+        loss.backward()
+    assert max(kept) <= 100 * 2
+    assert largest.elements == 8 * 80
+
+
+@SAMPLED_LOSSES
+@pytest.mark.parametrize("chunk", [2, None])
+def test_a_position_without_negatives_has_finite_gradients(loss_of, chunk):
+    batch = positions(34)
+    is_masked = torch.zeros(7, 3, dtype=torch.bool)
+    is_masked[1] = is_masked[4] = True
+    loss = loss_of(*batch, torch.tensor([0, 4, 5]), is_masked_NS=is_masked, chunk=chunk)
+    gradients = torch.autograd.grad(loss, batch[:2])
+    assert loss.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("loss_of", [sampled_softmax, bpr])
+def test_a_position_without_negatives_has_loss_0(loss_of):
+    hidden, items, targets, _ = positions(35)
+    loss = loss_of(
+        hidden,
+        items,
+        targets,
+        torch.ones(7),
+        torch.tensor([3, 3]),
+        is_masked_NS=torch.ones(7, 2, dtype=torch.bool),
+    )
+    gradients = torch.autograd.grad(loss, (hidden, items))
+    assert loss == 0
+    assert not any(gradient.any() for gradient in gradients)
+
+
+@SAMPLED_LOSSES
+def test_a_masked_negative_might_as_well_not_be_there(loss_of):
+    batch = positions(36)
+    fewer, more = torch.tensor([2, 5, 9]), torch.tensor([2, 7, 5, 9, 9])
+    is_masked = torch.tensor([False, True, False, False, True]).expand(7, 5)
+    extra = [{}, {}]
+    if loss_of is sampled_softmax:  # whose default expects S draws
+        extra = [{"log_expected_S": torch.zeros(len(drawn))} for drawn in (fewer, more)]
+    torch.testing.assert_close(
+        loss_of(*batch, more, is_masked_NS=is_masked, **extra[1]),
+        loss_of(*batch, fewer, **extra[0]),
+        rtol=1e-12,
+        atol=0,
+    )
+
+
+def test_a_count_of_two_is_the_entry_twice():
+    batch = positions(37)
+    expected = torch.tensor([0.5, 2.0, 2.0], dtype=torch.float64).log()
+    counted = sampled_softmax(
+        *batch,
+        torch.tensor([1, 8]),
+        log_count_S=torch.tensor([1, 2]).double().log(),
+        log_expected_S=expected[:2],
+    )
+    twice = sampled_softmax(*batch, torch.tensor([1, 8, 8]), log_expected_S=expected)
+    torch.testing.assert_close(counted, twice, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_the_push_on_a_popular_item_is_its_expected_count_to_the_power_1_minus_alpha(alpha):
+    items = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
+    counts = torch.tensor([8.0, 0.5], dtype=torch.float64).log()  # both drawn as expected
+    loss = sampled_softmax(
+        torch.ones(1, 2, dtype=torch.float64),
+        items,
+        torch.tensor([0]),
+        torch.ones(1),
+        torch.tensor([1, 2]),
+        logq_alpha=alpha,
+        log_count_S=counts,
+        log_expected_S=counts,
+    )
+    (gradient,) = torch.autograd.grad(loss, items)
+    popular, rare = gradient[1:, 0].tolist()
+    np.testing.assert_allclose(popular / rare, 16 ** (1 - alpha), rtol=1e-12)
+
+
+def test_sampled_softmax_is_exact_in_both_tails():
+    items = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    hidden = torch.tensor([[15.0], [-400.0]], dtype=torch.float64)
+    certain, impossible = (
+        sampled_softmax(
+            row[None],
+            items,
+            torch.tensor([0]),
+            torch.ones(1),
+            torch.tensor([1]),
+            log_expected_S=torch.zeros(1),
+        ).item()
+        for row in hidden
+    )
+    np.testing.assert_allclose(certain, math.log1p(math.exp(-30)), rtol=1e-14)
+    assert impossible == 800
+
+
+def test_gbce_with_calibration_0_is_binary_cross_entropy():
+    hidden, items, _, weights = positions(40)
+    targets, negatives = torch.full((7,), 4), torch.tensor([0, 2, 5])
+    logits = hidden @ items[torch.cat([torch.tensor([4]), negatives])].T / 0.5
+    labels = torch.eye(4, dtype=torch.float64)[:1].expand(7, 4)
+    wanted = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+    torch.testing.assert_close(
+        gbce(hidden, items, targets, weights, negatives, temperature=0.5, calibration=0.0),
+        (wanted * weights).sum(),
+        rtol=1e-12,
+        atol=0,
+    )
+
+
+def test_gbce_over_the_whole_catalogue_is_binary_cross_entropy_at_any_calibration():
+    batch = positions(41)
+    losses = torch.stack([gbce(*batch, torch.arange(11), calibration=t) for t in (0.0, 0.5, 1.0)])
+    torch.testing.assert_close(losses, losses[:1].expand(3), rtol=1e-12, atol=0)
+
+
+def test_gbce_with_calibration_1_is_least_at_the_true_probabilities():
+    probabilities = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    items = probabilities.logit()[:, None].requires_grad_()
+    hidden = torch.ones(3, 1, dtype=torch.float64)
+    losses = [  # every target by its probability, every single negative alike
+        gbce(hidden, items, torch.arange(3), probabilities, torch.tensor([drawn]), calibration=1.0)
+        for drawn in range(3)
+    ]
+    (gradient,) = torch.autograd.grad(torch.stack(losses).mean(), items)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss_of", [gbce, bpr])
+def test_logistic_losses_are_finite_for_scores_in_the_thousands(loss_of):
+    batch = positions(42, dtype=torch.float32)
+    loss = loss_of(*batch, torch.tensor([0, 4, 5]), temperature=1e-4)
+    gradients = torch.autograd.grad(loss, batch[:2])
+    assert all(values.isfinite().all() for values in (loss, *gradients))
+
+
+def test_bpr_against_one_negative_is_cross_entropy_of_the_pair():
+    hidden, items, _, weights = positions(43)
+    targets = torch.full((7,), 4)
+    logits = hidden @ items[[4, 6]].T
+    wanted = F.cross_entropy(logits, torch.zeros(7).long(), reduction="none")
+    torch.testing.assert_close(
+        bpr(hidden, items, targets, weights, torch.tensor([6])),
+        (wanted * weights).sum(),
+        rtol=1e-12,
+        atol=0,
+    )
+
+
+def test_a_loss_scale_reaches_half_gradients_before_they_vanish():
+    hidden, items, targets, _ = positions(44, num=8, num_items=4000, dtype=torch.float32)
+    weights, negatives = torch.full((8,), 1e-4), torch.arange(4000)
+    exact = torch.autograd.grad(bpr(hidden, items, targets, weights, negatives), items)[0]
+    with torch.autocast("cpu", torch.float16):
+        loss = bpr(hidden, items, targets, weights, negatives, chunk=3)
+    scaled = torch.autograd.grad(loss * 2**16, items)[0] / 2**16
+    assert (scaled - exact).norm() < 0.01 * exact.norm()
+    assert (scaled - exact)[exact.abs() > 1e-9].abs().max() < 0.05 * exact.abs().max()
+
+
+# the family: what holds of every loss
+
+
+@EVERY_LOSS
+def test_the_positions_of_any_two_parts_add_up(name):
+    batch = positions(50)
+    whole = relevance_of(name, batch)
+    for cut in range(8):
+        hidden, items, targets, weights = batch
+        first = (hidden[:cut], items, targets[:cut], weights[:cut])
+        second = (hidden[cut:], items, targets[cut:], weights[cut:])
+        total = relevance_of(name, first) + relevance_of(name, second)
+        torch.testing.assert_close(total, whole, rtol=1e-12, atol=0)
+
+
+@EVERY_LOSS
+def test_a_position_of_weight_0_might_as_well_not_be_there(name):
+    hidden, items, targets, weights = positions(51)
+    kept = weights > 0
+    fewer = (hidden[kept], items, targets[kept], weights[kept])
+    full, part = (relevance_of(name, batch) for batch in ((hidden, items, targets, weights), fewer))
+    torch.testing.assert_close(part, full, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        torch.autograd.grad(part, items), torch.autograd.grad(full, items), rtol=1e-10, atol=1e-14
+    )
+
+
+@EVERY_LOSS
+def test_weights_of_0_give_loss_0_and_gradients_of_0(name):
+    hidden, items, targets, weights = positions(51)
+    loss = relevance_of(name, (hidden, items, targets, weights * 0))
+    loss.backward()
+    assert loss == 0
+    assert not hidden.grad.any()
+    assert not items.grad.any()
+
+
+@EVERY_LOSS
+def test_weights_scale_a_loss(name):
+    hidden, items, targets, weights = positions(52)
+    torch.testing.assert_close(
+        relevance_of(name, (hidden, items, targets, 3 * weights)),
+        3 * relevance_of(name, (hidden, items, targets, weights)),
+        rtol=1e-12,
+        atol=0,
+    )
+
+
+@pytest.mark.parametrize("name", ["softmax", "sampled_softmax", "bpr"])
+def test_a_constant_on_all_scores_changes_nothing(name):
+    hidden, items, targets, weights = positions(53)
+    raised = torch.cat([hidden, torch.full((7, 1), 5.0)], 1)
+    ones = torch.cat([items, torch.ones(11, 1)], 1)
+    torch.testing.assert_close(
+        relevance_of(name, (raised, ones, targets, weights)),
+        relevance_of(name, (hidden, items, targets, weights)),
+        rtol=1e-12,
+        atol=0,
+    )
+
+
+@EVERY_LOSS
+def test_no_positions_have_loss_0_and_gradients_of_0(name):
+    hidden, items, targets, weights = positions(54, num=0)
+    loss = relevance_of(name, (hidden, items, targets, weights))
+    loss.backward()
+    assert loss == 0
+    assert hidden.grad.shape == (0, 4)
+    assert not items.grad.any()
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_inputs_are_near_float64(name, dtype):
+    batch = positions(55, num=64, dim=16, dtype=dtype)
+    exact = relevance_of(name, [v if v.dtype == torch.int64 else v.double() for v in batch])
+    loss = relevance_of(name, batch)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), exact, rtol=0.005, atol=0)
+    for got, wanted in zip(
+        torch.autograd.grad(loss, batch[:2]), torch.autograd.grad(exact, batch[:2]), strict=True
+    ):
+        assert (got.double() - wanted.double()).norm() < 0.03 * wanted.double().norm()
+
+
+@EVERY_LOSS
+def test_autocast_in_chunks_is_near_float32(name):
+    batch = positions(56, num=64, dim=16, dtype=torch.float32)
+    exact = relevance_of(name, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = relevance_of(name, batch, chunk=10)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, exact, rtol=0.01, atol=0)
+    for got, wanted in zip(
+        torch.autograd.grad(loss, batch[:2]), torch.autograd.grad(exact, batch[:2]), strict=True
+    ):
+        assert got.dtype == torch.float32
+        assert (got - wanted).norm() < 0.03 * wanted.norm()
+
+
+@EVERY_LOSS
+def test_a_step_down_the_gradient_raises_the_share_of_targets_ranked_first(name):
+    hidden, items, targets, _ = positions(57, num=40, dim=8)
+    weights = torch.ones(40, dtype=torch.float64)
+    before = (hidden @ items.T).argsort(1, descending=True).argsort(1)[torch.arange(40), targets]
+    loss = relevance_of(name, (hidden, items, targets, weights))
+    (gradient,) = torch.autograd.grad(loss, hidden)
+    after = ((hidden - gradient) @ items.T).argsort(1, descending=True).argsort(1)
+    assert after[torch.arange(40), targets].double().mean() < before.double().mean()
+
+
+def test_settings_and_shapes_outside_their_range_are_named():
+    batch, negatives = positions(58), torch.tensor([0, 4])
+    with pytest.raises(ValueError, match="must be >= 0"):
+        softmax(*batch, focal_gamma=-1.0)
+    with pytest.raises(ValueError, match=r"logit bias \(10,\) must be"):
+        softmax(*batch, logit_bias_V=torch.zeros(10))
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
+        gbce(*batch, negatives, calibration=1.5)
+    with pytest.raises(ValueError, match=r"counts of negatives \(3,\) must be"):
+        sampled_softmax(*batch, negatives, log_expected_S=torch.zeros(3))
+    with pytest.raises(ValueError, match=r"counts of negatives \(1,\) must be"):
+        sampled_softmax(*batch, negatives, log_count_S=torch.zeros(1))
+
+
+@SAMPLED_LOSSES
+def test_negatives_and_masks_that_do_not_fit_are_named(loss_of):
+    batch = positions(59)
+    with pytest.raises(ValueError, match=r"negatives \(2, 1\) must be"):
+        loss_of(*batch, torch.zeros(2, 1).long())
+    with pytest.raises(ValueError, match=r"mask \(7, 3\) must be"):
+        loss_of(*batch, torch.tensor([0, 4]), is_masked_NS=torch.zeros(7, 3, dtype=torch.bool))

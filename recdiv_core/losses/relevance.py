@@ -29,7 +29,8 @@ class _ChunkedCrossEntropy(Function):
 
     The gradients are formed in the forward pass, while a chunk's probabilities are at hand: three
     matrix products in all, as with the plain loss, and no [N, V] tensor. The focal loss is a
-    function of a position's cross-entropy, so that its slope is but a factor of the gradient.
+    function of a position's cross-entropy, so that its slope is but a factor of the gradient. First
+    derivatives alone: the gradients are constants to autograd.
     """
 
     @staticmethod
@@ -257,7 +258,7 @@ def gbce(
     def row_losses(
         positive_R: torch.Tensor, negative_RS: torch.Tensor, is_out_RS: torch.Tensor
     ) -> torch.Tensor:
-        num_negatives_R = (~is_out_RS).sum(1)
+        num_negatives_R = (~is_out_RS).sum(1, dtype=positive_R.dtype)
         sampled_R = (num_negatives_R / num_others).clamp_max(1.0)
         beta_R = 1 - calibration * (1 - sampled_R)
         pushed_R = F.logsigmoid(-negative_RS).masked_fill(is_out_RS, 0.0).sum(1)
