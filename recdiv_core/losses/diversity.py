@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 import torch
+from torch.nn.functional import embedding_bag
 
 from recdiv_core.losses.aggregate import coverage, exposure, mutual_information, popularity_power
 from recdiv_core.losses.soft_slates import EMPTY_SLATE, SoftSlates
@@ -50,9 +51,14 @@ def ild(slates: SoftSlates) -> torch.Tensor:
     item give 0.
     """
     q = slates.membership_BM
-    vectors = slates.traits.embeddings_VD.detach()[slates.candidates_BM]
-    mean = torch.einsum("bm,bmd->bd", q, vectors)
-    own = (q.square() * vectors.square().sum(-1)).sum(1)
+    # not the [B, M, D] of all candidates' vectors: a tenth of the time
+    mean = embedding_bag(
+        slates.candidates_BM,
+        slates.traits.embeddings_VD.detach(),
+        mode="sum",
+        per_sample_weights=q,
+    )
+    own = (q.square() * slates.traits.squared_norm_V[slates.candidates_BM]).sum(1)
     pairs = q.sum(1).square() - q.square().sum(1)
     similarity = (mean.square().sum(1) - own) / pairs.clamp_min(1e-6)
     return similarity.clamp(0.0, 1.0)

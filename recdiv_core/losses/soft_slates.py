@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import torch
@@ -43,6 +44,11 @@ class ItemTraits:
     def num_items(self) -> int:
         """V."""
         return self.embeddings_VD.shape[0]
+
+    @cached_property
+    def squared_norm_V(self) -> torch.Tensor:
+        """[V] 1 of a unit vector, 0 of a vector of zeros."""
+        return self.embeddings_VD.detach().square().sum(1)
 
 
 @dataclass(frozen=True)
