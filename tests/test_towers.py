@@ -126,7 +126,7 @@ def session_states(model, packed, inputs):
 
 
 def test_without_hidden_events_not_a_bit_changes(rng):
-    model, packed = recommender(rng, queries=False), packed_histories(HISTORIES)
+    model, packed = recommender(rng, queries=False), packed_histories([*HISTORIES, [3, 0, 5]])
     items = torch.randn(NUM_ITEMS, DIM, generator=rng, requires_grad=True)
     fields = (packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
     states = model.states(items, *fields)
