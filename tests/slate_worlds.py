@@ -78,8 +78,18 @@ def shop_traits(vectors, num_places):
         num_categories=8,
         popularity_V=exposure_share((items < 8) * 30.0 + 1),
         num_places=float(num_places),
-        attributes=dict.fromkeys(ATTRIBUTES, items % 8 // 2),
+        attributes={
+            "brand": items % 8 // 2,
+            "colour": items % 4,
+            "price": torch.where(items % 5 == 0, -1, items % 8 // 4),
+        },
     )
+
+
+def shop_history(num_users):
+    """Return the tastes of users: those of even number know one category, the others all."""
+    users = torch.arange(num_users)
+    return torch.where(users[:, None] % 2 == 0, torch.eye(8)[users % 8], 1 / 8)
 
 
 def descend(name, *, num_users=20, num_items=40, num_steps=60):
@@ -92,7 +102,7 @@ def descend(name, *, num_users=20, num_items=40, num_steps=60):
     start = taste @ vectors.T + 1.5 * (np.arange(num_items) < 8)  # narrow tastes, a popular head
     scores = torch.tensor(start, dtype=torch.float32, requires_grad=True)
     traits = shop_traits(vectors, num_users * K)
-    history = torch.eye(8)[torch.arange(num_users) % 8]
+    history = shop_history(num_users)
     places = torch.zeros(num_items)
     optimizer = torch.optim.Adam([scores], lr=0.1)
     candidates = torch.arange(num_items).expand(num_users, -1)
