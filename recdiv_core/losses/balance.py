@@ -88,9 +88,10 @@ def tchebycheff(
     to weights that sum to 1: nearly all weight on the objective that is worse by its weight, and
     the small sum so that no weakly dominated point is kept, where that one cannot improve but the
     other can. Every point of a front, concave parts too, is the optimum of some w: where
-    `(1 - w) (r - z_r) = w (p - z_p)`. Steuer & Choo, 1983, An Interactive Weighted Tchebycheff
-    Procedure for Multiple Objective Programming. At w = 0 and 1 the plain weighted sum. Equal
-    distances: relevance counts as the worse.
+    `(1 - w) (r - z_r) = w (p - z_p)`; but for stretches so flat or steep that one objective gains
+    100 times (1 / rho) what the other loses. Steuer & Choo, 1983, An Interactive Weighted
+    Tchebycheff Procedure for Multiple Objective Programming. At w = 0 and 1 the plain weighted sum.
+    Equal distances: relevance counts as the worse.
 
     Args:
         w: dial in [0, 1].
