@@ -22,7 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
-RelevanceLoss = Literal["auto", "softmax", "sampled_softmax"]
+RelevanceLoss = Literal["auto", "softmax", "sampled_softmax", "gbce", "bpr"]
 Regulariser = Literal[
     "ild",
     "category_entropy",
@@ -39,6 +39,11 @@ Regulariser = Literal[
     "colour_entropy",
     "price_entropy",
 ]
+SoftSlate = Literal["threshold", "iterated_softmax", "softsort"]
+Negatives = Literal["uniform", "in_batch", "mixed"]
+Adversarial = Literal["none", "fgm", "fgsm", "pgd", "freelb", "awp"]
+Balance = Literal["weighted_sum", "tchebycheff", "epsilon_constraint", "mgda", "pcgrad"]
+Augmentation = Literal["crop", "mask", "reorder"]
 RerankMethod = Literal["none", "mmr"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Event = Literal["impression", "click", "cart", "purchase"]
@@ -173,7 +178,21 @@ class LossConfig(_Section):
     num_negatives: int = Field(default=4096, ge=1)
     """Shared negatives a step of the sampled softmax, uniform over the catalogue."""
     logq_alpha: Unit = 1.0
-    """Strength of the logQ correction of the sampled softmax: 0 none, 1 full."""
+    """Strength of the logQ correction of the sampled softmax: 0 none, 1 full; less = more popular
+    items in the slates, less coverage."""
+    negatives: Negatives = "uniform"
+    """Of the sampled losses: uniform draws, the batch's own targets, or both together."""
+    mask_history: bool = False
+    """Leave items of the user's own history out of the negatives."""
+    gbce_calibration: Unit = 0.75
+    """t of gBCE: 0 = plain BCE, 1 = calibrated probabilities."""
+    focal_gamma: float = Field(default=0.0, ge=0.0)
+    """Of the exact softmax: positions that are predicted well already count less."""
+    logit_adjustment: float = Field(default=0.0, ge=0.0)
+    """Times log popularity, added to the logits of the exact softmax in training: the scores that
+    are ranked then lean less on popularity. 1 = fully."""
+    class_balance_beta: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Targets weigh more in small categories (effective number): 0 = alike, near 1 = by 1 / n."""
     diversity_weight: Unit = 0.0
     """The dial w: 0 = pure relevance, 1 = pure diversity."""
     conditioned: bool = False
@@ -183,12 +202,32 @@ class LossConfig(_Section):
         "coverage": 3.0,
     }
     """Mix of regularisers by name; weights are normalised to sum to 1."""
+    slate_form: SoftSlate = "threshold"
+    """How the soft slate is formed of the scores."""
     slate_size: int = Field(default=10, ge=2)
     """k of the soft slate."""
     slate_candidates: int = Field(default=200, ge=2)
     """Top-scored items that the soft slate is formed over."""
     slate_temperature: float = Field(default=0.1, gt=0.0)
     """Softness of the soft slate, in standard deviations of the candidates' scores."""
+    balance: Balance = "weighted_sum"
+    """How relevance and penalty become one direction."""
+    min_diversity: Unit = 0.5
+    """Of `epsilon_constraint`: the 1 - penalty to reach; `diversity_weight` is not used then."""
+    constraint_rate: float = Field(default=0.01, gt=0.0)
+    """Of `epsilon_constraint`: how fast its multiplier follows, a step."""
+    adversarial: Adversarial = "none"
+    """Noise that is trained against, on embeddings (or, awp, on weights)."""
+    adversarial_on: Literal["items", "tokens"] = "items"
+    """Whose embeddings: of the history's items, or of the items' tokens (a trained encoder's)."""
+    adversarial_ascends: Literal["loss", "relevance", "penalty"] = "loss"
+    """What the noise makes worse: `penalty` looks for what narrows the slate."""
+    adversarial_epsilon: float = Field(default=0.1, gt=0.0)
+    """Length of the noise of an example (fgsm: of a coordinate; awp: relative, of a matrix)."""
+    adversarial_steps: int = Field(default=2, ge=1, le=20)
+    """Of pgd and freelb."""
+    adversarial_step_size: float = Field(default=0.05, gt=0.0)
+    """Of pgd and freelb."""
 
 
 class RerankConfig(_Section):
@@ -199,6 +238,8 @@ class RerankConfig(_Section):
     """The dial: 0 = the model's order exactly, 1 = pure diversity."""
     num_candidates: int = Field(default=100, ge=1)
     """Top-scored items that the re-ranker chooses from."""
+    logit_adjustment: float = Field(default=0.0, ge=0.0)
+    """Times log popularity, taken off the scores before anything is ranked (post hoc)."""
 
 
 class TrainConfig(_Section):
@@ -221,6 +262,12 @@ class TrainConfig(_Section):
     final_lr_share: Unit = 0.1
     """Learning rate at the last step, as a share of `learning_rate`."""
     precision: Precision = "fp32"
+    augment: dict[Augmentation, Unit] = {}
+    """Share of histories that a step crops, masks or reorders; one operation a history."""
+    token_mask: Unit = 0.0
+    """Share of an item's tokens that a step masks, when the encoder is trained."""
+    field_dropout: Unit = 0.0
+    """Share of an item's text fields that a step drops, when the encoder is trained."""
     select: Literal["best", "last"] = "best"
     """Epoch whose weights stand for the run: `best` by `eval.objective`, or the `last`, which gives
     all trials of a comparison the same number of epochs."""
@@ -303,22 +350,10 @@ class Config(_Section):
                 f"model.dim={self.model.dim} must be a multiple of "
                 f"model.num_heads={self.model.num_heads}"
             )
-        if self.loss.slate_candidates < self.loss.slate_size:
-            raise ValueError(
-                f"loss.slate_candidates={self.loss.slate_candidates} must be at least "
-                f"loss.slate_size={self.loss.slate_size}"
-            )
-        if self.loss.diversity_weight > 0 and not sum(self.loss.diversity.values()):
-            raise ValueError("loss.diversity must name a regulariser with a weight above 0")
-        if self.loss.conditioned and not self.loss.diversity_weight:
-            raise ValueError(
-                "loss.conditioned=true needs loss.diversity_weight > 0: the weight at dial 1"
-            )
-        if self.model.diversity and not self.loss.conditioned:
-            raise ValueError(
-                f"model.diversity={self.model.diversity} needs a model with loss.conditioned=true; "
-                "another has no dial"
-            )
+        self._check_loss()
+        self._check_text_training()
+        if sum(self.train.augment.values()) > 1:
+            raise ValueError(f"train.augment={dict(self.train.augment)}: the shares exceed 1")
         if self.rerank.num_candidates < self.eval.k:
             raise ValueError(
                 f"rerank.num_candidates={self.rerank.num_candidates} must be at least "
@@ -331,6 +366,47 @@ class Config(_Section):
         if self.model.text.lora_rank and not self.model.text.trainable_layers:
             raise ValueError("model.text.lora_rank needs model.text.trainable_layers >= 1")
         return self
+
+    def _check_loss(self) -> None:
+        if self.loss.slate_candidates < self.loss.slate_size:
+            raise ValueError(
+                f"loss.slate_candidates={self.loss.slate_candidates} must be at least "
+                f"loss.slate_size={self.loss.slate_size}"
+            )
+        if self.loss.diversity_weight > 0 and not sum(self.loss.diversity.values()):
+            raise ValueError("loss.diversity must name a regulariser with a weight above 0")
+        if self.loss.balance in ("mgda", "pcgrad") and self.loss.adversarial != "none":
+            raise ValueError(
+                f"loss.balance={self.loss.balance} joins gradients apart, loss.adversarial="
+                f"{self.loss.adversarial} needs one loss: use one of the two"
+            )
+        if self.loss.conditioned and self.loss.balance != "weighted_sum":
+            raise ValueError(
+                f"loss.conditioned=true weighs each user; loss.balance={self.loss.balance} weighs "
+                "all alike: allowed is weighted_sum"
+            )
+        if self.loss.conditioned and not self.loss.diversity_weight:
+            raise ValueError(
+                "loss.conditioned=true needs loss.diversity_weight > 0: the weight at dial 1"
+            )
+        if self.model.diversity and not self.loss.conditioned:
+            raise ValueError(
+                f"model.diversity={self.model.diversity} needs a model with loss.conditioned=true; "
+                "another has no dial"
+            )
+
+    def _check_text_training(self) -> None:
+        num_layers, loss, train = self.model.text.trainable_layers, self.loss, self.train
+        if loss.adversarial_on == "tokens" and (not num_layers or loss.adversarial == "awp"):
+            raise ValueError(
+                "loss.adversarial_on=tokens needs model.text.trainable_layers >= 1 and noise on "
+                f"embeddings; got {num_layers} and loss.adversarial={loss.adversarial}"
+            )
+        if (train.token_mask or train.field_dropout) and not num_layers:
+            raise ValueError(
+                "train.token_mask and train.field_dropout need model.text.trainable_layers >= 1: "
+                "a frozen encoder reads each text once"
+            )
 
 
 def load(preset: Path | None = None, overrides: Sequence[str] = ()) -> Config:

@@ -74,6 +74,7 @@ def tally_split(
                     packed.seen_item_S,
                     dataset.text_VH,
                     dataset.categories_VL,
+                    dataset.log_prior_V,
                     policy,
                 )
                 wanted_BT = targets_BT

@@ -24,6 +24,8 @@ class SlatePolicy:
         method: name of the re-ranker.
         diversity: its dial, 0 = the order of the scores.
         num_candidates: top-scored items that the re-ranker chooses from.
+        logit_adjustment: times log popularity, taken off the scores first. Menon et al., 2021,
+            Long-Tail Learning via Logit Adjustment, post hoc.
     """
 
     k: int
@@ -31,6 +33,7 @@ class SlatePolicy:
     method: str
     diversity: float
     num_candidates: int
+    logit_adjustment: float
 
 
 def make_slates(
@@ -40,6 +43,7 @@ def make_slates(
     seen_item_S: torch.Tensor,
     embeddings_VE: torch.Tensor,
     categories_VL: torch.Tensor,
+    log_prior_V: torch.Tensor,
     policy: SlatePolicy,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Make a slate for each user.
@@ -51,6 +55,7 @@ def make_slates(
         seen_item_S: ... and item_index of each item in that user's history.
         embeddings_VE: vectors that the re-ranker measures likeness in.
         categories_VL: category indices, padded with -1; the first label counts.
+        log_prior_V: log of each item's share of train events.
         policy: see SlatePolicy.
 
     Returns:
@@ -58,6 +63,8 @@ def make_slates(
         scores_BK float32 of the chosen items, -inf where there is none.
     """
     scores_BV = (states_BD @ items_VD.T).float()
+    if policy.logit_adjustment:
+        scores_BV -= policy.logit_adjustment * log_prior_V
     if policy.filter_seen:
         scores_BV[seen_user_S, seen_item_S] = -torch.inf
     is_reranked = policy.method != "none" and policy.diversity > 0

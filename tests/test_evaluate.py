@@ -83,7 +83,7 @@ def model(dataset):
 
 def policy(**changes):
     settings = {"k": K, "filter_seen": True, "method": "none", "diversity": 0.0}
-    return SlatePolicy(**{**settings, "num_candidates": 8, **changes})
+    return SlatePolicy(**{**settings, "num_candidates": 8, "logit_adjustment": 0.0, **changes})
 
 
 def tally(model, dataset, *policies, rank=0, world_size=1, batch_size=5):

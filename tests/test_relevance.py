@@ -482,8 +482,8 @@ def test_the_push_on_a_popular_item_is_its_expected_count_to_the_power_1_minus_a
 
 def test_sampled_softmax_is_exact_in_both_tails():
     items = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-    hidden = torch.tensor([[15.0], [-400.0]], dtype=torch.float64)
-    certain, impossible = (
+    hidden = torch.tensor([[15.0], [-12.5], [-400.0]], dtype=torch.float64)
+    certain, unlikely, impossible = (
         sampled_softmax(
             row[None],
             items,
@@ -495,6 +495,7 @@ def test_sampled_softmax_is_exact_in_both_tails():
         for row in hidden
     )
     np.testing.assert_allclose(certain, math.log1p(math.exp(-30)), rtol=1e-14)
+    np.testing.assert_allclose(unlikely, 25 + math.log1p(math.exp(-25)), rtol=1e-14)
     assert impossible == 800
 
 
@@ -512,9 +513,10 @@ def test_gbce_with_calibration_0_is_binary_cross_entropy():
     )
 
 
-def test_gbce_over_the_whole_catalogue_is_binary_cross_entropy_at_any_calibration():
-    batch = positions(41)
-    losses = torch.stack([gbce(*batch, torch.arange(11), calibration=t) for t in (0.0, 0.5, 1.0)])
+@pytest.mark.parametrize("num_draws", [1, 3])
+def test_gbce_over_the_whole_catalogue_is_alike_at_any_calibration(num_draws):
+    batch, negatives = positions(41), torch.arange(11).repeat(num_draws)
+    losses = torch.stack([gbce(*batch, negatives, calibration=t) for t in (0.0, 0.5, 1.0)])
     torch.testing.assert_close(losses, losses[:1].expand(3), rtol=1e-12, atol=0)
 
 
@@ -560,6 +562,17 @@ def test_a_loss_scale_reaches_half_gradients_before_they_vanish():
     scaled = torch.autograd.grad(loss * 2**16, items)[0] / 2**16
     assert (scaled - exact).norm() < 0.01 * exact.norm()
     assert (scaled - exact)[exact.abs() > 1e-9].abs().max() < 0.05 * exact.abs().max()
+
+
+@SAMPLED_LOSSES
+def test_the_score_of_a_target_is_not_rounded_to_half(loss_of):
+    hidden = torch.tensor([[1.0078125]], dtype=torch.bfloat16)
+    items = torch.tensor([[1.0078125], [0.0]], dtype=torch.bfloat16)
+    halves, wide = (
+        loss_of(h, e, torch.tensor([0]), torch.ones(1), torch.tensor([1]))
+        for h, e in ((hidden, items), (hidden.float(), items.float()))
+    )
+    torch.testing.assert_close(halves, wide, rtol=1e-6, atol=0)
 
 
 # the family: what holds of every loss

@@ -8,11 +8,12 @@ from recdiv_core.slates import SlatePolicy, make_slates
 from tests.oracles import mmr_slate
 
 NUM_ITEMS, DIM = 12, 4
+LOG_PRIOR = (torch.arange(1.0, NUM_ITEMS + 1) / 78).log()
 
 
 def policy(**changes):
     settings = {"k": 5, "filter_seen": True, "method": "none", "diversity": 0.0}
-    return SlatePolicy(**{**settings, "num_candidates": 8, **changes})
+    return SlatePolicy(**{**settings, "num_candidates": 8, "logit_adjustment": 0.0, **changes})
 
 
 def world(seed, *, num_users=4):
@@ -33,6 +34,7 @@ def slates_of(seed, seen, **changes):
         torch.tensor([item for own in seen for item in own], dtype=torch.int64),
         embeddings,
         torch.zeros(NUM_ITEMS, 1, dtype=torch.int64),
+        LOG_PRIOR,
         policy(**changes),
     )
 
@@ -116,9 +118,9 @@ def test_ties_are_broken_alike_for_a_user_alone_and_in_any_batch():
     items = torch.from_numpy(np.eye(DIM, dtype=np.float32)[np.arange(NUM_ITEMS) % DIM])
     none = torch.zeros(0, dtype=torch.int64)
     labels = torch.zeros(NUM_ITEMS, 1, dtype=torch.int64)
-    together, _ = make_slates(states, items, none, none, items, labels, policy())
+    together, _ = make_slates(states, items, none, none, items, labels, LOG_PRIOR, policy())
     alone = [
-        make_slates(states[[row]], items, none, none, items, labels, policy())[0][0]
+        make_slates(states[[row]], items, none, none, items, labels, LOG_PRIOR, policy())[0][0]
         for row in range(40)
     ]
     assert torch.equal(together, torch.stack(alone))
@@ -127,6 +129,15 @@ def test_ties_are_broken_alike_for_a_user_alone_and_in_any_batch():
 def test_no_users_get_no_slates():
     slates, scores = make_slates(
         torch.zeros(0, DIM), *world(5)[1:2], *[torch.zeros(0, dtype=torch.int64)] * 2,
-        torch.ones(NUM_ITEMS, 3), torch.zeros(NUM_ITEMS, 1, dtype=torch.int64), policy(),
+        torch.ones(NUM_ITEMS, 3), torch.zeros(NUM_ITEMS, 1, dtype=torch.int64), LOG_PRIOR, policy(),
     )  # fmt: skip
     assert slates.shape == scores.shape == (0, 5)
+
+
+def test_logit_adjustment_takes_popularity_off_the_scores():
+    states, items, _ = world(3, num_users=2)
+    slates, scores = slates_of(3, [[], []], logit_adjustment=2.0)
+    adjusted = states @ items.T - 2.0 * LOG_PRIOR
+    best, expected = adjusted.topk(5, dim=1)
+    assert torch.equal(slates, expected)
+    torch.testing.assert_close(scores, best)

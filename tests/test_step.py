@@ -9,13 +9,23 @@ from torch import nn
 
 from recdiv_core.data.batches import pack
 from recdiv_core.data.plan import Examples
+from recdiv_core.losses.adversarial import SHARES
+from recdiv_core.losses.balance import BALANCES, BalanceState
 from recdiv_core.losses.diversity import REGULARISERS, penalty
-from recdiv_core.losses.relevance import softmax
+from recdiv_core.losses.negatives import mixed_negatives
+from recdiv_core.losses.relevance import RELEVANCE, softmax
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
-from recdiv_core.training.objective import Objective, Part, soft_slates
+from recdiv_core.training.objective import (
+    Attack,
+    Objective,
+    Part,
+    part_losses,
+    part_passes,
+    soft_slates,
+)
 from recdiv_core.training.step import train_step
 
 NUM_ITEMS, MAX_HISTORY = 16, 6
@@ -42,9 +52,6 @@ def traits(vectors):
 def objective(**changes):
     standard = Objective(
         relevance="softmax",
-        temperature=1.0,
-        num_negatives=len(NEGATIVES),
-        logq_alpha=1.0,
         diversity_weight=0.0,
         mix=ALL,
         slate_size=3,
@@ -87,6 +94,18 @@ def part(users, dials=None):
     return Part(pack(examples, max_history=MAX_HISTORY), None, dial_B)
 
 
+def negatives_of(wanted, parts_of_users):
+    """Return the negatives of a step: those of the whole batch, however it is cut."""
+    if wanted.relevance == "softmax":
+        return None
+    targets = torch.tensor([item for users in parts_of_users for user in users for item in user])
+    return mixed_negatives(
+        targets if wanted.negatives != "uniform" else targets[:0],
+        NEGATIVES if wanted.negatives != "in_batch" else NEGATIVES[:0],
+        wanted.traits.popularity_V.log(),
+    )
+
+
 class Training:
     """A model under training, one step after another."""
 
@@ -99,6 +118,7 @@ class Training:
         )
         self.precision = precision
         self.places_V = torch.zeros(NUM_ITEMS)
+        self.balance = BalanceState(multiplier=0.5)
 
     def step(self, *parts_of_users, clip_norm=1e9):
         return train_step(
@@ -110,7 +130,8 @@ class Training:
             precision=self.precision,
             clip_norm=clip_norm,
             places_V=self.places_V,
-            negatives_S=None if self.objective.relevance == "softmax" else NEGATIVES,
+            negatives=negatives_of(self.objective, parts_of_users),
+            balance=self.balance,
         )
 
     def weights(self):
@@ -138,13 +159,91 @@ SPLITS = {
 }
 
 
-@pytest.mark.parametrize("relevance", ["softmax", "sampled_softmax"])
+WAYS = {
+    "softmax": {},
+    "focal, adjusted": {"focal_gamma": 2.0, "logit_bias_V": torch.arange(NUM_ITEMS) / 8},
+    "sampled": {"relevance": "sampled_softmax"},
+    "in batch": {"relevance": "sampled_softmax", "negatives": "in_batch", "logq_alpha": 0.5},
+    "mixed, masked": {"relevance": "sampled_softmax", "negatives": "mixed", "mask_history": True},
+    "gbce": {"relevance": "gbce", "mask_history": True},
+    "bpr": {"relevance": "bpr", "negatives": "mixed"},
+    "w = 0": {"diversity_weight": 0.0},
+    "iterated softmax": {"slate_form": "iterated_softmax"},
+    "tchebycheff": {"balance": "tchebycheff"},
+    "epsilon-constraint": {"balance": "epsilon_constraint"},
+    "mgda": {"balance": "mgda"},
+    "pcgrad": {"balance": "pcgrad"},
+    "fgm": {"attack": Attack("fgm", epsilon=0.3, width=8)},
+    "fgsm on relevance": {"attack": Attack("fgsm", ascends="relevance", epsilon=0.1, width=8)},
+    "pgd on the penalty": {
+        "attack": Attack("pgd", "items", "penalty", 0.3, num_steps=3, step_size=0.2, width=8)
+    },
+    "awp": {"attack": Attack("awp", epsilon=0.1)},
+}
+
+
+@pytest.mark.parametrize("changes", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
-@pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_a_batch_in_parts_moves_the_weights_as_the_whole_batch_does(split, weight, relevance):
-    whole = trained(USERS, diversity_weight=weight, relevance=relevance)
-    parts = trained(*split, diversity_weight=weight, relevance=relevance)
-    assert_equal_weights(parts, whole)
+def test_a_batch_in_parts_moves_the_weights_as_the_whole_batch_does(split, changes):
+    changes = {"diversity_weight": 0.5, **changes}
+    assert_equal_weights(trained(*split, **changes), trained(USERS, **changes))
+
+
+def test_the_ways_that_are_tested_are_all_there_are():
+    assert {way.get("relevance", "softmax") for way in WAYS.values()} == set(RELEVANCE)
+    assert {way.get("balance", "weighted_sum") for way in WAYS.values()} == set(BALANCES)
+    kinds = {way["attack"].kind for way in WAYS.values() if "attack" in way}
+    assert kinds | {"none", "freelb"} == set(SHARES)
+
+
+@pytest.mark.parametrize("name", [name for name in WAYS if name not in ("softmax", "w = 0")])
+def test_each_way_leads_elsewhere_than_the_plain_one(name):
+    plain = trained(USERS, diversity_weight=0.5)
+    other = trained(USERS, **{"diversity_weight": 0.5, **WAYS[name]})
+    moved = (other["item_tower.ids.weight"] - plain["item_tower.ids.weight"]).abs().max()
+    assert moved > 1e-5
+
+
+def test_noise_of_the_same_length_raises_the_loss_more_than_random_noise():
+    attack = Attack("fgm", ascends="relevance", epsilon=0.5, width=8)
+    wanted, model, whole = objective(attack=attack), fresh_model(), part(USERS)
+
+    def relevance(noise):
+        return part_losses(
+            model,
+            whole,
+            wanted,
+            exposure_V=torch.full((NUM_ITEMS,), 1 / NUM_ITEMS),
+            negatives=None,
+            autocast=torch.autocast("cpu", enabled=False),
+            noise=noise,
+        ).relevance
+
+    clean, noisy = part_passes(whole, wanted), []
+    for each in clean:
+        loss = relevance(each.noise_PD)
+        noisy.append((each.noise_PD.detach(), loss.item()))
+        if not each.is_last:
+            loss.backward()
+    (_, before), (noise, after) = noisy
+    other = torch.randn(noise.shape, generator=draws(3))
+    other *= noise.norm(dim=-1, keepdim=True) / other.norm(dim=-1, keepdim=True)
+    num_moved = sum(len(user) > 1 for user in USERS)  # a history's last event predicts nothing
+    assert noise.norm() == pytest.approx(0.5 * math.sqrt(num_moved), rel=1e-4)
+    assert after > before
+    assert after - before > 2 * abs(relevance(other).item() - before)
+
+
+def test_freelb_starts_where_the_draws_say_and_trains():
+    attack = Attack("freelb", epsilon=0.3, num_steps=2, step_size=0.2, width=8)
+    wanted, whole = objective(attack=attack), part(USERS)
+    shape = (*whole.packed.items_RW.shape, 8)
+    low, high = (replace(whole, draws=torch.full(shape, value)) for value in (0.1, 0.9))
+    first = next(iter(part_passes(low, wanted))).noise_PD
+    torch.testing.assert_close(first, -next(iter(part_passes(high, wanted))).noise_PD)
+    is_event = (whole.packed.position_RW > 0)[..., None].expand(shape)
+    assert first[is_event].max() < 0
+    assert not first[~is_event].any()
 
 
 def test_the_figures_of_a_step_do_not_depend_on_parts():
@@ -312,7 +411,12 @@ DIALS = [0.0, 0.5, 1.0, 0.1, 0.0, 0.25, 1.0, 0.0]
 
 def conditioned_step(*split, diversity_weight=0.5, lr=0.05):
     """Step a conditioned model on users and dials in parts; return it with its sums."""
-    training = Training(fresh_model(is_conditioned=True), diversity_weight=diversity_weight, lr=lr)
+    training = Training(
+        fresh_model(is_conditioned=True),
+        diversity_weight=diversity_weight,
+        is_conditioned=True,
+        lr=lr,
+    )
     sums = train_step(
         training.model,
         [part(users, dials) for users, dials in split],
@@ -322,7 +426,8 @@ def conditioned_step(*split, diversity_weight=0.5, lr=0.05):
         precision=torch.float32,
         clip_norm=1e9,
         places_V=training.places_V,
-        negatives_S=None,
+        negatives=None,
+        balance=BalanceState(),
     )
     return training, sums
 

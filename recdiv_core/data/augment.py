@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from recdiv_core.data.draws import draw_key, uniforms
 from recdiv_core.data.plan import Examples
 
 if TYPE_CHECKING:
@@ -63,18 +64,18 @@ def augment_histories(
         return examples
     assert examples.is_hidden is None
     lengths, num_users = examples.lengths, len(examples.lengths)
-    key = _key(seed, step, HISTORY_DRAWS)
+    key = draw_key(seed, step, HISTORY_DRAWS)
     user = first_user + np.arange(num_users)
-    chosen = np.searchsorted(edges, _uniforms(key, user, 0), side="right")
+    chosen = np.searchsorted(edges, uniforms(key, user, 0), side="right")
     chosen = np.where(lengths >= LEAST_EVENTS[chosen], chosen, NOTHING)
     window = np.maximum(2, lengths * WINDOW_PERCENT // 100)
-    begin = (_uniforms(key, user, 1) * (lengths - window + 1)).astype(np.int64)
+    begin = (uniforms(key, user, 1) * (lengths - window + 1)).astype(np.int64)
     num_hidden = np.maximum(1, lengths * HIDDEN_PERCENT // 100)
 
     owner, within = _places(lengths)
     operation, first = chosen[owner], begin[owner]
     is_inside = (within >= first) & (within < first + window[owner])
-    draw = _uniforms(key, user[owner], 2 + within)
+    draw = uniforms(key, user[owner], 2 + within)
     # one sort serves both: masked users' events in random order, of which the first are hidden,
     # and reordered users' events in their new order: inside the window random numbers of its range
     rank = np.where((operation == REORDER) & is_inside, first + window[owner] * draw, within)
@@ -144,7 +145,7 @@ def augment_tokens(
         has_tokens=np.bincount(field[~is_edge & ~is_separator], minlength=starts_field.sum()) > 0,
         items=items,
         field_dropout=field_dropout,
-        key=_key(seed, step, FIELD_DRAWS),
+        key=draw_key(seed, step, FIELD_DRAWS),
     )
     kept = np.flatnonzero(is_field_kept)
     first_kept = np.full(len(items), len(is_field_kept))
@@ -152,7 +153,7 @@ def augment_tokens(
     is_lost_separator = is_separator & (field == first_kept[owner])
     is_kept = is_edge | (is_field_kept[field] & ~is_lost_separator)
 
-    draw = _uniforms(_key(seed, step, TOKEN_DRAWS), items[owner], within)
+    draw = uniforms(draw_key(seed, step, TOKEN_DRAWS), items[owner], within)
     masked = np.where(~is_edge & (draw < token_mask), mask_id, ids)[is_kept].tolist()
     stop = np.cumsum(np.bincount(owner[is_kept], minlength=len(items))).tolist()
     return [masked[start:end] for start, end in zip([0, *stop], stop, strict=False)]
@@ -195,7 +196,7 @@ def _kept_fields(
 ) -> np.ndarray:
     """Choose the fields that stay: a text's highest draw in any case, and all above the rate."""
     owner, number = _places(num_fields)
-    draw = _uniforms(key, items[owner], number)
+    draw = uniforms(key, items[owner], number)
     highest = np.full(len(items), -1.0)
     np.maximum.at(highest, owner[has_tokens], draw[has_tokens])
     return (draw >= field_dropout) | (draw == highest[owner])
@@ -205,26 +206,3 @@ def _places(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the list that each element of concatenated lists comes from, and its place in it."""
     owner = np.repeat(np.arange(len(lengths)), lengths)
     return owner, np.arange(len(owner)) - (np.cumsum(lengths) - lengths)[owner]
-
-
-def _key(seed: int, step: int, purpose: int) -> np.ndarray:
-    # four numbers: no order of an epoch, dropout or negatives of the training loop has as many
-    sequence = np.random.SeedSequence(seed, spawn_key=(step, 0, 0, purpose))
-    return sequence.generate_state(1, np.uint64)
-
-
-def _uniforms(key: np.ndarray, rows: np.ndarray, columns: np.ndarray | int) -> np.ndarray:
-    """Draw from [0, 1): a function of (key, row, column), both >= 0, each by itself."""
-    bits = _split_mix(_split_mix(key, rows), np.atleast_1d(columns))
-    return (bits >> 11) * 2.0**-53
-
-
-def _split_mix(state: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return number `index` of the SplitMix64 sequence of `state`, without those before it.
-
-    Steele, Lea & Flood, 2014, Fast Splittable Pseudorandom Number Generators.
-    """
-    mixed = state + (index.astype(np.uint64) + 1) * 0x9E3779B97F4A7C15
-    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9
-    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB
-    return mixed ^ (mixed >> 31)

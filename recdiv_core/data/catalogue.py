@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 TOKENISER_BATCH: Final = 16_384
 NUMERIC: Final = ("price", "rating")
+PRICE_BANDS: Final = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,28 @@ def load_catalogue(prepared: Path) -> Catalogue:
         is_cold_V=table["is_cold"].to_numpy(),
         table=table,
     )
+
+
+def item_attributes(catalogue: Catalogue) -> dict[str, np.ndarray]:
+    """Number the values of the attributes that slates can be spread over, -1 = unknown.
+
+    Returns:
+        brand and colour as they stand, price in PRICE_BANDS bands of equally many items; [V] int64
+        each. Attributes that the catalogue lacks are left out.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name in ("brand", "colour"):
+        if name in catalogue.table.column_names:
+            values = catalogue.table[name].combine_chunks()
+            coded = pc.dictionary_encode(pc.if_else(pc.equal(values, ""), None, values))
+            found[name] = coded.indices.fill_null(-1).to_numpy().astype(np.int64)
+    if "price" in catalogue.table.column_names:
+        price = catalogue.table["price"].cast(pa.float64()).to_numpy()
+        is_known = np.isfinite(price)
+        edges = np.quantile(price[is_known], np.arange(1, PRICE_BANDS) / PRICE_BANDS)
+        band = np.searchsorted(edges, price, side="right")
+        found["price"] = np.where(is_known, band, -1).astype(np.int64)
+    return found
 
 
 class Tokens(Sequence[list[int]]):

@@ -11,6 +11,7 @@ R packed rows, W width, U items to encode.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -82,17 +83,32 @@ class Recommender(nn.Module):
             self.encoder.eval()
         return self
 
-    def encode(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Encode tokens with the trained encoder: [U, L] -> [U, H] unit vectors."""
+    def encode(
+        self, input_ids: torch.Tensor, mask: torch.Tensor, noise_ULE: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Encode tokens with the trained encoder: [U, L] -> [U, H] unit vectors.
+
+        `noise_ULE` is added to the token embeddings, of width E.
+        """
         assert self.encoder is not None
-        hidden = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        tokens: dict[str, torch.Tensor] = {"input_ids": input_ids}
+        if noise_ULE is not None:
+            tokens = {"inputs_embeds": self.token_embeddings()(input_ids) + noise_ULE}
+        hidden = self.encoder(**tokens, attention_mask=mask).last_hidden_state
         return mean_pool(hidden, mask)
 
-    def item_vectors(self, fresh: FreshText | None = None) -> torch.Tensor:
-        """Compute the vectors of all items, [V, D]."""
+    def token_embeddings(self) -> nn.Embedding:
+        """Return the trained encoder's table of tokens."""
+        assert self.encoder is not None
+        return cast("nn.Embedding", cast("Any", self.encoder).get_input_embeddings())
+
+    def item_vectors(
+        self, fresh: FreshText | None = None, token_noise_ULE: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Compute the vectors of all items, [V, D]; noise is for the texts of `fresh`."""
         text = self.text_VH
         if fresh is not None and text is not None:
-            encoded = self.encode(fresh.input_ids, fresh.mask).to(text.dtype)
+            encoded = self.encode(fresh.input_ids, fresh.mask, token_noise_ULE).to(text.dtype)
             text = text.index_copy(0, fresh.items_U, encoded)
         return self.item_tower(text)
 
@@ -104,13 +120,16 @@ class Recommender(nn.Module):
         segment_RW: torch.Tensor,
         queries_RW: torch.Tensor,
         dial_RW: torch.Tensor | None = None,
+        noise_RWD: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Compute the state at every place of packed histories, [R * W, D].
 
         An item of -1 is hidden: its input is a zero vector. `dial_RW`, in [0, 1], is for a
-        conditioned model; None is 0 everywhere.
+        conditioned model; None is 0 everywhere. `noise_RWD` is added to the inputs.
         """
         inputs = F.embedding(items_RW.clamp_min(0), items_VD) * (items_RW >= 0)[..., None]
+        if noise_RWD is not None:
+            inputs = inputs + noise_RWD
         request = None
         if self.queries_QH is not None:
             has_query = (queries_RW >= 0)[..., None]
@@ -128,8 +147,12 @@ class Recommender(nn.Module):
         queries_RW: torch.Tensor,
         fresh: FreshText | None = None,
         dial_RW: torch.Tensor | None = None,
+        noise_RWD: torch.Tensor | None = None,
+        token_noise_ULE: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return states [R * W, D] and item vectors [V, D]."""
-        items_VD = self.item_vectors(fresh)
-        states = self.states(items_VD, items_RW, position_RW, segment_RW, queries_RW, dial_RW)
+        """Return states [R * W, D] and item vectors [V, D]; see `states` and `item_vectors`."""
+        items_VD = self.item_vectors(fresh, token_noise_ULE)
+        states = self.states(
+            items_VD, items_RW, position_RW, segment_RW, queries_RW, dial_RW, noise_RWD
+        )
         return states, items_VD

@@ -15,8 +15,16 @@ import torch
 from torch import nn
 
 from recdiv_core.config import Config
-from recdiv_core.data.catalogue import Catalogue, Tokens, load_catalogue, load_tokens
+from recdiv_core.data.catalogue import (
+    Catalogue,
+    Tokens,
+    item_attributes,
+    load_catalogue,
+    load_tokens,
+)
 from recdiv_core.data.text_vectors import load_vectors
+from recdiv_core.losses.class_balance import effective_number_weights, item_weights, log_prior
+from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.metrics.judged import CatalogueFacts, catalogue_facts
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
@@ -24,6 +32,7 @@ from recdiv_core.models.session_tower import SessionTower
 from recdiv_core.models.text_encoder import load_encoder, resolve_encoder
 from recdiv_core.schema import Manifest, read_manifest
 from recdiv_core.slates import SlatePolicy
+from recdiv_core.training.objective import Attack, Objective
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +46,7 @@ class Dataset:
         text_VH: unit text vectors, [V, H] float32.
         queries_QH: unit text vectors of the queries, [Q, H]; None without queries.
         categories_VL: category indices of every item, padded with -1.
+        log_prior_V: log of each item's share of train events, smoothed.
         facts: what metrics must know of the catalogue.
     """
 
@@ -46,6 +56,7 @@ class Dataset:
     text_VH: torch.Tensor
     queries_QH: torch.Tensor | None
     categories_VL: torch.Tensor
+    log_prior_V: torch.Tensor
     facts: CatalogueFacts
 
     def to(self, device: torch.device) -> Dataset:
@@ -55,6 +66,7 @@ class Dataset:
             text_VH=self.text_VH.to(device),
             queries_QH=None if self.queries_QH is None else self.queries_QH.to(device),
             categories_VL=self.categories_VL.to(device),
+            log_prior_V=self.log_prior_V.to(device),
             facts=replace(
                 self.facts,
                 unit_VD=self.facts.unit_VD.to(device),
@@ -82,6 +94,7 @@ def load_dataset(prepared: Path) -> Dataset:
         text_VH=text,
         queries_QH=queries if len(queries) else None,
         categories_VL=torch.tensor(catalogue.categories_VL),
+        log_prior_V=log_prior(torch.tensor(catalogue.popularity_V)),
         facts=catalogue_facts(
             text,
             torch.tensor(catalogue.categories_VL),
@@ -152,6 +165,68 @@ def _trainable_encoder(source: str, trainable_layers: int, lora_rank: int) -> nn
     return encoder
 
 
+def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Objective:
+    """Build what a training step minimises."""
+    loss = config.loss
+    relevance = loss.relevance
+    if relevance == "auto":
+        small = len(dataset.catalogue) <= loss.softmax_max_items
+        relevance = "softmax" if small else "sampled_softmax"
+    on_tokens = loss.adversarial_on == "tokens"
+    return Objective(
+        relevance=relevance,
+        temperature=config.model.temperature,
+        num_negatives=loss.num_negatives,
+        negatives=loss.negatives,
+        mask_history=loss.mask_history,
+        logq_alpha=loss.logq_alpha,
+        gbce_calibration=loss.gbce_calibration,
+        focal_gamma=loss.focal_gamma,
+        logit_bias_V=loss.logit_adjustment * dataset.log_prior_V if loss.logit_adjustment else None,
+        balance=loss.balance,
+        diversity_weight=loss.diversity_weight,
+        is_conditioned=loss.conditioned,
+        mix={str(name): share for name, share in loss.diversity.items()},
+        slate_form=loss.slate_form,
+        slate_size=loss.slate_size,
+        slate_candidates=loss.slate_candidates,
+        slate_temperature=loss.slate_temperature,
+        attack=Attack(
+            kind=loss.adversarial,
+            on=loss.adversarial_on,
+            ascends=loss.adversarial_ascends,
+            epsilon=loss.adversarial_epsilon,
+            num_steps=loss.adversarial_steps,
+            step_size=loss.adversarial_step_size,
+            width=model.token_embeddings().embedding_dim if on_tokens else config.model.dim,
+        ),
+        traits=ItemTraits(
+            embeddings_VD=dataset.text_VH,
+            categories_VL=dataset.categories_VL,
+            num_categories=dataset.catalogue.num_categories,
+            popularity_V=dataset.log_prior_V.exp(),
+            num_places=float(dataset.manifest.num_train_users * loss.slate_size),
+            attributes={
+                name: torch.from_numpy(values).to(dataset.text_VH.device)
+                for name, values in item_attributes(dataset.catalogue).items()
+            },
+        ),
+    )
+
+
+def target_weights(config: Config, dataset: Dataset) -> torch.Tensor | None:
+    """Return the weight of each item as a target, [V], by the sizes of its categories; or None."""
+    beta = config.loss.class_balance_beta
+    if not beta:
+        return None
+    labels_VL, events_V = dataset.categories_VL, torch.tensor(dataset.catalogue.popularity_V)
+    is_label = labels_VL >= 0
+    events_VL = events_V.to(labels_VL.device)[:, None].expand_as(labels_VL)
+    counts = torch.zeros(dataset.catalogue.num_categories, device=labels_VL.device)
+    counts.index_add_(0, labels_VL[is_label], events_VL[is_label].to(counts.dtype))
+    return item_weights(effective_number_weights(counts, beta), labels_VL)
+
+
 def parameter_groups(
     model: nn.Module, *, learning_rate: float, text_learning_rate: float, weight_decay: float
 ) -> list[dict[str, object]]:
@@ -178,6 +253,7 @@ def slate_policy(config: Config) -> SlatePolicy:
         method=config.rerank.method,
         diversity=config.rerank.diversity,
         num_candidates=config.rerank.num_candidates,
+        logit_adjustment=config.rerank.logit_adjustment * config.model.temperature,
     )
 
 

@@ -13,7 +13,7 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,21 +25,24 @@ import torch.distributed as dist
 from torch import nn
 
 from recdiv_core.config import Config, from_tree
+from recdiv_core.data.augment import augment_histories, augment_tokens, mask_and_separator
 from recdiv_core.data.batches import pack
+from recdiv_core.data.draws import draw_key, uniforms
 from recdiv_core.data.plan import Examples, list_fragments, num_steps, stream_train
 from recdiv_core.evaluate import tally_split
-from recdiv_core.losses.aggregate import exposure_share
-from recdiv_core.losses.soft_slates import ItemTraits
+from recdiv_core.losses.balance import BalanceState, observe
+from recdiv_core.losses.negatives import Negatives, mixed_negatives
 from recdiv_core.metrics.tally import finish
 from recdiv_core.models.recommender import FreshText, Recommender
-from recdiv_core.models.text_encoder import pad_tokens
+from recdiv_core.models.text_encoder import load_tokenizer, pad_tokens, resolve_encoder
 from recdiv_core.ray_start import quieten
 from recdiv_core.training.build import (
-    Dataset,
     build_model,
+    build_objective,
     load_dataset,
     parameter_groups,
     slate_policy,
+    target_weights,
     tokens_of,
 )
 from recdiv_core.training.checkpoint import (
@@ -49,7 +52,7 @@ from recdiv_core.training.checkpoint import (
     read_progress,
     save_checkpoint,
 )
-from recdiv_core.training.objective import Objective, Part
+from recdiv_core.training.objective import Part
 from recdiv_core.training.step import StepSums, train_step
 
 logger = logging.getLogger(__name__)
@@ -59,6 +62,7 @@ REFRESH_ROWS: Final = 64
 LOG_EVERY_S: Final = 10.0
 NEGATIVES_KEY: Final = 1
 DIALS_KEY: Final = 2
+NOISE_DRAWS: Final = 16
 DIAL_RANGE: Final = 16.0
 
 
@@ -97,6 +101,7 @@ class _Trainer:
         self.progress = Progress()
         self.best_weights = _copy_weights(self.model)
         self.places_V = torch.zeros(len(self.dataset.catalogue), device=self.device)
+        self.balance = BalanceState()
         training: dict[str, Any] = {}
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is not None:
@@ -106,6 +111,7 @@ class _Trainer:
                 training = load_training(Path(path))
             self.best_weights = training["best_weights"] or _copy_weights(self.model)
             self.places_V.copy_(training["places_V"])
+            self.balance = BalanceState(**training["balance"])
         self.model.to(self.device)
         self.wrapped: nn.Module = ray.train.torch.prepare_model(
             self.model, parallel_strategy_kwargs={"forward_sync_buffers": False}
@@ -125,8 +131,12 @@ class _Trainer:
         if training:
             self.optimizer.load_state_dict(training["optimizer"])
             self.scaler.load_state_dict(training["scaler"])
-        self.objective = _objective(config, self.dataset)
+        self.objective = build_objective(config, self.dataset, self.model)
+        self.target_weights_V = target_weights(config, self.dataset)
         self.tokens = tokens_of(self.dataset) if self.model.encoder is not None else None
+        if config.train.token_mask or config.train.field_dropout:
+            source = resolve_encoder(config.model.text.encoder)
+            self.special_tokens = mask_and_separator(load_tokenizer(source))
         fragments = list_fragments(self.dataset.prepared, "train")
         self.num_train_rows = sum(fragment.num_rows for fragment in fragments)
         self.steps_an_epoch = num_steps(self.num_train_rows, config.train.batch_size)
@@ -182,9 +192,11 @@ class _Trainer:
                     precision=PRECISIONS[self.config.train.precision],
                     clip_norm=self.config.train.clip_norm,
                     places_V=self.places_V,
-                    negatives_S=self._negatives(step),
+                    negatives=self._negatives(step, parts),
+                    balance=self.balance,
                 )
             )
+            self._observe(sums[-1])
             self.progress = replace(self.progress, step=step + 1)
             if self.rank == 0 and time.monotonic() - last_log > LOG_EVERY_S:
                 last_log = time.monotonic()
@@ -200,30 +212,66 @@ class _Trainer:
         start = step % self.steps_an_epoch * self.config.train.batch_size
         size = min(self.config.train.batch_size, self.num_train_rows - start)
         shares = self.world_size * len(step_examples)
-        dial_of_step = None
+        dials = None
         if self.config.loss.conditioned:
-            dial_of_step = draw_dials(self._draws(step, DIALS_KEY), size).to(self.device)
+            dials = draw_dials(self._draws(step, DIALS_KEY), size).to(self.device)
         parts: list[Part] = []
         for index, examples in enumerate(step_examples):
             first = size * (self.rank * len(step_examples) + index) // shares
-            dial_B = None
-            if dial_of_step is not None:
-                dial_B = dial_of_step[first : first + len(examples.lengths)]
-            parts.append(self._load(examples, dial_B))
+            users = slice(first, first + len(examples.lengths))
+            part = self._load(examples, step, first)
+            if dials is not None:
+                part = replace(part, dial_B=dials[users])
+            if self.objective.attack.kind == "freelb":
+                part = replace(part, draws=self._noise_draws(part, step, first))
+            parts.append(part)
         return parts
 
-    def _load(self, examples: Examples, dial_B: torch.Tensor | None) -> Part:
+    def _load(self, examples: Examples, step: int, first_user: int) -> Part:
+        train, seed = self.config.train, self.config.seed
+        shares = {str(name): share for name, share in train.augment.items()}
+        examples = augment_histories(examples, shares, seed=seed, step=step, first_user=first_user)
         packed = pack(examples, max_history=self.config.model.max_history).to(self.device)
+        if self.target_weights_V is not None:
+            weights_N = packed.weights_N * self.target_weights_V[packed.targets_N]
+            packed = replace(packed, weights_N=weights_N)
         if self.tokens is None:
-            return Part(packed, None, dial_B)
+            return Part(packed)
         items = np.unique(examples.items) if examples.items.size else np.zeros(1, np.int64)
-        input_ids, mask = pad_tokens([self.tokens[int(item)] for item in items])
+        texts = [self.tokens[int(item)] for item in items]
+        if train.token_mask or train.field_dropout:
+            mask_id, separator_id = self.special_tokens
+            texts = augment_tokens(
+                texts,
+                items=items,
+                token_mask=train.token_mask,
+                field_dropout=train.field_dropout,
+                mask_id=mask_id,
+                separator_id=separator_id,
+                seed=seed,
+                step=step,
+            )
+        input_ids, mask = pad_tokens(texts)
         fresh = FreshText(
             torch.from_numpy(items).to(self.device),
             input_ids.to(self.device),
             mask.to(self.device),
         )
-        return Part(packed, fresh, dial_B)
+        return Part(packed, fresh)
+
+    def _noise_draws(self, part: Part, step: int, first_user: int) -> torch.Tensor:
+        """Draw where noise starts: by the user and position, or by the item and token."""
+        attack, key = self.objective.attack, draw_key(self.config.seed, step, NOISE_DRAWS)
+        if attack.on == "tokens":
+            assert part.fresh is not None
+            rows = part.fresh.items_U.cpu().numpy()[:, None].repeat(part.fresh.mask.shape[1], 1)
+            places = np.arange(part.fresh.mask.shape[1])[None, :]
+        else:
+            rows = first_user + part.packed.user_RW.cpu().numpy()
+            places = part.packed.position_RW.cpu().numpy()
+        columns = places[..., None] * attack.width + np.arange(attack.width)
+        draws = uniforms(key, rows[..., None], columns)
+        return torch.from_numpy(draws.astype(np.float32)).to(self.device)
 
     def _set_rates(self, step: int) -> None:
         train = self.config.train
@@ -236,12 +284,31 @@ class _Trainer:
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
 
-    def _negatives(self, step: int) -> torch.Tensor | None:
-        if self.objective.relevance == "softmax":
+    def _negatives(self, step: int, parts: list[Part]) -> Negatives | None:
+        """Draw a step's negatives, and collect the targets of all ranks and parts."""
+        objective = self.objective
+        if objective.relevance == "softmax":
             return None
-        rng = self._draws(step, NEGATIVES_KEY)
-        drawn = rng.integers(len(self.dataset.catalogue), size=self.objective.num_negatives)
-        return torch.from_numpy(drawn).to(self.device)
+        uniform_U = torch.zeros(0, dtype=torch.int64, device=self.device)
+        if objective.negatives != "in_batch":
+            rng = self._draws(step, NEGATIVES_KEY)
+            drawn = rng.integers(len(self.dataset.catalogue), size=objective.num_negatives)
+            uniform_U = torch.from_numpy(drawn).to(self.device)
+        targets_N = uniform_U[:0]
+        if objective.negatives != "uniform":
+            targets_N = _gather(torch.cat([part.packed.targets_N for part in parts]))
+        return mixed_negatives(targets_N, uniform_U, self.dataset.log_prior_V)
+
+    def _observe(self, sums: StepSums) -> None:
+        """Let the balance remember a step's global losses."""
+        loss = self.config.loss
+        self.balance = observe(
+            self.balance,
+            relevance=sums.relevance / max(1e-12, sums.weight) / self.objective.log_items,
+            penalty=sums.penalty / max(1.0, sums.num_penalised),
+            min_diversity=loss.min_diversity,
+            rate=loss.constraint_rate,
+        )
 
     def _draws(self, step: int, key: int) -> np.random.Generator:
         """Return a step's generator for one purpose, the same on all ranks."""
@@ -363,6 +430,7 @@ class _Trainer:
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.scaler.state_dict(),
                     "places_V": self.places_V,
+                    "balance": asdict(self.balance),
                     "best_weights": None if is_best else self.best_weights,
                 },
             )
@@ -381,34 +449,6 @@ def schedule(step: int, *, num_steps: int, warmup_steps: int, final_share: float
         return (step + 1) / warmup_steps
     through = (step - warmup_steps) / max(1, num_steps - warmup_steps - 1)
     return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, through)))
-
-
-def _objective(config: Config, dataset: Dataset) -> Objective:
-    loss = config.loss
-    relevance = loss.relevance
-    if relevance == "auto":
-        small = len(dataset.catalogue) <= loss.softmax_max_items
-        relevance = "softmax" if small else "sampled_softmax"
-    events_V = torch.tensor(dataset.catalogue.popularity_V)
-    return Objective(
-        relevance=relevance,
-        temperature=config.model.temperature,
-        num_negatives=loss.num_negatives,
-        logq_alpha=loss.logq_alpha,
-        diversity_weight=loss.diversity_weight,
-        mix={str(name): share for name, share in loss.diversity.items()},
-        slate_size=loss.slate_size,
-        slate_candidates=loss.slate_candidates,
-        slate_temperature=loss.slate_temperature,
-        traits=ItemTraits(
-            embeddings_VD=dataset.text_VH,
-            categories_VL=dataset.categories_VL,
-            num_categories=dataset.catalogue.num_categories,
-            popularity_V=exposure_share(events_V.to(dataset.text_VH)),
-            num_places=float(dataset.manifest.num_train_users * loss.slate_size),
-            attributes={},
-        ),
-    )
 
 
 def draw_dials(rng: np.random.Generator, num_users: int) -> torch.Tensor:
@@ -434,6 +474,21 @@ def _epoch_figures(sums: list[StepSums], train_s: float) -> dict[str, float]:
         "train/epoch_s": train_s,
         "train/users_per_s": num_users / max(train_s, 1e-9),
     }
+
+
+def _gather(values_N: torch.Tensor) -> torch.Tensor:
+    """Concatenate what each rank holds, in the order of ranks."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return values_N
+    size = torch.tensor([len(values_N)], device=values_N.device)
+    sizes = [torch.zeros_like(size) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, size)
+    longest = max(int(each) for each in sizes)
+    padded = torch.zeros(longest, dtype=values_N.dtype, device=values_N.device)
+    padded[: len(values_N)] = values_N
+    gathered = [torch.zeros_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    return torch.cat([values[: int(each)] for values, each in zip(gathered, sizes, strict=True)])
 
 
 def _copy_weights(model: Recommender) -> dict[str, torch.Tensor]:

@@ -8,18 +8,21 @@ Shapes: see data/batches.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import nn
 
 from recdiv_core.data.batches import Packed
+from recdiv_core.losses.adversarial import Pass, freelb_start, passes
 from recdiv_core.losses.diversity import NEEDS_HISTORY, penalty
-from recdiv_core.losses.relevance import sampled_softmax, softmax
+from recdiv_core.losses.negatives import Negatives
+from recdiv_core.losses.relevance import bpr, gbce, sampled_softmax, softmax
 from recdiv_core.losses.soft_slates import ItemTraits, SoftSlates, history_shares
-from recdiv_core.losses.soft_topk import soft_topk, standardise
+from recdiv_core.losses.soft_topk import SOFT_SLATES, standardise
 from recdiv_core.models.recommender import FreshText
 
 SEEN_SCORE: Final = -1e3
@@ -27,32 +30,92 @@ SEEN_SCORE: Final = -1e3
 
 
 @dataclass(frozen=True)
+class Attack:
+    """Adversarial training; see LossConfig for each.
+
+    Attributes:
+        kind: a key of `adversarial.SHARES`.
+        on: whose embeddings.
+        ascends: what the noise makes worse.
+        epsilon: size of the noise.
+        num_steps: of pgd and freelb.
+        step_size: of pgd and freelb.
+        width: of those embeddings.
+    """
+
+    kind: str = "none"
+    on: Literal["items", "tokens"] = "items"
+    ascends: Literal["loss", "relevance", "penalty"] = "loss"
+    epsilon: float = 0.0
+    num_steps: int = 1
+    step_size: float = 0.0
+    width: int = 0
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether it adds noise to embeddings."""
+        return self.kind not in ("none", "awp")
+
+
+@dataclass(frozen=True)
 class Objective:
     """What a step minimises; see LossConfig for each.
 
     Attributes:
-        relevance: `softmax` or `sampled_softmax`.
-        temperature: scores are dot products divided by it.
-        num_negatives: of the sampled softmax.
-        logq_alpha: of the sampled softmax.
+        relevance: name of the loss.
         diversity_weight: w; of a conditioned model the one at dial 1.
         mix: regulariser -> weight.
+        traits: what all users' slates are judged by.
+        temperature: scores are dot products divided by it.
+        num_negatives: uniform draws, of the sampled losses.
+        negatives: where they come from.
+        mask_history: whether a user's own items are left out of them.
+        logq_alpha: of the sampled softmax.
+        gbce_calibration: of gBCE.
+        focal_gamma: of the exact softmax.
+        logit_bias_V: added to the logits of the exact softmax, or None.
+        balance: how the two losses become one direction.
+        is_conditioned: whether each user has a weight of its own.
+        slate_form: name of the soft top k.
         slate_size: k of the soft slate.
         slate_candidates: items that it is formed over.
         slate_temperature: its softness.
-        traits: what all users' slates are judged by.
+        attack: adversarial training.
     """
 
     relevance: str
-    temperature: float
-    num_negatives: int
-    logq_alpha: float
     diversity_weight: float
     mix: Mapping[str, float]
-    slate_size: int
-    slate_candidates: int
-    slate_temperature: float
     traits: ItemTraits
+    temperature: float = 1.0
+    num_negatives: int = 0
+    negatives: str = "uniform"
+    mask_history: bool = False
+    logq_alpha: float = 1.0
+    gbce_calibration: float = 0.75
+    focal_gamma: float = 0.0
+    logit_bias_V: torch.Tensor | None = None
+    balance: str = "weighted_sum"
+    is_conditioned: bool = False
+    slate_form: str = "threshold"
+    slate_size: int = 10
+    slate_candidates: int = 200
+    slate_temperature: float = 0.1
+    attack: Attack = Attack()
+
+    @property
+    def log_items(self) -> float:
+        """Nats of a uniform guess, which relevance is divided by."""
+        return math.log(max(2, self.traits.num_items))
+
+    @property
+    def needs_penalty(self) -> bool:
+        """Whether slates are formed at all."""
+        return (
+            self.diversity_weight > 0
+            or self.balance == "epsilon_constraint"
+            or (self.attack.is_noise and self.attack.ascends == "penalty")
+        )
 
 
 @dataclass(frozen=True)
@@ -63,11 +126,13 @@ class Part:
         packed: their histories.
         fresh: items whose text is encoded anew, when the encoder is trained.
         dial_B: [B] in [0, 1], the dial of each user, or None for a model without one.
+        draws: [R, W, D] or [U, L, E], uniform in [0, 1), that freelb starts its noise from.
     """
 
     packed: Packed
     fresh: FreshText | None = None
     dial_B: torch.Tensor | None = None
+    draws: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -93,11 +158,13 @@ def part_losses(
     objective: Objective,
     *,
     exposure_V: torch.Tensor,
-    negatives_S: torch.Tensor | None,
+    negatives: Negatives | None,
     autocast: torch.autocast,
+    noise: torch.Tensor | None = None,
 ) -> PartLosses:
-    """Run the model on a part and sum its losses."""
+    """Run the model on a part and sum its losses; `noise` is added to `attack.on`'s embeddings."""
     packed, dial_B = part.packed, part.dial_B
+    on_items = objective.attack.on == "items"
     weights_N = packed.weights_N
     with autocast:
         dial_RW = None
@@ -112,13 +179,15 @@ def part_losses(
             packed.queries_RW,
             part.fresh,
             dial_RW,
+            noise if on_items else None,
+            None if on_items else noise,
         )
-        relevance = _relevance(states, items_VD, packed, weights_N, objective, negatives_S)
+        relevance = _relevance(states, items_VD, packed, weights_N, objective, negatives)
     figures = torch.zeros(4, dtype=torch.float64, device=exposure_V.device)
     figures[0] = relevance.detach()
     figures[1] = weights_N.sum(dtype=torch.float64)
     places_V = torch.zeros_like(exposure_V)
-    if objective.diversity_weight == 0:
+    if not objective.needs_penalty:
         return PartLosses(relevance, None, figures, places_V)
     slates = soft_slates(states, items_VD, packed, dial_B, objective, exposure_V)
     penalty_B = penalty(slates, objective.mix)
@@ -130,33 +199,86 @@ def part_losses(
     return PartLosses(relevance, penalty_B.sum(), figures, places_V)
 
 
+def part_passes(part: Part, objective: Objective) -> Iterator[Pass]:
+    """Yield the passes over a part, each with its noise; see `adversarial.passes`."""
+    attack, packed = objective.attack, part.packed
+    device = packed.items_RW.device
+    if not attack.is_noise:
+        yield Pass(torch.empty(0, device=device), 1.0, is_first=True, is_last=True)
+        return
+    if attack.on == "items":
+        group = packed.user_RW.masked_fill(packed.position_RW == 0, -1)
+        num_groups = len(packed.last_place_B)
+    else:
+        assert part.fresh is not None
+        num_groups = len(part.fresh.items_U)
+        group = torch.arange(num_groups, device=device)[:, None].expand_as(part.fresh.mask)
+        group = group.masked_fill(part.fresh.mask == 0, -1)
+    if attack.kind == "freelb":
+        assert part.draws is not None
+        start = freelb_start(part.draws, group, num_groups, epsilon=attack.epsilon)
+    else:
+        start = torch.zeros(*group.shape, attack.width, device=device)
+    yield from passes(
+        attack.kind,
+        start,
+        group,
+        num_groups,
+        epsilon=attack.epsilon,
+        step_size=attack.step_size,
+        num_steps=attack.num_steps,
+    )
+
+
 def _relevance(
     states: torch.Tensor,
     items_VD: torch.Tensor,
     packed: Packed,
     weights_N: torch.Tensor,
     objective: Objective,
-    negatives_S: torch.Tensor | None,
+    negatives: Negatives | None,
 ) -> torch.Tensor:
-    hidden_ND = states[packed.target_place_N]
+    positions = (states[packed.target_place_N], items_VD, packed.targets_N, weights_N)
+    temperature = objective.temperature
     if objective.relevance == "softmax":
         return softmax(
-            hidden_ND,
-            items_VD,
-            packed.targets_N,
-            weights_N,
-            temperature=objective.temperature,
+            *positions,
+            temperature=temperature,
+            logit_bias_V=objective.logit_bias_V,
+            focal_gamma=objective.focal_gamma,
         )
-    assert negatives_S is not None
-    return sampled_softmax(
-        hidden_ND,
-        items_VD,
-        packed.targets_N,
-        weights_N,
-        negatives_S,
-        temperature=objective.temperature,
-        logq_alpha=objective.logq_alpha,
+    assert negatives is not None
+    masked = (
+        _own_items(packed, negatives.items_S, len(items_VD)) if objective.mask_history else None
     )
+    items_S = negatives.items_S
+    if objective.relevance == "sampled_softmax":
+        return sampled_softmax(
+            *positions,
+            items_S,
+            temperature=temperature,
+            logq_alpha=objective.logq_alpha,
+            log_count_S=negatives.log_count_S,
+            log_expected_S=negatives.log_expected_S,
+            is_masked_NS=masked,
+        )
+    if objective.relevance == "gbce":
+        return gbce(
+            *positions,
+            items_S,
+            temperature=temperature,
+            calibration=objective.gbce_calibration,
+            is_masked_NS=masked,
+        )
+    return bpr(*positions, items_S, temperature=temperature, is_masked_NS=masked)
+
+
+def _own_items(packed: Packed, items_S: torch.Tensor, num_items: int) -> torch.Tensor:
+    """Tell which negatives stand in the history of each position's user, [N, S]."""
+    user_B1 = torch.arange(len(packed.last_place_B), device=items_S.device)[:, None]
+    seen_S = packed.seen_user_S * num_items + packed.seen_item_S
+    is_own_BS = torch.isin(user_B1 * num_items + items_S, seen_S)
+    return is_own_BS[packed.user_RW.flatten()[packed.target_place_N]]
 
 
 def soft_slates(
@@ -191,7 +313,7 @@ def soft_slates(
         best_BM, candidates_BM = scores_BV.topk(depth, dim=1)
         is_seen_BM = best_BM == -torch.inf  # only where fewer than `depth` items are left
     scores_BM = torch.einsum("bd,bmd->bm", users_BD, items_VD[candidates_BM])
-    membership_BM = soft_topk(
+    membership_BM = SOFT_SLATES[objective.slate_form](
         standardise(scores_BM).masked_fill(is_seen_BM, SEEN_SCORE),
         objective.slate_size,
         objective.slate_temperature,
