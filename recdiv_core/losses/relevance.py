@@ -346,8 +346,7 @@ def _focal(losses: torch.Tensor, gamma: float) -> tuple[torch.Tensor, torch.Tens
     """
     missed = -torch.expm1(-losses)
     factor = missed.pow(gamma)
-    is_positive = missed > 0
-    ratio = torch.where(is_positive, losses / missed.where(is_positive, 1.0), 1.0)
+    ratio = torch.where(missed > 0, losses / missed, 1.0)
     return factor * losses, factor * (1 + gamma * torch.exp(-losses) * ratio)
 
 
