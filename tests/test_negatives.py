@@ -87,6 +87,14 @@ def test_the_log_normaliser_tends_to_the_exact_one_with_many_draws(num_uniform):
     assert errors[1] < 0.03 < errors[0]
 
 
+def test_without_targets_the_list_is_that_of_the_uniform_draws():
+    one, uniform = position(5, 4), torch.tensor([3, 0, 3])
+    negatives = mixed_negatives(torch.tensor([], dtype=torch.int64), uniform, SHARE.log())
+    torch.testing.assert_close(
+        loss_against(one, negatives), sampled_softmax(*one, uniform), rtol=1e-12, atol=0
+    )
+
+
 def test_cold_items_are_drawn_by_the_uniform_half_alone():
     log_share = torch.tensor([0.0, -1000.0])
     negatives = mixed_negatives(torch.tensor([0, 0]), torch.tensor([1, 1, 1]), log_share)
