@@ -94,11 +94,11 @@ def part(users, dials=None):
     return Part(pack(examples, max_history=MAX_HISTORY), None, dial_B)
 
 
-def negatives_of(wanted, parts_of_users):
-    """Return the negatives of a step: those of the whole batch, however it is cut."""
+def negatives_of(wanted):
+    """Return the negatives of a step on USERS: those of the whole batch, however it is cut."""
     if wanted.relevance == "softmax":
         return None
-    targets = torch.tensor([item for users in parts_of_users for user in users for item in user])
+    targets = torch.tensor([item for user in USERS for item in user])
     return mixed_negatives(
         targets if wanted.negatives != "uniform" else targets[:0],
         NEGATIVES if wanted.negatives != "in_batch" else NEGATIVES[:0],
@@ -130,7 +130,7 @@ class Training:
             precision=self.precision,
             clip_norm=clip_norm,
             places_V=self.places_V,
-            negatives=negatives_of(self.objective, parts_of_users),
+            negatives=negatives_of(self.objective),
             balance=self.balance,
         )
 

@@ -6,7 +6,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.test_step import NUM_ITEMS, USERS, Training, assert_equal_weights, fresh_model, trained
+from tests.test_step import (
+    NUM_ITEMS,
+    USERS,
+    WAYS,
+    Training,
+    assert_equal_weights,
+    fresh_model,
+    trained,
+)
 
 pytestmark = pytest.mark.ray  # no Ray in it, but as slow as if there were
 
@@ -19,7 +27,9 @@ CASES = {
         [[USERS], [[]]],
         {"diversity_weight": 0.5, "mix": {"exposure": 1.0}},
     ),
-    "sampled softmax": ([[USERS[:1]], [USERS[1:]]], {"relevance": "sampled_softmax"}),
+} | {
+    way: ([[USERS[:1], USERS[1:3]], [USERS[3:], []]], {"diversity_weight": 0.5, **changes})
+    for way, changes in WAYS.items()
 }
 
 
@@ -31,7 +41,7 @@ def train_on_a_rank(rank, store, results):
         wrapped = torch.nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
         training = Training(wrapped, **changes)
         sums = [vars(training.step(*shares[rank])) for _ in range(2)]
-        tensors = model.state_dict() | {"exposure_V": training.exposure_V}
+        tensors = model.state_dict() | {"places_V": training.places_V}
         results.put((name, {key: value.numpy() for key, value in tensors.items()}, sums))
     dist.destroy_process_group()
 
