@@ -316,7 +316,8 @@ class _TrialTracking(tune.Callback):
         log_report(self.handles[name], _only_figures(result))
         objective = f"val/{self.config.eval.objective}"
         best = self.best.get(name)
-        if best is None or result[objective] > best[objective]:
+        takes_last = self.config.train.select == "last"
+        if best is None or takes_last or result[objective] > best[objective]:
             self.best[name] = _only_figures(result)
 
     def on_trial_complete(

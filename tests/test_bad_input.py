@@ -64,6 +64,15 @@ def test_a_whole_data_set_is_taken(config: Config, checkpoint: Path):
     assert checked.run.name.startswith("train-")
 
 
+def test_an_attribute_that_the_catalogue_lacks(config: Config, prepared: Path):
+    pq.write_table(pa.table({"item_id": ["a"], "brand": ["b"]}), prepared / "catalogue.parquet")
+    wanted = {"loss__diversity_weight": 0.1, "loss__diversity": {"colour_entropy": 1.0}}
+    assert "has no column 'colour'; it has item_id, brand" in refusal(config, **wanted)
+    check_config(
+        override(config, {"loss.diversity_weight": 0.1, "loss.diversity": {"brand_entropy": 1.0}})
+    )
+
+
 def test_no_data_set(config: Config):
     assert "data.prepared is not set" in refusal(config, data__prepared="")
     assert "is not a directory" in refusal(config, data__prepared="/nowhere")

@@ -142,6 +142,21 @@ def test_one_entry_of_a_table_is_changed_alone():
 
 
 @pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss.balance=mgda", "loss.adversarial=fgm"], "use one of the two"),
+        (
+            ["loss.conditioned=true", "loss.diversity_weight=0.1", "loss.balance=pcgrad"],
+            "allowed is weighted_sum",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        load(None, overrides)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         (
@@ -156,6 +171,12 @@ def test_one_entry_of_a_table_is_changed_alone():
         ("seed=", "seed: got None; Input should be a valid integer"),
         ("seed=-1", "seed: got -1; Input should be greater than or equal to 0"),
         ("eval.k=0", "eval.k: got 0; Input should be greater than or equal to 1"),
+        ("loss.conditioned=true", "loss.conditioned=true needs loss.diversity_weight > 0"),
+        ("model.diversity=0.5", "needs a model with loss.conditioned=true"),
+        ("loss.adversarial_on=tokens", "needs model.text.trainable_layers >= 1"),
+        ("train.token_mask=0.1", "need model.text.trainable_layers >= 1"),
+        ("train.augment={crop: 0.7, mask: 0.5}", "the shares exceed 1"),
+        ("loss.diversity.ilds=1", "ilds"),
         ("loss.diversity_weight=1.1", "loss.diversity_weight: got 1.1; .* less than or equal to 1"),
         ("rerank.diversity=-0.1", "rerank.diversity: got -0.1; .* greater than or equal to 0"),
         ("train.learning_rate=.nan", "train.learning_rate: got nan; .* finite"),

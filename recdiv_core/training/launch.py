@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow.parquet as pq
 import yaml
 from pyarrow.fs import FileSystem, FileType
 
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 ROOM_FOR_DATA: Final = 0.2
 """Share of the CPUs left free: with none, Ray Data's tasks never start and training hangs."""
+
+ATTRIBUTES: Final = {"brand_entropy": "brand", "colour_entropy": "colour", "price_entropy": "price"}
+"""Regulariser -> column of the catalogue that it needs."""
 
 FREE_TO_CHANGE: Final = ("tracking.", "scaling.address", "train.max_failures")
 """Keys that may differ when a run is resumed."""
@@ -78,8 +82,8 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
     """Check what a training run needs before Ray starts, and make its paths absolute.
 
     Raises:
-        ValueError: no whole prepared data set, one of another text encoder, a checkpoint that does
-            not fit, an objective that is not measured.
+        ValueError: no whole prepared data set, one of another text encoder or without an attribute
+            that is asked for, a checkpoint that does not fit, an objective that is not measured.
     """
     if not config.data.prepared:
         raise ValueError(
@@ -96,6 +100,7 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
             f"model.text.encoder={text.encoder}, but data.prepared={prepared} was prepared with "
             f"model.text.encoder={manifest.encoder.name}: give that, or prepare again"
         )
+    _check_attributes(config, prepared)
     changes: dict[str, object] = {"data.prepared": str(prepared)}
     if config.train.init_from:
         start = Path(config.train.init_from).absolute()
@@ -296,6 +301,21 @@ def _check_shape(config: Config, start: Config) -> None:
             f"train.init_from={config.train.init_from} was trained with loss.conditioned=true, "
             "this run has false: its dial would be lost"
         )
+
+
+def _check_attributes(config: Config, prepared: Path) -> None:
+    """Refuse regularisers of attributes that the catalogue does not have."""
+    mix = config.loss.diversity if config.loss.diversity_weight else {}
+    wanted = [name for name, weight in mix.items() if weight and name in ATTRIBUTES]
+    if not wanted:
+        return
+    columns = pq.read_schema(prepared / "catalogue.parquet").names
+    for name in wanted:
+        if ATTRIBUTES[name] not in columns:
+            raise ValueError(
+                f"loss.diversity.{name}={mix[name]}: the catalogue of data.prepared={prepared} has "
+                f"no column {ATTRIBUTES[name]!r}; it has {', '.join(columns)}"
+            )
 
 
 def _warn_no_effect(config: Config) -> None:
