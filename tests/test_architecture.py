@@ -5,14 +5,15 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from recdiv_core import config
-from recdiv_core.losses import diversity, relevance
+from recdiv_core.data import augment
+from recdiv_core.losses import adversarial, balance, diversity, relevance, soft_topk
 from recdiv_core.rerank import RERANKERS
 
 ROOT = Path(__file__).parent.parent
@@ -199,3 +200,16 @@ def test_regularisers_of_the_config_are_those_of_the_table():
 
 def test_relevance_losses_of_the_config_are_those_of_the_table_and_auto():
     assert list(get_args(config.RelevanceLoss)) == ["auto", *relevance.RELEVANCE]
+
+
+@pytest.mark.parametrize(
+    ("literal", "table"),
+    [
+        (config.SoftSlate, soft_topk.SOFT_SLATES),
+        (config.Adversarial, adversarial.SHARES),
+        (config.Balance, balance.BALANCES),
+        (config.Augmentation, augment.OPERATIONS),
+    ],
+)
+def test_the_names_in_the_config_are_those_of_the_tables(literal: object, table: Iterable[str]):
+    assert list(get_args(literal)) == list(table)
