@@ -1,0 +1,196 @@
+"""What each objective costs: the time of a training step with it over that of a plain step.
+
+    python -m benchmarks.objectives
+    python -m benchmarks.objectives --quick
+
+A shop of 12,101 items and random histories of 7 events at the mean (the size of Amazon Beauty), 256
+users a step, one thread, random weights. The ways take turns, a step each, so that all see the same
+noise of the machine. `epoch_floor_ratio` is the plain step over the three matrix products that
+the exact softmax cannot do without. Prints one JSON line:
+{"overhead": {name: ratio}, "epoch_floor_ratio", "median_ms": {name: ms}, "floor_ms", ...}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from recdiv_core.data.batches import pack
+from recdiv_core.data.plan import Examples
+from recdiv_core.losses.balance import BALANCES, BalanceState
+from recdiv_core.losses.diversity import REGULARISERS
+from recdiv_core.losses.negatives import Negatives, mixed_negatives
+from recdiv_core.losses.soft_slates import ItemTraits
+from recdiv_core.losses.soft_topk import SOFT_SLATES
+from recdiv_core.models.item_tower import ItemTower
+from recdiv_core.models.recommender import Recommender
+from recdiv_core.models.session_tower import SessionTower
+from recdiv_core.training.objective import Attack, Objective, Part
+from recdiv_core.training.step import train_step
+
+NUM_ITEMS, NUM_CATEGORIES, TEXT_DIM, DIM = 12_101, 240, 384, 64
+NUM_USERS, MEAN_EVENTS, MAX_HISTORY, NUM_NEGATIVES = 256, 7, 50, 4096
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: noisier")
+    rounds = 5 if parser.parse_args().quick else 25
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    part = make_part(rng)
+    steps = {name: make_step(objective, part) for name, objective in objectives(rng).items()}
+    floor = make_floor(part)
+    times: dict[str, list[float]] = {name: [] for name in (*steps, "floor")}
+    for index in range(rounds + 2):
+        for name, run in (*steps.items(), ("floor", floor)):
+            started = time.perf_counter()
+            run()
+            if index >= 2:  # the first ones warm up
+                times[name].append(time.perf_counter() - started)
+    plain = times["plain"]
+    medians = {name: 1e3 * statistics.median(taken) for name, taken in times.items()}
+    overhead = {
+        name: statistics.median(t / p for t, p in zip(taken, plain, strict=True))
+        for name, taken in times.items()
+        if name not in ("plain", "floor")
+    }
+    ratios = [p / f for p, f in zip(plain, times["floor"], strict=True)]
+    print(
+        json.dumps(
+            {
+                "overhead": {name: round(ratio, 3) for name, ratio in overhead.items()},
+                "epoch_floor_ratio": round(statistics.median(ratios), 3),
+                "median_ms": {name: round(value, 1) for name, value in medians.items()},
+                "rounds": rounds,
+                "num_targets": len(part.packed.targets_N),
+                "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread",
+                "versions": {"torch": torch.__version__, "python": platform.python_version()},
+            }
+        )
+    )
+
+
+def make_part(rng: np.random.Generator) -> Part:
+    """Make the users of one step."""
+    lengths = rng.geometric(1 / MEAN_EVENTS, NUM_USERS)
+    num_events = int(lengths.sum())
+    examples = Examples(
+        items=rng.integers(NUM_ITEMS, size=num_events),
+        lengths=lengths,
+        queries=np.full(num_events, -1),
+        weights=np.ones(num_events, np.float32),
+        targets=np.zeros(0, np.int64),
+        target_lengths=np.zeros(0, np.int64),
+    )
+    return Part(pack(examples, max_history=MAX_HISTORY))
+
+
+def objectives(rng: np.random.Generator) -> dict[str, Objective]:
+    """Return every way to be measured; `plain` is the exact softmax at w = 0."""
+    unit = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(NUM_ITEMS, TEXT_DIM))))
+    popularity = torch.from_numpy(rng.dirichlet(np.ones(NUM_ITEMS))).float()
+    attributes = {name: rng.integers(50, size=NUM_ITEMS) for name in ("brand", "colour", "price")}
+    plain = Objective(
+        relevance="softmax",
+        diversity_weight=0.0,
+        mix={"coverage": 1.0},
+        num_negatives=NUM_NEGATIVES,
+        traits=ItemTraits(
+            embeddings_VD=unit.float(),
+            categories_VL=torch.from_numpy(rng.integers(NUM_CATEGORIES, size=(NUM_ITEMS, 1))),
+            num_categories=NUM_CATEGORIES,
+            popularity_V=popularity,
+            num_places=10.0 * 22_363,
+            attributes={name: torch.from_numpy(values) for name, values in attributes.items()},
+        ),
+    )
+    diverse = replace(plain, diversity_weight=0.1)
+    attack = Attack(epsilon=0.1, num_steps=2, step_size=0.1, width=DIM)
+    return {
+        "plain": plain,
+        **{name: replace(diverse, mix={name: 1.0}) for name in REGULARISERS},
+        **{
+            f"coverage, {form}": replace(diverse, slate_form=form)
+            for form in SOFT_SLATES
+            if form != "threshold"
+        },
+        **{
+            f"coverage, {kind}": replace(diverse, balance=kind)
+            for kind in BALANCES
+            if kind != "weighted_sum"
+        },
+        **{
+            kind: replace(plain, attack=replace(attack, kind=kind))
+            for kind in ("fgm", "fgsm", "pgd", "awp")
+        },
+        **{name: replace(plain, relevance=name) for name in ("sampled_softmax", "gbce", "bpr")},
+        "focal": replace(plain, focal_gamma=2.0, logit_bias_V=popularity.log()),
+        "conditioned": replace(diverse, is_conditioned=True),
+    }
+
+
+def make_step(objective: Objective, part: Part) -> Callable[[], object]:
+    """Return what does one step on a model of its own."""
+    rng = torch.Generator().manual_seed(0)
+    model = Recommender(
+        ItemTower(torch.ones(NUM_ITEMS), text_dim=TEXT_DIM, dim=DIM, id_dropout=0.0),
+        SessionTower(dim=DIM, num_layers=2, num_heads=2, max_history=MAX_HISTORY, dropout=0.3),
+        text_VH=objective.traits.embeddings_VD,
+        queries_QH=None,
+        dim=DIM,
+        is_conditioned=objective.is_conditioned,
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    places = torch.zeros(NUM_ITEMS)
+    negatives: Negatives | None = None
+    if objective.relevance != "softmax":
+        drawn = torch.randint(NUM_ITEMS, (NUM_NEGATIVES,), generator=rng)
+        log_share = objective.traits.popularity_V.log()
+        negatives = mixed_negatives(drawn[:0], drawn, log_share)
+    if objective.is_conditioned:
+        dials = torch.rand(NUM_USERS, generator=rng)
+        part = replace(part, dial_B=dials * (torch.rand(NUM_USERS, generator=rng) < 0.5))
+
+    def run() -> None:
+        train_step(
+            model,
+            [part],
+            objective,
+            optimizer,
+            scaler,
+            precision=torch.float32,
+            clip_norm=1.0,
+            places_V=places,
+            negatives=negatives,
+            balance=BalanceState(multiplier=0.1),
+        )
+
+    return run
+
+
+def make_floor(part: Part) -> Callable[[], object]:
+    """Return the three products of the exact softmax: scores, and the gradients of both sides."""
+    hidden = torch.randn(len(part.packed.targets_N), DIM)
+    items = torch.randn(NUM_ITEMS, DIM)
+
+    def run() -> None:
+        scores = hidden @ items.T
+        _ = scores @ items, scores.T @ hidden
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
