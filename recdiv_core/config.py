@@ -389,11 +389,6 @@ class Config(_Section):
             raise ValueError(
                 "loss.conditioned=true needs loss.diversity_weight > 0: the weight at dial 1"
             )
-        if self.model.diversity and not self.loss.conditioned:
-            raise ValueError(
-                f"model.diversity={self.model.diversity} needs a model with loss.conditioned=true; "
-                "another has no dial"
-            )
 
     def _check_text_training(self) -> None:
         num_layers, loss, train = self.model.text.trainable_layers, self.loss, self.train
@@ -407,6 +402,18 @@ class Config(_Section):
                 "train.token_mask and train.field_dropout need model.text.trainable_layers >= 1: "
                 "a frozen encoder reads each text once"
             )
+
+
+def check_dial(config: Config) -> None:
+    """Refuse a dial for a model that has none.
+
+    Not part of every Config: `evaluate` learns from the checkpoint whether the model has one.
+    """
+    if config.model.diversity and not config.loss.conditioned:
+        raise ValueError(
+            f"model.diversity={config.model.diversity} needs a model with loss.conditioned=true; "
+            "this one has no dial"
+        )
 
 
 def load(preset: Path | None = None, overrides: Sequence[str] = ()) -> Config:

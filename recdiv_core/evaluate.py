@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from recdiv_core.config import Config, apply_overrides
+from recdiv_core.config import Config, apply_overrides, check_dial
 from recdiv_core.data.batches import Packed, pack, pad_targets
 from recdiv_core.data.plan import read_eval
 from recdiv_core.data.text_vectors import ensure_vectors
@@ -106,6 +106,7 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
     Raises:
         ValueError: files, data and checkpoint that do not fit together; no GPU where one is asked.
     """
+    check_dial(config)
     prepared = Path(config.data.prepared).absolute()
     manifest = read_manifest(prepared)
     check_files(prepared, manifest)

@@ -73,6 +73,10 @@ def test_an_attribute_that_the_catalogue_lacks(config: Config, prepared: Path):
     )
 
 
+def test_a_dial_for_a_model_without_one(config: Config):
+    assert "needs a model with loss.conditioned=true" in refusal(config, model__diversity=0.5)
+
+
 def test_no_data_set(config: Config):
     assert "data.prepared is not set" in refusal(config, data__prepared="")
     assert "is not a directory" in refusal(config, data__prepared="/nowhere")

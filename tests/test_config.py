@@ -172,7 +172,6 @@ def test_settings_that_contradict_each_other_are_refused(overrides, message):
         ("seed=-1", "seed: got -1; Input should be greater than or equal to 0"),
         ("eval.k=0", "eval.k: got 0; Input should be greater than or equal to 1"),
         ("loss.conditioned=true", "loss.conditioned=true needs loss.diversity_weight > 0"),
-        ("model.diversity=0.5", "needs a model with loss.conditioned=true"),
         ("loss.adversarial_on=tokens", "needs model.text.trainable_layers >= 1"),
         ("train.token_mask=0.1", "need model.text.trainable_layers >= 1"),
         ("train.augment={crop: 0.7, mask: 0.5}", "the shares exceed 1"),

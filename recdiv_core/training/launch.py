@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import yaml
 from pyarrow.fs import FileSystem, FileType
 
-from recdiv_core.config import Config, flatten, from_tree, override, to_yaml
+from recdiv_core.config import Config, check_dial, flatten, from_tree, override, to_yaml
 from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.training.checkpoint import check_data, check_weights, read_config
 
@@ -101,6 +101,7 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
             f"model.text.encoder={manifest.encoder.name}: give that, or prepare again"
         )
     _check_attributes(config, prepared)
+    check_dial(config)
     changes: dict[str, object] = {"data.prepared": str(prepared)}
     if config.train.init_from:
         start = Path(config.train.init_from).absolute()
@@ -305,15 +306,15 @@ def _check_shape(config: Config, start: Config) -> None:
 
 def _check_attributes(config: Config, prepared: Path) -> None:
     """Refuse regularisers of attributes that the catalogue does not have."""
-    mix = config.loss.diversity if config.loss.diversity_weight else {}
-    wanted = [name for name, weight in mix.items() if weight and name in ATTRIBUTES]
+    mix = config.loss.diversity.items() if config.loss.diversity_weight else ()
+    wanted = {name: weight for name, weight in mix if weight and name in ATTRIBUTES}
     if not wanted:
         return
     columns = pq.read_schema(prepared / "catalogue.parquet").names
-    for name in wanted:
+    for name, weight in wanted.items():
         if ATTRIBUTES[name] not in columns:
             raise ValueError(
-                f"loss.diversity.{name}={mix[name]}: the catalogue of data.prepared={prepared} has "
+                f"loss.diversity.{name}={weight}: the catalogue of data.prepared={prepared} has "
                 f"no column {ATTRIBUTES[name]!r}; it has {', '.join(columns)}"
             )
 

@@ -69,8 +69,7 @@ def test_a_name_is_refused_with_other_settings(shop, trained, capsys):
 def test_workers_and_accumulation_do_not_change_what_is_learnt(shop):
     ways = {
         "one": ["scaling.num_workers=1"],
-        "two": ["scaling.num_workers=2"],
-        "parts": ["scaling.num_workers=1", "train.accumulation=2"],
+        "two": ["scaling.num_workers=2", "train.accumulation=2"],
     }
     same = ["model.dropout=0", "train.epochs=1", "loss.diversity_weight=0.3"]
     results = {
@@ -78,4 +77,38 @@ def test_workers_and_accumulation_do_not_change_what_is_learnt(shop):
         for name, way in ways.items()
     }
     assert_same_training(results["one"], results["two"])
-    assert_same_training(results["one"], results["parts"])
+
+
+def test_the_last_epoch_stands_for_a_run_where_that_is_asked(shop):
+    # at this rate the model gets worse, so that the best epoch is not the last
+    arguments = ["train.learning_rate=0.5", "train.epochs=2", "train.patience=1", "model.dropout=0"]
+    result = run("train", *shop.arguments("run.name=last", "train.select=last", *arguments))
+    metrics = result["metrics"]
+    assert metrics["best/epoch"] == metrics["epoch"] == 2
+    curve = shop.curve(result["mlflow_run_id"], "val/ndcg_at_10")
+    assert max(value for _, value in curve) > metrics["best/val/ndcg_at_10"] == curve[-1][1]
+
+    judged = ["train.epochs=0", f"train.init_from={result['checkpoint']}", "run.name=judged"]
+    again = run("train", *shop.arguments(*judged))
+    assert {name: value for name, value in again["metrics"].items() if name[:5] == "test/"} == {
+        name: pytest.approx(value, abs=1e-6)
+        for name, value in metrics.items()
+        if name[:5] == "test/"
+    }
+
+
+def test_a_conditioned_model_is_the_same_on_any_workers_and_follows_its_dial(shop):
+    model = ["loss.conditioned=true", "loss.diversity_weight=0.8", "loss.diversity={exposure: 1}"]
+    more = ["model.dropout=0", "train.epochs=4", "train.batch_size=16", "train.warmup_steps=0"]
+    more += ["train.learning_rate=5e-3", *model]
+    one = run("train", *shop.arguments("run.name=dial-one", "scaling.num_workers=1", *more))
+    two = run("train", *shop.arguments("run.name=dial-two", "scaling.num_workers=2", *more))
+    figures = [name for name in one["metrics"] if name.startswith(("val/", "test/", "train/loss"))]
+    assert {name: two["metrics"][name] for name in figures} == {
+        name: pytest.approx(one["metrics"][name], abs=1e-4) for name in figures
+    }
+    place = ["--checkpoint", one["checkpoint"]]
+    at_0 = run("evaluate", *place)["metrics"]
+    at_1 = run("evaluate", *place, "model.diversity=1")["metrics"]
+    assert at_0 == {name: pytest.approx(one["metrics"][f"test/{name}"], abs=1e-6) for name in at_0}
+    assert at_1["gini_at_10"] != at_0["gini_at_10"]
