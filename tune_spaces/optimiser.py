@@ -1,0 +1,20 @@
+"""The accuracy of the w = 0 model itself: what a shop tunes first, before any diversity."""
+
+from ray import tune
+
+from recdiv_core.search_space import Objective, SearchSpace
+
+SPACE = SearchSpace(
+    description="learning rate, dropout and augmentation at w = 0",
+    parameters={
+        "train.learning_rate": tune.grid_search([1e-3, 2e-3, 4e-3]),
+        "model.dropout": tune.grid_search([0.2, 0.3, 0.4]),
+        "train.augment": tune.grid_search([{}, {"crop": 0.15, "mask": 0.15, "reorder": 0.1}]),
+    },
+    objectives=(
+        Objective("val/ndcg_at_10", "max", reference=0.0),
+        Objective("val/coverage_at_10", "max", reference=0.0),
+    ),
+    fixed={"train.epochs": 15},
+    grace_epochs=5,
+)

@@ -1,0 +1,43 @@
+"""Which regulariser: each that needs no attribute of the catalogue, alone, at two weights.
+
+What looks inside one slate costs accuracy at small weights already; what looks at all slates bears
+larger ones. Add those of attributes on the command line of a single run.
+"""
+
+from ray import tune
+
+from recdiv_core.search_space import Objective, SearchSpace
+
+SPACE = SearchSpace(
+    description="each regulariser alone, from one warm w = 0 model",
+    parameters={
+        "loss.diversity": tune.grid_search(
+            [
+                {name: 1.0}
+                for name in (
+                    "ild",
+                    "uniformity",
+                    "dpp",
+                    "category_entropy",
+                    "category_coverage",
+                    "calibration",
+                    "user_adaptive",
+                    "coverage",
+                    "exposure",
+                    "popularity_power",
+                    "mutual_information",
+                )
+            ]
+        ),
+        "loss.diversity_weight": tune.grid_search([0.03, 0.1]),
+    },
+    objectives=(
+        Objective("val/ndcg_at_10", "max", reference=0.0),
+        Objective("val/coverage_at_10", "max", reference=0.0),
+        Objective("val/ild_at_10", "max", reference=0.0),
+        Objective("val/diversity_index_at_10", "max", reference=0.0),
+    ),
+    fixed={"train.epochs": 5, "train.learning_rate": 1e-3, "train.select": "last"},
+    warm_start={"train.epochs": 15, "train.learning_rate": 2e-3},
+    grace_epochs=5,
+)
