@@ -148,22 +148,23 @@ def _parent_run(uri: str, config: Config, parent_run_id: str) -> Run:
 
 
 def _plain_runs(runs: Sequence[Run]) -> set[str]:
-    """Return the ids of the runs at w = 0 without re-ranking.
+    """Return the ids of the runs at w = 0, or at dial 0, without re-ranking.
 
     Where some of them went on from a base model, as all trials did, the base itself is none: it has
     had fewer epochs, and would make every trial look better than the dial made it.
     """
-    plain = [
-        run
-        for run in runs
-        if _value(run.data.params.get("loss.diversity_weight", "")) == 0
-        and (
-            run.data.params.get("rerank.method") == "none"
-            or _value(run.data.params["rerank.diversity"]) == 0
-        )
-    ]
+    plain = [run for run in runs if _is_plain(run)]
     warm = [run for run in plain if run.data.params.get("train.init_from")]
     return {run.info.run_id for run in warm or plain}
+
+
+def _is_plain(run: Run) -> bool:
+    def value(key: str) -> object:
+        return _value(run.data.params.get(key, ""))
+
+    is_at_0 = value("loss.conditioned") is True and value("model.diversity") == 0
+    is_ranked_plainly = value("rerank.method") == "none" or value("rerank.diversity") == 0
+    return (value("loss.diversity_weight") == 0 or is_at_0) and is_ranked_plainly
 
 
 def _trial(

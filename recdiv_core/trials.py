@@ -21,6 +21,7 @@ BUDGETS: Final = (0.99, 0.95, 0.90)
 SYMBOLS: Final = {
     "loss.diversity_weight": "w",
     "loss.slate_temperature": "t",
+    "model.diversity": "d",
     "rerank.diversity": "r",
 }
 """Short names of the dials, for labels in a plot."""

@@ -231,3 +231,21 @@ def test_the_baseline_has_had_the_epochs_of_the_trials(config: Config, manifest:
     )
     tracking.finish_run(plain, "FINISHED")
     assert report(config, parent_run_id=sweep.run_id)["baseline"]["name"] == "plain"
+
+
+def test_dial_0_of_a_conditioned_model_is_the_baseline(config: Config, manifest: Manifest):
+    sweep = write_sweep(config, manifest, "dials", {})
+    model = {"loss.conditioned": True, "loss.diversity_weight": 0.3, "train.init_from": "base"}
+    for dial in (0.0, 0.5):
+        trial = override(config, {**model, "model.diversity": dial})
+        run = tracking.start_run(
+            trial, name=f"at-{dial}", kind="trial", manifest=manifest, parent_run_id=sweep.run_id
+        )
+        figures = {"ndcg_at_10": 0.05 - dial / 100, "coverage_at_10": 0.3 + dial}
+        tracking.log_metrics(
+            run,
+            {f"{split}/{name}": v for split in ("best/val", "test") for name, v in figures.items()},
+            step=0,
+        )
+        tracking.finish_run(run, "FINISHED")
+    assert report(config, parent_run_id=sweep.run_id)["baseline"]["name"] == "at-0.0"
