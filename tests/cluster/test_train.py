@@ -66,12 +66,25 @@ def test_a_name_is_refused_with_other_settings(shop, trained, capsys):
     assert "seed was 0, is 1" in message
 
 
+EVERYTHING = (
+    "loss.relevance=sampled_softmax",
+    "loss.negatives=mixed",
+    "loss.num_negatives=64",
+    "loss.mask_history=true",
+    "loss.class_balance_beta=0.9",
+    "loss.adversarial=freelb",
+    "loss.diversity={ild: 1, coverage: 1, calibration: 1, brand_entropy: 1, price_entropy: 1}",
+    "train.augment={crop: 0.3, mask: 0.3, reorder: 0.3}",
+)
+"""What draws random numbers, or looks at more than a rank's own share of a batch."""
+
+
 def test_workers_and_accumulation_do_not_change_what_is_learnt(shop):
     ways = {
         "one": ["scaling.num_workers=1"],
         "two": ["scaling.num_workers=2", "train.accumulation=2"],
     }
-    same = ["model.dropout=0", "train.epochs=1", "loss.diversity_weight=0.3"]
+    same = ["model.dropout=0", "train.epochs=1", "loss.diversity_weight=0.3", *EVERYTHING]
     results = {
         name: run("train", *shop.arguments(f"run.name={name}", *same, *way))
         for name, way in ways.items()
