@@ -6,7 +6,8 @@ sets `model.diversity`. Compare with `tradeoff`, which trains a model for each o
 
 from ray import tune
 
-from recdiv_core.search_space import Objective, SearchSpace
+from recdiv_core.search_space import SearchSpace
+from tune_spaces import FRONT
 
 MODEL = {
     "loss.conditioned": True,
@@ -17,12 +18,7 @@ MODEL = {
 SPACE = SearchSpace(
     description="the dial of one conditioned model",
     parameters={"model.diversity": tune.grid_search([0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0])},
-    objectives=(
-        Objective("val/ndcg_at_10", "max", reference=0.0),
-        Objective("val/coverage_at_10", "max", reference=0.0),
-        Objective("val/ild_at_10", "max", reference=0.0),
-        Objective("val/diversity_index_at_10", "max", reference=0.0),
-    ),
+    objectives=FRONT,
     fixed={**MODEL, "train.epochs": 0, "train.select": "last"},
     warm_start={**MODEL, "train.epochs": 20, "train.learning_rate": 2e-3},
 )

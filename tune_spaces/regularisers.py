@@ -6,7 +6,8 @@ larger ones. Add those of attributes on the command line of a single run.
 
 from ray import tune
 
-from recdiv_core.search_space import Objective, SearchSpace
+from recdiv_core.search_space import SearchSpace
+from tune_spaces import FRONT, FURTHER, WARM
 
 SPACE = SearchSpace(
     description="each regulariser alone, from one warm w = 0 model",
@@ -31,13 +32,8 @@ SPACE = SearchSpace(
         ),
         "loss.diversity_weight": tune.grid_search([0.03, 0.1]),
     },
-    objectives=(
-        Objective("val/ndcg_at_10", "max", reference=0.0),
-        Objective("val/coverage_at_10", "max", reference=0.0),
-        Objective("val/ild_at_10", "max", reference=0.0),
-        Objective("val/diversity_index_at_10", "max", reference=0.0),
-    ),
-    fixed={"train.epochs": 5, "train.learning_rate": 1e-3, "train.select": "last"},
-    warm_start={"train.epochs": 15, "train.learning_rate": 2e-3},
+    objectives=FRONT,
+    fixed=FURTHER,
+    warm_start=WARM,
     grace_epochs=5,
 )

@@ -9,7 +9,8 @@ accuracy does.
 
 from ray import tune
 
-from recdiv_core.search_space import Objective, SearchSpace
+from recdiv_core.search_space import SearchSpace
+from tune_spaces import FRONT, FURTHER, WARM
 
 SPACE = SearchSpace(
     description="diversity weight x mix of regularisers, from one warm w = 0 model",
@@ -23,14 +24,9 @@ SPACE = SearchSpace(
         ),
         "loss.diversity_weight": tune.grid_search([0.04, 0.08, 0.25]),
     },
-    objectives=(
-        Objective("val/ndcg_at_10", "max", reference=0.0),
-        Objective("val/coverage_at_10", "max", reference=0.0),
-        Objective("val/ild_at_10", "max", reference=0.0),
-        Objective("val/diversity_index_at_10", "max", reference=0.0),
-    ),
-    fixed={"train.epochs": 5, "train.learning_rate": 1e-3, "train.select": "last"},
-    warm_start={"train.epochs": 15, "train.learning_rate": 2e-3},
+    objectives=FRONT,
+    fixed=FURTHER,
+    warm_start=WARM,
     # coverage grows with every epoch: a trial stopped early looks popularity-collapsed
     grace_epochs=5,
 )
