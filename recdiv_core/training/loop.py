@@ -25,16 +25,12 @@ import torch.distributed as dist
 from torch import nn
 
 from recdiv_core.config import Config, from_tree
-from recdiv_core.data.augment import augment_histories, augment_tokens, mask_and_separator
-from recdiv_core.data.batches import pack
-from recdiv_core.data.draws import draw_key, uniforms
-from recdiv_core.data.plan import Examples, list_fragments, num_steps, stream_train
+from recdiv_core.data.plan import num_steps, stream_train
 from recdiv_core.evaluate import tally_split
 from recdiv_core.losses.balance import BalanceState, observe
-from recdiv_core.losses.negatives import Negatives, mixed_negatives
 from recdiv_core.metrics.tally import finish
-from recdiv_core.models.recommender import FreshText, Recommender
-from recdiv_core.models.text_encoder import load_tokenizer, pad_tokens, resolve_encoder
+from recdiv_core.models.recommender import Recommender
+from recdiv_core.models.text_encoder import pad_tokens
 from recdiv_core.ray_start import quieten
 from recdiv_core.training.build import (
     build_model,
@@ -42,7 +38,6 @@ from recdiv_core.training.build import (
     load_dataset,
     parameter_groups,
     slate_policy,
-    target_weights,
     tokens_of,
 )
 from recdiv_core.training.checkpoint import (
@@ -52,7 +47,7 @@ from recdiv_core.training.checkpoint import (
     read_progress,
     save_checkpoint,
 )
-from recdiv_core.training.objective import Part
+from recdiv_core.training.feed import Feed
 from recdiv_core.training.step import StepSums, train_step
 
 logger = logging.getLogger(__name__)
@@ -60,10 +55,6 @@ logger = logging.getLogger(__name__)
 PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REFRESH_ROWS: Final = 64
 LOG_EVERY_S: Final = 10.0
-NEGATIVES_KEY: Final = 1
-DIALS_KEY: Final = 2
-NOISE_DRAWS: Final = 16
-DIAL_RANGE: Final = 16.0
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -132,14 +123,16 @@ class _Trainer:
             self.optimizer.load_state_dict(training["optimizer"])
             self.scaler.load_state_dict(training["scaler"])
         self.objective = build_objective(config, self.dataset, self.model)
-        self.target_weights_V = target_weights(config, self.dataset)
         self.tokens = tokens_of(self.dataset) if self.model.encoder is not None else None
-        if config.train.token_mask or config.train.field_dropout:
-            source = resolve_encoder(config.model.text.encoder)
-            self.special_tokens = mask_and_separator(load_tokenizer(source))
-        fragments = list_fragments(self.dataset.prepared, "train")
-        self.num_train_rows = sum(fragment.num_rows for fragment in fragments)
-        self.steps_an_epoch = num_steps(self.num_train_rows, config.train.batch_size)
+        self.feed = Feed(
+            config,
+            self.dataset,
+            self.objective,
+            self.tokens,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        self.steps_an_epoch = num_steps(self.feed.num_users, config.train.batch_size)
 
     def train(self) -> None:
         """Run epochs until the last one or until patience ends; with none, judge what is there."""
@@ -177,7 +170,7 @@ class _Trainer:
         last_log = time.monotonic()
         while self.progress.step < epoch * self.steps_an_epoch:
             step = self.progress.step
-            parts = self._load_step(next(stream), step)
+            parts = self.feed.parts(next(stream), step)
             self._set_rates(step)
             # dropout differs between ranks and steps, and is the same when a step is done again
             seed = np.random.SeedSequence(self.config.seed, spawn_key=(step, self.rank))
@@ -192,7 +185,7 @@ class _Trainer:
                     precision=PRECISIONS[self.config.train.precision],
                     clip_norm=self.config.train.clip_norm,
                     places_V=self.places_V,
-                    negatives=self._negatives(step, parts),
+                    negatives=self.feed.negatives(parts, step),
                     balance=self.balance,
                 )
             )
@@ -207,72 +200,6 @@ class _Trainer:
                 self._report({})
         return sums
 
-    def _load_step(self, step_examples: list[Examples], step: int) -> list[Part]:
-        """Make a step's parts; what is drawn for a user does not depend on ranks and parts."""
-        start = step % self.steps_an_epoch * self.config.train.batch_size
-        size = min(self.config.train.batch_size, self.num_train_rows - start)
-        shares = self.world_size * len(step_examples)
-        dials = None
-        if self.config.loss.conditioned:
-            dials = draw_dials(self._draws(step, DIALS_KEY), size).to(self.device)
-        parts: list[Part] = []
-        for index, examples in enumerate(step_examples):
-            first = size * (self.rank * len(step_examples) + index) // shares
-            users = slice(first, first + len(examples.lengths))
-            part = self._load(examples, step, first)
-            if dials is not None:
-                part = replace(part, dial_B=dials[users])
-            if self.objective.attack.kind == "freelb":
-                part = replace(part, draws=self._noise_draws(part, step, first))
-            parts.append(part)
-        return parts
-
-    def _load(self, examples: Examples, step: int, first_user: int) -> Part:
-        train, seed = self.config.train, self.config.seed
-        shares = {str(name): share for name, share in train.augment.items()}
-        examples = augment_histories(examples, shares, seed=seed, step=step, first_user=first_user)
-        packed = pack(examples, max_history=self.config.model.max_history).to(self.device)
-        if self.target_weights_V is not None:
-            weights_N = packed.weights_N * self.target_weights_V[packed.targets_N]
-            packed = replace(packed, weights_N=weights_N)
-        if self.tokens is None:
-            return Part(packed)
-        items = np.unique(examples.items) if examples.items.size else np.zeros(1, np.int64)
-        texts = [self.tokens[int(item)] for item in items]
-        if train.token_mask or train.field_dropout:
-            mask_id, separator_id = self.special_tokens
-            texts = augment_tokens(
-                texts,
-                items=items,
-                token_mask=train.token_mask,
-                field_dropout=train.field_dropout,
-                mask_id=mask_id,
-                separator_id=separator_id,
-                seed=seed,
-                step=step,
-            )
-        input_ids, mask = pad_tokens(texts)
-        fresh = FreshText(
-            torch.from_numpy(items).to(self.device),
-            input_ids.to(self.device),
-            mask.to(self.device),
-        )
-        return Part(packed, fresh)
-
-    def _noise_draws(self, part: Part, step: int, first_user: int) -> torch.Tensor:
-        """Draw where noise starts: by the user and position, or by the item and token."""
-        attack, key = self.objective.attack, draw_key(self.config.seed, step, NOISE_DRAWS)
-        if attack.on == "tokens":
-            assert part.fresh is not None
-            rows = part.fresh.items_U.cpu().numpy()[:, None].repeat(part.fresh.mask.shape[1], 1)
-            places = np.arange(part.fresh.mask.shape[1])[None, :]
-        else:
-            rows = first_user + part.packed.user_RW.cpu().numpy()
-            places = part.packed.position_RW.cpu().numpy()
-        columns = places[..., None] * attack.width + np.arange(attack.width)
-        draws = uniforms(key, rows[..., None], columns)
-        return torch.from_numpy(draws.astype(np.float32)).to(self.device)
-
     def _set_rates(self, step: int) -> None:
         train = self.config.train
         factor = schedule(
@@ -284,21 +211,6 @@ class _Trainer:
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
 
-    def _negatives(self, step: int, parts: list[Part]) -> Negatives | None:
-        """Draw a step's negatives, and collect the targets of all ranks and parts."""
-        objective = self.objective
-        if objective.relevance == "softmax":
-            return None
-        uniform_U = torch.zeros(0, dtype=torch.int64, device=self.device)
-        if objective.negatives != "in_batch":
-            rng = self._draws(step, NEGATIVES_KEY)
-            drawn = rng.integers(len(self.dataset.catalogue), size=objective.num_negatives)
-            uniform_U = torch.from_numpy(drawn).to(self.device)
-        targets_N = uniform_U[:0]
-        if objective.negatives != "uniform":
-            targets_N = _gather(torch.cat([part.packed.targets_N for part in parts]))
-        return mixed_negatives(targets_N, uniform_U, self.dataset.log_prior_V)
-
     def _observe(self, sums: StepSums) -> None:
         """Let the balance remember a step's global losses."""
         loss = self.config.loss
@@ -309,12 +221,6 @@ class _Trainer:
             min_diversity=loss.min_diversity,
             rate=loss.constraint_rate,
         )
-
-    def _draws(self, step: int, key: int) -> np.random.Generator:
-        """Return a step's generator for one purpose, the same on all ranks."""
-        # three numbers: no rank's dropout and no epoch's order has them
-        seeds = np.random.SeedSequence(self.config.seed, spawn_key=(step, key, 0))
-        return np.random.default_rng(seeds)
 
     def _refresh_text(self) -> None:
         """Encode the whole catalogue with the weights of now, each rank its share."""
@@ -451,17 +357,6 @@ def schedule(step: int, *, num_steps: int, warmup_steps: int, final_share: float
     return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, through)))
 
 
-def draw_dials(rng: np.random.Generator, num_users: int) -> torch.Tensor:
-    """Draw the dials that a conditioned model is trained at: [num_users] in [0, 1].
-
-    Half are 0, so that accuracy stays; the others are even on a logarithmic scale down to
-    1 / DIAL_RANGE: the useful weights lie there.
-    """
-    is_on = rng.random(num_users) < 0.5
-    dials = DIAL_RANGE ** -rng.random(num_users)
-    return torch.from_numpy(np.where(is_on, dials, 0.0).astype(np.float32))
-
-
 def _epoch_figures(sums: list[StepSums], train_s: float) -> dict[str, float]:
     """Divide an epoch's sums: mean losses a position and a user, gradient norm, time."""
     num_users = max(1.0, sum(s.num_users for s in sums))
@@ -474,21 +369,6 @@ def _epoch_figures(sums: list[StepSums], train_s: float) -> dict[str, float]:
         "train/epoch_s": train_s,
         "train/users_per_s": num_users / max(train_s, 1e-9),
     }
-
-
-def _gather(values_N: torch.Tensor) -> torch.Tensor:
-    """Concatenate what each rank holds, in the order of ranks."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return values_N
-    size = torch.tensor([len(values_N)], device=values_N.device)
-    sizes = [torch.zeros_like(size) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, size)
-    longest = max(int(each) for each in sizes)
-    padded = torch.zeros(longest, dtype=values_N.dtype, device=values_N.device)
-    padded[: len(values_N)] = values_N
-    gathered = [torch.zeros_like(padded) for _ in sizes]
-    dist.all_gather(gathered, padded)
-    return torch.cat([values[: int(each)] for values, each in zip(gathered, sizes, strict=True)])
 
 
 def _copy_weights(model: Recommender) -> dict[str, torch.Tensor]:
