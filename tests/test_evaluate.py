@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from recdiv_core.config import Config, override
-from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.evaluate import tally_split
 from recdiv_core.metrics.tally import finish
-from recdiv_core.schema import CATALOGUE, EVAL_EXAMPLE, NO_QUERY
+from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.build import build_model, load_dataset
 from tests.oracles import metrics_of_slates
+from tests.worlds import write_dataset
 
 NUM_ITEMS, NUM_USERS, NUM_QUERIES, K, MAX_HISTORY = 20, 23, 3, 4, 5
 CONFIG = override(
@@ -47,30 +47,11 @@ def users():
 def dataset(tmp_path_factory, manifest, users):
     """Return a small prepared data set, loaded as training and evaluation load it."""
     prepared = tmp_path_factory.mktemp("prepared")
-    small = manifest.model_copy(update={"num_items": NUM_ITEMS, "categories": ("A", "B", "C")})
-    (prepared / "manifest.json").write_text(small.model_dump_json())
-    items = [
-        {
-            "item_index": item,
-            "item_id": f"i{item}",
-            "title": f"item {item}",
-            "categories": [item % 3] if item % 4 else [item % 3, (item + 1) % 3],
-            "popularity": item // 2,
-            "is_cold": item < 2,
-        }
-        for item in range(NUM_ITEMS)
-    ]
-    pq.write_table(pa.Table.from_pylist(items, CATALOGUE), prepared / "catalogue.parquet")
+    write_dataset(prepared, manifest, num_items=NUM_ITEMS, num_queries=NUM_QUERIES)
     (prepared / "val").mkdir()
     for shard in range(2):
         table = pa.Table.from_pylist(users[shard::2], EVAL_EXAMPLE)
         pq.write_table(table, prepared / "val" / f"part-{shard}.parquet", row_group_size=4)
-    rng = np.random.default_rng(1)
-    for name, rows in (("tokens", NUM_ITEMS), ("queries", NUM_QUERIES)):
-        vectors = rng.normal(size=(rows, 6)).astype(np.float32)
-        path = vectors_path(prepared, small, name)
-        path.parent.mkdir(exist_ok=True)
-        np.save(path, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     return load_dataset(prepared)
 
 

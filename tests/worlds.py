@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.metrics import CatalogueFacts, Tally, catalogue_facts, tally_slates
+from recdiv_core.schema import CATALOGUE, Manifest
 
 
 @dataclass(frozen=True)
@@ -78,3 +83,27 @@ def tally_of(world: World, *, k: int, users: Sequence[int] | None = None) -> Tal
     slates = pad([world.slates[user] for user in chosen])
     targets = pad([world.targets[user] for user in chosen])
     return tally_slates(slates, targets, facts_of(world), k=k)
+
+
+def write_dataset(prepared: Path, manifest: Manifest, *, num_items: int, num_queries: int) -> None:
+    """Write a prepared data set but for its splits: manifest, catalogue and random vectors."""
+    small = manifest.model_copy(update={"num_items": num_items, "categories": ("A", "B", "C")})
+    (prepared / "manifest.json").write_text(small.model_dump_json())
+    items = [
+        {
+            "item_index": item,
+            "item_id": f"i{item}",
+            "title": f"item {item}",
+            "categories": [item % 3] if item % 4 else [item % 3, (item + 1) % 3],
+            "popularity": item // 2,
+            "is_cold": item < 2,
+        }
+        for item in range(num_items)
+    ]
+    pq.write_table(pa.Table.from_pylist(items, CATALOGUE), prepared / "catalogue.parquet")
+    rng = np.random.default_rng(1)
+    for name, rows in (("tokens", num_items), ("queries", num_queries)):
+        vectors = rng.normal(size=(rows, 6)).astype(np.float32)
+        path = vectors_path(prepared, small, name)
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
