@@ -12,8 +12,8 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,6 +93,8 @@ class _Trainer:
         self.best_weights = _copy_weights(self.model)
         self.places_V = torch.zeros(len(self.dataset.catalogue), device=self.device)
         self.balance = BalanceState()
+        self.sums: list[StepSums] = []
+        """Of the steps of this epoch, those before a restart too."""
         training: dict[str, Any] = {}
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is not None:
@@ -103,6 +105,7 @@ class _Trainer:
             self.best_weights = training["best_weights"] or _copy_weights(self.model)
             self.places_V.copy_(training["places_V"])
             self.balance = BalanceState(**training["balance"])
+            self.sums = [StepSums(*row) for row in training["sums"]]
         self.model.to(self.device)
         self.wrapped: nn.Module = ray.train.torch.prepare_model(
             self.model, parallel_strategy_kwargs={"forward_sync_buffers": False}
@@ -155,17 +158,20 @@ class _Trainer:
                 logger.info("no better epoch in %d: stopping", train.patience)
                 break
             started = time.monotonic()
-            sums = self._train_epoch(stream, epoch)
+            num_before = len(self.sums)  # a restart in mid-epoch
+            self._train_epoch(stream, epoch)
             train_s = time.monotonic() - started
             self._refresh_text()
             values = self._evaluate("val")
-            figures = _epoch_figures(sums, train_s)
+            num_users = sum(sums.num_users for sums in self.sums[num_before:])
+            figures = _epoch_figures(self.sums)
+            figures |= {"train/epoch_s": train_s, "train/users_per_s": num_users / train_s}
+            self.sums = []
             if self.rank == 0:
                 self._log_epoch(epoch, values, figures, time.monotonic() - started)
             self._end_epoch(epoch, values, figures)
 
-    def _train_epoch(self, stream: Any, epoch: int) -> list[StepSums]:
-        sums: list[StepSums] = []
+    def _train_epoch(self, stream: Any, epoch: int) -> None:
         self.model.train()
         last_log = time.monotonic()
         while self.progress.step < epoch * self.steps_an_epoch:
@@ -175,7 +181,7 @@ class _Trainer:
             # dropout differs between ranks and steps, and is the same when a step is done again
             seed = np.random.SeedSequence(self.config.seed, spawn_key=(step, self.rank))
             torch.manual_seed(int(seed.generate_state(1)[0]))  # noqa: TID251
-            sums.append(
+            self.sums.append(
                 train_step(
                     self.wrapped,
                     parts,
@@ -189,7 +195,7 @@ class _Trainer:
                     balance=self.balance,
                 )
             )
-            self._observe(sums[-1])
+            self._observe(self.sums[-1])
             self.progress = replace(self.progress, step=step + 1)
             if self.rank == 0 and time.monotonic() - last_log > LOG_EVERY_S:
                 last_log = time.monotonic()
@@ -198,7 +204,6 @@ class _Trainer:
             every = self.config.train.checkpoint_every_steps
             if every and (step + 1) % every == 0 and (step + 1) % self.steps_an_epoch:
                 self._report({})
-        return sums
 
     def _set_rates(self, step: int) -> None:
         train = self.config.train
@@ -337,6 +342,7 @@ class _Trainer:
                     "scaler": self.scaler.state_dict(),
                     "places_V": self.places_V,
                     "balance": asdict(self.balance),
+                    "sums": [astuple(sums) for sums in self.sums],
                     "best_weights": None if is_best else self.best_weights,
                 },
             )
@@ -357,8 +363,8 @@ def schedule(step: int, *, num_steps: int, warmup_steps: int, final_share: float
     return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, through)))
 
 
-def _epoch_figures(sums: list[StepSums], train_s: float) -> dict[str, float]:
-    """Divide an epoch's sums: mean losses a position and a user, gradient norm, time."""
+def _epoch_figures(sums: Sequence[StepSums]) -> dict[str, float]:
+    """Divide an epoch's sums: mean losses a position and a user, mean gradient norm."""
     num_users = max(1.0, sum(s.num_users for s in sums))
     return {
         "train/loss": sum(s.loss for s in sums) / num_users,
@@ -366,8 +372,6 @@ def _epoch_figures(sums: list[StepSums], train_s: float) -> dict[str, float]:
         "train/penalty": sum(s.penalty for s in sums)
         / max(1.0, sum(s.num_penalised for s in sums)),
         "train/grad_norm": float(np.mean([s.grad_norm for s in sums])) if sums else 0.0,
-        "train/epoch_s": train_s,
-        "train/users_per_s": num_users / max(train_s, 1e-9),
     }
 
 
