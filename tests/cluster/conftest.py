@@ -26,9 +26,10 @@ PATIENCE_S = 400
 
 LONG = (
     "train.epochs=4",
-    "train.batch_size=8",
+    "train.batch_size=4",
     "train.warmup_steps=10",
-    "train.checkpoint_every_steps=15",
+    # each costs a quarter of a second, so that there is time to kill somebody
+    "train.checkpoint_every_steps=4",
     "model.dropout=0.3",
 )
 
