@@ -29,7 +29,7 @@ LONG = (
     "train.batch_size=4",
     "train.warmup_steps=10",
     # each costs a quarter of a second, so that there is time to kill somebody
-    "train.checkpoint_every_steps=4",
+    "train.checkpoint_every_steps=6",
     "model.dropout=0.3",
 )
 

@@ -70,7 +70,7 @@ def test_the_top_layer_is_trained_alike_on_two_workers_and_in_two_parts(shop):
 def test_adapters_alone_are_trained(shop):
     moved = moved_by(
         shop,
-        train(shop, "lora", "model.text.lora_rank=4", "scaling.num_workers=1"),
+        train(shop, "lora", "model.text.lora_rank=4", "scaling.num_workers=1", "train.epochs=1"),
         trainable_layers=1,
         lora_rank=4,
     )
