@@ -4,10 +4,11 @@ import math
 import pytest
 import torch
 
-from recdiv_core.losses.negatives import in_batch_negatives, mixed_negatives
+from recdiv_core.losses.negatives import mixed_negatives
 from recdiv_core.losses.relevance import sampled_softmax, softmax
 
 SHARE = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
+NO_DRAWS = torch.zeros(0, dtype=torch.int64)
 
 
 def position(seed, num_items):
@@ -29,7 +30,7 @@ def loss_against(one, negatives, alpha=1.0):
 
 
 def test_in_batch_negatives_are_the_distinct_targets_in_order():
-    negatives = in_batch_negatives(torch.tensor([3, 1, 3, 0, 3]), SHARE.log())
+    negatives = mixed_negatives(torch.tensor([3, 1, 3, 0, 3]), NO_DRAWS, SHARE.log())
     assert negatives.items_S.tolist() == [0, 1, 3]
     torch.testing.assert_close(negatives.log_count_S.exp().tolist(), [1.0, 1.0, 3.0])
     torch.testing.assert_close(
@@ -66,7 +67,7 @@ def test_counts_of_the_batch_for_expected_ones_would_be_biased():
     one = position(1, 4)
     mean = 0.0
     for first, second in itertools.product(range(4), repeat=2):
-        negatives = in_batch_negatives(torch.tensor([1, first, second]), SHARE.log())
+        negatives = mixed_negatives(torch.tensor([1, first, second]), NO_DRAWS, SHARE.log())
         naive = negatives._replace(log_expected_S=negatives.log_count_S)
         mean += float(SHARE[first] * SHARE[second]) * math.exp(loss_against(one, naive))
     assert mean < 0.9 * math.exp(softmax(*one))
@@ -104,14 +105,14 @@ def test_cold_items_are_drawn_by_the_uniform_half_alone():
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_a_batch_of_one_position_has_no_negatives_and_loss_0(alpha):
     one = position(3, 4)
-    negatives = in_batch_negatives(one[2], SHARE.log())
+    negatives = mixed_negatives(one[2], NO_DRAWS, SHARE.log())
     assert all(values.isfinite().all() for values in negatives)
     assert loss_against(one, negatives, alpha) == 0
 
 
 def test_an_empty_batch_has_an_empty_list_and_loss_0():
     hidden, items, targets, weights = position(4, 4)
-    negatives = in_batch_negatives(targets[:0], SHARE.log())
+    negatives = mixed_negatives(targets[:0], NO_DRAWS, SHARE.log())
     assert negatives.items_S.shape == (0,)
     assert loss_against((hidden[:0], items, targets[:0], weights[:0]), negatives) == 0
     assert loss_against((hidden, items, targets, weights), negatives) == 0

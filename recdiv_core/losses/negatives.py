@@ -28,19 +28,13 @@ class Negatives(NamedTuple):
     log_expected_S: torch.Tensor
 
 
-def in_batch_negatives(targets_N: torch.Tensor, log_share_V: torch.Tensor) -> Negatives:
-    """Take the targets of a batch as each other's negatives.
-
-    See `mixed_negatives`, with no uniform draws. Items without train events are never drawn, so
-    that the normaliser is that of the others alone.
-    """
-    return mixed_negatives(targets_N, targets_N[:0], log_share_V)
-
-
 def mixed_negatives(
     targets_N: torch.Tensor, uniform_U: torch.Tensor, log_share_V: torch.Tensor
 ) -> Negatives:
     """Join the targets of a batch and uniform draws into one list of negatives.
+
+    Either may be empty. Of targets alone: items without train events are never drawn, so that the
+    normaliser is that of the others.
 
     `E[c_j] = (N - 1) share_j + U / V`: a position has the other N - 1 targets for negatives, its
     own is masked by the loss. Expected counts come from the whole of train, not from this batch:

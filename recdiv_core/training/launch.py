@@ -327,5 +327,13 @@ def _warn_no_effect(config: Config) -> None:
             "scaling.use_gpu=true",
             config.train.precision,
         )
+    loss = config.loss
+    is_exact = loss.relevance in ("auto", "softmax")
+    if (loss.focal_gamma or loss.logit_adjustment) and not is_exact:
+        logger.warning(
+            "loss.focal_gamma and loss.logit_adjustment have no effect with loss.relevance=%s; "
+            "they are of the exact softmax",
+            loss.relevance,
+        )
     if config.rerank.diversity and config.rerank.method == "none":
         logger.warning("rerank.diversity has no effect with rerank.method=none")

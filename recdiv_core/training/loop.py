@@ -93,8 +93,7 @@ class _Trainer:
         self.best_weights = _copy_weights(self.model)
         self.places_V = torch.zeros(len(self.dataset.catalogue), device=self.device)
         self.balance = BalanceState()
-        self.sums: list[StepSums] = []
-        """Of the steps of this epoch, those before a restart too."""
+        self.sums: list[StepSums] = []  # of this epoch's steps, those before a restart too
         training: dict[str, Any] = {}
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is not None:
