@@ -160,6 +160,9 @@ def launch(
         config: with absolute paths and a run name.
         callbacks: Ray Train's, run in the controller.
         concurrent: training runs that share the cluster.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the workers are gone, the last checkpoint is whole.
     """
     import ray
     import ray.train
@@ -186,7 +189,11 @@ def launch(
             callbacks=list(callbacks),
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except SystemExit:
+        # how Ray Train answers Ctrl-C, once it has ended the workers; nothing else raises it here
+        raise KeyboardInterrupt from None
     assert result.checkpoint is not None
     assert result.metrics is not None
     metrics = {
