@@ -1,6 +1,7 @@
 import math
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -277,7 +278,7 @@ def test_mgda_turns_towards_the_penalty_as_the_dial_rises(seed):
     a, b = random_pair(seed, FREE)
     found = [mgda(a, b, w) for w in (0.05, 0.25, 0.5, 0.75, 0.95)]
     towards_b = [float(g @ b / g.norm()) for g in found]
-    assert towards_b == sorted(towards_b)
+    assert np.diff(towards_b).min() > -1e-12  # two dials past the clip differ by rounding alone
     assert towards_b[0] < towards_b[-1]
 
 
