@@ -23,6 +23,14 @@ from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVa
 CHUNK_ELEMENTS: Final = 16_000_000
 """Logits held at once: 64 MB in float32, whatever the batch and the catalogue."""
 
+CACHED_ELEMENTS: Final = 1_000_000
+"""Logits held at once on a CPU, where passes over what has left the cache cost as much as the
+matrix products do."""
+
+CACHED_ROWS: Final = 64
+"""Positions of such a chunk at the least: with fewer, the gradient of all items, which every chunk
+adds to, is the larger traffic."""
+
 
 class _ChunkedCrossEntropy(Function):
     """Cross-entropy of h E^T / temperature whose logits exist one chunk of positions at a time.
@@ -57,19 +65,17 @@ class _ChunkedCrossEntropy(Function):
                 logits += logit_bias_V.to(wide)
             targets = targets_N[rows, None]
             weights = weights_N[rows, None].to(wide)
-            log_norm = logits.logsumexp(1, keepdim=True)
-            losses = log_norm - logits.gather(1, targets)
+            largest = logits.amax(1, keepdim=True)
+            behind = largest - logits.gather(1, targets)
+            # in place, and few passes: logits -> odds -> (softmax - one-hot) * weight
+            odds = logits.sub_(largest).exp_()
+            norm = odds.sum(1, keepdim=True)
+            losses, slopes = norm.log() + behind, None
             if focal_gamma:
                 losses, slopes = _focal(losses, focal_gamma)
-                total += (losses * weights).sum(dtype=torch.float64)
-                weights = weights * slopes
-            else:
-                total += (losses * weights).sum(dtype=torch.float64)
-            # in place: logits -> (softmax - one-hot) * weight
-            grad = logits.sub_(log_norm).exp_()
-            grad.scatter_add_(1, targets, torch.full_like(weights, -1.0))
-            grad.mul_(weights)
-            grad = grad.to(hidden.dtype)
+            total += (losses * weights).sum(dtype=torch.float64)
+            weights = weights if slopes is None else weights * slopes
+            grad = odds.scatter_add_(1, targets, -norm).mul_(weights / norm).to(hidden.dtype)
             grad_hidden[rows] = ((grad @ items_VD) / temperature).to(grad_hidden.dtype)
             grad_items += grad.T @ hidden
         ctx.save_for_backward(grad_hidden, grad_items.to(items_VD.dtype))
@@ -110,7 +116,8 @@ def softmax(
         temperature: scores are divided by it, > 0.
         logit_bias_V: [V] finite constant added to the logits of every position; None = 0.
         focal_gamma: >= 0; the larger, the less do positions count that are predicted well.
-        chunk: positions at once; None = what keeps CHUNK_ELEMENTS logits.
+        chunk: positions at once; None = what keeps CHUNK_ELEMENTS logits, or on a CPU
+            CACHED_ELEMENTS.
 
     Raises:
         ValueError: shapes that do not fit together, or a negative gamma.
@@ -122,7 +129,6 @@ def softmax(
         )
     if focal_gamma < 0:
         raise ValueError(f"focal gamma {focal_gamma} must be >= 0")
-    rows = chunk or max(1, CHUNK_ELEMENTS // max(1, items_VD.shape[0]))
     return cast(
         "torch.Tensor",
         _ChunkedCrossEntropy.apply(  # pyright: ignore[reportUnknownMemberType]
@@ -133,7 +139,7 @@ def softmax(
             logit_bias_V,
             temperature,
             focal_gamma,
-            rows,
+            chunk or _rows_at_once(items_VD),
         ),
     )
 
@@ -336,6 +342,14 @@ RELEVANCE: Final[dict[str, Callable[..., torch.Tensor]]] = {
     "gbce": gbce,
     "bpr": bpr,
 }
+
+
+def _rows_at_once(items_VD: torch.Tensor) -> int:
+    num_items = max(1, items_VD.shape[0])
+    most = max(1, CHUNK_ELEMENTS // num_items)
+    if items_VD.device.type != "cpu":
+        return most
+    return min(most, max(CACHED_ROWS, CACHED_ELEMENTS // num_items))
 
 
 def _focal(losses: torch.Tensor, gamma: float) -> tuple[torch.Tensor, torch.Tensor]:
