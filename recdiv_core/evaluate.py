@@ -9,7 +9,7 @@ divided: the metrics are the same on any number of workers. Not the metrics them
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +42,69 @@ def tally_split(
     rank: int,
     world_size: int,
 ) -> list[Tally]:
-    """Tally one rank's share of a split, under each policy; the scores are computed once.
+    """Tally one rank's share of a split, under each policy; see `slates_of_split`.
 
-    `dial` is the diversity asked of a conditioned model, for all users.
-    With `filter_seen`, held-out items that stand in the history are no targets: they cannot be
-    recommended. Users left without a target are counted by the tally and judged no further.
+    Users left without a target are counted by the tally and judged no further.
+    """
+    device = dataset.text_VH.device
+    tallies = [Tally.zeros(len(dataset.catalogue), k=p.k, device=device) for p in policies]
+    batches = slates_of_split(
+        model,
+        dataset,
+        split,
+        policies,
+        max_history=max_history,
+        batch_size=batch_size,
+        dial=dial,
+        rank=rank,
+        world_size=world_size,
+    )
+    for batch in batches:
+        for index, (slates_BK, targets_BT) in enumerate(batch):
+            k = policies[index].k
+            tallies[index] += tally_slates(slates_BK, targets_BT, dataset.facts, k=k)
+    return tallies
+
+
+def slates_of_split(
+    model: Recommender,
+    dataset: Dataset,
+    split: str,
+    policies: Sequence[SlatePolicy],
+    *,
+    max_history: int,
+    batch_size: int,
+    dial: float,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Make the slates of one rank's share of a split; the states are computed once.
+
+    Args:
+        model: to be judged.
+        dataset: whose split.
+        split: `val` or `test`.
+        policies: how slates are made.
+        max_history: events that the model sees.
+        batch_size: users of a global batch.
+        dial: the diversity asked of a conditioned model, for all users.
+        rank: this worker.
+        world_size: workers.
+
+    Yields:
+        for each batch and policy slates_BK and targets_BT, see `make_slates` and `pad_targets`;
+        with `filter_seen`, held-out items that stand in the history are no targets: they cannot be
+        recommended.
     """
     model.eval()
     device = dataset.text_VH.device
-    tallies = [Tally.zeros(len(dataset.catalogue), k=p.k, device=device) for p in policies]
     with torch.inference_mode():
         items_VD = model.item_vectors()
-        for examples in read_eval(
-            dataset.prepared, split, batch_size=batch_size, rank=rank, world_size=world_size
-        ):
+    for examples in read_eval(
+        dataset.prepared, split, batch_size=batch_size, rank=rank, world_size=world_size
+    ):
+        # not around the yield: what is done with the slates is the caller's business
+        with torch.inference_mode():
             packed = pack(examples, max_history=max_history).to(device)
             states = model.states(
                 items_VD,
@@ -66,7 +115,8 @@ def tally_split(
                 torch.full(packed.items_RW.shape, dial, device=device),
             )
             targets_BT = pad_targets(examples).to(device)
-            for index, policy in enumerate(policies):
+            made: list[tuple[torch.Tensor, torch.Tensor]] = []
+            for policy in policies:
                 slates_BK, _ = make_slates(
                     states[packed.last_place_B],
                     items_VD,
@@ -80,8 +130,8 @@ def tally_split(
                 wanted_BT = targets_BT
                 if policy.filter_seen:
                     wanted_BT = _without_seen(targets_BT, packed, len(items_VD))
-                tallies[index] += tally_slates(slates_BK, wanted_BT, dataset.facts, k=policy.k)
-    return tallies
+                made.append((slates_BK, wanted_BT))
+        yield made
 
 
 def _without_seen(targets_BT: torch.Tensor, packed: Packed, num_items: int) -> torch.Tensor:

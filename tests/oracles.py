@@ -68,6 +68,71 @@ def novelty_of_slate(
     return sum(bits) / len(bits) if bits else 0.0
 
 
+def nearest_twins(slate: Sequence[int], embeddings: NDArray[np.floating]) -> float:
+    """Return the highest cosine of two items of a slate."""
+    return max(
+        cosine(embeddings[first], embeddings[second])
+        for first, second in itertools.combinations(slate, 2)
+    )
+
+
+def log_det_by_dimension(q: Sequence[float], vectors: NDArray[np.floating]) -> float:
+    """Return log det(I_d + sum_i q_i v_i v_i^T), item by item."""
+    matrix = np.eye(vectors.shape[1])
+    for weight, vector in zip(q, vectors, strict=True):
+        matrix = matrix + weight * np.outer(vector, vector)
+    return float(np.linalg.slogdet(matrix)[1])
+
+
+def category_shares(
+    items: Sequence[int], categories: Sequence[Sequence[int]], num_categories: int
+) -> list[float]:
+    """Return the share of each category in items; an item of several gives each an equal part."""
+    shares = [0.0] * num_categories
+    for item in items:
+        for category in categories[item]:
+            shares[category] += 1 / len(categories[item]) / len(items)
+    return shares
+
+
+def divergence_from_history(
+    slate: Sequence[int], categories: Sequence[Sequence[int]], history: Sequence[float]
+) -> float:
+    """Return KL(h || 0.99 P + 0.01 h) / log 100 of a hard slate; h the share of each category."""
+    shares = category_shares(slate, categories, len(history))
+    return sum(
+        h * math.log(h / (0.99 * share + 0.01 * h))
+        for h, share in zip(history, shares, strict=True)
+        if h
+    ) / math.log(100)
+
+
+def evenness_of_values(values: Sequence[int], num_values: int, k: int) -> float:
+    """Return the entropy of the known values of a hard slate over its limit."""
+    counts = Counter(value for value in values if value >= 0)
+    total = sum(counts.values())
+    entropy = -sum(n / total * math.log(n / total) for n in counts.values())
+    return entropy / math.log(min(k, num_values))
+
+
+def items_shared(slates: Sequence[Sequence[int]]) -> float:
+    """Return how many items the slates of two users have in common, the mean over all pairs."""
+    shared = [len({*one} & {*other}) for one, other in itertools.combinations(slates, 2)]
+    return sum(shared) / len(shared)
+
+
+def divergence_from_popularity_power(
+    slates: Sequence[Sequence[int]], popularity: Sequence[float], power: float
+) -> float:
+    """Return KL(p || pi^power / Z), p the share of all places that each item holds."""
+    places = Counter(itertools.chain.from_iterable(slates))
+    total, norm = sum(places.values()), sum(share**power for share in popularity)
+    return sum(
+        n / total * math.log(n / total / (popularity[item] ** power / norm))
+        for item, n in places.items()
+    )
+
+
 def gini(exposure: Sequence[float]) -> float:
     """Half the mean absolute difference of all pairs, relative to the mean."""
     if not sum(exposure):

@@ -1,7 +1,6 @@
 import math
-from itertools import chain, combinations
+from itertools import chain
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,6 +11,7 @@ from recdiv_core.losses.aggregate import (
     mutual_information,
     popularity_power,
 )
+from tests.oracles import divergence_from_popularity_power, items_shared
 from tests.slate_worlds import (
     NUM_CANDIDATES,
     NUM_ITEMS,
@@ -201,21 +201,13 @@ def test_popularity_power_of_items_that_nobody_bought_is_finite():
 def test_training_on_mutual_information_makes_the_hard_slates_of_users_differ():
     before, after, _ = descend("mutual_information")
     assert len(set(chain(*after))) > 1.2 * len(set(chain(*before)))
-    shared = [
-        np.mean([len({*one} & {*other}) for one, other in combinations(slates, 2)])
-        for slates in (before, after)
-    ]
-    assert shared[1] < 0.8 * shared[0]
+    assert items_shared(after) < 0.8 * items_shared(before)
 
 
 def test_training_on_popularity_power_brings_hard_exposure_nearer_to_its_target():
     before, after, vectors = descend("popularity_power", num_steps=160)
-    popularity = shop_traits(vectors, 1).popularity_V.numpy()
-    target = popularity**0.5 / (popularity**0.5).sum()
-    divergences = []
-    for slates in (before, after):
-        shown = np.bincount(list(chain(*slates)), minlength=len(vectors)) / (len(slates) * K)
-        divergences.append(
-            sum(p * math.log(p / t) for p, t in zip(shown, target, strict=True) if p)
-        )
+    popularity = shop_traits(vectors, 1).popularity_V.tolist()
+    divergences = [
+        divergence_from_popularity_power(slates, popularity, 0.5) for slates in (before, after)
+    ]
     assert divergences[1] < 0.7 * divergences[0]

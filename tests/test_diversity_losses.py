@@ -1,5 +1,4 @@
 import math
-from collections import Counter
 from itertools import combinations, product
 
 import hypothesis.strategies as st
@@ -20,7 +19,14 @@ from recdiv_core.losses.diversity import (
     user_adaptive,
 )
 from recdiv_core.losses.soft_topk import soft_topk, standardise
-from tests.oracles import categories_of_slate, ild_of_slate
+from tests.oracles import (
+    categories_of_slate,
+    divergence_from_history,
+    evenness_of_values,
+    ild_of_slate,
+    log_det_by_dimension,
+    nearest_twins,
+)
 from tests.slate_worlds import (
     NUM_CANDIDATES,
     NUM_CATEGORIES,
@@ -272,14 +278,6 @@ def test_category_coverage_does_not_press_once_a_category_is_there():
     assert membership.grad[0, 2].item() == pytest.approx(-1 / NUM_CATEGORIES)
 
 
-def log_det_by_dimension(q, vectors):
-    """Return log det(I_d + sum_i q_i v_i v_i^T), item by item."""
-    matrix = np.eye(vectors.shape[1])
-    for weight, vector in zip(q, vectors, strict=True):
-        matrix = matrix + weight * np.outer(vector, vector)
-    return np.linalg.slogdet(matrix)[1]
-
-
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("dim", [3, 40])
 def test_dpp_over_pairs_of_items_is_dpp_over_dimensions(seed, dim):
@@ -418,17 +416,6 @@ def test_one_pair_of_twins_weighs_more_in_uniformity_than_in_ild():
     )
 
 
-def divergence_from_history(slate, labels, history):
-    """Return KL(h || 0.99 P + 0.01 h) / log 100 of a hard slate."""
-    share = Counter()
-    for item in slate:
-        for label in labels[item]:
-            share[label] += 1 / len(labels[item]) / len(slate)
-    return sum(
-        h * math.log(h / (0.99 * share[label] + 0.01 * h)) for label, h in enumerate(history) if h
-    ) / math.log(100)
-
-
 @pytest.mark.parametrize("seed", range(8))
 def test_calibration_of_hard_slates_is_their_divergence_from_the_history(seed):
     membership, places = hard_membership(seed)
@@ -468,14 +455,6 @@ def test_user_adaptive_without_a_history_is_category_entropy():
     torch.testing.assert_close(user_adaptive(slates), category_entropy(slates))
 
 
-def evenness_of_values(values, num_values):
-    """Return the entropy of the known values of a hard slate over its limit."""
-    counts = Counter(value for value in values if value >= 0)
-    total = sum(counts.values())
-    entropy = -sum(n / total * math.log(n / total) for n in counts.values())
-    return entropy / math.log(min(K, num_values))
-
-
 @pytest.mark.parametrize("attribute", ["brand", "colour", "price"])
 @pytest.mark.parametrize("seed", range(4))
 def test_attribute_entropy_of_hard_slates_is_1_minus_that_of_the_known_values(attribute, seed):
@@ -483,7 +462,7 @@ def test_attribute_entropy_of_hard_slates_is_1_minus_that_of_the_known_values(at
     slates = random_slates(seed, membership=membership)
     index = slates.traits.attributes[attribute]
     expected = [
-        1 - evenness_of_values(index[slate].tolist(), int(index.max()) + 1)
+        1 - evenness_of_values(index[slate].tolist(), int(index.max()) + 1, K)
         for slate in hard_slates(slates, places)
     ]
     assert REGULARISERS[f"{attribute}_entropy"](slates).tolist() == pytest.approx(expected)
@@ -526,11 +505,7 @@ def shop_metric(name, slates, vectors):
     per_user = {
         "ild": lambda slate, _: ild_of_slate(slate, vectors),
         "dpp": lambda slate, _: log_det_by_dimension(np.ones(K), vectors[slate]) / math.log(2) / K,
-        "uniformity": lambda slate, _: (
-            -max(  # the nearest twins
-                vectors[a] @ vectors[b] for a, b in combinations(slate, 2)
-            )
-        ),
+        "uniformity": lambda slate, _: -nearest_twins(slate, vectors),
         "category_entropy": lambda slate, _: categories_of_slate(slate, labels, 8, K)[
             "diversity_index"
         ],
@@ -539,13 +514,13 @@ def shop_metric(name, slates, vectors):
         ],
         "calibration": lambda slate, taste: -divergence_from_history(slate, labels, taste),
         "brand_entropy": lambda slate, _: evenness_of_values(
-            [values["brand"][i] for i in slate], 4
+            [values["brand"][i] for i in slate], 4, K
         ),
         "colour_entropy": lambda slate, _: evenness_of_values(
-            [values["colour"][i] for i in slate], 4
+            [values["colour"][i] for i in slate], 4, K
         ),
         "price_entropy": lambda slate, _: evenness_of_values(
-            [values["price"][i] for i in slate], 2
+            [values["price"][i] for i in slate], 2, K
         ),
     }[name]
     return np.mean([per_user(slate, taste) for slate, taste in users])
