@@ -32,7 +32,7 @@ demo: $(READY)  ## the main job on the built-in shop: click log -> front in MLfl
 	@$(PY) -m pipelines.report --preset demo
 
 test: $(READY)  ## unit tests, then the tests that start a local Ray cluster
-	@$(PY) -m pytest --quiet
+	@$(PY) -m pytest --quiet -n auto
 	@$(PY) -m pytest --quiet -m ray tests/cluster
 
 test-cluster: $(READY)  ## only the tests that start a local Ray cluster
