@@ -195,6 +195,9 @@ class LossConfig(_Section):
     """Targets weigh more in small categories (effective number): 0 = alike, near 1 = by 1 / n."""
     diversity_weight: Unit = 0.0
     """The dial w: 0 = pure relevance, 1 = pure diversity."""
+    diversity_warmup: Unit = 0.0
+    """Share of the training over which w rises from 0 to `diversity_weight`; training from nothing
+    then learns what is relevant first."""
     conditioned: bool = False
     """One model for all weights from 0 to `diversity_weight`; `model.diversity` picks one later."""
     diversity: dict[Regulariser, Annotated[float, Field(ge=0.0)]] = {

@@ -342,5 +342,7 @@ def _warn_no_effect(config: Config) -> None:
             "they are of the exact softmax",
             loss.relevance,
         )
+    if loss.diversity_warmup and not loss.diversity_weight:
+        logger.warning("loss.diversity_warmup has no effect with loss.diversity_weight=0")
     if config.rerank.diversity and config.rerank.method == "none":
         logger.warning("rerank.diversity has no effect with rerank.method=none")

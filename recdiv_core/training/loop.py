@@ -48,6 +48,7 @@ from recdiv_core.training.checkpoint import (
     save_checkpoint,
 )
 from recdiv_core.training.feed import Feed
+from recdiv_core.training.objective import Objective
 from recdiv_core.training.step import StepSums, train_step
 
 logger = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ class _Trainer:
                 train_step(
                     self.wrapped,
                     parts,
-                    self.objective,
+                    self._objective_at(step),
                     self.optimizer,
                     self.scaler,
                     precision=PRECISIONS[self.config.train.precision],
@@ -203,6 +204,17 @@ class _Trainer:
             every = self.config.train.checkpoint_every_steps
             if every and (step + 1) % every == 0 and (step + 1) % self.steps_an_epoch:
                 self._report({})
+
+    def _objective_at(self, step: int) -> Objective:
+        factor = warmup(
+            step,
+            num_steps=self.config.train.epochs * self.steps_an_epoch,
+            share=self.config.loss.diversity_warmup,
+        )
+        if factor == 1:
+            return self.objective
+        w = factor * self.objective.diversity_weight
+        return replace(self.objective, diversity_weight=w)
 
     def _set_rates(self, step: int) -> None:
         train = self.config.train
@@ -360,6 +372,17 @@ def schedule(step: int, *, num_steps: int, warmup_steps: int, final_share: float
         return (step + 1) / warmup_steps
     through = (step - warmup_steps) / max(1, num_steps - warmup_steps - 1)
     return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, through)))
+
+
+def warmup(step: int, *, num_steps: int, share: float) -> float:
+    """Return the factor on the diversity weight at a step: it rises over a share of the steps.
+
+    Above 0 from the first step on, so that exposure is counted from there.
+
+    >>> [warmup(step, num_steps=8, share=0.5) for step in (0, 1, 3, 7)]
+    [0.25, 0.5, 1.0, 1.0]
+    """
+    return min(1.0, (step + 1) / max(1.0, share * num_steps))
 
 
 def _epoch_figures(sums: Sequence[StepSums]) -> dict[str, float]:
