@@ -11,7 +11,7 @@ from recdiv_core.data.batches import pack
 from recdiv_core.data.plan import Examples
 from recdiv_core.losses.adversarial import SHARES
 from recdiv_core.losses.balance import BALANCES, BalanceState
-from recdiv_core.losses.diversity import REGULARISERS, penalty
+from recdiv_core.losses.diversity import OVER_ALL, REGULARISERS, penalty
 from recdiv_core.losses.negatives import mixed_negatives
 from recdiv_core.losses.relevance import RELEVANCE, softmax
 from recdiv_core.losses.soft_slates import ItemTraits
@@ -475,3 +475,22 @@ def test_a_conditioned_batch_at_dial_0_learns_what_a_plain_model_learns():
     for name, value in plain.items():
         if name != "places_V":
             torch.testing.assert_close(weights[name], value)
+
+
+@pytest.mark.parametrize("name", REGULARISERS)
+def test_a_dial_leaves_the_items_to_what_looks_at_all_slates(name):
+    model = fresh_model(is_conditioned=True)
+    losses = part_losses(
+        model,
+        part(USERS, DIALS),
+        objective(diversity_weight=0.5, is_conditioned=True, mix={name: 1.0}),
+        exposure_V=torch.arange(NUM_ITEMS) / 120,
+        negatives=None,
+        autocast=torch.autocast("cpu", enabled=False),
+    )
+    losses.penalty.backward()
+    assert model.dial.out.weight.grad.abs().max() > 0
+    # an item of a history has a gradient in any case, through the state
+    never_met = [item for item in range(NUM_ITEMS) if not any(item in user for user in USERS)]
+    moved = model.item_tower.ids.weight.grad[never_met].abs().max()
+    assert (moved > 0) == (name in OVER_ALL)

@@ -23,6 +23,9 @@ from recdiv_core.losses.soft_slates import EMPTY_SLATE, SoftSlates
 NEEDS_HISTORY: Final = frozenset({"calibration", "user_adaptive"})
 """Regularisers that look at `history_BG`."""
 
+OVER_ALL: Final = frozenset({"exposure", "coverage", "popularity_power", "mutual_information"})
+"""Regularisers that look at all slates together; the others look inside one."""
+
 SHORTLIST: Final = 4
 """Slates' worth of candidates, those of most membership, whose pairs are compared where every pair
 is looked at on its own: what lies deeper has next to no place, and costs the square."""
@@ -255,12 +258,16 @@ REGULARISERS: Final[dict[str, Regulariser]] = {
 }
 
 
-def penalty(slates: SoftSlates, mix: Mapping[str, float]) -> torch.Tensor:
+def penalty(
+    slates: SoftSlates, mix: Mapping[str, float], *, inside: SoftSlates | None = None
+) -> torch.Tensor:
     """Average regularisers by weight.
 
     Args:
         slates: the soft slates.
         mix: name -> weight >= 0, not all 0; normalised to sum to 1.
+        inside: the same slates for the regularisers that look inside one, where gradients of those
+            are to reach something else; None = `slates` for all.
 
     Returns:
         [B] penalty of each user, in [0, 1].
@@ -275,5 +282,9 @@ def penalty(slates: SoftSlates, mix: Mapping[str, float]) -> torch.Tensor:
             f"loss.diversity={dict(mix)}: allowed names are {', '.join(REGULARISERS)}, "
             "with weights that sum to more than 0"
         )
-    parts = [weight / total * REGULARISERS[name](slates) for name, weight in mix.items() if weight]
+    parts = [
+        weight / total * REGULARISERS[name](slates if name in OVER_ALL else inside or slates)
+        for name, weight in mix.items()
+        if weight
+    ]
     return torch.stack(parts).sum(0)

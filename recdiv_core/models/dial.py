@@ -1,10 +1,10 @@
 # pyright: strict
-"""The dial: one model for the whole front, its session state bent by the diversity asked for.
+"""The dial: one model for the whole front, its session tower bent by the diversity asked for.
 
-The state of each user is scaled and shifted (FiLM) by a small network of the dial d in [0, 1], so
-that item vectors, and every cache of them, are the same at all settings. At d = 0 nothing is bent,
-exactly. Dosovitskiy & Djolonga, 2020, You Only Train Once: Loss-Conditional Training of Deep
-Networks; Perez et al., 2018, FiLM. Shapes: D dims.
+Wherever the session tower normalises, what it passes on is scaled and shifted (FiLM) by a small
+network of the dial d in [0, 1]. Item vectors, and every cache of them, are the same at all
+settings. At d = 0 nothing is bent, exactly. Dosovitskiy & Djolonga, 2020, You Only Train Once:
+Loss-Conditional Training of Deep Networks; Perez et al., 2018, FiLM. Shapes: D dims, P places.
 """
 
 from __future__ import annotations
@@ -21,35 +21,44 @@ DIAL_HIDDEN: Final = 64
 LOG_SCALE: Final = 16.0
 """Sharpness of the logarithmic feature: small settings are told apart, as training draws them."""
 
+Bend = tuple[torch.Tensor, torch.Tensor]
+"""Scale and shift, [..., D] both: `x -> (1 + scale) * x + shift`."""
+
 
 class Dial(nn.Module):
-    """Bend session states by a dial.
+    """Turn a dial into the bends of a tower.
 
     Args:
         dim: D.
+        num_places: P, places of the tower that are bent.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, num_places: int) -> None:
         super().__init__()
+        self.dim = dim
         self.hidden = nn.Linear(3, DIAL_HIDDEN)
-        self.out = nn.Linear(DIAL_HIDDEN, 2 * dim, bias=False)
+        self.out = nn.Linear(DIAL_HIDDEN, 2 * dim * num_places, bias=False)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, states: torch.Tensor, dial: torch.Tensor) -> torch.Tensor:
-        """Compute `(1 + scale(d)) * state + shift(d)`.
+    def forward(self, dial: torch.Tensor) -> list[Bend]:
+        """Compute the bend of each place.
 
         Args:
-            states: [..., D].
-            dial: [...] in [0, 1]; 0 leaves the state as it is.
+            dial: [...] in [0, 1]; where it is 0, so are scale and shift.
 
         Returns:
-            [..., D].
+            P pairs of [..., D].
         """
         d = dial[..., None].to(self.hidden.weight.dtype)
         features = torch.cat([d, d * d, (LOG_SCALE * d).log1p() / math.log1p(LOG_SCALE)], dim=-1)
-        bent = self._bend(features) - self._bend(torch.zeros_like(features))
-        scale, shift = bent.chunk(2, dim=-1)
-        return (1 + scale) * states + shift
+        hidden = F.gelu(self.hidden(features)) - F.gelu(self.hidden(torch.zeros_like(features)))
+        halves = self.out(hidden).split(self.dim, dim=-1)
+        return list(zip(halves[::2], halves[1::2], strict=True))
 
-    def _bend(self, features: torch.Tensor) -> torch.Tensor:
-        return self.out(F.gelu(self.hidden(features)))
+
+def bend(x: torch.Tensor, place: Bend | None) -> torch.Tensor:
+    """Scale and shift [..., D]; None leaves it as it is."""
+    if place is None:
+        return x
+    scale, shift = place
+    return (1 + scale) * x + shift

@@ -3,6 +3,8 @@
 Both are sums over the part, to be divided by the *global* counts (step.py), so that ranks and parts
 do not matter. A conditioned model is trained at many weights at once: each user of the batch has a
 dial d, the model is told it, and the loss of that user is the one of w = d * diversity_weight.
+Item vectors are shared by all dials; there a slate's own diversity is the business of the state
+alone, and only what all slates cost together reaches the items.
 Shapes: see data/batches.py.
 """
 
@@ -190,7 +192,10 @@ def part_losses(
     if not objective.needs_penalty:
         return PartLosses(relevance, None, figures, places_V)
     slates = soft_slates(states, items_VD, packed, dial_B, objective, exposure_V)
-    penalty_B = penalty(slates, objective.mix)
+    inside = None
+    if objective.is_conditioned:
+        inside = soft_slates(states, items_VD.detach(), packed, dial_B, objective, exposure_V)
+    penalty_B = penalty(slates, objective.mix, inside=inside)
     figures[2] = penalty_B.detach().sum(dtype=torch.float64)
     figures[3] = len(penalty_B)
     if dial_B is not None:
