@@ -95,7 +95,20 @@ class Run:
         return not self.config.loss.diversity_weight
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Shop:
+    """A prepared data set.
+
+    Attributes:
+        dataset: whose slates are judged.
+        behaviour: its catalogue with other vectors to measure likeness in.
+    """
+
+    dataset: Dataset
+    behaviour: CatalogueFacts
+
+
+@dataclass(frozen=True, eq=False)
 class Judged:
     """A model under one policy, on all users of a split.
 
@@ -148,67 +161,52 @@ def judge_seed(runs: Sequence[Run], *, num_resamples: int) -> dict[str, Any]:
             f"seed={runs[0].config.seed}: one run with w = 0 and others with more; got "
             f"{len(plain)} and {len(trials)}"
         )
-    baseline = plain[0]
-    dataset = load_dataset(Path(baseline.config.data.prepared))
-    behaviour = replace_vectors(dataset, behaviour_vectors(dataset))
-    post_hoc = [(baseline, policy) for policy in policies(baseline.config, POST_HOC)]
-    trained = [
-        (run, policy) for run in (baseline, *trials) for policy in policies(run.config, LIGHT)
-    ]
-    sides = {"post_hoc": post_hoc, "trained": trained}
-    val = {
-        name: judge_points(points, dataset, behaviour, "val", name)
-        for name, points in sides.items()
+    shop = load_shop(Path(plain[0].config.data.prepared))
+    sides = {
+        "post_hoc": [(plain[0], policy) for policy in policies(plain[0], POST_HOC)],
+        "trained": [(run, policy) for run in (*plain, *trials) for policy in policies(run, LIGHT)],
     }
-    plain_test, *trial_tests = judge_points(
-        [(run, policies(run.config, LIGHT[:1])[0]) for run in (baseline, *trials)],
-        dataset,
-        behaviour,
-        "test",
-        "alone",
-    )
-    volumes: dict[str, Any] = {}
-    chosen = {
-        (name, axis): pareto.front(
-            [(point.figures["ndcg"], point.figures[axis]) for point in val[name]], ("max", "max")
-        )
-        for name in sides
-        for axis in AXES
-    }
-    wanted = {
-        name: sorted({index for axis in AXES for index in chosen[name, axis]}) for name in sides
-    }
-    test = {
-        name: dict(
-            zip(
-                wanted[name],
-                judge_points(
-                    [sides[name][index] for index in wanted[name]], dataset, behaviour, "test", name
-                ),
-                strict=True,
-            )
-        )
-        for name in sides
-    }
-    counts_RU = resample_users(len(plain_test.slates_UK), num_resamples, seed=0)
-    for axis in AXES:
-        fronts = {name: [test[name][i] for i in chosen[name, axis]] for name in sides}
-        volumes[axis] = compare_volumes(fronts, axis, counts_RU, num_items=len(dataset.catalogue))
-        volumes[axis]["points"] = {name: len(points) for name, points in fronts.items()}
-    light = len(LIGHT)
+    val = {name: judge_points(points, shop, "val") for name, points in sides.items()}
+    alone = [(run, policies(run, LIGHT)[0]) for run in (*plain, *trials)]
+    val_alone = val["trained"][:: len(LIGHT)]
+    test_alone = judge_points(alone, shop, "test")
+    fronts = {name: judge_fronts(points, val[name], shop) for name, points in sides.items()}
+    counts_RU = resample_users(len(test_alone[0].slates_UK), num_resamples, seed=0)
+    num_items = len(shop.dataset.catalogue)
     return {
-        "seed": baseline.config.seed,
-        "num_users": len(plain_test.slates_UK),
-        "baseline": {**plain_test.figures, "epoch_s": baseline.epoch_s},
+        "seed": plain[0].config.seed,
+        "num_users": len(test_alone[0].slates_UK),
         "points": [
             {"mix": run.mix, "w": run.weight, **point.figures, "epoch_s": run.epoch_s}
-            for run, point in zip(trials, trial_tests, strict=True)
+            for run, point in zip((*plain, *trials), test_alone, strict=True)
         ],
-        "hypervolume": volumes,
-        "matched": matched(
-            trials, val["post_hoc"][0], val["trained"][light::light], plain_test, trial_tests
-        ),
+        "hypervolume": {
+            axis: compare_volumes(
+                {name: front[axis] for name, front in fronts.items()},
+                axis,
+                counts_RU,
+                num_items=num_items,
+            )
+            for axis in AXES
+        },
+        "matched": matched(trials, val_alone, test_alone),
     }
+
+
+def judge_fronts(
+    points: Sequence[tuple[Run, SlatePolicy]], val: Sequence[Judged], shop: Shop
+) -> dict[str, list[Judged]]:
+    """Judge on test what stands on a front of validation: axis -> its points."""
+    chosen = {
+        axis: pareto.front(
+            [(point.figures["ndcg"], point.figures[axis]) for point in val], ("max", "max")
+        )
+        for axis in AXES
+    }
+    wanted = sorted({index for indices in chosen.values() for index in indices})
+    judged = judge_points([points[index] for index in wanted], shop, "test")
+    test = dict(zip(wanted, judged, strict=True))
+    return {axis: [test[index] for index in indices] for axis, indices in chosen.items()}
 
 
 def read_run(place: Path) -> Run:
@@ -228,36 +226,25 @@ def read_run(place: Path) -> Run:
     return Run(mix, weight, checkpoint, config, progress.metrics.get("train/epoch_s", 0.0))
 
 
-def policies(config: Config, settings: Iterable[Mapping[str, Any]]) -> list[SlatePolicy]:
+def policies(run: Run, settings: Iterable[Mapping[str, Any]]) -> list[SlatePolicy]:
     """Return how slates are made under each setting of the re-ranker."""
-    plain = slate_policy(config)
+    plain = slate_policy(run.config)
     return [replace(plain, **setting) for setting in settings]
 
 
-def judge_points(
-    points: Sequence[tuple[Run, SlatePolicy]],
-    dataset: Dataset,
-    behaviour: CatalogueFacts,
-    split: str,
-    name: str,
-) -> list[Judged]:
-    """Judge models under policies; those of one model together."""
+def judge_points(points: Sequence[tuple[Run, SlatePolicy]], shop: Shop, split: str) -> list[Judged]:
+    """Judge models under policies; those of one model, which stand together, in one go."""
     judged: list[Judged] = []
     for run in dict.fromkeys(run for run, _ in points):
         own = [policy for other, policy in points if other is run]
-        judged += judge_model(run, own, dataset, behaviour, split)
-        logger.info("%s, %s: %d of %d points judged", split, name, len(judged), len(points))
+        judged += judge_model(run, own, shop, split)
+        logger.info("seed %d, %s: %d of %d", run.config.seed, split, len(judged), len(points))
     return judged
 
 
-def judge_model(
-    run: Run,
-    own: Sequence[SlatePolicy],
-    dataset: Dataset,
-    behaviour: CatalogueFacts,
-    split: str,
-) -> list[Judged]:
+def judge_model(run: Run, own: Sequence[SlatePolicy], shop: Shop, split: str) -> list[Judged]:
     """Judge one model under several policies."""
+    dataset = shop.dataset
     model = build_model(run.config, dataset)
     load_weights(run.checkpoint, model)
     values: list[dict[str, list[torch.Tensor]]] = [{} for _ in own]
@@ -276,7 +263,7 @@ def judge_model(
             seen = judge(slates_BK, targets_BT, dataset.facts, k=k)
             for name in {*FIGURES} & {*USER_METRICS}:
                 values[index].setdefault(name, []).append(USER_METRICS[name](seen))
-            other = diversity.ild(judge(slates_BK, targets_BT, behaviour, k=k))
+            other = diversity.ild(judge(slates_BK, targets_BT, shop.behaviour, k=k))
             values[index].setdefault("ild_behaviour", []).append(other)
             slates[index].append(seen.items_BK)
     judged: list[Judged] = []
@@ -333,28 +320,27 @@ def resampled_volumes(
 
 
 def matched(
-    trials: Sequence[Run],
-    plain_val: Judged,
-    trials_val: Sequence[Judged],
-    plain_test: Judged,
-    trials_test: Sequence[Judged],
+    trials: Sequence[Run], val: Sequence[Judged], test: Sequence[Judged]
 ) -> dict[str, dict[str, Any]]:
-    """Return each mix at a given accuracy, as ratios of its test figures to the baseline's."""
+    """Return each mix at a given accuracy, as ratios of its test figures to the baseline's.
+
+    `val` and `test` hold the baseline first, then the trials.
+    """
     found: dict[str, dict[str, Any]] = {}
     for mix in dict.fromkeys(run.mix for run in trials):
-        own = [i for i, run in enumerate(trials) if run.mix == mix]
-        own.sort(key=lambda i: trials[i].weight)
-        val = [plain_val, *(trials_val[i] for i in own)]
-        test = [plain_test, *(trials_test[i] for i in own)]
-        weights = [0.0, *(trials[i].weight for i in own)]
+        own = [index for index, run in enumerate(trials) if run.mix == mix]
+        own.sort(key=lambda index: trials[index].weight)
+        places = [0, *(index + 1 for index in own)]
+        weights = [0.0, *(trials[index].weight for index in own)]
+        of_val, of_test = [val[place] for place in places], [test[place] for place in places]
         found[mix] = {
-            str(budget): at_budget(val, test, weights, budget * plain_val.figures["ndcg"])
+            str(budget): at_budget(of_val, of_test, weights, budget * val[0].figures["ndcg"])
             for budget in BUDGETS
         }
         # a conditioned model is to stand by itself: its dial 0 for the plain one
-        alone = test[1:] if trials[own[0]].config.loss.conditioned else test
+        alone = of_test[1:] if trials[own[0]].config.loss.conditioned else of_test
         found[mix]["hypervolume"] = {axis: volume_of(alone, axis) for axis in AXES}
-        found[mix]["epoch_s"] = statistics.median(trials[i].epoch_s for i in own)
+        found[mix]["epoch_s"] = statistics.median(trials[index].epoch_s for index in own)
     return found
 
 
@@ -380,15 +366,17 @@ def at_budget(
     return {"w": between(weights[last - 1], weights[after]), **ratios}
 
 
-def replace_vectors(dataset: Dataset, vectors_VD: torch.Tensor) -> CatalogueFacts:
-    """Return the facts of the catalogue with other vectors to measure likeness in."""
-    return catalogue_facts(
-        vectors_VD,
+def load_shop(prepared: Path) -> Shop:
+    """Load a prepared data set, and the second yardstick of likeness."""
+    dataset = load_dataset(prepared)
+    behaviour = catalogue_facts(
+        behaviour_vectors(dataset),
         dataset.categories_VL,
         torch.tensor(dataset.catalogue.popularity_V),
         num_train_users=max(1, dataset.manifest.num_train_users),
         num_categories=dataset.catalogue.num_categories,
     )
+    return Shop(dataset, behaviour)
 
 
 def behaviour_vectors(dataset: Dataset) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import runpy
@@ -99,6 +100,49 @@ def run(script: str, *arguments: str) -> dict[str, Any]:
         runpy.run_module(f"pipelines.{script}", run_name="__main__")
     (line,) = printed.getvalue().splitlines()
     return json.loads(line)
+
+
+def train_steps(
+    model: Any,
+    dataset: Any,
+    config: Any,
+    *,
+    num_steps: int,
+    first_step: int = 0,
+    tokens: Any = None,
+) -> None:
+    """Train a model in this process, by the steps that a run of one worker takes."""
+    import torch
+
+    from recdiv_core.data.plan import list_fragments, plan_epoch, read_pieces, train_examples
+    from recdiv_core.losses.balance import BalanceState
+    from recdiv_core.training.build import build_objective
+    from recdiv_core.training.feed import Feed
+    from recdiv_core.training.step import train_step
+
+    model.train()
+    alone = {"rank": 0, "world_size": 1}
+    objective = build_objective(config, dataset, model)
+    feed = Feed(config, dataset, objective, tokens, **alone)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.train.learning_rate)
+    places_V = torch.zeros(len(dataset.catalogue))
+    fragments, files = list_fragments(dataset.prepared, "train"), {}
+    plan = {"batch_size": config.train.batch_size, "accumulation": 1, "seed": config.seed, **alone}
+    epochs = (plan_epoch(fragments, epoch=epoch, **plan) for epoch in itertools.count())
+    steps = itertools.chain.from_iterable(epochs)
+    for step, (pieces,) in itertools.islice(enumerate(steps), first_step, first_step + num_steps):
+        train_step(
+            model,
+            feed.parts([train_examples(read_pieces(pieces, files))], step),
+            objective,
+            optimizer,
+            torch.amp.GradScaler("cpu", enabled=False),
+            precision=torch.float32,
+            clip_norm=config.train.clip_norm,
+            places_V=places_V,
+            negatives=None,
+            balance=BalanceState(),
+        )
 
 
 Start = Callable[..., subprocess.Popen[bytes]]

@@ -18,19 +18,13 @@ import torch
 from recdiv_core.config import Config, override
 from recdiv_core.data.catalogue import item_attributes
 from recdiv_core.data.plan import (
-    list_fragments,
-    plan_epoch,
     read_eval,
-    read_pieces,
-    train_examples,
 )
 from recdiv_core.evaluate import slates_of_split
-from recdiv_core.losses.balance import BalanceState
 from recdiv_core.losses.diversity import REGULARISERS
 from recdiv_core.metrics.tally import Tally, finish, tally_slates
-from recdiv_core.training.build import build_model, build_objective, load_dataset, slate_policy
-from recdiv_core.training.feed import Feed
-from recdiv_core.training.step import train_step
+from recdiv_core.training.build import build_model, load_dataset, slate_policy
+from tests.cluster.conftest import train_steps
 from tests.oracles import (
     categories_of_slate,
     category_shares,
@@ -57,8 +51,7 @@ CONFIG = override(
     },
 )
 WEIGHT = 0.5
-FIRST_EPOCHS, FURTHER_EPOCHS = range(6), range(6, 21)
-ALONE = {"rank": 0, "world_size": 1}
+FIRST_STEPS, FURTHER_STEPS = 36, 90
 
 
 class Shown(NamedTuple):
@@ -85,36 +78,10 @@ class Shown(NamedTuple):
     attributes: dict[str, np.ndarray]
 
 
-def train(model, dataset, config, epochs):
-    """Train a model in place, in the order and by the steps of a run of one worker."""
-    model.train()
-    objective = build_objective(config, dataset, model)
-    feed = Feed(config, dataset, objective, None, **ALONE)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.train.learning_rate)
-    places_V = torch.zeros(len(dataset.catalogue))
-    fragments, files = list_fragments(dataset.prepared, "train"), {}
-    plan = {"batch_size": config.train.batch_size, "accumulation": 1, "seed": config.seed, **ALONE}
-    steps = [step for epoch in epochs for step in plan_epoch(fragments, epoch=epoch, **plan)]
-    for step, (pieces,) in enumerate(steps):
-        train_step(
-            model,
-            feed.parts([train_examples(read_pieces(pieces, files))], step),
-            objective,
-            optimizer,
-            torch.amp.GradScaler("cpu", enabled=False),
-            precision=torch.float32,
-            clip_norm=config.train.clip_norm,
-            places_V=places_V,
-            negatives=None,
-            balance=BalanceState(),
-        )
-    return model
-
-
 def show(model, dataset):
     """Make and judge the slates of both held-out splits: one alone has few users."""
     slates, histories, tally = [], [], Tally.zeros(len(dataset.catalogue), k=K)
-    batch = {"batch_size": CONFIG.eval.batch_size, **ALONE}
+    batch = {"batch_size": CONFIG.eval.batch_size, "rank": 0, "world_size": 1}
     policies, max_history = [slate_policy(CONFIG)], CONFIG.model.max_history
     for split in ("val", "test"):
         (examples,) = read_eval(dataset.prepared, split, **batch)
@@ -144,12 +111,14 @@ def shown_after(shop):
     with torch.random.fork_rng():
         torch.manual_seed(0)  # noqa: TID251
         base = build_model(CONFIG, dataset)
-    train(base, dataset, CONFIG, FIRST_EPOCHS)
+    train_steps(base, dataset, CONFIG, num_steps=FIRST_STEPS)
 
     @functools.cache
     def shown_after(name):
         mix = {"loss.diversity_weight": WEIGHT, "loss.diversity": {name: 1.0}} if name else {}
-        model = train(copy.deepcopy(base), dataset, override(CONFIG, mix), FURTHER_EPOCHS)
+        model = copy.deepcopy(base)
+        further = {"first_step": FIRST_STEPS, "num_steps": FURTHER_STEPS}
+        train_steps(model, dataset, override(CONFIG, mix), **further)
         return show(model, dataset)
 
     return shown_after
