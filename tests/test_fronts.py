@@ -13,7 +13,7 @@ def judged(ndcg, other, *, num_users=0):
         "ndcg": ndcg + 0.01 * rng.normal(size=num_users),
         "ild": other + 0.01 * rng.normal(size=num_users),
     }
-    figures = {name: other for name in FIGURES} | {"ndcg": ndcg}
+    figures = dict.fromkeys(FIGURES, other) | {"ndcg": ndcg}
     slates_UK = rng.integers(20, size=(num_users, 3))
     return Judged(users, slates_UK, figures)
 
