@@ -76,7 +76,7 @@ def fresh_model(dropout=0.0, *, is_conditioned=False):
             is_conditioned=is_conditioned,
         )
         if model.dial is not None:
-            nn.init.normal_(model.dial.out.weight, std=0.3)
+            nn.init.normal_(model.dial.gate.weight, std=0.3)
         return model
 
 
@@ -489,7 +489,7 @@ def test_a_dial_leaves_the_items_to_what_looks_at_all_slates(name):
         autocast=torch.autocast("cpu", enabled=False),
     )
     losses.penalty.backward()
-    assert model.dial.out.weight.grad.abs().max() > 0
+    assert model.dial.gate.weight.grad.abs().max() > 0
     # an item of a history has a gradient in any case, through the state
     never_met = [item for item in range(NUM_ITEMS) if not any(item in user for user in USERS)]
     moved = model.item_tower.ids.weight.grad[never_met].abs().max()

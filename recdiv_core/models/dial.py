@@ -1,10 +1,11 @@
 # pyright: strict
-"""The dial: one model for the whole front, its session tower bent by the diversity asked for.
+"""The dial: one model for the whole front, its session state bent by the diversity asked for.
 
-Wherever the session tower normalises, what it passes on is scaled and shifted (FiLM) by a small
-network of the dial d in [0, 1]. Item vectors, and every cache of them, are the same at all
-settings. At d = 0 nothing is bent, exactly. Dosovitskiy & Djolonga, 2020, You Only Train Once:
-Loss-Conditional Training of Deep Networks; Perez et al., 2018, FiLM. Shapes: D dims, P places.
+A small network adds to the state of a user what the dial d in [0, 1] makes of it: hidden features
+of the state, each scaled by a function of d (FiLM). Item vectors, session states and every cache of
+them are the same at all settings, so that one state serves any number of dials. At d = 0 nothing is
+added, exactly. Dosovitskiy & Djolonga, 2020, You Only Train Once: Loss-Conditional Training of Deep
+Networks; Perez et al., 2018, FiLM. Shapes: D dims, H hidden features.
 """
 
 from __future__ import annotations
@@ -16,49 +17,41 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+WIDENING: Final = 4
+"""H / D, as in the blocks of the session tower."""
+
 DIAL_HIDDEN: Final = 64
 
 LOG_SCALE: Final = 16.0
 """Sharpness of the logarithmic feature: small settings are told apart, as training draws them."""
 
-Bend = tuple[torch.Tensor, torch.Tensor]
-"""Scale and shift, [..., D] both: `x -> (1 + scale) * x + shift`."""
-
 
 class Dial(nn.Module):
-    """Turn a dial into the bends of a tower.
+    """Bend session states by a dial.
 
     Args:
         dim: D.
-        num_places: P, places of the tower that are bent.
     """
 
-    def __init__(self, dim: int, num_places: int) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.dim = dim
+        self.up = nn.Linear(dim, WIDENING * dim)
+        self.down = nn.Linear(WIDENING * dim, dim, bias=False)
         self.hidden = nn.Linear(3, DIAL_HIDDEN)
-        self.out = nn.Linear(DIAL_HIDDEN, 2 * dim * num_places, bias=False)
-        nn.init.zeros_(self.out.weight)
+        self.gate = nn.Linear(DIAL_HIDDEN, WIDENING * dim, bias=False)
+        nn.init.zeros_(self.gate.weight)
 
-    def forward(self, dial: torch.Tensor) -> list[Bend]:
-        """Compute the bend of each place.
+    def forward(self, states: torch.Tensor, dial: torch.Tensor) -> torch.Tensor:
+        """Compute `state + down(gelu(up(state)) * gate(d))`, where `gate(0) = 0`.
 
         Args:
-            dial: [...] in [0, 1]; where it is 0, so are scale and shift.
+            states: [..., D].
+            dial: [...] in [0, 1]; 0 leaves the state as it is.
 
         Returns:
-            P pairs of [..., D].
+            [..., D].
         """
         d = dial[..., None].to(self.hidden.weight.dtype)
         features = torch.cat([d, d * d, (LOG_SCALE * d).log1p() / math.log1p(LOG_SCALE)], dim=-1)
-        hidden = F.gelu(self.hidden(features)) - F.gelu(self.hidden(torch.zeros_like(features)))
-        halves = self.out(hidden).split(self.dim, dim=-1)
-        return list(zip(halves[::2], halves[1::2], strict=True))
-
-
-def bend(x: torch.Tensor, place: Bend | None) -> torch.Tensor:
-    """Scale and shift [..., D]; None leaves it as it is."""
-    if place is None:
-        return x
-    scale, shift = place
-    return (1 + scale) * x + shift
+        moved = F.gelu(self.hidden(features)) - F.gelu(self.hidden(torch.zeros_like(features)))
+        return states + self.down(F.gelu(self.up(states)) * self.gate(moved))

@@ -48,7 +48,7 @@ class Recommender(nn.Module):
         queries_QH: [Q, H] unit text vectors of the queries, or None without queries.
         dim: D.
         encoder: text encoder whose top layers train, or None when it is frozen.
-        is_conditioned: whether the session tower follows a dial (dial.py).
+        is_conditioned: whether states follow a dial (dial.py).
     """
 
     text_VH: torch.Tensor | None
@@ -74,7 +74,7 @@ class Recommender(nn.Module):
         self.register_buffer("queries_QH", queries_QH, persistent=False)
         if queries_QH is not None:
             self.project_query = nn.Linear(queries_QH.shape[1], dim)
-        self.dial = Dial(dim, session_tower.num_bends) if is_conditioned else None
+        self.dial = Dial(dim) if is_conditioned else None
 
     def train(self, mode: bool = True) -> Recommender:
         """Switch dropout on or off; the pretrained encoder, mostly frozen, stays without."""
@@ -134,8 +134,9 @@ class Recommender(nn.Module):
         if self.queries_QH is not None:
             has_query = (queries_RW >= 0)[..., None]
             request = self.project_query(self.queries_QH[queries_RW.clamp_min(0)]) * has_query
-        bends = None if self.dial is None or dial_RW is None else self.dial(dial_RW)
-        states = self.session_tower(inputs, position_RW, segment_RW, request, bends)
+        states = self.session_tower(inputs, position_RW, segment_RW, request)
+        if self.dial is not None and dial_RW is not None:
+            states = self.dial(states, dial_RW)
         return states.flatten(0, 1)
 
     def forward(

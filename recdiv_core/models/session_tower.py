@@ -9,17 +9,9 @@ Self-Attentive Sequential Recommendation. Shapes: R packed rows, W their width, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
-
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-from recdiv_core.models.dial import Bend, bend
-
-BENDS_A_BLOCK: Final = 2
-"""Of a block's two norms; one more is of the tower's last one."""
 
 
 class _Block(nn.Module):
@@ -34,15 +26,9 @@ class _Block(nn.Module):
         self.up = nn.Linear(dim, 4 * dim)
         self.down = nn.Linear(4 * dim, dim)
 
-    def forward(
-        self,
-        x_RWD: torch.Tensor,
-        mask_R1WW: torch.Tensor,
-        before_attention: Bend | None,
-        before_mlp: Bend | None,
-    ) -> torch.Tensor:
+    def forward(self, x_RWD: torch.Tensor, mask_R1WW: torch.Tensor) -> torch.Tensor:
         rows, width, dim = x_RWD.shape
-        qkv = self.qkv(bend(self.norm_attention(x_RWD), before_attention))
+        qkv = self.qkv(self.norm_attention(x_RWD))
         q, k, v = (
             part.view(rows, width, self.num_heads, dim // self.num_heads).transpose(1, 2)
             for part in qkv.chunk(3, dim=-1)
@@ -50,7 +36,7 @@ class _Block(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_R1WW)
         attended = self.out(attended.transpose(1, 2).reshape(rows, width, dim))
         x_RWD = x_RWD + F.dropout(attended, self.dropout, self.training)
-        hidden = self.down(F.gelu(self.up(bend(self.norm_mlp(x_RWD), before_mlp))))
+        hidden = self.down(F.gelu(self.up(self.norm_mlp(x_RWD))))
         return x_RWD + F.dropout(hidden, self.dropout, self.training)
 
 
@@ -74,7 +60,6 @@ class SessionTower(nn.Module):
         self.positions = nn.Embedding(max_history + 1, dim)
         self.blocks = nn.ModuleList(_Block(dim, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
-        self.num_bends = BENDS_A_BLOCK * num_layers + 1
         nn.init.normal_(self.start, std=0.02)
         nn.init.normal_(self.positions.weight, std=0.02)
 
@@ -84,7 +69,6 @@ class SessionTower(nn.Module):
         position_RW: torch.Tensor,
         segment_RW: torch.Tensor,
         request_RWD: torch.Tensor | None = None,
-        bends: Sequence[Bend] | None = None,
     ) -> torch.Tensor:
         """Compute the state after each event.
 
@@ -93,7 +77,6 @@ class SessionTower(nn.Module):
             position_RW: int64, 0 = start of a history, then 1, 2, ...
             segment_RW: int64, which history a place belongs to; -1 = empty place.
             request_RWD: vector of the query to be answered at each place, 0 where there is none.
-            bends: `num_bends` of them, [R, W, D] each; None bends nothing (dial.py).
 
         Returns:
             [R, W, D]; the state at a place has seen its own history up to and including itself.
@@ -107,8 +90,6 @@ class SessionTower(nn.Module):
         same = segment_RW[:, :, None] == segment_RW[:, None, :]
         causal = torch.ones(width, width, dtype=torch.bool, device=x.device).tril()
         mask = (same & causal)[:, None]
-        places = [None] * self.num_bends if bends is None else bends
-        for index, block in enumerate(self.blocks):
-            first = BENDS_A_BLOCK * index
-            x = block(x, mask, *places[first : first + BENDS_A_BLOCK])
-        return bend(self.norm(x), places[-1])
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
