@@ -11,8 +11,8 @@ from tune_spaces import FRONT
 
 MODEL = {
     "loss.conditioned": True,
-    "loss.diversity_weight": 0.3,
-    "loss.diversity": {"ild": 1.0, "coverage": 4.0},
+    "loss.diversity_weight": 0.6,
+    "loss.diversity": {"ild": 1.0, "coverage": 1.0},
 }
 
 SPACE = SearchSpace(
