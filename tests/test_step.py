@@ -340,7 +340,7 @@ def test_soft_slates_hold_k_unseen_items_or_all_that_are_left():
     states, items = model(packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
     exposure = torch.full((NUM_ITEMS,), 1 / NUM_ITEMS)
     wanted = objective(slate_candidates=NUM_ITEMS)
-    slates = soft_slates(states, items, packed, None, wanted, exposure)
+    slates, _ = soft_slates(states, items, packed, None, wanted, exposure)
     by_item = torch.zeros(3, NUM_ITEMS).scatter(1, slates.candidates_BM, slates.membership_BM)
     assert by_item.sum(1).tolist() == pytest.approx([3, 1, 0], abs=1e-4)
     assert by_item[packed.seen_user_S, packed.seen_item_S].max() == 0
@@ -455,7 +455,7 @@ def test_the_loss_of_each_user_is_that_of_its_own_weight():
     w_B = 0.5 * dial_B
     relevance = ((1 - w_B[users_N]) * packed.weights_N * nats).sum() / packed.weights_N.sum()
     exposure = torch.full((NUM_ITEMS,), 1 / NUM_ITEMS)
-    slates = soft_slates(states, items, packed, None, training.objective, exposure)
+    slates, _ = soft_slates(states, items, packed, None, training.objective, exposure)
     spread = (w_B * penalty(slates, ALL)).mean()
     expected = relevance / math.log(NUM_ITEMS) + spread
     assert sums.loss / sums.num_users == pytest.approx(expected.item(), rel=1e-5)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import torch
@@ -191,10 +191,7 @@ def part_losses(
     places_V = torch.zeros_like(exposure_V)
     if not objective.needs_penalty:
         return PartLosses(relevance, None, figures, places_V)
-    slates = soft_slates(states, items_VD, packed, dial_B, objective, exposure_V)
-    inside = None
-    if objective.is_conditioned:
-        inside = soft_slates(states, items_VD.detach(), packed, dial_B, objective, exposure_V)
+    slates, inside = soft_slates(states, items_VD, packed, dial_B, objective, exposure_V)
     penalty_B = penalty(slates, objective.mix, inside=inside)
     figures[2] = penalty_B.detach().sum(dtype=torch.float64)
     figures[3] = len(penalty_B)
@@ -293,10 +290,14 @@ def soft_slates(
     dial_B: torch.Tensor | None,
     objective: Objective,
     exposure_V: torch.Tensor,
-) -> SoftSlates:
+) -> tuple[SoftSlates, SoftSlates]:
     """Form soft slates of the unseen items that users would be shown after their last event.
 
     With dials, of the users alone whose dial is above 0.
+
+    Returns:
+        the slates, and the same ones for what looks inside one slate: of a conditioned model their
+        gradients reach the states alone.
     """
     last_place_B, seen_user_S, seen_item_S = (
         packed.last_place_B,
@@ -317,23 +318,30 @@ def soft_slates(
         depth = min(objective.slate_candidates, items_VD.shape[0])
         best_BM, candidates_BM = scores_BV.topk(depth, dim=1)
         is_seen_BM = best_BM == -torch.inf  # only where fewer than `depth` items are left
-    scores_BM = torch.einsum("bd,bmd->bm", users_BD, items_VD[candidates_BM])
-    membership_BM = SOFT_SLATES[objective.slate_form](
-        standardise(scores_BM).masked_fill(is_seen_BM, SEEN_SCORE),
-        objective.slate_size,
-        objective.slate_temperature,
-    )
+
+    def form(vectors_VD: torch.Tensor) -> torch.Tensor:
+        scores_BM = torch.einsum("bd,bmd->bm", users_BD, vectors_VD[candidates_BM])
+        formed = SOFT_SLATES[objective.slate_form](
+            standardise(scores_BM).masked_fill(is_seen_BM, SEEN_SCORE),
+            objective.slate_size,
+            objective.slate_temperature,
+        )
+        return formed.masked_fill(is_seen_BM, 0.0)
+
     history_BG = None
     if NEEDS_HISTORY & {name for name, weight in objective.mix.items() if weight}:
         history_BG = history_shares(seen_user_S, seen_item_S, objective.traits, len(users_BD))
-    return SoftSlates(
-        membership_BM=membership_BM.masked_fill(is_seen_BM, 0.0),
+    slates = SoftSlates(
+        membership_BM=form(items_VD),
         candidates_BM=candidates_BM,
         traits=objective.traits,
         exposure_V=exposure_V,
         history_BG=history_BG,
         slate_size=objective.slate_size,
     )
+    if not objective.is_conditioned:
+        return slates, slates
+    return slates, replace(slates, membership_BM=form(items_VD.detach()))
 
 
 def _add_places(places_V: torch.Tensor, slates: SoftSlates) -> None:
