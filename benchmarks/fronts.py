@@ -9,9 +9,10 @@ compared; one of them has w = 0 and is the baseline, let it be of the same epoch
 sets of points are judged: the baseline re-ranked (MMR and logit adjustment, alone and together),
 and all runs with none and with light MMR. What stands on either front is chosen on validation and
 judged on test, once, by the same users; the reference of the hypervolumes is (0, 0). Their
-difference carries a 95 % interval of the paired bootstrap over users. `ild_behaviour` measures
-slates in vectors that no model has seen: who bought what in the train events (truncated SVD), no
-text.
+difference carries a 95 % interval of the paired bootstrap over users; a resample has fewer distinct
+users and so less coverage, whose interval tells the sign of the difference more than its size.
+`ild_behaviour` measures slates in vectors that no model has seen: who bought what in the train
+events (truncated SVD), no text.
 
 Prints one JSON line: {"hypervolume": {axis: ...}, "matched": {mix: {budget: ...}}, "seeds": [...]}.
 `matched` holds each mix at 99 and 95 % of the baseline's NDCG, as ratios to the baseline: between
@@ -211,7 +212,10 @@ def judge_fronts(
 
 def read_run(place: Path) -> Run:
     """Read a run by its last checkpoint."""
-    checkpoint = max(place.glob("checkpoint_*"))
+    found = [path.parent for path in place.glob("checkpoint_*/checkpoint.json")]
+    if not found:
+        raise SystemExit(f"{place} holds no checkpoint: give the directories of training runs")
+    checkpoint = max(found)
     progress = read_progress(checkpoint)
     if not progress.is_finished:
         raise SystemExit(f"{place} is not finished")
