@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.losses.diversity import (
+    OVER_ALL,
     REGULARISERS,
     calibration,
     category_coverage,
@@ -550,3 +551,10 @@ def test_training_on_user_adaptive_widens_the_slates_of_users_of_broad_taste_alo
     assert after[::2] == before[::2]
     narrow = shop_metric("category_entropy", before[1::2], vectors)
     assert shop_metric("category_entropy", after[1::2], vectors) > narrow + 0.1
+
+
+def test_what_looks_at_all_slates_is_what_stands_in_aggregate():
+    defined = {
+        name for name, regulariser in REGULARISERS.items() if "aggregate" in regulariser.__module__
+    }
+    assert defined == OVER_ALL
