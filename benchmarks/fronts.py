@@ -10,9 +10,9 @@ sets of points are judged: the baseline re-ranked (MMR and logit adjustment, alo
 and all runs with none and with light MMR. What stands on either front is chosen on validation and
 judged on test, once, by the same users; the reference of the hypervolumes is (0, 0). Their
 difference carries a 95 % interval of the paired bootstrap over users; a resample has fewer distinct
-users and so less coverage, whose interval tells the sign of the difference more than its size.
-`ild_behaviour` measures slates in vectors that no model has seen: who bought what in the train
-events (truncated SVD), no text.
+users and so less coverage, whose interval tells the sign of the difference and not its size.
+`ild_behaviour` measures slates in vectors that no penalty is computed from: who bought what in the
+train events (truncated SVD), no text.
 
 Prints one JSON line: {"hypervolume": {axis: ...}, "matched": {mix: {budget: ...}}, "seeds": [...]}.
 `matched` holds each mix at 99 and 95 % of the baseline's NDCG, as ratios to the baseline: between
@@ -125,7 +125,7 @@ class Judged:
 
 
 def main() -> None:
-    """Judge all sweeps and print."""
+    """Judge all runs and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, help="run.storage/run.name of finished runs")
     parser.add_argument("--quick", action="store_true", help="fewer resamples: wider intervals")
