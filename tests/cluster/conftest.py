@@ -176,11 +176,19 @@ def wait_until(holds: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
+def family_of(pid: int) -> list[tuple[psutil.Process, str]]:
+    """Return a process's living descendants, each with its command line."""
+    family = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked
+            family.append((process, " ".join(process.cmdline())))
+    return family
+
+
 def kill_driver(driver: subprocess.Popen[bytes]) -> None:
     """Kill a driver with -9, and wait until the Ray that it started is gone."""
-    family = psutil.Process(driver.pid).children(recursive=True)
     # Ray's two agents look for their node once a minute; they hold nothing that a next run needs
-    working = [process for process in family if "Agent" not in "".join(process.cmdline())]
+    working = [process for process, line in family_of(driver.pid) if "Agent" not in line]
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     psutil.wait_procs(working, timeout=60)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.conftest import LONG, kill_driver, run, wait_until
+from tests.cluster.conftest import LONG, family_of, kill_driver, run, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -45,8 +45,7 @@ def has_passed(place: Path, step: int) -> bool:
 
 def train_workers() -> list[psutil.Process]:
     """Return the training workers among this process's descendants."""
-    family = psutil.Process(os.getpid()).children(recursive=True)
-    return [process for process in family if "ray::RayTrainWorker" in " ".join(process.cmdline())]
+    return [process for process, line in family_of(os.getpid()) if "ray::RayTrainWorker" in line]
 
 
 def test_a_killed_worker_costs_nothing_but_time(shop, trained):
