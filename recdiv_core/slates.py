@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from recdiv_core.models.top_scores import top_scores
 from recdiv_core.rerank import RERANKERS
 
 
@@ -69,7 +70,7 @@ def make_slates(
         scores_BV[seen_user_S, seen_item_S] = -torch.inf
     is_reranked = policy.method != "none" and policy.diversity > 0
     depth = policy.num_candidates if is_reranked else policy.k
-    scores_BC, candidates_BC = scores_BV.topk(min(depth, scores_BV.shape[1]), dim=1)
+    scores_BC, candidates_BC = top_scores(scores_BV, min(depth, scores_BV.shape[1]))
     chosen_BK = RERANKERS[policy.method if is_reranked else "none"](
         scores_BC,
         embeddings_VE[candidates_BC] if is_reranked else scores_BC[..., None],

@@ -26,6 +26,7 @@ from recdiv_core.losses.relevance import bpr, gbce, sampled_softmax, softmax
 from recdiv_core.losses.soft_slates import ItemTraits, SoftSlates, history_shares
 from recdiv_core.losses.soft_topk import SOFT_SLATES, standardise
 from recdiv_core.models.recommender import FreshText
+from recdiv_core.models.top_scores import top_scores
 
 SEEN_SCORE: Final = -1e3
 """Standardised score of a seen item among the candidates: far below any other's."""
@@ -316,7 +317,7 @@ def soft_slates(
         scores_BV = users_BD @ items_VD.T
         scores_BV[seen_user_S, seen_item_S] = -torch.inf
         depth = min(objective.slate_candidates, items_VD.shape[0])
-        best_BM, candidates_BM = scores_BV.topk(depth, dim=1)
+        best_BM, candidates_BM = top_scores(scores_BV, depth)
         is_seen_BM = best_BM == -torch.inf  # only where fewer than `depth` items are left
 
     def form(vectors_VD: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,54 @@
+"""The selection by groups against torch's own."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recdiv_core.models.top_scores import GROUP, top_scores
+
+
+def scores(num_users: int, num_items: int, seed: int) -> torch.Tensor:
+    return torch.randn(num_users, num_items, generator=torch.Generator().manual_seed(seed))
+
+
+@given(
+    num_users=st.integers(0, 5),
+    num_items=st.integers(1, 300),
+    k=st.integers(1, 40),
+    seed=st.integers(0, 2**20),
+)
+def test_it_is_the_selection_of_torch(num_users, num_items, k, seed):
+    k = min(k, num_items)
+    scores_BV = scores(num_users, num_items, seed)
+    values, index = top_scores(scores_BV, k)
+    wanted, wanted_index = scores_BV.topk(k, dim=1)
+    assert torch.equal(values, wanted)
+    assert torch.equal(index, wanted_index)
+
+
+@given(levels=st.integers(1, 4), k=st.integers(1, 20), seed=st.integers(0, 2**20))
+def test_equal_scores_give_distinct_items_of_the_right_values(levels, k, seed):
+    scores_BV = (scores(3, 40 * GROUP + 5, seed) * levels).round()
+    values, index = top_scores(scores_BV, k)
+    assert torch.equal(values, scores_BV.topk(k, dim=1).values)
+    assert torch.equal(scores_BV.gather(1, index), values)
+    assert all(row.unique().numel() == k for row in index)
+
+
+def test_items_that_must_not_be_chosen_come_last():
+    scores_BV = scores(2, 40 * GROUP, 0).fill_(-torch.inf)
+    scores_BV[0, 7], scores_BV[0, 300] = 1.0, 2.0
+    values, index = top_scores(scores_BV, 3)
+    assert index[0, :2].tolist() == [300, 7]
+    assert values[0, 2] == values[1, 0] == -torch.inf
+
+
+def test_what_is_not_a_number_counts_as_highest_as_in_torch():
+    scores_BV = scores(1, 40 * GROUP, 0)
+    scores_BV[0, 123] = torch.nan
+    assert top_scores(scores_BV, 2)[1][0, 0] == 123
+
+
+def test_a_view_of_a_wider_matrix_is_selected_from_as_well():
+    wide = scores(4, 500, 1)
+    assert torch.equal(top_scores(wide[:, ::2], 5)[1], wide[:, ::2].topk(5, dim=1).indices)
