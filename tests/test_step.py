@@ -409,10 +409,10 @@ def test_a_gradient_that_overflows_is_skipped_and_halves_the_scale():
 DIALS = [0.0, 0.5, 1.0, 0.1, 0.0, 0.25, 1.0, 0.0]
 
 
-def conditioned_step(*split, diversity_weight=0.5, lr=0.05):
+def conditioned_step(*split, model=None, diversity_weight=0.5, lr=0.05):
     """Step a conditioned model on users and dials in parts; return it with its sums."""
     training = Training(
-        fresh_model(is_conditioned=True),
+        model or fresh_model(is_conditioned=True),
         diversity_weight=diversity_weight,
         is_conditioned=True,
         lr=lr,

@@ -7,11 +7,13 @@ import torch
 import torch.distributed as dist
 
 from tests.test_step import (
+    DIALS,
     NUM_ITEMS,
     USERS,
     WAYS,
     Training,
     assert_equal_weights,
+    conditioned_step,
     fresh_model,
     trained,
 )
@@ -33,6 +35,24 @@ CASES = {
 }
 
 
+def users_and_dials(is_wanted):
+    rows = [index for index, dial in enumerate(DIALS) if is_wanted(dial)]
+    return [USERS[index] for index in rows], [DIALS[index] for index in rows]
+
+
+CONDITIONED = {
+    "dials in uneven parts": [
+        [(USERS[:1], DIALS[:1]), (USERS[1:3], DIALS[1:3])],
+        [(USERS[3:], DIALS[3:]), ([], [])],
+    ],
+    "a rank all at dial 0": [
+        [users_and_dials(lambda dial: dial == 0)],
+        [users_and_dials(lambda dial: dial > 0)],
+    ],
+    "dials on one rank alone": [[(USERS, DIALS)], [([], [])]],
+}
+
+
 def train_on_a_rank(rank, store, results):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
@@ -43,6 +63,12 @@ def train_on_a_rank(rank, store, results):
         sums = [vars(training.step(*shares[rank])) for _ in range(2)]
         tensors = model.state_dict() | {"places_V": training.places_V}
         results.put((name, {key: value.numpy() for key, value in tensors.items()}, sums))
+    for name, shares in CONDITIONED.items():
+        model = fresh_model(is_conditioned=True)
+        wrapped = torch.nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
+        training, sums = conditioned_step(*shares[rank], model=wrapped)
+        tensors = model.state_dict() | {"places_V": training.places_V}
+        results.put((name, {key: value.numpy() for key, value in tensors.items()}, [vars(sums)]))
     dist.destroy_process_group()
 
 
@@ -55,7 +81,7 @@ def found(tmp_path_factory):
     ranks = [context.Process(target=train_on_a_rank, args=(r, store, results)) for r in range(2)]
     for process in ranks:
         process.start()
-    answers = [results.get(timeout=120) for _ in range(2 * len(CASES))]
+    answers = [results.get(timeout=120) for _ in range(2 * len(CASES | CONDITIONED))]
     for process in ranks:
         process.join()
     return answers
@@ -78,3 +104,15 @@ def test_both_ranks_report_the_figures_of_all(found, case):
     alone = Training(**changes)
     wanted = [pytest.approx(vars(alone.step(USERS)), rel=1e-4) for _ in range(2)]
     assert [sums for name, _, sums in found if name == case] == [wanted, wanted]
+
+
+@pytest.mark.parametrize("case", CONDITIONED)
+def test_two_ranks_train_a_conditioned_model_as_one_does(found, case):
+    alone, wanted_sums = conditioned_step((USERS, DIALS))
+    wanted = alone.weights() | {"places_V": alone.places_V}
+    answers = [answer[1:] for answer in found if answer[0] == case]
+    assert len(answers) == 2
+    for arrays, sums in answers:
+        got = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        assert_equal_weights(got, wanted)
+        assert sums == [pytest.approx(vars(wanted_sums), rel=1e-4)]
