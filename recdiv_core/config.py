@@ -160,7 +160,7 @@ class BaselineConfig(_Section):
     """Of item_knn: most alike items that are kept of each item."""
     shrinkage: float = Field(default=10.0, ge=0.0)
     """Of item_knn: added to a cosine's denominator, so that few common users count for less."""
-    ridge: float = Field(default=300.0, gt=0.0)
+    ridge: float = Field(default=100.0, gt=0.0)
     """Of ease: its lambda, added to the diagonal; more = weights nearer to 0."""
     max_items: int = Field(default=20_000, ge=1)
     """Of ease: larger catalogues are refused; it inverts an items x items matrix in memory."""

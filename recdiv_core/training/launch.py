@@ -96,24 +96,11 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
     check_files(prepared, manifest)
     if not manifest.num_examples.get("train"):
         raise ValueError(f"data.prepared={prepared} holds no train example")
-    text = config.model.text
-    if text.enabled and text.encoder != manifest.encoder.name:
-        raise ValueError(
-            f"model.text.encoder={text.encoder}, but data.prepared={prepared} was prepared with "
-            f"model.text.encoder={manifest.encoder.name}: give that, or prepare again"
-        )
     changes: dict[str, object] = {"data.prepared": str(prepared)}
-    if config.model.kind != "neural":
-        check_size(config, manifest)
+    if config.model.kind == "neural":
+        changes |= _check_training(config, prepared, manifest)
     else:
-        _check_attributes(config, prepared)
-        check_dial(config)
-    if config.model.kind == "neural" and config.train.init_from:
-        start = Path(config.train.init_from).absolute()
-        _check_shape(config, read_config(start))
-        check_data(start, manifest)
-        check_weights(start)
-        changes["train.init_from"] = str(start)
+        check_size(config, manifest)
     if "://" not in config.run.storage:
         changes["run.storage"] = str(Path(config.run.storage).absolute())
     if not config.run.name:
@@ -126,6 +113,25 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
         )
     _warn_no_effect(config)
     return override(config, changes), manifest
+
+
+def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[str, object]:
+    """Check what only a trained model needs; return the keys that get absolute paths."""
+    text = config.model.text
+    if text.enabled and text.encoder != manifest.encoder.name:
+        raise ValueError(
+            f"model.text.encoder={text.encoder}, but data.prepared={prepared} was prepared with "
+            f"model.text.encoder={manifest.encoder.name}: give that, or prepare again"
+        )
+    _check_attributes(config, prepared)
+    check_dial(config)
+    if not config.train.init_from:
+        return {}
+    start = Path(config.train.init_from).absolute()
+    _check_shape(config, read_config(start))
+    check_data(start, manifest)
+    check_weights(start)
+    return {"train.init_from": str(start)}
 
 
 def measured_names(k: int) -> list[str]:
