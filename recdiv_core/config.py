@@ -22,6 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+ModelKind = Literal["neural", "popular", "recent_popular", "random", "item_knn", "ease"]
 RelevanceLoss = Literal["auto", "softmax", "sampled_softmax", "gbce", "bpr"]
 Regulariser = Literal[
     "ild",
@@ -150,9 +151,27 @@ class TextConfig(_Section):
     """Catalogue columns that make the text, joined by ` | `."""
 
 
-class ModelConfig(_Section):
-    """Item tower, session tower and their score."""
+class BaselineConfig(_Section):
+    """What the reference baselines are fitted with; each key is of one `model.kind`."""
 
+    recent_share: float = Field(default=0.2, gt=0.0, le=1.0)
+    """Of recent_popular: the last share of each user's train events that counts."""
+    num_neighbours: int = Field(default=100, ge=1)
+    """Of item_knn: most alike items that are kept of each item."""
+    shrinkage: float = Field(default=10.0, ge=0.0)
+    """Of item_knn: added to a cosine's denominator, so that few common users count for less."""
+    ridge: float = Field(default=100.0, gt=0.0)
+    """Of ease: its lambda, added to the diagonal; more = weights nearer to 0."""
+    max_items: int = Field(default=20_000, ge=1)
+    """Of ease: larger catalogues are refused; it inverts an items x items matrix in memory."""
+
+
+class ModelConfig(_Section):
+    """Item tower, session tower and their score; or a reference baseline."""
+
+    kind: ModelKind = "neural"
+    """`neural` is trained; the others are baselines, fitted in one pass over the train events."""
+    baseline: BaselineConfig = BaselineConfig()
     text: TextConfig = TextConfig()
     dim: int = Field(default=64, ge=4, le=4096)
     """Width of item and session vectors."""

@@ -9,7 +9,7 @@ divided: the metrics are the same on any number of workers. Not the metrics them
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,25 @@ import torch
 
 from recdiv_core.config import Config, apply_overrides, check_dial
 from recdiv_core.data.batches import Packed, pack, pad_targets
-from recdiv_core.data.plan import read_eval
+from recdiv_core.data.plan import Examples, read_eval
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.metrics.tally import Tally, finish, tally_slates
+from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.ray_start import start_ray
 from recdiv_core.schema import check_files, read_manifest
 from recdiv_core.slates import SlatePolicy, make_slates
-from recdiv_core.training.build import Dataset, build_model, load_dataset, slate_policy
-from recdiv_core.training.checkpoint import check_data, check_weights, load_weights, read_config
+from recdiv_core.training.build import Dataset, load_dataset, load_model, slate_policy
+from recdiv_core.training.checkpoint import check_data, check_weights, read_config
 
 logger = logging.getLogger(__name__)
 
+Scoring = Callable[[Examples, Packed], torch.Tensor]
+"""The users of a batch, twice told -> [B, V] float32 scores of the whole catalogue."""
+
 
 def tally_split(
-    model: Recommender,
+    model: Recommender | Baseline,
     dataset: Dataset,
     split: str,
     policies: Sequence[SlatePolicy],
@@ -67,7 +71,7 @@ def tally_split(
 
 
 def slates_of_split(
-    model: Recommender,
+    model: Recommender | Baseline,
     dataset: Dataset,
     split: str,
     policies: Sequence[SlatePolicy],
@@ -78,14 +82,14 @@ def slates_of_split(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Make the slates of one rank's share of a split; the states are computed once.
+    """Make the slates of one rank's share of a split; the scores are computed once.
 
     Args:
         model: to be judged.
         dataset: whose split.
         split: `val` or `test`.
         policies: how slates are made.
-        max_history: events that the model sees.
+        max_history: events that a trained model sees; a baseline sees all.
         batch_size: users of a global batch.
         dial: the diversity asked of a conditioned model, for all users.
         rank: this worker.
@@ -96,30 +100,23 @@ def slates_of_split(
         with `filter_seen`, held-out items that stand in the history are no targets: they cannot be
         recommended.
     """
-    model.eval()
     device = dataset.text_VH.device
-    with torch.inference_mode():
-        items_VD = model.item_vectors()
+    score = (
+        model_scoring(model, dial) if isinstance(model, Recommender) else baseline_scoring(model)
+    )
     for examples in read_eval(
         dataset.prepared, split, batch_size=batch_size, rank=rank, world_size=world_size
     ):
         # not around the yield: what is done with the slates is the caller's business
         with torch.inference_mode():
             packed = pack(examples, max_history=max_history).to(device)
-            states = model.states(
-                items_VD,
-                packed.items_RW,
-                packed.position_RW,
-                packed.segment_RW,
-                packed.queries_RW,
-                torch.full(packed.items_RW.shape, dial, device=device),
-            )
+            scores_BV = score(examples, packed)
             targets_BT = pad_targets(examples).to(device)
             made: list[tuple[torch.Tensor, torch.Tensor]] = []
-            for policy in policies:
+            for index, policy in enumerate(policies):
+                is_last = index == len(policies) - 1  # slates are made in the scores' own memory
                 slates_BK, _ = make_slates(
-                    states[packed.last_place_B],
-                    items_VD,
+                    scores_BV if is_last else scores_BV.clone(),
                     packed.seen_user_S,
                     packed.seen_item_S,
                     dataset.text_VH,
@@ -129,9 +126,39 @@ def slates_of_split(
                 )
                 wanted_BT = targets_BT
                 if policy.filter_seen:
-                    wanted_BT = _without_seen(targets_BT, packed, len(items_VD))
+                    wanted_BT = _without_seen(targets_BT, packed, scores_BV.shape[1])
                 made.append((slates_BK, wanted_BT))
         yield made
+
+
+def model_scoring(model: Recommender, dial: float) -> Scoring:
+    """Score by the state of each user, state . item; the item vectors are computed here, once."""
+    model.eval()
+    with torch.inference_mode():
+        items_VD = model.item_vectors()
+
+    def score(examples: Examples, packed: Packed) -> torch.Tensor:
+        del examples
+        states = model.states(
+            items_VD,
+            packed.items_RW,
+            packed.position_RW,
+            packed.segment_RW,
+            packed.queries_RW,
+            torch.full(packed.items_RW.shape, dial, device=items_VD.device),
+        )
+        return (states[packed.last_place_B] @ items_VD.T).float()
+
+    return score
+
+
+def baseline_scoring(baseline: Baseline) -> Scoring:
+    """Score by the items of each user's whole history."""
+
+    def score(examples: Examples, packed: Packed) -> torch.Tensor:
+        return baseline.scores(packed.seen_user_S, packed.seen_item_S, examples.user_ids)
+
+    return score
 
 
 def _without_seen(targets_BT: torch.Tensor, packed: Packed, num_items: int) -> torch.Tensor:
@@ -193,10 +220,8 @@ def _tally_share(config: Config, checkpoint: Path, split: str, rank: int, world_
     torch.set_num_threads(config.scaling.threads_per_worker)
     device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
     dataset = load_dataset(Path(config.data.prepared).absolute()).to(device)
-    model = build_model(config, dataset)
-    load_weights(checkpoint, model)
     tally = tally_split(
-        model.to(device),
+        load_model(config, dataset, checkpoint).to(device),
         dataset,
         split,
         [slate_policy(config)],
@@ -215,4 +240,11 @@ def checkpoint_config(checkpoint: Path, overrides: Sequence[str]) -> Config:
     Raises:
         ValueError: not a checkpoint, or a wrong override.
     """
-    return apply_overrides(read_config(checkpoint), overrides)
+    own = read_config(checkpoint)
+    config = apply_overrides(own, overrides)
+    if config.model.kind != own.model.kind:
+        raise ValueError(
+            f"model.kind={config.model.kind}: checkpoint {checkpoint} holds a model of "
+            f"model.kind={own.model.kind}, which evaluation cannot change"
+        )
+    return config

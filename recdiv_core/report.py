@@ -57,7 +57,7 @@ def report(
     directory.mkdir(parents=True, exist_ok=True)
     page, picture = directory / "report.html", directory / "front.png"
     page.write_text(render(sweep, fronts, headline, notes), encoding="utf-8")
-    draw_png(fronts, picture)
+    draw_png(fronts, picture, sweep.references)
     logger.info("%s", headline)
     _log(handle, main, headline, (page, picture))
     return {
@@ -70,6 +70,7 @@ def report(
         "hypervolume_test": main.test_hypervolume,
         "knee": None if main.knee is None else _entry(main.knee),
         "baseline": None if main.baseline is None else _entry(main.baseline),
+        "references": {kind: _entry(run) for kind, run in sweep.references.items()},
         "hypervolumes": {front.diversity.metric: front.hypervolume for front in fronts},
         "num_trials": len(sweep.trials),
         "report": str(page.absolute()),
@@ -111,6 +112,7 @@ def read_sweep(handle: RunHandle) -> Sweep:
         trials=tuple(_trial(client, run, parameters, sorted(drawn), plain) for run in runs),
         facts={"name": tags.get("recdiv.data", ""), **facts},
         provenance={key: tags[f"recdiv.{key}"] for key in PROVENANCE if f"recdiv.{key}" in tags},
+        references=_references(client, parent, objectives[0]),
     )
 
 
@@ -159,12 +161,44 @@ def _plain_runs(runs: Sequence[Run]) -> set[str]:
 
 
 def _is_plain(run: Run) -> bool:
-    def value(key: str) -> object:
-        return _value(run.data.params.get(key, ""))
+    is_at_0 = _param(run, "loss.conditioned") is True and _param(run, "model.diversity") == 0
+    is_trained = run.data.params.get("model.kind", "neural") == "neural"
+    without_diversity = _param(run, "loss.diversity_weight") == 0 or is_at_0
+    return is_trained and without_diversity and _is_ranked_plainly(run)
 
-    is_at_0 = value("loss.conditioned") is True and value("model.diversity") == 0
-    is_ranked_plainly = value("rerank.method") == "none" or value("rerank.diversity") == 0
-    return (value("loss.diversity_weight") == 0 or is_at_0) and is_ranked_plainly
+
+def _is_ranked_plainly(run: Run) -> bool:
+    return _param(run, "rerank.method") == "none" or _param(run, "rerank.diversity") == 0
+
+
+def _param(run: Run, key: str) -> object:
+    return _value(run.data.params.get(key, ""))
+
+
+def _references(client: MlflowClient, parent: Run, accuracy: Objective) -> dict[str, Trial]:
+    """Return of each kind of baseline its most accurate run on the sweep's data, by kind.
+
+    Finished, ranked as they are, under the sweep's own `eval.filter_seen`; its own trials are none.
+    """
+    metric, tags = f"best/{accuracy.metric}", parent.data.tags
+    runs = client.search_runs(
+        [parent.info.experiment_id],
+        "params.`model.kind` != 'neural' and attributes.status = 'FINISHED' and "
+        f"tags.`recdiv.manifest` = '{tags.get('recdiv.manifest', '')}'",
+    )
+    comparable = [
+        run
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") != parent.info.run_id
+        and metric in run.data.metrics
+        and _is_ranked_plainly(run)
+        and _param(run, "rerank.logit_adjustment") == 0
+        and _param(run, "eval.filter_seen") == _param(parent, "eval.filter_seen")
+    ]
+    sign = 1 if accuracy.direction == "max" else -1
+    ranked = sorted(comparable, key=lambda run: sign * run.data.metrics[metric])
+    best = {run.data.params["model.kind"]: run for run in ranked}  # the last of a kind stays
+    return {kind: _trial(client, best[kind], (), (), set()) for kind in sorted(best)}
 
 
 def _trial(

@@ -32,6 +32,7 @@ from recdiv_core.trials import (
     metric_of,
     number,
     recommended,
+    referred,
     title,
 )
 
@@ -41,6 +42,14 @@ SCALE: Final = [[0.0, "#1d4ed8"], [0.5, "#0d9488"], [1.0, "#ea8a0c"]]
 LABEL_ROOM: Final = (0.3, 0.055)
 """Room that a label takes, as shares of the width and height over which the trials spread."""
 NOTHING: Final = '<p class="hint">Nothing to show yet.</p>'
+MARKS: Final = {
+    "random": ("x", "x", "top left"),
+    "popular": ("v", "triangle-down", "bottom right"),
+    "recent_popular": ("^", "triangle-up", "top right"),
+    "item_knn": ("s", "square", "bottom left"),
+    "ease": ("P", "cross", "top left"),
+}
+"""Kind of baseline -> its marker in matplotlib and in plotly, and where its label stands."""
 CURVES: Final = ("train/loss", "train/relevance", "train/penalty")
 
 MEANINGS: Final = {
@@ -81,6 +90,7 @@ def render(sweep: Sweep, fronts: Sequence[Front], headline: str, notes: Sequence
         symbols=_symbols(sweep),
         main_front=plots[0],
         other_fronts="".join(plots[1:]),
+        references=_reference_section(sweep, fronts),
         budgets="".join(_budgets(front) for front in fronts if front.attained) or NOTHING,
         parallel=_card(_parallel_figure(main, fronts), "") if main.judged else NOTHING,
         curves="".join(_curve_cards(sweep, fronts, colours)) or NOTHING,
@@ -92,13 +102,45 @@ def render(sweep: Sweep, fronts: Sequence[Front], headline: str, notes: Sequence
     )
 
 
-def draw_png(fronts: Sequence[Front], path: Path) -> None:
-    """Draw every front beside each other and save them as a PNG."""
-    figure = Figure(figsize=(5.2 * len(fronts), 4.4), dpi=140, layout="constrained")
+def draw_png(fronts: Sequence[Front], path: Path, references: Mapping[str, Trial]) -> None:
+    """Draw every front beside each other, baselines in a row below, and save them as a PNG."""
+    rows, columns = 1 + bool(references), len(fronts)
+    figure = Figure(figsize=(5.2 * columns, 4.4 * rows), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
     for index, front in enumerate(fronts):
-        _draw_front(figure.add_subplot(1, len(fronts), index + 1), front)
+        _draw_front(figure.add_subplot(rows, columns, index + 1), front)
+        if references:
+            axis = figure.add_subplot(rows, columns, columns + index + 1)
+            _draw_references(axis, front, references)
     figure.savefig(path)
+
+
+def _draw_references(axis: Axes, front: Front, references: Mapping[str, Trial]) -> None:
+    """Draw the front small, among the baselines: they lie too far off for its own picture."""
+    x_name, y_name = metric_of(front.diversity), metric_of(front.accuracy)
+    axis.set_xlabel(f"{title(x_name)} (validation)")
+    axis.set_ylabel(f"{title(y_name)} (validation)")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(color="#e5e7eb", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.margins(0.12)
+    points = [(trial.val[x_name], trial.val[y_name]) for trial in front.members]
+    if points:
+        axis.plot(*zip(*points, strict=True), "-o", color="#0d9488", markersize=4, label="front")
+        axis.legend(frameon=False, fontsize=8)
+    for kind, run in referred(front, references).items():
+        marker, _, place = MARKS[kind]
+        point = (run.val[x_name], run.val[y_name])
+        axis.scatter(*point, s=40, marker=marker, color=INK)
+        up, right = "top" in place, "right" in place
+        axis.annotate(
+            kind,
+            point,
+            xytext=(6 if right else -6, 5 if up else -11),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            fontsize=7,
+        )
 
 
 def _draw_front(axis: Axes, front: Front) -> None:
@@ -259,6 +301,57 @@ def _front_figure(front: Front, colours: Mapping[str, str]) -> go.Figure:
             "knee",
             mode="markers",
             marker={"size": 17, "symbol": "star", "color": KNEE},
+        )
+    return figure
+
+
+def _reference_section(sweep: Sweep, fronts: Sequence[Front]) -> str:
+    """Return the fronts among the baselines, and a table of these; nothing without any."""
+    if not sweep.references:
+        return ""
+    metrics = [metric_of(fronts[0].accuracy), *(metric_of(front.diversity) for front in fronts)]
+    rows: list[str] = []
+    for kind, run in sweep.references.items():
+        cells = [_cell(kind), _cell(run.name)]
+        cells += [_cell(split.get(m)) for m in metrics for split in (run.val, run.test)]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    heads = ["baseline", "run"]
+    heads += [f"{title(m)} {split}" for m in metrics for split in ("val", "test")]
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
+    plots = [_card(_reference_figure(front, sweep.references), "") for front in fronts]
+    return (
+        "<h2>Against baselines</h2><p class='hint'>The most accurate run of each baseline "
+        "(model.kind) on the same data, on validation, that is in this experiment.</p>"
+        f"<div class='pair'>{''.join(plots)}</div><h3></h3><div class='scroll'><table>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _reference_figure(front: Front, references: Mapping[str, Trial]) -> go.Figure:
+    x, y = metric_of(front.diversity), metric_of(front.accuracy)
+    figure = _figure(340, showlegend=False, hovermode="closest")
+    figure.update_xaxes(title_text=f"{title(x)}, validation")
+    figure.update_yaxes(title_text=f"{title(y)}, validation")
+    figure.add_scatter(
+        x=[trial.val[x] for trial in front.members],
+        y=[trial.val[y] for trial in front.members],
+        mode="lines+markers",
+        line={"color": "#0d9488", "width": 1.5},
+        hovertext=[_hover(trial, (y, x)) for trial in front.members],
+        hoverinfo="text",
+    )
+    for kind, run in referred(front, references).items():
+        _, symbol, place = MARKS[kind]
+        figure.add_scatter(
+            x=[run.val[x]],
+            y=[run.val[y]],
+            mode="markers+text",
+            marker={"size": 10, "symbol": symbol, "color": INK},
+            text=[kind],
+            textposition=place,
+            hovertext=[_hover(run, (y, x))],
+            hoverinfo="text",
+            cliponaxis=False,
         )
     return figure
 

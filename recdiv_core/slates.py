@@ -1,8 +1,8 @@
-"""From session states to slates: score the catalogue, drop what was seen, keep candidates, re-rank.
+"""From scores to slates: drop what was seen, keep candidates, re-rank.
 
 Evaluation judges what it makes, so that what is measured is what would be shipped. Not the
-metrics, and not the reading of users. Shapes: B users, V catalogue, D dims, C candidates, K slate
-length, S (user, item) pairs seen.
+scoring, not the metrics, and not the reading of users. Shapes: B users, V catalogue, C candidates,
+K slate length, S (user, item) pairs seen.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ class SlatePolicy:
 
 
 def make_slates(
-    states_BD: torch.Tensor,
-    items_VD: torch.Tensor,
+    scores_BV: torch.Tensor,
     seen_user_S: torch.Tensor,
     seen_item_S: torch.Tensor,
     embeddings_VE: torch.Tensor,
@@ -50,8 +49,7 @@ def make_slates(
     """Make a slate for each user.
 
     Args:
-        states_BD: session states.
-        items_VD: item vectors; score = state . item.
+        scores_BV: float32 of the whole catalogue, higher is better; written to.
         seen_user_S: row of the user ...
         seen_item_S: ... and item_index of each item in that user's history.
         embeddings_VE: vectors that the re-ranker measures likeness in.
@@ -63,7 +61,6 @@ def make_slates(
         slates_BK int64 item_index, best place first, -1 where a user has fewer than k items left;
         scores_BK float32 of the chosen items, -inf where there is none.
     """
-    scores_BV = (states_BD @ items_VD.T).float()
     if policy.logit_adjustment:
         scores_BV -= policy.logit_adjustment * log_prior_V
     if policy.filter_seen:

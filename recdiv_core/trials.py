@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from recdiv_core import pareto
@@ -67,6 +67,7 @@ class Sweep:
     Attributes:
         objectives: as the space declares them, with their `val/`; the first is accuracy.
         facts: of the prepared data set, by name.
+        references: kind of baseline -> a run of it on the same data, of no sweep or another one.
     """
 
     run_id: str
@@ -80,6 +81,7 @@ class Sweep:
     trials: tuple[Trial, ...]
     facts: Mapping[str, object]
     provenance: Mapping[str, str]
+    references: Mapping[str, Trial] = field(default_factory=dict[str, Trial])
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,13 @@ def notes(front: Front, sweep: Sweep) -> list[str]:
         count = sum(trial.status == status for trial in sweep.trials)
         if count:
             said.append(f"{count} of {len(sweep.trials)} trials {words}: listed, not judged.")
+    for kind, reference in referred(front, sweep.references).items():
+        beaten = sum(_dominates(reference, member, front) for member in front.members)
+        if beaten:
+            said.append(
+                f"The baseline {kind} dominates {beaten} of the {len(front.members)} members of "
+                "the front, on validation."
+            )
     if front.members and front.test_hypervolume is None:
         said.append("Some members of the front have no test figures.")
     if front.judged:
@@ -229,6 +238,18 @@ def notes(front: Front, sweep: Sweep) -> list[str]:
             "Repeat the chosen points with other seeds before acting on them."
         )
     return said
+
+
+def referred(front: Front, references: Mapping[str, Trial]) -> dict[str, Trial]:
+    """Return the references that have both figures of a front, by kind."""
+    names = (metric_of(front.accuracy), metric_of(front.diversity))
+    return {kind: run for kind, run in references.items() if all(name in run.val for name in names)}
+
+
+def _dominates(one: Trial, other: Trial, front: Front) -> bool:
+    axes = (front.accuracy, front.diversity)
+    points = [[trial.val[metric_of(axis)] for axis in axes] for trial in (one, other)]
+    return pareto.front(points, [axis.direction for axis in axes]) == [0]
 
 
 def title(metric: str) -> str:

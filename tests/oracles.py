@@ -246,3 +246,43 @@ def predictions_of_users(
             seen = [item] if starts_window else [*seen, item]
             flat += 1
     return sorted(predicted)
+
+
+def item_knn_scores(
+    histories: Sequence[Sequence[int]],
+    user: Sequence[int],
+    num_items: int,
+    num_neighbours: int,
+    shrinkage: float,
+) -> list[float]:
+    """Sum, over the user's distinct items, the similarities to the neighbours that each keeps."""
+    buyers = [
+        {u for u, items in enumerate(histories) if item in items} for item in range(num_items)
+    ]
+    scores = [0.0] * num_items
+    for item in set(user):
+        alike = []
+        for other in range(num_items):
+            both = len(buyers[item] & buyers[other])
+            if other != item and both:
+                norm = math.sqrt(len(buyers[item]) * len(buyers[other]))
+                alike.append((both / (norm + shrinkage), other))
+        for similarity, other in sorted(alike, key=lambda pair: (-pair[0], pair[1]))[
+            :num_neighbours
+        ]:
+            scores[other] += similarity
+    return scores
+
+
+def ease_scores(
+    histories: Sequence[Sequence[int]], user: Sequence[int], num_items: int, ridge: float
+) -> NDArray[np.float64]:
+    """Score by the closed form, with an explicit inverse."""
+    bought = np.zeros((len(histories), num_items))
+    for row, items in enumerate(histories):
+        bought[row, list(items)] = 1.0
+    inverse = np.linalg.inv(bought.T @ bought + ridge * np.eye(num_items))
+    weights = np.eye(num_items) - inverse / np.diag(inverse)
+    own = np.zeros(num_items)
+    own[list(user)] = 1.0
+    return own @ weights

@@ -14,6 +14,7 @@ import pytest
 from recdiv_core import config
 from recdiv_core.data import augment
 from recdiv_core.losses import adversarial, balance, diversity, relevance, soft_topk
+from recdiv_core.models.baselines import SCORES
 from recdiv_core.rerank import RERANKERS
 
 ROOT = Path(__file__).parent.parent
@@ -200,6 +201,10 @@ def test_regularisers_of_the_config_are_those_of_the_table():
 
 def test_relevance_losses_of_the_config_are_those_of_the_table_and_auto():
     assert list(get_args(config.RelevanceLoss)) == ["auto", *relevance.RELEVANCE]
+
+
+def test_kinds_of_model_of_the_config_are_neural_and_the_baselines_of_the_table():
+    assert list(get_args(config.ModelKind)) == ["neural", *SCORES]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recdiv_core.config import Config, override
-from recdiv_core.evaluate import evaluate
+from recdiv_core.config import Config, override, to_yaml
+from recdiv_core.evaluate import checkpoint_config, evaluate
 from recdiv_core.schema import EVAL_EXAMPLE, TRAIN_EXAMPLE
 from recdiv_core.training.checkpoint import Progress, save_checkpoint
 from recdiv_core.training.launch import check_config, cpus_per_worker
@@ -182,3 +182,55 @@ def test_the_command_line_answers_with_status_2(prepared, tmp_path, script, argu
     assert done.stdout == ""
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ease_is_refused_where_its_matrix_would_be_too_large(config):
+    message = refusal(config, model__kind="ease", model__baseline__max_items=49)
+    assert "model.kind=ease" in message
+    assert "50 items" in message
+    assert "model.baseline.max_items=49" in message
+
+
+def test_weights_of_a_baseline_are_no_start_of_a_training(config, checkpoint):
+    fitted = override(config, {"model.kind": "popular"})
+    (checkpoint / "config.yaml").write_text(to_yaml(fitted))
+    message = refusal(config, train__init_from=str(checkpoint))
+    assert "model.kind='popular'" in message
+    assert "model.kind='neural'" in message
+
+
+def test_evaluation_does_not_change_the_kind_of_model(checkpoint):
+    with pytest.raises(ValueError, match=r"model\.kind=ease.*model\.kind=neural"):
+        checkpoint_config(checkpoint, ["model.kind=ease"])
+
+
+def test_an_unknown_kind_of_model_names_those_there_are():
+    with pytest.raises(ValueError, match=r"model\.kind.*'popular'.*'ease'"):
+        override(Config(), {"model.kind": "slim"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "idle"),
+    [
+        ({"model.kind": "popular"}, []),
+        ({"model.kind": "ease", "model.baseline.ridge": 9.0, "train.max_failures": 0}, []),
+        ({"model.kind": "ease", "eval.batch_size": 5, "rerank.method": "mmr", "seed": 3}, []),
+        (
+            {"model.kind": "ease", "loss.diversity_weight": 0.3, "train.epochs": 3, "model.dim": 8},
+            ["model.dim", "loss.diversity_weight", "train.epochs"],
+        ),
+        (
+            {"model.kind": "ease", "model.baseline.shrinkage": 1.0, "model.text.enabled": False},
+            ["model.baseline.shrinkage", "model.text.enabled"],
+        ),
+        (
+            {"model.text.enabled": False, "model.baseline.ridge": 9.0, "train.epochs": 3},
+            ["model.baseline.ridge"],
+        ),
+    ],
+)
+def test_keys_of_another_kind_of_model_are_named_once(config, caplog, changes, idle):
+    check_config(override(config, {"model.text.encoder": "all-MiniLM-L6-v2", **changes}))
+    said = [record.getMessage() for record in caplog.records if "model.kind=" in record.message]
+    kind = changes.get("model.kind", "neural")
+    assert said == ([f"{', '.join(idle)}: no effect with model.kind={kind}"] if idle else [])

@@ -249,3 +249,66 @@ def test_dial_0_of_a_conditioned_model_is_the_baseline(config: Config, manifest:
         )
         tracking.finish_run(run, "FINISHED")
     assert report(config, parent_run_id=sweep.run_id)["baseline"]["name"] == "at-0.0"
+
+
+def write_baseline(config: Config, manifest: Manifest, kind: str, ndcg: float, **changes):
+    """Write a finished run of a baseline, its name after its accuracy."""
+    own = override(
+        config, {"model.kind": kind, **{key.replace("__", "."): v for key, v in changes.items()}}
+    )
+    run = tracking.start_run(own, name=f"{kind} {ndcg}", kind="train", manifest=manifest)
+    figures = {"ndcg_at_10": ndcg, "coverage_at_10": 0.45}
+    tracking.log_metrics(
+        run,
+        {f"{split}/{name}": v for split in ("best/val", "test") for name, v in figures.items()},
+        step=0,
+    )
+    tracking.finish_run(run, "FINISHED")
+    return run
+
+
+@pytest.fixture(scope="module")
+def beside(config: Config, manifest: Manifest, tmp_path_factory) -> dict:
+    """Return the report of a sweep that has baselines in its experiment."""
+    ours = manifest.model_copy(update={"name": "with baselines"})
+    other = ours.model_copy(update={"fingerprint": "e" * 64})
+    sweep = write_sweep(config, ours, "swept", {"plain": 0.0, "between": 0.5, "wide": 0.9})
+    for ndcg in (0.02, 0.047, 0.01):
+        write_baseline(config, ours, "ease", ndcg)
+    write_baseline(config, ours, "popular", 0.004)
+    write_baseline(config, other, "random", 0.9)
+    write_baseline(config, ours, "ease", 0.9, eval__filter_seen=False)
+    write_baseline(config, ours, "ease", 0.8, rerank__method="mmr", rerank__diversity=0.5)
+    write_baseline(config, ours, "ease", 0.7, rerank__logit_adjustment=0.5)
+    return report(config, parent_run_id=sweep.run_id, out=tmp_path_factory.mktemp("beside"))
+
+
+def test_the_best_comparable_run_of_each_baseline_is_a_reference(beside):
+    names = {kind: run["name"] for kind, run in beside["references"].items()}
+    assert names == {"ease": "ease 0.047", "popular": "popular 0.004"}
+
+
+def test_references_are_drawn_and_listed_and_are_no_trials(beside, made):
+    page = Path(beside["report"]).read_text(encoding="utf-8")
+    outline = Outline()
+    outline.feed(page)
+    assert "ease 0.047" in outline.text
+    assert '"text":["popular"]' in page
+    assert "Against baselines" not in Path(made["report"]).read_text(encoding="utf-8")
+    assert beside["num_trials"] == 4
+    assert beside["hypervolume"] == pytest.approx(0.05 * 0.4 + 0.045 * 0.1 + 0.03 * 0.1)
+    assert Path(beside["picture"]).stat().st_size > Path(made["picture"]).stat().st_size
+
+
+def test_a_baseline_among_the_trials_is_not_the_plain_model(config, manifest, tmp_path):
+    sweep = write_sweep(config, manifest, "kinds", {})
+    trial = override(config, {"model.kind": "popular"})
+    run = tracking.start_run(
+        trial, name="popular", kind="trial", manifest=manifest, parent_run_id=sweep.run_id
+    )
+    figures = {"best/val/ndcg_at_10": 0.01, "best/val/coverage_at_10": 0.1}
+    tracking.log_metrics(run, figures, step=0)
+    tracking.finish_run(run, "FINISHED")
+    made = report(config, parent_run_id=sweep.run_id, out=tmp_path)
+    assert made["baseline"] is None
+    assert [entry["name"] for entry in made["front"]] == ["popular"]

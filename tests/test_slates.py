@@ -28,8 +28,7 @@ def slates_of(seed, seen, **changes):
     """Return slates and scores of users with these items seen."""
     states, items, embeddings = world(seed, num_users=len(seen))
     return make_slates(
-        states,
-        items,
+        states @ items.T,
         torch.tensor([user for user, own in enumerate(seen) for _ in own], dtype=torch.int64),
         torch.tensor([item for own in seen for item in own], dtype=torch.int64),
         embeddings,
@@ -118,17 +117,18 @@ def test_ties_are_broken_alike_for_a_user_alone_and_in_any_batch():
     items = torch.from_numpy(np.eye(DIM, dtype=np.float32)[np.arange(NUM_ITEMS) % DIM])
     none = torch.zeros(0, dtype=torch.int64)
     labels = torch.zeros(NUM_ITEMS, 1, dtype=torch.int64)
-    together, _ = make_slates(states, items, none, none, items, labels, LOG_PRIOR, policy())
-    alone = [
-        make_slates(states[[row]], items, none, none, items, labels, LOG_PRIOR, policy())[0][0]
-        for row in range(40)
-    ]
+
+    def slates_for(some):
+        return make_slates(some @ items.T, none, none, items, labels, LOG_PRIOR, policy())[0]
+
+    together = slates_for(states)
+    alone = [slates_for(states[[row]])[0] for row in range(40)]
     assert torch.equal(together, torch.stack(alone))
 
 
 def test_no_users_get_no_slates():
     slates, scores = make_slates(
-        torch.zeros(0, DIM), *world(5)[1:2], *[torch.zeros(0, dtype=torch.int64)] * 2,
+        torch.zeros(0, NUM_ITEMS), *[torch.zeros(0, dtype=torch.int64)] * 2,
         torch.ones(NUM_ITEMS, 3), torch.zeros(NUM_ITEMS, 1, dtype=torch.int64), LOG_PRIOR, policy(),
     )  # fmt: skip
     assert slates.shape == scores.shape == (0, 5)

@@ -1,5 +1,7 @@
 """Judging trials: fronts small enough to check by eye."""
 
+from dataclasses import replace
+
 import pytest
 
 from recdiv_core import trials
@@ -152,3 +154,11 @@ def test_a_label_says_the_dials():
 def test_a_label_names_the_mix_where_it_matters(weight, mix, label):
     params = {"loss.diversity": mix, "loss.diversity_weight": weight}
     assert trial("a", 0, 0, params=params).label == label
+
+
+def test_a_note_says_when_a_baseline_dominates_the_front():
+    strong, weak = trial("a run", 0.49, 0.65), trial("another", 0.01, 0.01)
+    front = trials.judge([PLAIN, BENT, WIDE], NDCG, COVERAGE)
+    said = trials.notes(front, replace(sweep(), references={"ease": strong, "popular": weak}))
+    assert any("baseline ease dominates 2 of the 3 members" in note for note in said)
+    assert not any("popular" in note for note in said)

@@ -25,6 +25,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recdiv_core.schema import USER_ID
+
 if TYPE_CHECKING:
     from ray.data import Datasource
 
@@ -66,6 +68,7 @@ class Examples:
         targets: held-out items of all users; empty for train examples.
         target_lengths: held-out items of each user; empty for train examples.
         is_hidden: of each event, whether it is hidden as an input (augment.py); None = none is.
+        user_ids: of the users of evaluation examples; empty for train examples.
     """
 
     items: np.ndarray
@@ -75,6 +78,7 @@ class Examples:
     targets: np.ndarray
     target_lengths: np.ndarray
     is_hidden: np.ndarray | None = None
+    user_ids: Sequence[str] = ()
 
 
 def list_fragments(prepared: Path, split: str) -> list[Fragment]:
@@ -257,6 +261,7 @@ def eval_examples(table: pa.Table) -> Examples:
         weights=np.zeros(0, np.float32),
         targets=targets,
         target_lengths=target_lengths,
+        user_ids=table[USER_ID].to_pylist(),
     )
 
 
@@ -318,6 +323,7 @@ def _list_array(rows: Sequence[np.ndarray], kind: pa.ListType) -> pa.ListArray:
 
 
 def _examples_from_row(row: pa.Table) -> Examples:
-    flat = {name: _flatten(row[name])[0] for name in ("items", "lengths", "queries", "weights")}
+    names = ("items", "lengths", "queries", "weights")
+    flat: dict[str, Any] = {name: _flatten(row[name])[0] for name in names}
     empty = np.zeros(0, np.int64)
     return Examples(**flat, targets=empty, target_lengths=empty)

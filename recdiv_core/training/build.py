@@ -26,12 +26,14 @@ from recdiv_core.data.text_vectors import load_vectors
 from recdiv_core.losses.class_balance import effective_number_weights, item_weights, log_prior
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.metrics.judged import CatalogueFacts, catalogue_facts
+from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
 from recdiv_core.models.text_encoder import load_encoder, resolve_encoder
 from recdiv_core.schema import Manifest, read_manifest
 from recdiv_core.slates import SlatePolicy
+from recdiv_core.training.checkpoint import load_weights, read_weights
 from recdiv_core.training.objective import Attack, Objective
 
 
@@ -135,6 +137,19 @@ def build_model(config: Config, dataset: Dataset) -> Recommender:
         encoder=encoder,
         is_conditioned=config.loss.conditioned,
     )
+
+
+def load_model(config: Config, dataset: Dataset, checkpoint: Path) -> Recommender | Baseline:
+    """Return the model that a checkpoint of this config holds.
+
+    Raises:
+        ValueError: missing or damaged file, or weights of another shape.
+    """
+    if config.model.kind != "neural":
+        return Baseline(config.model.kind, read_weights(checkpoint))
+    model = build_model(config, dataset)
+    load_weights(checkpoint, model)
+    return model
 
 
 def _trainable_encoder(source: str, trainable_layers: int, lora_rank: int) -> nn.Module:

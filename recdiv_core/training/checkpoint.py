@@ -116,7 +116,7 @@ def load_weights(checkpoint: Path, model: nn.Module, *, may_lack: str = "") -> N
     Raises:
         ValueError: missing or damaged file, or weights of another shape.
     """
-    weights = _read_tensors(checkpoint / "model.pt")
+    weights = read_weights(checkpoint)
     if may_lack:
         own = model.state_dict()
         weights = {name: own[name] for name in own if name.startswith(may_lack)} | weights
@@ -135,7 +135,16 @@ def check_weights(checkpoint: Path) -> None:
     Raises:
         ValueError: missing or damaged file.
     """
-    _read_tensors(checkpoint / "model.pt")
+    read_weights(checkpoint)
+
+
+def read_weights(checkpoint: Path) -> dict[str, Any]:
+    """Read a checkpoint's weights by name, as they were saved.
+
+    Raises:
+        ValueError: missing or damaged file.
+    """
+    return _read_tensors(checkpoint / "model.pt")
 
 
 def load_training(checkpoint: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pyarrow.fs import FileSystem, FileType
 from recdiv_core.config import Config, check_dial, flatten, from_tree, override, to_yaml
 from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.training.checkpoint import check_data, check_weights, read_config
+from recdiv_core.training.kinds import check_size, idle_keys
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
@@ -54,6 +55,7 @@ MEASURED: Final = (
 """Metrics that may be an objective, higher is better."""
 
 SHAPE_KEYS: Final = (
+    "model.kind",
     "model.dim",
     "model.num_layers",
     "model.num_heads",
@@ -94,21 +96,11 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
     check_files(prepared, manifest)
     if not manifest.num_examples.get("train"):
         raise ValueError(f"data.prepared={prepared} holds no train example")
-    text = config.model.text
-    if text.enabled and text.encoder != manifest.encoder.name:
-        raise ValueError(
-            f"model.text.encoder={text.encoder}, but data.prepared={prepared} was prepared with "
-            f"model.text.encoder={manifest.encoder.name}: give that, or prepare again"
-        )
-    _check_attributes(config, prepared)
-    check_dial(config)
     changes: dict[str, object] = {"data.prepared": str(prepared)}
-    if config.train.init_from:
-        start = Path(config.train.init_from).absolute()
-        _check_shape(config, read_config(start))
-        check_data(start, manifest)
-        check_weights(start)
-        changes["train.init_from"] = str(start)
+    if config.model.kind == "neural":
+        changes |= _check_training(config, prepared, manifest)
+    else:
+        check_size(config, manifest)
     if "://" not in config.run.storage:
         changes["run.storage"] = str(Path(config.run.storage).absolute())
     if not config.run.name:
@@ -121,6 +113,25 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
         )
     _warn_no_effect(config)
     return override(config, changes), manifest
+
+
+def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[str, object]:
+    """Check what only a trained model needs; return the keys that get absolute paths."""
+    text = config.model.text
+    if text.enabled and text.encoder != manifest.encoder.name:
+        raise ValueError(
+            f"model.text.encoder={text.encoder}, but data.prepared={prepared} was prepared with "
+            f"model.text.encoder={manifest.encoder.name}: give that, or prepare again"
+        )
+    _check_attributes(config, prepared)
+    check_dial(config)
+    if not config.train.init_from:
+        return {}
+    start = Path(config.train.init_from).absolute()
+    _check_shape(config, read_config(start))
+    check_data(start, manifest)
+    check_weights(start)
+    return {"train.init_from": str(start)}
 
 
 def measured_names(k: int) -> list[str]:
@@ -154,7 +165,7 @@ def cpus_per_worker(config: Config, cluster: Mapping[str, float], concurrent: in
 def launch(
     config: Config, *, callbacks: Sequence[UserCallback] = (), concurrent: int = 1
 ) -> Outcome:
-    """Train with the config; Ray runs already, `check_config` has been called.
+    """Train, or fit, with the config; Ray runs already, `check_config` has been called.
 
     Args:
         config: with absolute paths and a run name.
@@ -168,15 +179,19 @@ def launch(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from recdiv_core.training.fit import fit_loop
     from recdiv_core.training.loop import train_loop
 
-    cpus = cpus_per_worker(config, ray.cluster_resources(), concurrent)
+    is_trained = config.model.kind == "neural"
+    num_workers = config.scaling.num_workers if is_trained else 1
+    needed = override(config, {"scaling.num_workers": num_workers})
+    cpus = cpus_per_worker(needed, ray.cluster_resources(), concurrent)
     trainer = TorchTrainer(
-        train_loop,
+        train_loop if is_trained else fit_loop,
         train_loop_config={"config": yaml.safe_load(to_yaml(config))},
         torch_config=TorchConfig(backend="nccl" if config.scaling.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.scaling.num_workers,
+            num_workers=num_workers,
             use_gpu=config.scaling.use_gpu,
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if config.scaling.use_gpu else {})},
         ),
@@ -214,7 +229,8 @@ def run(config: Config) -> dict[str, Any]:
         ValueError: see `check_config`; no epochs and no weights; or the name exists with other
             settings.
     """
-    if not config.train.epochs and not config.train.init_from:
+    is_trained = config.model.kind == "neural"
+    if is_trained and not config.train.epochs and not config.train.init_from:
         raise ValueError("train.epochs=0 needs train.init_from: there is nothing else to judge")
     config, manifest = check_config(config)
     finished = existing_result(config)
@@ -328,6 +344,16 @@ def _check_attributes(config: Config, prepared: Path) -> None:
 
 def _warn_no_effect(config: Config) -> None:
     """Name settings that change nothing in this run."""
+    if config.rerank.diversity and config.rerank.method == "none":
+        logger.warning("rerank.diversity has no effect with rerank.method=none")
+    idle = idle_keys(config)
+    if idle:
+        logger.warning("%s: no effect with model.kind=%s", ", ".join(idle), config.model.kind)
+    if config.model.kind == "neural":
+        _warn_no_effect_on_training(config)
+
+
+def _warn_no_effect_on_training(config: Config) -> None:
     if config.train.precision != "fp32" and not config.scaling.use_gpu:
         logger.warning(
             "train.precision=%s on the CPU is slower than fp32 and gains nothing; it is meant for "
@@ -344,5 +370,3 @@ def _warn_no_effect(config: Config) -> None:
         )
     if loss.diversity_warmup and not loss.diversity_weight:
         logger.warning("loss.diversity_warmup has no effect with loss.diversity_weight=0")
-    if config.rerank.diversity and config.rerank.method == "none":
-        logger.warning("rerank.diversity has no effect with rerank.method=none")

@@ -65,7 +65,7 @@ def train_loop(settings: dict[str, Any]) -> None:
         settings: `config`, the Config as a nested mapping.
     """
     config = from_tree(settings["config"])
-    _quieten()
+    start_logging()
     torch.set_num_threads(config.scaling.threads_per_worker)
     trainer = _Trainer(config)
     if trainer.progress.is_finished:
@@ -401,7 +401,7 @@ def _copy_weights(model: Recommender) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
-def _quieten() -> None:
+def start_logging() -> None:
     """Show our own progress in a worker's log, and not a line of Ray's for every report."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     import ray.train.v2._internal.execution.context as context

@@ -1,0 +1,230 @@
+# pyright: strict
+"""The reference baselines: what any trained model must be seen beside.
+
+Not trained: each is fitted in closed form from counts of train events (data/cooccurrence.py), and
+scores a user from the items of the history alone, neither order nor text. The one idea: a baseline
+is a mapping of tensors, saved and loaded like any weights, and two functions in literal tables: one
+that fits, one that scores. Scores of a user depend on nothing but that user, so they are the same
+in any batch and on any worker. To add one: its two functions, their lines, its name in config.py.
+Shapes: B users, V catalogue, N neighbours of an item, S (user, item) pairs of histories.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+import numpy as np
+import scipy.linalg  # pyright: ignore[reportMissingTypeStubs]
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+FALLBACK: Final = 1e-6
+"""Times the popular scores, added to those of item_knn and ease: where they say nothing (no
+history, no neighbour) the popular items stand first; far below any score that says something."""
+
+BLOCK: Final = 1024
+"""Rows that are mirrored at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """A fitted baseline.
+
+    Attributes:
+        kind: its name in SCORES.
+        weights: its tensors by name, see the functions that fit it.
+    """
+
+    kind: str
+    weights: Mapping[str, Tensor]
+
+    def scores(self, user_S: Tensor, item_S: Tensor, user_ids: Sequence[str]) -> Tensor:
+        """Score the catalogue for each user.
+
+        Args:
+            user_S: row of the user ...
+            item_S: ... and item_index of each item in that user's history; repeats count once.
+            user_ids: of all users of the batch.
+
+        Returns:
+            [B, V] float32, higher is better.
+        """
+        return SCORES[self.kind](self.weights, user_S, item_S, user_ids)
+
+    def to(self, device: torch.device) -> Baseline:
+        """Return the baseline with its tensors on a device."""
+        moved = {name: tensor.to(device) for name, tensor in self.weights.items()}
+        return replace(self, weights=moved)
+
+
+def place_scores(counts_V: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Score items by their place in the order of falling counts: 1 - place / V, in (0, 1].
+
+    Of equal counts the lower item_index stands first: places, unlike counts, are all distinct.
+    """
+    places_V = np.empty(len(counts_V), np.int64)
+    places_V[np.argsort(-counts_V, kind="stable")] = np.arange(len(counts_V))
+    return (1 - places_V / len(counts_V)).astype(np.float32)
+
+
+def fit_popular(counts_V: NDArray[np.int64]) -> dict[str, Tensor]:
+    """Return the weights of a baseline that scores by counts: the same for every user.
+
+    Args:
+        counts_V: events of each item that count.
+
+    Returns:
+        popular_V: [V] float32, see `place_scores`.
+    """
+    return {"popular_V": torch.as_tensor(place_scores(counts_V))}
+
+
+def fit_random(num_items: int, seed: int) -> dict[str, Tensor]:
+    """Return the weights of a baseline that draws each user's scores: no more than a seed."""
+    return {"num_items": torch.tensor(num_items), "seed": torch.tensor(seed)}
+
+
+def fit_item_knn(
+    pairs_VV: Any, counts_V: NDArray[np.int64], *, num_neighbours: int, shrinkage: float
+) -> dict[str, Tensor]:
+    """Find of each item those that are bought by the same users.
+
+    `sim_ij = n_ij / (sqrt(n_i n_j) + shrinkage)`, n_ij users of both items: the cosine of their
+    binary columns, in [0, 1], which shrinkage lowers most where users are few. Sarwar et al., 2001,
+    Item-based Collaborative Filtering Recommendation Algorithms. Each item keeps its N most alike
+    ones, of equal ones those with the lower item_index. A score is the sum over the history of the
+    similarities that its items keep.
+
+    Args:
+        pairs_VV: sparse, users of each two items; on the diagonal the users of one.
+        counts_V: train events, for the fallback.
+        num_neighbours: N, >= 1.
+        shrinkage: >= 0.
+
+    Returns:
+        neighbours_VN int32 and similarity_VN float32 (padded with 0 and 0), popular_V.
+    """
+    coo = pairs_VV.tocoo()
+    pairs = np.stack([coo.row, coo.col, coo.data]).astype(np.int64)
+    row, col, both = pairs[:, pairs[0] != pairs[1]]
+    users_V = cast("NDArray[np.float64]", pairs_VV.diagonal().astype(np.float64))
+    similarity = both / (np.sqrt(users_V[row] * users_V[col]) + shrinkage)
+    order = np.lexsort((col, -similarity, row))
+    row, col, similarity = row[order], col[order], similarity[order]
+    length_V = np.bincount(row, minlength=len(counts_V))
+    place = np.arange(len(row)) - (np.cumsum(length_V) - length_V)[row]
+    is_kept = place < num_neighbours
+    row, col, similarity, place = row[is_kept], col[is_kept], similarity[is_kept], place[is_kept]
+    shape = (len(counts_V), int(place.max(initial=0)) + 1)
+    neighbours_VN, similarity_VN = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+    neighbours_VN[row, place] = col
+    similarity_VN[row, place] = similarity
+    return {
+        "neighbours_VN": torch.as_tensor(neighbours_VN),
+        "similarity_VN": torch.as_tensor(similarity_VN),
+        **fit_popular(counts_V),
+    }
+
+
+def fit_ease(pairs_VV: Any, counts_V: NDArray[np.int64], *, ridge: float) -> dict[str, Tensor]:
+    """Find the linear model of items by items that best rebuilds the histories, its diagonal 0.
+
+    `B = I - P / diag(P)` with `P = (X'X + ridge I)^-1`, X the binary users x items matrix. Steck,
+    2019, Embarrassingly Shallow Autoencoders for Sparse Data. One Cholesky factorisation, V^3 flops
+    in all; memory 12 V^2 bytes.
+
+    Args:
+        pairs_VV: sparse X'X: users of each two items.
+        counts_V: train events, for the fallback.
+        ridge: > 0.
+
+    Returns:
+        weight_VV: [V, V] float32; score_j = sum over the history's items i of weight_ij. popular_V.
+    """
+    dense_VV = pairs_VV.toarray(order="F")  # Fortran's order: factorised where it stands
+    gram_VV = cast("NDArray[np.float64]", dense_VV.astype(np.float64))
+    gram_VV[np.diag_indices_from(gram_VV)] += ridge
+    linalg = cast("Any", scipy.linalg)
+    factor_VV = linalg.cholesky(gram_VV, lower=True, overwrite_a=True, check_finite=False)
+    inverse_VV, failed = linalg.lapack.dpotri(factor_VV, lower=True, overwrite_c=True)
+    assert not failed  # the Gram matrix of anything, plus a ridge, has an inverse
+    weight_VV = inverse_VV.astype(np.float32)
+    _mirror(weight_VV)
+    weight_VV /= -inverse_VV.diagonal().astype(np.float32)
+    np.fill_diagonal(weight_VV, 0.0)
+    return {"weight_VV": torch.as_tensor(np.ascontiguousarray(weight_VV)), **fit_popular(counts_V)}
+
+
+def _mirror(matrix_VV: NDArray[np.float32]) -> None:
+    """Copy the lower triangle into the upper one, in place."""
+    for start in range(0, len(matrix_VV), BLOCK):
+        stop = start + BLOCK
+        corner = np.tril(matrix_VV[start:stop, start:stop])
+        matrix_VV[start:stop, start:stop] = corner + np.tril(corner, -1).T
+        matrix_VV[start:stop, stop:] = matrix_VV[stop:, start:stop].T
+
+
+def _by_place(
+    weights: Mapping[str, Tensor], user_S: Tensor, item_S: Tensor, user_ids: Sequence[str]
+) -> Tensor:
+    del user_S, item_S
+    return weights["popular_V"].repeat(len(user_ids), 1)
+
+
+def _by_chance(
+    weights: Mapping[str, Tensor], user_S: Tensor, item_S: Tensor, user_ids: Sequence[str]
+) -> Tensor:
+    """Draw from [0, 1): a function of the seed and the user's id."""
+    del item_S
+    num_items, seed = int(weights["num_items"]), int(weights["seed"])
+    scores_BV = np.empty((len(user_ids), num_items), np.float32)
+    for row, user_id in enumerate(user_ids):
+        digest = hashlib.blake2b(user_id.encode(), digest_size=8).digest()
+        rng = np.random.default_rng([seed, int.from_bytes(digest, "big")])
+        scores_BV[row] = rng.random(num_items, np.float32)
+    return torch.as_tensor(scores_BV).to(user_S.device)
+
+
+def _by_neighbours(
+    weights: Mapping[str, Tensor], user_S: Tensor, item_S: Tensor, user_ids: Sequence[str]
+) -> Tensor:
+    popular_V = weights["popular_V"]
+    user_S, item_S = _distinct(user_S, item_S, len(popular_V))
+    scores_BV = (FALLBACK * popular_V).repeat(len(user_ids), 1)
+    places_SN = user_S[:, None] * len(popular_V) + weights["neighbours_VN"][item_S]
+    similarity_SN = weights["similarity_VN"][item_S]
+    scores_BV.view(-1).index_add_(0, places_SN.flatten(), similarity_SN.flatten())
+    return scores_BV
+
+
+def _by_item_weights(
+    weights: Mapping[str, Tensor], user_S: Tensor, item_S: Tensor, user_ids: Sequence[str]
+) -> Tensor:
+    weight_VV, popular_V = weights["weight_VV"], weights["popular_V"]
+    user_S, item_S = _distinct(user_S, item_S, len(popular_V))
+    counts_B = torch.bincount(user_S, minlength=len(user_ids))
+    starts_B = counts_B.cumsum(0) - counts_B
+    return F.embedding_bag(item_S, weight_VV, starts_B, mode="sum") + FALLBACK * popular_V
+
+
+def _distinct(user_S: Tensor, item_S: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
+    """Return each pair once, users in their order."""
+    pairs_S = cast("Tensor", (user_S * num_items + item_S).unique())  # pyright: ignore
+    return pairs_S // num_items, pairs_S % num_items
+
+
+Scores = Callable[[Mapping[str, Tensor], Tensor, Tensor, Sequence[str]], Tensor]
+"""weights, user_S, item_S, user_ids -> scores_BV."""
+
+SCORES: Final[Mapping[str, Scores]] = {
+    "popular": _by_place,
+    "recent_popular": _by_place,
+    "random": _by_chance,
+    "item_knn": _by_neighbours,
+    "ease": _by_item_weights,
+}

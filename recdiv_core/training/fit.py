@@ -1,0 +1,126 @@
+"""The fitting of a reference baseline: what a worker runs in place of the training loop.
+
+One pass over the train events and a closed form (models/baselines.py), on one worker, however many
+a training would have; then validation and test are judged by the code that judges trained models.
+Reports, figures and checkpoint are those of a training run of no epochs, so that everything behind
+a run (MLflow, sweeps, reports, evaluation) takes it for one.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+
+from recdiv_core.config import Config, from_tree
+from recdiv_core.data.cooccurrence import count_pairs, count_recent
+from recdiv_core.evaluate import tally_split
+from recdiv_core.metrics.tally import finish
+from recdiv_core.models.baselines import (
+    Baseline,
+    fit_ease,
+    fit_item_knn,
+    fit_popular,
+    fit_random,
+)
+from recdiv_core.training.build import Dataset, load_dataset, slate_policy
+from recdiv_core.training.checkpoint import Progress, read_progress, save_checkpoint
+from recdiv_core.training.kinds import check_size
+from recdiv_core.training.loop import start_logging
+
+logger = logging.getLogger(__name__)
+
+
+def fit_loop(settings: dict[str, Any]) -> None:
+    """Fit, judge and save a baseline; the entry point of the one worker.
+
+    Args:
+        settings: `config`, the Config as a nested mapping.
+    """
+    config = from_tree(settings["config"])
+    start_logging()
+    torch.set_num_threads(config.scaling.threads_per_worker)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        # the only one there is, of a fit that ended; its driver may have been lost before its end
+        with checkpoint.as_directory() as path:
+            ray.train.report(dict(read_progress(Path(path)).metrics))
+        return
+    dataset = load_dataset(Path(config.data.prepared))
+    started = time.monotonic()
+    baseline = fit_baseline(config, dataset)
+    took_s = time.monotonic() - started
+    logger.info("%s: %s fitted in %.1f s", config.run.name, baseline.kind, took_s)
+    device = ray.train.torch.get_device()
+    judged, dataset = baseline.to(device), dataset.to(device)
+    best = _judge(config, judged, dataset, "val")
+    figures = {"epoch": 0, "train/fit_s": took_s, **_below("val", best)}
+    ray.train.report(figures)
+    figures |= {"best/epoch": 0, **_below("best/val", best)}
+    figures |= _below("test", _judge(config, judged, dataset, "test"))
+    with tempfile.TemporaryDirectory() as directory:
+        save_checkpoint(
+            Path(directory),
+            config=config,
+            manifest=dataset.manifest,
+            progress=Progress(best_metrics=best, is_finished=True, metrics=figures),
+            weights=baseline.weights,
+            training={},
+        )
+        ray.train.report(figures, checkpoint=ray.train.Checkpoint.from_directory(directory))
+
+
+def fit_baseline(config: Config, dataset: Dataset) -> Baseline:
+    """Fit the baseline that the config describes, on the train split alone.
+
+    Raises:
+        ValueError: more items than `model.baseline.max_items` (ease).
+    """
+    kind, settings = config.model.kind, config.model.baseline
+    prepared, counts_V = dataset.prepared, dataset.catalogue.popularity_V
+    num_items = len(counts_V)
+    check_size(config, dataset.manifest)
+    match kind:
+        case "popular":
+            weights = fit_popular(counts_V)
+        case "recent_popular":
+            weights = fit_popular(count_recent(prepared, num_items, settings.recent_share))
+        case "random":
+            weights = fit_random(num_items, config.seed)
+        case "item_knn":
+            weights = fit_item_knn(
+                count_pairs(prepared, num_items),
+                counts_V,
+                num_neighbours=settings.num_neighbours,
+                shrinkage=settings.shrinkage,
+            )
+        case "ease":
+            weights = fit_ease(count_pairs(prepared, num_items), counts_V, ridge=settings.ridge)
+        case "neural":
+            raise AssertionError("a neural model is trained, not fitted")
+    return Baseline(kind, weights)
+
+
+def _judge(config: Config, baseline: Baseline, dataset: Dataset, split: str) -> dict[str, float]:
+    (tally,) = tally_split(
+        baseline,
+        dataset,
+        split,
+        [slate_policy(config)],
+        max_history=config.model.max_history,
+        batch_size=config.eval.batch_size,
+        dial=0.0,
+        rank=0,
+        world_size=1,
+    )
+    return finish(tally)
+
+
+def _below(prefix: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}

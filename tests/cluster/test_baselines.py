@@ -1,0 +1,58 @@
+"""Baselines through the real command line: runs and trials like any other."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import run
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def fitted(shop):
+    return run("train", *shop.arguments("run.name=fitted", "model.kind=ease"))
+
+
+def test_a_fit_is_tracked_like_a_training(shop, fitted, trained):
+    assert fitted.keys() == trained.keys()
+    (logged,) = shop.runs("tags.`recdiv.run_name` = 'fitted'")
+    (other,) = shop.runs("tags.`recdiv.run_name` = 'undisturbed'")
+    assert (logged.info.run_id, logged.info.status) == (fitted["mlflow_run_id"], "FINISHED")
+    assert logged.data.tags.keys() == other.data.tags.keys()
+    assert logged.data.params.keys() == other.data.params.keys()
+    judged = ("val/", "best/", "test/")
+    of_training, of_fit = (
+        {name for name in one.data.metrics if name.startswith(judged)} for one in (other, logged)
+    )
+    assert of_fit == of_training
+    assert [epoch for epoch, _ in shop.curve(logged.info.run_id, "val/ndcg_at_10")] == [0]
+
+
+def test_the_same_command_answers_at_once(shop, fitted):
+    before = sorted(Path(fitted["checkpoint"]).parent.iterdir())
+    assert run("train", *shop.arguments("run.name=fitted", "model.kind=ease")) == fitted
+    assert sorted(Path(fitted["checkpoint"]).parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_a_checkpoint_is_evaluated_alike_on_any_workers(fitted, num_workers):
+    place = ["--checkpoint", fitted["checkpoint"], f"scaling.num_workers={num_workers}"]
+    judged = run("evaluate", *place, "eval.batch_size=8")
+    assert judged["metrics"] == {
+        name: pytest.approx(fitted["metrics"][f"test/{name}"], abs=1e-12)
+        for name in judged["metrics"]
+    }
+
+
+def test_a_sweep_has_a_child_for_each_baseline_and_they_stand_beside_later_fronts(shop):
+    result = run("tune", "--space", "baselines", *shop.arguments("run.name=references"))
+    children = shop.runs(f"tags.`mlflow.parentRunId` = '{result['parent_run_id']}'")
+    kinds = {"random", "popular", "recent_popular", "item_knn", "ease"}
+    assert {child.data.params["model.kind"] for child in children} == kinds
+    assert {child.info.status for child in children} == {"FINISHED"}
+    assert result["num_trials"] == 5
+    swept = run("tune", "--space", "smoke", *shop.arguments("run.name=beside", "model.dim=8"))
+    uri = f"tracking.uri={shop.uri}"
+    drawn = run("report", "--run", swept["parent_run_id"], uri, f"run.storage={shop.storage}")
+    assert drawn["references"].keys() == kinds

@@ -1,0 +1,188 @@
+"""Baselines fitted on a small prepared data set, judged by the code that judges trained models."""
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from recdiv_core.config import Config, override
+from recdiv_core.evaluate import slates_of_split, tally_split
+from recdiv_core.metrics.tally import finish
+from recdiv_core.models.baselines import SCORES
+from recdiv_core.schema import CATALOGUE, EVAL_EXAMPLE
+from recdiv_core.slates import SlatePolicy
+from recdiv_core.training.build import load_dataset, load_model, slate_policy
+from recdiv_core.training.checkpoint import Progress, save_checkpoint
+from recdiv_core.training.fit import fit_baseline
+from tests.test_cooccurrence import write_train
+from tests.worlds import write_dataset
+
+NUM_ITEMS, NUM_USERS, K = 30, 60, 5
+
+each_kind = pytest.mark.parametrize("kind", SCORES)
+
+
+@pytest.fixture(scope="module")
+def histories():
+    """Return users of three tastes, with a popular item in each."""
+    rng = np.random.default_rng(0)
+    shares = 1 / np.arange(1, 11)
+    return [
+        (user % 3 * 10 + rng.choice(10, rng.integers(3, 8), p=shares / shares.sum())).tolist()
+        for user in range(NUM_USERS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, manifest, histories):
+    """Return a prepared data set with these histories, the last event held out."""
+    prepared = tmp_path_factory.mktemp("prepared")
+    write_dataset(prepared, manifest, num_items=NUM_ITEMS, num_queries=0)
+    train = [own[:-1] for own in histories]
+    write_train(prepared, train, num_shards=3)
+    counts = Counter(item for own in train for item in own)
+    items = pq.read_table(prepared / "catalogue.parquet").to_pylist()
+    counted = [row | {"popularity": counts[row["item_index"]]} for row in items]
+    pq.write_table(pa.Table.from_pylist(counted, CATALOGUE), prepared / "catalogue.parquet")
+    (prepared / "val").mkdir()
+    rows = [
+        {"user_id": f"u{u}", "history": own[:-1], "targets": own[-1:], "query": -1} | {
+            "is_cold_user": False
+        }
+        for u, own in enumerate(histories)
+    ]  # fmt: skip
+    rows.append(
+        {"user_id": "new", "history": [], "targets": [1], "query": -1, "is_cold_user": True}
+    )
+    pq.write_table(pa.Table.from_pylist(rows, EVAL_EXAMPLE), prepared / "val" / "part-0.parquet")
+    return load_dataset(prepared)
+
+
+def settings(kind, **changes):
+    fit = {"model.baseline.ridge": 2.0, "model.baseline.shrinkage": 1.0}
+    return override(Config(), {"model.kind": kind, "eval.k": K, **fit, **changes})
+
+
+def tallies(dataset, kind, *, world_size=1, batch_size=7, baseline=None, **changes):
+    config = settings(kind, **changes)
+    return [
+        tally_split(
+            baseline or fit_baseline(config, dataset),
+            dataset,
+            "val",
+            [slate_policy(config)],
+            max_history=5,
+            batch_size=batch_size,
+            dial=0.0,
+            rank=rank,
+            world_size=world_size,
+        )[0]
+        for rank in range(world_size)
+    ]
+
+
+def metrics(dataset, kind, **changes):
+    parts = tallies(dataset, kind, **changes)
+    return finish(sum(parts[1:], parts[0]))
+
+
+@each_kind
+@pytest.mark.parametrize(("world_size", "batch_size"), [(2, 7), (3, 4), (1, 100)])
+def test_metrics_depend_on_neither_workers_nor_batches(dataset, kind, world_size, batch_size):
+    alone = metrics(dataset, kind)
+    shared = metrics(dataset, kind, world_size=world_size, batch_size=batch_size)
+    assert shared == pytest.approx(alone, abs=1e-12)
+
+
+@each_kind
+def test_a_fit_does_not_depend_on_the_shards(dataset, kind, histories, tmp_path, manifest):
+    write_dataset(tmp_path, manifest, num_items=NUM_ITEMS, num_queries=0)
+    write_train(tmp_path, [own[:-1] for own in histories], num_shards=1)
+    (tmp_path / "catalogue.parquet").write_bytes(
+        (dataset.prepared / "catalogue.parquet").read_bytes()
+    )
+    one = fit_baseline(settings(kind), load_dataset(tmp_path)).weights
+    several = fit_baseline(settings(kind), dataset).weights
+    assert one.keys() == several.keys()
+    assert all(torch.equal(one[name], several[name]) for name in one)
+
+
+@each_kind
+def test_a_checkpoint_judges_as_what_was_saved(dataset, kind, tmp_path):
+    config = settings(kind)
+    baseline = fit_baseline(config, dataset)
+    made = {"config": config, "manifest": dataset.manifest, "progress": Progress(is_finished=True)}
+    save_checkpoint(tmp_path, **made, weights=baseline.weights, training={})
+    read = load_model(config, dataset, tmp_path)
+    assert metrics(dataset, kind, baseline=read) == metrics(dataset, kind, baseline=baseline)
+
+
+def test_popular_counts_the_train_events(dataset, histories):
+    counts = Counter(item for own in histories for item in own[:-1])
+    expected = sorted(range(NUM_ITEMS), key=lambda item: (-counts[item], item))[:K]
+    config = settings("popular", **{"eval.filter_seen": False})
+    made = slates_of_split(
+        fit_baseline(config, dataset), dataset, "val", [slate_policy(config)],
+        max_history=5, batch_size=8, dial=0.0,
+    )  # fmt: skip
+    assert all(slate == expected for ((slates, _),) in made for slate in slates.tolist())
+
+
+def test_recent_popular_of_the_whole_history_is_popular(dataset):
+    whole = fit_baseline(settings("recent_popular", **{"model.baseline.recent_share": 1}), dataset)
+    popular = fit_baseline(settings("popular"), dataset)
+    assert torch.equal(whole.weights["popular_V"], popular.weights["popular_V"])
+
+
+def test_random_spreads_most_and_popular_least(dataset):
+    short = {"eval.k": 2, "eval.filter_seen": False}
+    figures = {kind: metrics(dataset, kind, **short) for kind in SCORES}
+    coverage = {kind: values["coverage_at_2"] for kind, values in figures.items()}
+    gini = {kind: values["gini_at_2"] for kind, values in figures.items()}
+    assert max(coverage, key=coverage.__getitem__) == "random"
+    assert min(gini, key=gini.__getitem__) == "random"
+    assert coverage["popular"] == min(coverage.values()) == 2 / NUM_ITEMS
+    assert gini["popular"] == max(gini.values())
+
+
+@pytest.mark.parametrize("kind", ["item_knn", "ease"])
+def test_likeness_of_items_beats_popularity_where_users_have_tastes(dataset, kind):
+    ndcg = f"ndcg_at_{K}"
+    plain = metrics(dataset, "popular", **{"eval.filter_seen": False})[ndcg]
+    assert metrics(dataset, kind, **{"eval.filter_seen": False})[ndcg] > 1.2 * plain
+
+
+@each_kind
+def test_re_ranking_works_on_top(dataset, kind):
+    dial = {"rerank.method": "mmr", "rerank.diversity": 0.9, "rerank.num_candidates": 25}
+    spread = metrics(dataset, kind, **dial)[f"ild_at_{K}"]
+    assert spread > metrics(dataset, kind)[f"ild_at_{K}"]
+
+
+@pytest.mark.parametrize("kind", ["popular", "item_knn", "ease"])
+def test_logit_adjustment_spreads_the_slates(dataset, kind):
+    adjusted = metrics(dataset, kind, **{"rerank.logit_adjustment": 5.0})
+    assert adjusted[f"novelty_at_{K}"] > metrics(dataset, kind)[f"novelty_at_{K}"]
+
+
+def test_policies_side_by_side_are_each_judged_as_if_alone(dataset):
+    policies = [SlatePolicy(K, True, "none", 0.0, 10, adjustment) for adjustment in (0.0, 2.0, 0.0)]
+    baseline = fit_baseline(settings("item_knn"), dataset)
+
+    def slates(*some):
+        split = slates_of_split(
+            baseline, dataset, "val", some, max_history=5, batch_size=9, dial=0.0
+        )
+        return [[slates for slates, _ in batch] for batch in split]
+
+    for together, *alone in zip(slates(*policies), *(slates(p) for p in policies), strict=True):
+        for left, (right,) in zip(together, alone, strict=True):
+            assert torch.equal(left, right)
+
+
+def test_ease_refuses_a_catalogue_too_large_to_invert(dataset):
+    with pytest.raises(ValueError, match=r"30 items.*model\.baseline\.max_items=29"):
+        fit_baseline(settings("ease", **{"model.baseline.max_items": 29}), dataset)
