@@ -36,7 +36,15 @@ ITEM_INDEX: Final = "item_index"
 CLICK_LOG_REQUIRED: Final = (USER_ID, ITEM_ID, TIMESTAMP)
 CLICK_LOG_OPTIONAL: Final = (EVENT, QUERY, "session_id", "slate_id", "position", "rating")
 CATALOGUE_REQUIRED: Final = (ITEM_ID, "title")
-CATALOGUE_OPTIONAL: Final = ("category", "brand", "colour", "price", "rating", "image")
+CATALOGUE_OPTIONAL: Final = (
+    "category",
+    "brand",
+    "colour",
+    "price",
+    "rating",
+    "image",
+    "available_from",
+)
 EVENTS: Final = ("impression", "click", "cart", "purchase")
 
 NO_QUERY: Final = -1

@@ -246,3 +246,18 @@ def predictions_of_users(
             seen = [item] if starts_window else [*seen, item]
             flat += 1
     return sorted(predicted)
+
+
+def is_tiny_edit(first: str, second: str) -> bool:
+    variants = [
+        {text, *(text[:i] + text[i + 1 :] for i in range(len(text)))} for text in (first, second)
+    ]
+    return bool(variants[0] & variants[1])
+
+
+def busiest_hour(times_s: Sequence[int]) -> int:
+    return max(sum(start <= time < start + 3600 for time in times_s) for start in times_s)
+
+
+def count_not_yet_there(requests: Sequence[int], born: Sequence[int | None]) -> int:
+    return sum(day is not None and day > asked for asked in requests for day in born)
