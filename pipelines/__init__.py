@@ -24,12 +24,15 @@ Main = Callable[[Config, argparse.Namespace], dict[str, object]]
 
 def run_pipeline(
     main: Main, *, options: Callable[[argparse.ArgumentParser], None] | None = None
-) -> None:
-    """Parse the command line, run `main` and exit with its status.
+) -> dict[str, object]:
+    """Parse the command line, run `main`, print what it returns; exit here if it is no result.
 
     Args:
         main: takes the Config and the parsed options; what it returns is printed as JSON.
         options: adds the script's own options to the parser.
+
+    Returns:
+        What was printed.
     """
     module = sys.modules[main.__module__]
     parser = argparse.ArgumentParser(
@@ -56,6 +59,7 @@ def run_pipeline(
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     print(json.dumps(result, ensure_ascii=False, allow_nan=False), file=stdout, flush=True)
+    return result
 
 
 def preset_names() -> list[str]:

@@ -79,6 +79,7 @@ class ColumnsConfig(_Section):
     colour: str = "colour"
     price: str = "price"
     image: str = "image"
+    available_from: str = "available_from"
 
 
 class DataConfig(_Section):

@@ -36,7 +36,15 @@ ITEM_INDEX: Final = "item_index"
 CLICK_LOG_REQUIRED: Final = (USER_ID, ITEM_ID, TIMESTAMP)
 CLICK_LOG_OPTIONAL: Final = (EVENT, QUERY, "session_id", "slate_id", "position", "rating")
 CATALOGUE_REQUIRED: Final = (ITEM_ID, "title")
-CATALOGUE_OPTIONAL: Final = ("category", "brand", "colour", "price", "rating", "image")
+CATALOGUE_OPTIONAL: Final = (
+    "category",
+    "brand",
+    "colour",
+    "price",
+    "rating",
+    "image",
+    "available_from",
+)
 EVENTS: Final = ("impression", "click", "cart", "purchase")
 
 NO_QUERY: Final = -1
@@ -205,24 +213,32 @@ def check_files(prepared: Path, manifest: Manifest) -> None:
         if not (prepared / name).is_file():
             raise ValueError(f"data.prepared={prepared} lacks {name}; run pipelines.prepare again")
     for split, num_rows in manifest.num_examples.items():
-        schema = TRAIN_EXAMPLE if split == "train" else EVAL_EXAMPLE
-        found = 0
-        for path in sorted((prepared / split).glob("part-*.parquet")):
-            try:
-                footer = pq.read_metadata(path)
-            except (pa.ArrowException, OSError) as error:
-                raise ValueError(
-                    f"{path} is damaged: {error}; run pipelines.prepare again"
-                ) from None
-            columns = footer.schema.to_arrow_schema().names
-            if columns != schema.names:
-                raise ValueError(
-                    f"{path} has the columns {', '.join(columns)}, not "
-                    f"{', '.join(schema.names)}: it is no part of a prepared data set"
-                )
-            found += footer.num_rows
+        found = count_rows(prepared, split)
         if found != num_rows:
             raise ValueError(
                 f"data.prepared={prepared}: {split}/ holds {found} rows, its manifest counts "
                 f"{num_rows}; run pipelines.prepare again"
             )
+
+
+def count_rows(prepared: Path, split: str) -> int:
+    """Count the rows of a split by the footers of its shards.
+
+    Raises:
+        ValueError: a damaged file or foreign columns.
+    """
+    schema = TRAIN_EXAMPLE if split == "train" else EVAL_EXAMPLE
+    found = 0
+    for path in sorted((prepared / split).glob("part-*.parquet")):
+        try:
+            footer = pq.read_metadata(path)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path} is damaged: {error}; run pipelines.prepare again") from None
+        columns = footer.schema.to_arrow_schema().names
+        if columns != schema.names:
+            raise ValueError(
+                f"{path} has the columns {', '.join(columns)}, not "
+                f"{', '.join(schema.names)}: it is no part of a prepared data set"
+            )
+        found += footer.num_rows
+    return found

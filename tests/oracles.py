@@ -286,3 +286,18 @@ def ease_scores(
     own = np.zeros(num_items)
     own[list(user)] = 1.0
     return own @ weights
+
+
+def is_tiny_edit(first: str, second: str) -> bool:
+    variants = [
+        {text, *(text[:i] + text[i + 1 :] for i in range(len(text)))} for text in (first, second)
+    ]
+    return bool(variants[0] & variants[1])
+
+
+def busiest_hour(times_s: Sequence[int]) -> int:
+    return max(sum(start <= time < start + 3600 for time in times_s) for start in times_s)
+
+
+def count_not_yet_there(requests: Sequence[int], born: Sequence[int | None]) -> int:
+    return sum(day is not None and day > asked for asked in requests for day in born)

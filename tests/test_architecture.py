@@ -35,6 +35,7 @@ LAYERS = {
     "recdiv_core.training": "running",
     "recdiv_core.slates": "running",
     "recdiv_core.evaluate": "running",
+    "recdiv_core.audit": "running",
     "recdiv_core.sweep": "running",
     "recdiv_core.tracking": "running",
     "recdiv_core.report": "running",

@@ -1,9 +1,15 @@
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recdiv_core.data import audit, split
+from recdiv_core.data.findings import find
+from tests.oracles import busiest_hour, count_not_yet_there
 
 NUM_ITEMS = 5
 EVENTS = split.UserEvents(
@@ -63,11 +69,130 @@ def test_a_leak_planted_in_the_files_is_found(tmp_path, name, change, finding):
     assert found[finding].examples == ["u"]
 
 
-def test_findings_add_up_over_shards():
-    part = [audit.Finding("x", "info", 2, ["a", "b"])]
-    merged = audit.merge([part, [audit.Finding("x", "info", 3, ["c"])]])
-    assert merged == [audit.Finding("x", "info", 5, ["a", "b", "c"])]
+# --------------------------------------------------------------------------- times
+
+V_DATED = 6
 
 
-def test_a_count_of_nothing_is_ok():
-    assert audit.to_json([audit.Finding("x", "severe", 0)])[0]["severity"] == "ok"
+def random_events(seed):
+    """Users with a few events each at random seconds; nobody without any."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 9, 6)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    times = [np.sort(rng.integers(0, 9_000, n)) * 1_000_000 for n in lengths]
+    items = rng.integers(0, V_DATED, offsets[-1]).astype(np.int32)
+    ids = pa.array([f"u{b}" for b in range(len(lengths))])
+    queries, weights = np.full(offsets[-1], -1), np.ones(offsets[-1])
+    return split.UserEvents(ids, offsets, items, np.concatenate(times), queries, weights)
+
+
+def by_user(events, values):
+    return [values[a:b].tolist() for a, b in itertools.pairwise(events.offsets_B)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_busiest_hours_are_those_of_the_twin(seed):
+    events = random_events(seed)
+    seconds = by_user(events, events.times_N // 1_000_000)
+    assert audit.count_busiest_hours(events).tolist() == [busiest_hour(s) for s in seconds]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_candidates_not_yet_there_are_those_of_the_twin(seed):
+    events = random_events(seed)
+    counts = split.count_temporal(events.times_N, events.offsets_B, int(3e9), int(6e9))
+    first = np.array([int(1e9), int(4e9), int(8e9), audit.traces.NEVER, audit.traces.NEVER, 0])
+    dated = np.array([audit.UNDATED, int(7e9), int(2e9), int(8.5e9), audit.UNDATED, int(9e9)])
+    found = audit.audit_times(events, counts, split.TEST, audit.Clock(first, dated))
+    later = [[t for t in times if t >= 6e9] for times in by_user(events, events.times_N)]
+    asked = [times[0] for times in later if times]
+    born = [int(1e9), int(4e9), int(2e9), int(8.5e9), None, 0]
+    unborn = {finding.name: finding for finding in found}[
+        "candidates not yet there at test requests"
+    ]
+    assert unborn.count == count_not_yet_there(asked, born)
+    assert unborn.figures == {"requests": [len(asked)], "candidates": [len(asked) * V_DATED]}
+
+
+def test_a_target_before_its_item_was_available_is_found():
+    events = random_events(0)
+    counts = split.count_leave_last_out(events.offsets_B)
+    first = np.zeros(V_DATED, dtype=np.int64)
+    soon = np.full(V_DATED, audit.DAY_US)  # within the slack of a day
+    late = np.full(V_DATED, 2 * audit.DAY_US)
+    name = "test targets before their item was available"
+    num_targets = int(counts[:, split.TEST].sum())
+    for dated, expected in ((soon, 0), (late, num_targets), (first + audit.UNDATED, 0)):
+        found = audit.audit_times(events, counts, split.TEST, audit.Clock(first, dated))
+        assert [f.count for f in found if f.name == name] == [expected]
+
+
+def test_the_catalogues_dates_are_held_against_the_log():
+    first = np.array([0, 0, audit.traces.NEVER])
+    ids = pa.array(["a", "b", "c"])
+    table = pa.table({"item_id": ids, "available_from": ["1970-01-01", "1970-01-09", "2020-01-01"]})
+    finding = audit.audit_arrivals(audit.make_clock(first, table), ids)
+    assert (finding.count, finding.examples) == (1, ["b"])
+
+
+@pytest.mark.parametrize("values", [["soon", "later"], [1, 2], [None, None]])
+def test_dates_that_are_none_count_for_nothing(values):
+    clock = audit.make_clock(np.zeros(2, dtype=np.int64), pa.table({"available_from": values}))
+    assert clock.dated_V.tolist() == [audit.UNDATED] * 2
+    assert clock.born_V.tolist() == [0, 0]
+    assert audit.audit_arrivals(clock, pa.array(["a", "b"])).count == 0
+
+
+def unborn(count, first, dated):
+    name = "candidates not yet there at test requests"
+    finding = find(name, count, figures={"requests": [10], "candidates": [1000]})
+    clock = audit.Clock(np.array(first), np.array(dated))
+    return audit.weigh([finding], clock)[0].severity
+
+
+def test_many_unborn_candidates_are_a_warning_when_the_catalogue_dates_its_items():
+    assert unborn(60, [5], [7]) == "warning"
+    assert unborn(40, [5], [7]) == "info"
+    assert unborn(60, [5], [audit.UNDATED]) == "info"
+
+
+# --------------------------------------------------------------------------- rates
+
+
+def shop_of(rates):
+    """Users whose events all lie within one hour, `rates` of each."""
+    offsets = np.concatenate([[0], np.cumsum(rates)])
+    times = np.concatenate([np.arange(n) for n in rates]) * 1_000_000
+    ids = pa.array([f"u{b}" for b in range(len(rates))])
+    zeros = np.zeros(offsets[-1], dtype=np.int32)
+    return split.UserEvents(ids, offsets, zeros, times, zeros - 1, zeros)
+
+
+def bots_of(*shards):
+    return audit.audit_rates([audit.sum_up_rates(shop_of(rates)) for rates in shards])
+
+
+def test_a_user_that_is_no_human_is_found_whatever_the_shard():
+    humans = np.random.default_rng(0).poisson(4, 200) + 1
+    finding = bots_of(humans[:90], [*humans[90:], 900], [400, 2])
+    assert finding.count == 2
+    assert finding.examples == ["u110", "u0"]
+    assert finding.severity == "warning"
+
+
+def test_a_busy_shop_has_busy_users():
+    rates = np.exp(np.random.default_rng(0).normal(4, 0.8, 500)).astype(int) + 1
+    assert rates.max() > audit.MIN_BUSY
+    assert bots_of(rates).count == 0
+
+
+def test_a_quiet_shops_busiest_user_is_human_below_one_event_a_minute():
+    assert bots_of([1] * 50 + [59]).count == 0
+    assert bots_of([1] * 50 + [60]).count == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=9))
+def test_a_weighted_median_is_that_of_the_values_written_out(pairs):
+    values, counts = (np.array(column) for column in zip(*pairs, strict=True))
+    written = np.sort(np.repeat(values, counts))
+    assert audit.weighted_median(values, counts) == written[(len(written) - 1) // 2]

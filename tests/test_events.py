@@ -24,7 +24,7 @@ def judge(tmp_path, rows, **values):
     good = [LOG | {"event": kind} for kind in ("click", "cart") for _ in range(10)]
     log, config = open_jsonl(tmp_path, [*good, *rows], **values)
     (batch,) = adapters.read_unit(log.units[0], log.columns)
-    return events.judge_rows(batch, log, ITEMS, config)
+    return events.judge_rows(batch, log, ITEMS, config)[:3]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_kinds_of_event_do_not_matter_without_an_event_column(tmp_path):
     rows = [{"user_id": "u", "item_id": "a", "timestamp": t} for t in (1, 2)]
     log, config = open_jsonl(tmp_path, rows, **{"data.events": ("cart",)})
     (batch,) = adapters.read_unit(log.units[0], log.columns)
-    kept, _, _ = events.judge_rows(batch, log, ITEMS, config)
+    kept, *_ = events.judge_rows(batch, log, ITEMS, config)
     assert not log.has_timestamps
     assert kept["timestamp"].to_pylist() == [1, 2]
 

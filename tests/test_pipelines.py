@@ -38,7 +38,7 @@ def heavy_imports(stderr: str) -> set[str]:
 
 
 def test_all_scripts_of_the_documents_are_there():
-    documented = {"prepare", "train", "tune", "evaluate", "report", "submit"}
+    documented = {"prepare", "audit", "train", "tune", "evaluate", "report", "submit"}
     assert set(SCRIPTS) == documented
 
 

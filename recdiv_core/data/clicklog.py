@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from recdiv_core.config import Config, flatten
-from recdiv_core.data import adapters, audit, catalogue, events, examples
+from recdiv_core.data import adapters, audit, catalogue, events, examples, traces
+from recdiv_core.data.findings import to_json
 from recdiv_core.ray_start import start_ray
 from recdiv_core.schema import (
     QUERY,
@@ -201,7 +202,7 @@ def _building(out: Path) -> Iterator[Path]:
     work.mkdir(parents=True)
     try:
         yield work
-        for name in ("stage", "counts", "source"):
+        for name in ("stage", "counts", "traces", "source"):
             shutil.rmtree(work / name, ignore_errors=True)
         if out.exists():
             old = out.with_name(f".{out.name}.{os.getpid()}.old")
@@ -250,11 +251,16 @@ def _build(
     cuts = examples.find_cuts(config, protocol, work)
     popularity_V = examples.fit_core(config, cuts, len(raw.table), work)
     queries = examples.collect_queries(work, has_queries=QUERY in log.columns)
-    counts, findings = examples.write_examples(config, cuts, popularity_V, queries, work)
+    seen = traces.merge_traces(sorted((work / "traces").glob("*.npz")), len(raw.table))
+    clock = audit.make_clock(seen.first_V, raw.table) if log.has_timestamps else None
+    counts, findings = examples.write_examples(config, cuts, popularity_V, queries, clock, work)
     logger.info("examples: %s", dict(counts))
     findings += audit.audit_log(protocol, log.has_timestamps)
+    findings += traces.audit_positions(seen.counts_2P)
+    if clock is not None:
+        findings.append(audit.audit_arrivals(clock, raw.item_ids))
     (work / "audit.json").write_text(
-        json.dumps(audit.to_json(findings), indent=1), encoding="utf-8"
+        json.dumps(to_json(findings), indent=1, ensure_ascii=False), encoding="utf-8"
     )
     names = catalogue.write_catalogue(
         raw, popularity_V, config.data.category_level, work / "catalogue.parquet"

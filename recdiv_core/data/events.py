@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
-from recdiv_core.data import adapters
+from recdiv_core.data import adapters, traces
 from recdiv_core.schema import (
     CLICK_LOG_REQUIRED,
     EVENT,
@@ -41,8 +41,8 @@ from recdiv_core.schema import (
 
 logger = logging.getLogger(__name__)
 
-READ: Final = (USER_ID, ITEM_ID, TIMESTAMP, EVENT, QUERY, "session_id")
-"""Columns of the log that the examples are made of."""
+READ: Final = (USER_ID, ITEM_ID, TIMESTAMP, EVENT, QUERY, "session_id", "position")
+"""Columns of the log that are read: those the examples are made of, and one that is audited."""
 PROGRESS_S: Final = 10.0
 STAGED: Final = pa.schema(
     [
@@ -142,8 +142,8 @@ def empty_counts() -> RowCounts:
 
 def judge_rows(
     batch: adapters.RawBatch, log: ClickLog, item_ids: pa.Array, config: Config
-) -> tuple[pa.Table, pa.Table, RowCounts]:
-    """Part a batch into STAGED events and QUARANTINE rows.
+) -> tuple[pa.Table, pa.Table, RowCounts, traces.Sightings]:
+    """Part a batch into STAGED events and QUARANTINE rows; the sound rows are sightings besides.
 
     Args:
         batch: rows as read.
@@ -154,7 +154,9 @@ def judge_rows(
     num_rows = batch.table.num_rows
     given = {name: _column(batch.table, name) for name in READ}
     times, has_time = adapters.parse_times(given[TIMESTAMP], log.time_unit)
-    text = {name: adapters.as_text(given[name]) for name in READ if name != TIMESTAMP}
+    text = {
+        name: adapters.as_text(given[name]) for name in READ if name not in (TIMESTAMP, "position")
+    }
     items = pc.index_in(text[ITEM_ID], item_ids).fill_null(-1).to_numpy()
     events = np.full(num_rows, -1, dtype=np.int8)
     if EVENT in log.columns:
@@ -198,7 +200,14 @@ def judge_rows(
         dict(zip(*(rejected[n].to_pylist()[::-1] for n in ("reason", "row")), strict=True)),
         int(((reasons == 0) & ~is_wanted).sum()),
     )
-    return events_table, rejected, counts
+    positions = traces.clean_positions(_numbers(given["position"]))
+    columns_N = (items, times, events, positions)
+    seen = traces.Sightings(*(column[reasons == 0] for column in columns_N))
+    return events_table, rejected, counts, seen
+
+
+def _numbers(array: pa.Array) -> Any:
+    return adapters.as_numbers(array).to_numpy(zero_copy_only=False)
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:
@@ -291,7 +300,7 @@ def stage_shards(log: ClickLog, item_ids: pa.Array, config: Config, work: Path) 
     import ray
     import ray.data
 
-    for name in ("stage", "counts", "quarantine"):
+    for name in ("stage", "counts", "traces", "quarantine"):
         (work / name).mkdir(exist_ok=True)
     numbers = [{"unit": number} for number in range(len(log.units))]
     read = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
@@ -325,11 +334,13 @@ def _read_units(
     for number in batch["unit"].to_pylist():
         unit = log.units[number]
         total = empty_counts()
+        seen = traces.Traces(len(item_ids))
         rejected: list[pa.Table] = []
         started = time.monotonic()
         for raw in adapters.read_unit(unit, log.columns):
-            events, quarantined, counts = judge_rows(raw, log, item_ids, config)
+            events, quarantined, counts, sightings = judge_rows(raw, log, item_ids, config)
             total.add(counts)
+            seen.add(sightings)
             rejected.append(quarantined)
             yield events
             if time.monotonic() - started > PROGRESS_S:
@@ -339,6 +350,7 @@ def _read_units(
             path = Path(work, "quarantine", f"clicks-{number:06d}.parquet")
             write_quarantine(pa.concat_tables(rejected), unit.path, path)
         _write_counts(total, Path(work, "counts", f"{number:06d}.json"))
+        seen.save(Path(work, "traces", f"{number:06d}.npz"))
     yield STAGED.empty_table()
 
 

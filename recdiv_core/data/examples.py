@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
 from recdiv_core.data import adapters, audit, split
+from recdiv_core.data.findings import Finding, merge
 from recdiv_core.schema import EVENTS, NO_QUERY, USER_ID
 
 logger = logging.getLogger(__name__)
@@ -271,9 +272,22 @@ def _distinct_queries(row: dict[str, Any], *, work: str) -> dict[str, Any]:
 
 
 def write_examples(
-    config: Config, cuts: Cuts, popularity_V: Any, queries: pa.Array, work: Path
-) -> tuple[collections.Counter[str], list[audit.Finding]]:
+    config: Config,
+    cuts: Cuts,
+    popularity_V: Any,
+    queries: pa.Array,
+    clock: audit.Clock | None,
+    work: Path,
+) -> tuple[collections.Counter[str], list[Finding]]:
     """Write `train/`, `val/` and `test/`, and audit what was written.
+
+    Args:
+        config: for weights, the smallest history and the size of fragments.
+        cuts: the split.
+        popularity_V: [V] int64; 0 = outside the core.
+        queries: all query texts, sorted.
+        clock: when items came; None for an order-only log, which has no rates either.
+        work: the working directory.
 
     Returns:
         Counts by name (see `_write_shard`), and the audit's findings.
@@ -284,20 +298,25 @@ def write_examples(
         (work / name).mkdir()
     weights = [config.data.event_weights.get(kind, 1.0) for kind in EVENTS]
     counts: collections.Counter[str] = collections.Counter()
-    findings: list[list[audit.Finding]] = []
+    findings: list[list[Finding]] = []
+    rates: list[dict[str, Any]] = []
     for part in map_shards(
         _write_shard,
         work,
         cuts=cuts,
         popularity=ray.put(popularity_V),
         queries=ray.put(queries),
+        clock=ray.put(clock),
         weights=weights,
         min_events=config.data.min_user_events,
         fragment_rows=config.data.fragment_rows,
     ):
         counts.update(json.loads(part["counts"]))
-        findings.append([audit.Finding(**finding) for finding in json.loads(part["findings"])])
-    return counts, audit.merge(findings)
+        findings.append([Finding(**finding) for finding in json.loads(part["findings"])])
+        rates.append(json.loads(part["rates"]))
+    if clock is None:
+        return counts, merge(findings)
+    return counts, [*audit.weigh(merge(findings), clock), audit.audit_rates(rates)]
 
 
 def _write_shard(
@@ -307,6 +326,7 @@ def _write_shard(
     cuts: Cuts,
     popularity: Any,
     queries: Any,
+    clock: Any,
     weights: Sequence[float],
     min_events: int,
     fragment_rows: int,
@@ -341,5 +361,11 @@ def _write_shard(
         "cold users": int((has_eval_B & ~has_train_B).sum()),
         "ties": split.count_ties(events, counts_B3),
     }
-    findings = audit.audit_shard(work, row["shard"], events, counts_B3, popularity_V == 0)
-    return {"counts": json.dumps(counts), "findings": json.dumps([vars(f) for f in findings])}
+    findings = audit.audit_shard(
+        work, row["shard"], events, counts_B3, popularity_V == 0, ray.get(clock)
+    )
+    return {
+        "counts": json.dumps(counts),
+        "findings": json.dumps([vars(finding) for finding in findings]),
+        "rates": json.dumps(audit.sum_up_rates(events)),
+    }

@@ -103,7 +103,7 @@ def make_train_examples(events: UserEvents, is_train_N: Any) -> pa.Table:
     users_R = np.repeat(np.arange(len(rows_B)), rows_B)
     first_R = (np.arange(len(users_R)) - np.repeat(np.cumsum(rows_B) - rows_B, rows_B)) * step
     lengths_R = np.minimum(lengths_B[users_R] - first_R, MAX_EXAMPLE_EVENTS)
-    places, offsets = _slices(starts_B[users_R] + first_R, lengths_R)
+    places, offsets = slices(starts_B[users_R] + first_R, lengths_R)
     kept = np.flatnonzero(is_train_N)[places]
     lists = (events.items_N[kept], events.queries_N[kept], events.weights_N[kept])
     columns = [events.user_ids.take(pa.array(users_R))]
@@ -129,9 +129,9 @@ def make_eval_examples(events: UserEvents, counts_B3: Any, part: int, has_train_
     before_B = counts_B3[:, :part].sum(1)
     users_R = np.flatnonzero(counts_B3[:, part])
     starts_R = events.offsets_B[users_R]
-    history, history_offsets = _slices(starts_R, before_B[users_R])
+    history, history_offsets = slices(starts_R, before_B[users_R])
     lengths_R = counts_B3[users_R, part]
-    held_out, _ = _slices(starts_R + before_B[users_R], lengths_R)
+    held_out, _ = slices(starts_R + before_B[users_R], lengths_R)
     rows_M = np.repeat(np.arange(len(users_R)), lengths_R)
     query_R = events.queries_N[starts_R + before_B[users_R]]
     of_request = (query_R[rows_M] == NO_QUERY) | (events.queries_N[held_out] == query_R[rows_M])
@@ -155,7 +155,7 @@ def _sum_by_user(values_N: Any, offsets_B: Any) -> Any:
     return sums[offsets_B[1:]] - sums[offsets_B[:-1]]
 
 
-def _slices(starts: Any, lengths: Any) -> tuple[Any, Any]:
+def slices(starts: Any, lengths: Any) -> tuple[Any, Any]:
     """Return the places of all slices, one after another, and where each begins and ends."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)

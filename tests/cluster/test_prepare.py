@@ -15,6 +15,7 @@ from recdiv_core.config import Config, override
 from recdiv_core.data.catalogue import load_catalogue, load_tokens
 from recdiv_core.data.clicklog import prepare
 from recdiv_core.schema import NO_QUERY, read_manifest
+from tests.cluster.conftest import run as run_script
 
 pytestmark = pytest.mark.ray
 
@@ -207,6 +208,64 @@ def test_the_audit_finds_no_leak(from_csv, shop):
     findings = json.loads((shop / "csv" / "audit.json").read_text())
     assert [f for f in findings if f["severity"] == "severe"] == []
     assert "events of the future in train" in {f["name"] for f in findings}
+    audited = run_script("audit", f"data.prepared={shop / 'csv'}", "--strict")
+    assert audited["not_checked"] == ["click rate that depends on the position"]
+    graver = [f["name"] for f in audited["findings"] if f["severity"] in ("warning", "severe")]
+    assert graver == ["items that share their title"]  # all thirty of them
+
+
+def make_planted_log():
+    """A log in which a bot clicks, the first place is clicked most and an item came too early."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for user in range(60):
+        start = 1500000000 + 86400 * user
+        for slate in range(8):
+            for position, rate in ((1, 0.6), (2, 0.2)):
+                row = {
+                    "user_id": f"u{user}",
+                    "item_id": f"i{rng.integers(NUM_ITEMS)}",
+                    "timestamp": start + 7200 * slate,
+                    "position": position,
+                }
+                rows.append(row | {"event": "impression"})
+                if rng.random() < rate:
+                    rows.append(row | {"event": "click"})
+    bot = {"user_id": "bot", "event": "click", "position": None}
+    rows += [
+        bot | {"item_id": f"i{n % NUM_ITEMS}", "timestamp": 1500000000 + 5 * n} for n in range(700)
+    ]
+    tied = {"user_id": "tied", "timestamp": 1500000000, "event": "click", "position": None}
+    rows += [tied | {"item_id": f"i{n}"} for n in range(3)]
+    return rows
+
+
+def test_what_only_the_raw_log_shows_is_found(ray_cluster, shop):
+    log = pa.Table.from_pylist(make_planted_log())
+    pq.write_table(log.slice(0, 900), shop / "planted-0.parquet")
+    pq.write_table(log.slice(900), shop / "planted-1.parquet")
+    items = pq.read_table(shop / "items.parquet")
+    dates = ["2017-07-14"] * (NUM_ITEMS - 1) + ["2017-09-01"]
+    pq.write_table(items.append_column("on_sale", [dates]), shop / "dated.parquet")
+    cuts = {"split.val_from": "", "split.test_from": "", "split.protocol": "leave_last_out"}
+    names = {
+        "data.items": str(shop / "dated.parquet"),
+        "data.columns.available_from": "on_sale",
+    }
+    run(shop, "planted", "planted-*.parquet", **cuts, **names)
+    audited = run_script("audit", f"data.prepared={shop / 'planted'}")
+    found = {row["name"]: row for row in audited["findings"]}
+    assert audited["not_checked"] == []
+    assert audited["worst"] == "warning"
+    assert found["users at an inhuman rate"]["examples"] == ["bot"]
+    assert found["items seen before they were available"]["examples"] == [f"i{NUM_ITEMS - 1}"]
+    assert found["ties in time across a cut"]["severity"] == "warning"
+    clicks = found["click rate that depends on the position"]
+    assert clicks["figures"]["impressions"] == [480, 480]
+    by_place = collections.Counter(
+        row["position"] for row in make_planted_log() if row["event"] == "click"
+    )
+    assert clicks["figures"]["click_rate"] == [round(by_place[n] / 480, 4) for n in (1, 2)]
 
 
 def test_files_of_other_formats_and_another_number_of_shards_give_the_same_examples(from_csv, shop):

@@ -1,0 +1,215 @@
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+"""What a shard's train, val and test rows say of one another, without the log they came from.
+
+Not prepare's audit (audit.py), which has the staged events. A history is all that came before a
+request, so the files bear each other out: a user's train events are the core part of the history
+of the first request; the test history is the val history and what was held out for val. Whoever
+edits a file, or makes one with the future in it, breaks that. V items; a key is user * V + item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recdiv_core.data import split
+from recdiv_core.data.audit import find_excess, key_lists, mark_repeated
+from recdiv_core.data.duplicates import hash_lists
+from recdiv_core.data.findings import NUM_EXAMPLES, Finding, find
+from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, USER_ID
+
+HELD_OUT: Final = ("val", "test")
+MIN_DISTINCT: Final = 5
+"""Distinct items of a history from which it is hardly the same by chance."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows of some users in all three splits.
+
+    Attributes:
+        user_ids: the users, once each; a user's place in it is the code.
+        train: TRAIN_EXAMPLE rows.
+        evals: EVAL_EXAMPLE rows of val and test, one a user.
+        num_rows: rows of each split, before further rows of a user were left out.
+        again: users with more than one row in val or in test.
+    """
+
+    user_ids: pa.Array
+    train: pa.Table
+    evals: Mapping[str, pa.Table]
+    num_rows: Mapping[str, int]
+    again: list[str]
+
+    def codes(self, table: pa.Table) -> Any:
+        """Return the code of each row's user."""
+        found = pc.index_in(table[USER_ID].combine_chunks(), self.user_ids)
+        return found.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def list_shards(prepared: Path) -> list[str]:
+    """Return the names of the shards; not every one is in every split."""
+    paths = [path for name in ("train", *HELD_OUT) for path in (prepared / name).glob("part-*")]
+    return sorted({path.name for path in paths})
+
+
+def read_shard(prepared: Path, name: str) -> Shard:
+    """Read the files of one name: a user's rows are in one shard."""
+    tables: dict[str, pa.Table] = {}
+    for part in ("train", *HELD_OUT):
+        schema = TRAIN_EXAMPLE if part == "train" else EVAL_EXAMPLE
+        path = prepared / part / name
+        tables[part] = (
+            pq.read_table(path).combine_chunks() if path.is_file() else schema.empty_table()
+        )
+    num_rows = {part: table.num_rows for part, table in tables.items()}
+    again: list[str] = []
+    for part in HELD_OUT:
+        users = tables[part][USER_ID].combine_chunks().dictionary_encode().indices.to_numpy()
+        first = np.sort(np.unique(users, return_index=True)[1])
+        further = np.setdiff1d(np.arange(len(users)), first)
+        again += tables[part][USER_ID].take(pa.array(further)).to_pylist()
+        tables[part] = tables[part].take(pa.array(first)).combine_chunks()
+    users = [table[USER_ID].combine_chunks() for table in tables.values()]
+    user_ids = pc.unique(pa.concat_arrays(users))
+    return Shard(user_ids, tables.pop("train"), tables, num_rows, again)
+
+
+def list_strays(shard: Shard, num_items: int) -> list[str]:
+    """Return the item indices that no item of the catalogue has."""
+    columns = [shard.train["items"]]
+    columns += [table[name] for table in shard.evals.values() for name in ("history", "targets")]
+    items = np.concatenate([pc.list_flatten(column).to_numpy() for column in columns])
+    return [str(item) for item in np.unique(items[(items < 0) | (items >= num_items)])]
+
+
+def train_keys(shard: Shard, num_items: int) -> Any:
+    """Return the keys of the train events; what rows repeat as context counts once."""
+    keys = key_lists(shard.train, "items", shard.user_ids, num_items)
+    return keys[~mark_repeated(shard.train)]
+
+
+def check_shard(shard: Shard, in_core_V: Any) -> list[Finding]:
+    """Check a shard in which no item is a stray; `in_core_V`: [V] bool, items that train has."""
+    num_items = len(in_core_V)
+    train = train_keys(shard, num_items)
+    has_train_B = np.zeros(len(shard.user_ids), dtype=bool)
+    has_train_B[train // num_items] = True
+    findings = [
+        find("users with several rows in a held-out split", len(shard.again), shard.again),
+        _check_requests(shard, num_items),
+    ]
+    wrong_flags: list[str] = []
+    is_asked_B = np.zeros(len(shard.user_ids), dtype=bool)
+    first_histories: list[Any] = []
+    for name, table in shard.evals.items():
+        codes = shard.codes(table)
+        history = key_lists(table, "history", shard.user_ids, num_items)
+        first = history[~is_asked_B[history // num_items]]
+        is_asked_B[codes] = True
+        first_histories.append(first)
+        is_expected = in_core_V[first % num_items] & has_train_B[first // num_items]
+        late = find_excess(first[is_expected], train)
+        findings.append(_of_users(f"held-out events in {name} histories", late, shard, num_items))
+        is_cold = ~has_train_B[codes]
+        is_wrong = is_cold != table["is_cold_user"].to_numpy()
+        wrong_flags += table[USER_ID].filter(pa.array(is_wrong)).to_pylist()
+        findings += _count_cold(name, shard, table, is_cold, history, in_core_V)
+    asked_train = train[is_asked_B[train // num_items]]
+    future = find_excess(asked_train, np.concatenate(first_histories))
+    return [
+        _of_users("events of the future in train", future, shard, num_items),
+        find("cold-user flags that are wrong", len(wrong_flags), wrong_flags),
+        *findings,
+    ]
+
+
+def _count_cold(
+    name: str, shard: Shard, table: pa.Table, is_cold: Any, history: Any, in_core_V: Any
+) -> list[Finding]:
+    num_items = len(in_core_V)
+    targets = key_lists(table, "targets", shard.user_ids, num_items)
+    cold = table[USER_ID].filter(pa.array(is_cold))
+    cold_targets = targets[~in_core_V[targets % num_items]]
+    repeated = targets[np.isin(targets, history)]
+    return [
+        find(f"cold users in {name}", len(cold), cold.slice(0, NUM_EXAMPLES).to_pylist()),
+        _of_users(f"cold items among {name} targets", cold_targets, shard, num_items),
+        _of_users(f"{name} targets that the user had before", repeated, shard, num_items),
+    ]
+
+
+def _check_requests(shard: Shard, num_items: int) -> Finding:
+    """Compare val with test rows of the same user: R users who have both.
+
+    The test history begins with the val history; what follows was held out for val, so that the
+    val targets stand there: all of it, or of a query's request those that the query led to.
+    """
+    codes = [shard.codes(shard.evals[name]) for name in HELD_OUT]
+    both, val_rows, test_rows = np.intersect1d(*codes, assume_unique=True, return_indices=True)
+    val = shard.evals["val"].take(pa.array(val_rows))
+    test = shard.evals["test"].take(pa.array(test_rows))
+    val_items, val_offsets = _flat(val["history"])
+    test_items, test_offsets = _flat(test["history"])
+    lengths_R, all_R = np.diff(val_offsets), np.diff(test_offsets)
+    is_bad_R = lengths_R > all_R
+    shared_R = np.minimum(lengths_R, all_R)
+    ours, offsets = split.slices(val_offsets[:-1], shared_R)
+    theirs, _ = split.slices(test_offsets[:-1], shared_R)
+    rows = np.repeat(np.arange(len(both)), np.diff(offsets))
+    is_bad_R[rows[val_items[ours] != test_items[theirs]]] = True
+    tail, offsets = split.slices(test_offsets[:-1] + shared_R, all_R - shared_R)
+    tail_keys = np.repeat(np.arange(len(both)), np.diff(offsets)) * num_items + test_items[tail]
+    targets, offsets = _flat(val["targets"])
+    target_keys = np.repeat(np.arange(len(both)), np.diff(offsets)) * num_items + targets
+    missing = target_keys[~np.isin(target_keys, tail_keys)]
+    is_bad_R[missing // num_items] = True
+    further = tail_keys[~np.isin(tail_keys, target_keys)] // num_items
+    is_bad_R[further[val["query"].to_numpy()[further] == NO_QUERY]] = True
+    users = shard.user_ids.take(pa.array(both[is_bad_R][:NUM_EXAMPLES])).to_pylist()
+    return find("val and test rows that contradict each other", is_bad_R.sum(), users)
+
+
+def hash_histories(shard: Shard, num_items: int) -> tuple[Any, Any]:
+    """Hash all that is known of each user, for users with MIN_DISTINCT items or more.
+
+    Returns:
+        Hashes, and the codes of their users.
+    """
+    num_users = len(shard.user_ids)
+    parts: list[Any] = []
+    is_taken_B = np.zeros(num_users, dtype=bool)
+    for name in reversed(HELD_OUT):  # the test row knows most of a user
+        table = shard.evals[name]
+        for column in ("history", "targets"):
+            keys = key_lists(table, column, shard.user_ids, num_items)
+            parts.append(keys[~is_taken_B[keys // num_items]])
+        is_taken_B[shard.codes(table)] = True
+    train = train_keys(shard, num_items)
+    parts.append(train[~is_taken_B[train // num_items]])
+    keys = np.concatenate(parts)
+    keys = keys[np.argsort(keys // num_items, kind="stable")]
+    distinct_B = np.bincount(np.unique(keys) // num_items, minlength=num_users)
+    lengths_B = np.bincount(keys // num_items, minlength=num_users)
+    hashes_B = hash_lists(keys % num_items, np.concatenate([[0], np.cumsum(lengths_B)]))
+    codes = np.flatnonzero(distinct_B >= MIN_DISTINCT)
+    return hashes_B[codes], codes
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[Any, Any]:
+    """Return the entries of a list column, one after another, and where each list begins."""
+    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(column).to_numpy())])
+    return pc.list_flatten(column).to_numpy(), offsets.astype(np.int64)
+
+
+def _of_users(name: str, keys: Any, shard: Shard, num_items: int) -> Finding:
+    users = np.unique(keys // num_items)[:NUM_EXAMPLES]
+    return find(name, len(keys), shard.user_ids.take(pa.array(users)).to_pylist())
