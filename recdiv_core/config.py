@@ -155,11 +155,11 @@ class TextConfig(_Section):
 class BaselineConfig(_Section):
     """What the reference baselines are fitted with; each key is of one `model.kind`."""
 
-    recent_share: float = Field(default=0.2, gt=0.0, le=1.0)
+    recent_share: float = Field(default=0.1, gt=0.0, le=1.0)
     """Of recent_popular: the last share of each user's train events that counts."""
-    num_neighbours: int = Field(default=100, ge=1)
+    num_neighbours: int = Field(default=200, ge=1)
     """Of item_knn: most alike items that are kept of each item."""
-    shrinkage: float = Field(default=10.0, ge=0.0)
+    shrinkage: float = Field(default=30.0, ge=0.0)
     """Of item_knn: added to a cosine's denominator, so that few common users count for less."""
     ridge: float = Field(default=100.0, gt=0.0)
     """Of ease: its lambda, added to the diagonal; more = weights nearer to 0."""
