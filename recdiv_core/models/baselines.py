@@ -146,18 +146,18 @@ def fit_ease(pairs_VV: Any, counts_V: NDArray[np.int64], *, ridge: float) -> dic
     Returns:
         weight_VV: [V, V] float32; score_j = sum over the history's items i of weight_ij. popular_V.
     """
-    dense_VV = pairs_VV.toarray(order="F")  # Fortran's order: factorised where it stands
-    gram_VV = cast("NDArray[np.float64]", dense_VV.astype(np.float64))
+    # Fortran's order: factorised and inverted where it stands
+    gram_VV = cast("NDArray[np.float64]", pairs_VV.astype(np.float64).toarray(order="F"))
     gram_VV[np.diag_indices_from(gram_VV)] += ridge
     linalg = cast("Any", scipy.linalg)
-    factor_VV = linalg.cholesky(gram_VV, lower=True, overwrite_a=True, check_finite=False)
-    inverse_VV, failed = linalg.lapack.dpotri(factor_VV, lower=True, overwrite_c=True)
+    factor_VV = linalg.cholesky(gram_VV, lower=False, overwrite_a=True, check_finite=False)
+    inverse_VV, failed = linalg.lapack.dpotri(factor_VV, lower=False, overwrite_c=True)
     assert not failed  # the Gram matrix of anything, plus a ridge, has an inverse
-    weight_VV = inverse_VV.astype(np.float32)
+    weight_VV = inverse_VV.T.astype(np.float32)  # in C's order, its lower triangle filled
     _mirror(weight_VV)
     weight_VV /= -inverse_VV.diagonal().astype(np.float32)
     np.fill_diagonal(weight_VV, 0.0)
-    return {"weight_VV": torch.as_tensor(np.ascontiguousarray(weight_VV)), **fit_popular(counts_V)}
+    return {"weight_VV": torch.as_tensor(weight_VV), **fit_popular(counts_V)}
 
 
 def _mirror(matrix_VV: NDArray[np.float32]) -> None:
