@@ -43,14 +43,10 @@ class TrackingCallback(UserCallback):
 def log_report(handle: RunHandle, report: dict[str, Any]) -> None:
     """Log the figures of a report under its epoch; those with a prefix (`val/`), no bookkeeping.
 
-    The last report of a run repeats the last epoch, which has been logged, beside `test/`; that of
-    a baseline, which has no epochs, is the only one and says all.
+    The last report of a run repeats the last epoch, which has been logged, beside `test/`.
     """
-    is_only = "train/fit_s" in report
-    is_last = any(name.startswith("test/") for name in report) and not is_only
+    is_last = any(name.startswith("test/") for name in report)
     prefixes = ("best/", "test/") if is_last else ("train/", "val/", "best/")
-    if is_only:
-        prefixes += ("test/",)
     figures = {name: value for name, value in report.items() if name.startswith(prefixes)}
     if figures:
         log_metrics(handle, figures, step=int(report.get("epoch", 0)))

@@ -61,6 +61,7 @@ def fit_loop(settings: dict[str, Any]) -> None:
     judged, dataset = baseline.to(device), dataset.to(device)
     best = _judge(config, judged, dataset, "val")
     figures = {"epoch": 0, "train/fit_s": took_s, **_below("val", best)}
+    ray.train.report(dict(figures))  # a copy: the controller reads what is reported later
     figures |= {"best/epoch": 0, **_below("best/val", best)}
     figures |= _below("test", _judge(config, judged, dataset, "test"))
     with tempfile.TemporaryDirectory() as directory:

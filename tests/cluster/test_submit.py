@@ -20,6 +20,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.cluster.conftest import wait_until
+
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +65,12 @@ def processes_of(temp_dir: str) -> list[psutil.Process]:
     ]
 
 
+def is_removed(directory: str) -> bool:
+    """Remove a directory; False where somebody wrote to it meanwhile, as a Ray that ends does."""
+    shutil.rmtree(directory, ignore_errors=True)
+    return not Path(directory).exists()
+
+
 @pytest.fixture(scope="module")
 def dashboard() -> Iterator[str]:
     """Yield the address of a cluster of its own: `ray start --head`, gone without leftovers."""
@@ -96,7 +104,7 @@ def dashboard() -> Iterator[str]:
         head.wait(timeout=60)
         _, alive = psutil.wait_procs(processes_of(temp_dir), timeout=30)
         assert not alive
-        shutil.rmtree(temp_dir, ignore_errors=True)  # what Ray wrote as it went
+        wait_until(lambda: is_removed(temp_dir))
 
 
 @pytest.fixture(scope="module")
