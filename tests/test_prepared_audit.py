@@ -372,6 +372,13 @@ def test_an_edit_that_prepare_itself_has_seen_stays_in_the_audit(shop):
     assert found(shop)["events in two splits"]["examples"] == ["u1"]
 
 
+def garble(path):
+    """Turn the bits of all pages and leave the footer, which is all that a quick look reads."""
+    content = path.read_bytes()
+    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    path.write_bytes(content[:4] + bytes(255 - byte for byte in content[4:end]) + content[end:])
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -385,6 +392,7 @@ def test_an_edit_that_prepare_itself_has_seen_stays_in_the_audit(shop):
         (lambda root: edit(root, CATALOGUE, lambda rows: rows.pop()), "not the catalogue of 40"),
         (lambda root: (root / "tokens.arrow").unlink(), "tokens.arrow cannot be read"),
         (lambda root: (root / TRAIN).write_bytes(b"PAR1"), "part-00000.parquet is damaged"),
+        (lambda root: garble(root / TRAIN), "part-00000.parquet is damaged"),
     ],
 )
 def test_what_is_no_whole_data_set_is_refused(shop, spoil, message):

@@ -62,14 +62,15 @@ def list_shards(prepared: Path) -> list[str]:
 
 
 def read_shard(prepared: Path, name: str) -> Shard:
-    """Read the files of one name: a user's rows are in one shard."""
+    """Read the files of one name: a user's rows are in one shard.
+
+    Raises:
+        ValueError: a damaged file; its footer may be whole all the same.
+    """
     tables: dict[str, pa.Table] = {}
     for part in ("train", *HELD_OUT):
         schema = TRAIN_EXAMPLE if part == "train" else EVAL_EXAMPLE
-        path = prepared / part / name
-        tables[part] = (
-            pq.read_table(path).combine_chunks() if path.is_file() else schema.empty_table()
-        )
+        tables[part] = _read_rows(prepared / part / name, schema)
     num_rows = {part: table.num_rows for part, table in tables.items()}
     again: list[str] = []
     for part in HELD_OUT:
@@ -81,6 +82,16 @@ def read_shard(prepared: Path, name: str) -> Shard:
     users = [table[USER_ID].combine_chunks() for table in tables.values()]
     user_ids = pc.unique(pa.concat_arrays(users))
     return Shard(user_ids, tables.pop("train"), tables, num_rows, again)
+
+
+def _read_rows(path: Path, schema: pa.Schema) -> pa.Table:
+    if not path.is_file():
+        return schema.empty_table()
+    try:
+        return pq.read_table(path).combine_chunks()
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())  # Arrow's may be of several lines
+        raise ValueError(f"{path} is damaged: {reason}; run pipelines.prepare again") from None
 
 
 def list_strays(shard: Shard, num_items: int) -> list[str]:

@@ -40,7 +40,7 @@ def check_size(config: Config, manifest: Manifest) -> None:
     if config.model.kind == "ease" and num_items > limit:
         raise ValueError(
             f"model.kind=ease inverts a matrix of items x items: data.prepared has {num_items} "
-            f"items, which takes {12 * num_items**2 / 2**30:.0f} GiB; allowed are "
+            f"items, which takes {12 * num_items**2 / 2**30:.2g} GiB; allowed are "
             f"model.baseline.max_items={limit}. Raise it, or take model.kind=item_knn"
         )
 
