@@ -34,6 +34,7 @@ LAYERS = {
     "recdiv_core.training": "running",
     "recdiv_core.slates": "running",
     "recdiv_core.evaluate": "running",
+    "recdiv_core.judged_runs": "running",
     "recdiv_core.sweep": "running",
     "recdiv_core.tracking": "running",
     "recdiv_core.report": "running",
