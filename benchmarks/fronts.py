@@ -9,8 +9,7 @@ compared; one of them has w = 0 and is the baseline, let it be of the same epoch
 sets of points are judged: the baseline re-ranked (MMR and logit adjustment, alone and together),
 and all runs with none and with light MMR. What stands on either front is chosen on validation and
 judged on test, once, by the same users; the reference of the hypervolumes is (0, 0). Their
-difference carries a 95 % interval of the paired bootstrap over users; a resample has fewer distinct
-users and so less coverage, whose interval tells the sign of the difference and not its size.
+difference carries a 95 % interval over users, of coverage too (recdiv_core/metrics/jackknife.py).
 `ild_behaviour` measures slates in vectors that no penalty is computed from: who bought what in the
 train events (truncated SVD), no text.
 
@@ -41,20 +40,19 @@ from sklearn.decomposition import TruncatedSVD
 from recdiv_core import pareto
 from recdiv_core.config import Config
 from recdiv_core.data.plan import train_examples
-from recdiv_core.evaluate import slates_of_split
+from recdiv_core.judged_runs import judge_users
 from recdiv_core.metrics import diversity
-from recdiv_core.metrics.bootstrap import (
-    interval,
-    resample_users,
-    resampled_coverage,
-    resampled_means,
-)
-from recdiv_core.metrics.exposure import coverage, gini
-from recdiv_core.metrics.judged import CatalogueFacts, catalogue_facts, judge
-from recdiv_core.metrics.tally import USER_METRICS
+from recdiv_core.metrics.bootstrap import interval, resampled_means
+from recdiv_core.metrics.jackknife import JudgedUsers, figure_draws
+from recdiv_core.metrics.judged import CatalogueFacts, catalogue_facts
+from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
 from recdiv_core.slates import SlatePolicy
-from recdiv_core.training.build import Dataset, build_model, load_dataset, slate_policy
-from recdiv_core.training.checkpoint import load_weights, read_config, read_progress
+from recdiv_core.training.build import Dataset, load_dataset, load_model, slate_policy
+from recdiv_core.training.checkpoint import (
+    chosen_checkpoint,
+    read_config,
+    read_progress,
+)
 
 logger = logging.getLogger("benchmarks.fronts")
 
@@ -114,13 +112,11 @@ class Judged:
     """A model under one policy, on all users of a split.
 
     Attributes:
-        users: metric -> [U] values, in the order of the split.
-        slates_UK: [U, K] int32.
+        users: every user apart.
         figures: metric -> mean, or figure of all slates together.
     """
 
-    users: Mapping[str, np.ndarray]
-    slates_UK: np.ndarray
+    users: JudgedUsers
     figures: Mapping[str, float]
 
 
@@ -132,7 +128,10 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     num_resamples = 100 if arguments.quick else 1000
-    runs = [read_run(place) for place in arguments.runs]
+    try:
+        runs = [read_run(place) for place in arguments.runs]
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     by_seed = {
         run.config.seed: [r for r in runs if r.config.seed == run.config.seed] for run in runs
     }
@@ -172,11 +171,9 @@ def judge_seed(runs: Sequence[Run], *, num_resamples: int) -> dict[str, Any]:
     val_alone = val["trained"][:: len(LIGHT)]
     test_alone = judge_points(alone, shop, "test")
     fronts = {name: judge_fronts(points, val[name], shop) for name, points in sides.items()}
-    counts_RU = resample_users(len(test_alone[0].slates_UK), num_resamples, seed=0)
-    num_items = len(shop.dataset.catalogue)
     return {
         "seed": plain[0].config.seed,
-        "num_users": len(test_alone[0].slates_UK),
+        "num_users": len(test_alone[0].users.slates_UK),
         "points": [
             {"mix": run.mix, "w": run.weight, **point.figures, "epoch_s": run.epoch_s}
             for run, point in zip((*plain, *trials), test_alone, strict=True)
@@ -185,8 +182,7 @@ def judge_seed(runs: Sequence[Run], *, num_resamples: int) -> dict[str, Any]:
             axis: compare_volumes(
                 {name: front[axis] for name, front in fronts.items()},
                 axis,
-                counts_RU,
-                num_items=num_items,
+                num_resamples,
             )
             for axis in AXES
         },
@@ -212,13 +208,8 @@ def judge_fronts(
 
 def read_run(place: Path) -> Run:
     """Read a run by its last checkpoint."""
-    found = [path.parent for path in place.glob("checkpoint_*/checkpoint.json")]
-    if not found:
-        raise SystemExit(f"{place} holds no checkpoint: give the directories of training runs")
-    checkpoint = max(found)
+    checkpoint = chosen_checkpoint(place)
     progress = read_progress(checkpoint)
-    if not progress.is_finished:
-        raise SystemExit(f"{place} is not finished")
     config = read_config(checkpoint)
     mix = " + ".join(
         name if weight == 1 else f"{weight:g} {name}"
@@ -249,51 +240,26 @@ def judge_points(points: Sequence[tuple[Run, SlatePolicy]], shop: Shop, split: s
 def judge_model(run: Run, own: Sequence[SlatePolicy], shop: Shop, split: str) -> list[Judged]:
     """Judge one model under several policies."""
     dataset = shop.dataset
-    model = build_model(run.config, dataset)
-    load_weights(run.checkpoint, model)
-    values: list[dict[str, list[torch.Tensor]]] = [{} for _ in own]
-    slates: list[list[torch.Tensor]] = [[] for _ in own]
-    for batch in slates_of_split(
-        model,
-        dataset,
-        split,
-        own,
-        max_history=run.config.model.max_history,
-        batch_size=run.config.eval.batch_size,
-        dial=run.config.model.diversity,
-    ):
-        for index, (slates_BK, targets_BT) in enumerate(batch):
-            k = own[index].k
-            seen = judge(slates_BK, targets_BT, dataset.facts, k=k)
-            for name in {*FIGURES} & {*USER_METRICS}:
-                values[index].setdefault(name, []).append(USER_METRICS[name](seen))
-            other = diversity.ild(judge(slates_BK, targets_BT, shop.behaviour, k=k))
-            values[index].setdefault("ild_behaviour", []).append(other)
-            slates[index].append(seen.items_BK)
-    judged: list[Judged] = []
-    for by_name, made in zip(values, slates, strict=True):
-        users = {name: torch.cat(parts).numpy() for name, parts in by_name.items()}
-        slates_UK = torch.cat(made)
-        shown = slates_UK[slates_UK >= 0]
-        exposure_V = torch.bincount(shown, minlength=len(dataset.catalogue))
-        figures = {name: float(each.mean()) for name, each in users.items()}
-        figures |= {"coverage": coverage(exposure_V), "gini": gini(exposure_V)}
-        judged.append(
-            Judged(users, slates_UK.int().numpy(), {name: figures[name] for name in FIGURES})
-        )
-    return judged
+    model = load_model(run.config, dataset, run.checkpoint)
+    measures = {
+        name: (USER_METRICS[name], dataset.facts) for name in FIGURES if name in USER_METRICS
+    }
+    measures["ild_behaviour"] = (diversity.ild, shop.behaviour)
+    return [
+        Judged(users, {name: users.figure(name) for name in FIGURES})
+        for users in judge_users(model, dataset, split, own, measures, config=run.config)
+    ]
 
 
 def compare_volumes(
-    fronts: Mapping[str, Sequence[Judged]], axis: str, counts_RU: np.ndarray, *, num_items: int
+    fronts: Mapping[str, Sequence[Judged]], axis: str, num_resamples: int
 ) -> dict[str, Any]:
-    """Compare the hypervolumes of two fronts on the same resamples of users."""
+    """Compare the hypervolumes of two fronts on the same users."""
     volumes = {name: volume_of(points, axis) for name, points in fronts.items()}
-    resampled = {
-        name: resampled_volumes(points, axis, counts_RU, num_items=num_items)
-        for name, points in fronts.items()
-    }
-    low, high = interval(resampled["trained"] - resampled["post_hoc"])
+    drawn_RPX = drawn_pairs([*fronts["trained"], *fronts["post_hoc"]], axis, num_resamples)
+    cut = len(fronts["trained"])
+    gains = [hypervolume(pairs[:cut]) - hypervolume(pairs[cut:]) for pairs in drawn_RPX]
+    low, high = interval(gains)
     return {
         **volumes,
         "ratio": volumes["trained"] / volumes["post_hoc"],
@@ -305,22 +271,21 @@ def compare_volumes(
 
 def volume_of(points: Sequence[Judged], axis: str) -> float:
     """Return the hypervolume of points on NDCG and the axis, from (0, 0)."""
-    pairs = [(point.figures["ndcg"], point.figures[axis]) for point in points]
+    return hypervolume([(point.figures["ndcg"], point.figures[axis]) for point in points])
+
+
+def hypervolume(pairs: Any) -> float:
+    """Return the area that pairs of (NDCG, axis) dominate, from (0, 0)."""
     return pareto.hypervolume(pairs, (0.0, 0.0), ("max", "max"))
 
 
-def resampled_volumes(
-    points: Sequence[Judged], axis: str, counts_RU: np.ndarray, *, num_items: int
-) -> np.ndarray:
-    """Return the hypervolume in each resample, [R]."""
-    ndcg_RP = resampled_means([point.users["ndcg"] for point in points], counts_RU)
-    if axis == "coverage":
-        slates = [point.slates_UK for point in points]
-        other_RP = resampled_coverage(slates, counts_RU, num_items=num_items)
-    else:
-        other_RP = resampled_means([point.users[axis] for point in points], counts_RU)
-    pairs_RPX = np.stack([ndcg_RP, other_RP], axis=2)
-    return np.array([pareto.hypervolume(pairs, (0.0, 0.0), ("max", "max")) for pairs in pairs_RPX])
+def drawn_pairs(points: Sequence[Judged], axis: str, num_draws: int) -> np.ndarray:
+    """Return (NDCG, axis) of points as they may come out for other users, [R, P, 2]."""
+    names = ("ndcg", axis)
+    if axis in SYSTEM_METRICS:
+        return figure_draws([point.users for point in points], names, num_draws, seed=0)
+    values_PU = [point.users.users[name] for point in points for name in names]
+    return resampled_means(values_PU, num_draws, seed=0).reshape(num_draws, len(points), 2)
 
 
 def matched(

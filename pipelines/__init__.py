@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +19,24 @@ from typing import Final
 from recdiv_core.config import Config, load
 
 PRESETS: Final = Path(__file__).parent / "presets"
+SETTING: Final = re.compile(r"\w+(\.\w+)*=")
+"""How `key=value` begins; a path or an id does not."""
 
 Main = Callable[[Config, argparse.Namespace], dict[str, object]]
 
 
 def run_pipeline(
-    main: Main, *, options: Callable[[argparse.ArgumentParser], None] | None = None
+    main: Main,
+    *,
+    options: Callable[[argparse.ArgumentParser], None] | None = None,
+    words: str = "",
 ) -> dict[str, object]:
     """Parse the command line, run `main`, print what it returns; exit here if it is no result.
 
     Args:
         main: takes the Config and the parsed options; what it returns is printed as JSON.
         options: adds the script's own options to the parser.
+        words: name for the arguments that are no settings, for a script that takes some.
 
     Returns:
         What was printed.
@@ -43,6 +50,10 @@ def run_pipeline(
     if options is not None:
         options(parser)
     args = parser.parse_intermixed_args()
+    if words:
+        given = [word for word in args.overrides if not SETTING.match(word)]
+        setattr(args, words, given)
+        args.overrides = [word for word in args.overrides if word not in given]
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s"
     )

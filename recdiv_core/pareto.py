@@ -1,5 +1,5 @@
 # pyright: strict
-"""The front of a sweep: non-dominated points, their hypervolume, the knee, the attainment.
+"""The front of a sweep: non-dominated points, their hypervolume, the knee, what it attains.
 
 Not where the points come from (report.py reads them from MLflow). The one idea: every axis is first
 turned so that more is better; then one definition of "dominates" serves all. A point is one row,
@@ -119,6 +119,26 @@ def attainment(
         diversities = finite[finite[:, 0] >= share * base_accuracy, 1]
         reached[share] = float(diversities.max()) if len(diversities) else None
     return reached
+
+
+def diversity_at(points: npt.ArrayLike, accuracy: float) -> float:
+    """Return the diversity of a front at an accuracy, between the two points beside it.
+
+    Args:
+        points: rows of (accuracy, diversity), both higher is better; dominated ones say nothing.
+        accuracy: to be matched. Below that of the least accurate point, that point is the answer.
+
+    Returns:
+        the diversity; NaN where no point is as accurate.
+
+    >>> diversity_at([[0.50, 0.25], [0.25, 0.75], [0.25, 0.5]], 0.375)
+    0.5
+    """
+    upward = _upward(points, ("max", "max"))
+    ascending = upward[front(points, ("max", "max"))][::-1]
+    if not len(ascending) or accuracy > ascending[-1, 0]:
+        return float("nan")
+    return float(np.interp(accuracy, ascending[:, 0], ascending[:, 1]))
 
 
 def _upward(points: npt.ArrayLike, directions: Sequence[Direction]) -> FloatArray:

@@ -175,6 +175,24 @@ def find_run(uri: str, experiment: str, tags: Mapping[str, str]) -> RunHandle | 
     return RunHandle(uri, experiment, runs[0].info.run_id) if runs else None
 
 
+def run_directory(uri: str, run_id: str) -> Path:
+    """Return the directory of a training run or trial, by the id of its MLflow run.
+
+    Raises:
+        ValueError: no such run, or one that does not say where it is.
+    """
+    try:
+        params = MlflowClient(tracking_uri=uri).get_run(run_id).data.params
+    except MlflowException as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"tracking.uri={without_password(uri)} has no run {run_id}: {reason}"
+        ) from None
+    if not (params.get("run.storage") and params.get("run.name")):
+        raise ValueError(f"the MLflow run {run_id} has no run.storage and run.name: not of train")
+    return Path(params["run.storage"]) / params["run.name"]
+
+
 def reopen_run(handle: RunHandle) -> None:
     """Mark a run as RUNNING again, after it was found and before it is logged to."""
     MlflowClient(tracking_uri=handle.uri).update_run(handle.run_id, status="RUNNING")

@@ -301,3 +301,35 @@ def busiest_hour(times_s: Sequence[int]) -> int:
 
 def count_not_yet_there(requests: Sequence[int], born: Sequence[int | None]) -> int:
     return sum(day is not None and day > asked for asked in requests for day in born)
+
+
+def rejected_by_holm(p_values: Sequence[float], alpha: float) -> list[bool]:
+    """Step down from the smallest p-value; stop at the first that is too large."""
+    rejected = [False] * len(p_values)
+    for step, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[place] > alpha / (len(p_values) - step):
+            break
+        rejected[place] = True
+    return rejected
+
+
+def items_by_users(slates: Sequence[Sequence[int]]) -> Counter[frozenset[int]]:
+    """Count the items that stand in the slates of just these users, for each set of users."""
+    users: dict[int, set[int]] = defaultdict(set)
+    for user, slate in enumerate(slates):
+        for item in slate:
+            users[item].add(user)
+    return Counter(frozenset(own) for own in users.values())
+
+
+def series_over_sets(
+    first: Counter[frozenset[int]], second: Counter[frozenset[int]], damping: int
+) -> float:
+    """Sum (-1)^(|A| + 1) w n_A m_A over sets of users, w of a binomial by enumeration."""
+    outcomes = list(itertools.product((0, 1), repeat=damping))
+    positive = sum(sum(outcome) >= 1 for outcome in outcomes)
+    total = 0.0
+    for users in first:
+        weight = sum(sum(outcome) >= len(users) for outcome in outcomes) / positive
+        total -= (-1) ** len(users) * weight * first[users] * second[users]
+    return total

@@ -1,84 +1,103 @@
-"""The paired bootstrap, against users repeated by hand and against scipy's."""
+"""The paired bootstrap and Holm: users repeated by hand, scipy, the procedure itself."""
 
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recdiv_core.metrics.bootstrap import (
+    ROWS_AT_ONCE,
+    holm,
     interval,
+    p_value,
     resample_users,
-    resampled_coverage,
     resampled_means,
 )
+from tests.oracles import rejected_by_holm
 
 
-def slates(seed, num_users=12, num_items=20):
-    rng = np.random.default_rng(seed)
-    drawn = np.stack([rng.permutation(num_items)[:3] for _ in range(num_users)])
-    drawn[0, 1:] = -1
-    return drawn
+def counts_of(num_users, num_resamples, seed=0):
+    return np.concatenate(list(resample_users(num_users, num_resamples, seed=seed)))
 
 
 def test_a_resample_is_as_many_users_as_there_are():
-    counts = resample_users(50, 200, seed=0)
+    counts = counts_of(50, 200)
     assert counts.shape == (200, 50)
     assert (counts.sum(1) == 50).all()
     assert counts.mean(0) == pytest.approx(1, abs=0.4)
 
 
+def test_resamples_come_some_at_a_time():
+    sizes = [len(counts) for counts in resample_users(5, 2 * ROWS_AT_ONCE + 3, seed=0)]
+    assert sizes == [ROWS_AT_ONCE, ROWS_AT_ONCE, 3]
+
+
 def test_the_same_seed_draws_the_same_users():
-    assert (resample_users(9, 5, seed=3) == resample_users(9, 5, seed=3)).all()
-    assert (resample_users(9, 5, seed=3) != resample_users(9, 5, seed=4)).any()
+    assert (counts_of(9, 5, seed=3) == counts_of(9, 5, seed=3)).all()
+    assert (counts_of(9, 5, seed=3) != counts_of(9, 5, seed=4)).any()
 
 
 def test_means_are_those_of_the_users_repeated():
     values = np.random.default_rng(1).normal(size=(2, 12))
-    counts = resample_users(12, 100, seed=2)
-    repeated = [np.repeat(values, count, axis=1).mean(1) for count in counts]
-    np.testing.assert_allclose(resampled_means(values, counts), repeated)
+    repeated = [np.repeat(values, count, axis=1).mean(1) for count in counts_of(12, 100, seed=2)]
+    np.testing.assert_allclose(resampled_means(values, 100, seed=2), repeated)
 
 
-def test_coverage_is_that_of_the_users_drawn():
-    points = [slates(0), slates(1)]
-    counts = resample_users(12, 30, seed=2)
-    expected = [
-        [len(set(np.repeat(point, count, axis=0).ravel().tolist()) - {-1}) / 20 for point in points]
-        for count in counts
-    ]
-    np.testing.assert_allclose(resampled_coverage(points, counts, num_items=20), expected)
+def test_figures_that_are_equal_for_all_users_stay_equal():
+    means = resampled_means([[0.1] * 30, [0.1] * 30], 50, seed=0)
+    assert (means == 0.1).all()
 
 
-def test_every_user_once_gives_the_figures_themselves():
-    once = np.ones((1, 12), dtype=np.uint16)
-    point = slates(0)
-    shown = set(point.ravel().tolist()) - {-1}
-    assert resampled_coverage([point], once, num_items=20)[0, 0] == len(shown) / 20
-    assert resampled_means(np.arange(12.0), once)[0, 0] == 5.5
-
-
-def test_the_interval_of_a_paired_difference_is_that_of_scipy():
+@pytest.mark.parametrize("method", ["percentile", "BCa"])
+def test_the_interval_of_a_paired_difference_is_that_of_scipy(method):
     rng = np.random.default_rng(5)
-    a = rng.exponential(size=400)
-    b = a + rng.normal(0.1, 0.3, size=400)
-    means = resampled_means([a, b], resample_users(400, 4000, seed=1))
+    a = rng.random(3000) * (rng.random(3000) < 0.1)  # as NDCG: most users 0
+    b = rng.random(3000) * (rng.random(3000) < 0.12)
+    means = resampled_means([a, b], 4000, seed=1)
     ours = interval(means[:, 1] - means[:, 0])
     theirs = scipy.stats.bootstrap(
-        (b - a,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(2)
+        (b - a,), np.mean, n_resamples=2000, method=method, batch=500, rng=np.random.default_rng(2)
     ).confidence_interval
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.003)
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.06 * (theirs.high - theirs.low))
+
+
+@given(st.lists(st.floats(-1, 1), min_size=19, max_size=60), st.floats(-1, 1))
+def test_p_is_below_the_level_only_where_the_interval_excludes_0(samples, shift):
+    moved = np.array(samples) + shift
+    low, high = interval(moved)
+    assert 2 / (len(moved) + 1) <= p_value(moved) <= 1
+    assert not (p_value(moved) < 0.05 and low <= 0 <= high and low < high)
+
+
+def test_p_values_without_a_difference_are_even():
+    rng = np.random.default_rng(0)
+    p = [p_value(rng.normal(size=400) + rng.normal()) for _ in range(400)]
+    assert scipy.stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_no_difference_at_all_has_p_1():
+    assert p_value(np.zeros(100)) == 1
+
+
+def test_holm_of_a_published_example():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@given(st.lists(st.sampled_from([0.001, 0.004, 0.01, 0.02, 0.03, 0.2, 1.0]), max_size=8))
+def test_holm_rejects_what_its_procedure_rejects(p_values):
+    adjusted = holm(p_values)
+    for alpha in (0.0105, 0.0505, 0.1005):
+        assert [p <= alpha for p in adjusted] == rejected_by_holm(p_values, alpha)
 
 
 @pytest.mark.parametrize(("num_users", "num_resamples"), [(0, 3), (3, 0)])
 def test_nothing_to_resample_is_refused(num_users, num_resamples):
     with pytest.raises(ValueError, match="must be >= 1"):
-        resample_users(num_users, num_resamples, seed=0)
+        resampled_means(np.zeros((2, num_users)), num_resamples, seed=0)
 
 
-def test_shapes_that_do_not_fit_are_refused():
-    counts = resample_users(4, 2, seed=0)
-    with pytest.raises(ValueError, match="U = 4"):
-        resampled_means([[1.0, 2.0]], counts)
-    with pytest.raises(ValueError, match="U = 4"):
-        resampled_coverage([slates(0)], counts, num_items=20)
-    with pytest.raises(ValueError, match=r"-1\.\.4"):
-        resampled_coverage([slates(0, num_users=4)], counts, num_items=5)
+def test_values_of_no_users_are_refused():
+    with pytest.raises(ValueError, match=r"must be \[P, U\]"):
+        resampled_means([1.0, 2.0], 5, seed=0)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ from recdiv_core.config import Config, override
 from recdiv_core.training.checkpoint import (
     Progress,
     check_data,
+    chosen_checkpoint,
     load_training,
     load_weights,
     read_config,
+    read_fingerprint,
     read_progress,
     save_checkpoint,
 )
@@ -158,3 +161,27 @@ def test_progress_of_another_version_is_refused(checkpoint):
 def test_a_path_that_is_no_directory_is_refused(checkpoint, manifest, name):
     with pytest.raises(ValueError, match=r"config\.yaml"):
         READERS[name](checkpoint / "config.yaml", manifest)
+
+
+def test_the_fingerprint_is_that_of_the_data(checkpoint, manifest):
+    assert read_fingerprint(checkpoint) == manifest.fingerprint
+
+
+def test_the_last_checkpoint_of_a_run_is_chosen_once_it_is_finished(tmp_path, manifest):
+    made = {"config": CONFIG, "manifest": manifest, "weights": {}, "training": {}}
+    for name, is_finished in (("checkpoint_1", False), ("checkpoint_2", True)):
+        (tmp_path / name).mkdir()
+        progress = replace(PROGRESS, is_finished=is_finished)
+        save_checkpoint(tmp_path / name, progress=progress, **made)
+    assert chosen_checkpoint(tmp_path) == tmp_path / "checkpoint_2"
+    (tmp_path / "checkpoint_3").mkdir()
+    save_checkpoint(
+        tmp_path / "checkpoint_3", progress=replace(PROGRESS, is_finished=False), **made
+    )
+    with pytest.raises(ValueError, match="is not finished: the same command resumes it"):
+        chosen_checkpoint(tmp_path)
+
+
+def test_a_directory_without_checkpoints_is_no_run(tmp_path):
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        chosen_checkpoint(tmp_path)

@@ -3,19 +3,20 @@
 import numpy as np
 import pytest
 
-from benchmarks.fronts import FIGURES, Judged, at_budget, compare_volumes, resampled_volumes
+from benchmarks.fronts import FIGURES, Judged, at_budget, compare_volumes, drawn_pairs
 from recdiv_core.metrics.bootstrap import resample_users
+from recdiv_core.metrics.jackknife import JudgedUsers
 
 
-def judged(ndcg, other, *, num_users=0):
+def judged(ndcg, other, *, num_users=2, num_items=20):
     rng = np.random.default_rng(0)
     users = {
         "ndcg": ndcg + 0.01 * rng.normal(size=num_users),
         "ild": other + 0.01 * rng.normal(size=num_users),
     }
+    slates_UK = rng.integers(num_items, size=(num_users, 3))
     figures = dict.fromkeys(FIGURES, other) | {"ndcg": ndcg}
-    slates_UK = rng.integers(20, size=(num_users, 3))
-    return Judged(users, slates_UK, figures)
+    return Judged(JudgedUsers(users, slates_UK, num_items), figures)
 
 
 VAL = [judged(0.10, 1.0), judged(0.098, 1.2), judged(0.090, 2.0)]
@@ -42,17 +43,24 @@ def test_a_budget_that_no_weight_uses_up_gives_the_last_weight():
 
 
 def test_the_difference_of_volumes_lies_in_its_interval_and_that_away_from_0():
-    counts = resample_users(300, 200, seed=0)
     better = [judged(0.10, 0.5, num_users=300), judged(0.08, 0.9, num_users=300)]
     worse = [judged(0.10, 0.5, num_users=300)]
-    found = compare_volumes({"trained": better, "post_hoc": worse}, "ild", counts, num_items=20)
+    found = compare_volumes({"trained": better, "post_hoc": worse}, "ild", 200)
     assert found["trained"] == pytest.approx(0.10 * 0.5 + 0.08 * 0.4)
     assert 0 < found["low"] < found["difference"] < found["high"]
 
 
-def test_the_volume_of_one_point_is_the_product_of_its_resampled_figures():
-    counts = resample_users(50, 20, seed=0)
+def test_the_pairs_of_a_point_are_the_means_of_its_users_drawn():
+    (counts,) = resample_users(50, 20, seed=0)
     point = judged(0.1, 0.5, num_users=50)
-    means = [[np.average(point.users[name], weights=row) for row in counts] for name in point.users]
-    volumes = resampled_volumes([point], "ild", counts, num_items=20)
-    np.testing.assert_allclose(volumes, np.prod(means, axis=0))
+    means = [
+        [np.average(values, weights=row) for values in point.users.users.values()] for row in counts
+    ]
+    np.testing.assert_allclose(drawn_pairs([point], "ild", 20)[:, 0], means)
+
+
+def test_the_coverage_of_a_pair_is_drawn_around_that_of_all_users():
+    point = judged(0.1, 0.5, num_users=300, num_items=900)
+    drawn = drawn_pairs([point], "coverage", 500)[:, 0, 1]
+    assert drawn.mean() == pytest.approx(point.users.figure("coverage"), abs=0.002)
+    assert 0.005 < drawn.std() < 0.02

@@ -177,3 +177,23 @@ def test_broken_points_are_refused(points, directions, message):
 def test_a_broken_reference_is_refused(reference):
     with pytest.raises(ValueError, match="2 finite numbers"):
         pareto.hypervolume([[1.0, 2.0]], reference, BOTH_UP)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "diversity"), [(0.10, 0.2), (0.09, 0.3), (0.08, 0.4), (0.07, 0.6), (0.01, 0.8)]
+)
+def test_a_front_is_read_between_its_points_and_ends_with_the_last(accuracy, diversity):
+    points = [[0.06, 0.8], [0.10, 0.2], [0.085, 0.1], [0.08, 0.4]]
+    assert pareto.diversity_at(points, accuracy) == pytest.approx(diversity)
+
+
+def test_a_front_is_not_read_beyond_its_best_accuracy():
+    assert np.isnan(pareto.diversity_at([[0.10, 0.2], [0.05, 0.9]], 0.11))
+    assert np.isnan(pareto.diversity_at([], 0.1))
+
+
+@given(POINTS, FINITE, FINITE)
+def test_less_accuracy_never_buys_less_diversity(points, one, other):
+    low, high = sorted([one, other])
+    at_low, at_high = pareto.diversity_at(points, low), pareto.diversity_at(points, high)
+    assert np.isnan(at_high) or at_low >= at_high - 1e-9

@@ -38,7 +38,7 @@ def heavy_imports(stderr: str) -> set[str]:
 
 
 def test_all_scripts_of_the_documents_are_there():
-    documented = {"prepare", "audit", "train", "tune", "evaluate", "report", "submit"}
+    documented = {"prepare", "audit", "train", "tune", "evaluate", "compare", "report", "submit"}
     assert set(SCRIPTS) == documented
 
 
@@ -80,5 +80,20 @@ def test_a_job_on_a_cluster_that_does_not_answer_is_a_users_mistake():
     done = run("submit", "--address", "http://127.0.0.1:9", "--", "prepare", "data.out=/shared")
     assert done.returncode == 2
     assert "error: no Ray cluster takes jobs at --address http://127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "got 0 RUN and 0 --front: give two RUN or more"),
+        (["runs/a", "runs/b", "--front", "x=runs/a"], "got 2 RUN and 1 --front"),
+    ],
+)
+def test_runs_stand_beside_settings(arguments: list[str], message: str):
+    done = run("compare", "eval.k=5", *arguments, "seed=1")
+    assert done.returncode == 2
+    assert f"error: {message}" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""

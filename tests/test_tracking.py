@@ -211,3 +211,18 @@ def test_four_processes_lose_no_metric(run, client):
     metrics = client.get_run(run.run_id).data.metrics
     assert len(metrics) == 60
     assert all(len(client.get_metric_history(run.run_id, name)) == 10 for name in metrics)
+
+
+def test_the_directory_of_a_run_is_found_by_its_id(config: Config, manifest: Manifest):
+    placed = override(config, {"run.storage": "/shared/runs", "run.name": "wide-s1"})
+    run = tracking.start_run(placed, name="wide-s1", kind="train", manifest=manifest)
+    assert tracking.run_directory(run.uri, run.run_id) == Path("/shared/runs/wide-s1")
+
+
+def test_an_id_that_is_unknown_is_said_to_be(mlflow_uri: str, client: MlflowClient):
+    with pytest.raises(ValueError, match=r"tracking\.uri=.* has no run 0000"):
+        tracking.run_directory(mlflow_uri, "0" * 32)
+    experiment = tracking.experiment_id(mlflow_uri, "first")
+    foreign = client.create_run(experiment).info.run_id
+    with pytest.raises(ValueError, match=r"has no run\.storage and run\.name"):
+        tracking.run_directory(mlflow_uri, foreign)

@@ -91,6 +91,29 @@ def read_progress(checkpoint: Path) -> Progress:
     return Progress(**_read_json(checkpoint)[1])
 
 
+def read_fingerprint(checkpoint: Path) -> str:
+    """Read the fingerprint of the prepared data set that a checkpoint was trained on.
+
+    Raises:
+        ValueError: missing or damaged file.
+    """
+    return _read_json(checkpoint)[0]
+
+
+def chosen_checkpoint(run: Path) -> Path:
+    """Return the last checkpoint in the directory of a training run: that with its best weights.
+
+    Raises:
+        ValueError: no checkpoint, or training has not ended.
+    """
+    found = [path.parent for path in run.glob("checkpoint_*/checkpoint.json")]
+    if not found:
+        raise ValueError(f"{run} holds no checkpoint: it is not the directory of a training run")
+    if not read_progress(max(found)).is_finished:
+        raise ValueError(f"the training run {run} is not finished: the same command resumes it")
+    return max(found)
+
+
 def check_data(checkpoint: Path, manifest: Manifest) -> None:
     """Refuse a checkpoint that was trained on another prepared data set.
 

@@ -1,0 +1,206 @@
+"""Trained runs side by side: found by name, refused when they do not compare, judged by user.
+
+Not the comparison (compare.py). What a RUN may be: the directory of a training run, a checkpoint,
+or the id of an MLflow run; behind it, each after a `+`, settings of its own that belong to the
+system and not to the measurement: those of the re-ranker, and the dial of a conditioned model.
+Every user's slate and metrics are kept, so that whatever is compared is compared in pairs.
+B users of a batch, K slate length, T targets.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from recdiv_core.config import Config, apply_overrides, check_dial
+from recdiv_core.evaluate import slates_of_split
+from recdiv_core.metrics.jackknife import JudgedUsers, join_users
+from recdiv_core.metrics.judged import CatalogueFacts, JudgedSlates, judge
+from recdiv_core.metrics.tally import USER_METRICS
+from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.recommender import Recommender
+from recdiv_core.schema import Manifest, check_files, read_manifest
+from recdiv_core.slates import SlatePolicy
+from recdiv_core.training.build import Dataset, load_dataset, load_model, slate_policy
+from recdiv_core.training.checkpoint import (
+    check_data,
+    check_weights,
+    chosen_checkpoint,
+    read_config,
+    read_fingerprint,
+)
+
+logger = logging.getLogger(__name__)
+
+OWN_SETTINGS: Final = ("rerank.", "model.diversity=")
+RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
+
+Measure = tuple[Callable[[JudgedSlates], torch.Tensor], CatalogueFacts]
+"""A metric of each user, and what it looks items up in."""
+
+
+@dataclass(frozen=True, eq=False)
+class NamedRun:
+    """A trained run.
+
+    Attributes:
+        name: as it was given.
+        checkpoint: whose weights stand for it.
+        config: it is judged with.
+    """
+
+    name: str
+    checkpoint: Path
+    config: Config
+
+
+def find_run(text: str, overrides: Sequence[str], uri: Callable[[], str]) -> NamedRun:
+    """Find what a RUN names.
+
+    Args:
+        text: `DIR` or `ID`, with `+key=value` for settings of its own.
+        overrides: `key=value` for all runs; its own come after them.
+        uri: returns where MLflow keeps its runs; asked only for an id.
+
+    Raises:
+        ValueError: nothing of that name, not finished, or a setting that is not a system's own.
+    """
+    place, *own = re.split(r"\+(?=[a-z_.]+=)", text)
+    for setting in own:
+        if not setting.startswith(OWN_SETTINGS):
+            raise ValueError(
+                f"{text}: {setting} cannot be of one run alone; allowed behind a + are "
+                "rerank.* and model.diversity; give others as arguments, for all runs"
+            )
+    directory = Path(place)
+    if not directory.is_dir() and RUN_ID.fullmatch(place):
+        from recdiv_core.tracking import run_directory
+
+        directory = run_directory(uri(), place)
+    if not directory.is_dir():
+        raise ValueError(
+            f"RUN {place}: there is no directory {directory}; allowed: the directory of a training "
+            "run (runs/NAME), a checkpoint, or the id of an MLflow run"
+        )
+    is_checkpoint = (directory / "checkpoint.json").is_file()
+    checkpoint = directory if is_checkpoint else chosen_checkpoint(directory)
+    config = apply_overrides(read_config(checkpoint), [*overrides, *own])
+    check_dial(config)
+    check_weights(checkpoint)
+    return NamedRun(text, checkpoint, config)
+
+
+def check_comparable(runs: Sequence[NamedRun]) -> None:
+    """Refuse runs that are not measured alike: data, split, cut-off, seen items, catalogue.
+
+    Raises:
+        ValueError: what differs, between which two; or data that do not fit the checkpoints.
+    """
+    first = runs[0]
+    prepared = Path(first.config.data.prepared).absolute()
+    manifest = read_manifest(prepared)
+    wanted = _measured_on(first, manifest)
+    for run in runs[1:]:
+        found = _measured_on(run, manifest)
+        differing = [
+            f"{fact}: {found[fact]}, not {wanted[fact]}"
+            for fact in wanted
+            if found[fact] != wanted[fact]
+        ]
+        if differing:
+            raise ValueError(
+                f"{run.name} does not compare with {first.name}: it differs in "
+                f"{'; '.join(differing)}"
+            )
+    check_data(first.checkpoint, manifest)
+    check_files(prepared, manifest)
+
+
+def _measured_on(run: NamedRun, manifest: Manifest) -> dict[str, object]:
+    """Return what must be the same for figures to compare.
+
+    Args:
+        run: to be judged.
+        manifest: of the first run's data; that of the run's own where it was trained on others.
+    """
+    fingerprint = read_fingerprint(run.checkpoint)
+    if fingerprint != manifest.fingerprint and run.config.data.prepared:
+        own = Path(run.config.data.prepared).absolute()
+        manifest = read_manifest(own) if own.is_dir() else manifest
+    return {
+        "manifest fingerprint": fingerprint[:12],
+        "split.protocol": manifest.split.get("protocol"),
+        "items that may be recommended": manifest.num_items,
+        "eval.k": run.config.eval.k,
+        "eval.filter_seen": run.config.eval.filter_seen,
+    }
+
+
+def judge_runs(runs: Sequence[NamedRun], split: str) -> list[JudgedUsers]:
+    """Judge comparable runs on all users of a split, in this process."""
+    dataset = load_dataset(Path(runs[0].config.data.prepared).absolute())
+    use_gpu = runs[0].config.scaling.use_gpu
+    if use_gpu and not torch.cuda.is_available():
+        raise ValueError("scaling.use_gpu=true: torch sees no GPU on this machine")
+    torch.set_num_threads(runs[0].config.scaling.threads_per_worker)
+    dataset = dataset.to(torch.device("cuda" if use_gpu else "cpu"))
+    measures = {name: (metric, dataset.facts) for name, metric in USER_METRICS.items()}
+    judged: list[JudgedUsers] = []
+    for run in runs:
+        model = load_model(run.config, dataset, run.checkpoint).to(dataset.text_VH.device)
+        policies = [slate_policy(run.config)]
+        judged += judge_users(model, dataset, split, policies, measures, config=run.config)
+        logger.info("%s: judged on %d users", run.name, len(judged[-1].slates_UK))
+    return judged
+
+
+def judge_users(
+    model: Recommender | Baseline,
+    dataset: Dataset,
+    split: str,
+    policies: Sequence[SlatePolicy],
+    measures: Mapping[str, Measure],
+    *,
+    config: Config,
+) -> list[JudgedUsers]:
+    """Judge a model under each policy, keeping every user apart; states are computed once.
+
+    Users left without a target are left out, as everywhere.
+
+    Args:
+        model: on the device of the data set.
+        dataset: whose split.
+        split: `val` or `test`.
+        policies: how slates are made.
+        measures: name -> what is measured of each user.
+        config: of the model: its history, its dial, users of a batch.
+    """
+    yardsticks = {id(facts): facts for facts in (dataset.facts, *(m[1] for m in measures.values()))}
+    parts: list[list[JudgedUsers]] = [[] for _ in policies]
+    for batch in slates_of_split(
+        model,
+        dataset,
+        split,
+        policies,
+        max_history=config.model.max_history,
+        batch_size=config.eval.batch_size,
+        dial=config.model.diversity,
+    ):
+        for index, (slates_BK, targets_BT) in enumerate(batch):
+            k = policies[index].k
+            seen = {
+                key: judge(slates_BK, targets_BT, facts, k=k) for key, facts in yardsticks.items()
+            }
+            users = {
+                name: metric(seen[id(facts)]).double().cpu().numpy()
+                for name, (metric, facts) in measures.items()
+            }
+            items_BK = seen[id(dataset.facts)].items_BK.int().cpu().numpy()
+            parts[index].append(JudgedUsers(users, items_BK, len(dataset.catalogue)))
+    return [join_users(own) for own in parts]
