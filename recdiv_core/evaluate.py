@@ -24,7 +24,13 @@ from recdiv_core.models.recommender import Recommender
 from recdiv_core.ray_start import start_ray
 from recdiv_core.schema import check_files, read_manifest
 from recdiv_core.slates import SlatePolicy, make_slates
-from recdiv_core.training.build import Dataset, build_model, load_dataset, slate_policy
+from recdiv_core.training.build import (
+    Dataset,
+    build_model,
+    item_traits,
+    load_dataset,
+    slate_policy,
+)
 from recdiv_core.training.checkpoint import check_data, check_weights, load_weights, read_config
 
 logger = logging.getLogger(__name__)
@@ -98,6 +104,7 @@ def slates_of_split(
     """
     model.eval()
     device = dataset.text_VH.device
+    traits = item_traits(dataset)
     with torch.inference_mode():
         items_VD = model.item_vectors()
     for examples in read_eval(
@@ -122,8 +129,7 @@ def slates_of_split(
                     items_VD,
                     packed.seen_user_S,
                     packed.seen_item_S,
-                    dataset.text_VH,
-                    dataset.categories_VL,
+                    traits,
                     dataset.log_prior_V,
                     policy,
                 )

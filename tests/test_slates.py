@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from recdiv_core.losses.soft_slates import ItemTraits
+from recdiv_core.rerank import RERANKERS
 from recdiv_core.slates import SlatePolicy, make_slates
 from tests.oracles import mmr_slate
 
@@ -21,7 +23,19 @@ def world(seed, *, num_users=4):
     rng = torch.Generator().manual_seed(seed)
     states = torch.randint(-3, 4, (num_users, DIM), generator=rng).float()
     items = torch.randint(-3, 4, (NUM_ITEMS, DIM), generator=rng).float()
-    return states, items, torch.randn(NUM_ITEMS, 3, generator=rng)
+    yardstick = torch.randn(NUM_ITEMS, 3, generator=rng)
+    return states, items, torch.nn.functional.normalize(yardstick)
+
+
+def traits(embeddings):
+    return ItemTraits(
+        embeddings_VD=embeddings,
+        categories_VL=torch.arange(NUM_ITEMS)[:, None] % 4,
+        num_categories=4,
+        popularity_V=LOG_PRIOR.exp(),
+        num_places=1.0,
+        attributes={"brand": torch.arange(NUM_ITEMS) // 4},
+    )
 
 
 def slates_of(seed, seen, **changes):
@@ -32,15 +46,14 @@ def slates_of(seed, seen, **changes):
         items,
         torch.tensor([user for user, own in enumerate(seen) for _ in own], dtype=torch.int64),
         torch.tensor([item for own in seen for item in own], dtype=torch.int64),
-        embeddings,
-        torch.zeros(NUM_ITEMS, 1, dtype=torch.int64),
+        traits(embeddings),
         LOG_PRIOR,
         policy(**changes),
     )
 
 
 seen_lists = st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=16), min_size=1, max_size=5)
-methods = st.sampled_from([("none", 0.0), ("mmr", 0.0), ("mmr", 0.5), ("mmr", 1.0)])
+methods = st.tuples(st.sampled_from(sorted(RERANKERS)), st.sampled_from([0.0, 0.5, 1.0]))
 
 
 @settings(max_examples=60)
@@ -90,10 +103,11 @@ def test_a_catalogue_shorter_than_a_slate_is_shown_whole():
 
 
 @pytest.mark.parametrize("filter_seen", [True, False])
-def test_mmr_at_dial_0_is_no_re_ranking(filter_seen):
+@pytest.mark.parametrize("method", RERANKERS)
+def test_dial_0_is_no_re_ranking(method, filter_seen):
     seen = [[0, 1, 2], [], [5]]
     plain = slates_of(3, seen, filter_seen=filter_seen)
-    dialled = slates_of(3, seen, filter_seen=filter_seen, method="mmr")
+    dialled = slates_of(3, seen, filter_seen=filter_seen, method=method)
     assert torch.equal(dialled[0], plain[0])
     assert torch.equal(dialled[1], plain[1])
 
@@ -117,10 +131,9 @@ def test_ties_are_broken_alike_for_a_user_alone_and_in_any_batch():
     states[::2] = torch.tensor([1.0, 0, 0, 0])
     items = torch.from_numpy(np.eye(DIM, dtype=np.float32)[np.arange(NUM_ITEMS) % DIM])
     none = torch.zeros(0, dtype=torch.int64)
-    labels = torch.zeros(NUM_ITEMS, 1, dtype=torch.int64)
-    together, _ = make_slates(states, items, none, none, items, labels, LOG_PRIOR, policy())
+    together, _ = make_slates(states, items, none, none, traits(items), LOG_PRIOR, policy())
     alone = [
-        make_slates(states[[row]], items, none, none, items, labels, LOG_PRIOR, policy())[0][0]
+        make_slates(states[[row]], items, none, none, traits(items), LOG_PRIOR, policy())[0][0]
         for row in range(40)
     ]
     assert torch.equal(together, torch.stack(alone))
@@ -129,7 +142,7 @@ def test_ties_are_broken_alike_for_a_user_alone_and_in_any_batch():
 def test_no_users_get_no_slates():
     slates, scores = make_slates(
         torch.zeros(0, DIM), *world(5)[1:2], *[torch.zeros(0, dtype=torch.int64)] * 2,
-        torch.ones(NUM_ITEMS, 3), torch.zeros(NUM_ITEMS, 1, dtype=torch.int64), LOG_PRIOR, policy(),
+        traits(torch.ones(NUM_ITEMS, 3)), LOG_PRIOR, policy(),
     )  # fmt: skip
     assert slates.shape == scores.shape == (0, 5)
 

@@ -30,6 +30,7 @@ from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
 from recdiv_core.models.text_encoder import load_encoder, resolve_encoder
+from recdiv_core.rerank import Options
 from recdiv_core.schema import Manifest, read_manifest
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.objective import Attack, Objective
@@ -200,17 +201,27 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
             step_size=loss.adversarial_step_size,
             width=model.token_embeddings().embedding_dim if on_tokens else config.model.dim,
         ),
-        traits=ItemTraits(
-            embeddings_VD=dataset.text_VH,
-            categories_VL=dataset.categories_VL,
-            num_categories=dataset.catalogue.num_categories,
-            popularity_V=dataset.log_prior_V.exp(),
-            num_places=float(dataset.manifest.num_train_users * loss.slate_size),
-            attributes={
-                name: torch.from_numpy(values).to(dataset.text_VH.device)
-                for name, values in item_attributes(dataset.catalogue).items()
-            },
-        ),
+        traits=item_traits(dataset, slate_size=loss.slate_size),
+    )
+
+
+def item_traits(dataset: Dataset, *, slate_size: int = 1) -> ItemTraits:
+    """Return what regularisers and re-rankers may know of the items, on the data set's device.
+
+    Args:
+        dataset: whose items.
+        slate_size: places that a train user is shown; re-rankers do not look at it.
+    """
+    return ItemTraits(
+        embeddings_VD=dataset.text_VH,
+        categories_VL=dataset.categories_VL,
+        num_categories=dataset.catalogue.num_categories,
+        popularity_V=dataset.log_prior_V.exp(),
+        num_places=float(dataset.manifest.num_train_users * slate_size),
+        attributes={
+            name: torch.from_numpy(values).to(dataset.text_VH.device)
+            for name, values in item_attributes(dataset.catalogue).items()
+        },
     )
 
 
@@ -254,6 +265,11 @@ def slate_policy(config: Config) -> SlatePolicy:
         diversity=config.rerank.diversity,
         num_candidates=config.rerank.num_candidates,
         logit_adjustment=config.rerank.logit_adjustment * config.model.temperature,
+        options=Options(
+            window=config.rerank.window,
+            alpha=config.rerank.alpha,
+            attributes={str(name): share for name, share in config.rerank.attributes.items()},
+        ),
     )
 
 
