@@ -44,7 +44,9 @@ Negatives = Literal["uniform", "in_batch", "mixed"]
 Adversarial = Literal["none", "fgm", "fgsm", "pgd", "freelb", "awp"]
 Balance = Literal["weighted_sum", "tchebycheff", "epsilon_constraint", "mgda", "pcgrad"]
 Augmentation = Literal["crop", "mask", "reorder"]
-RerankMethod = Literal["none", "mmr"]
+RerankMethod = Literal[
+    "none", "mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "exposure"
+]
 RerankAttribute = Literal["category", "brand", "colour", "price"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Event = Literal["impression", "click", "cart", "purchase"]
@@ -369,6 +371,8 @@ class Config(_Section):
                 f"rerank.num_candidates={self.rerank.num_candidates} must be at least "
                 f"eval.k={self.eval.k}"
             )
+        if self.rerank.attributes and not sum(self.rerank.attributes.values()):
+            raise ValueError("rerank.attributes: the weights must sum to more than 0")
         if not self.data.events:
             raise ValueError("data.events must name at least one kind of event")
         if self.model.text.enabled and not self.model.text.fields:

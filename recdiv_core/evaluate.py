@@ -27,6 +27,7 @@ from recdiv_core.slates import SlatePolicy, make_slates
 from recdiv_core.training.build import (
     Dataset,
     build_model,
+    check_rerank,
     item_traits,
     load_dataset,
     slate_policy,
@@ -167,6 +168,7 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
     manifest = read_manifest(prepared)
     check_files(prepared, manifest)
     check_data(checkpoint, manifest)
+    check_rerank(config, prepared)
     check_weights(checkpoint)
     start_ray(config)
     import ray

@@ -21,17 +21,33 @@ from typing import Final
 
 from torch import Tensor
 
+from recdiv_core.rerank.alpha import alpha
+from recdiv_core.rerank.calibrated import calibrated
 from recdiv_core.rerank.candidates import Candidates, Options
+from recdiv_core.rerank.dpp import dpp
+from recdiv_core.rerank.exposure import exposure
 from recdiv_core.rerank.greedy import NoveltyOf, choose
 from recdiv_core.rerank.mmr import mmr
+from recdiv_core.rerank.msd import msd
 from recdiv_core.rerank.none import none
+from recdiv_core.rerank.ssd import ssd
+from recdiv_core.rerank.xquad import xquad
 
 Reranker = Callable[[Candidates, int, Sequence[float], Options], Tensor]
 """candidates, k, dials, options -> chosen_BWK."""
 
-NOVELTIES: Final[Mapping[str, NoveltyOf]] = {"mmr": mmr}
+NOVELTIES: Final[Mapping[str, NoveltyOf]] = {
+    "mmr": mmr,
+    "msd": msd,
+    "dpp": dpp,
+    "ssd": ssd,
+    "xquad": xquad,
+    "calibrated": calibrated,
+    "alpha": alpha,
+}
 
 RERANKERS: Final[Mapping[str, Reranker]] = {
     "none": none,
     **{name: partial(choose, novelty_of) for name, novelty_of in NOVELTIES.items()},
+    "exposure": exposure,
 }

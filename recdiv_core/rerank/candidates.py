@@ -48,9 +48,20 @@ class Candidates:
         flat = self.traits.embeddings_VD.index_select(0, self.items_BC.flatten())
         return flat.float().view(*self.items_BC.shape, flat.shape[1])
 
-    def categories_BCL(self) -> Tensor:
-        """Look the candidates' categories up, padded with -1."""
-        return self.traits.categories_VL[self.items_BC]
+    def labels_BCL(self, name: str) -> Tensor:
+        """Look up the values of an attribute, or the categories, padded with -1."""
+        if name == "category":
+            return self.traits.categories_VL[self.items_BC]
+        return self.traits.attributes[name][self.items_BC][..., None]
+
+    def wishes_BCL(self) -> Tensor:
+        """Look up the history's share of each candidate's categories; 0 at the end of the labels.
+
+        The same places as `labels_BCL("category")`.
+        """
+        labels_BCL = self.labels_BCL("category")
+        wishes = self.history_BG.gather(1, labels_BCL.clamp_min(0).flatten(1))
+        return wishes.view(labels_BCL.shape).masked_fill(labels_BCL < 0, 0.0)
 
     def of_users(self, start: int, stop: int) -> Candidates:
         """Return the candidates of a stretch of users."""
@@ -116,3 +127,11 @@ def check_candidates(
             f"rerank.attributes: the catalogue has no {', '.join(sorted(unknown))}; "
             f"allowed are {', '.join(sorted(known))}"
         )
+    if options.attributes and not sum(options.attributes.values()):
+        raise ValueError("rerank.attributes: the weights must sum to more than 0")
+
+
+def shares_of(labels_BCL: Tensor) -> Tensor:
+    """Return how much of an item each of its labels is: 1 / labels, 0 at the end of the labels."""
+    is_label_BCL = labels_BCL >= 0
+    return is_label_BCL / is_label_BCL.sum(dim=2, keepdim=True).clamp_min(1)

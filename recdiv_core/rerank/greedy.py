@@ -125,19 +125,21 @@ def likeness_rows(
         from places chosen [B, W] to [B, W, C], a new tensor each time.
     """
     embeddings_BCD = candidates.embeddings_BCD()
-    num_users, num_candidates, _ = embeddings_BCD.shape
+    num_candidates = embeddings_BCD.shape[1]
     across_BDC = embeddings_BCD.transpose(1, 2)
     offset_111 = embeddings_BCD.new_full((1, 1, 1), offset)
-    first_B1 = num_candidates * torch.arange(num_users, device=embeddings_BCD.device)[:, None]
-
-    def rows_of(table_BCX: Tensor, best_BW: Tensor) -> Tensor:
-        rows = table_BCX.flatten(0, 1).index_select(0, (first_B1 + best_BW).flatten())
-        return rows.view(*best_BW.shape, table_BCX.shape[2])
-
     if 2 * k * num_dials >= num_candidates:
         matrix_BCC = torch.baddbmm(offset_111, embeddings_BCD, across_BDC, alpha=-1)
-        return lambda best_BW: rows_of(matrix_BCC, best_BW)
+        return lambda best_BW: rows_at(matrix_BCC, best_BW)
     # a row vector from the left: twice as fast on the CPU as a column from the right
     return lambda best_BW: torch.baddbmm(
-        offset_111, rows_of(embeddings_BCD, best_BW), across_BDC, alpha=-1
+        offset_111, rows_at(embeddings_BCD, best_BW), across_BDC, alpha=-1
     )
+
+
+def rows_at(table_BCX: Tensor, best_BW: Tensor) -> Tensor:
+    """Return the rows of the places chosen, [B, W, X]."""
+    num_users, num_candidates, width = table_BCX.shape
+    first_B1 = num_candidates * torch.arange(num_users, device=best_BW.device)[:, None]
+    rows = table_BCX.flatten(0, 1).index_select(0, (first_B1 + best_BW).flatten())
+    return rows.view(*best_BW.shape, width)

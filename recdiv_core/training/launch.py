@@ -21,6 +21,7 @@ from pyarrow.fs import FileSystem, FileType
 
 from recdiv_core.config import Config, check_dial, flatten, from_tree, override, to_yaml
 from recdiv_core.schema import Manifest, check_files, read_manifest
+from recdiv_core.training.build import check_rerank
 from recdiv_core.training.checkpoint import check_data, check_weights, read_config
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
             f"model.text.encoder={manifest.encoder.name}: give that, or prepare again"
         )
     _check_attributes(config, prepared)
+    check_rerank(config, prepared)
     check_dial(config)
     changes: dict[str, object] = {"data.prepared": str(prepared)}
     if config.train.init_from:
@@ -344,5 +346,3 @@ def _warn_no_effect(config: Config) -> None:
         )
     if loss.diversity_warmup and not loss.diversity_weight:
         logger.warning("loss.diversity_warmup has no effect with loss.diversity_weight=0")
-    if config.rerank.diversity and config.rerank.method == "none":
-        logger.warning("rerank.diversity has no effect with rerank.method=none")
