@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from recdiv_core.rerank.candidates import Candidates, Options, shares_of
-from recdiv_core.rerank.fading import each_label
+from recdiv_core.rerank.fading import label_finder
 from recdiv_core.rerank.greedy import Novelty
 from recdiv_core.rerank.relevance import zero_to_one
 
@@ -42,6 +42,7 @@ def calibrated(candidates: Candidates, k: int, num_dials: int, options: Options)
     )
     shown_BWLC = shares_B1LC.new_zeros(shares_B1LC.shape).repeat(1, num_dials, 1, 1)
     tiny = torch.finfo(relevance_BC.dtype).tiny
+    labels_of = label_finder(labels_BCL, shares_BCL)
     length = 0
 
     def novelty() -> Tensor:
@@ -54,7 +55,7 @@ def calibrated(candidates: Candidates, k: int, num_dials: int, options: Options)
     def after(best_BW: Tensor) -> Tensor:
         nonlocal length
         length += 1
-        for label_BW1C, share_BW1C in each_label(best_BW, labels_BCL, shares_BCL):
+        for label_BW1C, share_BW1C in labels_of(best_BW):
             shown_BWLC.add_(torch.where(labels_B1LC == label_BW1C, share_BW1C, 0.0))
         return novelty()
 

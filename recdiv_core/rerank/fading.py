@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from recdiv_core.rerank.greedy import rows_at
+from recdiv_core.rerank.greedy import row_finder
 
 
 def fading(
@@ -33,26 +33,36 @@ def fading(
         novelty for an empty slate [B, W, C], and what a Novelty has as `after`.
     """
     labels_B1LC = labels_BCL.transpose(1, 2)[:, None]
+    labels_of = label_finder(labels_BCL, met_BCL)
     left_BWLC = weights_BCL.transpose(1, 2)[:, None].repeat(1, num_dials, 1, 1)
 
     def after(best_BW: Tensor) -> Tensor:
-        for label_BW1C, met_BW1C in each_label(best_BW, labels_BCL, met_BCL):
+        for label_BW1C, met_BW1C in labels_of(best_BW):
             left_BWLC.mul_(torch.where(labels_B1LC == label_BW1C, 1 - met_BW1C, 1.0))
         return left_BWLC.sum(dim=2)
 
     return left_BWLC.sum(dim=2), after
 
 
-def each_label(
-    best_BW: Tensor, labels_BCL: Tensor, values_BCL: Tensor
-) -> list[tuple[Tensor, Tensor]]:
-    """Return the labels of the choices, one after another, and a value of each; [B, W, 1, 1].
+def label_finder(
+    labels_BCL: Tensor, values_BCL: Tensor
+) -> Callable[[Tensor], list[tuple[Tensor, Tensor]]]:
+    """Prepare to look up the labels of choices one after another, and a value of each.
 
-    The end of the labels is -2, which no candidate has.
+    Returns:
+        from places chosen [B, W] to pairs of [B, W, 1, 1]. The end of the labels is -2, which no
+        candidate has.
     """
-    labels_BWL, values_BWL = rows_at(labels_BCL, best_BW), rows_at(values_BCL, best_BW)
-    labels_BWL = labels_BWL.masked_fill(labels_BWL < 0, -2)
-    return [
-        (labels_BWL[..., index, None, None], values_BWL[..., index, None, None])
-        for index in range(labels_BCL.shape[2])
-    ]
+    labels_of, values_of = (
+        row_finder(labels_BCL.masked_fill(labels_BCL < 0, -2)),
+        row_finder(values_BCL),
+    )
+
+    def find(best_BW: Tensor) -> list[tuple[Tensor, Tensor]]:
+        labels_BWL, values_BWL = labels_of(best_BW), values_of(best_BW)
+        return [
+            (labels_BWL[..., index, None, None], values_BWL[..., index, None, None])
+            for index in range(labels_BCL.shape[2])
+        ]
+
+    return find

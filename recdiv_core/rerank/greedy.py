@@ -19,8 +19,8 @@ from torch import Tensor
 
 from recdiv_core.rerank.candidates import Candidates, Options, check_candidates
 
-CPU_TILE_BYTES: Final = 2 << 20
-"""A core's share of the caches, about: more users a tile do not make a step cheaper."""
+CPU_TILE_BYTES: Final = 6 << 20
+"""About a core's share of the caches; a larger tile calls fewer operations and misses more."""
 GPU_TILE_BYTES: Final = 1 << 30
 
 
@@ -61,7 +61,7 @@ def choose(
     num_users, num_candidates = candidates.scores_BC.shape
     steps = min(k, num_candidates)
     chosen_BWK = candidates.items_BC.new_full((num_users, len(dials), k), -1)
-    size = _tile_size(candidates, len(dials))
+    size = _tile_size(candidates, k, len(dials))
     for start in range(0, num_users, size):
         tile = candidates.of_users(start, start + size)
         picks_BWK = _choose_tile(novelty_of(tile, k, len(dials), options), tile, steps, dials)
@@ -105,10 +105,10 @@ def _first_largest(objective_BWC: Tensor) -> Tensor:
     return objective_BWC.argmax(dim=2)
 
 
-def _tile_size(candidates: Candidates, num_dials: int) -> int:
-    """Return how many users a tile holds: their vectors, and a few rows for each dial."""
+def _tile_size(candidates: Candidates, k: int, num_dials: int) -> int:
+    """Return how many users a tile holds: their vectors, and some k rows for each dial."""
     num_candidates, dim = candidates.scores_BC.shape[1], candidates.traits.embeddings_VD.shape[1]
-    user_bytes = 4 * num_candidates * (dim + 4 * num_dials)
+    user_bytes = 4 * num_candidates * (dim + (k + 4) * num_dials)
     budget = CPU_TILE_BYTES if candidates.scores_BC.device.type == "cpu" else GPU_TILE_BYTES
     return max(1, budget // user_bytes)
 
@@ -122,24 +122,30 @@ def likeness_rows(
     a row by itself: it is made where rows of it are wanted often enough, as for a grid of dials.
 
     Returns:
-        from places chosen [B, W] to [B, W, C], a new tensor each time.
+        from places chosen [B, W] to [B, W, C]; the next answer may stand where this one did.
     """
     embeddings_BCD = candidates.embeddings_BCD()
-    num_candidates = embeddings_BCD.shape[1]
+    num_users, num_candidates, _ = embeddings_BCD.shape
     across_BDC = embeddings_BCD.transpose(1, 2)
     offset_111 = embeddings_BCD.new_full((1, 1, 1), offset)
     if 2 * k * num_dials >= num_candidates:
         matrix_BCC = torch.baddbmm(offset_111, embeddings_BCD, across_BDC, alpha=-1)
-        return lambda best_BW: rows_at(matrix_BCC, best_BW)
+        return row_finder(matrix_BCC)
+    row_of = row_finder(embeddings_BCD)
+    rows_BWC = embeddings_BCD.new_empty((num_users, num_dials, num_candidates))
     # a row vector from the left: twice as fast on the CPU as a column from the right
     return lambda best_BW: torch.baddbmm(
-        offset_111, rows_at(embeddings_BCD, best_BW), across_BDC, alpha=-1
+        offset_111, row_of(best_BW), across_BDC, alpha=-1, out=rows_BWC
     )
 
 
-def rows_at(table_BCX: Tensor, best_BW: Tensor) -> Tensor:
-    """Return the rows of the places chosen, [B, W, X]."""
+def row_finder(table_BCX: Tensor) -> Callable[[Tensor], Tensor]:
+    """Prepare to look up the rows of places chosen, from [B, W] to [B, W, X]."""
     num_users, num_candidates, width = table_BCX.shape
-    first_B1 = num_candidates * torch.arange(num_users, device=best_BW.device)[:, None]
-    rows = table_BCX.flatten(0, 1).index_select(0, (first_B1 + best_BW).flatten())
-    return rows.view(*best_BW.shape, width)
+    flat = table_BCX.flatten(0, 1)
+    first_B1 = num_candidates * torch.arange(num_users, device=table_BCX.device)[:, None]
+
+    def rows_of(best_BW: Tensor) -> Tensor:
+        return flat.index_select(0, (first_B1 + best_BW).view(-1)).view(*best_BW.shape, width)
+
+    return rows_of

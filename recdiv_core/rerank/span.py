@@ -44,7 +44,7 @@ class Span:
         """
         self.left_RC = left_RC
         self._minus_kernel = minus_kernel
-        self._factor_RMC = left_RC.new_zeros((len(left_RC), size, left_RC.shape[1]))
+        self._factor_RMC = left_RC.new_empty((len(left_RC), size, left_RC.shape[1]))
         self._chosen: list[Tensor] = []
         self._exact = exact
 
@@ -54,7 +54,7 @@ class Span:
         if is_full and self._exact:
             self._forget()
         best_R1, count = best_BW.reshape(-1, 1), len(self._chosen)
-        row_R1C = self._minus_kernel(best_BW).flatten(0, 1)[:, None]
+        row_R1C = self._minus_kernel(best_BW).view(len(best_R1), 1, self.left_RC.shape[1])
         if count:
             factor_RMC = self._factor_RMC[:, :count]
             own_RM1 = factor_RMC.gather(2, best_R1[:, None].expand(-1, count, 1))
