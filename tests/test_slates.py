@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.losses.soft_slates import ItemTraits
-from recdiv_core.rerank import RERANKERS
+from recdiv_core.rerank import RERANKERS, Options
 from recdiv_core.slates import SlatePolicy, make_slates
 from tests.oracles import mmr_slate
 
@@ -154,3 +154,28 @@ def test_logit_adjustment_takes_popularity_off_the_scores():
     best, expected = adjusted.topk(5, dim=1)
     assert torch.equal(slates, expected)
     torch.testing.assert_close(scores, best)
+
+
+def test_a_calibrated_slate_is_of_the_categories_of_the_history():
+    slates, _ = slates_of(1, [[1, 5], [2, 6]], k=1, method="calibrated", diversity=1.0)
+    assert (slates[:, 0] % 4).tolist() == [1, 2]
+
+
+def test_the_policys_options_reach_the_re_ranker():
+    chosen = {"k": 3, "method": "alpha", "diversity": 1.0, "num_candidates": NUM_ITEMS}
+    brands, _ = slates_of(2, [[]], **chosen, options=Options(attributes={"brand": 1.0}))
+    categories, _ = slates_of(2, [[]], **chosen, options=Options(attributes={"category": 1.0}))
+    assert sorted((brands[0] // 4).tolist()) == [0, 1, 2]
+    assert len(set((categories[0] % 4).tolist())) == 3
+    assert brands.tolist() != categories.tolist()
+
+
+def test_exposure_so_far_keeps_items_out_of_later_slates():
+    states, items, embeddings = world(3)
+    none = torch.zeros(0, dtype=torch.int64)
+    even = policy(k=3, method="exposure", diversity=1.0, num_candidates=NUM_ITEMS)
+    common = (items, none, none, traits(embeddings), LOG_PRIOR, even)
+    first, _ = make_slates(states[:2], *common)
+    shown = torch.bincount(first.flatten(), minlength=NUM_ITEMS)
+    second, _ = make_slates(states[2:], *common, exposure_V=shown)
+    assert sorted([*first.flatten().tolist(), *second.flatten().tolist()]) == list(range(NUM_ITEMS))

@@ -50,13 +50,10 @@ def label_finder(
     """Prepare to look up the labels of choices one after another, and a value of each.
 
     Returns:
-        from places chosen [B, W] to pairs of [B, W, 1, 1]. The end of the labels is -2, which no
-        candidate has.
+        from places chosen [B, W] to pairs of [B, W, 1, 1]; the end of the labels, -1, is among
+        them: where a candidate has its own end, nothing may be worth anything.
     """
-    labels_of, values_of = (
-        row_finder(labels_BCL.masked_fill(labels_BCL < 0, -2)),
-        row_finder(values_BCL),
-    )
+    labels_of, values_of = row_finder(labels_BCL), row_finder(values_BCL)
 
     def find(best_BW: Tensor) -> list[tuple[Tensor, Tensor]]:
         labels_BWL, values_BWL = labels_of(best_BW), values_of(best_BW)
