@@ -45,7 +45,10 @@ Negatives = Literal["uniform", "in_batch", "mixed"]
 Adversarial = Literal["none", "fgm", "fgsm", "pgd", "freelb", "awp"]
 Balance = Literal["weighted_sum", "tchebycheff", "epsilon_constraint", "mgda", "pcgrad"]
 Augmentation = Literal["crop", "mask", "reorder"]
-RerankMethod = Literal["none", "mmr"]
+RerankMethod = Literal[
+    "none", "mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "exposure"
+]
+RerankAttribute = Literal["category", "brand", "colour", "price"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Event = Literal["impression", "click", "cart", "purchase"]
 
@@ -261,6 +264,12 @@ class RerankConfig(_Section):
     """The dial: 0 = the model's order exactly, 1 = pure diversity."""
     num_candidates: int = Field(default=100, ge=1)
     """Top-scored items that the re-ranker chooses from."""
+    window: int = Field(default=0, ge=0)
+    """Places before a place that it has to differ from; 0 = all (`dpp`, `ssd`)."""
+    alpha: Unit = 0.5
+    """Share of the wish for a category or a value that one item of it meets (`xquad`, `alpha`)."""
+    attributes: dict[RerankAttribute, Annotated[float, Field(ge=0.0)]] = {}
+    """Weights of what slates are spread over (`alpha`); empty = all that the catalogue has."""
     logit_adjustment: float = Field(default=0.0, ge=0.0)
     """Times log popularity, taken off the scores before anything is ranked (post hoc)."""
 
@@ -382,6 +391,8 @@ class Config(_Section):
                 f"rerank.num_candidates={self.rerank.num_candidates} must be at least "
                 f"eval.k={self.eval.k}"
             )
+        if self.rerank.attributes and not sum(self.rerank.attributes.values()):
+            raise ValueError("rerank.attributes: the weights must sum to more than 0")
         if not self.data.events:
             raise ValueError("data.events must name at least one kind of event")
         if self.model.text.enabled and not self.model.text.fields:

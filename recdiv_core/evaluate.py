@@ -25,7 +25,14 @@ from recdiv_core.models.recommender import Recommender
 from recdiv_core.ray_start import start_ray
 from recdiv_core.schema import check_files, read_manifest
 from recdiv_core.slates import SlatePolicy, make_slates
-from recdiv_core.training.build import Dataset, load_dataset, load_model, slate_policy
+from recdiv_core.training.build import (
+    Dataset,
+    check_rerank,
+    item_traits,
+    load_dataset,
+    load_model,
+    slate_policy,
+)
 from recdiv_core.training.checkpoint import check_data, check_weights, read_config
 
 logger = logging.getLogger(__name__)
@@ -104,6 +111,7 @@ def slates_of_split(
     score = (
         model_scoring(model, dial) if isinstance(model, Recommender) else baseline_scoring(model)
     )
+    traits = item_traits(dataset)
     for examples in read_eval(
         dataset.prepared, split, batch_size=batch_size, rank=rank, world_size=world_size
     ):
@@ -119,8 +127,7 @@ def slates_of_split(
                     scores_BV if is_last else scores_BV.clone(),
                     packed.seen_user_S,
                     packed.seen_item_S,
-                    dataset.text_VH,
-                    dataset.categories_VL,
+                    traits,
                     dataset.log_prior_V,
                     policy,
                 )
@@ -188,6 +195,7 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
     manifest = read_manifest(prepared)
     check_files(prepared, manifest)
     check_data(checkpoint, manifest)
+    check_rerank(config, prepared)
     check_weights(checkpoint)
     start_ray(config)
     import ray

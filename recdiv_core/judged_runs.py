@@ -27,7 +27,13 @@ from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.slates import SlatePolicy
-from recdiv_core.training.build import Dataset, load_dataset, load_model, slate_policy
+from recdiv_core.training.build import (
+    Dataset,
+    check_rerank,
+    load_dataset,
+    load_model,
+    slate_policy,
+)
 from recdiv_core.training.checkpoint import (
     check_data,
     check_weights,
@@ -120,6 +126,8 @@ def check_comparable(runs: Sequence[NamedRun]) -> None:
             )
     check_data(first.checkpoint, manifest)
     check_files(prepared, manifest)
+    for run in runs:
+        check_rerank(run.config, prepared)
 
 
 def _measured_on(run: NamedRun, manifest: Manifest) -> dict[str, object]:

@@ -7,12 +7,13 @@ K slate length, S (user, item) pairs seen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from recdiv_core.losses.soft_slates import ItemTraits, history_shares
 from recdiv_core.models.top_scores import top_scores
-from recdiv_core.rerank import RERANKERS
+from recdiv_core.rerank import RERANKERS, Candidates, Options
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class SlatePolicy:
         num_candidates: top-scored items that the re-ranker chooses from.
         logit_adjustment: times log popularity, taken off the scores first. Menon et al., 2021,
             Long-Tail Learning via Logit Adjustment, post hoc.
+        options: what some re-rankers can be told besides the dial.
     """
 
     k: int
@@ -35,16 +37,18 @@ class SlatePolicy:
     diversity: float
     num_candidates: int
     logit_adjustment: float
+    options: Options = field(default_factory=Options)
 
 
 def make_slates(
     scores_BV: torch.Tensor,
     seen_user_S: torch.Tensor,
     seen_item_S: torch.Tensor,
-    embeddings_VE: torch.Tensor,
-    categories_VL: torch.Tensor,
+    traits: ItemTraits,
     log_prior_V: torch.Tensor,
     policy: SlatePolicy,
+    *,
+    exposure_V: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Make a slate for each user.
 
@@ -52,10 +56,11 @@ def make_slates(
         scores_BV: float32 of the whole catalogue, higher is better; written to.
         seen_user_S: row of the user ...
         seen_item_S: ... and item_index of each item in that user's history.
-        embeddings_VE: vectors that the re-ranker measures likeness in.
-        categories_VL: category indices, padded with -1; the first label counts.
+        traits: what the re-ranker may know of the items.
         log_prior_V: log of each item's share of train events.
         policy: see SlatePolicy.
+        exposure_V: int64 places that each item holds already in this pass over the users, for a
+            re-ranker that looks at all users together; None = it looks at these users alone.
 
     Returns:
         slates_BK int64 item_index, best place first, -1 where a user has fewer than k items left;
@@ -68,13 +73,20 @@ def make_slates(
     is_reranked = policy.method != "none" and policy.diversity > 0
     depth = policy.num_candidates if is_reranked else policy.k
     scores_BC, candidates_BC = top_scores(scores_BV, min(depth, scores_BV.shape[1]))
-    chosen_BK = RERANKERS[policy.method if is_reranked else "none"](
-        scores_BC,
-        embeddings_VE[candidates_BC] if is_reranked else scores_BC[..., None],
-        categories_VL[candidates_BC, 0],
-        policy.k,
-        policy.diversity if is_reranked else 0.0,
+    history_BG = (
+        history_shares(seen_user_S, seen_item_S, traits, len(scores_BC))
+        if is_reranked
+        else scores_BC.new_zeros(len(scores_BC), traits.num_categories)
     )
+    candidates = Candidates(
+        scores_BC,
+        candidates_BC,
+        traits,
+        history_BG,
+        seen_item_S.new_zeros(traits.num_items) if exposure_V is None else exposure_V,
+    )
+    rerank = RERANKERS[policy.method if is_reranked else "none"]
+    chosen_BK = rerank(candidates, policy.k, [policy.diversity], policy.options)[:, 0]
     is_empty = chosen_BK < 0
     places = chosen_BK.clamp_min(0)
     slates_BK = candidates_BC.gather(1, places).masked_fill(is_empty, -1)

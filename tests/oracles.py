@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,6 +207,122 @@ def mmr_slate(
         if best < 0:
             return (chosen + [-1] * k)[:k]
     return chosen
+
+
+def standard_scores(scores: Sequence[float]) -> list[float | None]:
+    """Scale the finite scores to mean 0 and standard deviation 1; None for the others."""
+    finite = [score for score in scores if math.isfinite(score)]
+    deviation = float(np.std(finite)) if finite else 0.0
+    return [
+        None if not math.isfinite(score) else (score - float(np.mean(finite))) / (deviation or 1.0)
+        for score in scores
+    ]
+
+
+def greedy_regret(
+    slate: Sequence[int],
+    relevance: Sequence[float | None],
+    value: Callable[[int, list[int]], float],
+) -> float:
+    """Return how far a choice fell short of the best there was, at the worst place of a slate.
+
+    Slates that differ only by ties and rounding are alike good.
+    """
+    chosen: list[int] = []
+    worst = 0.0
+    for choice in slate:
+        if choice < 0:
+            break
+        rest = [i for i, r in enumerate(relevance) if r is not None and i not in chosen]
+        best = max(value(i, chosen) for i in rest)
+        worst = max(worst, best - value(choice, chosen))
+        chosen.append(choice)
+    return worst
+
+
+def log_volume(places: Sequence[int], embeddings: NDArray[np.floating]) -> float:
+    """Return log det of the cosines; a vector of zeros is like nothing but itself."""
+    kernel = [
+        [1.0 if i == j else cosine(embeddings[i], embeddings[j]) for j in places] for i in places
+    ]
+    return float(np.linalg.slogdet(np.array(kernel))[1]) if places else 0.0
+
+
+def distance_to_span(vector: NDArray[np.floating], others: NDArray[np.floating]) -> float:
+    """Return what least squares leave of a vector."""
+    weights = np.linalg.lstsq(others.T, vector, rcond=None)[0]
+    return float(np.linalg.norm(vector - others.T @ weights))
+
+
+def wishes_left(
+    item: int,
+    chosen: Sequence[int],
+    categories: Sequence[Sequence[int]],
+    history: Sequence[float],
+    alpha: float,
+) -> float:
+    """Return the novelty of xQuAD, category by category."""
+    total = 0.0
+    for category, wish in enumerate(history):
+        if category in categories[item]:
+            left = wish / len(categories[item])
+            for other in chosen:
+                if category in categories[other]:
+                    left *= 1 - alpha / len(categories[other])
+            total += left
+    return total
+
+
+def values_left(
+    item: int,
+    chosen: Sequence[int],
+    values: Mapping[str, Sequence[Sequence[int]]],
+    weights: Mapping[str, float],
+    alpha: float,
+) -> float:
+    """Return the gain of alpha-nDCG, the mean over attributes by weight."""
+    total = 0.0
+    for name, weight in weights.items():
+        own = values[name][item]
+        for value in own:
+            shown = sum(value in values[name][other] for other in chosen)
+            total += weight / sum(weights.values()) / len(own) * (1 - alpha) ** shown
+    return total
+
+
+def serve_one_after_another(
+    scores: Sequence[Sequence[float]],
+    items: Sequence[Sequence[int]],
+    k: int,
+    free: Sequence[int],
+    order: Sequence[int],
+) -> list[list[int]]:
+    """Hand out places: a user asks on until k items keep them; returns places of each user.
+
+    The users ask in the order given, each as long as they can; who is turned away asks again.
+    """
+    worth = [standard_scores(own) for own in scores]
+    kept: dict[int, list[tuple[float, int, int]]] = defaultdict(list)
+    held: list[set[int]] = [set() for _ in scores]
+    asked = [0] * len(scores)
+    waiting = list(order)
+    while waiting:
+        user = waiting.pop(0)
+        while len(held[user]) < k and asked[user] < len(items[user]):
+            place = asked[user]
+            asked[user] += 1
+            mine = worth[user][place]
+            if mine is None:
+                continue
+            item = items[user][place]
+            kept[item].append((-mine, user, place))
+            held[user].add(place)
+            if len(kept[item]) > free[item]:
+                loser = max(kept[item])
+                kept[item].remove(loser)
+                held[loser[1]].remove(loser[2])
+                waiting.append(loser[1])
+    return [sorted(places) for places in held]
 
 
 def dominates(first: Sequence[float], second: Sequence[float]) -> bool:

@@ -185,6 +185,12 @@ def test_a_run_against_itself_differs_in_nothing(plain):
     assert "cannot be told from 0" in result["comparisons"][0]["sentence"]
 
 
+def test_attributes_that_the_catalogue_lacks_are_refused(plain):
+    spread = f"{plain}+rerank.method=alpha+rerank.attributes.colour=1"
+    with pytest.raises(ValueError, match="no column 'colour'"):
+        compare(Config(), [plain, spread], [], [])
+
+
 def test_a_baseline_compares_like_any_run(plain, popular):
     result = compare(Config(), [plain, popular], [], [], num_resamples=1000)
     coverage = result["figures"][popular]["coverage_at_4"]

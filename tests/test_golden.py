@@ -9,12 +9,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from recdiv_core.metrics import finish
-from recdiv_core.rerank import RERANKERS
+from recdiv_core.rerank import RERANKERS, Options
+from tests.candidate_worlds import random_candidates
 from tests.worlds import random_world, tally_of
 
 GOLDEN_DIR = Path(__file__).parent / "golden"
@@ -26,15 +25,15 @@ def golden_metrics() -> dict[str, object]:
 
 
 def golden_rerank() -> dict[str, object]:
-    rng = np.random.default_rng(2024)
-    scores = torch.from_numpy(rng.normal(size=(3, 50))).sort(dim=1, descending=True).values
-    embeddings = torch.from_numpy(rng.normal(size=(3, 50, 8)))
-    categories = torch.from_numpy(rng.integers(0, 5, size=(3, 50)))
+    candidates = random_candidates(2024, num_users=3, num_candidates=50, dim=16, zeros=0.0)
+    dials = (0.3, 0.7, 1.0)
     return {
-        f"{name} {dial}": rerank(scores, embeddings, categories, 10, dial).flatten().tolist()
+        f"{name} {dial}": slates.flatten().tolist()
         for name, rerank in RERANKERS.items()
         if name != "none"
-        for dial in (0.3, 0.7, 1.0)
+        for dial, slates in zip(
+            dials, rerank(candidates, 10, dials, Options()).transpose(0, 1), strict=True
+        )
     }
 
 

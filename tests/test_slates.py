@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from recdiv_core.losses.soft_slates import ItemTraits
+from recdiv_core.rerank import RERANKERS, Options
 from recdiv_core.slates import SlatePolicy, make_slates
 from tests.oracles import mmr_slate
 
@@ -21,7 +23,19 @@ def world(seed, *, num_users=4):
     rng = torch.Generator().manual_seed(seed)
     states = torch.randint(-3, 4, (num_users, DIM), generator=rng).float()
     items = torch.randint(-3, 4, (NUM_ITEMS, DIM), generator=rng).float()
-    return states, items, torch.randn(NUM_ITEMS, 3, generator=rng)
+    yardstick = torch.randn(NUM_ITEMS, 3, generator=rng)
+    return states, items, torch.nn.functional.normalize(yardstick)
+
+
+def traits(embeddings):
+    return ItemTraits(
+        embeddings_VD=embeddings,
+        categories_VL=torch.arange(NUM_ITEMS)[:, None] % 4,
+        num_categories=4,
+        popularity_V=LOG_PRIOR.exp(),
+        num_places=1.0,
+        attributes={"brand": torch.arange(NUM_ITEMS) // 4},
+    )
 
 
 def slates_of(seed, seen, **changes):
@@ -31,15 +45,14 @@ def slates_of(seed, seen, **changes):
         states @ items.T,
         torch.tensor([user for user, own in enumerate(seen) for _ in own], dtype=torch.int64),
         torch.tensor([item for own in seen for item in own], dtype=torch.int64),
-        embeddings,
-        torch.zeros(NUM_ITEMS, 1, dtype=torch.int64),
+        traits(embeddings),
         LOG_PRIOR,
         policy(**changes),
     )
 
 
 seen_lists = st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=16), min_size=1, max_size=5)
-methods = st.sampled_from([("none", 0.0), ("mmr", 0.0), ("mmr", 0.5), ("mmr", 1.0)])
+methods = st.tuples(st.sampled_from(sorted(RERANKERS)), st.sampled_from([0.0, 0.5, 1.0]))
 
 
 @settings(max_examples=60)
@@ -89,10 +102,11 @@ def test_a_catalogue_shorter_than_a_slate_is_shown_whole():
 
 
 @pytest.mark.parametrize("filter_seen", [True, False])
-def test_mmr_at_dial_0_is_no_re_ranking(filter_seen):
+@pytest.mark.parametrize("method", RERANKERS)
+def test_dial_0_is_no_re_ranking(method, filter_seen):
     seen = [[0, 1, 2], [], [5]]
     plain = slates_of(3, seen, filter_seen=filter_seen)
-    dialled = slates_of(3, seen, filter_seen=filter_seen, method="mmr")
+    dialled = slates_of(3, seen, filter_seen=filter_seen, method=method)
     assert torch.equal(dialled[0], plain[0])
     assert torch.equal(dialled[1], plain[1])
 
@@ -116,10 +130,9 @@ def test_ties_are_broken_alike_for_a_user_alone_and_in_any_batch():
     states[::2] = torch.tensor([1.0, 0, 0, 0])
     items = torch.from_numpy(np.eye(DIM, dtype=np.float32)[np.arange(NUM_ITEMS) % DIM])
     none = torch.zeros(0, dtype=torch.int64)
-    labels = torch.zeros(NUM_ITEMS, 1, dtype=torch.int64)
 
     def slates_for(some):
-        return make_slates(some @ items.T, none, none, items, labels, LOG_PRIOR, policy())[0]
+        return make_slates(some @ items.T, none, none, traits(items), LOG_PRIOR, policy())[0]
 
     together = slates_for(states)
     alone = [slates_for(states[[row]])[0] for row in range(40)]
@@ -129,7 +142,7 @@ def test_ties_are_broken_alike_for_a_user_alone_and_in_any_batch():
 def test_no_users_get_no_slates():
     slates, scores = make_slates(
         torch.zeros(0, NUM_ITEMS), *[torch.zeros(0, dtype=torch.int64)] * 2,
-        torch.ones(NUM_ITEMS, 3), torch.zeros(NUM_ITEMS, 1, dtype=torch.int64), LOG_PRIOR, policy(),
+        traits(torch.ones(NUM_ITEMS, 3)), LOG_PRIOR, policy(),
     )  # fmt: skip
     assert slates.shape == scores.shape == (0, 5)
 
@@ -141,3 +154,28 @@ def test_logit_adjustment_takes_popularity_off_the_scores():
     best, expected = adjusted.topk(5, dim=1)
     assert torch.equal(slates, expected)
     torch.testing.assert_close(scores, best)
+
+
+def test_a_calibrated_slate_is_of_the_categories_of_the_history():
+    slates, _ = slates_of(1, [[1, 5], [2, 6]], k=1, method="calibrated", diversity=1.0)
+    assert (slates[:, 0] % 4).tolist() == [1, 2]
+
+
+def test_the_policys_options_reach_the_re_ranker():
+    chosen = {"k": 3, "method": "alpha", "diversity": 1.0, "num_candidates": NUM_ITEMS}
+    brands, _ = slates_of(2, [[]], **chosen, options=Options(attributes={"brand": 1.0}))
+    categories, _ = slates_of(2, [[]], **chosen, options=Options(attributes={"category": 1.0}))
+    assert sorted((brands[0] // 4).tolist()) == [0, 1, 2]
+    assert len(set((categories[0] % 4).tolist())) == 3
+    assert brands.tolist() != categories.tolist()
+
+
+def test_exposure_so_far_keeps_items_out_of_later_slates():
+    states, items, embeddings = world(3)
+    none = torch.zeros(0, dtype=torch.int64)
+    even = policy(k=3, method="exposure", diversity=1.0, num_candidates=NUM_ITEMS)
+    common = (none, none, traits(embeddings), LOG_PRIOR, even)
+    first, _ = make_slates(states[:2] @ items.T, *common)
+    shown = torch.bincount(first.flatten(), minlength=NUM_ITEMS)
+    second, _ = make_slates(states[2:] @ items.T, *common, exposure_V=shown)
+    assert sorted([*first.flatten().tolist(), *second.flatten().tolist()]) == list(range(NUM_ITEMS))

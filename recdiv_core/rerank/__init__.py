@@ -2,28 +2,52 @@
 """Re-rankers: choose a slate of k from C scored candidates, for a batch of users at once.
 
 One a file, one signature, one table. Not a trained part, and they change no score. The one idea:
-the dial `diversity` mixes relevance and diversity; 0 is the model's order exactly, 1 is pure
-diversity (after the first pick).
+the dial mixes relevance and diversity; 0 is the model's order exactly, 1 is pure diversity.
 
-Every re-ranker takes, for B users with C candidates each in descending order of score:
-    scores_BC: float, higher is better; -inf or NaN marks padding, which is never chosen.
-    embeddings_BCD: float vectors of the candidates, of any length; zeros: similar to nothing.
-    categories_BC: int category of each candidate, -1 for none.
+Every re-ranker takes
+    candidates: B users with C candidates each (candidates.py).
     k: slate length, >= 1.
-    diversity: the dial, in [0, 1].
-and returns chosen_BK: int64 positions in 0..C-1 in slate order, distinct, and -1 behind the end
+    dials: W dials in [0, 1], any number of them: a grid is chosen in one pass.
+    options: what some can be told besides (candidates.py).
+and returns chosen_BWK: int64 positions in 0..C-1 in slate order, distinct, and -1 behind the end
 where a user has fewer than k real candidates.
+
+Those in NOVELTIES choose greedily and differ in what they call new (greedy.py).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from torch import Tensor
 
+from recdiv_core.rerank.alpha import alpha
+from recdiv_core.rerank.calibrated import calibrated
+from recdiv_core.rerank.candidates import Candidates, Options
+from recdiv_core.rerank.dpp import dpp
+from recdiv_core.rerank.exposure import exposure
+from recdiv_core.rerank.greedy import NoveltyOf, choose
 from recdiv_core.rerank.mmr import mmr
+from recdiv_core.rerank.msd import msd
 from recdiv_core.rerank.none import none
+from recdiv_core.rerank.ssd import ssd
+from recdiv_core.rerank.xquad import xquad
 
-Reranker = Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
-"""scores_BC, embeddings_BCD, categories_BC, k, diversity -> chosen_BK."""
+Reranker = Callable[[Candidates, int, Sequence[float], Options], Tensor]
+"""candidates, k, dials, options -> chosen_BWK."""
 
-RERANKERS: Final[Mapping[str, Reranker]] = {"none": none, "mmr": mmr}
+NOVELTIES: Final[Mapping[str, NoveltyOf]] = {
+    "mmr": mmr,
+    "msd": msd,
+    "dpp": dpp,
+    "ssd": ssd,
+    "xquad": xquad,
+    "calibrated": calibrated,
+    "alpha": alpha,
+}
+
+RERANKERS: Final[Mapping[str, Reranker]] = {
+    "none": none,
+    **{name: partial(choose, novelty_of) for name, novelty_of in NOVELTIES.items()},
+    "exposure": exposure,
+}

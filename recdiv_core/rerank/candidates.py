@@ -1,39 +1,137 @@
 # pyright: strict
-"""The door of every re-ranker: what candidates are, and which of them are real.
+"""What a re-ranker chooses from, and the door of every re-ranker.
 
-Legend: B users, C candidates, D dims.
+Not the choosing. The one idea: candidates are numbers of items; what an item is like stands once in
+the catalogue's traits and is looked up for a tile of users at a time.
+
+Legend: B users, C candidates, D dims, L labels an item, G categories, V catalogue.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
 import torch
 from torch import Tensor
 
+from recdiv_core.losses.soft_slates import ItemTraits
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The scored candidates of a batch of users.
+
+    Attributes:
+        scores_BC: float, in descending order, higher is better; -inf or NaN marks padding, which is
+            never chosen.
+        items_BC: int64 item_index, no real item twice in a row; anything valid at padding.
+        traits: what items are like; vectors are unit ones or zeros, and zeros are like nothing.
+        history_BG: share of each category in each user's history, rows sum to 1, all 0 without one.
+        exposure_V: int64 places that each item holds already in this pass over the users; zeros in
+            the first batch.
+    """
+
+    scores_BC: Tensor
+    items_BC: Tensor
+    traits: ItemTraits
+    history_BG: Tensor
+    exposure_V: Tensor
+
+    @property
+    def is_real_BC(self) -> Tensor:
+        """[B, C] bool, False at padding."""
+        return torch.isfinite(self.scores_BC)
+
+    def embeddings_BCD(self) -> Tensor:
+        """Look the candidates' vectors up, float32."""
+        flat = self.traits.embeddings_VD.index_select(0, self.items_BC.flatten())
+        return flat.float().view(*self.items_BC.shape, flat.shape[1])
+
+    def labels_BCL(self, name: str) -> Tensor:
+        """Look up the values of an attribute, or the categories, padded with -1."""
+        if name == "category":
+            return self.traits.categories_VL[self.items_BC]
+        return self.traits.attributes[name][self.items_BC][..., None]
+
+    def wishes_BCL(self) -> Tensor:
+        """Look up the history's share of each candidate's categories; 0 at the end of the labels.
+
+        The same places as `labels_BCL("category")`.
+        """
+        labels_BCL = self.labels_BCL("category")
+        wishes = self.history_BG.gather(1, labels_BCL.clamp_min(0).flatten(1))
+        return wishes.view(labels_BCL.shape).masked_fill(labels_BCL < 0, 0.0)
+
+    def of_users(self, start: int, stop: int) -> Candidates:
+        """Return the candidates of a stretch of users."""
+        return replace(
+            self,
+            scores_BC=self.scores_BC[start:stop],
+            items_BC=self.items_BC[start:stop],
+            history_BG=self.history_BG[start:stop],
+        )
+
+
+@dataclass(frozen=True)
+class Options:
+    """What some re-rankers can be told besides the dial.
+
+    Attributes:
+        window: places before a place that it has to differ from; 0 = all (dpp, ssd).
+        alpha: share of the wish for a value that an item of it meets, in [0, 1] (xquad, alpha).
+        attributes: name -> weight, `category` or a name in the traits' attributes; empty = all that
+            the catalogue has, alike (alpha).
+    """
+
+    window: int = 0
+    alpha: float = 0.5
+    attributes: Mapping[str, float] = field(default_factory=dict[str, float])
+
 
 def check_candidates(
-    scores_BC: Tensor, embeddings_BCD: Tensor, categories_BC: Tensor, k: int, diversity: float
-) -> Tensor:
-    """Check a re-ranker's arguments and return which candidates are real, [B, C] bool.
-
-    A candidate without a finite score (-inf, NaN) is padding and is never chosen.
+    candidates: Candidates, k: int, dials: Sequence[float], options: Options
+) -> None:
+    """Check a re-ranker's arguments.
 
     Raises:
-        ValueError: shapes that do not fit, k < 1, or a dial out of [0, 1].
+        ValueError: shapes that do not fit, k < 1, a dial out of [0, 1], or an unknown attribute.
     """
-    shape = scores_BC.shape
+    shape, items, history = (
+        list(tensor.shape)
+        for tensor in (candidates.scores_BC, candidates.items_BC, candidates.history_BG)
+    )
     if (
-        scores_BC.ndim != 2
-        or embeddings_BCD.ndim != 3
-        or embeddings_BCD.shape[:2] != shape
-        or categories_BC.shape != shape
+        len(shape) != 2
         or not shape[1]
+        or items != shape
+        or history != [shape[0], candidates.traits.num_categories]
     ):
         raise ValueError(
-            "expected scores [B, C], embeddings [B, C, D], categories [B, C] with C >= 1; got "
-            f"{list(shape)}, {list(embeddings_BCD.shape)}, {list(categories_BC.shape)}"
+            "expected scores [B, C], items [B, C], history [B, G] with C >= 1 and "
+            f"G = {candidates.traits.num_categories}; got {shape}, {items}, {history}"
         )
     if k < 1:
         raise ValueError(f"k={k} must be at least 1")
-    if not 0 <= diversity <= 1:
-        raise ValueError(f"rerank.diversity={diversity} must lie in [0, 1]")
-    return torch.isfinite(scores_BC)
+    for dial in dials:
+        if not 0 <= dial <= 1:
+            raise ValueError(f"rerank.diversity={dial} must lie in [0, 1]")
+    if options.window < 0:
+        raise ValueError(f"rerank.window={options.window} must be at least 0")
+    if not 0 <= options.alpha <= 1:
+        raise ValueError(f"rerank.alpha={options.alpha} must lie in [0, 1]")
+    known = {"category", *candidates.traits.attributes}
+    unknown = set(options.attributes) - known
+    if unknown:
+        raise ValueError(
+            f"rerank.attributes: the catalogue has no {', '.join(sorted(unknown))}; "
+            f"allowed are {', '.join(sorted(known))}"
+        )
+    if options.attributes and not sum(options.attributes.values()):
+        raise ValueError("rerank.attributes: the weights must sum to more than 0")
+
+
+def shares_of(labels_BCL: Tensor) -> Tensor:
+    """Return how much of an item each of its labels is: 1 / labels, 0 at the end of the labels."""
+    is_label_BCL = labels_BCL >= 0
+    return is_label_BCL / is_label_BCL.sum(dim=2, keepdim=True).clamp_min(1)

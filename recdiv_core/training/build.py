@@ -6,11 +6,13 @@ worker needs of the data set besides the examples is in a Dataset, loaded once a
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 
@@ -31,10 +33,13 @@ from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
 from recdiv_core.models.text_encoder import load_encoder, resolve_encoder
+from recdiv_core.rerank import Options
 from recdiv_core.schema import Manifest, read_manifest
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.checkpoint import load_weights, read_weights
 from recdiv_core.training.objective import Attack, Objective
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,17 +220,27 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
             step_size=loss.adversarial_step_size,
             width=model.token_embeddings().embedding_dim if on_tokens else config.model.dim,
         ),
-        traits=ItemTraits(
-            embeddings_VD=dataset.text_VH,
-            categories_VL=dataset.categories_VL,
-            num_categories=dataset.catalogue.num_categories,
-            popularity_V=dataset.log_prior_V.exp(),
-            num_places=float(dataset.manifest.num_train_users * loss.slate_size),
-            attributes={
-                name: torch.from_numpy(values).to(dataset.text_VH.device)
-                for name, values in item_attributes(dataset.catalogue).items()
-            },
-        ),
+        traits=item_traits(dataset, slate_size=loss.slate_size),
+    )
+
+
+def item_traits(dataset: Dataset, *, slate_size: int = 1) -> ItemTraits:
+    """Return what regularisers and re-rankers may know of the items, on the data set's device.
+
+    Args:
+        dataset: whose items.
+        slate_size: places that a train user is shown; re-rankers do not look at it.
+    """
+    return ItemTraits(
+        embeddings_VD=dataset.text_VH,
+        categories_VL=dataset.categories_VL,
+        num_categories=dataset.catalogue.num_categories,
+        popularity_V=dataset.log_prior_V.exp(),
+        num_places=float(dataset.manifest.num_train_users * slate_size),
+        attributes={
+            name: torch.from_numpy(values).to(dataset.text_VH.device)
+            for name, values in item_attributes(dataset.catalogue).items()
+        },
     )
 
 
@@ -269,7 +284,44 @@ def slate_policy(config: Config) -> SlatePolicy:
         diversity=config.rerank.diversity,
         num_candidates=config.rerank.num_candidates,
         logit_adjustment=config.rerank.logit_adjustment * config.model.temperature,
+        options=Options(
+            window=config.rerank.window,
+            alpha=config.rerank.alpha,
+            attributes={str(name): share for name, share in config.rerank.attributes.items()},
+        ),
     )
+
+
+def check_rerank(config: Config, prepared: Path) -> None:
+    """Refuse attributes that the catalogue does not have, and name settings without effect.
+
+    Raises:
+        ValueError: `rerank.attributes` names no column of the catalogue.
+    """
+    rerank = config.rerank
+    wanted = {name: weight for name, weight in rerank.attributes.items() if name != "category"}
+    columns = pq.read_schema(prepared / "catalogue.parquet").names if wanted else []
+    for name, weight in wanted.items():
+        if name not in columns:
+            raise ValueError(
+                f"rerank.attributes.{name}={weight}: the catalogue of data.prepared={prepared} has "
+                f"no column {name!r}; it has {', '.join(columns)}"
+            )
+    if rerank.method == "none" and rerank.diversity:
+        logger.warning("rerank.diversity has no effect with rerank.method=none")
+    if rerank.method != "none" and rerank.num_candidates == config.eval.k:
+        logger.warning(
+            "rerank.num_candidates=%d is eval.k: rerank.method=%s has nothing to choose from and "
+            "only changes the order",
+            rerank.num_candidates,
+            rerank.method,
+        )
+    for key, value, methods in (
+        ("window", rerank.window, ("dpp", "ssd")),
+        ("attributes", rerank.attributes, ("alpha",)),
+    ):
+        if value and rerank.method not in methods:
+            logger.warning("rerank.%s has no effect with rerank.method=%s", key, rerank.method)
 
 
 def tokens_of(dataset: Dataset) -> Tokens:

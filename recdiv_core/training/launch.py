@@ -21,6 +21,7 @@ from pyarrow.fs import FileSystem, FileType
 
 from recdiv_core.config import Config, check_dial, flatten, from_tree, override, to_yaml
 from recdiv_core.schema import Manifest, check_files, read_manifest
+from recdiv_core.training.build import check_rerank
 from recdiv_core.training.checkpoint import check_data, check_weights, read_config
 from recdiv_core.training.kinds import check_size, idle_keys
 
@@ -96,6 +97,7 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
     check_files(prepared, manifest)
     if not manifest.num_examples.get("train"):
         raise ValueError(f"data.prepared={prepared} holds no train example")
+    check_rerank(config, prepared)
     changes: dict[str, object] = {"data.prepared": str(prepared)}
     if config.model.kind == "neural":
         changes |= _check_training(config, prepared, manifest)

@@ -1,0 +1,194 @@
+"""How fast slates are re-ranked: users a second on one thread, beside named peers.
+
+    python -m benchmarks.rerank
+    python -m benchmarks.rerank --quick
+
+Random users with 100 candidates of 64 dimensions and slates of 20. pyversity is called user by user
+with its vectors at hand; ours looks the vectors up in a catalogue of 20,000 items. All arms take
+turns, and each is timed in CPU seconds of its thread, which other processes disturb least. Prints
+one JSON line: `mmr_vs_pyversity`, `dpp_vs_pyversity`, `mmr_vs_warprec` are how many times as fast
+ours is (`warprec` at 500 candidates; null where it is not installed), `dpp_floor_ratio` is our time
+over the least it could take: its floating-point operations at the speed of a large product of
+matrices, or one reading of the vectors at the speed of a copy, whichever is more.
+`grid_of_11_vs_one` is the time of eleven dials over that of one. Medians in microseconds a user, by
+number of candidates and slate length, stand beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+
+import numpy as np
+import pyversity
+import torch
+
+from recdiv_core.losses.soft_slates import ItemTraits
+from recdiv_core.rerank import RERANKERS, Candidates, Options
+
+NUM_ITEMS, DIM, NUM_CATEGORIES, DIAL = 20_000, 64, 240, 0.5
+NUM_USERS, NUM_CANDIDATES, K = 512, 100, 20
+MANY = 500
+GRID = tuple(step / 10 for step in range(11))
+SWEPT_CANDIDATES, SWEPT_K = (100, 500, 1000, 5000), (10, 20, 50)
+NO_WARPREC = "warprec is not installed: its releases want Python 3.12 or later"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: noisier")
+    rounds = 3 if parser.parse_args().quick else 15
+    torch.set_num_threads(1)
+    shop = make_candidates(NUM_USERS, NUM_CANDIDATES)
+    arms = {
+        **{name: ours(name, shop, K) for name in RERANKERS},
+        **{f"{name}, 11 dials": ours(name, shop, K, GRID) for name in ("mmr", "dpp")},
+        **{f"pyversity {name}": theirs(name, shop) for name in ("mmr", "dpp")},
+    }
+    many = make_candidates(NUM_USERS // 8, MANY)
+    wide = {"mmr": ours("mmr", many, K), **warprec_arm(many)}
+    times, wide_times = take_turns(arms, rounds), take_turns(wide, rounds)
+    floor_s = dpp_floor(rounds)
+    warprec = times_as_fast(wide_times, "mmr", "warprec") if "warprec" in wide else None
+    figures = {
+        "mmr_vs_pyversity": times_as_fast(times, "mmr", "pyversity mmr"),
+        "dpp_vs_pyversity": times_as_fast(times, "dpp", "pyversity dpp"),
+        "mmr_vs_warprec": warprec,
+        "dpp_floor_ratio": round(statistics.median(times["dpp"]) / NUM_USERS / floor_s, 2),
+        "grid_of_11_vs_one": times_as_fast(times, "mmr, 11 dials", "mmr", invert=True),
+        "dpp_grid_of_11_vs_one": times_as_fast(times, "dpp, 11 dials", "dpp", invert=True),
+        "reason_of_null": None if warprec else NO_WARPREC,
+        "median_us_a_user": {name: per_user(taken, NUM_USERS) for name, taken in times.items()},
+        "floor_us_a_user": round(1e6 * floor_s, 2),
+        "us_by_candidates": sweep(rounds, [(n, K) for n in SWEPT_CANDIDATES]),
+        "us_by_k": sweep(rounds, [(NUM_CANDIDATES, k) for k in SWEPT_K]),
+        "rounds": rounds,
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread, CPU time",
+        "versions": {
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "pyversity": version("pyversity"),
+            "python": platform.python_version(),
+        },
+    }
+    print(json.dumps(figures))
+
+
+def make_candidates(num_users: int, num_candidates: int) -> Candidates:
+    """Make random users with candidates from one catalogue."""
+    rng = np.random.default_rng(0)
+    scores = -np.sort(-rng.normal(size=(num_users, num_candidates)), axis=1)
+    items = np.stack([rng.choice(NUM_ITEMS, num_candidates, replace=False) for _ in scores])
+    vectors = torch.from_numpy(np.abs(rng.normal(size=(NUM_ITEMS, DIM)))).float()
+    return Candidates(
+        torch.from_numpy(scores).float(),
+        torch.from_numpy(items),
+        ItemTraits(
+            embeddings_VD=torch.nn.functional.normalize(vectors),
+            categories_VL=torch.from_numpy(rng.integers(NUM_CATEGORIES, size=(NUM_ITEMS, 1))),
+            num_categories=NUM_CATEGORIES,
+            popularity_V=torch.full((NUM_ITEMS,), 1 / NUM_ITEMS),
+            num_places=1.0,
+            attributes={
+                name: torch.from_numpy(rng.integers(50, size=NUM_ITEMS))
+                for name in ("brand", "colour", "price")
+            },
+        ),
+        torch.from_numpy(rng.dirichlet(np.full(NUM_CATEGORIES, 0.05), num_users)).float(),
+        torch.zeros(NUM_ITEMS, dtype=torch.int64),
+    )
+
+
+def ours(
+    name: str, candidates: Candidates, k: int, dials: tuple[float, ...] = (DIAL,)
+) -> Callable[[], object]:
+    """Return what re-ranks all users."""
+    options = Options()
+    return lambda: RERANKERS[name](candidates, k, dials, options)
+
+
+def theirs(name: str, candidates: Candidates) -> Callable[[], object]:
+    """Return what re-ranks all users with pyversity, one after another."""
+    embeddings = list(candidates.embeddings_BCD().numpy())
+    scores = list(candidates.scores_BC.numpy())
+    strategy = getattr(pyversity, name)
+    return lambda: [
+        strategy(vectors, own, k=K, diversity=DIAL)
+        for vectors, own in zip(embeddings, scores, strict=True)
+    ]
+
+
+def warprec_arm(candidates: Candidates) -> dict[str, Callable[[], object]]:
+    """Return what re-ranks all users with WarpRec's MMR, where it is installed."""
+    if importlib.util.find_spec("warprec") is None:
+        return {}
+    from warprec.recommenders.reranking.mmr import MMR  # pyright: ignore[reportMissingImports]
+
+    rerank = MMR(candidates.traits.embeddings_VD, pool=MANY, diversity=DIAL)
+    scores, items = candidates.scores_BC, candidates.items_BC
+    return {"warprec": lambda: rerank._select(scores, items, K, None)}  # past its own top-k
+
+
+def take_turns(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Time all arms, once each a round; the first round warms up. CPU seconds."""
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for index in range(rounds + 1):
+        for name, run in arms.items():
+            started = time.process_time()
+            run()
+            if index:
+                times[name].append(time.process_time() - started)
+    return times
+
+
+def times_as_fast(
+    times: Mapping[str, list[float]], name: str, peer: str, *, invert: bool = False
+) -> float:
+    """Return the median over rounds of the peer's time over ours, or of ours over the peer's."""
+    ratios = [b / a for a, b in zip(times[name], times[peer], strict=True)]
+    ratio = statistics.median(ratios)
+    return round(1 / ratio if invert else ratio, 2)
+
+
+def per_user(taken: list[float], num_users: int) -> float:
+    """Return the median in microseconds a user."""
+    return round(1e6 * statistics.median(taken) / num_users, 1)
+
+
+def sweep(rounds: int, sizes: list[tuple[int, int]]) -> dict[str, dict[str, float]]:
+    """Time mmr and dpp at numbers of candidates and slate lengths."""
+    found: dict[str, dict[str, float]] = {}
+    for num_candidates, k in sizes:
+        num_users = max(16, NUM_USERS * NUM_CANDIDATES // num_candidates // 4)
+        shop = make_candidates(num_users, num_candidates)
+        times = take_turns({name: ours(name, shop, k) for name in ("mmr", "dpp")}, rounds)
+        found[f"n={num_candidates} k={k}"] = {
+            name: per_user(taken, num_users) for name, taken in times.items()
+        }
+    return found
+
+
+def dpp_floor(rounds: int) -> float:
+    """Return the least CPU seconds a user that a greedy DPP could take on this machine."""
+    left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    block = torch.randn(1 << 22)
+    target = torch.empty_like(block)
+    times = take_turns(
+        {"product": lambda: left @ right, "copy": lambda: target.copy_(block)}, rounds
+    )
+    flops_s = 2 * 1024**3 / statistics.median(times["product"])
+    bytes_s = 2 * 4 * len(block) / statistics.median(times["copy"])
+    flops = 2 * K * NUM_CANDIDATES * DIM + K**2 * NUM_CANDIDATES
+    return max(flops / flops_s, 4 * NUM_CANDIDATES * DIM / bytes_s)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+# pyright: strict
+"""Calibration: the slate's categories in the proportions of the user's history.
+
+Not diversity for its own sake: who looked at one category gets that one. The one idea: an item
+moves the divergence only through its own categories, so that the others need not be looked at.
+
+Legend: B users, W dials, C candidates, L labels an item.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from recdiv_core.rerank.candidates import Candidates, Options, shares_of
+from recdiv_core.rerank.fading import label_finder
+from recdiv_core.rerank.greedy import Novelty
+from recdiv_core.rerank.relevance import zero_to_one
+
+KEPT_TASTE: Final = 0.01
+"""Part of the history mixed into the slate's shares, so that the divergence is finite."""
+
+
+def calibrated(candidates: Candidates, k: int, num_dials: int, options: Options) -> Novelty:
+    """Novelty = how much i's own categories take off KL(h || (1 - a) P + a h) / log(1 / a).
+
+    h: share of each category in the history; P: in the slate with i, an item of several categories
+    counting as an equal part of each; a = 0.01. Greedily the objective of Steck 2018, Calibrated
+    recommendations: what the divergence is without i's categories is the same for all candidates.
+    Relevance is scaled to [0, 1]. The first choice counts as the others do. No history, or no
+    category: novelty 0, the model's order. Cost: k C L^2 a user, whatever the number of categories.
+    """
+    labels_BCL = candidates.labels_BCL("category")
+    shares_BCL = shares_of(labels_BCL)
+    relevance_BC = zero_to_one(candidates)
+    labels_B1LC, shares_B1LC, wishes_B1LC = (
+        tensor.transpose(1, 2)[:, None].contiguous()
+        for tensor in (labels_BCL, shares_BCL, candidates.wishes_BCL())
+    )
+    shown_BWLC = shares_B1LC.new_zeros(shares_B1LC.shape).repeat(1, num_dials, 1, 1)
+    tiny = torch.finfo(relevance_BC.dtype).tiny
+    labels_of = label_finder(labels_BCL, shares_BCL)
+    length = 0
+
+    def novelty() -> Tensor:
+        share = (1 - KEPT_TASTE) / (length + 1)
+        without_BWLC = shown_BWLC * share + KEPT_TASTE * wishes_B1LC
+        with_BWLC = without_BWLC + share * shares_B1LC
+        logs_BWLC = with_BWLC.clamp_min(tiny).log() - without_BWLC.clamp_min(tiny).log()
+        return (wishes_B1LC * logs_BWLC).sum(dim=2) / math.log(1 / KEPT_TASTE)
+
+    def after(best_BW: Tensor) -> Tensor:
+        nonlocal length
+        length += 1
+        for label_BW1C, share_BW1C in labels_of(best_BW):
+            shown_BWLC.add_(torch.where(labels_B1LC == label_BW1C, share_BW1C, 0.0))
+        return novelty()
+
+    return Novelty(relevance_BC, novelty(), after)

@@ -1,0 +1,151 @@
+# pyright: strict
+"""The loop that all greedy re-rankers share: choose, learn what that choice makes new, repeat.
+
+Not what counts as new: that is a Novelty, one a re-ranker. The ideas to hold: a grid of dials is
+one more axis of the batch, so that all dials share what they look up; and users come in tiles that
+stay in the cache, because each step reads a tile's vectors again.
+
+Legend: B users of a tile, W dials, C candidates, D dims, K slate length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from recdiv_core.rerank.candidates import Candidates, Options, check_candidates
+
+CPU_TILE_BYTES: Final = 6 << 20
+"""About a core's share of the caches; a larger tile calls fewer operations and misses more."""
+GPU_TILE_BYTES: Final = 1 << 30
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """What a re-ranker weighs against relevance.
+
+    Attributes:
+        relevance_BC: the scores on the re-ranker's scale.
+        first_BWC: novelty of each candidate for an empty slate; None where all are alike, and then
+            the candidate of highest relevance comes first, at any dial.
+        after: from the places just chosen [B, W] to the novelty of each candidate [B, W, C],
+            finite; it may write its answer where its last answer stood.
+    """
+
+    relevance_BC: Tensor
+    first_BWC: Tensor | None
+    after: Callable[[Tensor], Tensor]
+
+
+NoveltyOf = Callable[[Candidates, int, int, Options], Novelty]
+"""candidates of a tile, k, number of dials, options -> Novelty."""
+
+
+def choose(
+    novelty_of: NoveltyOf,
+    candidates: Candidates,
+    k: int,
+    dials: Sequence[float],
+    options: Options,
+) -> Tensor:
+    """Choose slates step by step: the candidate with the largest (1 - d) relevance + d novelty.
+
+    Ties go to the earlier candidate. Arguments and result are those of every re-ranker
+    (rerank/__init__.py).
+    """
+    check_candidates(candidates, k, dials, options)
+    num_users, num_candidates = candidates.scores_BC.shape
+    steps = min(k, num_candidates)
+    chosen_BWK = candidates.items_BC.new_full((num_users, len(dials), k), -1)
+    size = _tile_size(candidates, k, len(dials))
+    for start in range(0, num_users, size):
+        tile = candidates.of_users(start, start + size)
+        picks_BWK = _choose_tile(novelty_of(tile, k, len(dials), options), tile, steps, dials)
+        num_real_B11 = tile.is_real_BC.sum(dim=1)[:, None, None]
+        is_end = torch.arange(steps, device=picks_BWK.device) >= num_real_B11
+        chosen_BWK[start : start + size, :, :steps] = picks_BWK.masked_fill(is_end, -1)
+    return chosen_BWK
+
+
+def _choose_tile(novelty: Novelty, tile: Candidates, steps: int, dials: Sequence[float]) -> Tensor:
+    """Return the first `steps` choices; behind a user's last real candidate they mean nothing."""
+    weigh_W1, keep_W1 = weights(dials, novelty.relevance_BC.device)
+    is_padding_B1C = ~tile.is_real_BC[:, None]
+    relevance_B1C = novelty.relevance_BC[:, None]
+    left_BWC = (keep_W1 * relevance_B1C).masked_fill(is_padding_B1C, -torch.inf)
+    if novelty.first_BWC is None:
+        objective_BWC = relevance_B1C.masked_fill(is_padding_B1C, -torch.inf)
+        objective_BWC = objective_BWC.expand_as(left_BWC).contiguous()
+    else:
+        objective_BWC = torch.addcmul(left_BWC, weigh_W1, novelty.first_BWC)
+    picks_KBW = left_BWC.new_empty((steps, *left_BWC.shape[:2]), dtype=torch.int64)
+    for step in range(steps):
+        best_BW = _first_largest(objective_BWC)
+        picks_KBW[step] = best_BW
+        if step + 1 < steps:
+            left_BWC.scatter_(2, best_BW[..., None], -torch.inf)
+            torch.addcmul(left_BWC, weigh_W1, novelty.after(best_BW), out=objective_BWC)
+    return picks_KBW.permute(1, 2, 0)
+
+
+def weights(dials: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return d and 1 - d of each dial, [W, 1] float32 each."""
+    weigh_W = torch.tensor(dials, dtype=torch.float64, device=device)
+    return weigh_W[:, None].float(), (1 - weigh_W)[:, None].float()
+
+
+def _first_largest(objective_BWC: Tensor) -> Tensor:
+    """Return where each row is largest; of equal ones the first."""
+    if objective_BWC.device.type == "cpu":  # numpy's is vectorised: three times as fast
+        return torch.from_numpy(objective_BWC.detach().numpy().argmax(axis=2))  # pyright: ignore[reportUnknownMemberType]
+    return objective_BWC.argmax(dim=2)
+
+
+def _tile_size(candidates: Candidates, k: int, num_dials: int) -> int:
+    """Return how many users a tile holds: their vectors, and some k rows for each dial."""
+    num_candidates, dim = candidates.scores_BC.shape[1], candidates.traits.embeddings_VD.shape[1]
+    user_bytes = 4 * num_candidates * (dim + (k + 4) * num_dials)
+    budget = CPU_TILE_BYTES if candidates.scores_BC.device.type == "cpu" else GPU_TILE_BYTES
+    return max(1, budget // user_bytes)
+
+
+def likeness_rows(
+    candidates: Candidates, k: int, num_dials: int, *, offset: float
+) -> Callable[[Tensor], Tensor]:
+    """Prepare to look up `offset - cosine` of chosen candidates with all others.
+
+    The whole [C, C] matrix of a user is one product of matrices, several times as fast a number as
+    a row by itself: it is made where rows of it are wanted often enough, as for a grid of dials.
+
+    Returns:
+        from places chosen [B, W] to [B, W, C]; the next answer may stand where this one did.
+    """
+    embeddings_BCD = candidates.embeddings_BCD()
+    num_users, num_candidates, _ = embeddings_BCD.shape
+    across_BDC = embeddings_BCD.transpose(1, 2)
+    offset_111 = embeddings_BCD.new_full((1, 1, 1), offset)
+    if 2 * k * num_dials >= num_candidates:
+        matrix_BCC = torch.baddbmm(offset_111, embeddings_BCD, across_BDC, alpha=-1)
+        return row_finder(matrix_BCC)
+    row_of = row_finder(embeddings_BCD)
+    rows_BWC = embeddings_BCD.new_empty((num_users, num_dials, num_candidates))
+    # a row vector from the left: twice as fast on the CPU as a column from the right
+    return lambda best_BW: torch.baddbmm(
+        offset_111, row_of(best_BW), across_BDC, alpha=-1, out=rows_BWC
+    )
+
+
+def row_finder(table_BCX: Tensor) -> Callable[[Tensor], Tensor]:
+    """Prepare to look up the rows of places chosen, from [B, W] to [B, W, X]."""
+    num_users, num_candidates, width = table_BCX.shape
+    flat = table_BCX.flatten(0, 1)
+    first_B1 = num_candidates * torch.arange(num_users, device=table_BCX.device)[:, None]
+
+    def rows_of(best_BW: Tensor) -> Tensor:
+        return flat.index_select(0, (first_B1 + best_BW).view(-1)).view(*best_BW.shape, width)
+
+    return rows_of
