@@ -50,7 +50,8 @@ from recdiv_core.metrics.bootstrap import (
     resampled_means,
 )
 from recdiv_core.metrics.exposure import coverage, gini
-from recdiv_core.metrics.judged import CatalogueFacts, catalogue_facts, judge
+from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
+from recdiv_core.metrics.judged import judge
 from recdiv_core.metrics.tally import USER_METRICS
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.build import Dataset, build_model, load_dataset, slate_policy

@@ -25,7 +25,7 @@ from recdiv_core.data.catalogue import (
 from recdiv_core.data.text_vectors import load_vectors
 from recdiv_core.losses.class_balance import effective_number_weights, item_weights, log_prior
 from recdiv_core.losses.soft_slates import ItemTraits
-from recdiv_core.metrics.judged import CatalogueFacts, catalogue_facts
+from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
@@ -69,13 +69,7 @@ class Dataset:
             queries_QH=None if self.queries_QH is None else self.queries_QH.to(device),
             categories_VL=self.categories_VL.to(device),
             log_prior_V=self.log_prior_V.to(device),
-            facts=replace(
-                self.facts,
-                unit_VD=self.facts.unit_VD.to(device),
-                squared_norm_V=self.facts.squared_norm_V.to(device),
-                categories_VL=self.facts.categories_VL.to(device),
-                self_information_V=self.facts.self_information_V.to(device),
-            ),
+            facts=self.facts.to(device),
         )
 
 
@@ -103,6 +97,10 @@ def load_dataset(prepared: Path) -> Dataset:
             torch.tensor(catalogue.popularity_V),
             num_train_users=max(1, manifest.num_train_users),
             num_categories=catalogue.num_categories,
+            attributes={
+                name: torch.from_numpy(values)
+                for name, values in item_attributes(catalogue).items()
+            },
         ),
     )
 
