@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from recdiv_core.slates import SlatePolicy, make_slates
+from recdiv_core.slates import SlatePolicy, count_above, make_slates
 from tests.oracles import mmr_slate
 
 NUM_ITEMS, DIM = 12, 4
@@ -141,3 +141,9 @@ def test_logit_adjustment_takes_popularity_off_the_scores():
     best, expected = adjusted.topk(5, dim=1)
     assert torch.equal(slates, expected)
     torch.testing.assert_close(scores, best)
+
+
+def test_items_above_are_counted_with_half_of_the_ties():
+    scores = torch.tensor([[5.0, 3.0, 3.0, 1.0, -torch.inf], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    above = count_above(scores, torch.tensor([[0, 1, 3, -1], [2, -1, -1, -1]]))
+    assert above.tolist() == [[0.0, 1.5, 3.0, 0.0], [2.0, 0.0, 0.0, 0.0]]

@@ -10,7 +10,7 @@ Legend: V catalogue, D dims, L labels (categories) of an item, G categories of t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import torch
@@ -70,6 +70,23 @@ class CatalogueFacts:
         moved["attributes"] = {name: value.to(device) for name, value in self.attributes.items()}
         return CatalogueFacts(**moved)
 
+    def with_attributes(self, attributes: Mapping[str, Tensor]) -> CatalogueFacts:
+        """Return the facts with further attributes: name -> int [V], -1 = unknown."""
+        return replace(self, attributes={**self.attributes, **self._padded(attributes)})
+
+    def _padded(self, attributes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        padded: dict[str, Tensor] = {}
+        for name, values_V in attributes.items():
+            if values_V.shape != (self.num_items,):
+                shape = list(values_V.shape)
+                raise ValueError(
+                    f"attribute {name}: expected [{self.num_items}] values, got {shape}"
+                )
+            check_range(f"attribute {name}", values_V, int(values_V.max()) + 1)
+            moved_V = values_V.long().to(self.unit_VD.device)
+            padded[name] = F.pad(moved_V, (0, 1), value=-1)
+        return padded
+
 
 def catalogue_facts(
     embeddings_VD: Tensor,
@@ -111,17 +128,10 @@ def catalogue_facts(
             f"got {num_train_users} and a minimum of {int(popularity_V.min())}"
         )
     check_range("categories", categories_VL, num_categories)
-    attributes = attributes or {}
-    for name, values_V in attributes.items():
-        if values_V.shape != (num_items,):
-            raise ValueError(
-                f"attribute {name}: expected [{num_items}], got {list(values_V.shape)}"
-            )
-        check_range(f"attribute {name}", values_V, int(values_V.max()) + 1)
     unit_VD = F.pad(F.normalize(embeddings_VD.float(), dim=1), (0, 0, 0, 1))
     place_V = popularity_V.argsort(descending=True, stable=True).argsort()
     share_V = popularity_V.double().clamp(min=1) / num_train_users
-    return CatalogueFacts(
+    facts = CatalogueFacts(
         unit_VD=unit_VD,
         squared_norm_V=unit_VD.square().sum(dim=1, dtype=torch.float64),
         categories_VL=F.pad(categories_VL.long(), (0, 0, 0, 1), value=-1),
@@ -130,10 +140,11 @@ def catalogue_facts(
         popularity_place_V=F.pad(place_V, (0, 1), value=num_items),
         popularity_rank_V=F.pad(_distinct_ranks(popularity_V), (0, 1), value=num_items + 1),
         popularity_group_V=F.pad(popularity_groups(popularity_V), (0, 1), value=-1),
-        attributes={n: F.pad(v.long(), (0, 1), value=-1) for n, v in attributes.items()},
+        attributes={},
         num_items=num_items,
         num_categories=num_categories,
     )
+    return facts.with_attributes(attributes or {})
 
 
 def popularity_groups(popularity_V: Tensor) -> Tensor:
