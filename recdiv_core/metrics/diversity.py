@@ -33,7 +33,7 @@ def ild(slates: JudgedSlates) -> Tensor:
     squared_length_B = torch.zeros_like(slates.length_B, dtype=torch.float64)
     for start in range(0, slates.num_users, USERS_AT_ONCE):
         users = slice(start, start + USERS_AT_ONCE)
-        sums_bD = facts.unit_VD[slates.items_BK[users]].sum(dim=1, dtype=torch.float64)
+        sums_bD = slates.vectors(users).sum(dim=1, dtype=torch.float64)
         squared_length_B[users] = sums_bD.square().sum(dim=1)
     own_B = facts.squared_norm_V[slates.items_BK].sum(dim=1)
     num_pairs_B = slates.length_B * (slates.length_B - 1)

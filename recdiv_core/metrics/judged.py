@@ -21,7 +21,7 @@ from torch import Tensor
 
 from recdiv_core.metrics.facts import CatalogueFacts, check_range
 
-USERS_AT_ONCE: Final = 256
+USERS_AT_ONCE: Final = 64
 """Users whose slate vectors are gathered together: 256 * k * D numbers stay in the cache."""
 
 
@@ -80,6 +80,12 @@ class JudgedSlates:
             raise ValueError("this metric needs a background: histories and places of targets")
         return self.background
 
+    def vectors(self, users: slice) -> Tensor:
+        """Return the unit vectors of the slates of some users, [b, K, D] float32."""
+        items_bK = self.items_BK[users]
+        rows = items_bK.flatten() % len(self.facts.unit_VD)  # -1: the last one, no item
+        return self.facts.unit_VD.index_select(0, rows).view(*items_bK.shape, -1)
+
     @cached_property
     def is_item_BK(self) -> Tensor:
         """Return which places of the slates hold an item."""
@@ -102,7 +108,7 @@ class JudgedSlates:
         )
         for start in range(0, self.num_users, USERS_AT_ONCE):
             users = slice(start, start + USERS_AT_ONCE)
-            vectors_bKD = self.facts.unit_VD[self.items_BK[users]].double()
+            vectors_bKD = self.vectors(users).double()
             torch.bmm(vectors_bKD, vectors_bKD.mT, out=cosines_BKK[users])
         cosines_BKK.diagonal(dim1=1, dim2=2).copy_(self.is_item_BK)
         return cosines_BKK
