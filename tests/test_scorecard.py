@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
@@ -149,3 +150,10 @@ def test_tallies_of_other_metrics_do_not_add():
     world = world_of(4)
     with pytest.raises(ValueError, match="do not add"):
         scorecard_tally(world, k=10) + tally_of(world, k=10)
+
+
+def test_every_metric_stands_in_the_document():
+    document = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    figures = finish_scorecard(scorecard_tally(world_of(4), k=10))
+    names = {name.removesuffix("_at_10") for name in figures}
+    assert not [name for name in names - {"price_coverage"} if f"`{name}`" not in document]
