@@ -69,6 +69,12 @@ def test_prices_are_grouped_in_bands():
     assert sorted(item for of in groups.values() for item in of) == [*range(9)]
 
 
+def test_columns_in_which_nothing_is_known_give_no_groups():
+    unknown = {"price": pa.nulls(10, pa.float64()), "brand": pa.nulls(10, pa.string())}
+    groups = item_groups(["price", "brand"], catalogue(**unknown))
+    assert not any(mask.any() for of in groups.values() for mask in of.values())
+
+
 def test_columns_are_measured_and_our_own_kinds_are_not():
     values = column_values(["user", "category", "size"], catalogue(size=[38, 40] * 5))
     assert values.keys() == {"size"}

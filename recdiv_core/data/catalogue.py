@@ -111,9 +111,10 @@ def item_attributes(catalogue: Catalogue) -> dict[str, np.ndarray]:
     if "price" in catalogue.table.column_names:
         price = catalogue.table["price"].cast(pa.float64()).to_numpy()
         is_known = np.isfinite(price)
-        edges = np.quantile(price[is_known], np.arange(1, PRICE_BANDS) / PRICE_BANDS)
-        band = np.searchsorted(edges, price, side="right")
-        found["price"] = np.where(is_known, band, -1).astype(np.int64)
+        found["price"] = np.full(len(price), -1, dtype=np.int64)
+        if is_known.any():
+            edges = np.quantile(price[is_known], np.arange(1, PRICE_BANDS) / PRICE_BANDS)
+            found["price"][is_known] = np.searchsorted(edges, price[is_known], side="right")
     return found
 
 
