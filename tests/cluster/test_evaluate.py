@@ -4,17 +4,9 @@ import json
 
 import pytest
 
-from tests.cluster.conftest import run
+from tests.cluster.conftest import figures_of, run
 
 pytestmark = pytest.mark.ray
-
-
-def figures_of(trained, prefix: str) -> dict[str, float]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in trained["metrics"].items()
-        if name.startswith(prefix)
-    }
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
@@ -24,7 +16,7 @@ def test_figures_are_those_of_the_training(trained, tmp_path, num_workers: int):
     more = [f"scaling.num_workers={num_workers}", "eval.batch_size=8"]
     judged = run("evaluate", *place, *more)
     assert judged.keys() >= {"checkpoint", "split", "num_users", "metrics"}
-    of_training = figures_of(trained, "test/")
+    of_training = figures_of(trained["metrics"], "test/")
     assert len(of_training) == 14
     assert {name: judged["metrics"][name] for name in of_training} == pytest.approx(
         of_training, abs=1e-6
@@ -42,5 +34,5 @@ def test_re_ranking_diversifies_the_slates_of_a_checkpoint(trained):
     plain = run("evaluate", *place)["metrics"]
     spread = run("evaluate", *place, "rerank.method=mmr", "rerank.diversity=0.7")
     assert spread["metrics"]["ild_at_10"] > plain["ild_at_10"]
-    of_training = figures_of(trained, "best/val/")
+    of_training = figures_of(trained["metrics"], "best/val/")
     assert {name: plain[name] for name in of_training} == pytest.approx(of_training, abs=1e-6)
