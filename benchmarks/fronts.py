@@ -43,8 +43,8 @@ from recdiv_core.data.plan import train_examples
 from recdiv_core.judged_runs import judge_users
 from recdiv_core.metrics import diversity
 from recdiv_core.metrics.bootstrap import interval, resampled_means
+from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
 from recdiv_core.metrics.jackknife import JudgedUsers, figure_draws
-from recdiv_core.metrics.judged import CatalogueFacts, catalogue_facts
 from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.build import Dataset, load_dataset, load_model, slate_policy

@@ -3,9 +3,10 @@
     python -m pipelines.evaluate --checkpoint DIR
     python -m pipelines.evaluate --checkpoint DIR --split val --out metrics.json eval.k=20
     python -m pipelines.evaluate --checkpoint DIR rerank.method=mmr rerank.diversity=0.4
+    python -m pipelines.evaluate --checkpoint DIR eval.cutoffs=[1,5] eval.slices=[user,brand]
 
 The checkpoint's own config is used, with the overrides of this call.
-Prints {"checkpoint", "split", "num_users", "metrics"}.
+Prints {"checkpoint", "split", "num_users", "metrics", "slices", "fairness"}.
 """
 
 from __future__ import annotations

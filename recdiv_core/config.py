@@ -323,6 +323,12 @@ class EvalConfig(_Section):
     """True = items in a user's history are not recommended again."""
     batch_size: int = Field(default=512, ge=1)
     """Users scored at once a worker."""
+    cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Further cut-offs below `k` that `evaluate` judges the same slates at."""
+    slices: tuple[str, ...] = ("user", "query", "popularity", "category")
+    """Parts of the shop that `evaluate` reports apart and compares: `user` (cold, warm), `query`
+    (with, without), items by `popularity` (head, mid, tail), by `category` or by any other column
+    of the catalogue, whose coverage in the slates is then measured too."""
     objective: str = Field(default="ndcg_at_10", pattern=r"^[a-z_]+_at_[0-9]+$")
     """Validation metric that early stopping and the best checkpoint go by; higher is better."""
 
@@ -393,6 +399,11 @@ class Config(_Section):
             )
         if self.rerank.attributes and not sum(self.rerank.attributes.values()):
             raise ValueError("rerank.attributes: the weights must sum to more than 0")
+        if max(self.eval.cutoffs, default=0) > self.eval.k:
+            raise ValueError(
+                f"eval.cutoffs={list(self.eval.cutoffs)} must not exceed eval.k={self.eval.k}: "
+                "slates are that long"
+            )
         if not self.data.events:
             raise ValueError("data.events must name at least one kind of event")
         if self.model.text.enabled and not self.model.text.fields:

@@ -9,26 +9,28 @@ divided: the metrics are the same on any number of workers. Not the metrics them
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 
 from recdiv_core.config import Config, apply_overrides, check_dial
-from recdiv_core.data.batches import Packed, pack, pad_targets
-from recdiv_core.data.plan import Examples, read_eval
+from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.text_vectors import ensure_vectors
-from recdiv_core.metrics.tally import Tally, finish, tally_slates
+from recdiv_core.groupings import check_kinds, item_groups
+from recdiv_core.held_out import held_out_of_split
+from recdiv_core.metrics.tally import Tally, tally_slates
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.ray_start import start_ray
 from recdiv_core.schema import check_files, read_manifest
-from recdiv_core.slates import SlatePolicy, make_slates
+from recdiv_core.scorecards import Scorecard, finish_split, scorecard_of
+from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.build import (
     Dataset,
     check_rerank,
-    item_traits,
     load_dataset,
     load_model,
     slate_policy,
@@ -36,9 +38,6 @@ from recdiv_core.training.build import (
 from recdiv_core.training.checkpoint import check_data, check_weights, read_config
 
 logger = logging.getLogger(__name__)
-
-Scoring = Callable[[Examples, Packed], torch.Tensor]
-"""The users of a batch, twice told -> [B, V] float32 scores of the whole catalogue."""
 
 
 def tally_split(
@@ -107,73 +106,23 @@ def slates_of_split(
         with `filter_seen`, held-out items that stand in the history are no targets: they cannot be
         recommended.
     """
-    device = dataset.text_VH.device
-    score = (
-        model_scoring(model, dial) if isinstance(model, Recommender) else baseline_scoring(model)
+    batches = held_out_of_split(
+        model,
+        dataset,
+        split,
+        max_history=max_history,
+        batch_size=batch_size,
+        dial=dial,
+        rank=rank,
+        world_size=world_size,
     )
-    traits = item_traits(dataset)
-    for examples in read_eval(
-        dataset.prepared, split, batch_size=batch_size, rank=rank, world_size=world_size
-    ):
-        # not around the yield: what is done with the slates is the caller's business
+    for held_out in batches:
         with torch.inference_mode():
-            packed = pack(examples, max_history=max_history).to(device)
-            scores_BV = score(examples, packed)
-            targets_BT = pad_targets(examples).to(device)
-            made: list[tuple[torch.Tensor, torch.Tensor]] = []
-            for index, policy in enumerate(policies):
-                is_last = index == len(policies) - 1  # slates are made in the scores' own memory
-                slates_BK, _ = make_slates(
-                    scores_BV if is_last else scores_BV.clone(),
-                    packed.seen_user_S,
-                    packed.seen_item_S,
-                    traits,
-                    dataset.log_prior_V,
-                    policy,
-                )
-                wanted_BT = targets_BT
-                if policy.filter_seen:
-                    wanted_BT = _without_seen(targets_BT, packed, scores_BV.shape[1])
-                made.append((slates_BK, wanted_BT))
+            made = [
+                held_out.slates(dataset, policy, keep_scores=index < len(policies) - 1)
+                for index, policy in enumerate(policies)
+            ]
         yield made
-
-
-def model_scoring(model: Recommender, dial: float) -> Scoring:
-    """Score by the state of each user, state . item; the item vectors are computed here, once."""
-    model.eval()
-    with torch.inference_mode():
-        items_VD = model.item_vectors()
-
-    def score(examples: Examples, packed: Packed) -> torch.Tensor:
-        del examples
-        states = model.states(
-            items_VD,
-            packed.items_RW,
-            packed.position_RW,
-            packed.segment_RW,
-            packed.queries_RW,
-            torch.full(packed.items_RW.shape, dial, device=items_VD.device),
-        )
-        return (states[packed.last_place_B] @ items_VD.T).float()
-
-    return score
-
-
-def baseline_scoring(baseline: Baseline) -> Scoring:
-    """Score by the items of each user's whole history."""
-
-    def score(examples: Examples, packed: Packed) -> torch.Tensor:
-        return baseline.scores(packed.seen_user_S, packed.seen_item_S, examples.user_ids)
-
-    return score
-
-
-def _without_seen(targets_BT: torch.Tensor, packed: Packed, num_items: int) -> torch.Tensor:
-    """Replace targets that stand in the user's history by -1."""
-    user = torch.arange(len(targets_BT), device=targets_BT.device)[:, None]
-    seen = packed.seen_user_S * num_items + packed.seen_item_S
-    is_seen = torch.isin(user * num_items + targets_BT, seen) & (targets_BT >= 0)
-    return targets_BT.masked_fill(is_seen, -1)
 
 
 def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[str, Any]:
@@ -185,10 +134,13 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
         split: `val` or `test`.
 
     Returns:
-        `{"checkpoint", "split", "k", "num_users", "num_users_without_targets", "metrics"}`.
+        `{"checkpoint", "split", "k", "num_users", "num_users_without_targets", "metrics", "slices",
+        "fairness"}`: the whole set of metrics, under each cut-off; the few of every epoch for each
+        group of users and items; and the gaps between groups of a kind.
 
     Raises:
-        ValueError: files, data and checkpoint that do not fit together; no GPU where one is asked.
+        ValueError: files, data and checkpoint that do not fit together; no GPU where one is asked;
+            `eval.slices` of no such kind.
     """
     check_dial(config)
     prepared = Path(config.data.prepared).absolute()
@@ -197,6 +149,7 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
     check_data(checkpoint, manifest)
     check_rerank(config, prepared)
     check_weights(checkpoint)
+    check_kinds(config.eval.slices, pq.read_schema(prepared / "catalogue.parquet").names)
     start_ray(config)
     import ray
 
@@ -212,34 +165,42 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
         share.remote(config, checkpoint.absolute(), split, rank, world_size)
         for rank in range(world_size)
     ]
-    tallies: list[Tally] = ray.get(parts)
-    tally = sum(tallies[1:], tallies[0])
+    shares: list[Scorecard] = ray.get(parts)
+    scorecard = sum(shares[1:], shares[0])
+    tally = scorecard.tallies[0]
     return {
         "checkpoint": str(checkpoint),
         "split": split,
         "k": tally.k,
         "num_users": int(tally.num_users),
         "num_users_without_targets": int(tally.num_users_without_targets),
-        "metrics": finish(tally),
+        **finish_split(scorecard, item_groups(config.eval.slices, load_catalogue(prepared))),
     }
 
 
-def _tally_share(config: Config, checkpoint: Path, split: str, rank: int, world_size: int) -> Tally:
+def _tally_share(
+    config: Config, checkpoint: Path, split: str, rank: int, world_size: int
+) -> Scorecard:
     torch.set_num_threads(config.scaling.threads_per_worker)
     device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
     dataset = load_dataset(Path(config.data.prepared).absolute()).to(device)
-    tally = tally_split(
+    share = held_out_of_split(
         load_model(config, dataset, checkpoint).to(device),
         dataset,
         split,
-        [slate_policy(config)],
         max_history=config.model.max_history,
         batch_size=config.eval.batch_size,
         dial=config.model.diversity,
         rank=rank,
         world_size=world_size,
-    )[0]
-    return tally.from_flat(tally.flat().cpu())
+    )
+    return scorecard_of(
+        share,
+        dataset,
+        slate_policy(config),
+        cutoffs=config.eval.cutoffs,
+        kinds=config.eval.slices,
+    )
 
 
 def checkpoint_config(checkpoint: Path, overrides: Sequence[str]) -> Config:

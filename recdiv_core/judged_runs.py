@@ -20,8 +20,9 @@ import torch
 
 from recdiv_core.config import Config, apply_overrides, check_dial
 from recdiv_core.evaluate import slates_of_split
+from recdiv_core.metrics.facts import CatalogueFacts
 from recdiv_core.metrics.jackknife import JudgedUsers, join_users
-from recdiv_core.metrics.judged import CatalogueFacts, JudgedSlates, judge
+from recdiv_core.metrics.judged import JudgedSlates, judge
 from recdiv_core.metrics.tally import USER_METRICS
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender

@@ -91,3 +91,21 @@ def make_slates(
     places = chosen_BK.clamp_min(0)
     slates_BK = candidates_BC.gather(1, places).masked_fill(is_empty, -1)
     return slates_BK, scores_BC.gather(1, places).masked_fill(is_empty, -torch.inf)
+
+
+def count_above(scores_BV: torch.Tensor, items_BT: torch.Tensor) -> torch.Tensor:
+    """Return how many items score above each given one, ties counting one half: [B, T] float64.
+
+    Args:
+        scores_BV: of the catalogue, -inf for items that do not count.
+        items_BT: item_index that may be shown, or -1, which counts 0.
+    """
+    above_BT = torch.zeros(items_BT.shape, dtype=torch.float64, device=scores_BV.device)
+    for column, item_B in enumerate(items_BT.unbind(dim=1)):
+        rows = (item_B >= 0).nonzero().squeeze(1)
+        scores_bV = scores_BV if len(rows) == len(item_B) else scores_BV[rows]
+        own_b1 = scores_bV.gather(1, item_B[rows, None])
+        num_above_b = (scores_bV > own_b1).sum(dim=1)
+        num_alike_b = (scores_bV == own_b1).sum(dim=1) - 1
+        above_BT[rows, column] = num_above_b + num_alike_b.double() / 2
+    return above_BT

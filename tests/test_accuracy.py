@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from sklearn.metrics import f1_score, ndcg_score
+from sklearn.metrics import f1_score, ndcg_score, roc_auc_score
 
 from recdiv_core.metrics import accuracy
-from recdiv_core.metrics.judged import JudgedSlates, catalogue_facts, judge
+from recdiv_core.metrics.facts import catalogue_facts
+from recdiv_core.metrics.judged import Background, JudgedSlates, judge
 from tests.oracles import accuracy_of_slate
 from tests.worlds import pad
 
@@ -23,6 +24,7 @@ FACTS = catalogue_facts(
 METRICS = {
     "precision": accuracy.precision,
     "recall": accuracy.recall,
+    "recall_capped": accuracy.recall_capped,
     "f1": accuracy.f1,
     "hit": accuracy.hit,
     "mrr": accuracy.mrr,
@@ -49,6 +51,7 @@ def random_slates(seed: int, *, k: int, num_users: int = 20):
     [
         ("precision", 2 / 5),
         ("recall", 2 / 3),
+        ("recall_capped", 2 / 3),
         ("f1", 2 * 2 / (5 + 3)),
         ("hit", 1.0),
         ("mrr", 1 / 2),
@@ -72,7 +75,7 @@ def test_a_slate_without_a_hit_scores_0(name):
     assert METRICS[name](judged([[1, 2, 3, 4]], [[5, 6]], k=4)).item() == 0.0
 
 
-@pytest.mark.parametrize("name", ["map", "ndcg", "precision"])
+@pytest.mark.parametrize("name", ["map", "ndcg", "precision", "recall_capped"])
 def test_more_targets_than_places_leave_1_within_reach(name):
     slates = judged([[1, 2]], [[1, 2, 3, 4, 5]], k=2)
     assert METRICS[name](slates).item() == pytest.approx(1.0, abs=1e-15)
@@ -142,6 +145,9 @@ def test_users_are_judged_like_the_slow_twin(seed, k):
     values = {name: metric(batch) for name, metric in METRICS.items()}
     for user in range(3):
         expected = accuracy_of_slate(slates[user], targets[user], k)
+        expected["recall_capped"] = (
+            expected["recall"] * len(targets[user]) / min(k, len(targets[user]))
+        )
         assert {name: v[user].item() for name, v in values.items()} == pytest.approx(expected)
 
 
@@ -156,3 +162,37 @@ def test_moving_a_hit_forward_never_lowers_a_metric(seed):
     before, after = judged(slates, targets, 10), judged(forward, targets, 10)
     for metric in METRICS.values():
         assert bool((metric(after) >= metric(before) - 1e-12).all())
+
+
+def test_auc_agrees_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 15, (20, NUM_ITEMS))  # with ties
+    slates, targets = random_slates(3, k=5)
+    num_above, expected = pad(targets).double(), []
+    for user, wanted in enumerate(targets):
+        own = scores[user, wanted, None]
+        above = (scores[user] > own).sum(1) + ((scores[user] == own).sum(1) - 1) / 2
+        num_above[user, : len(wanted)] = torch.from_numpy(above)
+        expected.append(roc_auc_score(np.isin(np.arange(NUM_ITEMS), wanted), scores[user]))
+    none = torch.zeros(0, dtype=torch.int64)
+    background = Background(none, none, num_above, torch.full((20,), NUM_ITEMS))
+    batch = judge(pad(slates), pad(targets), FACTS, k=5, background=background)
+    np.testing.assert_allclose(accuracy.auc(batch).numpy(), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("num_above", "num_rankable", "expected"),
+    [
+        ([0, 1], 5, 1.0),  # both targets in front
+        ([3, 4], 5, 0.0),
+        ([0, 4], 5, 0.5),
+        ([2, 2], 5, 0.5),  # all items alike
+        ([0, 1], 2, 0.5),  # no item that is no target
+    ],
+)
+def test_auc_by_hand(num_above, num_rankable, expected):
+    none = torch.zeros(0, dtype=torch.int64)
+    places = torch.tensor([num_above]).double()
+    background = Background(none, none, places, torch.tensor([num_rankable]))
+    slates = judge(pad([[1]]), pad([[1, 2]]), FACTS, k=1, background=background)
+    assert accuracy.auc(slates).tolist() == [expected]

@@ -191,6 +191,8 @@ def test_settings_that_contradict_each_other_are_refused(overrides, message):
         ("rerank.num_candidates=5", "rerank.num_candidates=5 must be at least eval.k=10"),
         ("rerank.attributes.size=1", "rerank.attributes.size: got 'size'; Input should be 'cat"),
         ("rerank.attributes.brand=0", "rerank.attributes: the weights must sum to more than 0"),
+        ("eval.cutoffs=[5, 20]", r"eval.cutoffs=\[5, 20\] must not exceed eval.k=10"),
+        ("eval.cutoffs=[0]", "eval.cutoffs.0: got 0; .* greater than or equal to 1"),
         ("loss.slate_candidates=5", "loss.slate_candidates=5 must be at least loss.slate_size=10"),
         ("model.text.fields=[]", "model.text.fields must name at least one column"),
         ("model.text.lora_rank=4", "lora_rank needs model.text.trainable_layers >= 1"),

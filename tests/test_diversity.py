@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.metrics import diversity
-from recdiv_core.metrics.judged import JudgedSlates, catalogue_facts, judge
+from recdiv_core.metrics.facts import catalogue_facts
+from recdiv_core.metrics.judged import USERS_AT_ONCE, JudgedSlates, judge
 from tests.oracles import categories_of_slate, ild_of_slate
 from tests.worlds import facts_of, pad, random_world
 
@@ -61,8 +62,8 @@ def test_ild_by_hand(slate, expected):
 
 
 def test_ild_of_more_users_than_are_gathered_at_once():
-    world = random_world(1, num_users=diversity.USERS_AT_ONCE + 7, width=4)
-    slates = judge(pad(world.slates), torch.zeros(263, 1).long(), facts_of(world), k=4)
+    world = random_world(1, num_users=USERS_AT_ONCE + 7, width=4)
+    slates = judge(pad(world.slates), torch.zeros(71, 1).long(), facts_of(world), k=4)
     expected = [ild_of_slate(slate, world.embeddings) for slate in world.slates]
     np.testing.assert_allclose(diversity.ild(slates).numpy(), expected, atol=1e-6)
 

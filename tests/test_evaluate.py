@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -6,12 +8,16 @@ import torch
 
 from recdiv_core.config import Config, override
 from recdiv_core.evaluate import tally_split
+from recdiv_core.groupings import item_groups
+from recdiv_core.held_out import held_out_of_split
+from recdiv_core.metrics.fairness import item_fairness
 from recdiv_core.metrics.tally import finish
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY
+from recdiv_core.scorecards import finish_split, scorecard_of
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.build import build_model, load_dataset
-from tests.oracles import metrics_of_slates
-from tests.worlds import write_dataset
+from tests.metric_oracles import of_every_epoch, scorecard, tail_items
+from tests.worlds import World, write_dataset
 
 NUM_ITEMS, NUM_USERS, NUM_QUERIES, K, MAX_HISTORY = 20, 23, 3, 4, 5
 CONFIG = override(
@@ -81,10 +87,10 @@ def tally(model, dataset, *policies, rank=0, world_size=1, batch_size=5):
     )
 
 
-def metrics_by_hand(model, dataset, users, *, filter_seen):
-    """Score, filter and judge one user after another."""
+def world_by_hand(model, dataset, users, *, filter_seen=True) -> World:
+    """Score and filter one user after another."""
+    slates, targets, all_scores = [], [], []
     model.eval()
-    slates, targets = [], []
     with torch.inference_mode():
         items = model.item_vectors()
         for user in users:
@@ -93,28 +99,32 @@ def metrics_by_hand(model, dataset, users, *, filter_seen):
             queries[0, -1] = user["query"]
             zeros = torch.zeros(1, len(last), dtype=torch.int64)
             places = torch.arange(len(last))[None]
-            scores = items @ model.states(items, torch.tensor([last]), places, zeros, queries)[-1]
-            seen = set(user["history"]) if filter_seen else set()
-            ranked = [item for item in scores.argsort(descending=True).tolist() if item not in seen]
+            state = model.states(items, torch.tensor([last]), places, zeros, queries)[-1]
+            seen = {*user["history"]} if filter_seen else set()
+            scores = [None if i in seen else s for i, s in enumerate((items @ state).tolist())]
+            ranked = sorted({*range(NUM_ITEMS)} - seen, key=lambda i: -scores[i])
             slates.append(ranked[:K])
             targets.append([item for item in user["targets"] if item not in seen])
-    return metrics_of_slates(
-        slates,
-        targets,
+            all_scores.append(scores)
+    return World(
+        slates=slates,
+        targets=targets,
         embeddings=dataset.text_VH.numpy(),
         categories=[[c for c in row if c >= 0] for row in dataset.categories_VL.tolist()],
         popularity=dataset.catalogue.popularity_V.tolist(),
         num_train_users=dataset.manifest.num_users - dataset.manifest.num_cold_users,
         num_categories=3,
-        k=K,
+        histories=[user["history"] for user in users],
+        scores=all_scores,
+        attributes={"title": [*range(NUM_ITEMS)]},  # each has a title of its own
     )
 
 
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_a_split_is_judged_as_by_hand(model, dataset, users, filter_seen):
     (sums,) = tally(model, dataset, policy(filter_seen=filter_seen))
-    by_hand = metrics_by_hand(model, dataset, users, filter_seen=filter_seen)
-    assert finish(sums) == pytest.approx(by_hand, abs=1e-6)
+    world = world_by_hand(model, dataset, users, filter_seen=filter_seen)
+    assert finish(sums) == pytest.approx(of_every_epoch(world, k=K), abs=1e-6)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 7])
@@ -160,3 +170,79 @@ def test_re_ranking_at_dial_0_gives_the_same_metrics(model, dataset):
 def test_re_ranking_for_diversity_raises_ild(model, dataset):
     plain, diverse = tally(model, dataset, policy(), policy(method="mmr", diversity=0.9))
     assert finish(diverse)["ild_at_4"] > finish(plain)["ild_at_4"] + 0.05
+
+
+def whole_set(model, dataset, *, rank=0, world_size=1, **changes):
+    share = held_out_of_split(
+        model,
+        dataset,
+        "val",
+        max_history=MAX_HISTORY,
+        batch_size=5,
+        dial=0.0,
+        rank=rank,
+        world_size=world_size,
+    )
+    kinds = ("user", "query", "popularity", "category", "title")
+    return scorecard_of(share, dataset, policy(**changes), cutoffs=[2, K], kinds=kinds)
+
+
+def finished(scorecard, dataset):
+    kinds = ("popularity", "category", "title")
+    return finish_split(scorecard, item_groups(kinds, dataset.catalogue))
+
+
+def test_the_whole_set_of_a_split_is_judged_as_by_hand(model, dataset, users):
+    figures = finished(whole_set(model, dataset), dataset)
+    world = world_by_hand(model, dataset, users)
+    expected = {**scorecard(world, k=K), **scorecard(world, k=2)}
+    assert figures["metrics"] == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_parts_of_the_shop_are_judged_as_by_hand(model, dataset, users):
+    slices = finished(whole_set(model, dataset), dataset)["slices"]
+    world = world_by_hand(model, dataset, users)
+    asks = [user["query"] != NO_QUERY for user in users]
+    of_askers = [t if has else [] for t, has in zip(world.targets, asks, strict=True)]
+    in_tail = tail_items(world.popularity)
+    of_tail = [[item for item in wanted if item in in_tail] for wanted in world.targets]
+    for name, targets in (("query=with", of_askers), ("popularity=tail", of_tail)):
+        part = of_every_epoch(replace(world, targets=targets), k=K)
+        assert slices[name].pop("num_users") == sum(map(bool, targets))
+        expected = {metric: part[metric] for metric in slices[name]}
+        assert slices[name] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_scorecards_of_ranks_come_to_the_same_figures(model, dataset, world_size):
+    shares = [
+        whole_set(model, dataset, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    together = finished(sum(shares[1:], shares[0]), dataset)
+    alone = finished(whole_set(model, dataset), dataset)
+    assert together["slices"].keys() == alone["slices"].keys()
+    for key in ("slices", "fairness"):
+        for name, figures in alone[key].items():
+            assert together[key][name] == pytest.approx(figures, rel=1e-9, abs=1e-12)
+    assert together["metrics"] == pytest.approx(alone["metrics"], rel=1e-9, abs=1e-12)
+
+
+def test_the_whole_set_holds_the_metrics_of_every_epoch(model, dataset):
+    figures = finished(whole_set(model, dataset), dataset)["metrics"]
+    few = finish(tally(model, dataset, policy())[0])
+    assert {name: figures[name] for name in few} == few
+
+
+def test_re_ranking_leaves_auc_where_it_was(model, dataset):
+    plain = finished(whole_set(model, dataset), dataset)["metrics"]
+    diverse = finished(whole_set(model, dataset, method="mmr", diversity=0.9), dataset)["metrics"]
+    assert diverse["auc_at_4"] == plain["auc_at_4"]
+    assert diverse["ild_at_4"] > plain["ild_at_4"]
+
+
+def test_fairness_is_the_gaps_between_groups_of_a_kind(model, dataset):
+    whole = whole_set(model, dataset)
+    figures = finished(whole, dataset)
+    assert figures["fairness"]["user"] == {}  # nobody is cold here
+    of_items = item_groups(("popularity",), dataset.catalogue)["popularity"]
+    assert figures["fairness"]["popularity"] == item_fairness(whole.tallies[0], of_items)

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.metrics import exposure
-from recdiv_core.metrics.judged import catalogue_facts, judge
+from recdiv_core.metrics.facts import catalogue_facts
+from recdiv_core.metrics.judged import judge
 from tests.oracles import gini
 from tests.worlds import pad
 
@@ -73,3 +74,61 @@ def test_novelty_is_the_mean_self_information_in_bits(slate, expected):
     novelty = exposure.novelty(slates).tolist()
     assert novelty == [expected, pytest.approx(5 / 3)]
     assert max(novelty) <= math.log2(8)
+
+
+@pytest.mark.parametrize(
+    ("counts", "effective", "evenness"),
+    [
+        ([3, 3, 3, 3], 1.0, 1.0),
+        ([0, 0, 0, 5], 0.25, 0.0),
+        ([0, 0, 1, 1], 0.5, 0.5),
+        ([0, 0], 0.0, 0.0),
+        ([7], 1.0, 0.0),
+    ],
+)
+def test_entropy_of_exposure_by_hand(counts, effective, evenness):
+    assert exposure.distributional_coverage(torch.tensor(counts)) == pytest.approx(effective)
+    assert exposure.exposure_entropy(torch.tensor(counts)) == pytest.approx(evenness)
+
+
+@settings(max_examples=50)
+@given(EXPOSURES)
+def test_the_effective_share_is_no_more_than_coverage(counts):
+    shown = torch.tensor(counts)
+    assert exposure.distributional_coverage(shown) <= exposure.coverage(shown) + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("counts", "num_users", "expected"),
+    [
+        ([2, 2, 0, 0], 2, 0.0),  # the same slate twice
+        ([1, 1, 1, 1], 2, 1.0),
+        ([2, 1, 1, 0], 2, 0.5),
+        ([1, 1, 0, 0], 1, 0.0),
+    ],
+)
+def test_personalisation_by_hand(counts, num_users, expected):
+    assert exposure.personalisation(torch.tensor(counts), num_users, k=2) == expected
+
+
+def test_groups_of_popularity_by_hand():
+    facts = catalogue_facts(
+        torch.zeros(6, 2),
+        torch.zeros(6, 1, dtype=torch.int64),
+        torch.tensor([0, 50, 20, 10, 10, 10]),
+        num_train_users=100,
+        num_categories=1,
+    )
+    # 50, then 50 + 20 + 10 of 100; the first of equals goes first
+    assert facts.popularity_group_V.tolist() == [2, 0, 1, 1, 2, 2, -1]
+    assert facts.popularity_rank_V.tolist() == [7, 1, 2, 3, 3, 3, 7]
+    assert facts.popularity_place_V.tolist() == [5, 0, 1, 2, 3, 4, 6]
+    slates = judge(pad([[1, 2, 4, 0], [0, 5]]), torch.tensor([[4], [1]]), facts, k=4)
+    assert exposure.tail_share(slates).tolist() == [0.5, 1.0]
+    assert exposure.popularity(slates).tolist() == [20.0, 5.0]
+    assert exposure.unexpectedness(slates).tolist() == [0.25, 0.5]
+    assert exposure.user_coverage(slates).tolist() == [1.0, 1.0]
+    assert exposure.full_slates(slates).tolist() == [1.0, 0.0]
+    assert exposure.serendipity(slates).tolist() == [0.0, 0.0]  # ranked third, as it is popular
+    shifted = judge(pad([[4], [0]]), torch.tensor([[4], [0]]), facts, k=1)
+    assert exposure.serendipity(shifted).tolist() == pytest.approx([2 / 6, 1.0])

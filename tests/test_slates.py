@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.rerank import RERANKERS, Options
-from recdiv_core.slates import SlatePolicy, make_slates
+from recdiv_core.slates import SlatePolicy, count_above, make_slates
 from tests.oracles import mmr_slate
 
 NUM_ITEMS, DIM = 12, 4
@@ -179,3 +179,9 @@ def test_exposure_so_far_keeps_items_out_of_later_slates():
     shown = torch.bincount(first.flatten(), minlength=NUM_ITEMS)
     second, _ = make_slates(states[2:] @ items.T, *common, exposure_V=shown)
     assert sorted([*first.flatten().tolist(), *second.flatten().tolist()]) == list(range(NUM_ITEMS))
+
+
+def test_items_above_are_counted_with_half_of_the_ties():
+    scores = torch.tensor([[5.0, 3.0, 3.0, 1.0, -torch.inf], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    above = count_above(scores, torch.tensor([[0, 1, 3, -1], [2, -1, -1, -1]]))
+    assert above.tolist() == [[0.0, 1.5, 3.0, 0.0], [2.0, 0.0, 0.0, 0.0]]

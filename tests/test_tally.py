@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from recdiv_core.metrics import USER_METRICS, Tally, catalogue_facts, finish, tally_slates
 from recdiv_core.metrics.judged import judge
-from tests.oracles import metrics_of_slates
+from tests.metric_oracles import of_every_epoch
 from tests.worlds import facts_of, pad, random_world, tally_of
 
 
@@ -16,7 +16,7 @@ from tests.worlds import facts_of, pad, random_world, tally_of
 @pytest.mark.parametrize("seed", range(4))
 def test_every_metric_equals_its_slow_twin(seed, k):
     world = random_world(seed)
-    expected = metrics_of_slates(**dataclasses.asdict(world), k=k)
+    expected = of_every_epoch(world, k=k)
     assert finish(tally_of(world, k=k)) == pytest.approx(expected, abs=1e-6)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.metrics import CatalogueFacts, Tally, catalogue_facts, tally_slates
+from recdiv_core.metrics.judged import Background
+from recdiv_core.metrics.scorecard import user_metrics
 from recdiv_core.schema import CATALOGUE, Manifest
 
 
@@ -33,6 +35,37 @@ class World:
     popularity: list[int]
     num_train_users: int
     num_categories: int
+    histories: list[list[int]] = field(default_factory=list)
+    scores: list[list[float | None]] = field(default_factory=list)
+    attributes: dict[str, list[int]] = field(default_factory=dict)
+
+
+def with_background(world: World, seed: int) -> World:
+    """Return the world with what the whole set of metrics asks about: more awkward things.
+
+    Some histories are empty or hold an item twice; scores tie, and are None for items that could
+    not have been shown, targets excepted; attributes have unknown values.
+    """
+    rng = np.random.default_rng(seed)
+    num_items = len(world.popularity)
+
+    def scores(targets: list[int]) -> list[float | None]:
+        values = [float(value) for value in rng.integers(0, 12, num_items)]
+        can_be = rng.random(num_items) < 0.8
+        return [v if can_be[i] or i in targets else None for i, v in enumerate(values)]
+
+    return replace(
+        world,
+        histories=[
+            rng.integers(0, num_items, int(size)).tolist()
+            for size in rng.integers(0, 9, len(world.slates))
+        ],
+        scores=[scores(targets) for targets in world.targets],
+        attributes={
+            name: rng.integers(-1, size, num_items).tolist()
+            for name, size in (("brand", 9), ("price", 3))
+        },
+    )
 
 
 def random_world(
@@ -74,6 +107,46 @@ def facts_of(world: World) -> CatalogueFacts:
         torch.tensor(world.popularity),
         num_train_users=world.num_train_users,
         num_categories=world.num_categories,
+        attributes={name: torch.tensor(values) for name, values in world.attributes.items()},
+    )
+
+
+def background_of(world: World, users: Sequence[int]) -> Background:
+    """Return the background of these users, from their histories and scores."""
+    targets = [world.targets[user] for user in users]
+    above = []
+    for user, wanted in zip(users, targets, strict=True):
+        scores = np.array([-np.inf if s is None else s for s in world.scores[user]])
+        above.append(
+            [(scores > scores[t]).sum() + ((scores == scores[t]).sum() - 1) / 2 for t in wanted]
+        )
+    num_above = pad(targets).double()
+    num_above[num_above >= 0] = torch.tensor(
+        [value for values in above for value in values], dtype=torch.float64
+    )
+    history = [(row, item) for row, user in enumerate(users) for item in world.histories[user]]
+    history_S2 = torch.tensor(history, dtype=torch.int64).reshape(-1, 2)
+    return Background(
+        history_user_S=history_S2[:, 0],
+        history_item_S=history_S2[:, 1],
+        num_above_BT=num_above,
+        num_rankable_B=torch.tensor(
+            [sum(score is not None for score in world.scores[user]) for user in users]
+        ),
+    )
+
+
+def scorecard_tally(world: World, *, k: int, users: Sequence[int] | None = None) -> Tally:
+    """Return the tally of the whole set of metrics, of all users or of those given."""
+    chosen = range(len(world.slates)) if users is None else users
+    facts = facts_of(world)
+    return tally_slates(
+        pad([world.slates[user] for user in chosen]),
+        pad([world.targets[user] for user in chosen]),
+        facts,
+        k=k,
+        metrics=user_metrics(facts),
+        background=background_of(world, chosen),
     )
 
 

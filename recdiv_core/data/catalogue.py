@@ -49,7 +49,7 @@ class Catalogue:
         item_ids: [V] string.
         titles: [V] string; empty where the shop gave none.
         categories_VL: [V, L] int64, indices into the manifest's categories, padded with -1.
-        num_categories: size of that list.
+        categories: the names that they stand for.
         popularity_V: [V] int64, train events.
         is_cold_V: [V] bool, no train event.
         table: the whole table, with the shop's further attributes.
@@ -58,13 +58,18 @@ class Catalogue:
     item_ids: pa.Array
     titles: pa.Array
     categories_VL: Any
-    num_categories: int
+    categories: tuple[str, ...]
     popularity_V: Any
     is_cold_V: Any
     table: pa.Table
 
     def __len__(self) -> int:
         return self.table.num_rows
+
+    @property
+    def num_categories(self) -> int:
+        """Return G."""
+        return len(self.categories)
 
 
 def load_catalogue(prepared: Path) -> Catalogue:
@@ -84,7 +89,7 @@ def load_catalogue(prepared: Path) -> Catalogue:
         item_ids=table[ITEM_ID].combine_chunks(),
         titles=table["title"].combine_chunks(),
         categories_VL=categories_VL,
-        num_categories=len(manifest.categories),
+        categories=manifest.categories,
         popularity_V=table["popularity"].to_numpy(),
         is_cold_V=table["is_cold"].to_numpy(),
         table=table,
@@ -98,19 +103,29 @@ def item_attributes(catalogue: Catalogue) -> dict[str, np.ndarray]:
         brand and colour as they stand, price in PRICE_BANDS bands of equally many items; [V] int64
         each. Attributes that the catalogue lacks are left out.
     """
-    found: dict[str, np.ndarray] = {}
-    for name in ("brand", "colour"):
-        if name in catalogue.table.column_names:
-            values = catalogue.table[name].combine_chunks()
-            coded = pc.dictionary_encode(pc.if_else(pc.equal(values, ""), None, values))
-            found[name] = coded.indices.fill_null(-1).to_numpy().astype(np.int64)
+    found = {
+        name: attribute_values(catalogue, name)[0]
+        for name in ("brand", "colour")
+        if name in catalogue.table.column_names
+    }
     if "price" in catalogue.table.column_names:
         price = catalogue.table["price"].cast(pa.float64()).to_numpy()
         is_known = np.isfinite(price)
-        edges = np.quantile(price[is_known], np.arange(1, PRICE_BANDS) / PRICE_BANDS)
-        band = np.searchsorted(edges, price, side="right")
-        found["price"] = np.where(is_known, band, -1).astype(np.int64)
+        found["price"] = np.full(len(price), -1, dtype=np.int64)
+        if is_known.any():
+            edges = np.quantile(price[is_known], np.arange(1, PRICE_BANDS) / PRICE_BANDS)
+            found["price"][is_known] = np.searchsorted(edges, price[is_known], side="right")
     return found
+
+
+def attribute_values(catalogue: Catalogue, name: str) -> tuple[np.ndarray, list[str]]:
+    """Number the values of a column of the catalogue as they stand.
+
+    Returns:
+        [V] int64, -1 = unknown (none, or empty text), and the values as text.
+    """
+    coded = adapters.as_text(catalogue.table[name]).dictionary_encode()
+    return coded.indices.fill_null(-1).to_numpy().astype(np.int64), coded.dictionary.to_pylist()
 
 
 class Tokens(Sequence[list[int]]):

@@ -69,6 +69,7 @@ class Examples:
         target_lengths: held-out items of each user; empty for train examples.
         is_hidden: of each event, whether it is hidden as an input (augment.py); None = none is.
         user_ids: of the users of evaluation examples; empty for train examples.
+        is_cold: of each user, whether there is no event in the train window; None for train.
     """
 
     items: np.ndarray
@@ -79,6 +80,7 @@ class Examples:
     target_lengths: np.ndarray
     is_hidden: np.ndarray | None = None
     user_ids: Sequence[str] = ()
+    is_cold: np.ndarray | None = None
 
 
 def list_fragments(prepared: Path, split: str) -> list[Fragment]:
@@ -262,6 +264,7 @@ def eval_examples(table: pa.Table) -> Examples:
         targets=targets,
         target_lengths=target_lengths,
         user_ids=table[USER_ID].to_pylist(),
+        is_cold=table["is_cold_user"].to_numpy(),
     )
 
 

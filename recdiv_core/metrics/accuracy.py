@@ -3,7 +3,8 @@
 
 Not averages: tally.py sums these over users and divides last. The one idea: a slate is judged by
 which of its k places are hits and by how many targets there were. All lie in [0, 1], higher is
-better, and an empty slate scores 0. Conventions that libraries differ in are stated one by one.
+better, and an empty slate scores 0 (but for auc, which looks at all scores). Conventions that
+libraries differ in are stated one by one.
 
 Legend: B users, K = k slate places; R = items of the slate, Rel = the user's targets (never empty).
 """
@@ -24,6 +25,11 @@ def precision(slates: JudgedSlates) -> Tensor:
 def recall(slates: JudgedSlates) -> Tensor:
     """Return |R and Rel| / |Rel|; not capped, so with more than k targets it cannot reach 1."""
     return _num_hits(slates) / slates.num_targets_B
+
+
+def recall_capped(slates: JudgedSlates) -> Tensor:
+    """Return |R and Rel| / min(k, |Rel|): 1 is within reach of everybody."""
+    return _num_hits(slates) / slates.num_targets_B.clamp(max=slates.k)
 
 
 def f1(slates: JudgedSlates) -> Tensor:
@@ -77,6 +83,24 @@ def ndcg(slates: JudgedSlates) -> Tensor:
     return (slates.is_hit_BK * discounts_K).sum(dim=1) / ideal_K[
         slates.num_targets_B.clamp(max=slates.k) - 1
     ]
+
+
+def auc(slates: JudgedSlates) -> Tensor:
+    """Return how often a target scores above an item that is none, ties count one half.
+
+    Over all items that could have been shown, and of the scores, before any re-ranking: the only
+    metric that does not look at the slate. In [0, 1], 0.5 = by chance; 0.5 too where every item is
+    a target. With N items of which P are targets, places r from 0 (ties share their mean):
+    1 - (sum r - P (P - 1) / 2) / (P (N - P)), the U statistic of Mann & Whitney 1947.
+    """
+    background = slates.needed_background
+    num_targets_B = slates.num_targets_B.double()
+    num_others_B = background.num_rankable_B - num_targets_B
+    # of two targets one stands above the other, whichever it is
+    among_targets_B = num_targets_B * (num_targets_B - 1) / 2
+    above_B = background.num_above_BT.sum(dim=1) - among_targets_B
+    auc_B = 1 - above_B / (num_targets_B * num_others_B).clamp(min=1)
+    return torch.where(num_others_B > 0, auc_B, torch.full_like(auc_B, 0.5))
 
 
 def _num_hits(slates: JudgedSlates) -> Tensor:

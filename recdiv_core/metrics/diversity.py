@@ -13,15 +13,12 @@ are scaled by k then stay at their best value, 1 (homogeneity: 0).
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from recdiv_core.metrics.judged import JudgedSlates
-
-USERS_AT_ONCE: Final = 256
-"""Users whose slate vectors are gathered together: 256 * k * D numbers stay in the cache."""
+from recdiv_core.metrics.judged import USERS_AT_ONCE, JudgedSlates
 
 
 def ild(slates: JudgedSlates) -> Tensor:
@@ -36,7 +33,7 @@ def ild(slates: JudgedSlates) -> Tensor:
     squared_length_B = torch.zeros_like(slates.length_B, dtype=torch.float64)
     for start in range(0, slates.num_users, USERS_AT_ONCE):
         users = slice(start, start + USERS_AT_ONCE)
-        sums_bD = facts.unit_VD[slates.items_BK[users]].sum(dim=1, dtype=torch.float64)
+        sums_bD = slates.vectors(users).sum(dim=1, dtype=torch.float64)
         squared_length_B[users] = sums_bD.square().sum(dim=1)
     own_B = facts.squared_norm_V[slates.items_BK].sum(dim=1)
     num_pairs_B = slates.length_B * (slates.length_B - 1)
@@ -72,3 +69,90 @@ def homogeneity(slates: JudgedSlates) -> Tensor:
     """
     distinct_B = slates.num_slate_categories_B.clamp(min=1)
     return (slates.length_B.clamp(min=1).double() / distinct_B).log().clamp(min=0)
+
+
+def ilmd(slates: JudgedSlates) -> Tensor:
+    """Return the smallest 1 - cosine of two items of the slate.
+
+    In [0, 2], higher is more diverse: one pair of twins is enough for 0, which the mean hides. An
+    item without a vector has cosine 0 to all. Fewer than two items: 0.
+    """
+    is_item_BK = slates.is_item_BK
+    later_KK = is_item_BK.new_ones((slates.k, slates.k)).triu(1)
+    is_pair_BKK = is_item_BK[:, :, None] & is_item_BK[:, None, :] & later_KK
+    distance_B = (
+        (1 - slates.cosines_BKK).masked_fill(~is_pair_BKK, torch.inf).flatten(1).amin(dim=1)
+    )
+    return torch.where(distance_B.isinf(), 0.0, distance_B.clamp(0, 2))
+
+
+def category_ild(slates: JudgedSlates) -> Tensor:
+    """Return the mean over pairs of a slate's items of 1 - Jaccard of their sets of categories.
+
+    In [0, 1], higher is more diverse. An item without a category shares none with any other. Fewer
+    than two items: 0.
+    """
+    first_P, second_P = torch.triu_indices(slates.k, slates.k, 1, device=slates.items_BK.device)
+    labels_BKL = slates.facts.categories_VL[slates.items_BK]
+    sizes_BK = (labels_BKL >= 0).sum(dim=2)
+    common_BP = torch.zeros_like(sizes_BK[:, first_P])
+    for label_BK in labels_BKL.unbind(dim=2):
+        for other_BK in labels_BKL.unbind(dim=2):
+            of_first_BP = label_BK[:, first_P]
+            common_BP += (of_first_BP == other_BK[:, second_P]) & (of_first_BP >= 0)
+    union_BP = sizes_BK[:, first_P] + sizes_BK[:, second_P] - common_BP
+    distance_BP = 1 - common_BP / union_BP.clamp(min=1).double()
+    # items stand in front: the second of a pair says whether there is one
+    is_pair_BP = slates.is_item_BK[:, second_P]
+    return (distance_BP * is_pair_BP).sum(dim=1) / is_pair_BP.sum(dim=1).clamp(min=1)
+
+
+def gini_simpson(slates: JudgedSlates) -> Tensor:
+    """Return 1 - sum p^2 over the slate's categories: how often two draws of it differ.
+
+    In [0, 1 - 1 / distinct], higher is more diverse; with replacement (Simpson 1949, Measurement of
+    diversity). No categories: 0.
+    """
+    shares_BM = slates.category_shares_BM
+    has_any_B = slates.num_slate_categories_B > 0
+    return torch.where(has_any_B, 1 - shares_BM.square().sum(dim=1), 0.0).clamp(min=0)
+
+
+def effective_categories(slates: JudgedSlates) -> Tensor:
+    """Return exp(Shannon entropy of the slate's categories), natural logarithm.
+
+    In [1, distinct categories], higher is more diverse: the number of equally common categories
+    that would be as diverse (Hill 1973, Diversity and evenness, of order 1). No categories: 0.
+    """
+    shares_BM = slates.category_shares_BM
+    number_B = (-torch.xlogy(shares_BM, shares_BM).sum(dim=1)).exp()
+    return torch.where(slates.num_slate_categories_B > 0, number_B, 0.0)
+
+
+def attribute_coverage(slates: JudgedSlates, *, name: str) -> Tensor:
+    """Return distinct known values of an attribute in the slate / min(k, values that exist).
+
+    In [0, 1], higher is more diverse: brand, colour, band of price, any column of the catalogue.
+    """
+    values_V = slates.facts.attributes[name]
+    values_BK = values_V[slates.items_BK].sort(dim=1).values
+    is_new_BK = values_BK >= 0
+    is_new_BK[:, 1:] &= values_BK[:, 1:] != values_BK[:, :-1]
+    num_values = int(values_V.max()) + 1
+    return is_new_BK.sum(dim=1).double() / max(1, min(slates.k, num_values))
+
+
+def vendi(slates: JudgedSlates) -> Tensor:
+    """Return exp(entropy of the eigenvalues of K / n), K the cosines of the slate's n items.
+
+    In [1, n], higher is more diverse: the number of items with nothing in common that would be as
+    diverse (Friedman & Dieng 2023, The Vendi Score). An item without a vector is like itself alone.
+    Empty slate: 0.
+    """
+    kernel_BKK = slates.cosines_BKK / slates.length_B.clamp(min=1)[:, None, None]
+    eigenvalues_BK = cast(
+        "Tensor",
+        torch.linalg.eigvalsh(kernel_BKK),  # pyright: ignore[reportUnknownMemberType]
+    ).clamp(min=0)
+    number_B = (-torch.xlogy(eigenvalues_BK, eigenvalues_BK).sum(dim=1)).exp()
+    return torch.where(slates.length_B > 0, number_B, 0.0)

@@ -3,16 +3,20 @@
 
 Not diversity inside one slate (diversity.py). The one idea: these are statistics of a set, so only
 exposures add up over batches and workers; the ratio is taken once, at the end. A mean of each
-worker's own coverage is another, much lower number. Novelty, a mean over users, is the exception.
+worker's own coverage is another, much lower number. What looks at how popular a slate's items are
+(novelty and all below it) is a mean over users.
 
 Legend: B users, V catalogue.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from recdiv_core.metrics.facts import POPULARITY_GROUPS
 from recdiv_core.metrics.judged import JudgedSlates
 
 
@@ -45,6 +49,46 @@ def gini(exposure_V: Tensor) -> float:
     return float(((2 * ranks_V - num_items - 1) * ascending_V).sum()) / (num_items * total)
 
 
+def distributional_coverage(exposure_V: Tensor) -> float:
+    """Return exp(entropy of exposure) / V: the share of the catalogue that is effectively shown.
+
+    In [1 / V, 1], higher is broader: 1 when all items are shown equally often. An item shown once
+    counts for little here and for one in coverage. No exposure at all: 0.
+
+    >>> distributional_coverage(torch.tensor([5, 5, 0, 0]))
+    0.5
+    """
+    return math.exp(_entropy(exposure_V)) / exposure_V.numel() if int(exposure_V.sum()) else 0.0
+
+
+def exposure_entropy(exposure_V: Tensor) -> float:
+    """Return the entropy of exposure / ln V.
+
+    In [0, 1], higher is more even. A catalogue of one item: 0. (RecBole divides the entropy by the
+    number of items that were shown, another number.)
+    """
+    num_items = exposure_V.numel()
+    return _entropy(exposure_V) / math.log(num_items) if num_items > 1 else 0.0
+
+
+def personalisation(exposure_V: Tensor, num_users: int, k: int) -> float:
+    """Return 1 - the mean over pairs of users of |R_u and R_v| / k.
+
+    In [0, 1], higher: users are shown different things. Without a loop over pairs: an item that x
+    users see is common to x (x - 1) / 2 of them. Fewer than two users: 0.
+    """
+    if num_users < 2:
+        return 0.0
+    exposure_V = exposure_V.double()
+    num_common = float((exposure_V * (exposure_V - 1)).sum())
+    return 1 - num_common / (num_users * (num_users - 1) * k)
+
+
+def _entropy(exposure_V: Tensor) -> float:
+    shares_V = exposure_V.double() / exposure_V.sum().clamp(min=1)
+    return float(-torch.xlogy(shares_V, shares_V).sum())
+
+
 def novelty(slates: JudgedSlates) -> Tensor:
     """Return the mean self-information of a slate's items, -log2(n_i / U), in bits.
 
@@ -54,3 +98,71 @@ def novelty(slates: JudgedSlates) -> Tensor:
     """
     bits_BK = slates.facts.self_information_V[slates.items_BK]
     return bits_BK.sum(dim=1) / slates.length_B.clamp(min=1)
+
+
+def popularity(slates: JudgedSlates) -> Tensor:
+    """Return the mean number of train events of a slate's items.
+
+    >= 0, LOWER leans less on the popular (ARP of Yin et al. 2012, Challenging the long tail
+    recommendation). Empty slate: 0.
+    """
+    events_BK = slates.facts.popularity_V[slates.items_BK]
+    return events_BK.sum(dim=1) / slates.length_B.clamp(min=1)
+
+
+def tail_share(slates: JudgedSlates) -> Tensor:
+    """Return the share of a slate's items that are of the tail.
+
+    In [0, 1], higher leans less on the popular. The tail is what stands outside the most popular
+    items that make 80 % of the train events (`facts.popularity_groups`), cold items included; APLT
+    of Abdollahpouri et al. 2019 with their head. Empty slate: 0.
+    """
+    tail = POPULARITY_GROUPS.index("tail")
+    is_tail_BK = slates.facts.popularity_group_V[slates.items_BK] == tail
+    return is_tail_BK.sum(dim=1).double() / slates.length_B.clamp(min=1)
+
+
+def epc(slates: JudgedSlates) -> Tensor:
+    """Return expected popularity complement: the discounted mean over k of hit * (1 - n_i / U).
+
+    In [0, 1], higher: hits that few others met. Discount 1 / log2(rank + 1); n_i / U as in novelty
+    (Vargas & Castells 2011, Rank and relevance in novelty and diversity metrics).
+    """
+    met_BK = torch.exp2(-slates.facts.self_information_V[slates.items_BK])
+    ranks_K = torch.arange(1, slates.k + 1, dtype=torch.float64, device=met_BK.device)
+    discounts_K = 1 / (ranks_K + 1).log2()
+    return (slates.is_hit_BK * (1 - met_BK)) @ discounts_K / discounts_K.sum()
+
+
+def serendipity(slates: JudgedSlates) -> Tensor:
+    """Return the sum over hits of max(0, (popularity rank - rank) / V), / k.
+
+    In [0, 1), higher: hits that popularity alone would have placed lower. RecTools' definition,
+    p_u(i) - p(i) with p = (V + 1 - rank) / V; popularity ranks count distinct numbers of train
+    events (equally popular items share a rank), and a cold item has p = 0.
+    """
+    ranks_K = torch.arange(1, slates.k + 1, device=slates.items_BK.device)
+    ahead_BK = slates.facts.popularity_rank_V[slates.items_BK] - ranks_K
+    gains_BK = ahead_BK.clamp(min=0).double() / slates.facts.num_items
+    return (gains_BK * slates.is_hit_BK).sum(dim=1) / slates.k
+
+
+def unexpectedness(slates: JudgedSlates) -> Tensor:
+    """Return the share of the k places that hold an item out of the k most popular ones' list.
+
+    In [0, 1], higher: less of what everybody is shown. RePlay with the popular list as the base,
+    but that a place without an item is not unexpected here. Popular: train events, ties by
+    item_index.
+    """
+    is_popular_BK = slates.facts.popularity_place_V[slates.items_BK] < slates.k
+    return (slates.is_item_BK & ~is_popular_BK).sum(dim=1).double() / slates.k
+
+
+def user_coverage(slates: JudgedSlates) -> Tensor:
+    """Return 1 where the slate holds an item, else 0; where it holds a target: accuracy.hit."""
+    return (slates.length_B > 0).double()
+
+
+def full_slates(slates: JudgedSlates) -> Tensor:
+    """Return 1 where all k places hold an item, else 0."""
+    return (slates.length_B == slates.k).double()

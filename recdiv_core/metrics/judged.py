@@ -1,5 +1,5 @@
 # pyright: strict
-"""What the metrics look at: a batch of slates beside the truth, and facts of the catalogue.
+"""What the metrics look at: a batch of slates beside the truth.
 
 Not a metric, and not how slates are made (slates.py). The one idea: everything that several metrics
 need (which slate items are hits, how a slate spreads over categories) is worked out here once, for
@@ -13,84 +13,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recdiv_core.metrics.facts import CatalogueFacts, check_range
+
+USERS_AT_ONCE: Final = 64
+"""Users whose slate vectors are gathered together: 256 * k * D numbers stay in the cache."""
+
 
 @dataclass(frozen=True)
-class CatalogueFacts:
-    """What the metrics must know of each item; made once by `catalogue_facts`.
-
-    Each tensor has one row more than there are items: the last one stands for no item (a zero
-    vector, no category, 0 bits), so that item_index -1 of a short slate points at it.
+class Background:
+    """What the whole set of metrics asks about users, beside slates and targets.
 
     Attributes:
-        unit_VD: float32 vectors of length 1, or 0 for items without a vector.
-        squared_norm_V: float64, `unit_VD` squared and summed: 1 up to rounding, or 0.
-        categories_VL: int64 category of each label, padded with -1.
-        self_information_V: float64, -log2 of the share of train users who met the item, >= 0.
-        num_items: V.
-        num_categories: G, categories of the whole catalogue.
+        history_user_S: int64, row of the batch ...
+        history_item_S: ... and item_index of each event of that user's history.
+        num_above_BT: float64, for each target how many of the items that could have been shown
+            score higher, and half of those that score the same (itself left out).
+        num_rankable_B: int64, how many items could have been shown to the user, targets among them.
     """
 
-    unit_VD: Tensor
-    squared_norm_V: Tensor
-    categories_VL: Tensor
-    self_information_V: Tensor
-    num_items: int
-    num_categories: int
-
-
-def catalogue_facts(
-    embeddings_VD: Tensor,
-    categories_VL: Tensor,
-    popularity_V: Tensor,
-    *,
-    num_train_users: int,
-    num_categories: int,
-) -> CatalogueFacts:
-    """Check and prepare what the metrics must know of the catalogue; stays on its device.
-
-    Args:
-        embeddings_VD: item vectors that ILD is measured in, any length (normalised here).
-        categories_VL: int, an item's categories padded with -1; a row of -1 has none.
-        popularity_V: int, train events of each item. Unseen items count as met by one user, and no
-            item as met by more than all, so that self-information is finite and not negative.
-        num_train_users: users with an event in the train window, >= 1.
-        num_categories: categories of the whole catalogue.
-
-    Raises:
-        ValueError: shapes that do not fit, or a category or count out of its range.
-    """
-    num_items = embeddings_VD.shape[0]
-    if embeddings_VD.ndim != 2 or categories_VL.ndim != 2 or popularity_V.ndim != 1:
-        raise ValueError(
-            "expected embeddings [V, D], categories [V, L], popularity [V]; got "
-            f"{list(embeddings_VD.shape)}, {list(categories_VL.shape)}, {list(popularity_V.shape)}"
-        )
-    if not num_items or categories_VL.shape[0] != num_items or popularity_V.shape[0] != num_items:
-        raise ValueError(
-            f"the same number of items, at least one, in all facts; got {num_items} embeddings, "
-            f"{categories_VL.shape[0]} rows of categories, {popularity_V.shape[0]} counts"
-        )
-    if num_train_users < 1 or bool((popularity_V < 0).any()):
-        raise ValueError(
-            f"counts of the train window: num_train_users >= 1, popularity >= 0; "
-            f"got {num_train_users} and a minimum of {int(popularity_V.min())}"
-        )
-    _check_range("categories", categories_VL, num_categories)
-    unit_VD = F.pad(F.normalize(embeddings_VD.float(), dim=1), (0, 0, 0, 1))
-    share_V = popularity_V.double().clamp(min=1) / num_train_users
-    return CatalogueFacts(
-        unit_VD=unit_VD,
-        squared_norm_V=unit_VD.square().sum(dim=1, dtype=torch.float64),
-        categories_VL=F.pad(categories_VL.long(), (0, 0, 0, 1), value=-1),
-        self_information_V=F.pad(-share_V.clamp(max=1).log2(), (0, 1)),
-        num_items=num_items,
-        num_categories=num_categories,
-    )
+    history_user_S: Tensor
+    history_item_S: Tensor
+    num_above_BT: Tensor
+    num_rankable_B: Tensor
 
 
 @dataclass(frozen=True)
@@ -100,14 +50,18 @@ class JudgedSlates:
     Attributes:
         items_BK: int64 item_index, -1 behind the end of a short slate.
         is_hit_BK: bool, the item is one of the user's targets.
+        targets_BT: int64 item_index, rising, -1 before the first.
         num_targets_B: int64, >= 1.
         facts: what is known of the items.
+        background: of these users, row by row; None where no metric asks for it.
     """
 
     items_BK: Tensor
     is_hit_BK: Tensor
+    targets_BT: Tensor
     num_targets_B: Tensor
     facts: CatalogueFacts
+    background: Background | None = None
 
     @property
     def k(self) -> int:
@@ -119,6 +73,19 @@ class JudgedSlates:
         """Return B."""
         return self.items_BK.shape[0]
 
+    @property
+    def needed_background(self) -> Background:
+        """Return the background, for metrics that cannot do without it."""
+        if self.background is None:
+            raise ValueError("this metric needs a background: histories and places of targets")
+        return self.background
+
+    def vectors(self, users: slice) -> Tensor:
+        """Return the unit vectors of the slates of some users, [b, K, D] float32."""
+        items_bK = self.items_BK[users]
+        rows = items_bK.flatten() % len(self.facts.unit_VD)  # -1: the last one, no item
+        return self.facts.unit_VD.index_select(0, rows).view(*items_bK.shape, -1)
+
     @cached_property
     def is_item_BK(self) -> Tensor:
         """Return which places of the slates hold an item."""
@@ -128,6 +95,23 @@ class JudgedSlates:
     def length_B(self) -> Tensor:
         """Return how many items each slate really has, 0..k."""
         return self.is_item_BK.sum(dim=1)
+
+    @cached_property
+    def cosines_BKK(self) -> Tensor:
+        """Return the cosine of every two items of each slate, float64, 0 at empty places.
+
+        1 of an item with itself, though it has no vector. (In float32 a product's last digits
+        depend on how many users it is taken of.)
+        """
+        cosines_BKK = torch.zeros(
+            (self.num_users, self.k, self.k), dtype=torch.float64, device=self.items_BK.device
+        )
+        for start in range(0, self.num_users, USERS_AT_ONCE):
+            users = slice(start, start + USERS_AT_ONCE)
+            vectors_bKD = self.vectors(users).double()
+            torch.bmm(vectors_bKD, vectors_bKD.mT, out=cosines_BKK[users])
+        cosines_BKK.diagonal(dim1=1, dim2=2).copy_(self.is_item_BK)
+        return cosines_BKK
 
     @cached_property
     def category_shares_BM(self) -> Tensor:
@@ -154,7 +138,14 @@ class JudgedSlates:
         return (self.category_shares_BM > 0).sum(dim=1)
 
 
-def judge(slates_BK: Tensor, targets_BT: Tensor, facts: CatalogueFacts, *, k: int) -> JudgedSlates:
+def judge(
+    slates_BK: Tensor,
+    targets_BT: Tensor,
+    facts: CatalogueFacts,
+    *,
+    k: int,
+    background: Background | None = None,
+) -> JudgedSlates:
     """Set slates beside the targets, leaving out users without any.
 
     Args:
@@ -162,6 +153,7 @@ def judge(slates_BK: Tensor, targets_BT: Tensor, facts: CatalogueFacts, *, k: in
         targets_BT: int item_index in any order, padded anywhere with -1.
         facts: of the catalogue, on the same device.
         k: the cut-off, >= 1.
+        background: of the same users and targets; the metrics of `scorecard` need it.
 
     Raises:
         ValueError: shapes that do not fit, an index out of the catalogue, an item that stands
@@ -174,8 +166,10 @@ def judge(slates_BK: Tensor, targets_BT: Tensor, facts: CatalogueFacts, *, k: in
         )
     if k < 1:
         raise ValueError(f"k={k} must be at least 1")
-    _check_range("slates", slates_BK, facts.num_items)
-    _check_range("targets", targets_BT, facts.num_items)
+    check_range("slates", slates_BK, facts.num_items)
+    check_range("targets", targets_BT, facts.num_items)
+    if background is not None:
+        background = _background_of_judged(background, targets_BT)
     slates_BK = F.pad(slates_BK[:, :k].long(), (0, max(0, k - slates_BK.shape[1])), value=-1)
     targets_BT = F.pad(targets_BT.long(), (1, 0), value=-1).sort(dim=1).values  # never no column
     if bool(((slates_BK[:, 1:] >= 0) & (slates_BK[:, :-1] < 0)).any()):
@@ -190,19 +184,31 @@ def judge(slates_BK: Tensor, targets_BT: Tensor, facts: CatalogueFacts, *, k: in
     return JudgedSlates(
         items_BK=items_BK,
         is_hit_BK=is_hit_BK,
+        targets_BT=targets_BT,
         num_targets_B=(targets_BT >= 0).sum(dim=1),
         facts=facts,
+        background=background,
     )
 
 
-def _check_range(name: str, indices: Tensor, size: int) -> None:
-    if indices.is_floating_point():
-        raise ValueError(f"{name} must be whole numbers, got {indices.dtype}")
-    if not indices.numel():
-        return
-    low, high = (int(bound) for bound in indices.aminmax())
-    if low < -1 or high >= size:
-        raise ValueError(f"{name} must lie in -1..{size - 1}, got {low}..{high}")
+def _background_of_judged(background: Background, targets_BT: Tensor) -> Background:
+    """Leave out users without targets, and set what stands at the padding of targets to 0."""
+    num_users = len(targets_BT)
+    shapes = (background.num_above_BT.shape, background.num_rankable_B.shape)
+    if shapes != (targets_BT.shape, (num_users,)):
+        raise ValueError(
+            f"expected num_above {list(targets_BT.shape)} and num_rankable [{num_users}]; "
+            f"got {list(shapes[0])} and {list(shapes[1])}"
+        )
+    has_targets_B = (targets_BT >= 0).any(dim=1)
+    row_B = has_targets_B.cumsum(dim=0) - 1
+    is_kept_S = has_targets_B[background.history_user_S]
+    return Background(
+        history_user_S=row_B[background.history_user_S[is_kept_S]],
+        history_item_S=background.history_item_S[is_kept_S],
+        num_above_BT=background.num_above_BT.masked_fill(targets_BT < 0, 0)[has_targets_B],
+        num_rankable_B=background.num_rankable_B[has_targets_B],
+    )
 
 
 def _check_distinct(name: str, sorted_rows: Tensor) -> None:

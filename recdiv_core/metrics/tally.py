@@ -12,12 +12,13 @@ metrics do not depend on how many workers computed them:
     torch.distributed.all_reduce(flat)
     metrics = finish(tally.from_flat(flat))
 
-To add a metric: one function, and its line in `USER_METRICS` or `SYSTEM_METRICS`.
+The tables here are the few metrics of every epoch; `scorecard` has the rest. To add a metric: one
+function, and its line in a table there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,9 +26,12 @@ import torch
 from torch import Tensor
 
 from recdiv_core.metrics import accuracy, diversity, exposure
-from recdiv_core.metrics.judged import CatalogueFacts, JudgedSlates, judge
+from recdiv_core.metrics.facts import CatalogueFacts
+from recdiv_core.metrics.judged import Background, JudgedSlates, judge
 
-USER_METRICS: Final[Mapping[str, Callable[[JudgedSlates], Tensor]]] = {
+UserMetrics = Mapping[str, Callable[[JudgedSlates], Tensor]]
+
+USER_METRICS: Final[UserMetrics] = {
     "precision": accuracy.precision,
     "recall": accuracy.recall,
     "f1": accuracy.f1,
@@ -41,7 +45,7 @@ USER_METRICS: Final[Mapping[str, Callable[[JudgedSlates], Tensor]]] = {
     "homogeneity": diversity.homogeneity,
     "novelty": exposure.novelty,
 }
-"""Averaged over users: slates of a batch -> [B] float64."""
+"""Averaged over users: slates of a batch -> [B] float64. Those of every epoch."""
 
 SYSTEM_METRICS: Final[Mapping[str, Callable[[Tensor], float]]] = {
     "coverage": exposure.coverage,
@@ -52,42 +56,75 @@ SYSTEM_METRICS: Final[Mapping[str, Callable[[Tensor], float]]] = {
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums over users. Memory: one number an item of the catalogue.
+    """Sums over users. Memory: three numbers an item of the catalogue.
 
     Attributes:
         k: the cut-off all slates were judged at.
+        names: of the metrics that are summed.
         num_users: int64 scalar, users judged.
         num_users_without_targets: int64 scalar, users left out of everything else here.
         sums: float64, sums over users in the order of `USER_METRICS`.
-        exposure_V: int64, how often each item stands in the slates.
+        exposure_V: int64, how often each item stands in the slates ...
+        hits_V: ... and how often as a hit.
+        targets_V: int64, how many users have each item as a target.
     """
 
     k: int
+    names: tuple[str, ...]
     num_users: Tensor
     num_users_without_targets: Tensor
     sums: Tensor
     exposure_V: Tensor
+    hits_V: Tensor
+    targets_V: Tensor
 
     @staticmethod
-    def zeros(num_items: int, *, k: int, device: torch.device | str = "cpu") -> Tally:
+    def zeros(
+        num_items: int,
+        *,
+        k: int,
+        names: Iterable[str] = tuple(USER_METRICS),
+        device: torch.device | str = "cpu",
+    ) -> Tally:
         """Return the tally of no users."""
+        names = tuple(names)
+        zeros_V = torch.zeros(num_items, dtype=torch.int64, device=device)
         zero = torch.zeros((), dtype=torch.int64, device=device)
         return Tally(
             k=k,
+            names=names,
             num_users=zero,
             num_users_without_targets=zero,
-            sums=torch.zeros(len(USER_METRICS), dtype=torch.float64, device=device),
-            exposure_V=torch.zeros(num_items, dtype=torch.int64, device=device),
+            sums=torch.zeros(len(names), dtype=torch.float64, device=device),
+            exposure_V=zeros_V,
+            hits_V=zeros_V,
+            targets_V=zeros_V,
         )
 
     def __add__(self, other: Tally) -> Tally:
         """Return the tally of both sets of users."""
-        if self.k != other.k or self.exposure_V.shape != other.exposure_V.shape:
+        if (
+            self.k != other.k
+            or self.names != other.names
+            or self.exposure_V.shape != other.exposure_V.shape
+        ):
             raise ValueError(
-                f"tallies of k={self.k}, {self.exposure_V.numel()} items and of k={other.k}, "
+                f"tallies of k={self.k}, {len(self.names)} metrics, {self.exposure_V.numel()} "
+                f"items and of k={other.k}, {len(other.names)} metrics, "
                 f"{other.exposure_V.numel()} items do not add"
             )
-        return self.from_flat(self.flat() + other.flat())
+        return Tally(
+            k=self.k,
+            names=self.names,
+            num_users=self.num_users + other.num_users,
+            num_users_without_targets=(
+                self.num_users_without_targets + other.num_users_without_targets
+            ),
+            sums=self.sums + other.sums,
+            exposure_V=self.exposure_V + other.exposure_V,
+            hits_V=self.hits_V + other.hits_V,
+            targets_V=self.targets_V + other.targets_V,
+        )
 
     def flat(self) -> Tensor:
         """Return all numbers as one float64 vector, which adds like the tally itself.
@@ -95,25 +132,37 @@ class Tally:
         Counts stay exact up to 2^53.
         """
         counts = torch.stack([self.num_users, self.num_users_without_targets])
-        return torch.cat([counts.double(), self.sums, self.exposure_V.double()])
+        of_items_3V = torch.stack([self.exposure_V, self.hits_V, self.targets_V])
+        return torch.cat([counts.double(), self.sums, of_items_3V.double().flatten()])
 
     def from_flat(self, flat: Tensor) -> Tally:
         """Return the tally that `flat` holds, where `self` says of what k and catalogue."""
         num_sums, num_items = self.sums.numel(), self.exposure_V.numel()
-        if flat.shape != (2 + num_sums + num_items,):
-            raise ValueError(
-                f"expected [{2 + num_sums + num_items}] numbers, got {list(flat.shape)}"
-            )
+        size = 2 + num_sums + 3 * num_items
+        if flat.shape != (size,):
+            raise ValueError(f"expected [{size}] numbers, got {list(flat.shape)}")
+        exposure_V, hits_V, targets_V = flat[2 + num_sums :].long().view(3, num_items)
         return Tally(
             k=self.k,
+            names=self.names,
             num_users=flat[0].long(),
             num_users_without_targets=flat[1].long(),
             sums=flat[2 : 2 + num_sums],
-            exposure_V=flat[2 + num_sums :].long(),
+            exposure_V=exposure_V,
+            hits_V=hits_V,
+            targets_V=targets_V,
         )
 
 
-def tally_slates(slates_BK: Tensor, targets_BT: Tensor, facts: CatalogueFacts, *, k: int) -> Tally:
+def tally_slates(
+    slates_BK: Tensor,
+    targets_BT: Tensor,
+    facts: CatalogueFacts,
+    *,
+    k: int,
+    metrics: UserMetrics = USER_METRICS,
+    background: Background | None = None,
+) -> Tally:
     """Judge the slates of a batch of users at cut-off k.
 
     Args:
@@ -122,22 +171,31 @@ def tally_slates(slates_BK: Tensor, targets_BT: Tensor, facts: CatalogueFacts, *
             target are counted and left out of everything else, exposure included.
         facts: what the metrics must know of the catalogue, on the same device.
         k: the cut-off, >= 1.
+        metrics: to be summed; what `scorecard.user_metrics` returns, or the few of USER_METRICS.
+        background: of the same users, where a metric needs it.
 
     Raises:
         ValueError: see `judged.judge`.
     """
-    slates = judge(slates_BK, targets_BT, facts, k=k)
+    slates = judge(slates_BK, targets_BT, facts, k=k, background=background)
+
+    def count(items: Tensor) -> Tensor:
+        return torch.bincount(items, minlength=facts.num_items)
+
     return Tally(
         k=k,
+        names=tuple(metrics),
         num_users=slates.items_BK.new_tensor(slates.num_users),
         num_users_without_targets=slates.items_BK.new_tensor(slates_BK.shape[0] - slates.num_users),
-        sums=torch.stack([metric(slates).sum() for metric in USER_METRICS.values()]),
-        exposure_V=torch.bincount(slates.items_BK[slates.is_item_BK], minlength=facts.num_items),
+        sums=torch.stack([metric(slates).sum() for metric in metrics.values()]),
+        exposure_V=count(slates.items_BK[slates.is_item_BK]),
+        hits_V=count(slates.items_BK[slates.is_hit_BK]),
+        targets_V=count(slates.targets_BT[slates.targets_BT >= 0]),
     )
 
 
 def finish(tally: Tally) -> dict[str, float]:
-    """Divide: return every metric under its name with the cut-off, such as `ndcg_at_10`.
+    """Divide: return the metrics under their names with the cut-off, such as `ndcg_at_10`.
 
     Raises:
         ValueError: no user has been judged, so there is nothing to measure.
@@ -146,6 +204,6 @@ def finish(tally: Tally) -> dict[str, float]:
     if not num_users:
         raise ValueError("no user with a held-out target was judged: there is nothing to measure")
     means = tally.sums / num_users
-    values = {name: float(mean) for name, mean in zip(USER_METRICS, means, strict=True)}
+    values = {name: float(mean) for name, mean in zip(tally.names, means, strict=True)}
     values |= {name: metric(tally.exposure_V) for name, metric in SYSTEM_METRICS.items()}
     return {f"{name}_at_{tally.k}": value for name, value in values.items()}

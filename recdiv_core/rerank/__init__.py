@@ -46,8 +46,13 @@ NOVELTIES: Final[Mapping[str, NoveltyOf]] = {
     "alpha": alpha,
 }
 
+
+def _greedy(novelty_of: NoveltyOf) -> Reranker:
+    return partial(choose, novelty_of)
+
+
 RERANKERS: Final[Mapping[str, Reranker]] = {
     "none": none,
-    **{name: partial(choose, novelty_of) for name, novelty_of in NOVELTIES.items()},
+    **{name: _greedy(novelty_of) for name, novelty_of in NOVELTIES.items()},
     "exposure": exposure,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +28,7 @@ from recdiv_core.data.catalogue import (
 from recdiv_core.data.text_vectors import load_vectors
 from recdiv_core.losses.class_balance import effective_number_weights, item_weights, log_prior
 from recdiv_core.losses.soft_slates import ItemTraits
-from recdiv_core.metrics.judged import CatalogueFacts, catalogue_facts
+from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
@@ -74,13 +75,23 @@ class Dataset:
             queries_QH=None if self.queries_QH is None else self.queries_QH.to(device),
             categories_VL=self.categories_VL.to(device),
             log_prior_V=self.log_prior_V.to(device),
-            facts=replace(
-                self.facts,
-                unit_VD=self.facts.unit_VD.to(device),
-                squared_norm_V=self.facts.squared_norm_V.to(device),
-                categories_VL=self.facts.categories_VL.to(device),
-                self_information_V=self.facts.self_information_V.to(device),
-            ),
+            facts=self.facts.to(device),
+        )
+
+    @cached_property
+    def traits(self) -> ItemTraits:
+        """What regularisers and re-rankers may know of the items; one place a train user."""
+        device = self.text_VH.device
+        return ItemTraits(
+            embeddings_VD=self.text_VH,
+            categories_VL=self.categories_VL,
+            num_categories=self.catalogue.num_categories,
+            popularity_V=self.log_prior_V.exp(),
+            num_places=float(self.manifest.num_train_users),
+            attributes={
+                name: torch.from_numpy(values).to(device)
+                for name, values in item_attributes(self.catalogue).items()
+            },
         )
 
 
@@ -108,6 +119,10 @@ def load_dataset(prepared: Path) -> Dataset:
             torch.tensor(catalogue.popularity_V),
             num_train_users=max(1, manifest.num_train_users),
             num_categories=catalogue.num_categories,
+            attributes={
+                name: torch.from_numpy(values)
+                for name, values in item_attributes(catalogue).items()
+            },
         ),
     )
 
@@ -220,27 +235,9 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
             step_size=loss.adversarial_step_size,
             width=model.token_embeddings().embedding_dim if on_tokens else config.model.dim,
         ),
-        traits=item_traits(dataset, slate_size=loss.slate_size),
-    )
-
-
-def item_traits(dataset: Dataset, *, slate_size: int = 1) -> ItemTraits:
-    """Return what regularisers and re-rankers may know of the items, on the data set's device.
-
-    Args:
-        dataset: whose items.
-        slate_size: places that a train user is shown; re-rankers do not look at it.
-    """
-    return ItemTraits(
-        embeddings_VD=dataset.text_VH,
-        categories_VL=dataset.categories_VL,
-        num_categories=dataset.catalogue.num_categories,
-        popularity_V=dataset.log_prior_V.exp(),
-        num_places=float(dataset.manifest.num_train_users * slate_size),
-        attributes={
-            name: torch.from_numpy(values).to(dataset.text_VH.device)
-            for name, values in item_attributes(dataset.catalogue).items()
-        },
+        traits=replace(
+            dataset.traits, num_places=float(dataset.manifest.num_train_users * loss.slate_size)
+        ),
     )
 
 

@@ -102,6 +102,15 @@ def run(script: str, *arguments: str) -> dict[str, Any]:
     return json.loads(line)
 
 
+def figures_of(metrics: dict[str, float], prefix: str) -> dict[str, float]:
+    """Return a run's figures of a split (`test/`), which are some of those of `evaluate`."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in metrics.items()
+        if name.startswith(prefix)
+    }
+
+
 def train_steps(
     model: Any,
     dataset: Any,

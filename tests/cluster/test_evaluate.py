@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.cluster.conftest import run
+from tests.cluster.conftest import figures_of, run
 
 pytestmark = pytest.mark.ray
 
@@ -16,10 +16,15 @@ def test_figures_are_those_of_the_training(trained, tmp_path, num_workers: int):
     more = [f"scaling.num_workers={num_workers}", "eval.batch_size=8"]
     judged = run("evaluate", *place, *more)
     assert judged.keys() >= {"checkpoint", "split", "num_users", "metrics"}
-    assert judged["metrics"] == {
-        name: pytest.approx(trained["metrics"][f"test/{name}"], abs=1e-6)
-        for name in judged["metrics"]
-    }
+    of_training = figures_of(trained["metrics"], "test/")
+    assert len(of_training) == 14
+    assert {name: judged["metrics"][name] for name in of_training} == pytest.approx(
+        of_training, abs=1e-6
+    )
+    assert len(judged["metrics"]) > 30
+    warm, cold = judged["slices"].get("user=warm", {}), judged["slices"].get("user=cold", {})
+    assert warm.get("num_users", 0) + cold.get("num_users", 0) == judged["num_users"]
+    assert judged["fairness"].keys() == {"user", "query", "popularity", "category"}
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written == {name: judged[name] for name in ("split", "k", "num_users", "metrics")}
 
@@ -29,6 +34,5 @@ def test_re_ranking_diversifies_the_slates_of_a_checkpoint(trained):
     plain = run("evaluate", *place)["metrics"]
     spread = run("evaluate", *place, "rerank.method=mmr", "rerank.diversity=0.7")
     assert spread["metrics"]["ild_at_10"] > plain["ild_at_10"]
-    assert plain == {
-        name: pytest.approx(trained["metrics"][f"best/val/{name}"], abs=1e-6) for name in plain
-    }
+    of_training = figures_of(trained["metrics"], "best/val/")
+    assert {name: plain[name] for name in of_training} == pytest.approx(of_training, abs=1e-6)

@@ -1,0 +1,295 @@
+"""What evaluation costs, and whether other libraries come to the same figures.
+
+    python -m benchmarks.evaluation
+    python -m benchmarks.evaluation --quick
+    python -m benchmarks.evaluation --rectools PYTHON --replay PYTHON --ranx PYTHON
+
+100,000 users with slates of 10 out of 50,000 items, in batches of 512, one thread. A library is
+asked in its own interpreter (`benchmarks/peer_metrics.py`): RecTools and RePlay bring other
+versions of numpy and pandas. The two that `make setup` installs, pyndeval and vendi-score, need
+none. Ratios are their seconds over ours for the same metrics of the same slates, null for what is
+not at hand.
+`scoring_floor_ratio` is scoring, slates and the metrics of every epoch over the one matrix product
+that full ranking cannot do without; `peak_mib` what the process grows by while it judges. Prints
+one JSON line: {"metrics_vs_replay", "metrics_vs_rectools", "scoring_floor_ratio", "peak_mib",
+"max_difference": {peer: {metric: difference}}, ...}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.peer_metrics import PEERS
+from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
+from recdiv_core.metrics.judged import Background
+from recdiv_core.metrics.scorecard import finish_scorecard, user_metrics
+from recdiv_core.metrics.tally import USER_METRICS, Tally, UserMetrics, tally_slates
+from recdiv_core.slates import SlatePolicy, make_slates
+
+K, DIM, TEXT_DIM, NUM_CATEGORIES, BATCH = 10, 64, 384, 240, 512
+
+Arrays = dict[str, np.ndarray]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a tenth of the users: noisier")
+    for name in PEERS:
+        own = sys.executable if name in ("pyndeval", "vendi_score") else None
+        parser.add_argument(f"--{name}", metavar="PYTHON", default=own)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    num_users, rounds = (10_000, 3) if args.quick else (100_000, 5)
+    world = make_world(np.random.default_rng(0), num_users=num_users, num_items=50_000)
+    facts, num_train_users = facts_of(world), int(world["train_user"].max()) + 1
+    before = memory_mib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here
+    whole_s, figures = judge(world, facts, user_metrics(facts), rounds=rounds)
+    figures["map_over_targets"] = map_over_targets(world)
+    grown = memory_mib("VmHWM") - before
+    few_s, _ = judge(world, facts, USER_METRICS, rounds=rounds)
+    peers = ask_peers(world, {name: getattr(args, name) for name in PEERS})
+    same_s = {
+        name: judge(world, facts, only(facts, peer["values"]), rounds=rounds)[0]
+        for name, peer in peers.items()
+        if peer
+    }
+    ratios = {n: round(peers[n]["seconds"] / s, 2) for n, s in same_s.items()}
+    print(
+        json.dumps(
+            {
+                "metrics_vs_replay": ratios.get("replay"),
+                "metrics_vs_rectools": ratios.get("rectools"),
+                "scoring_floor_ratio": round(scoring_floor_ratio(facts, rounds), 2),
+                "peak_mib": round(grown),
+                "ratios": ratios,
+                "whole_set_s": round(whole_s, 2),
+                "every_epoch_s": round(few_s, 2),
+                "max_difference": {
+                    name: differences(name, peer["values"], figures, num_train_users)
+                    for name, peer in peers.items()
+                    if peer
+                },
+                "num_users": num_users,
+                "num_metrics": len(figures),
+                "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread",
+                "versions": {
+                    "torch": torch.__version__,
+                    "python": platform.python_version(),
+                    **{name: peer["version"] for name, peer in peers.items() if peer},
+                },
+            }
+        )
+    )
+
+
+def make_world(rng: np.random.Generator, *, num_users: int, num_items: int) -> Arrays:
+    """Make slates, held-out and train events; popular items stand in all of them more often.
+
+    Every item has a train event, no user two of the same item, and no slate is short: what
+    libraries do otherwise is another matter than whether they count alike.
+    """
+    popular = rng.permutation(num_items)
+
+    def draw(width: int) -> np.ndarray:
+        """Return distinct items of each user, [U, width], low numbers of `popular` more often."""
+        rows = (num_items * rng.random((num_users, width)) ** 3).astype(np.int64)
+        while True:
+            rows.sort(axis=1)
+            is_same = np.zeros(rows.shape, dtype=np.bool_)
+            is_same[:, 1:] = rows[:, 1:] == rows[:, :-1]
+            if not is_same.any():
+                return popular[rng.permuted(rows, axis=1)]
+            rows[is_same] = rng.integers(num_items, size=int(is_same.sum()))
+
+    targets = draw(12)
+    targets[np.arange(12) >= rng.integers(1, 13, num_users)[:, None]] = -1
+    slates = draw(K)
+    is_hit = rng.random(num_users) < 0.3  # chance alone would hit nobody
+    place = rng.integers(K, size=num_users)
+    held = (slates == targets[:, :1]).any(axis=1)
+    rows = np.nonzero(is_hit & ~held)[0]
+    slates[rows, place[rows]] = targets[rows, 0]
+    train = draw(8)
+    train_user, train_item = np.repeat(np.arange(num_users), 8), train.ravel()
+    unmet = np.setdiff1d(np.arange(num_items), train_item)
+    train_user = np.concatenate([train_user, np.full(len(unmet), num_users)])
+    train_item = np.concatenate([train_item, unmet])
+    vectors = rng.normal(size=(num_items, TEXT_DIM)).astype(np.float32)
+    return {
+        "slates": slates,
+        "targets": targets,
+        "train_user": train_user,
+        "train_item": train_item,
+        "popularity": np.bincount(train_item, minlength=num_items),
+        "categories": rng.integers(NUM_CATEGORIES, size=(num_items, 1)),
+        "embeddings": vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
+    }
+
+
+def facts_of(world: Arrays) -> CatalogueFacts:
+    """Return what the metrics must know of the items."""
+    return catalogue_facts(
+        torch.from_numpy(world["embeddings"]),
+        torch.from_numpy(world["categories"]),
+        torch.from_numpy(world["popularity"]),
+        num_train_users=int(world["train_user"].max()) + 1,
+        num_categories=NUM_CATEGORIES,
+        attributes={"brand": torch.from_numpy(world["categories"][:, 0] * 7 % 50)},
+    )
+
+
+def judge(
+    world: Arrays, facts: CatalogueFacts, metrics: UserMetrics, *, rounds: int
+) -> tuple[float, dict[str, float]]:
+    """Return the median seconds of judging all users, and the figures by their bare names."""
+    slates, targets = torch.from_numpy(world["slates"]), torch.from_numpy(world["targets"])
+    num_users, taken = len(slates), list[float]()
+    backgrounds = [
+        background_of(world, start, min(start + BATCH, num_users))
+        for start in range(0, num_users, BATCH)
+    ]
+    tally = Tally.zeros(facts.num_items, k=K, names=metrics)
+    for _ in range(rounds):
+        started = time.perf_counter()
+        tally = Tally.zeros(facts.num_items, k=K, names=metrics)
+        for index, background in enumerate(backgrounds):
+            users = slice(index * BATCH, (index + 1) * BATCH)
+            tally += tally_slates(
+                slates[users],
+                targets[users],
+                facts,
+                k=K,
+                metrics=metrics,
+                background=background,
+            )
+        figures = finish_scorecard(tally)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken), {n.removesuffix(f"_at_{K}"): v for n, v in figures.items()}
+
+
+def background_of(world: Arrays, start: int, stop: int) -> Background:
+    """Return the histories of a batch, and places of its targets that stand for scores."""
+    first, last = np.searchsorted(world["train_user"], [start, stop])
+    targets = torch.from_numpy(world["targets"][start:stop])
+    return Background(
+        history_user_S=torch.from_numpy(world["train_user"][first:last] - start),
+        history_item_S=torch.from_numpy(world["train_item"][first:last]),
+        num_above_BT=(targets * 7919 % 50_000).double(),
+        num_rankable_B=torch.full((stop - start,), 50_000),
+    )
+
+
+def only(facts: CatalogueFacts, values: Mapping[str, float]) -> UserMetrics:
+    """Return our metrics that a peer has; those of all slates together come with any."""
+    return {name: metric for name, metric in user_metrics(facts).items() if name in values}
+
+
+def ask_peers(world: Arrays, interpreters: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return what each library prints, None where it is not at hand."""
+    script = Path(__file__).parent / "peer_metrics.py"
+    answers: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "world.npz"
+        np.savez(path, **world)
+        for name, python in interpreters.items():
+            if python is None:
+                print(f"{name}: null, no interpreter given (--{name} PYTHON)", file=sys.stderr)
+                answers[name] = None
+                continue
+            done = subprocess.run(
+                [python, str(script), name, str(path)],
+                capture_output=True,
+                text=True,
+                check=False,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"},
+            )
+            if done.returncode:
+                why = done.stderr.strip().rpartition("\n")[2]
+                print(f"{name}: null, {why}", file=sys.stderr)
+            answers[name] = None if done.returncode else json.loads(done.stdout.splitlines()[-1])
+    return answers
+
+
+def differences(
+    peer: str, values: Mapping[str, float], figures: Mapping[str, float], num_train_users: int
+) -> dict[str, float]:
+    """Return how far a library's values are from ours, ours brought to its definitions."""
+    theirs = dict(figures)
+    if peer == "replay":  # Surprisal is scaled by its largest value
+        theirs["novelty"] /= math.log2(num_train_users)
+    if peer in ("rectools", "ranx"):  # not by min(k, |Rel|)
+        theirs["map"] = figures["map_over_targets"]
+    return {name: float(f"{abs(value - theirs[name]):.1e}") for name, value in values.items()}
+
+
+def map_over_targets(world: Arrays) -> float:
+    """Return MAP with the number of targets below the line, however many places there are."""
+    slates, targets = world["slates"], world["targets"]
+    is_hit = (slates[:, :, None] == targets[:, None, :]).any(axis=2) & (slates >= 0)
+    ranks = np.arange(1, K + 1)
+    sums = (is_hit * is_hit.cumsum(axis=1) / ranks).sum(axis=1)
+    return float((sums / (targets >= 0).sum(axis=1)).mean())
+
+
+def scoring_floor_ratio(facts: CatalogueFacts, rounds: int) -> float:
+    """Return scoring, slates and metrics of a batch over its matrix product; they take turns."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(BATCH, DIM, generator=generator)
+    items = torch.randn(facts.num_items, DIM, generator=generator)
+    targets = torch.randint(facts.num_items, (BATCH, 1), generator=generator)
+    user = torch.arange(BATCH).repeat_interleave(8)
+    seen = torch.randint(facts.num_items, (BATCH * 8,), generator=generator)
+    policy = SlatePolicy(
+        k=K,
+        filter_seen=True,
+        method="none",
+        diversity=0.0,
+        num_candidates=100,
+        logit_adjustment=0.0,
+    )
+    ratios: list[float] = []
+    for index in range(4 * rounds + 2):
+        started = time.perf_counter()
+        slates, _ = make_slates(
+            states @ items.T,
+            user,
+            seen,
+            facts.unit_VD,
+            facts.categories_VL,
+            torch.zeros(facts.num_items),
+            policy,
+        )
+        tally_slates(slates, targets, facts, k=K)
+        judged = time.perf_counter()
+        _ = states @ items.T
+        if index >= 2:  # the first ones warm up
+            ratios.append((judged - started) / (time.perf_counter() - judged))
+    return statistics.median(ratios)
+
+
+def memory_mib(what: str) -> float:
+    """Return VmRSS, what this process holds, or VmHWM, the most it has held."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.findall(rf"{what}:\s+(\d+) kB", status)[0]) / 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Parts of the shop that evaluation reports apart: groups of users, and groups of items.
+
+Not their metrics (metrics/groups.py, metrics/fairness.py). The one idea: a kind of grouping, such
+as `brand`, gives groups named `brand=Acme`; of a column with many values the MAX_VALUES that most
+train events are of stand alone, and the rest together is `brand=(other)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+
+from recdiv_core.data.catalogue import (
+    PRICE_BANDS,
+    Catalogue,
+    attribute_values,
+    item_attributes,
+)
+from recdiv_core.data.plan import Examples
+from recdiv_core.metrics.facts import POPULARITY_GROUPS, popularity_groups
+from recdiv_core.schema import NO_QUERY
+
+USER_KINDS: Final[Mapping[str, tuple[str, str]]] = {
+    "user": ("user=cold", "user=warm"),
+    "query": ("query=with", "query=without"),
+}
+OUR_KINDS: Final = (*USER_KINDS, "popularity", "category")
+MAX_VALUES: Final = 8
+OTHER: Final = "(other)"
+
+Groups = dict[str, torch.Tensor]
+
+
+def check_kinds(kinds: Sequence[str], columns: Sequence[str]) -> None:
+    """Refuse a kind that is neither ours nor a column of the catalogue.
+
+    Raises:
+        ValueError: such a kind, or one given twice.
+    """
+    for kind in kinds:
+        if kind not in OUR_KINDS and kind not in columns:
+            raise ValueError(
+                f"eval.slices: {kind!r} is neither {', '.join(OUR_KINDS)} nor a column of the "
+                f"catalogue; columns there: {', '.join(columns)}"
+            )
+    if len({*kinds}) < len(kinds):
+        raise ValueError(f"eval.slices={list(kinds)}: each kind once")
+
+
+def user_group_names(kinds: Sequence[str]) -> list[str]:
+    """Return the names of the groups of users, in the order of `user_groups`."""
+    return [name for kind in kinds for name in USER_KINDS.get(kind, ())]
+
+
+def user_groups(kinds: Sequence[str], examples: Examples) -> dict[str, Groups]:
+    """Return kind -> group -> bool [B], the users of a batch that are in it."""
+    groups: dict[str, Groups] = {}
+    for kind in kinds:
+        if kind in USER_KINDS:
+            is_first = examples.is_cold if kind == "user" else examples.queries != NO_QUERY
+            is_first_B = torch.from_numpy(np.array(is_first, dtype=np.bool_))
+            groups[kind] = dict(zip(USER_KINDS[kind], (is_first_B, ~is_first_B), strict=True))
+    return groups
+
+
+def item_groups(kinds: Sequence[str], catalogue: Catalogue) -> dict[str, Groups]:
+    """Return kind -> group -> bool [V], the items in it; groups of one kind may overlap."""
+    popularity = torch.tensor(catalogue.popularity_V)
+    groups: dict[str, Groups] = {}
+    for kind in kinds:
+        if kind == "popularity":
+            of_item = popularity_groups(popularity)
+            groups[kind] = {
+                f"popularity={name}": of_item == index
+                for index, name in enumerate(POPULARITY_GROUPS)
+            }
+        elif kind == "category":
+            labels_VL = torch.tensor(catalogue.categories_VL)
+            groups[kind] = _most_met(kind, labels_VL, catalogue.categories, popularity)
+        elif kind not in USER_KINDS:
+            values, names = _column(catalogue, kind)
+            groups[kind] = _most_met(kind, values[:, None], names, popularity)
+    return groups
+
+
+def column_values(kinds: Sequence[str], catalogue: Catalogue) -> Groups:
+    """Return column -> [V] int64 values, of the kinds that are columns of the catalogue."""
+    return {kind: _column(catalogue, kind)[0] for kind in kinds if kind not in OUR_KINDS}
+
+
+def merge(groups: Mapping[str, Groups], device: torch.device) -> Groups:
+    """Return the groups of all kinds as one mapping, on a device."""
+    return {name: mask.to(device) for of in groups.values() for name, mask in of.items()}
+
+
+def _column(catalogue: Catalogue, name: str) -> tuple[torch.Tensor, list[str]]:
+    if name == "price":
+        values = item_attributes(catalogue)[name]
+        return torch.from_numpy(values), [f"band {band + 1}" for band in range(PRICE_BANDS)]
+    values, names = attribute_values(catalogue, name)
+    return torch.from_numpy(values), names
+
+
+def _most_met(
+    kind: str, labels_VL: torch.Tensor, names: Sequence[str], popularity_V: torch.Tensor
+) -> Groups:
+    """Return the groups of the values with most train events, and of the rest."""
+    is_label_VL = labels_VL >= 0
+    events = torch.zeros(max(1, len(names)), dtype=torch.float64)
+    events.index_add_(
+        0, labels_VL[is_label_VL], popularity_V.double()[:, None].expand_as(labels_VL)[is_label_VL]
+    )
+    kept = events[: len(names)].argsort(descending=True, stable=True)[:MAX_VALUES].tolist()
+    groups = {f"{kind}={names[value]}": (labels_VL == value).any(dim=1) for value in kept}
+    if len(kept) < len(names):
+        is_kept_VL = torch.isin(labels_VL, torch.tensor(kept))
+        groups[f"{kind}={OTHER}"] = (is_label_VL & ~is_kept_VL).any(dim=1)
+    return groups

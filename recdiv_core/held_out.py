@@ -1,0 +1,149 @@
+"""Held-out users and their scores, batch by batch: what slates are made of and judged by.
+
+Not the slates (slates.py) nor their sums (evaluate.py, scorecards.py). The one idea: users come in
+fixed global batches that are dealt to the workers in turn, so that a batch is computed alike
+whoever computes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from recdiv_core.data.batches import Packed, pack, pad_targets
+from recdiv_core.data.plan import Examples, read_eval
+from recdiv_core.metrics.judged import Background
+from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.recommender import Recommender
+from recdiv_core.slates import SlatePolicy, count_above, make_slates
+from recdiv_core.training.build import Dataset
+
+Scoring = Callable[[Examples, Packed], torch.Tensor]
+"""The users of a batch, twice told -> [B, V] float32 scores of the whole catalogue."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A batch of held-out users as a model scores them.
+
+    Attributes:
+        examples: as they were read.
+        packed: their histories.
+        targets_BT: held-out items, see `pad_targets`.
+        scores_BV: float32 of the whole catalogue.
+    """
+
+    examples: Examples
+    packed: Packed
+    targets_BT: torch.Tensor
+    scores_BV: torch.Tensor
+
+    def slates(
+        self, dataset: Dataset, policy: SlatePolicy, *, keep_scores: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return slates_BK under a policy, and the targets_BT that they are judged by.
+
+        With `filter_seen`, held-out items that stand in the history are no targets (-1): they
+        cannot be recommended.
+
+        Args:
+            dataset: whose users these are.
+            policy: how slates are made.
+            keep_scores: False makes the slates in the scores' own memory, which then holds what
+                was ranked, before any re-ranking.
+        """
+        packed, targets_BT = self.packed, self.targets_BT
+        slates_BK, _ = make_slates(
+            self.scores_BV.clone() if keep_scores else self.scores_BV,
+            packed.seen_user_S,
+            packed.seen_item_S,
+            dataset.traits,
+            dataset.log_prior_V,
+            policy,
+        )
+        if policy.filter_seen:
+            targets_BT = _without_seen(targets_BT, packed, self.scores_BV.shape[1])
+        return slates_BK, targets_BT
+
+    def judged_by(
+        self, dataset: Dataset, policy: SlatePolicy
+    ) -> tuple[torch.Tensor, torch.Tensor, Background]:
+        """Return slates, targets, and what else metrics ask; the scores are used up.
+
+        Where targets stand among all items is taken of the scores, before any re-ranking.
+        """
+        slates_BK, targets_BT = self.slates(dataset, policy, keep_scores=False)
+        background = Background(
+            history_user_S=self.packed.seen_user_S,
+            history_item_S=self.packed.seen_item_S,
+            num_above_BT=count_above(self.scores_BV, targets_BT),
+            num_rankable_B=(self.scores_BV > -torch.inf).sum(dim=1),
+        )
+        return slates_BK, targets_BT, background
+
+
+def held_out_of_split(
+    model: Recommender | Baseline,
+    dataset: Dataset,
+    split: str,
+    *,
+    max_history: int,
+    batch_size: int,
+    dial: float,
+    rank: int,
+    world_size: int,
+) -> Iterator[HeldOut]:
+    """Yield one rank's share of a split by batches; arguments as `evaluate.slates_of_split`."""
+    device = dataset.text_VH.device
+    score = (
+        model_scoring(model, dial) if isinstance(model, Recommender) else baseline_scoring(model)
+    )
+    for examples in read_eval(
+        dataset.prepared, split, batch_size=batch_size, rank=rank, world_size=world_size
+    ):
+        # not around the yield: what is done with the scores is the caller's business
+        with torch.inference_mode():
+            packed = pack(examples, max_history=max_history).to(device)
+            targets_BT = pad_targets(examples).to(device)
+            held_out = HeldOut(examples, packed, targets_BT, score(examples, packed))
+        yield held_out
+
+
+def model_scoring(model: Recommender, dial: float) -> Scoring:
+    """Score by the state of each user, state . item; the item vectors are computed here, once."""
+    model.eval()
+    with torch.inference_mode():
+        items_VD = model.item_vectors()
+
+    def score(examples: Examples, packed: Packed) -> torch.Tensor:
+        del examples
+        states = model.states(
+            items_VD,
+            packed.items_RW,
+            packed.position_RW,
+            packed.segment_RW,
+            packed.queries_RW,
+            torch.full(packed.items_RW.shape, dial, device=items_VD.device),
+        )
+        return (states[packed.last_place_B] @ items_VD.T).float()
+
+    return score
+
+
+def baseline_scoring(baseline: Baseline) -> Scoring:
+    """Score by the items of each user's whole history."""
+
+    def score(examples: Examples, packed: Packed) -> torch.Tensor:
+        return baseline.scores(packed.seen_user_S, packed.seen_item_S, examples.user_ids)
+
+    return score
+
+
+def _without_seen(targets_BT: torch.Tensor, packed: Packed, num_items: int) -> torch.Tensor:
+    """Replace targets that stand in the user's history by -1."""
+    user = torch.arange(len(targets_BT), device=targets_BT.device)[:, None]
+    seen = packed.seen_user_S * num_items + packed.seen_item_S
+    is_seen = torch.isin(user * num_items + targets_BT, seen) & (targets_BT >= 0)
+    return targets_BT.masked_fill(is_seen, -1)

@@ -1,0 +1,100 @@
+# pyright: strict
+"""Does a slate spread over categories as the user's history does? One value a user.
+
+Not diversity: someone who only buys soap is served well by soap. The one idea: history and slate
+are two distributions over categories; an event or item counts 1, shared equally among its labels,
+one without any counts nothing. Both measures are LOWER when better, and 0 for users whose history
+has no category: there is nothing to agree with.
+
+Legend: B users, H and M the (user, category) pairs that occur in histories and in slates.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from recdiv_core.metrics.judged import JudgedSlates
+
+SMOOTHING: Final = 0.01
+"""Share of the history mixed into the slate, so that the divergence is finite (Steck 2018)."""
+
+
+def calibration_kl(slates: JudgedSlates) -> Tensor:
+    """Return KL(h || 0.99 q + 0.01 h), h the history's and q the slate's categories, in nats.
+
+    In [0, ln 100], LOWER is better calibrated; ln 100 for a slate that shows nothing of the history
+    (Steck 2018, Calibrated recommendations).
+    """
+    user_H, history_H, slate_H = _history_beside_slate(slates)[:3]
+    mixed_H = (1 - SMOOTHING) * slate_H + SMOOTHING * history_H
+    terms_H = history_H * (history_H / mixed_H).log()
+    return _sum_by_user(terms_H, user_H, slates.num_users).clamp(0, -math.log(SMOOTHING))
+
+
+def calibration_js(slates: JudgedSlates) -> Tensor:
+    """Return the Jensen-Shannon divergence of history and slate categories, base 2.
+
+    In [0, 1], LOWER is better calibrated: 1 where they have nothing in common, or where the slate
+    has no category (Lin 1991, Divergence measures based on the Shannon entropy).
+    """
+    user_H, history_H, slate_H, user_M, slate_M, history_M = _history_beside_slate(slates)
+    of_history_B = _sum_by_user(_half(history_H, slate_H), user_H, slates.num_users)
+    of_slate_B = _sum_by_user(_half(slate_M, history_M), user_M, slates.num_users)
+    has_history_B = _sum_by_user(history_H, user_H, slates.num_users) > 0
+    has_slate_B = _sum_by_user(slate_M, user_M, slates.num_users) > 0
+    divergence_B = torch.where(has_slate_B, (of_history_B + of_slate_B).clamp(0, 1), 1.0)
+    return torch.where(has_history_B, divergence_B, 0.0)
+
+
+def _half(own: Tensor, other: Tensor) -> Tensor:
+    return own * (2 * own / (own + other)).log2() / 2
+
+
+def _history_beside_slate(slates: JudgedSlates) -> tuple[Tensor, ...]:
+    """Return user, share in history and in slate of each pair that occurs in histories; and ...
+
+    ... user, share in slate and in history of each pair that occurs in slates.
+    """
+    background, num_categories = slates.needed_background, max(1, slates.facts.num_categories)
+    key_H, history_H = _shares(slates, background.history_user_S, background.history_item_S)
+    user_B1 = torch.arange(slates.num_users, device=key_H.device)[:, None]
+    is_item_BK = slates.is_item_BK
+    user_M = user_B1.expand_as(is_item_BK)[is_item_BK]
+    key_M, slate_M = _shares(slates, user_M, slates.items_BK[is_item_BK])
+    slate_H = _look_up(key_H, key_M, slate_M)
+    history_M = _look_up(key_M, key_H, history_H)
+    user_H, user_M = (key.div(num_categories, rounding_mode="floor") for key in (key_H, key_M))
+    return user_H, history_H, slate_H, user_M, slate_M, history_M
+
+
+def _shares(slates: JudgedSlates, user_S: Tensor, item_S: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rising keys user * G + category, and the share of that category among the user's."""
+    num_categories = max(1, slates.facts.num_categories)
+    labels_SL = slates.facts.categories_VL[item_S]
+    is_label_SL = labels_SL >= 0
+    weights_SL = is_label_SL / is_label_SL.sum(dim=1, keepdim=True).clamp(min=1).double()
+    key_SL = user_S[:, None] * num_categories + labels_SL
+    key_N, order_N = key_SL[is_label_SL].sort()
+    is_new_N = torch.ones_like(key_N, dtype=torch.bool)
+    is_new_N[1:] = key_N[1:] != key_N[:-1]
+    key_P = key_N[is_new_N]
+    weight_P = torch.zeros_like(key_P, dtype=torch.float64)
+    weight_P.index_add_(0, is_new_N.cumsum(dim=0) - 1, weights_SL[is_label_SL][order_N])
+    user_P = key_P.div(num_categories, rounding_mode="floor")
+    return key_P, weight_P / _sum_by_user(weight_P, user_P, slates.num_users)[user_P]
+
+
+def _look_up(wanted: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Return the value of each wanted key, 0 where it is not among the rising keys."""
+    if not len(keys):
+        return torch.zeros_like(wanted, dtype=torch.float64)
+    place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+    return torch.where(keys[place] == wanted, values[place], 0.0)
+
+
+def _sum_by_user(values: Tensor, user: Tensor, num_users: int) -> Tensor:
+    return values.new_zeros(num_users).index_add_(0, user, values)

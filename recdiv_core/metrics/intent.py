@@ -1,0 +1,108 @@
+# pyright: strict
+"""Accuracy that asks for variety: what a hit is worth depends on the categories of hits before it.
+
+Not diversity of whatever is shown (diversity.py): an item that the user did not want counts
+nothing. The one idea: each category of a user's targets is a need; the first hit that serves it is
+worth 1, and every hit serving it again REPEATED times as much as the one before. Both are those of
+the TREC web track's `ndeval`. In [0, 1], higher is better; no hit, or targets without any category:
+0. Ideal orders are greedy, ties go to the lower item_index: exact where items have one category.
+
+Legend: B users (with a hit), K slate places, T targets of a user, L labels of an item.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from recdiv_core.metrics.judged import JudgedSlates
+
+REPEATED: Final = 0.5
+"""What serving a need once more is worth, times what it was worth the last time: 1 - alpha."""
+
+
+def alpha_ndcg(slates: JudgedSlates) -> Tensor:
+    """Return the sum over hits of gain / log2(rank + 1), over that of the ideal order of targets.
+
+    gain = sum over the hit's categories of 0.5^(hits before it with that category). Clarke et al.
+    2008, Novelty and diversity in information retrieval evaluation.
+    """
+    is_shown_B = slates.is_hit_BK.any(dim=1)
+    gains_BK, ideal_BK = _gains(slates, is_shown_B)
+    discounts_K = 1 / _ranks(slates.k, gains_BK.device).add(1).log2()
+    ideal_B = ideal_BK @ discounts_K
+    value_B = torch.where(ideal_B > 0, gains_BK @ discounts_K / ideal_B, 0.0)
+    return _spread(value_B, is_shown_B)
+
+
+def err_ia(slates: JudgedSlates) -> Tensor:
+    """Return the sum over hits of gain / rank, over needs, over that of k items serving all needs.
+
+    As `ndeval` scales it (Chapelle et al. 2011, Intent-based diversification of web search results;
+    their form is this times 0.5 times the sum over ranks of 0.5^(rank - 1) / rank). Every category
+    of the targets is equally probable.
+    """
+    is_shown_B = slates.is_hit_BK.any(dim=1)
+    gains_BK, _ = _gains(slates, is_shown_B)
+    ranks_K = _ranks(slates.k, gains_BK.device)
+    best = float((REPEATED ** (ranks_K - 1) / ranks_K).sum())
+    num_needs_B = _need_of_targets(slates, is_shown_B).flatten(1).amax(dim=1) + 1
+    value_B = (gains_BK @ (1 / ranks_K)) / num_needs_B.clamp(min=1) / best
+    return _spread(value_B, is_shown_B)
+
+
+def _gains(slates: JudgedSlates, is_shown_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gain at each place of the slate, and of the ideal one: [B, K] float64 both."""
+    need_BTL = _need_of_targets(slates, is_shown_B)
+    targets_BT, items_BK = slates.targets_BT[is_shown_B], slates.items_BK[is_shown_B]
+    hit_BK = slates.is_hit_BK[is_shown_B]
+    place_BK = torch.searchsorted(targets_BT, items_BK).clamp(max=targets_BT.shape[1] - 1)
+    num_needs = int(need_BTL.max()) + 1 if need_BTL.numel() else 0
+    worth_BN = need_BTL.new_ones((len(need_BTL), num_needs + 1), dtype=torch.float64)
+    worth_BN[:, -1] = 0  # where need -1 points: no need
+    ideal_worth_BN, is_left_BT = worth_BN.clone(), targets_BT >= 0
+    gains_BK = worth_BN.new_zeros(items_BK.shape)
+    ideal_BK = torch.zeros_like(gains_BK)
+    rows_B = torch.arange(len(targets_BT), device=targets_BT.device)
+    for rank in range(slates.k):
+        need_BL = need_BTL[rows_B, place_BK[:, rank]].masked_fill(~hit_BK[:, rank, None], -1)
+        gains_BK[:, rank] = _serve(worth_BN, need_BL)
+        gain_BT = ideal_worth_BN[rows_B[:, None, None], need_BTL].sum(dim=2)
+        best_B = gain_BT.masked_fill(~is_left_BT, -1).argmax(dim=1)
+        is_any_B = is_left_BT[rows_B, best_B]
+        need_BL = need_BTL[rows_B, best_B].masked_fill(~is_any_B[:, None], -1)
+        ideal_BK[:, rank] = _serve(ideal_worth_BN, need_BL)
+        is_left_BT[rows_B, best_B] = False
+    return gains_BK, ideal_BK
+
+
+def _serve(worth_BN: Tensor, need_BL: Tensor) -> Tensor:
+    """Return what an item serving these needs is worth, [B]; they are then worth less."""
+    gain_B = worth_BN.gather(1, need_BL % worth_BN.shape[1]).sum(dim=1)
+    for need_B in need_BL.unbind(dim=1):  # an item's needs are distinct
+        column_B1 = (need_B % worth_BN.shape[1])[:, None]
+        worth_BN.scatter_(1, column_B1, worth_BN.gather(1, column_B1) * REPEATED)
+    return gain_B
+
+
+def _need_of_targets(slates: JudgedSlates, is_shown_B: Tensor) -> Tensor:
+    """Number each user's needs from 0: [B, T, L] int64, -1 where there is none."""
+    labels_BTL = slates.facts.categories_VL[slates.targets_BT[is_shown_B]]
+    sorted_BM, order_BM = labels_BTL.flatten(1).sort(dim=1)
+    is_new_BM = sorted_BM >= 0
+    is_new_BM[:, 1:] &= sorted_BM[:, 1:] != sorted_BM[:, :-1]
+    number_BM = (is_new_BM.cumsum(dim=1) - 1).masked_fill(sorted_BM < 0, -1)
+    return torch.empty_like(number_BM).scatter_(1, order_BM, number_BM).view_as(labels_BTL)
+
+
+def _spread(value_b: Tensor, is_shown_B: Tensor) -> Tensor:
+    """Return the values of all users, 0 for those that were left out."""
+    value_B = value_b.new_zeros(len(is_shown_B))
+    value_B[is_shown_B] = value_b
+    return value_B
+
+
+def _ranks(k: int, device: torch.device) -> Tensor:
+    return torch.arange(1, k + 1, dtype=torch.float64, device=device)

@@ -1,0 +1,78 @@
+# pyright: strict
+"""The whole set of metrics: what `pipelines.evaluate` reports, beside the few of every epoch.
+
+Not the definitions, which stand in their families. The one idea: the set is a table of functions,
+the tally of it adds like any other, and what is of all slates together is worked out from the
+exposures that the tally holds anyway.
+
+    metrics = user_metrics(facts)
+    tally = Tally.zeros(num_items, k=10, names=metrics)
+    for slates_BK, targets_BT, background in batches:
+        tally += tally_slates(
+            slates_BK, targets_BT, facts, k=10, metrics=metrics, background=background
+        )
+    figures = finish_scorecard(tally)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+from torch import Tensor
+
+from recdiv_core.metrics import accuracy, calibration, diversity, exposure, intent
+from recdiv_core.metrics.facts import CatalogueFacts
+from recdiv_core.metrics.tally import USER_METRICS, Tally, UserMetrics, finish
+
+FURTHER_METRICS: Final[UserMetrics] = {
+    "recall_capped": accuracy.recall_capped,
+    "auc": accuracy.auc,
+    "ilmd": diversity.ilmd,
+    "category_ild": diversity.category_ild,
+    "gini_simpson": diversity.gini_simpson,
+    "effective_categories": diversity.effective_categories,
+    "vendi": diversity.vendi,
+    "alpha_ndcg": intent.alpha_ndcg,
+    "err_ia": intent.err_ia,
+    "popularity": exposure.popularity,
+    "tail_share": exposure.tail_share,
+    "epc": exposure.epc,
+    "serendipity": exposure.serendipity,
+    "unexpectedness": exposure.unexpectedness,
+    "user_coverage": exposure.user_coverage,
+    "full_slates": exposure.full_slates,
+    "calibration_kl": calibration.calibration_kl,
+    "calibration_js": calibration.calibration_js,
+}
+"""Averaged over users, as USER_METRICS; auc and calibration need a background."""
+
+FURTHER_SYSTEM_METRICS: Final[Mapping[str, Callable[[Tensor], float]]] = {
+    "distributional_coverage": exposure.distributional_coverage,
+    "exposure_entropy": exposure.exposure_entropy,
+}
+"""Of all slates together: exposure_V -> a number."""
+
+
+def user_metrics(facts: CatalogueFacts) -> UserMetrics:
+    """Return all metrics that are averaged over users, a coverage of each attribute among them."""
+    by_attribute = {
+        f"{name}_coverage": partial(diversity.attribute_coverage, name=name)
+        for name in facts.attributes
+    }
+    return {**USER_METRICS, **FURTHER_METRICS, **by_attribute}
+
+
+def finish_scorecard(tally: Tally) -> dict[str, float]:
+    """Divide: return every metric under its name with the cut-off, as `tally.finish`.
+
+    Raises:
+        ValueError: no user has been judged.
+    """
+    figures = finish(tally)
+    further = {name: metric(tally.exposure_V) for name, metric in FURTHER_SYSTEM_METRICS.items()}
+    further["personalisation"] = exposure.personalisation(
+        tally.exposure_V, int(tally.num_users), tally.k
+    )
+    return figures | {f"{name}_at_{tally.k}": value for name, value in further.items()}
