@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 400
 
 LONG = (
-    "train.epochs=4",
+    "train.epochs=3",
     "train.batch_size=4",
     "train.warmup_steps=10",
     # each costs a quarter of a second, so that there is time to kill somebody
@@ -90,6 +90,18 @@ def shop(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, mlflow_uri
 def trained(shop: Shop) -> dict[str, Any]:
     """Return what `train` printed for a run with dropout and checkpoints inside its epochs."""
     return run("train", *shop.arguments("run.name=undisturbed", *LONG))
+
+
+@pytest.fixture(scope="session")
+def references(shop: Shop) -> dict[str, Any]:
+    """Return what `tune` printed for the baselines of the shop."""
+    return run("tune", "--space", "baselines", *shop.arguments("run.name=references"))
+
+
+@pytest.fixture(scope="session")
+def swept(shop: Shop, references: dict[str, Any]) -> dict[str, Any]:
+    """Return what `tune` printed for a sweep of two trials, with the baselines there already."""
+    return run("tune", "--space", "smoke", *shop.arguments("run.name=swept"))
 
 
 def run(script: str, *arguments: str) -> dict[str, Any]:

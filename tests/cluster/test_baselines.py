@@ -43,14 +43,14 @@ def test_a_checkpoint_is_evaluated_alike_on_any_workers(fitted, num_workers):
     assert {n: judged["metrics"][n] for n in of_fit} == pytest.approx(of_fit, abs=1e-12)
 
 
-def test_a_sweep_has_a_child_for_each_baseline_and_they_stand_beside_later_fronts(shop):
-    result = run("tune", "--space", "baselines", *shop.arguments("run.name=references"))
-    children = shop.runs(f"tags.`mlflow.parentRunId` = '{result['parent_run_id']}'")
+def test_a_sweep_has_a_child_for_each_baseline_and_they_stand_beside_later_fronts(
+    shop, references, swept
+):
+    children = shop.runs(f"tags.`mlflow.parentRunId` = '{references['parent_run_id']}'")
     kinds = {"random", "popular", "recent_popular", "item_knn", "ease"}
     assert {child.data.params["model.kind"] for child in children} == kinds
     assert {child.info.status for child in children} == {"FINISHED"}
-    assert result["num_trials"] == 5
-    swept = run("tune", "--space", "smoke", *shop.arguments("run.name=beside", "model.dim=8"))
+    assert references["num_trials"] == 5
     uri = f"tracking.uri={shop.uri}"
     drawn = run("report", "--run", swept["parent_run_id"], uri, f"run.storage={shop.storage}")
     assert drawn["references"].keys() == kinds

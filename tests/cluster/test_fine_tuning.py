@@ -16,6 +16,7 @@ pytestmark = pytest.mark.ray
 
 TUNED = (
     "model.dropout=0",
+    "model.max_history=8",
     "train.epochs=2",
     "train.warmup_steps=0",
     "train.text_learning_rate=1e-4",

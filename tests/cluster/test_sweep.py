@@ -22,17 +22,11 @@ def assert_whole(shop, parent):
     assert not shop.runs("attributes.status = 'RUNNING'")
 
 
-def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop):
-    vectors = sorted((shop.prepared / "vectors").iterdir())
-    made = [path.stat().st_mtime_ns for path in vectors]
-    arguments = ["--space", "smoke", *shop.arguments("run.name=swept")]
-
-    result = run("tune", *arguments)
-
+def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop, swept):
     (parent,) = shop.runs("tags.`recdiv.run_name` = 'swept'")
-    assert result["parent_run_id"] == parent.info.run_id
-    assert result["num_trials"] == 2
-    assert all(entry["test"] for entry in result["front"])
+    assert swept["parent_run_id"] == parent.info.run_id
+    assert swept["num_trials"] == 2
+    assert all(entry["test"] for entry in swept["front"])
     assert_whole(shop, parent)
     assert "hypervolume" in parent.data.metrics
     drawn = {
@@ -40,12 +34,13 @@ def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop):
         for artifact in MlflowClient(shop.uri).list_artifacts(parent.info.run_id, "report")
     }
     assert drawn >= {"report/report.html", "report/front.png"}
-    assert sorted((shop.prepared / "vectors").iterdir()) == vectors
-    assert [path.stat().st_mtime_ns for path in vectors] == made
+    vectors = list((shop.prepared / "vectors").iterdir())
+    assert vectors
+    assert all(1e3 * path.stat().st_mtime < parent.info.start_time for path in vectors)
 
     num_runs = len(shop.runs(""))
-    again = run("tune", *arguments)
-    assert again["front"] == result["front"]
+    again = run("tune", "--space", "smoke", *shop.arguments("run.name=swept"))
+    assert again["front"] == swept["front"]
     assert len(shop.runs("")) == num_runs
 
 
