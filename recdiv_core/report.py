@@ -132,8 +132,9 @@ def _slate_section(config: Config, uri: str, fronts: Sequence[Front], *, is_aske
             kinds=config.eval.slices,
             max_scores=None if is_asked else MAX_SCORES,
         )
-    except (ValueError, OSError) as error:
-        logger.warning("the page shows no slates: %s", error)
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:  # torch's are the last
+        is_odd = isinstance(error, RuntimeError)
+        logger.warning("the page shows no slates: %s", error, exc_info=is_odd)
         return unseen(str(error))
     return section(views, fronts)
 

@@ -25,7 +25,8 @@ from recdiv_core.page_style import (
     plain,
 )
 from recdiv_core.slate_examples import RULES, Example, Item
-from recdiv_core.slate_views import SEGMENT_METRICS, Estimate, SlateViews
+from recdiv_core.slate_figures import SEGMENT_METRICS, Estimate
+from recdiv_core.slate_views import SlateViews
 from recdiv_core.trials import Front, Trial, metric_of, number, title
 
 COLOURS: Final = (ACCURATE, BETWEEN, DIVERSE)

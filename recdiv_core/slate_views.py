@@ -1,6 +1,6 @@
 """What the slates of a few runs of a sweep are like: the figures behind a report's lower half.
 
-Not the choosing of runs (trials.py), of users shown (slate_examples.py), nor the drawing
+Not the figures themselves (slate_figures.py), the users shown (slate_examples.py), nor the drawing
 (slate_page.py). The one idea: at most MAX_RUNS runs are judged again from their checkpoints, user
 by user and on the same users of the test split, so that everything is a view of the same slates.
 What was chosen was chosen on validation; nothing is chosen here. Memory: k numbers a user and run,
@@ -22,14 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from recdiv_core.config import Config
 from recdiv_core.data.batches import pack, pad_targets
 from recdiv_core.data.plan import read_eval
-from recdiv_core.drawn_figures import LEVEL, SEED, difference, draw
 from recdiv_core.groupings import check_kinds, item_groups, merge, user_group_names, user_groups
 from recdiv_core.held_out import without_seen
 from recdiv_core.judged_runs import NamedRun, check_comparable, find_run, judge_runs
-from recdiv_core.metrics.bootstrap import interval, resampled_means
-from recdiv_core.metrics.fairness import MIN_SIZE
 from recdiv_core.metrics.groups import GroupTally, finish_groups, tally_groups
 from recdiv_core.metrics.jackknife import JudgedUsers
 from recdiv_core.schema import read_manifest
@@ -41,6 +39,17 @@ from recdiv_core.slate_examples import (
     count_changes,
     show,
 )
+from recdiv_core.slate_figures import (
+    Band,
+    Estimate,
+    Floats,
+    Segment,
+    band_coverage,
+    exposure_curve,
+    figures_of,
+    popularity_bands,
+    segments,
+)
 from recdiv_core.training.build import Dataset, load_dataset
 from recdiv_core.trials import Front, Trial, recommended
 
@@ -50,46 +59,6 @@ SPLIT: Final = "test"
 MAX_RUNS: Final = 3
 MAX_SCORES: Final = 3_000_000_000
 """Users x items of a run that are scored without being asked to: some minutes of a CPU core."""
-NUM_DRAWS: Final = 2000
-NUM_POINTS: Final = 200
-"""Of an exposure curve, as it is drawn."""
-NUM_DECILES: Final = 10
-SEGMENT_METRICS: Final = ("ndcg", "ild", "diversity_index")
-
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % interval over users."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Band:
-    """Items of like popularity.
-
-    Attributes:
-        name: `1` is the tenth of the warm items with fewest train events, `cold` has none.
-        num_items: in it.
-        events: fewest and most train events of an item.
-    """
-
-    name: str
-    num_items: int
-    events: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Users of a kind, and each metric of SEGMENT_METRICS of each run on them."""
-
-    name: str
-    num_users: int
-    figures: Mapping[str, tuple[Estimate, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +76,7 @@ class SlateViews:
         bands: of the catalogue by popularity, and ...
         band_coverage: ... the share of each that stands in a slate.
         segments: of users.
-        slices: group -> `num_users` and metrics, as evaluate reports them.
+        slices: group -> `num_users` and metrics, as evaluate reports them, of the first two.
         changes: between the first two runs; None of a single one.
         examples: of the same two, before and after.
         notes: sentences about what is missing.
@@ -187,8 +156,10 @@ def view_slates(
     judged = judge_runs(runs, SPLIT)
     dataset = load_dataset(prepared)
     pair = judged[:2] if len(judged) > 1 else []
-    users = _read_users(dataset, runs, judged, kinds, choose_users(*pair) if pair else [])
-    figures, differences = _figures(judged)
+    users = _read_users(
+        dataset, runs[0].config, judged[:2], kinds, choose_users(*pair) if pair else []
+    )
+    figures, differences = figures_of(judged)
     bands, band_V = popularity_bands(dataset.catalogue.popularity_V)
     seconds = time.monotonic() - started
     logger.info("looked at the slates of %d runs in %.1f s", len(runs), seconds)
@@ -201,7 +172,7 @@ def view_slates(
         differences=differences,
         exposure=tuple(exposure_curve(each.exposure_V) for each in judged),
         bands=bands,
-        band_coverage=tuple(_band_coverage(each.exposure_V, bands, band_V) for each in judged),
+        band_coverage=tuple(band_coverage(each.exposure_V, bands, band_V) for each in judged),
         segments=segments(judged, users.length_U, users.is_cold_U),
         slices=tuple(finish_groups(tally) for tally in users.groups),
         changes=count_changes(*pair) if pair else None,
@@ -234,119 +205,6 @@ def _find(
     return found, notes
 
 
-def _figures(
-    judged: Sequence[JudgedUsers],
-) -> tuple[tuple[Mapping[str, Estimate], ...], tuple[Mapping[str, Mapping[str, Any]], ...]]:
-    """Return each run's figures with intervals, and how each differs from the first."""
-    if len(judged[0].slates_UK) < 2:  # nothing varies over one user
-        alone = [{name: each.figure(name) for name in each.users} for each in judged]
-        return tuple({n: Estimate(v, v, v) for n, v in own.items()} for own in alone), ()
-    drawn = draw(judged, NUM_DRAWS)
-    figures: list[Mapping[str, Estimate]] = []
-    differences: list[Mapping[str, Mapping[str, Any]]] = []
-    for place in range(len(judged)):
-        own: dict[str, Estimate] = {}
-        against: dict[str, Mapping[str, Any]] = {}
-        for column, name in enumerate(drawn.names):
-            values_S, draws_RS = drawn.figures_SM[:, column], drawn.draws_RSM[:, :, column]
-            low, high = interval(draws_RS[:, place], level=LEVEL)
-            own[name] = Estimate(float(values_S[place]), low, high)
-            against[name] = difference(
-                float(values_S[0]), float(values_S[place]), draws_RS[:, 0], draws_RS[:, place]
-            )
-        figures.append(own)
-        differences.append(against)
-    return tuple(figures), tuple(differences[1:])
-
-
-def exposure_curve(exposure_V: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Return the Lorenz curve of exposure: (share of items, share of exposure).
-
-    From the item shown least to that shown most; it lies the further below the diagonal the less
-    even exposure is (Gini is twice the area between). At most NUM_POINTS + 1 points, ends included.
-
-    >>> [shares.tolist() for shares in exposure_curve(np.array([3, 0, 1, 0]))]
-    [[0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.0, 0.25, 1.0]]
-    """
-    rising_V = np.sort(exposure_V).astype(np.float64)
-    shares = np.concatenate([[0.0], rising_V.cumsum() / max(1.0, rising_V.sum())])
-    num_items = len(rising_V)
-    places = np.unique(np.linspace(0, num_items, min(num_items, NUM_POINTS) + 1).round())
-    return places / num_items, shares[places.astype(np.int64)]
-
-
-def popularity_bands(
-    popularity_V: npt.NDArray[np.int64],
-) -> tuple[tuple[Band, ...], npt.NDArray[np.int64]]:
-    """Cut the warm items into tenths by train events, cold items apart.
-
-    Ties are cut by item_index. Of fewer than ten warm items each is a band.
-
-    Returns:
-        the bands, from few train events to many, cold items last where there are any;
-        [V] the band of each item.
-    """
-    warm = np.flatnonzero(popularity_V > 0)
-    parts = np.array_split(
-        warm[np.argsort(popularity_V[warm], kind="stable")], min(NUM_DECILES, max(1, len(warm)))
-    )
-    cold = np.flatnonzero(popularity_V == 0)
-    named = [(str(place + 1), part) for place, part in enumerate(parts)] + [("cold", cold)]
-    band_V = np.zeros(len(popularity_V), dtype=np.int64)
-    bands: list[Band] = []
-    for name, items in named:
-        if len(items):
-            band_V[items] = len(bands)
-            events = popularity_V[items]
-            bands.append(Band(name, len(items), (int(events.min()), int(events.max()))))
-    return tuple(bands), band_V
-
-
-def _band_coverage(
-    exposure_V: npt.NDArray[np.int64], bands: Sequence[Band], band_V: npt.NDArray[np.int64]
-) -> tuple[float, ...]:
-    shown = np.bincount(band_V[exposure_V > 0], minlength=len(bands))
-    return tuple(float(n) / band.num_items for n, band in zip(shown, bands, strict=True))
-
-
-def segments(
-    judged: Sequence[JudgedUsers],
-    length_U: npt.NDArray[np.int64],
-    is_cold_U: npt.NDArray[np.bool_],
-) -> tuple[Segment, ...]:
-    """Return the figures of cold and warm users, and of thirds by length of history.
-
-    Users of equal length stay together, so that the thirds may be uneven. Groups of fewer than
-    MIN_SIZE users are left out: their figures are mostly chance.
-    """
-    first, second = (int(edge) for edge in np.quantile(length_U, [1 / 3, 2 / 3], method="lower"))
-    groups = {
-        "all": np.ones(len(length_U), dtype=np.bool_),
-        "cold": is_cold_U,
-        "warm": ~is_cold_U,
-        f"to {first}": length_U <= first,
-        f"{first + 1} to {second}": (length_U > first) & (length_U <= second),
-        f"over {second}": length_U > second,
-    }
-    found: list[Segment] = []
-    for name, is_in_U in groups.items():
-        if is_in_U.sum() >= MIN_SIZE:
-            figures = {
-                metric: _means(np.stack([each.users[metric][is_in_U] for each in judged]))
-                for metric in SEGMENT_METRICS
-            }
-            found.append(Segment(name, int(is_in_U.sum()), figures))
-    return tuple(found)
-
-
-def _means(values_SU: Floats) -> tuple[Estimate, ...]:
-    draws_RS = resampled_means(values_SU, NUM_DRAWS // 4, seed=SEED)
-    return tuple(
-        Estimate(float(values_U.mean()), *interval(draws_R, level=LEVEL))
-        for values_U, draws_R in zip(values_SU, draws_RS.T, strict=True)
-    )
-
-
 # --------------------------------------------------------------------------- users, read again
 
 
@@ -362,17 +220,17 @@ class _Users:
 
 def _read_users(
     dataset: Dataset,
-    runs: Sequence[NamedRun],
+    config: Config,
     judged: Sequence[JudgedUsers],
     kinds: Sequence[str],
     chosen: Sequence[tuple[int, str]],
 ) -> _Users:
     """Read the split once more: what is kept of a user does not grow with the history."""
-    catalogue, config = dataset.catalogue, runs[0].config
+    catalogue = dataset.catalogue
     check_kinds(kinds, catalogue.table.column_names)
     of_items = merge(item_groups(kinds, catalogue), torch.device("cpu"))
     names = [*user_group_names(kinds), *of_items]
-    groups = [GroupTally.zeros(names, k=config.eval.k) for _ in runs]
+    groups = [GroupTally.zeros(names, k=config.eval.k) for _ in judged]
     rules = dict(chosen)
     shown: dict[int, ChosenUser] = {}
     lengths: list[npt.NDArray[np.int64]] = []

@@ -49,6 +49,7 @@ LAYERS = {
     "recdiv_core.report_page": "running",
     "recdiv_core.page_style": "running",
     "recdiv_core.slate_views": "running",
+    "recdiv_core.slate_figures": "running",
     "recdiv_core.slate_examples": "running",
     "recdiv_core.slate_page": "running",
     "recdiv_core.trials": "running",
