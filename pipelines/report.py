@@ -1,7 +1,9 @@
-"""python -m pipelines.report [--run ID] [--out DIR] [data.name=NAME] key=value ...
+"""python -m pipelines.report [--run ID] [--out DIR] [--no-slates] [data.name=NAME] key=value ...
 
 Draw the accuracy/diversity front of a sweep, the newest unless `--run` names its parent run. Writes
-`report.html` and `front.png`, logs both to the parent run, prints the front as one JSON line.
+`report.html` and `front.png`, logs both to the parent run, prints the front as one JSON line. Up to
+three runs are judged again, in this process, to show what their slates are like (`--no-slates`:
+none; `--slates`: on a large data set too).
 """
 
 import argparse
@@ -15,13 +17,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this script."""
     parser.add_argument("--run", default="", metavar="ID", help="parent run of the sweep")
     parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write")
+    parser.add_argument(
+        "--slates", action=argparse.BooleanOptionalAction, help="judge a few runs and show slates"
+    )
 
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Report on a sweep."""
     from recdiv_core.report import report
 
-    return report(config, parent_run_id=args.run, out=args.out)
+    return report(config, parent_run_id=args.run, out=args.out, slates=args.slates)
 
 
 if __name__ == "__main__":

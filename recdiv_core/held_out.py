@@ -64,7 +64,7 @@ class HeldOut:
             policy,
         )
         if policy.filter_seen:
-            targets_BT = _without_seen(targets_BT, packed, self.scores_BV.shape[1])
+            targets_BT = without_seen(targets_BT, packed, self.scores_BV.shape[1])
         return slates_BK, targets_BT
 
     def judged_by(
@@ -141,7 +141,7 @@ def baseline_scoring(baseline: Baseline) -> Scoring:
     return score
 
 
-def _without_seen(targets_BT: torch.Tensor, packed: Packed, num_items: int) -> torch.Tensor:
+def without_seen(targets_BT: torch.Tensor, packed: Packed, num_items: int) -> torch.Tensor:
     """Replace targets that stand in the user's history by -1."""
     user = torch.arange(len(targets_BT), device=targets_BT.device)[:, None]
     seen = packed.seen_user_S * num_items + packed.seen_item_S

@@ -23,6 +23,8 @@ from recdiv_core.config import Config
 from recdiv_core.report_page import CURVES, draw_png, render
 from recdiv_core.schema import read_manifest
 from recdiv_core.search_space import Objective
+from recdiv_core.slate_page import section, unseen
+from recdiv_core.slate_views import MAX_SCORES, view_slates
 from recdiv_core.tracking import RunHandle
 from recdiv_core.trials import Curve, Front, Sweep, Trial
 
@@ -33,15 +35,17 @@ PROVENANCE: Final = ("manifest", "code_version", "seed", "command", "ray_job_id"
 
 
 def report(
-    config: Config, *, parent_run_id: str = "", out: Path | None = None
+    config: Config, *, parent_run_id: str = "", out: Path | None = None, slates: bool | None = None
 ) -> dict[str, object]:
     """Judge a sweep, write `report.html` and `front.png`, log both to its parent run.
 
     Args:
         config: `tracking.uri` is read; `data.prepared` or `data.name` narrow the search for the
-            newest sweep to that data set.
+            newest sweep to that data set; `eval.slices` are the parts of the shop to show.
         parent_run_id: the sweep; empty = the newest.
         out: directory of the two files; None = `<run.storage>/reports/<name of the parent run>`.
+        slates: judge a few runs again and show what their slates are like; None = where that takes
+            no more than some minutes.
 
     Raises:
         ValueError: no such sweep, or its objectives are not declared.
@@ -56,7 +60,8 @@ def report(
     directory = out or _default_directory(config, sweep.name)
     directory.mkdir(parents=True, exist_ok=True)
     page, picture = directory / "report.html", directory / "front.png"
-    page.write_text(render(sweep, fronts, headline, notes), encoding="utf-8")
+    shown = "" if slates is False else _slate_section(config, uri, fronts, is_asked=bool(slates))
+    page.write_text(render(sweep, fronts, headline, notes, shown), encoding="utf-8")
     draw_png(fronts, picture, sweep.references)
     logger.info("%s", headline)
     _log(handle, main, headline, (page, picture))
@@ -114,6 +119,24 @@ def read_sweep(handle: RunHandle) -> Sweep:
         provenance={key: tags[f"recdiv.{key}"] for key in PROVENANCE if f"recdiv.{key}" in tags},
         references=_references(client, parent, objectives[0]),
     )
+
+
+def _slate_section(config: Config, uri: str, fronts: Sequence[Front], *, is_asked: bool) -> str:
+    """Return what the page says of slates; where it cannot, why: a report never fails for that."""
+    prepared = config.data.prepared
+    try:
+        views = view_slates(
+            fronts[0],
+            lambda: uri,
+            [f"data.prepared={Path(prepared).absolute()}"] if prepared else [],
+            kinds=config.eval.slices,
+            max_scores=None if is_asked else MAX_SCORES,
+        )
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:  # torch's are the last
+        is_odd = isinstance(error, RuntimeError)
+        logger.warning("the page shows no slates: %s", error, exc_info=is_odd)
+        return unseen(str(error))
+    return section(views, fronts)
 
 
 def _parent_run(uri: str, config: Config, parent_run_id: str) -> Run:

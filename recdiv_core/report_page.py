@@ -1,8 +1,8 @@
 """The pictures of a sweep: one HTML page that needs no network, and a PNG of its fronts.
 
-Not the choosing (trials.py), nor where the files go (report.py). The one idea: a trial has the same
-colour everywhere, from blue (accurate) to orange (diverse) along the front, grey when dominated.
-Names and values come from users: they are escaped here, in one place each for HTML and for plots.
+Not the choosing (trials.py), nor what its slates are like (slate_page.py), nor where the files go
+(report.py). The one idea: a trial has the same colour everywhere, from blue (accurate) to orange
+(diverse) along the front, grey when dominated. Names and values come from users: they are escaped.
 """
 
 from __future__ import annotations
@@ -22,6 +22,19 @@ from matplotlib.figure import Figure
 from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 
+from recdiv_core.page_style import (
+    ACCURATE,
+    BETWEEN,
+    DIVERSE,
+    GREY,
+    INK,
+    KNEE,
+    LINE,
+    card,
+    cell,
+    new_figure,
+    plain,
+)
 from recdiv_core.trials import (
     BUDGETS,
     SYMBOLS,
@@ -34,13 +47,15 @@ from recdiv_core.trials import (
     recommended,
     referred,
     title,
+    worded,
 )
 
 TEMPLATE: Final = Path(__file__).with_name("report_page.html")
-INK, GREY, LINE, KNEE = "#1f2937", "#b4bcc8", "#64748b", "#c2410c"
-SCALE: Final = [[0.0, "#1d4ed8"], [0.5, "#0d9488"], [1.0, "#ea8a0c"]]
+SCALE: Final = [[0.0, ACCURATE], [0.5, BETWEEN], [1.0, DIVERSE]]
 LABEL_ROOM: Final = (0.3, 0.055)
 """Room that a label takes, as shares of the width and height over which the trials spread."""
+LABEL_PIXELS: Final = 6
+"""Width of a letter of a label in the HTML page."""
 NOTHING: Final = '<p class="hint">Nothing to show yet.</p>'
 MARKS: Final = {
     "random": ("x", "x", "top left"),
@@ -75,11 +90,28 @@ MEANINGS: Final = {
 """Metric -> range, better direction, meaning."""
 
 
-def render(sweep: Sweep, fronts: Sequence[Front], headline: str, notes: Sequence[str]) -> str:
-    """Return the whole page; `fronts[0]` is the pair that the sweep declares."""
+def render(
+    sweep: Sweep,
+    fronts: Sequence[Front],
+    headline: str,
+    notes: Sequence[str],
+    slates: str = "",
+) -> str:
+    """Return the whole page.
+
+    Args:
+        sweep: its trials.
+        fronts: the first is of the pair that the sweep declares.
+        headline: a sentence.
+        notes: sentences.
+        slates: the section of slate_page, or nothing.
+    """
     main = fronts[0]
     colours = _colours(main)
-    plots = [_card(_front_figure(front, colours), _axes_title(front)) for front in fronts]
+    plots = [
+        card(_front_figure(front, colours, width=450 if place else 1050), _axes_title(front))
+        for place, front in enumerate(fronts)
+    ]
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(f"{sweep.name}: accuracy and diversity"),
         name=html.escape(sweep.name),
@@ -92,8 +124,9 @@ def render(sweep: Sweep, fronts: Sequence[Front], headline: str, notes: Sequence
         other_fronts="".join(plots[1:]),
         references=_reference_section(sweep, fronts),
         budgets="".join(_budgets(front) for front in fronts if front.attained) or NOTHING,
-        parallel=_card(_parallel_figure(main, fronts), "") if main.judged else NOTHING,
+        parallel=card(_parallel_figure(main, fronts), "") if main.judged else NOTHING,
         curves="".join(_curve_cards(sweep, fronts, colours)) or NOTHING,
+        slates=slates,
         trials=_trial_table(sweep, fronts, colours),
         meanings=_meanings(sweep),
         facts=_definitions(sweep.facts),
@@ -126,7 +159,7 @@ def _draw_references(axis: Axes, front: Front, references: Mapping[str, Trial]) 
     axis.margins(0.12)
     points = [(trial.val[x_name], trial.val[y_name]) for trial in front.members]
     if points:
-        axis.plot(*zip(*points, strict=True), "-o", color="#0d9488", markersize=4, label="front")
+        axis.plot(*zip(*points, strict=True), "-o", color=BETWEEN, markersize=4, label="front")
         axis.legend(frameon=False, fontsize=8)
     for kind, run in referred(front, references).items():
         marker, _, place = MARKS[kind]
@@ -158,7 +191,7 @@ def _draw_front(axis: Axes, front: Front) -> None:
         return [t.val[x_name] for t in chosen], [t.val[y_name] for t in chosen]
 
     axis.scatter(*xy(set_aside(front)), s=22, color=GREY, label="dominated")
-    axis.plot(*xy(front.members), "-o", color="#0d9488", markersize=5, label="front")
+    axis.plot(*xy(front.members), "-o", color=BETWEEN, markersize=5, label="front")
     if front.baseline:
         axis.scatter(*xy([front.baseline]), s=95, marker="D", facecolors="none", edgecolors=INK)
         axis.scatter([], [], s=40, marker="D", facecolors="none", edgecolors=INK, label="w = 0")
@@ -216,14 +249,9 @@ def _colours(front: Front) -> dict[str, str]:
     return {trial.run_id: str(c) for trial, c in zip(front.members, colours, strict=True)}
 
 
-def _plain(text: object) -> str:
-    """Escape for plotly, which reads a little HTML in texts."""
-    return html.escape(str(text), quote=False)
-
-
 def _hover(trial: Trial, metrics: Sequence[str]) -> str:
-    rows = [f"<b>{_plain(trial.name)}</b>"]
-    rows += [f"{_plain(key)} = {_plain(value)}" for key, value in trial.params.items()]
+    rows = [f"<b>{plain(trial.name)}</b>"]
+    rows += [f"{plain(key)} = {plain(_setting(value))}" for key, value in trial.params.items()]
     rows += [
         f"{title(m)}: {number(trial.val.get(m))} val, {number(trial.test.get(m))} test"
         for m in metrics
@@ -231,28 +259,11 @@ def _hover(trial: Trial, metrics: Sequence[str]) -> str:
     return "<br>".join(rows)
 
 
-def _figure(height: int, **layout: Any) -> go.Figure:
-    figure = go.Figure()
-    figure.update_layout(
-        height=height,
-        margin={"l": 60, "r": 16, "t": 12, "b": 48},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        font={"family": "system-ui, -apple-system, Segoe UI, sans-serif", "color": INK, "size": 12},
-        hoverlabel={"align": "left", "bgcolor": "white", "font": {"color": INK}},
-        **layout,
-    )
-    grid = {"gridcolor": "#eef0f3", "zeroline": False, "linecolor": "#cbd5e1", "automargin": True}
-    figure.update_xaxes(**grid)
-    figure.update_yaxes(**grid)
-    return figure
-
-
-def _card(figure: go.Figure, heading: str) -> str:
-    config = {"displaylogo": False, "responsive": True, "displayModeBar": False}
-    plot = figure.to_html(full_html=False, include_plotlyjs=False, config=config)
-    top = f"<h3>{html.escape(heading)}</h3>" if heading else ""
-    return f'<div class="card">{top}{plot}</div>'
+def _label_room(front: Front, width: int) -> float:
+    """Return the room that the longest label needs at the right end, as a share of the span."""
+    longest = max((len(trial.label) for trial in _labelled(front)), default=0)
+    share = min(0.5, (LABEL_PIXELS * longest + 24) / width)
+    return share / (1 - share)
 
 
 def _axes_title(front: Front) -> str:
@@ -260,12 +271,15 @@ def _axes_title(front: Front) -> str:
     return f"{x} against {y}: hypervolume {number(front.hypervolume)}"
 
 
-def _front_figure(front: Front, colours: Mapping[str, str]) -> go.Figure:
+def _front_figure(front: Front, colours: Mapping[str, str], *, width: int) -> go.Figure:
+    """Draw a front; `width` is that of the plot on a wide screen, in pixels."""
     x, y = metric_of(front.diversity), metric_of(front.accuracy)
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
-    figure = _figure(430, legend=legend, hovermode="closest")
+    figure = new_figure(430, legend=legend, hovermode="closest")
     figure.update_layout(margin_t=40)
-    figure.update_xaxes(title_text=f"{title(x)}, validation", range=_limits(front, x, 0.36))
+    figure.update_xaxes(
+        title_text=f"{title(x)}, validation", range=_limits(front, x, _label_room(front, width))
+    )
     figure.update_yaxes(title_text=f"{title(y)}, validation", range=_limits(front, y, 0.1))
 
     def add(trials: Sequence[Trial], name: str, **style: Any) -> None:
@@ -287,7 +301,7 @@ def _front_figure(front: Front, colours: Mapping[str, str]) -> go.Figure:
         mode="lines+markers+text",
         line={"color": LINE, "width": 1.5},
         marker={"size": 10, "color": [colours.get(t.run_id, LINE) for t in front.members]},
-        text=[_plain(t.label) if t.run_id in labelled else "" for t in front.members],
+        text=[plain(t.label) if t.run_id in labelled else "" for t in front.members],
         textposition="top right",
         textfont={"size": 11},
         cliponaxis=False,
@@ -312,13 +326,13 @@ def _reference_section(sweep: Sweep, fronts: Sequence[Front]) -> str:
     metrics = [metric_of(fronts[0].accuracy), *(metric_of(front.diversity) for front in fronts)]
     rows: list[str] = []
     for kind, run in sweep.references.items():
-        cells = [_cell(kind), _cell(run.name)]
-        cells += [_cell(split.get(m)) for m in metrics for split in (run.val, run.test)]
+        cells = [cell(kind), cell(run.name)]
+        cells += [cell(split.get(m)) for m in metrics for split in (run.val, run.test)]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     heads = ["baseline", "run"]
     heads += [f"{title(m)} {split}" for m in metrics for split in ("val", "test")]
     head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
-    plots = [_card(_reference_figure(front, sweep.references), "") for front in fronts]
+    plots = [card(_reference_figure(front, sweep.references), "") for front in fronts]
     return (
         "<h2>Against baselines</h2><p class='hint'>The most accurate run of each baseline "
         "(model.kind) on the same data, on validation, that is in this experiment.</p>"
@@ -329,14 +343,14 @@ def _reference_section(sweep: Sweep, fronts: Sequence[Front]) -> str:
 
 def _reference_figure(front: Front, references: Mapping[str, Trial]) -> go.Figure:
     x, y = metric_of(front.diversity), metric_of(front.accuracy)
-    figure = _figure(340, showlegend=False, hovermode="closest")
+    figure = new_figure(340, showlegend=False, hovermode="closest")
     figure.update_xaxes(title_text=f"{title(x)}, validation")
     figure.update_yaxes(title_text=f"{title(y)}, validation")
     figure.add_scatter(
         x=[trial.val[x] for trial in front.members],
         y=[trial.val[y] for trial in front.members],
         mode="lines+markers",
-        line={"color": "#0d9488", "width": 1.5},
+        line={"color": BETWEEN, "width": 1.5},
         hovertext=[_hover(trial, (y, x)) for trial in front.members],
         hoverinfo="text",
     )
@@ -367,8 +381,8 @@ def _parallel_figure(main: Front, fronts: Sequence[Front]) -> go.Figure:
     values = [trial.val[accuracy] for trial in trials]
     colour_bar = {"title": title(accuracy), "thickness": 10, "outlinewidth": 0}
     line = {"color": values, "colorscale": [[1 - s, c] for s, c in reversed(SCALE)]}
-    figure = _figure(340)
-    figure.update_layout(margin={"l": 70, "r": 60, "t": 56, "b": 28})
+    figure = new_figure(340)
+    figure.update_layout(margin={"l": 130, "r": 60, "t": 56, "b": 28})
     figure.add_parcoords(
         dimensions=dimensions,
         line=line | {"showscale": len(set(values)) > 1, "colorbar": colour_bar},
@@ -383,13 +397,13 @@ def _dimension(label: str, values: Sequence[object]) -> dict[str, Any]:
     short = label if len(label) <= 22 else f"..{label[-20:]}"
     numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(numbers) < len(values):
-        texts = sorted({str(value) for value in values})
+        texts = sorted({worded(value) for value in values})
         ticks = list(range(len(texts)))
         return {
             "label": short,
-            "values": [texts.index(str(value)) for value in values],
+            "values": [texts.index(worded(value)) for value in values],
             "tickvals": ticks,
-            "ticktext": [text if len(text) <= 14 else f"{text[:12]}.." for text in texts],
+            "ticktext": [text if len(text) <= 20 else f"{text[:18]}.." for text in texts],
             "range": [-0.5, len(texts) - 0.5],
         }
     low, high = min(numbers), max(numbers)
@@ -410,7 +424,7 @@ def _curve_cards(
 ) -> Iterable[str]:
     metrics = [fronts[0].accuracy.metric, *(front.diversity.metric for front in fronts), *CURVES]
     for metric in metrics:
-        figure = _figure(240, showlegend=False, hovermode="closest")
+        figure = new_figure(240, showlegend=False, hovermode="closest")
         figure.update_layout(margin={"l": 52, "r": 10, "t": 8, "b": 38})
         figure.update_xaxes(title_text="epoch")
         # members of the front last, so that they lie on top
@@ -425,11 +439,11 @@ def _curve_cards(
                     "color": colours.get(trial.run_id, "#d3d8df"),
                     "width": 1.8 if is_member else 1,
                 },
-                hovertemplate=f"{_plain(trial.name)}<br>epoch %{{x}}: %{{y:.4g}}<extra></extra>",
+                hovertemplate=f"{plain(trial.name)}<br>epoch %{{x}}: %{{y:.4g}}<extra></extra>",
             )
         if any(trial.curves.get(metric) for trial in sweep.trials):
             split, _, name = metric.partition("/")
-            yield _card(figure, f"{title(name)}, {'validation' if split == 'val' else split}")
+            yield card(figure, f"{title(name)}, {'validation' if split == 'val' else split}")
 
 
 def _symbols(sweep: Sweep) -> str:
@@ -495,11 +509,11 @@ def _trial_table(sweep: Sweep, fronts: Sequence[Front], colours: Mapping[str, st
         key=lambda t: (t.run_id not in members, -t.val.get(metrics[0], -math.inf), t.name),
     )
     for trial in ranked:
-        cells = [_name_cell(trial, main, colours), _cell(trial.status.lower())]
-        cells += [_cell(trial.params.get(key)) for key in sweep.parameters]
-        cells += [_cell(trial.best_epoch)]
-        cells += [_cell(split.get(m)) for m in metrics for split in (trial.val, trial.test)]
-        cells += [_cell(None if trial.duration_s is None else round(trial.duration_s / 60, 1))]
+        cells = [_name_cell(trial, main, colours), cell(trial.status.lower())]
+        cells += [cell(_setting(trial.params.get(key))) for key in sweep.parameters]
+        cells += [cell(trial.best_epoch)]
+        cells += [cell(split.get(m)) for m in metrics for split in (trial.val, trial.test)]
+        cells += [cell(None if trial.duration_s is None else round(trial.duration_s / 60, 1))]
         kind = "member" if trial.run_id in members else trial.status.lower()
         rows.append(f'<tr class="{kind}">{"".join(cells)}</tr>')
     # a place to break long keys at
@@ -508,6 +522,10 @@ def _trial_table(sweep: Sweep, fronts: Sequence[Front], colours: Mapping[str, st
     return (
         f'<table id="trials"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
+
+
+def _setting(value: object) -> object:
+    return worded(value) if isinstance(value, Mapping) else value
 
 
 def _name_cell(trial: Trial, front: Front, colours: Mapping[str, str]) -> str:
@@ -519,15 +537,6 @@ def _name_cell(trial: Trial, front: Front, colours: Mapping[str, str]) -> str:
         f'<td data-value="{name}" title="{name}, run {html.escape(trial.run_id)}">'
         f'<i style="background:{colour}"></i>{name}{marks}</td>'
     )
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return '<td class="number" data-value="">-</td>'
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f'<td class="number" data-value="{value}">{number(float(value))}</td>'
-    text = html.escape(str(value))
-    return f'<td data-value="{text}">{text}</td>'
 
 
 def _meanings(sweep: Sweep) -> str:

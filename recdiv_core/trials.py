@@ -270,13 +270,23 @@ def number(value: float | None) -> str:
     return f"{value:.4g}"
 
 
-def _dial(key: str, value: object) -> str:
-    if isinstance(value, Mapping):  # a mix: its names, with their weights where they are several
-        named = [
+def worded(value: object) -> str:
+    """Say a setting: of a mix its names, with their weights where they are several.
+
+    >>> worded({"ild": 1.0, "coverage": 3.0}), worded({"ild": 1.0}), worded(0.0612345)
+    ('ild 1 + coverage 3', 'ild', '0.0612')
+    """
+    if isinstance(value, Mapping):
+        return " + ".join(
             f"{name} {_short(weight)}" if len(value) > 1 else name for name, weight in value.items()
-        ]
-        return " + ".join(named)
-    return f"{SYMBOLS.get(key, key.rpartition('.')[2])}={_short(value)}"
+        )
+    return _short(value)
+
+
+def _dial(key: str, value: object) -> str:
+    if isinstance(value, Mapping):
+        return worded(value)
+    return f"{SYMBOLS.get(key, key.rpartition('.')[2])}={worded(value)}"
 
 
 def _short(value: object) -> str:

@@ -1,0 +1,192 @@
+"""Which users' slates are shown as examples, before and after: by rule, never by eye.
+
+Not their judging (judged_runs.py) nor their drawing (slate_page.py). The one idea: users are
+ordered by how many items their two slates have in common, ties in the order of the split, and the
+rule takes from both ends of what happened: slates that changed and lost nothing, ordinary ones,
+one that lost a hit and one that won one. What the whole split looks like is counted beside them.
+
+Legend: U judged users, K slate length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from recdiv_core.data.catalogue import Catalogue
+from recdiv_core.metrics.jackknife import Integers, JudgedUsers
+from recdiv_core.schema import NO_CATEGORY
+
+RULES: Final = (
+    ("changed most, a hit kept", 2),
+    ("in the middle of all users", 2),
+    ("changed most with fewer hits", 1),
+    ("changed most with more hits", 1),
+)
+"""What is taken, and of how many users."""
+
+SHOWN_HISTORY: Final = 8
+SHOWN_TARGETS: Final = 5
+SHOWN_METRICS: Final = ("ild", "diversity_index")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How the slates of all users differ between two runs.
+
+    Attributes:
+        num_users: U.
+        mean_common: items that a user's two slates have in common, on average.
+        num_fewer: users with fewer hits after.
+        num_more: users with more.
+    """
+
+    num_users: int
+    mean_common: float
+    num_fewer: int
+    num_more: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item as it is shown; `category` and `brand` may be empty."""
+
+    index: int
+    title: str
+    category: str
+    brand: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A user's slates before and after.
+
+    Attributes:
+        rule: by which the user was chosen.
+        history: the last SHOWN_HISTORY items, the latest first, of num_history.
+        targets: what the user really took next, up to SHOWN_TARGETS of num_targets.
+        wanted: item_index of all targets.
+        slates: before and after, best first.
+        figures: metric -> before and after.
+    """
+
+    user_id: str
+    rule: str
+    history: tuple[Item, ...]
+    num_history: int
+    targets: tuple[Item, ...]
+    num_targets: int
+    wanted: frozenset[int]
+    slates: tuple[tuple[Item, ...], ...]
+    figures: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenUser:
+    """A user chosen as an example, as the split has them: item indices, the oldest event first."""
+
+    row: int
+    rule: str
+    user_id: str
+    history: list[int]
+    targets: list[int]
+
+
+def count_common(before_UK: Integers, after_UK: Integers) -> npt.NDArray[np.int64]:
+    """Return how many items the two slates of each user have in common, [U].
+
+    >>> count_common(np.array([[1, 2, -1]]), np.array([[2, 3, -1]])).tolist()
+    [1]
+    """
+    both = np.sort(np.concatenate([before_UK, after_UK], axis=1), axis=1)
+    return ((both[:, 1:] == both[:, :-1]) & (both[:, 1:] >= 0)).sum(axis=1)
+
+
+def count_changes(before: JudgedUsers, after: JudgedUsers) -> Changes:
+    """Say how the slates of all users differ; both of the same users, in the same order."""
+    gain_U = after.users["recall"] - before.users["recall"]  # of the same targets
+    return Changes(
+        num_users=len(gain_U),
+        mean_common=float(count_common(before.slates_UK, after.slates_UK).mean()),
+        num_fewer=int((gain_U < 0).sum()),
+        num_more=int((gain_U > 0).sum()),
+    )
+
+
+def choose_users(before: JudgedUsers, after: JudgedUsers) -> list[tuple[int, str]]:
+    """Choose users by RULES.
+
+    Args:
+        before: judged slates of one run.
+        after: of the other, the same users in the same order.
+
+    Returns:
+        (row, rule) in the order of the rules, each user once; fewer where a rule finds none.
+    """
+    common_U = count_common(before.slates_UK, after.slates_UK)
+    order_U = np.argsort(common_U, kind="stable")  # the most changed first
+    gain_U = (after.users["recall"] - before.users["recall"])[order_U]
+    keeps_U = (gain_U >= 0) & (before.users["hit"][order_U] > 0)
+    middle = max(0, (len(order_U) - RULES[1][1]) // 2)
+    found: tuple[Sequence[int], ...] = (
+        order_U[keeps_U].tolist(),
+        order_U[middle:].tolist(),
+        order_U[gain_U < 0].tolist(),
+        order_U[gain_U > 0].tolist(),
+    )
+    chosen: dict[int, str] = {}
+    for (rule, count), rows in zip(RULES, found, strict=True):
+        fresh = [row for row in rows if row not in chosen]
+        chosen |= dict.fromkeys(fresh[:count], rule)
+    return list(chosen.items())
+
+
+def show(user: ChosenUser, pair: Sequence[JudgedUsers], catalogue: Catalogue) -> Example:
+    """Return a user's slates in words.
+
+    Args:
+        user: chosen of the judged users.
+        pair: before and after.
+        catalogue: of the items.
+    """
+    return Example(
+        user_id=user.user_id,
+        rule=user.rule,
+        history=_items(user.history[: -SHOWN_HISTORY - 1 : -1], catalogue),
+        num_history=len(user.history),
+        targets=_items(user.targets[:SHOWN_TARGETS], catalogue),
+        num_targets=len(user.targets),
+        wanted=frozenset(user.targets),
+        slates=tuple(
+            _items([item for item in each.slates_UK[user.row].tolist() if item >= 0], catalogue)
+            for each in pair
+        ),
+        figures={
+            name: (float(pair[0].users[name][user.row]), float(pair[1].users[name][user.row]))
+            for name in SHOWN_METRICS
+        },
+    )
+
+
+def _items(indices: Sequence[int], catalogue: Catalogue) -> tuple[Item, ...]:
+    """Return items as they are shown; one without a title is named by its id."""
+    has_brand = "brand" in catalogue.table.column_names
+    found: list[Item] = []
+    for index in indices:
+        labels = [
+            catalogue.categories[label] for label in catalogue.categories_VL[index] if label >= 0
+        ]
+        brand = catalogue.table["brand"][index].as_py() if has_brand else None
+        found.append(
+            Item(
+                index=index,
+                title=catalogue.titles[index].as_py() or str(catalogue.item_ids[index].as_py()),
+                category=" | ".join(label for label in labels if label != NO_CATEGORY),
+                brand=str(brand or ""),
+            )
+        )
+    return tuple(found)
