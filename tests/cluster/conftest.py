@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 400
 
 LONG = (
-    "train.epochs=3",
+    "train.epochs=4",
     "train.batch_size=4",
     "train.warmup_steps=10",
     # each costs a quarter of a second, so that there is time to kill somebody

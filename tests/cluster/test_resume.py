@@ -73,17 +73,16 @@ def test_a_killed_driver_goes_on_from_its_last_checkpoint(shop, trained, start):
     driver = start("train", *arguments)
     place = shop.storage / "driver-lost"
     wait_until(lambda: has_passed(place, int(trained["metrics"]["step"]) // 3))
-    (logged,) = shop.runs("tags.`recdiv.run_name` = 'driver-lost'")
-    wait_until(lambda: shop.curve(logged.info.run_id, "train/loss"))
     kill_driver(driver)
     (logged,) = shop.runs("tags.`recdiv.run_name` = 'driver-lost'")
     assert logged.info.status == "RUNNING"
-    assert len(shop.curve(logged.info.run_id, "train/loss")) < 3
+    before = len(shop.curve(logged.info.run_id, "train/loss"))
+    assert 1 <= before < 4
 
     assert_same_figures(run("train", *arguments), trained)
 
     (logged,) = shop.runs("tags.`recdiv.run_name` = 'driver-lost'")
     assert logged.info.status == "FINISHED"
     epochs = [epoch for epoch, _ in shop.curve(logged.info.run_id, "train/loss")]
-    assert sorted(set(epochs)) == [1, 2, 3]
+    assert sorted(set(epochs)) == [1, 2, 3, 4]
     assert epochs.count(1) == 1  # the first epoch was not trained again

@@ -44,9 +44,9 @@ def test_a_run_is_tracked(shop, trained):
     assert logged.data.params["model.dim"] == "16"
     assert json.loads(logged.data.params["loss.diversity"]) == config["loss.diversity"]
     losses = shop.curve(logged.info.run_id, "train/loss")
-    assert [epoch for epoch, _ in losses] == [1, 2, 3]
+    assert [epoch for epoch, _ in losses] == [1, 2, 3, 4]
     assert losses[-1][1] < losses[0][1]
-    assert [epoch for epoch, _ in shop.curve(logged.info.run_id, "val/ndcg_at_10")] == [1, 2, 3]
+    assert [epoch for epoch, _ in shop.curve(logged.info.run_id, "val/ndcg_at_10")] == [1, 2, 3, 4]
     assert len(shop.curve(logged.info.run_id, "test/ndcg_at_10")) == 1
 
 
