@@ -7,7 +7,7 @@ whoever computes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -96,19 +96,43 @@ def held_out_of_split(
     world_size: int,
 ) -> Iterator[HeldOut]:
     """Yield one rank's share of a split by batches; arguments as `evaluate.slates_of_split`."""
-    device = dataset.text_VH.device
-    score = (
-        model_scoring(model, dial) if isinstance(model, Recommender) else baseline_scoring(model)
-    )
-    for examples in read_eval(
+    share = read_eval(
         dataset.prepared, split, batch_size=batch_size, rank=rank, world_size=world_size
-    ):
+    )
+    yield from score_users(share, dataset, scoring_of(model, dial), max_history=max_history)
+
+
+def score_users(
+    batches: Iterable[Examples], dataset: Dataset, score: Scoring, *, max_history: int
+) -> Iterator[HeldOut]:
+    """Score users as they are read; users without targets have none but -1.
+
+    Args:
+        batches: of users.
+        dataset: whose users these are.
+        score: see `scoring_of`.
+        max_history: events that a trained model sees.
+    """
+    device = dataset.text_VH.device
+    for examples in batches:
         # not around the yield: what is done with the scores is the caller's business
         with torch.inference_mode():
             packed = pack(examples, max_history=max_history).to(device)
             targets_BT = pad_targets(examples).to(device)
             held_out = HeldOut(examples, packed, targets_BT, score(examples, packed))
         yield held_out
+
+
+def scoring_of(model: Recommender | Baseline, dial: float) -> Scoring:
+    """Return how a model scores; what does not depend on the users is worked out here, once.
+
+    Args:
+        model: on the device of the data set.
+        dial: the diversity asked of a conditioned model, for all users.
+    """
+    if isinstance(model, Recommender):
+        return model_scoring(model, dial)
+    return baseline_scoring(model)
 
 
 def model_scoring(model: Recommender, dial: float) -> Scoring:

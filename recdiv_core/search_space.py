@@ -31,8 +31,8 @@ class SearchSpace:
         num_samples: how often the space is sampled (a grid is walked this many times).
         fixed: settings common to all trials; above a preset, below the command line.
         warm_start: overrides of one base run trained first, at w = 0 unless they say otherwise,
-            from which every trial starts (`train.init_from`), and one more at w = 0, the baseline
-            (where trials have epochs at all); None = every trial trains from nothing.
+            from which every trial starts (unless `train.init_from` is given, which then is the
+            base), and one more at w = 0, the baseline; None = every trial trains from nothing.
         grace_epochs: epochs that no trial is stopped before.
     """
 

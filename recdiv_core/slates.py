@@ -1,12 +1,13 @@
 """From scores to slates: drop what was seen, keep candidates, re-rank.
 
-Evaluation judges what it makes, so that what is measured is what would be shipped. Not the
-scoring, not the metrics, and not the reading of users. Shapes: B users, V catalogue, C candidates,
-K slate length, S (user, item) pairs seen.
+Evaluation judges what it makes and recommendation ships it, so that what is measured is what is
+shipped. Not the scoring, not the metrics, and not the reading of users. Shapes: B users, V
+catalogue, C candidates, K slate length, W dials, S (user, item) pairs seen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -50,7 +51,37 @@ def make_slates(
     *,
     exposure_V: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Make a slate for each user.
+    """Make a slate for each user, at the policy's own dial; see `make_slate_grid`.
+
+    Returns:
+        slates_BK int64 item_index, best place first, -1 where a user has fewer than k items left;
+        scores_BK float32 of the chosen items, -inf where there is none.
+    """
+    slates_BWK, scores_BWK = make_slate_grid(
+        scores_BV,
+        seen_user_S,
+        seen_item_S,
+        traits,
+        log_prior_V,
+        policy,
+        [policy.diversity],
+        exposure_V=exposure_V,
+    )
+    return slates_BWK[:, 0], scores_BWK[:, 0]
+
+
+def make_slate_grid(
+    scores_BV: torch.Tensor,
+    seen_user_S: torch.Tensor,
+    seen_item_S: torch.Tensor,
+    traits: ItemTraits,
+    log_prior_V: torch.Tensor,
+    policy: SlatePolicy,
+    dials: Sequence[float],
+    *,
+    exposure_V: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make a slate for each user and dial; what does not depend on the dial is done once.
 
     Args:
         scores_BV: float32 of the whole catalogue, higher is better; written to.
@@ -58,21 +89,22 @@ def make_slates(
         seen_item_S: ... and item_index of each item in that user's history.
         traits: what the re-ranker may know of the items.
         log_prior_V: log of each item's share of train events.
-        policy: see SlatePolicy.
+        policy: see SlatePolicy; its own dial is not looked at.
+        dials: of the re-ranker, at least one.
         exposure_V: int64 places that each item holds already in this pass over the users, for a
             re-ranker that looks at all users together; None = it looks at these users alone.
 
     Returns:
-        slates_BK int64 item_index, best place first, -1 where a user has fewer than k items left;
-        scores_BK float32 of the chosen items, -inf where there is none.
+        slates_BWK int64 item_index, best place first, -1 where a user has fewer than k items left;
+        scores_BWK float32 of the chosen items, -inf where there is none.
     """
     if policy.logit_adjustment:
         scores_BV -= policy.logit_adjustment * log_prior_V
     if policy.filter_seen:
         scores_BV[seen_user_S, seen_item_S] = -torch.inf
-    is_reranked = policy.method != "none" and policy.diversity > 0
+    is_reranked = policy.method != "none" and max(dials) > 0
     depth = policy.num_candidates if is_reranked else policy.k
-    scores_BC, candidates_BC = top_scores(scores_BV, min(depth, scores_BV.shape[1]))
+    scores_BC, items_BC = top_scores(scores_BV, min(depth, scores_BV.shape[1]))
     history_BG = (
         history_shares(seen_user_S, seen_item_S, traits, len(scores_BC))
         if is_reranked
@@ -80,17 +112,21 @@ def make_slates(
     )
     candidates = Candidates(
         scores_BC,
-        candidates_BC,
+        items_BC,
         traits,
         history_BG,
         seen_item_S.new_zeros(traits.num_items) if exposure_V is None else exposure_V,
     )
     rerank = RERANKERS[policy.method if is_reranked else "none"]
-    chosen_BK = rerank(candidates, policy.k, [policy.diversity], policy.options)[:, 0]
-    is_empty = chosen_BK < 0
-    places = chosen_BK.clamp_min(0)
-    slates_BK = candidates_BC.gather(1, places).masked_fill(is_empty, -1)
-    return slates_BK, scores_BC.gather(1, places).masked_fill(is_empty, -torch.inf)
+    chosen_BWK = rerank(candidates, policy.k, dials, policy.options)
+    is_empty_BWK = chosen_BWK < 0
+    places_BX = chosen_BWK.clamp_min(0).flatten(1)
+    slates_BWK = items_BC.gather(1, places_BX).view_as(chosen_BWK)
+    of_slates_BWK = scores_BC.gather(1, places_BX).view_as(chosen_BWK)
+    return (
+        slates_BWK.masked_fill(is_empty_BWK, -1),
+        of_slates_BWK.masked_fill(is_empty_BWK, -torch.inf),
+    )
 
 
 def count_above(scores_BV: torch.Tensor, items_BT: torch.Tensor) -> torch.Tensor:

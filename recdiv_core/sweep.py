@@ -96,11 +96,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
         ensure_vectors(Path(config.data.prepared), manifest)
         write_run_file(config, "config.yaml", to_yaml(config))
         if space.warm_start is not None:
-            base = _train_base(config, space, handle, manifest)
-            config = override(config, {"train.init_from": base})
-            if config.train.epochs:
-                # the baseline of the front: what the same further epochs do without diversity
-                _train_once(override(config, NO_DIVERSITY), "plain", handle, manifest)
+            config = _with_base(config, space, handle, manifest)
         _run_trials(config, space, handle, manifest)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -180,11 +176,18 @@ def _open_trial(config: Config, manifest: Manifest, parent: RunHandle) -> RunHan
     )
 
 
-def _train_base(config: Config, space: SearchSpace, parent: RunHandle, manifest: Manifest) -> str:
-    """Train the model that every trial starts from; return its checkpoint."""
-    base = override(config, {**NO_DIVERSITY, **(space.warm_start or {})})
-    logger.info("training the base model, %d epochs", base.train.epochs)
-    return _train_once(base, "base", parent, manifest)
+def _with_base(config: Config, space: SearchSpace, parent: RunHandle, manifest: Manifest) -> Config:
+    """Train the model that every trial starts from, unless one is given, and the baseline."""
+    if not config.train.init_from:
+        base = override(config, {**NO_DIVERSITY, **(space.warm_start or {})})
+        logger.info("training the base model, %d epochs", base.train.epochs)
+        checkpoint = _train_once(base, "base", parent, manifest)
+        config = override(config, {"train.init_from": checkpoint})
+    if config.train.epochs or not config.loss.conditioned:
+        # the baseline of the front: what the same further epochs do without diversity (of a
+        # conditioned model that is trained no further, dial 0 is the baseline)
+        _train_once(override(config, NO_DIVERSITY), "plain", parent, manifest)
+    return config
 
 
 def _train_once(config: Config, name: str, parent: RunHandle, manifest: Manifest) -> str:

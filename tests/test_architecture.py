@@ -43,6 +43,8 @@ LAYERS = {
     "recdiv_core.held_out": "running",
     "recdiv_core.groupings": "running",
     "recdiv_core.scorecards": "running",
+    "recdiv_core.recommend": "running",
+    "recdiv_core.slate_files": "running",
     "recdiv_core.sweep": "running",
     "recdiv_core.tracking": "running",
     "recdiv_core.report": "running",

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.rerank import RERANKERS, Options
-from recdiv_core.slates import SlatePolicy, count_above, make_slates
+from recdiv_core.slates import SlatePolicy, count_above, make_slate_grid, make_slates
 from tests.oracles import mmr_slate
 
 NUM_ITEMS, DIM = 12, 4
@@ -185,3 +185,17 @@ def test_items_above_are_counted_with_half_of_the_ties():
     scores = torch.tensor([[5.0, 3.0, 3.0, 1.0, -torch.inf], [0.0, 0.0, 0.0, 0.0, 0.0]])
     above = count_above(scores, torch.tensor([[0, 1, 3, -1], [2, -1, -1, -1]]))
     assert above.tolist() == [[0.0, 1.5, 3.0, 0.0], [2.0, 0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("method", RERANKERS)
+def test_a_grid_holds_the_slates_of_each_dial(method):
+    states, items, embeddings = world(3, num_users=6)
+    seen_user, seen_item = torch.tensor([0, 0, 2]), torch.tensor([1, 5, 7])
+    given = (seen_user, seen_item, traits(embeddings), LOG_PRIOR)
+    dials = [0.0, 0.3, 1.0]
+    slates, scores = make_slate_grid(states @ items.T, *given, policy(method=method), dials)
+    assert slates.shape == scores.shape == (6, 3, 5)
+    for index, dial in enumerate(dials):
+        alone = make_slates(states @ items.T, *given, policy(method=method, diversity=dial))
+        assert torch.equal(slates[:, index], alone[0])
+        assert torch.equal(scores[:, index], alone[1])

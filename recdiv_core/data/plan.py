@@ -220,18 +220,24 @@ def stream_train(
             parts_of_step = []
 
 
+def plan_parts(fragments: Sequence[Fragment], num_rows: int) -> list[list[Piece]]:
+    """Cut the rows of all fragments, in order, into parts of `num_rows`; the last may be short."""
+    ends = np.cumsum([fragment.num_rows for fragment in fragments])
+    total = int(ends[-1]) if len(ends) else 0
+    return [
+        _pieces(fragments, ends, start, min(start + num_rows, total))
+        for start in range(0, total, num_rows)
+    ]
+
+
 def read_eval(
     prepared: Path, split: str, *, batch_size: int, rank: int, world_size: int
 ) -> Iterator[Examples]:
     """Read one rank's evaluation batches: every `world_size`-th of the fixed global batches."""
-    fragments = list_fragments(prepared, split)
-    ends = np.cumsum([fragment.num_rows for fragment in fragments])
-    total = int(ends[-1]) if len(ends) else 0
     files: dict[str, pq.ParquetFile] = {}
-    for batch, start in enumerate(range(0, total, batch_size)):
-        if batch % world_size != rank:
-            continue
-        table = read_pieces(_pieces(fragments, ends, start, min(start + batch_size, total)), files)
+    parts = plan_parts(list_fragments(prepared, split), batch_size)
+    for pieces in parts[rank::world_size]:
+        table = read_pieces(pieces, files)
         assert table is not None
         yield eval_examples(table)
 
@@ -241,12 +247,12 @@ def train_examples(table: pa.Table | None) -> Examples:
     if table is None:
         empty = np.zeros(0, np.int64)
         return Examples(empty, empty, empty, np.zeros(0, np.float32), empty, empty)
-    items, lengths = _flatten(table["items"])
+    items, lengths = flatten_lists(table["items"])
     return Examples(
         items=items,
         lengths=lengths,
-        queries=_flatten(table["queries"])[0],
-        weights=_flatten(table["weights"])[0].astype(np.float32),
+        queries=flatten_lists(table["queries"])[0],
+        weights=flatten_lists(table["weights"])[0].astype(np.float32),
         targets=np.zeros(0, np.int64),
         target_lengths=np.zeros(0, np.int64),
     )
@@ -254,8 +260,8 @@ def train_examples(table: pa.Table | None) -> Examples:
 
 def eval_examples(table: pa.Table) -> Examples:
     """Flatten rows of EVAL_EXAMPLE."""
-    items, lengths = _flatten(table["history"])
-    targets, target_lengths = _flatten(table["targets"])
+    items, lengths = flatten_lists(table["history"])
+    targets, target_lengths = flatten_lists(table["targets"])
     return Examples(
         items=items,
         lengths=lengths,
@@ -268,7 +274,8 @@ def eval_examples(table: pa.Table) -> Examples:
     )
 
 
-def _flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+def flatten_lists(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a column of lists, one after another, and the length of each list."""
     array = column.combine_chunks()
     lengths = np.asarray(array.value_lengths(), dtype=np.int64)
     values = array.flatten().to_numpy(zero_copy_only=False)
@@ -327,6 +334,6 @@ def _list_array(rows: Sequence[np.ndarray], kind: pa.ListType) -> pa.ListArray:
 
 def _examples_from_row(row: pa.Table) -> Examples:
     names = ("items", "lengths", "queries", "weights")
-    flat: dict[str, Any] = {name: _flatten(row[name])[0] for name in names}
+    flat: dict[str, Any] = {name: flatten_lists(row[name])[0] for name in names}
     empty = np.zeros(0, np.int64)
     return Examples(**flat, targets=empty, target_lengths=empty)

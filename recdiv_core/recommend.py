@@ -1,0 +1,273 @@
+"""Slates for every user, as Parquet: what a shop ships.
+
+Made as evaluation makes them, in the same batches, but written instead of judged. The one idea: the
+users are cut into parts, fixed beforehand; Ray Data hands parts to actors that hold the model, and
+each writes its part whole or not at all. What is there when a job is killed is kept, and the same
+command makes the rest: no user twice, none missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from recdiv_core.config import Config, check_dial, flatten
+from recdiv_core.data.plan import Piece, eval_examples, list_fragments, plan_parts, read_pieces
+from recdiv_core.data.requests import REQUESTS, ensure_requests
+from recdiv_core.data.text_vectors import ensure_vectors
+from recdiv_core.held_out import score_users, scoring_of
+from recdiv_core.ray_start import start_ray
+from recdiv_core.schema import Manifest, check_files, read_manifest
+from recdiv_core.slate_files import UNFINISHED, PartWriter, part_path, slate_table
+from recdiv_core.slates import make_slate_grid
+from recdiv_core.training.build import check_rerank, load_dataset, load_model, slate_policy
+from recdiv_core.training.checkpoint import check_data, check_weights
+
+logger = logging.getLogger(__name__)
+
+USERS: Final = ("all", "val", "test")
+PART_BATCHES: Final = 32
+"""Batches of `eval.batch_size` users that a part holds: what a killed job does again at most."""
+PLAN: Final = "recommend.json"
+"""What a directory of slates is of; without it nothing is written there."""
+
+KEPT: Final = ("model.", "rerank.", "eval.k", "eval.filter_seen", "eval.batch_size")
+"""Keys that decide what the slates are; `rerank.diversity` is told by the dials."""
+
+
+def recommend(
+    config: Config, checkpoint: Path, out: Path, *, users: str, dials: Sequence[float] = ()
+) -> dict[str, Any]:
+    """Make slates on `scaling.num_workers` Ray Data actors.
+
+    Args:
+        config: `data.prepared`, `eval`, `rerank`, `scaling`; see `evaluate.checkpoint_config`.
+        checkpoint: directory.
+        out: directory to write: `part-*.parquet` with rows of SLATE, in `diversity=D/` for each
+            dial of a grid.
+        users: `all` with their complete histories, or those of a split as they are evaluated.
+        dials: of the re-ranker, made in one pass; none = the config's own.
+
+    Returns:
+        `{"slates", "num_users", "num_parts", "dials", "users_per_s"}`; the last is None where
+        nothing was left to do.
+
+    Raises:
+        ValueError: files, data, checkpoint and settings that do not fit together; `out` holds
+            something else.
+    """
+    check_dial(config)
+    prepared = Path(config.data.prepared).absolute()
+    manifest = read_manifest(prepared)
+    check_files(prepared, manifest)
+    check_data(checkpoint, manifest)
+    check_rerank(config, prepared)
+    check_weights(checkpoint)
+    _check_dials(config, dials)
+    if users != "all" and not manifest.num_examples.get(users):
+        raise ValueError(f"--users {users}: data.prepared={prepared} holds no {users} example")
+    out, is_grid = out.absolute(), bool(dials)
+    dials = list(dials) or [config.rerank.diversity]
+    _open_directory(out, _plan(config, checkpoint, manifest, users, dials))
+    start_ray(config)
+    import ray
+
+    use_gpu = config.scaling.use_gpu
+    if use_gpu and config.scaling.address == "local" and not ray.cluster_resources().get("GPU"):
+        raise ValueError("scaling.use_gpu=true: Ray sees no GPU on this machine")
+    ensure_vectors(prepared, manifest)
+    if users == "all":
+        ensure_requests(prepared, manifest)
+    fragments = list_fragments(prepared, REQUESTS if users == "all" else users)
+    parts = plan_parts(fragments, PART_BATCHES * config.eval.batch_size)
+    places = [out / f"diversity={dial:g}" for dial in dials] if is_grid else [out]
+    left = [
+        part for part in range(len(parts)) if not all(part_path(p, part).is_file() for p in places)
+    ]
+    num_users = sum(fragment.num_rows for fragment in fragments)
+    if len(left) < len(parts):
+        logger.info("%d of %d parts are there already", len(parts) - len(left), len(parts))
+    rate = _make_parts(config, checkpoint.absolute(), parts, left, places, dials)
+    return {
+        "slates": str(out),
+        "num_users": num_users,
+        "num_parts": len(parts),
+        "dials": dials,
+        "users_per_s": rate,
+    }
+
+
+def _check_dials(config: Config, dials: Sequence[float]) -> None:
+    if len(dials) > 1 and config.rerank.method == "none":
+        raise ValueError("--dial: rerank.method=none has no dial; set rerank.method")
+    names = [f"{dial:g}" for dial in dials]
+    for dial in dials:
+        if not 0 <= dial <= 1:
+            raise ValueError(f"--dial {dial:g} must lie in [0, 1]: 0 = relevance, 1 = diversity")
+    if len(set(names)) < len(names):
+        raise ValueError(f"--dial {','.join(names)} names a dial twice")
+
+
+def _plan(
+    config: Config, checkpoint: Path, manifest: Manifest, users: str, dials: Sequence[float]
+) -> dict[str, Any]:
+    """Return what decides the slates, as JSON has it."""
+    weights = hashlib.sha256((checkpoint / "model.pt").read_bytes()).hexdigest()
+    settings = {
+        key: value
+        for key, value in flatten(config).items()
+        if key.startswith(KEPT) and key != "rerank.diversity"
+    }
+    plan = {
+        "checkpoint": weights,
+        "manifest_fingerprint": manifest.fingerprint,
+        "users": users,
+        "dials": list(dials),
+        "part_batches": PART_BATCHES,
+        **settings,
+    }
+    return json.loads(json.dumps(plan))
+
+
+def _open_directory(out: Path, plan: Mapping[str, Any]) -> None:
+    """Make the directory, or make sure that what is there is of the same plan.
+
+    Raises:
+        ValueError: it holds other slates, or something else.
+    """
+    path = out / PLAN
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a directory")
+    if out.is_dir() and any(out.iterdir()):
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise ValueError(
+                f"--out {out} holds something else than slates of pipelines.recommend; give a new "
+                "directory"
+            ) from None
+        changed = [
+            f"{key} was {before.get(key)!r}, is {plan.get(key)!r}"
+            for key in sorted({*before, *plan})
+            if before.get(key) != plan.get(key)
+        ]
+        if changed:
+            raise ValueError(
+                f"--out {out} holds other slates: {'; '.join(changed)}. Give a new directory, or "
+                "the same settings to go on"
+            )
+        for unfinished in out.rglob(f"*{UNFINISHED}*"):
+            unfinished.unlink()
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(plan, indent=1), encoding="utf-8")
+    fresh.replace(path)
+
+
+def _make_parts(
+    config: Config,
+    checkpoint: Path,
+    parts: Sequence[Sequence[Piece]],
+    left: Sequence[int],
+    places: Sequence[Path],
+    dials: Sequence[float],
+) -> float | None:
+    """Make the parts that are left; return users a second, None where there was nothing to do."""
+    if not left:
+        return None
+    import ray.data
+
+    scaling = config.scaling
+    made = ray.data.from_items(
+        [{"part": part} for part in left], override_num_blocks=len(left)
+    ).map_batches(
+        _Recommender,
+        fn_constructor_args=(config, checkpoint, parts, places, dials),
+        batch_size=1,
+        batch_format="numpy",
+        num_cpus=scaling.cpus_per_worker or 0.5,
+        num_gpus=float(scaling.use_gpu) or None,
+        compute=ray.data.ActorPoolStrategy(size=min(scaling.num_workers, len(left))),
+    )
+    total = sum(piece.stop - piece.start for part in left for piece in parts[part])
+    started, num_done, rate = time.monotonic(), 0, 0.0
+    row: Any
+    for row in made.iter_rows():
+        num_done += int(row["num_users"])
+        rate = num_done / (time.monotonic() - started)
+        logger.info(
+            "slates of %d of %d users, %.0f a second, %.0f s left",
+            num_done,
+            total,
+            rate,
+            (total - num_done) / rate,
+        )
+    return rate
+
+
+class _Recommender:
+    """Holds the model, and writes the parts that it is handed."""
+
+    def __init__(
+        self,
+        config: Config,
+        checkpoint: Path,
+        parts: Sequence[Sequence[Piece]],
+        places: Sequence[Path],
+        dials: Sequence[float],
+    ) -> None:
+        torch.set_num_threads(config.scaling.threads_per_worker)
+        device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
+        self.config, self.parts, self.places, self.dials = config, parts, places, dials
+        self.dataset = load_dataset(Path(config.data.prepared).absolute()).to(device)
+        self.policy = slate_policy(config)
+        model = load_model(config, self.dataset, checkpoint).to(device)
+        self.score = scoring_of(model, config.model.diversity)
+        self.item_ids = self.dataset.catalogue.table["item_id"].combine_chunks()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        num_users = [self._write(int(part)) for part in batch["part"]]
+        return {"part": batch["part"], "num_users": np.array(num_users)}
+
+    def _write(self, part: int) -> int:
+        """Write a part, once for each dial; return its users."""
+        table = read_pieces(self.parts[part], {})
+        assert table is not None
+        size = self.config.eval.batch_size
+        batches = (
+            eval_examples(table.slice(start, size)) for start in range(0, table.num_rows, size)
+        )
+        with ExitStack() as stack:
+            writers = [
+                stack.enter_context(PartWriter(part_path(place, part))) for place in self.places
+            ]
+            for held_out in score_users(
+                batches, self.dataset, self.score, max_history=self.config.model.max_history
+            ):
+                with torch.inference_mode():
+                    slates_BWK, scores_BWK = make_slate_grid(
+                        held_out.scores_BV,
+                        held_out.packed.seen_user_S,
+                        held_out.packed.seen_item_S,
+                        self.dataset.traits,
+                        self.dataset.log_prior_V,
+                        self.policy,
+                        self.dials,
+                    )
+                slates, scores = slates_BWK.cpu().numpy(), scores_BWK.cpu().numpy()
+                users = held_out.examples.user_ids
+                for index, writer in enumerate(writers):
+                    writer.write(
+                        slate_table(users, slates[:, index], scores[:, index], self.item_ids)
+                    )
+        return table.num_rows

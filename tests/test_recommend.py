@@ -1,0 +1,67 @@
+"""What recommend refuses before Ray starts; its slates are in tests/cluster/test_recommend.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.recommend import dials_of
+from recdiv_core.evaluate import checkpoint_config
+from recdiv_core.recommend import PLAN, recommend
+from tests.sweep_worlds import K, write_swept_shop
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, mlflow_uri, manifest) -> Path:
+    shop = write_swept_shop(tmp_path_factory.mktemp("swept"), mlflow_uri, manifest)
+    return next(shop.storage.glob("*/checkpoint_1"))
+
+
+def refused(checkpoint, out, *overrides, users="test", dials=()):
+    config = checkpoint_config(checkpoint, overrides)
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the caller looks at the message)
+        recommend(config, checkpoint, out, users=users, dials=dials)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "dials", "message"),
+    [
+        ((), (0.0, 0.5), "rerank.method=none has no dial"),
+        (("rerank.method=mmr",), (0.0, 1.5), "--dial 1.5 must lie in [0, 1]"),
+        (("rerank.method=mmr",), (0.5, 0.5), "--dial 0.5,0.5 names a dial twice"),
+        (("data.prepared=nowhere",), (), "nowhere is not a directory"),
+        (("rerank.method=alpha", "rerank.attributes={colour: 1}"), (), "no column 'colour'"),
+    ],
+)
+def test_settings_that_make_no_slates_are_refused(checkpoint, tmp_path, overrides, dials, message):
+    out = tmp_path / "slates"
+    assert message in refused(checkpoint, out, *overrides, dials=dials)
+    assert not out.exists()
+
+
+def test_a_split_without_users_is_refused(checkpoint, tmp_path):
+    message = refused(checkpoint, tmp_path / "slates", users="val")
+    assert "--users val" in message
+    assert "holds no val example" in message
+
+
+def test_what_is_not_of_recommend_is_left_alone(checkpoint, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert "holds something else than slates" in refused(checkpoint, tmp_path)
+    assert "is a file" in refused(checkpoint, tmp_path / "thesis.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_slates_of_other_settings_are_left_alone(checkpoint, tmp_path):
+    (tmp_path / PLAN).write_text(json.dumps({"eval.k": 99, "users": "test"}))
+    message = refused(checkpoint, tmp_path)
+    assert f"eval.k was 99, is {K}" in message
+    assert "users was" not in message
+
+
+def test_dials_are_numbers_with_commas():
+    assert dials_of("0,0.1,1") == [0, 0.1, 1]
+    assert dials_of("") == []
+    with pytest.raises(ValueError, match="--dial 0;1: allowed are numbers"):
+        dials_of("0;1")

@@ -1,0 +1,26 @@
+"""Which re-ranker at which dial, on one trained model: nothing is trained but the base.
+
+Give the checkpoint that is to be shipped, and no base is trained at all:
+
+    python -m pipelines.tune --space rerank_only data.prepared=DIR train.init_from=CHECKPOINT
+
+Dials mean something else with each re-ranker; the front compares them at equal accuracy.
+"""
+
+from ray import tune
+
+from recdiv_core.search_space import SearchSpace
+from tune_spaces import FRONT, WARM
+
+SPACE = SearchSpace(
+    description="re-ranker x dial, on one frozen model",
+    parameters={
+        "rerank.method": tune.grid_search(
+            ["mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "exposure"]
+        ),
+        "rerank.diversity": tune.grid_search([0.1, 0.3, 0.6]),
+    },
+    objectives=FRONT,
+    fixed={"train.epochs": 0},
+    warm_start=WARM,
+)
