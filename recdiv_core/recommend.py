@@ -27,7 +27,7 @@ from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.held_out import score_users, scoring_of
 from recdiv_core.ray_start import start_ray
 from recdiv_core.schema import Manifest, check_files, read_manifest
-from recdiv_core.slate_files import UNFINISHED, PartWriter, part_path, slate_table
+from recdiv_core.slate_files import PartWriter, part_path, remove_unfinished, slate_table
 from recdiv_core.slates import make_slate_grid
 from recdiv_core.training.build import check_rerank, load_dataset, load_model, slate_policy
 from recdiv_core.training.checkpoint import check_data, check_weights
@@ -96,7 +96,9 @@ def recommend(
     num_users = sum(fragment.num_rows for fragment in fragments)
     if len(left) < len(parts):
         logger.info("%d of %d parts are there already", len(parts) - len(left), len(parts))
+    remove_unfinished(out)
     rate = _make_parts(config, checkpoint.absolute(), parts, left, places, dials)
+    remove_unfinished(out)  # of workers that were lost
     return {
         "slates": str(out),
         "num_users": num_users,
@@ -165,8 +167,6 @@ def _open_directory(out: Path, plan: Mapping[str, Any]) -> None:
                 f"--out {out} holds other slates: {'; '.join(changed)}. Give a new directory, or "
                 "the same settings to go on"
             )
-        for unfinished in out.rglob(f"*{UNFINISHED}*"):
-            unfinished.unlink()
         return
     out.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from recdiv_core.schema import SLATE
 
-UNFINISHED: Final = ".tmp"
-"""How the name of a part ends, with a number behind it, while it is written."""
+UNFINISHED: Final = ".part-*"
+"""Parts that are being written, or whose writer was killed: no reader of Parquet sees them."""
 
 
 def part_path(slates: Path, part: int) -> Path:
@@ -56,7 +56,7 @@ class PartWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.fresh = path.with_suffix(f"{UNFINISHED}{os.getpid()}")
+        self.fresh = path.with_name(f".{path.name}.{os.getpid()}")
 
     def __enter__(self) -> PartWriter:
         """Open the file under its other name."""
@@ -80,6 +80,12 @@ class PartWriter:
             self.fresh.replace(self.path)
         else:
             self.fresh.unlink()
+
+
+def remove_unfinished(slates: Path) -> None:
+    """Remove what killed writers have left; nobody may be writing."""
+    for path in slates.rglob(UNFINISHED):
+        path.unlink()
 
 
 def list_parts(slates: Path) -> list[Path]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from recdiv_core.config import apply_overrides
 from recdiv_core.held_out import held_out_of_split
-from recdiv_core.slates import make_slates
 from recdiv_core.training.build import load_dataset, load_model, slate_policy
 from recdiv_core.training.checkpoint import read_config
 from tests.cluster.conftest import family_of, kill_driver, run, wait_until
@@ -77,14 +77,8 @@ def test_slates_of_a_split_are_those_that_are_judged(trained, tmp_path):
         rank=0,
         world_size=1,
     ):
-        slates, _ = make_slates(
-            held_out.scores_BV,
-            held_out.packed.seen_user_S,
-            held_out.packed.seen_item_S,
-            dataset.traits,
-            dataset.log_prior_V,
-            slate_policy(config),
-        )
+        with torch.inference_mode():
+            slates, _ = held_out.slates(dataset, slate_policy(config), keep_scores=False)
         ids = dataset.catalogue.table["item_id"].to_pylist()
         for user, slate in zip(held_out.examples.user_ids, slates.tolist(), strict=True):
             expected[user] = [ids[item] for item in slate]
@@ -116,8 +110,8 @@ def test_a_killed_worker_costs_nothing_but_time(trained, undisturbed, tmp_path):
     killed = []
 
     def kill_in_the_middle() -> None:
-        wait_until(lambda: list((out / "diversity=0").glob("*.tmp*")))
-        (victim,) = [p for p, line in family_of(os.getpid()) if "_Recommender" in line]
+        wait_until(lambda: list((out / "diversity=0").glob(".part-*")))
+        victim = next(p for p, line in family_of(os.getpid()) if "_Recommender)).submit" in line)
         victim.send_signal(signal.SIGKILL)
         killed.append(victim.pid)
 
@@ -127,3 +121,4 @@ def test_a_killed_worker_costs_nothing_but_time(trained, undisturbed, tmp_path):
     killer.join()
     assert killed
     assert grid_in(out) == undisturbed
+    assert not list(out.rglob(".part-*"))
