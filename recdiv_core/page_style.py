@@ -7,11 +7,16 @@ escaped here, in one place each for HTML and for plots.
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import plotly.graph_objects as go
 
 from recdiv_core.trials import number
+
+STYLE: Final = Path(__file__).with_name("page_style.css")
+"""Of every page."""
 
 INK: Final = "#1f2937"
 GREY: Final = "#b4bcc8"
@@ -62,3 +67,13 @@ def cell(value: object) -> str:
         return f'<td class="number" data-value="{value}">{number(float(value))}</td>'
     text = html.escape(str(value))
     return f'<td data-value="{text}">{text}</td>'
+
+
+def table(heads: Sequence[str], rows: Iterable[str]) -> str:
+    """Return a table whose first column is text; rows are `<tr>...</tr>`."""
+    first, *others = (html.escape(text) for text in heads)
+    head = f"<th>{first}</th>" + "".join(f'<th class="number">{text}</th>' for text in others)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )

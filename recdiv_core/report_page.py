@@ -30,6 +30,7 @@ from recdiv_core.page_style import (
     INK,
     KNEE,
     LINE,
+    STYLE,
     card,
     cell,
     new_figure,
@@ -114,6 +115,7 @@ def render(
     ]
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(f"{sweep.name}: accuracy and diversity"),
+        style=STYLE.read_text(encoding="utf-8"),
         name=html.escape(sweep.name),
         meta=_meta(sweep),
         headline=html.escape(headline),

@@ -138,12 +138,10 @@ def band_coverage(
     return tuple(float(n) / band.num_items for n, band in zip(shown, bands, strict=True))
 
 
-def segments(
-    judged: Sequence[JudgedUsers],
-    length_U: npt.NDArray[np.int64],
-    is_cold_U: npt.NDArray[np.bool_],
-) -> tuple[Segment, ...]:
-    """Return the figures of cold and warm users, and of thirds by length of history.
+def user_segments(
+    length_U: npt.NDArray[np.int64], is_cold_U: npt.NDArray[np.bool_]
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return name -> [U]: all, cold and warm users, and thirds by length of history.
 
     Users of equal length stay together, so that the thirds may be uneven. Groups of fewer than
     MIN_SIZE users are left out: their figures are mostly chance.
@@ -157,14 +155,22 @@ def segments(
         f"{first + 1} to {second}": (length_U > first) & (length_U <= second),
         f"over {second}": length_U > second,
     }
+    return {name: is_in_U for name, is_in_U in groups.items() if is_in_U.sum() >= MIN_SIZE}
+
+
+def segments(
+    judged: Sequence[JudgedUsers],
+    length_U: npt.NDArray[np.int64],
+    is_cold_U: npt.NDArray[np.bool_],
+) -> tuple[Segment, ...]:
+    """Return the figures of each of `user_segments`."""
     found: list[Segment] = []
-    for name, is_in_U in groups.items():
-        if is_in_U.sum() >= MIN_SIZE:
-            figures = {
-                metric: _means(np.stack([each.users[metric][is_in_U] for each in judged]))
-                for metric in SEGMENT_METRICS
-            }
-            found.append(Segment(name, int(is_in_U.sum()), figures))
+    for name, is_in_U in user_segments(length_U, is_cold_U).items():
+        figures = {
+            metric: _means(np.stack([each.users[metric][is_in_U] for each in judged]))
+            for metric in SEGMENT_METRICS
+        }
+        found.append(Segment(name, int(is_in_U.sum()), figures))
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ above, and whatever is shown is of the test split, where nothing was chosen.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import plotly.graph_objects as go
@@ -23,6 +23,7 @@ from recdiv_core.page_style import (
     cell,
     new_figure,
     plain,
+    table,
 )
 from recdiv_core.slate_examples import RULES, Example, Item
 from recdiv_core.slate_figures import SEGMENT_METRICS, Estimate
@@ -170,7 +171,7 @@ def _differences(views: SlateViews) -> str:
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return (
         f'<h3 class="part">Against {html.escape(first)}, on the same users</h3>'
-        f"{_table(heads, rows)}"
+        f"{table(heads, rows)}"
         '<p class="hint">Shaded: the interval of the difference leaves out 0. Of so many figures '
         "one in twenty would do that by chance; pipelines.compare corrects for what is claimed.</p>"
     )
@@ -186,16 +187,6 @@ def _change(entry: Mapping[str, Any]) -> list[str]:
         span = f"{entry['percent_low']:+.1f} to {entry['percent_high']:+.1f} %"
     kind = "number clear" if is_clear else "number"
     return [f'<td class="{kind}">{percent}</td>', f'<td class="number">{span}</td>']
-
-
-def _table(heads: Sequence[str], rows: Iterable[str]) -> str:
-    """Return a table whose first column is text."""
-    first, *others = (html.escape(text) for text in heads)
-    head = f"<th>{first}</th>" + "".join(f'<th class="number">{text}</th>' for text in others)
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
 
 
 def _exposure_figure(views: SlateViews) -> go.Figure:
@@ -303,7 +294,7 @@ def _slice_section(views: SlateViews) -> str:
         '<h3 class="part">Parts of the shop</h3>'
         '<p class="hint">As pipelines.evaluate reports them (eval.slices). A part named after '
         "items (popularity, category, a column) holds the users who wanted such an item, judged by "
-        f"those items alone.</p>{_table(heads, rows)}"
+        f"those items alone.</p>{table(heads, rows)}"
     )
 
 

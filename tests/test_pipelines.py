@@ -40,7 +40,7 @@ def heavy_imports(stderr: str) -> set[str]:
 
 def test_all_scripts_of_the_documents_are_there():
     making = {"prepare", "audit", "train", "tune", "recommend", "submit"}
-    assert set(SCRIPTS) == making | {"evaluate", "compare", "report"}
+    assert set(SCRIPTS) == making | {"evaluate", "inspect", "compare", "report"}
 
 
 @each_script

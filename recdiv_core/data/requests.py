@@ -46,7 +46,7 @@ def ensure_requests(prepared: Path, manifest: Manifest) -> None:
     work = prepared / f"{REQUESTS}.part{time.time_ns()}"
     work.mkdir()
     try:
-        shards = [{"name": name} for name in _shard_names(prepared)]
+        shards = [{"name": name} for name in shard_names(prepared)]
         written = ray.data.from_items(shards, override_num_blocks=max(1, len(shards))).map(
             cast("Any", _write_shard),
             fn_kwargs={
@@ -63,7 +63,8 @@ def ensure_requests(prepared: Path, manifest: Manifest) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _shard_names(prepared: Path) -> list[str]:
+def shard_names(prepared: Path) -> list[str]:
+    """Return the names of the shards' files, which are the same in all splits."""
     return sorted({p.name for s in ("train", "val", "test") for p in (prepared / s).glob("part-*")})
 
 
