@@ -46,7 +46,7 @@ Adversarial = Literal["none", "fgm", "fgsm", "pgd", "freelb", "awp"]
 Balance = Literal["weighted_sum", "tchebycheff", "epsilon_constraint", "mgda", "pcgrad"]
 Augmentation = Literal["crop", "mask", "reorder"]
 RerankMethod = Literal[
-    "none", "mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "exposure"
+    "none", "mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam", "exposure"
 ]
 RerankAttribute = Literal["category", "brand", "colour", "price"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -268,6 +268,8 @@ class RerankConfig(_Section):
     """Places before a place that it has to differ from; 0 = all (`dpp`, `ssd`)."""
     alpha: Unit = 0.5
     """Share of the wish for a category or a value that one item of it meets (`xquad`, `alpha`)."""
+    beam_width: int = Field(default=1, ge=1)
+    """Places decoded together, before their categories cost later ones anything (`beam`)."""
     attributes: dict[RerankAttribute, Annotated[float, Field(ge=0.0)]] = {}
     """Weights of what slates are spread over (`alpha`); empty = all that the catalogue has."""
     logit_adjustment: float = Field(default=0.0, ge=0.0)

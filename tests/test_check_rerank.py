@@ -30,6 +30,10 @@ def test_an_attribute_that_the_catalogue_lacks_is_refused(prepared):
         ({"diversity": 0.5}, "rerank.diversity has no effect with rerank.method=none"),
         ({"window": 3, "method": "mmr"}, "rerank.window has no effect with rerank.method=mmr"),
         (
+            {"beam_width": 2, "method": "xquad"},
+            "rerank.beam_width has no effect with rerank.method=xquad",
+        ),
+        (
             {"attributes": {"category": 1.0}, "method": "dpp"},
             "rerank.attributes has no effect with rerank.method=dpp",
         ),

@@ -167,6 +167,7 @@ def test_no_dials_make_no_slates(name):
         ({}, 2, float("nan"), {}, "rerank.diversity=nan"),
         ({}, 2, 0.5, {"window": -1}, "rerank.window=-1"),
         ({}, 2, 0.5, {"alpha": 1.5}, "rerank.alpha=1.5"),
+        ({}, 2, 0.5, {"beam_width": 0}, "rerank.beam_width=0"),
         ({}, 2, 0.5, {"attributes": {"size": 1.0}}, "no size; allowed are brand, category, colour"),
     ],
 )

@@ -16,7 +16,7 @@ SPACE = SearchSpace(
     description="re-ranker x dial, on one frozen model",
     parameters={
         "rerank.method": tune.grid_search(
-            ["mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "exposure"]
+            ["mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam", "exposure"]
         ),
         "rerank.diversity": tune.grid_search([0.1, 0.3, 0.6]),
     },

@@ -22,6 +22,7 @@ from typing import Final
 from torch import Tensor
 
 from recdiv_core.rerank.alpha import alpha
+from recdiv_core.rerank.beam import beam
 from recdiv_core.rerank.calibrated import calibrated
 from recdiv_core.rerank.candidates import Candidates, Options
 from recdiv_core.rerank.dpp import dpp
@@ -44,6 +45,7 @@ NOVELTIES: Final[Mapping[str, NoveltyOf]] = {
     "xquad": xquad,
     "calibrated": calibrated,
     "alpha": alpha,
+    "beam": beam,
 }
 
 

@@ -79,6 +79,7 @@ class Options:
 
     Attributes:
         window: places before a place that it has to differ from; 0 = all (dpp, ssd).
+        beam_width: places that are decoded together, before their categories cost (beam).
         alpha: share of the wish for a value that an item of it meets, in [0, 1] (xquad, alpha).
         attributes: name -> weight, `category` or a name in the traits' attributes; empty = all that
             the catalogue has, alike (alpha).
@@ -86,6 +87,7 @@ class Options:
 
     window: int = 0
     alpha: float = 0.5
+    beam_width: int = 1
     attributes: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
@@ -118,6 +120,8 @@ def check_candidates(
             raise ValueError(f"rerank.diversity={dial} must lie in [0, 1]")
     if options.window < 0:
         raise ValueError(f"rerank.window={options.window} must be at least 0")
+    if options.beam_width < 1:
+        raise ValueError(f"rerank.beam_width={options.beam_width} must be at least 1")
     if not 0 <= options.alpha <= 1:
         raise ValueError(f"rerank.alpha={options.alpha} must lie in [0, 1]")
     known = {"category", *candidates.traits.attributes}

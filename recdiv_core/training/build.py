@@ -284,6 +284,7 @@ def slate_policy(config: Config) -> SlatePolicy:
         options=Options(
             window=config.rerank.window,
             alpha=config.rerank.alpha,
+            beam_width=config.rerank.beam_width,
             attributes={str(name): share for name, share in config.rerank.attributes.items()},
         ),
     )
@@ -316,6 +317,7 @@ def check_rerank(config: Config, prepared: Path) -> None:
     for key, value, methods in (
         ("window", rerank.window, ("dpp", "ssd")),
         ("attributes", rerank.attributes, ("alpha",)),
+        ("beam_width", rerank.beam_width > 1, ("beam",)),
     ):
         if value and rerank.method not in methods:
             logger.warning("rerank.%s has no effect with rerank.method=%s", key, rerank.method)
