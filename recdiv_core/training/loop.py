@@ -95,6 +95,7 @@ class _Trainer:
         self.places_V = torch.zeros(len(self.dataset.catalogue), device=self.device)
         self.balance = BalanceState()
         self.sums: list[StepSums] = []  # of this epoch's steps, those before a restart too
+        self.waited_s = 0.0  # for data, in this epoch
         training: dict[str, Any] = {}
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is not None:
@@ -165,8 +166,12 @@ class _Trainer:
             values = self._evaluate("val")
             num_users = sum(sums.num_users for sums in self.sums[num_before:])
             figures = _epoch_figures(self.sums)
-            figures |= {"train/epoch_s": train_s, "train/users_per_s": num_users / train_s}
-            self.sums = []
+            figures |= {
+                "train/epoch_s": train_s,
+                "train/data_wait_s": self.waited_s,
+                "train/users_per_s": num_users / train_s,
+            }
+            self.sums, self.waited_s = [], 0.0
             if self.rank == 0:
                 self._log_epoch(epoch, values, figures, time.monotonic() - started)
             self._end_epoch(epoch, values, figures)
@@ -176,7 +181,10 @@ class _Trainer:
         last_log = time.monotonic()
         while self.progress.step < epoch * self.steps_an_epoch:
             step = self.progress.step
-            parts = self.feed.parts(next(stream), step)
+            asked = time.monotonic()
+            examples = next(stream)
+            self.waited_s += time.monotonic() - asked
+            parts = self.feed.parts(examples, step)
             self._set_rates(step)
             # dropout differs between ranks and steps, and is the same when a step is done again
             seed = np.random.SeedSequence(self.config.seed, spawn_key=(step, self.rank))

@@ -1,0 +1,192 @@
+"""What training gains from a second worker, waits for data, and pays for Ray.
+
+    python -m benchmarks.training
+    python -m benchmarks.training --quick
+    python -m benchmarks.training --prepared DIR
+
+Real runs of `launch.run` on the built-in shop, or on a prepared data set, each worker with one
+thread: one worker, two workers with the same global batches, and beside them the same steps in a
+bare loop of one process that reads the shards itself, without Ray. They take turns; the first epoch
+of each warms up. Prints one JSON line: {"two_workers_vs_one": users a second with two over one,
+"data_wait_share": of the time of an epoch with two workers, "ray_vs_bare_torch": users a second of
+one Ray worker over the bare loop, ...}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import mlflow
+import ray
+import torch
+
+from recdiv_core.config import Config, override
+from recdiv_core.data.clicklog import prepare
+from recdiv_core.data.plan import list_fragments, plan_epoch, read_pieces, train_examples
+from recdiv_core.data.text_vectors import ensure_vectors
+from recdiv_core.losses.balance import BalanceState
+from recdiv_core.ray_start import start_ray
+from recdiv_core.schema import read_manifest
+from recdiv_core.training.build import (
+    build_model,
+    build_objective,
+    load_dataset,
+    parameter_groups,
+)
+from recdiv_core.training.feed import Feed
+from recdiv_core.training.launch import run
+from recdiv_core.training.step import train_step
+
+WORKERS = (1, 2)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a small shop, one round: noisier")
+    parser.add_argument("--prepared", type=Path, help="a prepared data set, else the built-in shop")
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.bare:
+        print(json.dumps(bare_epochs(Config.model_validate_json(sys.stdin.read()))))
+        return
+    rounds, epochs = (1, 3) if args.quick else (3, 4)
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        settings = {
+            "run.storage": str(place / "runs"),
+            "tracking.uri": f"sqlite:///{place}/mlflow.db",
+            "train.epochs": epochs,
+            "train.select": "last",
+            "scaling.threads_per_worker": 1,
+            "data.prepared": str(args.prepared or make_shop(place, quick=args.quick)),
+        }
+        config = override(Config(), settings)
+        start_ray(config)
+        prepared = Path(config.data.prepared)
+        ensure_vectors(prepared, read_manifest(prepared))
+        rates: dict[str, list[float]] = {"bare": [], "1": [], "2": []}
+        waits: list[float] = []
+        for index in range(rounds):
+            rates["bare"] += bare_in_process(config)
+            for workers in WORKERS:
+                name = {"scaling.num_workers": workers, "run.name": f"{workers}-{index}"}
+                speed, wait = curves(override(config, name))
+                rates[str(workers)] += speed
+                waits += wait if workers == max(WORKERS) else []
+        ray.shutdown()
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    print(
+        json.dumps(
+            {
+                "two_workers_vs_one": round(medians["2"] / medians["1"], 3),
+                "data_wait_share": round(statistics.median(waits), 4),
+                "ray_vs_bare_torch": round(medians["1"] / medians["bare"], 3),
+                "users_per_s": {name: round(value) for name, value in medians.items()},
+                "epochs": {name: len(values) for name, values in rates.items()},
+                "data": "built-in shop" if args.prepared is None else args.prepared.name,
+                "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread a worker",
+                "versions": {
+                    "ray": ray.__version__,
+                    "torch": torch.__version__,
+                    "python": platform.python_version(),
+                },
+            }
+        )
+    )
+
+
+def make_shop(place: Path, *, quick: bool) -> Path:
+    """Prepare the built-in shop; return where."""
+    events = 30_000 if quick else 200_000
+    values = {"data.source": "demo", "data.demo_events": events, "data.out": str(place / "shop")}
+    return Path(str(prepare(override(Config(), values))["prepared"]))
+
+
+def curves(config: Config) -> tuple[list[float], list[float]]:
+    """Train; return users a second and the share of waiting of each epoch but the first."""
+    result = run(config)
+    client = mlflow.MlflowClient(config.tracking.uri)
+
+    def curve(name: str) -> list[float]:
+        points = client.get_metric_history(result["mlflow_run_id"], f"train/{name}")
+        return [point.value for point in sorted(points, key=lambda point: point.step)][1:]
+
+    waits = [w / s for w, s in zip(curve("data_wait_s"), curve("epoch_s"), strict=True)]
+    return curve("users_per_s"), waits
+
+
+def bare_in_process(config: Config) -> list[float]:
+    """Return users a second of a bare loop, run in a process of its own as a worker is."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training", "--bare"],
+        input=config.model_dump_json(),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def bare_epochs(config: Config) -> list[float]:
+    """Take the same steps without Ray; return users a second of all epochs but the first."""
+    torch.set_num_threads(config.scaling.threads_per_worker)
+    os.nice(15)  # as Ray's workers
+    dataset = load_dataset(Path(config.data.prepared))
+    torch.manual_seed(config.seed)  # noqa: TID251 (as a worker does)
+    model = build_model(config, dataset)
+    model.train()
+    objective = build_objective(config, dataset, model)
+    alone = {"rank": 0, "world_size": 1}
+    feed = Feed(config, dataset, objective, None, **alone)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(
+            model,
+            learning_rate=config.train.learning_rate,
+            text_learning_rate=config.train.text_learning_rate,
+            weight_decay=config.train.weight_decay,
+        )
+    )
+    fragments, files, step = list_fragments(dataset.prepared, "train"), {}, itertools.count()
+    places_V = torch.zeros(len(dataset.catalogue))
+    rates: list[float] = []
+    for epoch in range(config.train.epochs):
+        plan = plan_epoch(
+            fragments,
+            batch_size=config.train.batch_size,
+            accumulation=1,
+            seed=config.seed,
+            epoch=epoch,
+            **alone,
+        )
+        started = time.monotonic()
+        for (pieces,) in plan:
+            examples = train_examples(read_pieces(pieces, files))
+            train_step(
+                model,
+                feed.parts([examples], next(step)),
+                objective,
+                optimizer,
+                torch.amp.GradScaler("cpu", enabled=False),
+                precision=torch.float32,
+                clip_norm=config.train.clip_norm,
+                places_V=places_V,
+                negatives=None,
+                balance=BalanceState(),
+            )
+        rates.append(feed.num_users / (time.monotonic() - started))
+    return rates[1:]
+
+
+if __name__ == "__main__":
+    main()
