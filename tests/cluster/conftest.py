@@ -1,6 +1,7 @@
 """One local Ray and one small shop for all tests that need a cluster: each start costs seconds."""
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -18,6 +19,7 @@ import mlflow
 import psutil
 import pytest
 import ray
+import ray.tune
 
 from recdiv_core.config import override
 from recdiv_core.ray_start import ENVIRONMENT
@@ -94,8 +96,14 @@ def trained(shop: Shop) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def references(shop: Shop) -> dict[str, Any]:
-    """Return what `tune` printed for the baselines of the shop."""
-    return run("tune", "--space", "baselines", *shop.arguments("run.name=references"))
+    """Return the result of a sweep over two of the baselines."""
+    from recdiv_core import sweep
+    from recdiv_core.config import Config, apply_overrides
+    from tune_spaces.baselines import SPACE
+
+    two = {"model.kind": ray.tune.grid_search(["popular", "item_knn"])}
+    config = apply_overrides(Config(), shop.arguments("run.name=references"))
+    return sweep.run(config, dataclasses.replace(SPACE, parameters=two), "baselines")
 
 
 @pytest.fixture(scope="session")

@@ -44,13 +44,13 @@ def test_a_checkpoint_is_evaluated_alike_on_any_workers(fitted, num_workers):
 
 
 def test_a_sweep_has_a_child_for_each_baseline_and_they_stand_beside_later_fronts(
-    shop, references, swept
+    shop, references, swept, fitted
 ):
     children = shop.runs(f"tags.`mlflow.parentRunId` = '{references['parent_run_id']}'")
-    kinds = {"random", "popular", "recent_popular", "item_knn", "ease"}
+    kinds = {"popular", "item_knn"}
     assert {child.data.params["model.kind"] for child in children} == kinds
     assert {child.info.status for child in children} == {"FINISHED"}
-    assert references["num_trials"] == 5
+    assert references["num_trials"] == 2
     uri = f"tracking.uri={shop.uri}"
     drawn = run("report", "--run", swept["parent_run_id"], uri, f"run.storage={shop.storage}")
-    assert drawn["references"].keys() == kinds
+    assert drawn["references"].keys() == {*kinds, "ease"}  # fitted by itself, above
