@@ -6,7 +6,13 @@ from hypothesis import given, settings
 
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.rerank import RERANKERS, Options
-from recdiv_core.slates import SlatePolicy, count_above, make_slates
+from recdiv_core.slates import (
+    NUMBERS_AT_ONCE,
+    SlatePolicy,
+    count_above,
+    count_rankable,
+    make_slates,
+)
 from tests.oracles import mmr_slate
 
 NUM_ITEMS, DIM = 12, 4
@@ -185,3 +191,27 @@ def test_items_above_are_counted_with_half_of_the_ties():
     scores = torch.tensor([[5.0, 3.0, 3.0, 1.0, -torch.inf], [0.0, 0.0, 0.0, 0.0, 0.0]])
     above = count_above(scores, torch.tensor([[0, 1, 3, -1], [2, -1, -1, -1]]))
     assert above.tolist() == [[0.0, 1.5, 3.0, 0.0], [2.0, 0.0, 0.0, 0.0]]
+
+
+@given(levels=st.integers(1, 50), num_targets=st.integers(0, 9), seed=st.integers(0, 2**20))
+def test_items_above_are_those_of_an_obvious_count(levels, num_targets, seed):
+    num_items = NUMBERS_AT_ONCE // 4 + 3  # a few users at once, and some left
+    generator = torch.Generator().manual_seed(seed)
+    scores = (torch.randn(5, num_items, generator=generator) * levels).round()
+    targets = torch.randint(-1, num_items, (5, num_targets), generator=generator)
+    above = count_above(scores, targets)
+    for row, wanted, counted in zip(scores, targets.tolist(), above.tolist(), strict=True):
+        assert counted == [
+            0 if item < 0 else int((row > row[item]).sum()) + int((row == row[item]).sum() - 1) / 2
+            for item in wanted
+        ]
+
+
+@pytest.mark.parametrize("num_users", [0, 1, 7])
+def test_items_that_may_be_shown_are_counted(num_users):
+    scores = torch.zeros(num_users, NUMBERS_AT_ONCE // 4 + 3)
+    for user in range(num_users):
+        scores[user, : 3 * user] = -torch.inf
+    rankable = count_rankable(scores)
+    assert rankable.dtype == torch.int64
+    assert rankable.tolist() == [scores.shape[1] - 3 * user for user in range(num_users)]
