@@ -17,7 +17,7 @@ from recdiv_core.data.plan import Examples, read_eval
 from recdiv_core.metrics.judged import Background
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender
-from recdiv_core.slates import SlatePolicy, count_above, make_slates
+from recdiv_core.slates import SlatePolicy, count_above, count_rankable, make_slates
 from recdiv_core.training.build import Dataset
 
 Scoring = Callable[[Examples, Packed], torch.Tensor]
@@ -32,7 +32,7 @@ class HeldOut:
         examples: as they were read.
         packed: their histories.
         targets_BT: held-out items, see `pad_targets`.
-        scores_BV: float32 of the whole catalogue.
+        scores_BV: float32 of the whole catalogue; good until the next batch is asked for.
     """
 
     examples: Examples
@@ -79,7 +79,7 @@ class HeldOut:
             history_user_S=self.packed.seen_user_S,
             history_item_S=self.packed.seen_item_S,
             num_above_BT=count_above(self.scores_BV, targets_BT),
-            num_rankable_B=(self.scores_BV > -torch.inf).sum(dim=1),
+            num_rankable_B=count_rankable(self.scores_BV),
         )
         return slates_BK, targets_BT, background
 
@@ -136,10 +136,15 @@ def scoring_of(model: Recommender | Baseline, dial: float) -> Scoring:
 
 
 def model_scoring(model: Recommender, dial: float) -> Scoring:
-    """Score by the state of each user, state . item; the item vectors are computed here, once."""
+    """Score by the state of each user, state . item; the item vectors are computed here, once.
+
+    The scores of a batch lie where those of the next one will: fetching so much memory from the
+    system anew takes about as long as the product.
+    """
     model.eval()
     with torch.inference_mode():
         items_VD = model.item_vectors()
+        space = items_VD.new_empty(0)
 
     def score(examples: Examples, packed: Packed) -> torch.Tensor:
         del examples
@@ -151,7 +156,9 @@ def model_scoring(model: Recommender, dial: float) -> Scoring:
             packed.queries_RW,
             torch.full(packed.items_RW.shape, dial, device=items_VD.device),
         )
-        return (states[packed.last_place_B] @ items_VD.T).float()
+        states_BD = states[packed.last_place_B]
+        scores_BV = space.resize_(len(states_BD), len(items_VD))
+        return torch.mm(states_BD, items_VD.T, out=scores_BV)
 
     return score
 

@@ -22,9 +22,10 @@ from recdiv_core.groupings import (
 )
 from recdiv_core.held_out import HeldOut
 from recdiv_core.metrics.fairness import item_fairness, user_fairness
-from recdiv_core.metrics.groups import GroupTally, finish_groups, tally_groups
+from recdiv_core.metrics.groups import GroupTally, finish_groups, groups_of_judged
+from recdiv_core.metrics.judged import judge
 from recdiv_core.metrics.scorecard import finish_scorecard, user_metrics
-from recdiv_core.metrics.tally import Tally, tally_slates
+from recdiv_core.metrics.tally import Tally, tally_judged
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.build import Dataset
 
@@ -76,23 +77,10 @@ def scorecard_of(
     for held_out in share:
         with torch.inference_mode():
             slates_BK, targets_BT, background = held_out.judged_by(dataset, policy)
-            tallies = [
-                tally
-                + tally_slates(
-                    slates_BK,
-                    targets_BT,
-                    facts,
-                    k=tally.k,
-                    metrics=metrics,
-                    background=background,
-                )
-                for tally in tallies
-            ]
-            groups += tally_groups(
-                slates_BK,
-                targets_BT,
-                facts,
-                k=k,
+            slates = judge(slates_BK, targets_BT, facts, k=k, background=background)
+            tallies = [tally + tally_judged(slates.cut(tally.k), metrics) for tally in tallies]
+            groups += groups_of_judged(
+                slates,
                 user_groups=merge(user_groups(kinds, held_out.examples), device),
                 item_groups=of_items,
             )

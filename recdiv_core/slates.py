@@ -2,19 +2,23 @@
 
 Evaluation judges what it makes and recommendation ships it, so that what is measured is what is
 shipped. Not the scoring, not the metrics, and not the reading of users. Shapes: B users, V
-catalogue, C candidates, K slate length, W dials, S (user, item) pairs seen.
+catalogue, C candidates, K slate length, W dials, S (user, item) pairs seen, P (user, target) pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 
 from recdiv_core.losses.soft_slates import ItemTraits, history_shares
 from recdiv_core.models.top_scores import top_scores
 from recdiv_core.rerank import RERANKERS, Candidates, Options
+
+NUMBERS_AT_ONCE: Final = 1 << 17
+"""Scores that are compared together: 512 KiB, which stay in a core's own cache."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,19 @@ def make_slate_grid(
     )
 
 
+def count_rankable(scores_BV: torch.Tensor) -> torch.Tensor:
+    """Return how many items count for each user, those that score above -inf: [B] int64."""
+    num_items = scores_BV.shape[1]
+    at_once = max(1, NUMBERS_AT_ONCE // num_items)
+    # as float32: sums of bool go byte by byte
+    is_rankable_bV = torch.empty((at_once, num_items), device=scores_BV.device)
+    counts = [scores_BV.new_empty(0)]
+    for scores_bV in scores_BV.split(at_once):
+        torch.gt(scores_bV, -torch.inf, out=is_rankable_bV[: len(scores_bV)])
+        counts.append(is_rankable_bV[: len(scores_bV)].sum(dim=1))
+    return torch.cat(counts).long()
+
+
 def count_above(scores_BV: torch.Tensor, items_BT: torch.Tensor) -> torch.Tensor:
     """Return how many items score above each given one, ties counting one half: [B, T] float64.
 
@@ -136,12 +153,16 @@ def count_above(scores_BV: torch.Tensor, items_BT: torch.Tensor) -> torch.Tensor
         scores_BV: of the catalogue, -inf for items that do not count.
         items_BT: item_index that may be shown, or -1, which counts 0.
     """
+    num_items = scores_BV.shape[1]
+    user_P, column_P = (items_BT >= 0).nonzero(as_tuple=True)
+    own_P1 = scores_BV[user_P, items_BT[user_P, column_P]][:, None]
+    balance_P = torch.zeros_like(own_P1[:, 0])
+    at_once = max(1, NUMBERS_AT_ONCE // num_items)
+    for start in range(0, len(user_P), at_once):
+        pairs = slice(start, start + at_once)
+        # +1 above, 0 alike, -1 below: their sum is that of ones, exact below 2^24
+        signs_pV = scores_BV.index_select(0, user_P[pairs]).sub_(own_P1[pairs]).sign_()
+        torch.sum(signs_pV, dim=1, out=balance_P[pairs])
     above_BT = torch.zeros(items_BT.shape, dtype=torch.float64, device=scores_BV.device)
-    for column, item_B in enumerate(items_BT.unbind(dim=1)):
-        rows = (item_B >= 0).nonzero().squeeze(1)
-        scores_bV = scores_BV if len(rows) == len(item_B) else scores_BV[rows]
-        own_b1 = scores_bV.gather(1, item_B[rows, None])
-        num_above_b = (scores_bV > own_b1).sum(dim=1)
-        num_alike_b = (scores_bV == own_b1).sum(dim=1) - 1
-        above_BT[rows, column] = num_above_b + num_alike_b.double() / 2
+    above_BT[user_P, column_P] = (balance_P.double() + num_items - 1) / 2
     return above_BT

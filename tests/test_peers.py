@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from benchmarks import peer_metrics
-from benchmarks.evaluation import facts_of, judge, make_world, map_over_targets
+from benchmarks.evaluation import facts_of, judge, make_world, map_over_targets, scoring_floor
 from recdiv_core.metrics import diversity
 from recdiv_core.metrics.judged import judge as judge_batch
 from recdiv_core.metrics.scorecard import user_metrics
@@ -91,3 +91,9 @@ def test_map_over_targets_is_the_average_precision_of_scikit_learn(world):
         precision = average_precision_score(hits, scores) if num_hits else 0.0
         expected.append(precision * num_hits / num_targets)
     assert map_over_targets(world) == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+def test_evaluation_costs_more_than_the_product_it_cannot_do_without():
+    floor = scoring_floor(1, num_users=700, num_items=2000)
+    assert floor["every_epoch_ratio"] > 1
+    assert floor["whole_set_ratio"] > 1

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from recdiv_core.metrics import Tally, finish
 from recdiv_core.metrics.judged import judge
 from recdiv_core.metrics.scorecard import FURTHER_METRICS, finish_scorecard, user_metrics
+from recdiv_core.metrics.tally import tally_judged
 from tests.metric_oracles import scorecard
 from tests.worlds import (
     World,
@@ -51,6 +52,36 @@ def test_the_whole_set_equals_its_slow_twins(seed, k):
     world = world_of(seed)
     figures = finish_scorecard(scorecard_tally(world, k=k))
     assert figures == pytest.approx(scorecard(world, k=k), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_slates_that_were_cut_are_judged_as_short_ones(seed):
+    world = world_of(seed)
+    facts, background = facts_of(world), background_of(world, range(40))
+    slates = judge(pad(world.slates), pad(world.targets), facts, k=10, background=background)
+    for k in (7, 10, 1, 3):
+        cut = tally_judged(slates.cut(k), user_metrics(facts))
+        alone = scorecard_tally(world, k=k)
+        assert (cut.k, cut.names) == (alone.k, alone.names)
+        # ild of a slate takes off lengths that were squared in float32, that of a cut one does not
+        torch.testing.assert_close(cut.flat(), alone.flat(), rtol=1e-8, atol=1e-12)
+        is_other = torch.tensor([name != "ild" for name in cut.names])
+        torch.testing.assert_close(cut.sums[is_other], alone.sums[is_other], rtol=1e-12, atol=1e-12)
+
+
+def test_a_cut_of_a_cut_is_the_shorter_one():
+    world = world_of(3)
+    slates = judge(pad(world.slates), pad(world.targets), facts_of(world), k=10)
+    twice, once = (tally_judged(cut) for cut in (slates.cut(6).cut(2), slates.cut(2)))
+    assert torch.equal(twice.flat(), once.flat())
+
+
+@pytest.mark.parametrize("k", [0, 11])
+def test_a_cut_beyond_the_slates_is_refused(k):
+    world = world_of(3)
+    slates = judge(pad(world.slates), pad(world.targets), facts_of(world), k=10)
+    with pytest.raises(ValueError, match=r"can be cut to 1\.\.10"):
+        slates.cut(k)
 
 
 def test_metrics_that_are_no_function_of_vectors_equal_their_twins_to_rounding():

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.rerank import RERANKERS, Options
-from recdiv_core.slates import SlatePolicy, count_above, make_slate_grid, make_slates
+from recdiv_core.slates import (
+    NUMBERS_AT_ONCE,
+    SlatePolicy,
+    count_above,
+    count_rankable,
+    make_slate_grid,
+    make_slates,
+)
 from tests.oracles import mmr_slate
 
 NUM_ITEMS, DIM = 12, 4
@@ -199,3 +206,27 @@ def test_a_grid_holds_the_slates_of_each_dial(method):
         alone = make_slates(states @ items.T, *given, policy(method=method, diversity=dial))
         assert torch.equal(slates[:, index], alone[0])
         assert torch.equal(scores[:, index], alone[1])
+
+
+@given(levels=st.integers(1, 50), num_targets=st.integers(0, 9), seed=st.integers(0, 2**20))
+def test_items_above_are_those_of_an_obvious_count(levels, num_targets, seed):
+    num_items = NUMBERS_AT_ONCE // 4 + 3  # a few users at once, and some left
+    generator = torch.Generator().manual_seed(seed)
+    scores = (torch.randn(5, num_items, generator=generator) * levels).round()
+    targets = torch.randint(-1, num_items, (5, num_targets), generator=generator)
+    above = count_above(scores, targets)
+    for row, wanted, counted in zip(scores, targets.tolist(), above.tolist(), strict=True):
+        assert counted == [
+            0 if item < 0 else int((row > row[item]).sum()) + int((row == row[item]).sum() - 1) / 2
+            for item in wanted
+        ]
+
+
+@pytest.mark.parametrize("num_users", [0, 1, 7])
+def test_items_that_may_be_shown_are_counted(num_users):
+    scores = torch.zeros(num_users, NUMBERS_AT_ONCE // 4 + 3)
+    for user in range(num_users):
+        scores[user, : 3 * user] = -torch.inf
+    rankable = count_rankable(scores)
+    assert rankable.dtype == torch.int64
+    assert rankable.tolist() == [scores.shape[1] - 3 * user for user in range(num_users)]

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recdiv_core.models.top_scores import GROUP, top_scores
+from recdiv_core.models.top_scores import GROUP, USERS_AT_ONCE, top_scores
 
 
 def scores(num_users: int, num_items: int, seed: int) -> torch.Tensor:
@@ -52,3 +52,11 @@ def test_what_is_not_a_number_counts_as_highest_as_in_torch():
 def test_a_view_of_a_wider_matrix_is_selected_from_as_well():
     wide = scores(4, 500, 1)
     assert torch.equal(top_scores(wide[:, ::2], 5)[1], wide[:, ::2].topk(5, dim=1).indices)
+
+
+def test_more_users_than_are_selected_from_at_once():
+    scores_BV = scores(2 * USERS_AT_ONCE + 3, 20 * GROUP, 4)
+    values, index = top_scores(scores_BV, 10)
+    wanted, wanted_index = scores_BV.topk(10, dim=1)
+    assert torch.equal(values, wanted)
+    assert torch.equal(index, wanted_index)

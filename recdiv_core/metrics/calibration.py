@@ -29,7 +29,7 @@ def calibration_kl(slates: JudgedSlates) -> Tensor:
     In [0, ln 100], LOWER is better calibrated; ln 100 for a slate that shows nothing of the history
     (Steck 2018, Calibrated recommendations).
     """
-    user_H, history_H, slate_H = _history_beside_slate(slates)[:3]
+    user_H, history_H, slate_H = slates.once(_history_beside_slate)[:3]
     mixed_H = (1 - SMOOTHING) * slate_H + SMOOTHING * history_H
     terms_H = history_H * (history_H / mixed_H).log()
     return _sum_by_user(terms_H, user_H, slates.num_users).clamp(0, -math.log(SMOOTHING))
@@ -41,11 +41,11 @@ def calibration_js(slates: JudgedSlates) -> Tensor:
     In [0, 1], LOWER is better calibrated: 1 where they have nothing in common, or where the slate
     has no category (Lin 1991, Divergence measures based on the Shannon entropy).
     """
-    user_H, history_H, slate_H, user_M, slate_M, history_M = _history_beside_slate(slates)
+    user_H, history_H, slate_H, user_M, slate_M, history_M = slates.once(_history_beside_slate)
     of_history_B = _sum_by_user(_half(history_H, slate_H), user_H, slates.num_users)
     of_slate_B = _sum_by_user(_half(slate_M, history_M), user_M, slates.num_users)
     has_history_B = _sum_by_user(history_H, user_H, slates.num_users) > 0
-    has_slate_B = _sum_by_user(slate_M, user_M, slates.num_users) > 0
+    has_slate_B = slates.num_slate_categories_B > 0
     divergence_B = torch.where(has_slate_B, (of_history_B + of_slate_B).clamp(0, 1), 1.0)
     return torch.where(has_history_B, divergence_B, 0.0)
 
@@ -59,25 +59,25 @@ def _history_beside_slate(slates: JudgedSlates) -> tuple[Tensor, ...]:
 
     ... user, share in slate and in history of each pair that occurs in slates.
     """
-    background, num_categories = slates.needed_background, max(1, slates.facts.num_categories)
-    key_H, history_H = _shares(slates, background.history_user_S, background.history_item_S)
-    user_B1 = torch.arange(slates.num_users, device=key_H.device)[:, None]
-    is_item_BK = slates.is_item_BK
-    user_M = user_B1.expand_as(is_item_BK)[is_item_BK]
-    key_M, slate_M = _shares(slates, user_M, slates.items_BK[is_item_BK])
+    num_categories = max(1, slates.facts.num_categories)
+    user_H, label_H, history_H = slates.whole.once(_history_shares)
+    shares_BM = slates.category_shares_BM
+    user_M, place_M = shares_BM.nonzero(as_tuple=True)
+    slate_M = shares_BM[user_M, place_M]
+    label_M = slates.whole.sorted_labels.distinct_BM[user_M, place_M]
+    key_H, key_M = user_H * num_categories + label_H, user_M * num_categories + label_M
     slate_H = _look_up(key_H, key_M, slate_M)
     history_M = _look_up(key_M, key_H, history_H)
-    user_H, user_M = (key.div(num_categories, rounding_mode="floor") for key in (key_H, key_M))
     return user_H, history_H, slate_H, user_M, slate_M, history_M
 
 
-def _shares(slates: JudgedSlates, user_S: Tensor, item_S: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rising keys user * G + category, and the share of that category among the user's."""
-    num_categories = max(1, slates.facts.num_categories)
-    labels_SL = slates.facts.categories_VL[item_S]
+def _history_shares(slates: JudgedSlates) -> tuple[Tensor, Tensor, Tensor]:
+    """Return user, category and its share of each pair that occurs in histories, rising."""
+    background, num_categories = slates.needed_background, max(1, slates.facts.num_categories)
+    labels_SL = slates.facts.categories_VL[background.history_item_S]
     is_label_SL = labels_SL >= 0
     weights_SL = is_label_SL / is_label_SL.sum(dim=1, keepdim=True).clamp(min=1).double()
-    key_SL = user_S[:, None] * num_categories + labels_SL
+    key_SL = background.history_user_S[:, None] * num_categories + labels_SL
     key_N, order_N = key_SL[is_label_SL].sort()
     is_new_N = torch.ones_like(key_N, dtype=torch.bool)
     is_new_N[1:] = key_N[1:] != key_N[:-1]
@@ -85,7 +85,8 @@ def _shares(slates: JudgedSlates, user_S: Tensor, item_S: Tensor) -> tuple[Tenso
     weight_P = torch.zeros_like(key_P, dtype=torch.float64)
     weight_P.index_add_(0, is_new_N.cumsum(dim=0) - 1, weights_SL[is_label_SL][order_N])
     user_P = key_P.div(num_categories, rounding_mode="floor")
-    return key_P, weight_P / _sum_by_user(weight_P, user_P, slates.num_users)[user_P]
+    label_P = key_P - user_P * num_categories
+    return user_P, label_P, weight_P / _sum_by_user(weight_P, user_P, slates.num_users)[user_P]
 
 
 def _look_up(wanted: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -18,26 +18,17 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from recdiv_core.metrics.judged import USERS_AT_ONCE, JudgedSlates
+from recdiv_core.metrics.judged import JudgedSlates
 
 
 def ild(slates: JudgedSlates) -> Tensor:
     """Return intra-list diversity, the mean of 1 - cosine over pairs of a slate's items.
 
     In [0, 2], higher is more diverse (Ziegler et al. 2005, Improving recommendation lists through
-    topic diversification). Without a loop over pairs: for vectors e of length 1 or 0 the cosines of
-    all ordered pairs add up to |sum e|^2 - sum |e|^2. An item without a vector has cosine 0 to all.
-    Fewer than two items: 0.
+    topic diversification). An item without a vector has cosine 0 to all. Fewer than two items: 0.
     """
-    facts = slates.facts
-    squared_length_B = torch.zeros_like(slates.length_B, dtype=torch.float64)
-    for start in range(0, slates.num_users, USERS_AT_ONCE):
-        users = slice(start, start + USERS_AT_ONCE)
-        sums_bD = slates.vectors(users).sum(dim=1, dtype=torch.float64)
-        squared_length_B[users] = sums_bD.square().sum(dim=1)
-    own_B = facts.squared_norm_V[slates.items_BK].sum(dim=1)
     num_pairs_B = slates.length_B * (slates.length_B - 1)
-    ild_B = 1 - (squared_length_B - own_B) / num_pairs_B.clamp(min=1)
+    ild_B = 1 - slates.pair_cosines_B / num_pairs_B.clamp(min=1)
     return torch.where(num_pairs_B > 0, ild_B.clamp(0, 2), torch.zeros_like(ild_B))
 
 
@@ -53,8 +44,7 @@ def diversity_index(slates: JudgedSlates) -> Tensor:
     In [0, 1], higher is more diverse: 0 one category, 1 perfectly even (Shannon's index scaled as
     Pielou 1966, The measurement of diversity). 0 where min(k, G) < 2: nothing can be uneven.
     """
-    shares_BM = slates.category_shares_BM
-    entropy_B = -torch.xlogy(shares_BM, shares_BM).sum(dim=1)
+    entropy_B = slates.category_entropy_B
     possible = min(slates.k, slates.facts.num_categories)
     if possible < 2:
         return torch.zeros_like(entropy_B)
@@ -92,19 +82,26 @@ def category_ild(slates: JudgedSlates) -> Tensor:
     In [0, 1], higher is more diverse. An item without a category shares none with any other. Fewer
     than two items: 0.
     """
-    first_P, second_P = torch.triu_indices(slates.k, slates.k, 1, device=slates.items_BK.device)
-    labels_BKL = slates.facts.categories_VL[slates.items_BK]
+    distance_BP = slates.whole.once(_category_distances)
+    # items stand in front, so that the pairs of the first n places are those of the slate
+    num_pairs_B = slates.length_B * (slates.length_B - 1) // 2
+    pair_P = torch.arange(distance_BP.shape[1], device=num_pairs_B.device)
+    is_pair_BP = pair_P < num_pairs_B[:, None]
+    return (distance_BP * is_pair_BP).sum(dim=1) / num_pairs_B.clamp(min=1)
+
+
+def _category_distances(slates: JudgedSlates) -> Tensor:
+    """Return 1 - Jaccard of each pair of places, [B, K (K - 1) / 2], pairs of the first k first."""
+    second_P, first_P = torch.tril_indices(slates.k, slates.k, -1, device=slates.items_BK.device)
+    labels_BKL = slates.labels_BKL
     sizes_BK = (labels_BKL >= 0).sum(dim=2)
     common_BP = torch.zeros_like(sizes_BK[:, first_P])
     for label_BK in labels_BKL.unbind(dim=2):
+        of_first_BP = label_BK.masked_fill(label_BK < 0, -2)[:, first_P]
         for other_BK in labels_BKL.unbind(dim=2):
-            of_first_BP = label_BK[:, first_P]
-            common_BP += (of_first_BP == other_BK[:, second_P]) & (of_first_BP >= 0)
+            common_BP += of_first_BP == other_BK[:, second_P]
     union_BP = sizes_BK[:, first_P] + sizes_BK[:, second_P] - common_BP
-    distance_BP = 1 - common_BP / union_BP.clamp(min=1).double()
-    # items stand in front: the second of a pair says whether there is one
-    is_pair_BP = slates.is_item_BK[:, second_P]
-    return (distance_BP * is_pair_BP).sum(dim=1) / is_pair_BP.sum(dim=1).clamp(min=1)
+    return 1 - common_BP / union_BP.clamp(min=1).double()
 
 
 def gini_simpson(slates: JudgedSlates) -> Tensor:
@@ -124,8 +121,7 @@ def effective_categories(slates: JudgedSlates) -> Tensor:
     In [1, distinct categories], higher is more diverse: the number of equally common categories
     that would be as diverse (Hill 1973, Diversity and evenness, of order 1). No categories: 0.
     """
-    shares_BM = slates.category_shares_BM
-    number_B = (-torch.xlogy(shares_BM, shares_BM).sum(dim=1)).exp()
+    number_B = slates.category_entropy_B.exp()
     return torch.where(slates.num_slate_categories_B > 0, number_B, 0.0)
 
 

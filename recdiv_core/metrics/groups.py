@@ -6,20 +6,20 @@ they are of means over users alone, since what is a property of all slates toget
 depends on how many users there are, and says nothing beside that of another group. A user belongs
 to each group of items that a target of theirs is in, judged by those targets alone.
 
-Legend: B users, G groups, M metrics, V catalogue, K slate places, T targets.
+Legend: B users, G groups, N (group, user) pairs, M metrics, V catalogue, K slate places, T targets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from recdiv_core.metrics.facts import CatalogueFacts
-from recdiv_core.metrics.judged import judge
-from recdiv_core.metrics.tally import USER_METRICS
+from recdiv_core.metrics.judged import JudgedSlates, judge
+from recdiv_core.metrics.tally import SLATE_METRICS, TARGET_METRICS, USER_METRICS, UserMetrics
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,67 @@ def tally_groups(
         user_groups: name -> bool [B], users of the group.
         item_groups: name -> bool [V], items of the group.
     """
-    rows = [
-        _sums(slates_BK[is_in_B], targets_BT[is_in_B], facts, k=k)
-        for is_in_B in user_groups.values()
-    ]
-    for is_in_V in item_groups.values():
-        wanted_BT = targets_BT.masked_fill(~is_in_V[targets_BT], -1)  # -1 stays, whatever is there
-        is_in_B = (wanted_BT >= 0).any(dim=1)
-        rows.append(_sums(slates_BK[is_in_B], wanted_BT[is_in_B], facts, k=k))
-    zeros = GroupTally.zeros([*user_groups, *item_groups], k=k)
-    return GroupTally(k, zeros.names, torch.stack(rows).cpu()) if rows else zeros
+    return groups_of_judged(
+        judge(slates_BK, targets_BT, facts, k=k), user_groups=user_groups, item_groups=item_groups
+    )
+
+
+def groups_of_judged(
+    slates: JudgedSlates,
+    *,
+    user_groups: Mapping[str, Tensor],
+    item_groups: Mapping[str, Tensor],
+) -> GroupTally:
+    """Sum over the users of each group; arguments as `tally_groups`.
+
+    The metrics of slates alone are the same in all groups, and so are those of targets for a group
+    of users. For groups of items the latter are worked out of all of them together.
+    """
+    zeros = GroupTally.zeros([*user_groups, *item_groups], k=slates.k)
+    if not zeros.names:
+        return zeros
+    ones_B = torch.ones_like(slates.num_targets_B, dtype=torch.float64)
+    of_slates_BM = _values(slates, SLATE_METRICS)
+    rows: list[Tensor] = []
+    if user_groups:
+        of_targets_BM = _values(slates, TARGET_METRICS)
+        values_BM = torch.cat([of_targets_BM, of_slates_BM, ones_B[:, None]], dim=1)
+        is_in_GB = torch.stack([*user_groups.values()])[:, slates.is_judged_R]
+        rows.append(is_in_GB.double() @ values_BM)
+    if item_groups:
+        is_in_GV = torch.stack([*item_groups.values()])
+        group_N, user_N, within = _by_item_group(slates, is_in_GV)
+        values_NM = torch.cat(
+            [_values(within, TARGET_METRICS), of_slates_BM[user_N], ones_B[user_N, None]], dim=1
+        )
+        sums_GM = values_NM.new_zeros(len(is_in_GV), values_NM.shape[1])
+        rows.append(sums_GM.index_add_(0, group_N, values_NM))
+    return GroupTally(slates.k, zeros.names, torch.cat(rows).cpu())
+
+
+def _by_item_group(slates: JudgedSlates, is_in_GV: Tensor) -> tuple[Tensor, Tensor, JudgedSlates]:
+    """Return group, user and slates of each group and user with a target in it; N of them.
+
+    The slates are judged by the targets in the group.
+    """
+    is_wanted_GBT = is_in_GV[:, slates.targets_BT] & (slates.targets_BT >= 0)
+    group_N, user_N = is_wanted_GBT.any(dim=2).nonzero(as_tuple=True)
+    is_wanted_NT, items_NK = is_wanted_GBT[group_N, user_N], slates.items_BK[user_N]
+    within = replace(
+        slates,
+        items_BK=items_NK,
+        is_hit_BK=slates.is_hit_BK[user_N] & is_in_GV[group_N[:, None], items_NK],
+        targets_BT=slates.targets_BT[user_N].masked_fill(~is_wanted_NT, -1).sort(dim=1).values,
+        num_targets_B=is_wanted_NT.sum(dim=1),
+        background=None,
+        longer=None,
+    )
+    return group_N, user_N, within
+
+
+def _values(slates: JudgedSlates, metrics: UserMetrics) -> Tensor:
+    """Return [B, M] float64."""
+    return torch.stack([slates.once(metric) for metric in metrics.values()], dim=1)
 
 
 def finish_groups(tally: GroupTally) -> dict[str, dict[str, float]]:
@@ -97,9 +148,3 @@ def finish_groups(tally: GroupTally) -> dict[str, dict[str, float]]:
                 for metric, total in zip(USER_METRICS, sums_M[:-1], strict=True)
             }
     return figures
-
-
-def _sums(slates_BK: Tensor, targets_BT: Tensor, facts: CatalogueFacts, *, k: int) -> Tensor:
-    slates = judge(slates_BK, targets_BT, facts, k=k)
-    sums = [metric(slates).sum() for metric in USER_METRICS.values()]
-    return torch.stack([*sums, sums[0].new_tensor(slates.num_users)])

@@ -12,6 +12,7 @@ Legend: B users (with a hit), K slate places, T targets of a user, L labels of a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -29,12 +30,12 @@ def alpha_ndcg(slates: JudgedSlates) -> Tensor:
     gain = sum over the hit's categories of 0.5^(hits before it with that category). Clarke et al.
     2008, Novelty and diversity in information retrieval evaluation.
     """
-    is_shown_B = slates.is_hit_BK.any(dim=1)
-    gains_BK, ideal_BK = _gains(slates, is_shown_B)
+    whole = slates.whole.once(_gains)
+    gains_BK, ideal_BK = whole.gains_BK[:, : slates.k], whole.ideal_BK[:, : slates.k]
     discounts_K = 1 / _ranks(slates.k, gains_BK.device).add(1).log2()
     ideal_B = ideal_BK @ discounts_K
     value_B = torch.where(ideal_B > 0, gains_BK @ discounts_K / ideal_B, 0.0)
-    return _spread(value_B, is_shown_B)
+    return _spread(value_B, whole.is_shown_B)
 
 
 def err_ia(slates: JudgedSlates) -> Tensor:
@@ -44,17 +45,24 @@ def err_ia(slates: JudgedSlates) -> Tensor:
     their form is this times 0.5 times the sum over ranks of 0.5^(rank - 1) / rank). Every category
     of the targets is equally probable.
     """
-    is_shown_B = slates.is_hit_BK.any(dim=1)
-    gains_BK, _ = _gains(slates, is_shown_B)
-    ranks_K = _ranks(slates.k, gains_BK.device)
+    whole = slates.whole.once(_gains)
+    ranks_K = _ranks(slates.k, whole.gains_BK.device)
     best = float((REPEATED ** (ranks_K - 1) / ranks_K).sum())
-    num_needs_B = _need_of_targets(slates, is_shown_B).flatten(1).amax(dim=1) + 1
-    value_B = (gains_BK @ (1 / ranks_K)) / num_needs_B.clamp(min=1) / best
-    return _spread(value_B, is_shown_B)
+    gain_B = whole.gains_BK[:, : slates.k] @ (1 / ranks_K)
+    return _spread(gain_B / whole.num_needs_B.clamp(min=1) / best, whole.is_shown_B)
 
 
-def _gains(slates: JudgedSlates, is_shown_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gain at each place of the slate, and of the ideal one: [B, K] float64 both."""
+@dataclass(frozen=True)
+class _Gains:
+    is_shown_B: Tensor  # users with a hit; the rest is of these alone
+    num_needs_B: Tensor
+    gains_BK: Tensor  # at each place of the slate
+    ideal_BK: Tensor  # of the ideal order of targets
+
+
+def _gains(slates: JudgedSlates) -> _Gains:
+    """Return the gain at each place, which does not depend on how many places follow."""
+    is_shown_B = slates.is_hit_BK.any(dim=1)
     need_BTL = _need_of_targets(slates, is_shown_B)
     targets_BT, items_BK = slates.targets_BT[is_shown_B], slates.items_BK[is_shown_B]
     hit_BK = slates.is_hit_BK[is_shown_B]
@@ -69,13 +77,15 @@ def _gains(slates: JudgedSlates, is_shown_B: Tensor) -> tuple[Tensor, Tensor]:
     for rank in range(slates.k):
         need_BL = need_BTL[rows_B, place_BK[:, rank]].masked_fill(~hit_BK[:, rank, None], -1)
         gains_BK[:, rank] = _serve(worth_BN, need_BL)
+        if rank >= targets_BT.shape[1]:
+            continue  # nothing is left for the ideal order
         gain_BT = ideal_worth_BN[rows_B[:, None, None], need_BTL].sum(dim=2)
         best_B = gain_BT.masked_fill(~is_left_BT, -1).argmax(dim=1)
         is_any_B = is_left_BT[rows_B, best_B]
         need_BL = need_BTL[rows_B, best_B].masked_fill(~is_any_B[:, None], -1)
         ideal_BK[:, rank] = _serve(ideal_worth_BN, need_BL)
         is_left_BT[rows_B, best_B] = False
-    return gains_BK, ideal_BK
+    return _Gains(is_shown_B, need_BTL.flatten(1).amax(dim=1) + 1, gains_BK, ideal_BK)
 
 
 def _serve(worth_BN: Tensor, need_BL: Tensor) -> Tensor:

@@ -2,19 +2,22 @@
 """What the metrics look at: a batch of slates beside the truth.
 
 Not a metric, and not how slates are made (slates.py). The one idea: everything that several metrics
-need (which slate items are hits, how a slate spreads over categories) is worked out here once, for
-all users of the batch together, so that a metric is a short function of `JudgedSlates`.
+need (which slate items are hits, how a slate spreads over categories) is worked out once, for all
+users of the batch together, so that a metric is a short function of `JudgedSlates`; and what does
+not depend on the cut-off is worked out of the longest slates alone, see `JudgedSlates.cut`.
 
-Legend: B users, K slate length (the cut-off k), V catalogue, D dims, T targets of a user,
-L labels (categories) of an item, M = K * L labels of a slate.
+Legend: R users of a batch, B those with a target, K slate length (the cut-off k), V catalogue,
+D dims, T targets of a user, L labels (categories) of an item, M = K * L labels of a slate.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Final
+from typing import Any, Final, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +25,9 @@ from torch import Tensor
 from recdiv_core.metrics.facts import CatalogueFacts, check_range
 
 USERS_AT_ONCE: Final = 64
-"""Users whose slate vectors are gathered together: 256 * k * D numbers stay in the cache."""
+"""Users whose slate vectors are gathered together: 64 * k * D numbers stay in the cache."""
+
+Work = TypeVar("Work")
 
 
 @dataclass(frozen=True)
@@ -52,16 +57,54 @@ class JudgedSlates:
         is_hit_BK: bool, the item is one of the user's targets.
         targets_BT: int64 item_index, rising, -1 before the first.
         num_targets_B: int64, >= 1.
+        is_judged_R: bool, the users of the batch that these are: those with a target.
         facts: what is known of the items.
         background: of these users, row by row; None where no metric asks for it.
+        longer: the slates that these are the first places of; None = not cut.
     """
 
     items_BK: Tensor
     is_hit_BK: Tensor
     targets_BT: Tensor
     num_targets_B: Tensor
+    is_judged_R: Tensor
     facts: CatalogueFacts
     background: Background | None = None
+    longer: JudgedSlates | None = None
+    _done: dict[Callable[[JudgedSlates], Any], Any] = field(
+        default_factory=dict[Callable[["JudgedSlates"], Any], Any], init=False, repr=False
+    )
+
+    def cut(self, k: int) -> JudgedSlates:
+        """Return the same users with slates cut to their first k places.
+
+        Raises:
+            ValueError: k outside 1..the cut-off of these.
+        """
+        if not 1 <= k <= self.k:
+            raise ValueError(f"k={k}: slates of {self.k} places can be cut to 1..{self.k}")
+        if k == self.k:
+            return self
+        return replace(
+            self,
+            items_BK=self.items_BK[:, :k],
+            is_hit_BK=self.is_hit_BK[:, :k],
+            longer=self.whole,
+        )
+
+    @property
+    def whole(self) -> JudgedSlates:
+        """Return the longest slates that these were cut from, or these."""
+        return self.longer or self
+
+    def once(self, work: Callable[[JudgedSlates], Work]) -> Work:
+        """Return what a function makes of these slates, worked out the first time it is asked.
+
+        `slates.whole.once(work)` is for what does not depend on the cut-off.
+        """
+        if work not in self._done:
+            self._done[work] = work(self)
+        return self._done[work]
 
     @property
     def k(self) -> int:
@@ -80,12 +123,6 @@ class JudgedSlates:
             raise ValueError("this metric needs a background: histories and places of targets")
         return self.background
 
-    def vectors(self, users: slice) -> Tensor:
-        """Return the unit vectors of the slates of some users, [b, K, D] float32."""
-        items_bK = self.items_BK[users]
-        rows = items_bK.flatten() % len(self.facts.unit_VD)  # -1: the last one, no item
-        return self.facts.unit_VD.index_select(0, rows).view(*items_bK.shape, -1)
-
     @cached_property
     def is_item_BK(self) -> Tensor:
         """Return which places of the slates hold an item."""
@@ -97,45 +134,122 @@ class JudgedSlates:
         return self.is_item_BK.sum(dim=1)
 
     @cached_property
+    def pair_cosines_B(self) -> Tensor:
+        """Return the sum of the cosines of all ordered pairs of each slate's items, float64.
+
+        Without a loop over pairs: |sum e|^2 - sum |e|^2, for vectors e of length 1 or 0. With a
+        background the whole set is asked for, and so is each cosine.
+        """
+        if self.background is None:
+            return self._look_at_vectors(cosines_BKK=None)
+        if self.longer is None:
+            return self._likeness[0]
+        return self.cosines_BKK.flatten(1).sum(dim=1) - self.length_B
+
+    @property
     def cosines_BKK(self) -> Tensor:
         """Return the cosine of every two items of each slate, float64, 0 at empty places.
 
         1 of an item with itself, though it has no vector. (In float32 a product's last digits
         depend on how many users it is taken of.)
         """
-        cosines_BKK = torch.zeros(
-            (self.num_users, self.k, self.k), dtype=torch.float64, device=self.items_BK.device
-        )
-        for start in range(0, self.num_users, USERS_AT_ONCE):
-            users = slice(start, start + USERS_AT_ONCE)
-            vectors_bKD = self.vectors(users).double()
-            torch.bmm(vectors_bKD, vectors_bKD.mT, out=cosines_BKK[users])
+        return self.whole._likeness[1][:, : self.k, : self.k]
+
+    @cached_property
+    def _likeness(self) -> tuple[Tensor, Tensor]:
+        """Return `pair_cosines_B` and `cosines_BKK`: the vectors are fetched once for both."""
+        shape = (self.num_users, self.k, self.k)
+        cosines_BKK = self.facts.unit_VD.new_empty(shape, dtype=torch.float64)
+        pair_cosines_B = self._look_at_vectors(cosines_BKK)
         cosines_BKK.diagonal(dim1=1, dim2=2).copy_(self.is_item_BK)
-        return cosines_BKK
+        return pair_cosines_B, cosines_BKK
+
+    def _look_at_vectors(self, cosines_BKK: Tensor | None) -> Tensor:
+        """Return the sum of the cosines of pairs, and fill in `cosines_BKK` where it is wanted."""
+        unit_VD, squared_norm_V = self.facts.unit_VD, self.facts.squared_norm_V
+        rows_N = self.items_BK.flatten() % len(unit_VD)  # -1: the last one, no item
+        found_ND = unit_VD.new_empty((USERS_AT_ONCE * self.k, unit_VD.shape[1]))
+        wide_ND = torch.empty_like(found_ND, dtype=torch.float64)
+        squared_length_B = squared_norm_V.new_empty(self.num_users)
+        for start in range(0, self.num_users, USERS_AT_ONCE):
+            users = slice(start, min(start + USERS_AT_ONCE, self.num_users))
+            rows_n = rows_N[self.k * users.start : self.k * users.stop]
+            found_nD = torch.index_select(unit_VD, 0, rows_n, out=found_ND[: len(rows_n)])
+            wide_bKD = wide_ND[: len(rows_n)].copy_(found_nD).view(-1, self.k, unit_VD.shape[1])
+            squared_length_B[users] = wide_bKD.sum(dim=1).square().sum(dim=1)
+            if cosines_BKK is None:
+                continue
+            if wide_bKD.is_cuda:
+                torch.bmm(wide_bKD, wide_bKD.mT, out=cosines_BKK[users])
+            else:  # in half the time of torch's
+                np.matmul(wide_bKD.numpy(), wide_bKD.mT.numpy(), out=cosines_BKK[users].numpy())
+        return squared_length_B - squared_norm_V[self.items_BK].sum(dim=1)
+
+    @cached_property
+    def labels_BKL(self) -> Tensor:
+        """Return the categories of the items, int64, padded with -1."""
+        if self.longer is not None:
+            return self.longer.labels_BKL[:, : self.k]
+        return self.facts.categories_VL[self.items_BK]
+
+    @cached_property
+    def sorted_labels(self) -> SortedLabels:
+        """Return the categories of all labels of each slate, sorted; of slates that are not cut."""
+        is_label_BKL = self.labels_BKL >= 0
+        weights_BKL = is_label_BKL / is_label_BKL.sum(dim=2, keepdim=True).clamp(min=1).double()
+        labels_BM, order_BM = self.labels_BKL.flatten(1).sort(dim=1)
+        is_new_BM = torch.zeros_like(labels_BM)
+        is_new_BM[:, 1:] = labels_BM[:, 1:] != labels_BM[:, :-1]
+        category_BM = is_new_BM.cumsum(dim=1)
+        return SortedLabels(
+            torch.full_like(labels_BM, -1).scatter(1, category_BM, labels_BM),
+            category_BM,
+            order_BM.div(max(1, self.labels_BKL.shape[2]), rounding_mode="floor"),
+            weights_BKL.flatten(1).gather(1, order_BM),
+        )
 
     @cached_property
     def category_shares_BM(self) -> Tensor:
-        """Return each slate's distribution over its own categories, float64, in no useful order.
+        """Return each slate's distribution over its own categories, float64, as `distinct_BM`.
 
         An item counts 1, shared equally among its labels; items without any count nothing. A row
         sums to 1 (to 0 without categories) and has as many positive entries as the slate has
         distinct categories. Labels are sorted and equal ones added up, so the cost does not depend
         on the number of categories.
         """
-        labels_BKL = self.facts.categories_VL[self.items_BK]
-        is_label_BKL = labels_BKL >= 0
-        weights_BKL = is_label_BKL / is_label_BKL.sum(dim=2, keepdim=True).clamp(min=1).double()
-        labels_BM, order_BM = labels_BKL.flatten(1).sort(dim=1)
-        weights_BM = weights_BKL.flatten(1).gather(1, order_BM)
-        is_new_BM = torch.zeros_like(labels_BM)
-        is_new_BM[:, 1:] = labels_BM[:, 1:] != labels_BM[:, :-1]
-        sums_BM = torch.zeros_like(weights_BM).scatter_add(1, is_new_BM.cumsum(dim=1), weights_BM)
+        found = self.whole.sorted_labels
+        weights_BM = found.weights_BM
+        if self.longer is not None:
+            weights_BM = weights_BM.masked_fill(found.place_BM >= self.k, 0)
+        sums_BM = torch.zeros_like(weights_BM).scatter_add(1, found.category_BM, weights_BM)
         return sums_BM / sums_BM.sum(dim=1, keepdim=True).clamp(min=1)
 
     @cached_property
     def num_slate_categories_B(self) -> Tensor:
         """Return how many distinct categories each slate shows."""
         return (self.category_shares_BM > 0).sum(dim=1)
+
+    @cached_property
+    def category_entropy_B(self) -> Tensor:
+        """Return the Shannon entropy of each slate's categories, in nats."""
+        return -torch.xlogy(self.category_shares_BM, self.category_shares_BM).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class SortedLabels:
+    """The labels of each slate, rising by category.
+
+    Attributes:
+        distinct_BM: int64 distinct categories, rising, then -1; the first may be -1 = none, too.
+        category_BM: int64 of each label, where its category stands in `distinct_BM`.
+        place_BM: int64, of the item in the slate, from 0.
+        weights_BM: float64 part of the item, 0 where there is no category.
+    """
+
+    distinct_BM: Tensor
+    category_BM: Tensor
+    place_BM: Tensor
+    weights_BM: Tensor
 
 
 def judge(
@@ -186,6 +300,7 @@ def judge(
         is_hit_BK=is_hit_BK,
         targets_BT=targets_BT,
         num_targets_B=(targets_BT >= 0).sum(dim=1),
+        is_judged_R=has_targets_B,
         facts=facts,
         background=background,
     )

@@ -31,7 +31,7 @@ from recdiv_core.metrics.judged import Background, JudgedSlates, judge
 
 UserMetrics = Mapping[str, Callable[[JudgedSlates], Tensor]]
 
-USER_METRICS: Final[UserMetrics] = {
+TARGET_METRICS: Final[UserMetrics] = {
     "precision": accuracy.precision,
     "recall": accuracy.recall,
     "f1": accuracy.f1,
@@ -39,12 +39,19 @@ USER_METRICS: Final[UserMetrics] = {
     "mrr": accuracy.mrr,
     "map": accuracy.map_,
     "ndcg": accuracy.ndcg,
+}
+"""Those of every epoch that ask what the user wanted ..."""
+
+SLATE_METRICS: Final[UserMetrics] = {
     "category_coverage": diversity.category_coverage,
     "ild": diversity.ild,
     "diversity_index": diversity.diversity_index,
     "homogeneity": diversity.homogeneity,
     "novelty": exposure.novelty,
 }
+"""... and those that look at the slate alone."""
+
+USER_METRICS: Final[UserMetrics] = {**TARGET_METRICS, **SLATE_METRICS}
 """Averaged over users: slates of a batch -> [B] float64. Those of every epoch."""
 
 SYSTEM_METRICS: Final[Mapping[str, Callable[[Tensor], float]]] = {
@@ -178,16 +185,21 @@ def tally_slates(
         ValueError: see `judged.judge`.
     """
     slates = judge(slates_BK, targets_BT, facts, k=k, background=background)
+    return tally_judged(slates, metrics)
+
+
+def tally_judged(slates: JudgedSlates, metrics: UserMetrics = USER_METRICS) -> Tally:
+    """Sum the metrics of judged slates; of `slates.cut(k)` those of a shorter cut-off."""
 
     def count(items: Tensor) -> Tensor:
-        return torch.bincount(items, minlength=facts.num_items)
+        return torch.bincount(items, minlength=slates.facts.num_items)
 
     return Tally(
-        k=k,
+        k=slates.k,
         names=tuple(metrics),
         num_users=slates.items_BK.new_tensor(slates.num_users),
-        num_users_without_targets=slates.items_BK.new_tensor(slates_BK.shape[0] - slates.num_users),
-        sums=torch.stack([metric(slates).sum() for metric in metrics.values()]),
+        num_users_without_targets=(~slates.is_judged_R).sum(),
+        sums=torch.stack([slates.once(metric).sum() for metric in metrics.values()]),
         exposure_V=count(slates.items_BK[slates.is_item_BK]),
         hits_V=count(slates.items_BK[slates.is_hit_BK]),
         targets_V=count(slates.targets_BT[slates.targets_BT >= 0]),

@@ -1,9 +1,16 @@
 """A checkpoint judged by itself: the figures of its training, on any number of workers."""
 
+import itertools
 import json
+import shutil
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from recdiv_core.evaluate import checkpoint_config, evaluate
+from recdiv_core.schema import EVAL_EXAMPLE, read_manifest
 from tests.cluster.conftest import figures_of, run
 
 pytestmark = pytest.mark.ray
@@ -27,6 +34,57 @@ def test_figures_are_those_of_the_training(trained, tmp_path, num_workers: int):
     assert judged["fairness"].keys() == {"user", "query", "popularity", "category"}
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written == {name: judged[name] for name in ("split", "k", "num_users", "metrics")}
+
+
+@pytest.fixture
+def users_101(shop, tmp_path) -> Path:
+    """Return the shop with 101 users held out: the last two items that each met, in training."""
+    prepared = tmp_path / "prepared"
+    shutil.copytree(shop.prepared, prepared)
+    rows = pq.read_table(prepared / "train", columns=["items"]).to_pylist()
+    held_out = [
+        {
+            "user_id": str(index),
+            "history": row["items"][:-2],
+            "targets": [*{*row["items"][-2:]}],
+            "query": index % 3 - 1,  # some ask for nothing
+            "is_cold_user": index % 5 == 0,
+        }
+        for index, row in enumerate(itertools.islice(itertools.cycle(rows), 101))
+    ]
+    for path in (prepared / "test").iterdir():
+        path.unlink()
+    table = pa.Table.from_pylist(held_out, EVAL_EXAMPLE)
+    pq.write_table(table, prepared / "test" / "part-00000.parquet", row_group_size=16)
+    manifest = read_manifest(prepared)
+    counts = {**manifest.num_examples, "test": 101}
+    changed = manifest.model_copy(update={"num_examples": counts})
+    (prepared / "manifest.json").write_text(changed.model_dump_json())
+    return prepared
+
+
+def test_no_figure_depends_on_the_number_of_workers(trained, users_101):
+    checkpoint = Path(trained["checkpoint"])
+    # 26 batches, the last of one user; two workers at once, so that Ray starts no more processes
+    settings = [
+        f"data.prepared={users_101}",
+        "eval.batch_size=4",
+        "eval.cutoffs=[1,5]",
+        "scaling.cpus_per_worker=2",
+    ]
+    alone, *shared = (
+        evaluate(checkpoint_config(checkpoint, [*settings, f"scaling.num_workers={n}"]), checkpoint)
+        for n in (1, 2, 3, 5)
+    )
+    assert alone["num_users"] + alone["num_users_without_targets"] == 101
+    assert len(alone["metrics"]) > 90
+    for judged in shared:
+        assert judged["num_users"] == alone["num_users"]
+        assert judged["metrics"] == pytest.approx(alone["metrics"], rel=1e-9, abs=1e-12)
+        for part in ("slices", "fairness"):
+            assert judged[part].keys() == alone[part].keys()
+            for name, figures in alone[part].items():
+                assert judged[part][name] == pytest.approx(figures, rel=1e-9, abs=1e-12)
 
 
 def test_re_ranking_diversifies_the_slates_of_a_checkpoint(trained):
