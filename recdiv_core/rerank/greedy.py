@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
 from recdiv_core.rerank.candidates import Candidates, Options, check_candidates
+from recdiv_core.rerank.quota import Quota, without_excluded
+from recdiv_core.rerank.repair import Places, Repairs
 
 CPU_TILE_BYTES: Final = 6 << 20
 """About a core's share of the caches; a larger tile calls fewer operations and misses more."""
@@ -41,6 +43,18 @@ class Novelty:
     after: Callable[[Tensor], Tensor]
 
 
+class Gate(Protocol):
+    """What decides, before each choice, which candidates may come."""
+
+    def hold_back(self, objective_BWC: Tensor) -> None:
+        """Set the objective of those that may not to -inf."""
+        ...
+
+    def add(self, best_BW: Tensor, objective_BWC: Tensor) -> None:
+        """Hear of the choices just made, and of what they were chosen by."""
+        ...
+
+
 NoveltyOf = Callable[[Candidates, int, int, Options], Novelty]
 """candidates of a tile, k, number of dials, options -> Novelty."""
 
@@ -58,21 +72,32 @@ def choose(
     (rerank/__init__.py).
     """
     check_candidates(candidates, k, dials, options)
+    candidates = without_excluded(candidates, options.rules)
     num_users, num_candidates = candidates.scores_BC.shape
     steps = min(k, num_candidates)
     chosen_BWK = candidates.items_BC.new_full((num_users, len(dials), k), -1)
+    if not dials:
+        return chosen_BWK
     size = _tile_size(candidates, k, len(dials))
+    repairs = Repairs(options.rules, k)
+
+    def choose_tile(tile: Candidates, gate: Gate | None) -> Tensor:
+        return _choose_tile(novelty_of(tile, k, len(dials), options), tile, steps, dials, gate)
+
     for start in range(0, num_users, size):
         tile = candidates.of_users(start, start + size)
-        picks_BWK = _choose_tile(novelty_of(tile, k, len(dials), options), tile, steps, dials)
-        num_real_B11 = tile.is_real_BC.sum(dim=1)[:, None, None]
-        is_end = torch.arange(steps, device=picks_BWK.device) >= num_real_B11
-        chosen_BWK[start : start + size, :, :steps] = picks_BWK.masked_fill(is_end, -1)
+        quota = Quota(tile, k, len(dials), options.rules) if options.rules else None
+        picks_BWK = choose_tile(tile, quota)
+        if quota is not None and bool(quota.is_stuck_BW.any()):
+            _choose_again(choose_tile, tile, picks_BWK, quota.is_stuck_BW, repairs)
+        chosen_BWK[start : start + size, :, :steps] = picks_BWK
     return chosen_BWK
 
 
-def _choose_tile(novelty: Novelty, tile: Candidates, steps: int, dials: Sequence[float]) -> Tensor:
-    """Return the first `steps` choices; behind a user's last real candidate they mean nothing."""
+def _choose_tile(
+    novelty: Novelty, tile: Candidates, steps: int, dials: Sequence[float], gate: Gate | None
+) -> Tensor:
+    """Return the first `steps` choices, -1 behind a user's last real candidate."""
     weigh_W1, keep_W1 = weights(dials, novelty.relevance_BC.device)
     is_padding_B1C = ~tile.is_real_BC[:, None]
     relevance_B1C = novelty.relevance_BC[:, None]
@@ -84,12 +109,37 @@ def _choose_tile(novelty: Novelty, tile: Candidates, steps: int, dials: Sequence
         objective_BWC = torch.addcmul(left_BWC, weigh_W1, novelty.first_BWC)
     picks_KBW = left_BWC.new_empty((steps, *left_BWC.shape[:2]), dtype=torch.int64)
     for step in range(steps):
+        if gate is not None:
+            gate.hold_back(objective_BWC)
         best_BW = _first_largest(objective_BWC)
         picks_KBW[step] = best_BW
+        if gate is not None:
+            gate.add(best_BW, objective_BWC)
         if step + 1 < steps:
             left_BWC.scatter_(2, best_BW[..., None], -torch.inf)
             torch.addcmul(left_BWC, weigh_W1, novelty.after(best_BW), out=objective_BWC)
-    return picks_KBW.permute(1, 2, 0)
+    num_real_B11 = tile.is_real_BC.sum(dim=1)[:, None, None]
+    is_end_B1K = torch.arange(steps, device=picks_KBW.device) >= num_real_B11
+    return picks_KBW.permute(1, 2, 0).masked_fill(is_end_B1K, -1)
+
+
+def _choose_again(
+    choose_tile: Callable[[Candidates, Gate], Tensor],
+    tile: Candidates,
+    picks_BWK: Tensor,
+    is_stuck_BW: Tensor,
+    repairs: Repairs,
+) -> None:
+    """Choose the slates that are stuck leniently, and those that still break too much exactly."""
+    user_b = is_stuck_BW.any(dim=1).nonzero()[:, 0]
+    stuck, is_stuck_bW = tile.of_rows(user_b), is_stuck_BW[user_b]
+    quota = Quota(stuck, repairs.k, is_stuck_bW.shape[1], repairs.rules, is_strict=False)
+    picks_bWK = torch.where(is_stuck_bW[..., None], choose_tile(stuck, quota), picks_BWK[user_b])
+    is_better_bW, allowed_bWKC = repairs.allowed(stuck, picks_bWK, is_stuck_bW)
+    if bool(is_better_bW.any()):
+        again_bWK = choose_tile(stuck, Places(allowed_bWKC))
+        picks_bWK = torch.where(is_better_bW[..., None], again_bWK, picks_bWK)
+    picks_BWK[user_b] = picks_bWK
 
 
 def weights(dials: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
