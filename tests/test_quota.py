@@ -422,7 +422,7 @@ def hard_world():
 def test_beyond_the_budget_slates_stay_as_they_were_chosen_step_by_step(monkeypatch):
     candidates, rules = hard_world()
     exact = RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
-    monkeypatch.setattr(repair, "MOST_PROGRAMS", 0)
+    monkeypatch.setattr(repair, "MOST_WORK", 0)
     stepwise = RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
     num_broken = [
         int(gave_way(rules, items_of(candidates, chosen)).any(dim=2).sum())
@@ -439,7 +439,7 @@ def test_the_budget_is_that_of_a_call(monkeypatch):
     monkeypatch.setattr(
         program.Program, "solve", lambda self: (solved.append(self), solve(self))[1]
     )
-    monkeypatch.setattr(repair, "MOST_PROGRAMS", 3)
+    monkeypatch.setattr(repair, "MOST_WORK", 3 * repair.WINDOWED_WORK)
     candidates, rules = hard_world()
     RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
     assert len(solved) == 3
@@ -449,7 +449,7 @@ def test_a_solver_without_an_answer_leaves_the_slate(monkeypatch):
     monkeypatch.setattr(program.Program, "solve", lambda self: None)
     candidates, rules = hard_world()
     exact = RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
-    monkeypatch.setattr(repair, "MOST_PROGRAMS", 0)
+    monkeypatch.setattr(repair, "MOST_WORK", 0)
     assert torch.equal(RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules)), exact)
 
 

@@ -411,7 +411,8 @@ def num_distinct(labels_NE: Tensor) -> Tensor:
 def least_breaches(rules: Sequence[Rule], candidates: Candidates, k: int) -> Tensor:
     """Count how far from each rule by itself any slate must be, [B, R] int64, or less.
 
-    Less, where counting does not tell: `at most` in a window, or of items with several labels.
+    Less, where counting does not tell: `at most` in windows that overlap, or of items with several
+    labels.
     """
     counts = [_least_breach(rule, rule_labels(rule, candidates), candidates, k) for rule in rules]
     return torch.stack(counts, dim=1)
@@ -428,7 +429,9 @@ def _least_breach(rule: Rule, labels_BCL: Tensor, candidates: Candidates, k: int
     elif rule.kind == "distinct":
         most_B = (labels_BCL >= 0).sum(dim=2).amax(dim=1)
         least_B = rule.count - torch.minimum(num_distinct(labels_BE), most_B * places_B)
-    elif rule.kind == "at most" and labels_BE.shape == is_real_BC.shape and not rule.window:
+    elif rule.kind == "at most" and labels_BE.shape == is_real_BC.shape:
         is_free_BC = (labels_BE < 0) | (earlier_alike(labels_BE) < rule.count)
-        least_B = places_B - (is_free_BC & is_real_BC).sum(dim=1)
+        width_B = places_B.clamp_max(rule.window) if rule.window else places_B
+        over_B = (width_B - (is_free_BC & is_real_BC).sum(dim=1)).clamp_min(0)
+        least_B = over_B * (places_B - width_B + 1)
     return least_B.clamp_min(0)

@@ -7,7 +7,7 @@ says which candidates a slate must be made of to break as little as possible, ne
 chosen; at which places, where a rule has a window. The re-ranker then chooses again among these
 alone.
 
-The work is limited: MOST_PROGRAMS a call, each with limits of its own. Users beyond that keep what
+The work is limited: MOST_WORK a call, and by limits of each program. Users beyond that keep what
 was chosen step by step. How little can be broken depends on how many candidates have which labels
 and on nothing else: it is asked once for all users who are alike in that.
 
@@ -28,8 +28,10 @@ from recdiv_core.rerank.candidates import Candidates, Rule
 from recdiv_core.rerank.program import Array, Program, breach_costs
 from recdiv_core.rerank.quota import breaches, least_breaches, rule_labels
 
-MOST_PROGRAMS: Final = 64
-"""Programs that a call may solve, of a few milliseconds each; with windows, of some ten."""
+MOST_WORK: Final = 64
+"""Programs that a call may solve, of some milliseconds each ..."""
+WINDOWED_WORK: Final = 8
+"""... and as how many of them one counts that has places in it, and may take a second."""
 ENOUGH: Final = 0.5
 """Costs are whole numbers: what costs less by this much costs less."""
 
@@ -40,12 +42,14 @@ class Repairs:
     Attributes:
         rules: to be kept.
         k: slate length.
-        num_solved: programs so far.
+        work: done so far.
     """
 
     def __init__(self, rules: Sequence[Rule], k: int) -> None:
         self.rules, self.k = rules, k
-        self.num_solved = 0
+        self.work = 0
+        is_windowed = any(rule.kind == "at most" and 0 < rule.window < k for rule in rules)
+        self._work_of_one = WINDOWED_WORK if is_windowed else 1
         self._least_costs: dict[tuple[bytes, bytes, int], float] = {}
 
     def allowed(
@@ -102,9 +106,9 @@ class Repairs:
             None if nothing better is found within the budget.
         """
         least = self._least_cost(labels, len(chosen_P))
-        if least is None or least > cost - ENOUGH or self.num_solved >= MOST_PROGRAMS:
+        if least is None or least > cost - ENOUGH or self.work >= MOST_WORK:
             return None
-        self.num_solved += 1
+        self.work += self._work_of_one
         program = Program(self.rules, labels, np.ones(len(labels[0])), len(chosen_P), self.k)
         program.prefer(chosen_P)
         solution = program.solve()
@@ -118,9 +122,9 @@ class Repairs:
         counts_N = np.minimum(counts_N, num_places)
         key = (kinds.tobytes(), counts_N.tobytes(), num_places)
         if key not in self._least_costs:
-            if self.num_solved >= MOST_PROGRAMS:
+            if self.work >= MOST_WORK:
                 return None
-            self.num_solved += 1
+            self.work += self._work_of_one
             ends = np.cumsum([own_NL.shape[1] for own_NL in labels])[:-1]
             kind_labels = np.split(kinds, ends, axis=1)
             program = Program(self.rules, kind_labels, counts_N, num_places, self.k)
