@@ -98,15 +98,16 @@ value='Acme', window=5, item_id='')
             _check_numbers(rule, said.get("window"))
             return rule
     raise ValueError(
-        f"{text!r} is no rule{_nearest_form(text)}; allowed are {', '.join(FORMS.values())}"
+        f"rerank.rules: {text!r} is no rule{_nearest_form(text)}; allowed are "
+        f"{', '.join(FORMS.values())}"
     )
 
 
 def _check_numbers(rule: SlateRule, window: str | None) -> None:
     if rule.kind in ("at least", "distinct") and not rule.count:
-        raise ValueError(f"{rule.text!r} asks for nothing: the number must be at least 1")
+        raise ValueError(f"rerank.rules: {rule.text!r} asks for nothing: allowed is 1 or more")
     if window is not None and not rule.window:
-        raise ValueError(f"{rule.text!r}: a window must have at least 1 place")
+        raise ValueError(f"rerank.rules: {rule.text!r}: a window must have at least 1 place")
 
 
 def _nearest_form(text: str) -> str:

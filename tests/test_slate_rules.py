@@ -62,7 +62,7 @@ def test_a_rule_is_read(text, fields):
         ("exclud A", "did you mean 'exclude ITEM_ID'"),
         ("", "'' is no rule; allowed are at most M"),
         ("2 of brand", "is no rule; allowed are at most M"),
-        ("at least 0 of brand=A", "asks for nothing: the number must be at least 1"),
+        ("at least 0 of brand=A", "asks for nothing: allowed is 1 or more"),
         ("at least 0 distinct brand", "asks for nothing"),
         ("at most 1 of brand in 0", "a window must have at least 1 place"),
     ],

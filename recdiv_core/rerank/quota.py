@@ -50,6 +50,49 @@ MANY: Final = 1 << 20
 """Places to spare of a slate that is full."""
 
 
+def exclude(scores_BV: Tensor, rules: Sequence[Rule]) -> None:
+    """Set the scores of items that no slate may hold to -inf, so that others become candidates."""
+    for rule in rules:
+        if rule.kind == "exclude":
+            scores_BV[:, (rule.labels_VL >= 0).any(dim=1)] = -torch.inf
+
+
+def with_included(
+    scores_BV: Tensor, scores_BC: Tensor, items_BC: Tensor, rules: Sequence[Rule]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add the items that every slate has to hold to the candidates, where they are not there.
+
+    Items without a score, such as those seen, are not added.
+
+    Args:
+        scores_BV: of the whole catalogue.
+        scores_BC: of the candidates, falling; all other items score less.
+        items_BC: the candidates.
+        rules: of which `include` counts.
+
+    Returns:
+        scores_BC, the scores to rank by and items_BC. An item that was added is ranked as if it
+        scored what the last candidate does: one far behind would change what the dial weighs.
+    """
+    including = [rule.labels_VL for rule in rules if rule.kind == "include"]
+    if not including:
+        return scores_BC, scores_BC, items_BC
+    item_I = (torch.cat(including, dim=1) >= 0).any(dim=1).nonzero()[:, 0]
+    is_there_BI = (items_BC[..., None] == item_I).any(dim=1)
+    own_BI, order_BI = (
+        scores_BV[:, item_I]
+        .masked_fill(is_there_BI, -torch.inf)
+        .sort(dim=1, descending=True, stable=True)
+    )
+    least_B1 = scores_BC[:, -1:]
+    ranked_BI = torch.where(own_BI > -torch.inf, least_B1, -torch.inf)
+    return (
+        torch.cat([scores_BC, own_BI], dim=1),
+        torch.cat([scores_BC, ranked_BI], dim=1),
+        torch.cat([items_BC, item_I[order_BI]], dim=1),
+    )
+
+
 def without_excluded(candidates: Candidates, rules: Sequence[Rule]) -> Candidates:
     """Make padding of the candidates that no slate may hold."""
     excluding = [rule for rule in rules if rule.kind == "exclude"]
