@@ -79,7 +79,7 @@ def choose(
     if not dials:
         return chosen_BWK
     size = _tile_size(candidates, k, len(dials))
-    repairs = Repairs(options.rules, k)
+    is_stuck_BW = torch.zeros_like(chosen_BWK[..., 0], dtype=torch.bool)
 
     def choose_tile(tile: Candidates, gate: Gate | None) -> Tensor:
         return _choose_tile(novelty_of(tile, k, len(dials), options), tile, steps, dials, gate)
@@ -87,10 +87,18 @@ def choose(
     for start in range(0, num_users, size):
         tile = candidates.of_users(start, start + size)
         quota = Quota(tile, k, len(dials), options.rules) if options.rules else None
-        picks_BWK = choose_tile(tile, quota)
-        if quota is not None and bool(quota.is_stuck_BW.any()):
-            _choose_again(choose_tile, tile, picks_BWK, quota.is_stuck_BW, repairs)
-        chosen_BWK[start : start + size, :, :steps] = picks_BWK
+        chosen_BWK[start : start + size, :, :steps] = choose_tile(tile, quota)
+        if quota is not None:
+            is_stuck_BW[start : start + size] = quota.is_stuck_BW
+    repairs = Repairs(options.rules, k)
+    stuck_N = is_stuck_BW.any(dim=1).nonzero()[:, 0]
+    for start in range(0, len(stuck_N), size):
+        user_b = stuck_N[start : start + size]
+        stuck, is_stuck_bW = candidates.of_rows(user_b), is_stuck_BW[user_b]
+        again_bWK = _choose_again(choose_tile, stuck, is_stuck_bW, repairs)
+        chosen_bWK = chosen_BWK[user_b]
+        chosen_bWK[..., :steps][is_stuck_bW] = again_bWK[is_stuck_bW]
+        chosen_BWK[user_b] = chosen_bWK
     return chosen_BWK
 
 
@@ -126,20 +134,16 @@ def _choose_tile(
 def _choose_again(
     choose_tile: Callable[[Candidates, Gate], Tensor],
     tile: Candidates,
-    picks_BWK: Tensor,
     is_stuck_BW: Tensor,
     repairs: Repairs,
-) -> None:
-    """Choose the slates that are stuck leniently, and those that still break too much exactly."""
-    user_b = is_stuck_BW.any(dim=1).nonzero()[:, 0]
-    stuck, is_stuck_bW = tile.of_rows(user_b), is_stuck_BW[user_b]
-    quota = Quota(stuck, repairs.k, is_stuck_bW.shape[1], repairs.rules, is_strict=False)
-    picks_bWK = torch.where(is_stuck_bW[..., None], choose_tile(stuck, quota), picks_BWK[user_b])
-    is_better_bW, allowed_bWKC = repairs.allowed(stuck, picks_bWK, is_stuck_bW)
-    if bool(is_better_bW.any()):
-        again_bWK = choose_tile(stuck, Places(allowed_bWKC))
-        picks_bWK = torch.where(is_better_bW[..., None], again_bWK, picks_bWK)
-    picks_BWK[user_b] = picks_bWK
+) -> Tensor:
+    """Choose slates of what keeps the rules, or breaks the least.
+
+    What that is comes from a lenient quota, and where that is not enough from an exact solver.
+    """
+    quota = Quota(tile, repairs.k, is_stuck_BW.shape[1], repairs.rules, is_strict=False)
+    allowed_BWKC = repairs.allowed(tile, choose_tile(tile, quota), is_stuck_BW)
+    return choose_tile(tile, Places(allowed_BWKC))
 
 
 def weights(dials: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:

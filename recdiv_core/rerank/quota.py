@@ -110,7 +110,8 @@ class Quota:
 
     It is strict at first: what would break a rule for certain is held back, and whom that leaves
     without a candidate is stuck. Slates of these users are chosen once more by a lenient one: it
-    holds back what breaks more than others do, and keeps a place free for each rule by itself.
+    holds back what breaks more than others do, and lets what is asked for come first: put off, it
+    may have been barred by then.
     """
 
     def __init__(
@@ -162,9 +163,9 @@ class Quota:
         penalty_BWC = torch.zeros_like(objective_BWC) if missed_BWC is None else missed_BWC
         for ceiling in self._ceilings:
             penalty_BWC.add_(ceiling.is_reached(), alpha=PENALTIES["at most"])
-        penalty_BWC.masked_fill_(objective_BWC == -torch.inf, torch.inf)
-        is_worse_BWC = penalty_BWC > penalty_BWC.amin(dim=2, keepdim=True)
-        objective_BWC.masked_fill_(is_worse_BWC, -torch.inf)
+        _keep_least(objective_BWC, penalty_BWC)
+        if self._needs is not None:
+            _keep_least(objective_BWC, self._needs.unserved())
 
     def _missed(self, objective_BWC: Tensor) -> Tensor | None:
         """Weigh what each candidate would leave no places for; None while there are enough."""
@@ -185,6 +186,13 @@ class Quota:
             ceiling.add(best_BW)
         if self._needs is not None:
             self._needs.add(best_BW)
+
+
+def _keep_least(objective_BWC: Tensor, penalty_BWC: Tensor) -> None:
+    """Set the objective to -inf of what has more than the least penalty of those left."""
+    penalty_BWC.masked_fill_(objective_BWC == -torch.inf, torch.inf)
+    is_worse_BWC = penalty_BWC > penalty_BWC.amin(dim=2, keepdim=True)
+    objective_BWC.masked_fill_(is_worse_BWC, -torch.inf)
 
 
 def _set_few(target: Tensor, value: float, where: Tensor) -> None:
@@ -322,6 +330,13 @@ class _Needs:
                     places_BWC = after_B11 + _saved(total_met_BWC, objective_BWC, after_B11)
                 missed_BWC.add_(total_short_BWC > places_BWC, alpha=need.penalty)
         return missed_BWC
+
+    def unserved(self) -> Tensor:
+        """Weigh the rules that ask for items and get none from a candidate, [B, W, C]."""
+        unserved_BWC = torch.zeros_like(self._asking[0].gains_BWC)
+        for need in self._asking:
+            unserved_BWC.add_((need.lacks_BW1 > 0) & (need.gains_BWC == 0), alpha=need.penalty)
+        return unserved_BWC
 
     def add(self, best_BW: Tensor) -> None:
         for need in self._asking:

@@ -1,11 +1,11 @@
 # pyright: strict
 """The way out where choosing step by step has broken rules: an exact look at the whole slate.
 
-Not on the common path: only slates that quota.py was stuck with come here, and of these only those
-that break more than counting shows to be inevitable. The one idea: an integer program (program.py)
-says which candidates a slate must be made of to break as little as possible, nearest to what was
-chosen; at which places, where a rule has a window. The re-ranker then chooses again among these
-alone.
+Not on the common path: only slates that a strict quota was stuck with come here, and only those
+that break more, chosen leniently, than counting shows to be inevitable are solved. The one idea: an
+integer program (program.py) says which candidates a slate must be made of to break as little as
+possible, nearest to what was chosen; at which places, where a rule has a window. The re-ranker then
+chooses again among these alone.
 
 The work is limited: MOST_WORK a call, and by limits of each program. Users beyond that keep what
 was chosen step by step. How little can be broken depends on how many candidates have which labels
@@ -49,50 +49,64 @@ class Repairs:
         self.rules, self.k = rules, k
         self.work = 0
         is_windowed = any(rule.kind == "at most" and 0 < rule.window < k for rule in rules)
+        self._is_windowed = is_windowed
         self._work_of_one = WINDOWED_WORK if is_windowed else 1
         self._least_costs: dict[tuple[bytes, bytes, int], float] = {}
 
-    def allowed(
-        self, tile: Candidates, picks_BWK: Tensor, is_broken_BW: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Find which candidates may stand at which places, of slates that can be bettered.
+    def allowed(self, tile: Candidates, picks_BWK: Tensor, is_stuck_BW: Tensor) -> Tensor:
+        """Find which candidates may stand at which places when slates are chosen once more.
+
+        Those of a better slate where there is one, and else of the slate that there is. Without
+        windows they may stand in any order: the re-ranker puts them in its own.
 
         Args:
             tile: whose slates they are, without excluded candidates.
             picks_BWK: places chosen, -1 behind the end.
-            is_broken_BW: which slates may break a rule.
+            is_stuck_BW: which slates are to be chosen once more.
 
         Returns:
-            is_better_BW, of which slates there is a better one; allowed_BWKC bool, all True for the
-            others.
+            [B, W, K, C] bool.
         """
         items_BWC = tile.items_BC[:, None].expand(-1, picks_BWK.shape[1], -1)
         items_BWK = items_BWC.gather(2, picks_BWK.clamp_min(0)).masked_fill(picks_BWK < 0, -1)
-        broken_BWR = breaches(self.rules, items_BWK)
-        is_open_BW = (broken_BWR > least_breaches(self.rules, tile, self.k)[:, None]).any(dim=2)
-        is_better_BW = torch.zeros_like(is_broken_BW)
-        allowed_BWKC = torch.ones(
-            (*items_BWK.shape, items_BWC.shape[2]), dtype=torch.bool, device=picks_BWK.device
+        allowed_BWKC = picks_BWK[..., None] == torch.arange(
+            items_BWC.shape[2], device=picks_BWK.device
         )
+        if not self._is_windowed:
+            allowed_BWKC = allowed_BWKC.any(dim=2, keepdim=True).repeat(1, 1, picks_BWK.shape[2], 1)
+        broken_BWR = breaches(self.rules, items_BWK)
+        least_B1R = least_breaches(self.rules, tile, self.k)[:, None]
+        is_open_BW = (broken_BWR > least_B1R).any(dim=2) & is_stuck_BW
+        if bool(is_open_BW.any()):
+            self._allow_better(tile, picks_BWK, broken_BWR, is_open_BW, allowed_BWKC)
+        return allowed_BWKC
+
+    def _allow_better(
+        self,
+        tile: Candidates,
+        picks_BWK: Tensor,
+        broken_BWR: Tensor,
+        is_open_BW: Tensor,
+        allowed_BWKC: Tensor,
+    ) -> None:
+        """Write the candidates of better slates, where they are found, over those allowed."""
         labels = [_numpy(rule_labels(rule, tile)) for rule in self.rules]
         labels = [_binding(rule, own_BCL) for rule, own_BCL in zip(self.rules, labels, strict=True)]
         costs_R = breach_costs(self.rules, [own_BCL.shape[2] for own_BCL in labels], self.k)
         is_real_BC, picks = _numpy(tile.is_real_BC), _numpy(picks_BWK)
         cost_BW = _numpy(broken_BWR) @ costs_R
-        for user, dial in np.argwhere(_numpy(is_open_BW & is_broken_BW)).tolist():
+        for user, dial in np.argwhere(_numpy(is_open_BW)).tolist():
             real_N = np.flatnonzero(is_real_BC[user])
             own = [own_BCL[user, real_N] for own_BCL in labels]
             place_C: Array = is_real_BC[user].cumsum() - 1
             chosen_P: Array = place_C[picks[user, dial][picks[user, dial] >= 0]]
             found_PN = self._better(own, chosen_P, float(cost_BW[user, dial]))
             if found_PN is not None:
-                is_better_BW[user, dial] = True
                 allowed_PC = np.zeros((len(chosen_P), is_real_BC.shape[1]), dtype=bool)
                 allowed_PC[:, real_N] = found_PN
                 allowed_BWKC[user, dial, : len(chosen_P)] = torch.as_tensor(
                     allowed_PC, device=allowed_BWKC.device
                 )
-        return is_better_BW, allowed_BWKC
 
     def _better(self, labels: list[Array], chosen_P: Array, cost: float) -> Array | None:
         """Return which candidates may stand at which places, [P, N] bool.
