@@ -119,7 +119,7 @@ def _choose_tile(
     for step in range(steps):
         if gate is not None:
             gate.hold_back(objective_BWC)
-        best_BW = _first_largest(objective_BWC)
+        best_BW = first_largest(objective_BWC)
         picks_KBW[step] = best_BW
         if gate is not None:
             gate.add(best_BW, objective_BWC)
@@ -152,7 +152,7 @@ def weights(dials: Sequence[float], device: torch.device) -> tuple[Tensor, Tenso
     return weigh_W[:, None].float(), (1 - weigh_W)[:, None].float()
 
 
-def _first_largest(objective_BWC: Tensor) -> Tensor:
+def first_largest(objective_BWC: Tensor) -> Tensor:
     """Return where each row is largest; of equal ones the first."""
     if objective_BWC.device.type == "cpu":  # numpy's is vectorised: three times as fast
         return torch.from_numpy(objective_BWC.detach().numpy().argmax(axis=2))  # pyright: ignore[reportUnknownMemberType]
