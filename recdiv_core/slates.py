@@ -14,7 +14,7 @@ import torch
 from recdiv_core.losses.soft_slates import ItemTraits, history_shares
 from recdiv_core.models.top_scores import top_scores
 from recdiv_core.rerank import RERANKERS, Candidates, Options
-from recdiv_core.rerank.quota import exclude, with_included
+from recdiv_core.rerank.quota import exclude, with_wanted
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class SlatePolicy:
         filter_seen: leave out items of the user's history.
         method: name of the re-ranker.
         diversity: its dial, 0 = the order of the scores.
-        num_candidates: top-scored items that the re-ranker chooses from; those of `include` come
-            besides.
+        num_candidates: top-scored items that the re-ranker chooses from; what rules ask
+            for and is not among them comes besides.
         logit_adjustment: times log popularity, taken off the scores first. Menon et al., 2021,
             Long-Tail Learning via Logit Adjustment, post hoc.
         options: what re-rankers can be told besides the dial, and the rules.
@@ -77,7 +77,7 @@ def make_slates(
     is_reranked = policy.method != "none" and policy.diversity > 0
     depth = policy.num_candidates if is_reranked or rules else policy.k
     scores_BC, candidates_BC = top_scores(scores_BV, min(depth, scores_BV.shape[1]))
-    scores_BC, ranked_BC, candidates_BC = with_included(scores_BV, scores_BC, candidates_BC, rules)
+    scores_BC, ranked_BC, candidates_BC = with_wanted(scores_BV, scores_BC, candidates_BC, rules)
     history_BG = (
         history_shares(seen_user_S, seen_item_S, traits, len(scores_BC))
         if is_reranked

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.rerank import RERANKERS, Options
 from recdiv_core.rerank.candidates import Rule
+from recdiv_core.rerank.quota import with_wanted
 from recdiv_core.slates import SlatePolicy, count_above, make_slates
 from tests.oracles import mmr_slate
 
@@ -261,3 +262,31 @@ def test_rules_bind_every_method_at_every_dial(method):
         chosen = {"method": method, "diversity": diversity, "num_candidates": 12, "k": 4}
         slates, _ = slates_of(7, [[], [1, 2]], **chosen, options=Options(rules=rules))
         assert (slates % 4).sort(dim=1).values.tolist() == [[0, 1, 2, 3]] * 2
+
+
+def test_items_that_are_asked_for_and_lack_among_the_candidates_come_besides():
+    order, scores = plain_order(8)
+    wanted = sorted(order[6:], key=order.index)  # none among the six candidates
+    labels = torch.full((NUM_ITEMS, 1), -1)
+    labels[wanted] = 0
+    rules = Options(rules=(Rule("at least", labels, 2), item_rule("include", wanted[0])))
+    slates, found = slates_of(8, [[]], num_candidates=6, k=5, options=rules)
+    assert slates[0].tolist()[:4] == [*order[:3], wanted[0]]
+    assert slates[0].tolist()[4] in wanted
+    assert torch.equal(found[0], scores[[*order[:3], *wanted[:2]]])  # two score alike
+
+
+def test_only_as_many_come_besides_as_lack():
+    states, items, _ = world(9, num_users=3)
+    scores = states @ items.T
+    labels = torch.where(torch.arange(NUM_ITEMS) % 3 == 0, 0, -1)[:, None]
+    top_scores, top_items = scores.topk(5, dim=1)
+    own, ranked, candidates = with_wanted(
+        scores, top_scores, top_items, [Rule("at least", labels, 3)]
+    )
+    num_there = (top_items % 3 == 0).sum(dim=1)
+    assert torch.equal(own.isfinite().sum(dim=1), 5 + (3 - num_there).clamp_min(0))
+    is_added = own.isfinite() & (torch.arange(own.shape[1]) >= 5)
+    assert bool((candidates[is_added] % 3 == 0).all())
+    assert torch.equal(own[is_added], scores.gather(1, candidates)[is_added])
+    assert torch.equal(ranked[is_added], top_scores[:, -1:].expand_as(ranked)[is_added])

@@ -57,10 +57,10 @@ def exclude(scores_BV: Tensor, rules: Sequence[Rule]) -> None:
             scores_BV[:, (rule.labels_VL >= 0).any(dim=1)] = -torch.inf
 
 
-def with_included(
+def with_wanted(
     scores_BV: Tensor, scores_BC: Tensor, items_BC: Tensor, rules: Sequence[Rule]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Add the items that every slate has to hold to the candidates, where they are not there.
+    """Add to the candidates the best items that `include` and `at least` ask for and lack there.
 
     Items without a score, such as those seen, are not added.
 
@@ -68,28 +68,38 @@ def with_included(
         scores_BV: of the whole catalogue.
         scores_BC: of the candidates, falling; all other items score less.
         items_BC: the candidates.
-        rules: of which `include` counts.
+        rules: of which these two kinds count.
 
     Returns:
         scores_BC, the scores to rank by and items_BC. An item that was added is ranked as if it
         scored what the last candidate does: one far behind would change what the dial weighs.
     """
-    including = [rule.labels_VL for rule in rules if rule.kind == "include"]
-    if not including:
+    asking = [rule for rule in rules if rule.kind in ("include", "at least")]
+    if not asking:
         return scores_BC, scores_BC, items_BC
-    item_I = (torch.cat(including, dim=1) >= 0).any(dim=1).nonzero()[:, 0]
-    is_there_BI = (items_BC[..., None] == item_I).any(dim=1)
-    own_BI, order_BI = (
-        scores_BV[:, item_I]
-        .masked_fill(is_there_BI, -torch.inf)
-        .sort(dim=1, descending=True, stable=True)
-    )
-    least_B1 = scores_BC[:, -1:]
-    ranked_BI = torch.where(own_BI > -torch.inf, least_B1, -torch.inf)
+    is_there_BV = torch.zeros_like(scores_BV, dtype=torch.bool).scatter_(1, items_BC, True)
+    added_BA, score_BA = items_BC[:, :0], scores_BC[:, :0]
+    for rule in asking:
+        item_I = (rule.labels_VL >= 0).any(dim=1).nonzero()[:, 0]
+        is_there_BI = is_there_BV[:, item_I]
+        lacks_B1 = rule.count - is_there_BI.sum(dim=1, keepdim=True)
+        most = min(rule.count, len(item_I))
+        if not bool((lacks_B1 > 0).any()):
+            continue
+        own_BI = scores_BV[:, item_I].masked_fill_(is_there_BI, -torch.inf)
+        score_BM, place_BM = own_BI.topk(most, dim=1)
+        is_beyond_BM = torch.arange(most, device=score_BM.device) >= lacks_B1
+        score_BM = score_BM.masked_fill(is_beyond_BM, -torch.inf)
+        item_BM = item_I[place_BM]
+        is_there_BV.scatter_(1, item_BM, is_there_BV.gather(1, item_BM) | (score_BM > -torch.inf))
+        added_BA = torch.cat([added_BA, item_BM], dim=1)
+        score_BA = torch.cat([score_BA, score_BM], dim=1)
+    score_BA, order_BA = score_BA.sort(dim=1, descending=True, stable=True)
+    ranked_BA = torch.where(score_BA > -torch.inf, scores_BC[:, -1:], -torch.inf)
     return (
-        torch.cat([scores_BC, own_BI], dim=1),
-        torch.cat([scores_BC, ranked_BI], dim=1),
-        torch.cat([items_BC, item_I[order_BI]], dim=1),
+        torch.cat([scores_BC, score_BA], dim=1),
+        torch.cat([scores_BC, ranked_BA], dim=1),
+        torch.cat([items_BC, added_BA.gather(1, order_BA)], dim=1),
     )
 
 
