@@ -142,8 +142,9 @@ def _choose_again(
     What that is comes from a lenient quota, and where that is not enough from an exact solver.
     """
     quota = Quota(tile, repairs.k, is_stuck_BW.shape[1], repairs.rules, is_strict=False)
-    allowed_BWKC = repairs.allowed(tile, choose_tile(tile, quota), is_stuck_BW)
-    return choose_tile(tile, Places(allowed_BWKC))
+    picks_BWK = choose_tile(tile, quota)
+    allowed_BWKC = repairs.allowed(tile, picks_BWK, is_stuck_BW)
+    return picks_BWK if allowed_BWKC is None else choose_tile(tile, Places(allowed_BWKC))
 
 
 def weights(dials: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -465,8 +465,9 @@ def _breaches_of(rule: Rule, slates_NK: Tensor) -> Tensor:
 
 def earlier_alike(labels_NE: Tensor) -> Tensor:
     """Count for each entry of a list those before it that are equal, [N, E] int64."""
+    place_E = torch.arange(labels_NE.shape[1], device=labels_NE.device)
     is_alike_NEE = labels_NE[:, :, None] == labels_NE[:, None]
-    return is_alike_NEE.tril(-1).sum(dim=2)
+    return (is_alike_NEE & (place_E[:, None] > place_E)).sum(dim=2)
 
 
 def num_distinct(labels_NE: Tensor) -> Tensor:

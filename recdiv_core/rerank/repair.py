@@ -53,7 +53,7 @@ class Repairs:
         self._work_of_one = WINDOWED_WORK if is_windowed else 1
         self._least_costs: dict[tuple[bytes, bytes, int], float] = {}
 
-    def allowed(self, tile: Candidates, picks_BWK: Tensor, is_stuck_BW: Tensor) -> Tensor:
+    def allowed(self, tile: Candidates, picks_BWK: Tensor, is_stuck_BW: Tensor) -> Tensor | None:
         """Find which candidates may stand at which places when slates are chosen once more.
 
         Those of a better slate where there is one, and else of the slate that there is. Without
@@ -65,7 +65,7 @@ class Repairs:
             is_stuck_BW: which slates are to be chosen once more.
 
         Returns:
-            [B, W, K, C] bool.
+            [B, W, K, C] bool; None where it says no more than the picks.
         """
         items_BWC = tile.items_BC[:, None].expand(-1, picks_BWK.shape[1], -1)
         items_BWK = items_BWC.gather(2, picks_BWK.clamp_min(0)).masked_fill(picks_BWK < 0, -1)
@@ -75,11 +75,13 @@ class Repairs:
         if not self._is_windowed:
             allowed_BWKC = allowed_BWKC.any(dim=2, keepdim=True).repeat(1, 1, picks_BWK.shape[2], 1)
         broken_BWR = breaches(self.rules, items_BWK)
-        least_B1R = least_breaches(self.rules, tile, self.k)[:, None]
-        is_open_BW = (broken_BWR > least_B1R).any(dim=2) & is_stuck_BW
+        is_open_BW = (broken_BWR > 0).any(dim=2) & is_stuck_BW
+        num_better = 0
         if bool(is_open_BW.any()):
-            self._allow_better(tile, picks_BWK, broken_BWR, is_open_BW, allowed_BWKC)
-        return allowed_BWKC
+            least_B1R = least_breaches(self.rules, tile, self.k)[:, None]
+            is_open_BW &= (broken_BWR > least_B1R).any(dim=2)
+            num_better = self._allow_better(tile, picks_BWK, broken_BWR, is_open_BW, allowed_BWKC)
+        return allowed_BWKC if num_better or not self._is_windowed else None
 
     def _allow_better(
         self,
@@ -88,8 +90,9 @@ class Repairs:
         broken_BWR: Tensor,
         is_open_BW: Tensor,
         allowed_BWKC: Tensor,
-    ) -> None:
-        """Write the candidates of better slates, where they are found, over those allowed."""
+    ) -> int:
+        """Write the candidates of better slates over those allowed; return how many are found."""
+        num_better = 0
         labels = [_numpy(rule_labels(rule, tile)) for rule in self.rules]
         labels = [_binding(rule, own_BCL) for rule, own_BCL in zip(self.rules, labels, strict=True)]
         costs_R = breach_costs(self.rules, [own_BCL.shape[2] for own_BCL in labels], self.k)
@@ -102,11 +105,13 @@ class Repairs:
             chosen_P: Array = place_C[picks[user, dial][picks[user, dial] >= 0]]
             found_PN = self._better(own, chosen_P, float(cost_BW[user, dial]))
             if found_PN is not None:
+                num_better += 1
                 allowed_PC = np.zeros((len(chosen_P), is_real_BC.shape[1]), dtype=bool)
                 allowed_PC[:, real_N] = found_PN
                 allowed_BWKC[user, dial, : len(chosen_P)] = torch.as_tensor(
                     allowed_PC, device=allowed_BWKC.device
                 )
+        return num_better
 
     def _better(self, labels: list[Array], chosen_P: Array, cost: float) -> Array | None:
         """Return which candidates may stand at which places, [P, N] bool.
