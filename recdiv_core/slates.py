@@ -14,7 +14,7 @@ import torch
 from recdiv_core.losses.soft_slates import ItemTraits, history_shares
 from recdiv_core.models.top_scores import top_scores
 from recdiv_core.rerank import RERANKERS, Candidates, Options
-from recdiv_core.rerank.quota import exclude, with_wanted
+from recdiv_core.rerank.wanted import exclude, with_wanted
 
 
 @dataclass(frozen=True)

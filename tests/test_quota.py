@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.rerank import NOVELTIES, RERANKERS, Options, greedy, program, repair
+from recdiv_core.rerank.breaches import breaches, gave_way, least_breaches, num_distinct
 from recdiv_core.rerank.candidates import Rule
-from recdiv_core.rerank.quota import breaches, gave_way, least_breaches, num_distinct
 from tests.candidate_worlds import candidates_of_one, random_candidates, rerank, with_padding
 
 KINDS = ("include", "at most", "at least", "distinct")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.rerank import RERANKERS, Options
 from recdiv_core.rerank.candidates import Rule
-from recdiv_core.rerank.quota import with_wanted
+from recdiv_core.rerank.wanted import with_wanted
 from recdiv_core.slates import SlatePolicy, count_above, make_slates
 from tests.oracles import mmr_slate
 

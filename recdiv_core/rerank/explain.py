@@ -19,7 +19,8 @@ from torch import Tensor
 
 from recdiv_core.rerank.candidates import Candidates, Options, check_candidates
 from recdiv_core.rerank.greedy import NoveltyOf, first_largest, weights
-from recdiv_core.rerank.quota import Quota, without_excluded
+from recdiv_core.rerank.quota import Quota
+from recdiv_core.rerank.wanted import without_excluded
 
 FREE: Final = -1
 """No rule intervened."""

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from recdiv_core.rerank.candidates import Candidates, Options, check_candidates
-from recdiv_core.rerank.quota import Quota, without_excluded
+from recdiv_core.rerank.quota import Quota
 from recdiv_core.rerank.repair import Places, Repairs
+from recdiv_core.rerank.wanted import without_excluded
 
 CPU_TILE_BYTES: Final = 6 << 20
 """About a core's share of the caches; a larger tile calls fewer operations and misses more."""

@@ -11,20 +11,19 @@ Where rules cannot all be kept, those of items come first, then `at most`, `at l
 `distinct`: a rule is broken sooner than one before it, however often. What `exclude` names is no
 candidate at all.
 
-Legend: B users of a tile, W dials, C candidates, L labels an item, R rules, K slate length,
-E entries of a list of labels, N and X lists.
+Legend: B users of a tile, W dials, C candidates, L labels an item, E labels chosen so far.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recdiv_core.rerank.breaches import least_breach, rule_labels
 from recdiv_core.rerank.candidates import Candidates, Rule
 from recdiv_core.slate_rules import RuleKind
 
@@ -45,74 +44,8 @@ NO_LABEL: Final = -2
 NEVER: Final = -(1 << 14)
 """Count of the end of labels: far from any quota."""
 
-
 MANY: Final = 1 << 20
 """Places to spare of a slate that is full."""
-
-
-def exclude(scores_BV: Tensor, rules: Sequence[Rule]) -> None:
-    """Set the scores of items that no slate may hold to -inf, so that others become candidates."""
-    for rule in rules:
-        if rule.kind == "exclude":
-            scores_BV[:, (rule.labels_VL >= 0).any(dim=1)] = -torch.inf
-
-
-def with_wanted(
-    scores_BV: Tensor, scores_BC: Tensor, items_BC: Tensor, rules: Sequence[Rule]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Add to the candidates the best items that `include` and `at least` ask for and lack there.
-
-    Items without a score, such as those seen, are not added.
-
-    Args:
-        scores_BV: of the whole catalogue.
-        scores_BC: of the candidates, falling; all other items score less.
-        items_BC: the candidates.
-        rules: of which these two kinds count.
-
-    Returns:
-        scores_BC, the scores to rank by and items_BC. An item that was added is ranked as if it
-        scored what the last candidate does: one far behind would change what the dial weighs.
-    """
-    asking = [rule for rule in rules if rule.kind in ("include", "at least")]
-    if not asking:
-        return scores_BC, scores_BC, items_BC
-    is_there_BV = torch.zeros_like(scores_BV, dtype=torch.bool).scatter_(1, items_BC, True)
-    added_BA, score_BA = items_BC[:, :0], scores_BC[:, :0]
-    for rule in asking:
-        item_I = (rule.labels_VL >= 0).any(dim=1).nonzero()[:, 0]
-        is_there_BI = is_there_BV[:, item_I]
-        lacks_B1 = rule.count - is_there_BI.sum(dim=1, keepdim=True)
-        most = min(rule.count, len(item_I))
-        if not bool((lacks_B1 > 0).any()):
-            continue
-        own_BI = scores_BV[:, item_I].masked_fill_(is_there_BI, -torch.inf)
-        score_BM, place_BM = own_BI.topk(most, dim=1)
-        is_beyond_BM = torch.arange(most, device=score_BM.device) >= lacks_B1
-        score_BM = score_BM.masked_fill(is_beyond_BM, -torch.inf)
-        item_BM = item_I[place_BM]
-        is_there_BV.scatter_(1, item_BM, is_there_BV.gather(1, item_BM) | (score_BM > -torch.inf))
-        added_BA = torch.cat([added_BA, item_BM], dim=1)
-        score_BA = torch.cat([score_BA, score_BM], dim=1)
-    score_BA, order_BA = score_BA.sort(dim=1, descending=True, stable=True)
-    ranked_BA = torch.where(score_BA > -torch.inf, scores_BC[:, -1:], -torch.inf)
-    return (
-        torch.cat([scores_BC, score_BA], dim=1),
-        torch.cat([scores_BC, ranked_BA], dim=1),
-        torch.cat([items_BC, added_BA.gather(1, order_BA)], dim=1),
-    )
-
-
-def without_excluded(candidates: Candidates, rules: Sequence[Rule]) -> Candidates:
-    """Make padding of the candidates that no slate may hold."""
-    excluding = [rule for rule in rules if rule.kind == "exclude"]
-    if not excluding:
-        return candidates
-    scores_BC = candidates.scores_BC
-    for rule in excluding:
-        is_out_BC = (rule.labels_VL[candidates.items_BC] >= 0).any(dim=2)
-        scores_BC = scores_BC.masked_fill(is_out_BC, -torch.inf)
-    return replace(candidates, scores_BC=scores_BC)
 
 
 class Quota:
@@ -381,7 +314,7 @@ class _Need:
         self, rule: Rule, labels: _Labels, tile: Candidates, k: int, num_dials: int
     ) -> None:
         self.penalty = PENALTIES[rule.kind]
-        least_B = _least_breach(rule, labels.of_BLC.transpose(1, 2), tile, k)
+        least_B = least_breach(rule, labels.of_BLC.transpose(1, 2), tile, k)
         lacks_B11 = (rule.count - least_B).float()[:, None, None]
         self.lacks_BW1 = lacks_B11.repeat(1, num_dials, 1)
         self._labels, self._is_distinct = labels, rule.kind == "distinct"
@@ -403,104 +336,5 @@ class _Need:
             self.gains_BWC = self._is_new_BWLC.sum(dim=2).float()
 
 
-def rule_labels(rule: Rule, tile: Candidates) -> Tensor:
-    """Look up the labels of a tile's candidates, [B, C, L] int32, without columns of none."""
-    labels = rule.labels_VL.index_select(0, tile.items_BC.flatten()).int()
-    labels_BCL = labels.view(*tile.items_BC.shape, -1)
-    labels_BCL.masked_fill_(~tile.is_real_BC[..., None], -1)
-    if labels_BCL.shape[2] > 1:
-        labels_BCL = labels_BCL[..., : max(1, int((labels_BCL >= 0).any(dim=0).any(dim=0).sum()))]
-    return labels_BCL
-
-
 def _any_label(of_label_BWLC: Tensor) -> Tensor:
     return of_label_BWLC[:, :, 0] if of_label_BWLC.shape[2] == 1 else of_label_BWLC.any(dim=2)
-
-
-# --------------------------------------------------------------------------- what was broken
-
-
-def gave_way(rules: Sequence[Rule], slates_XK: Tensor) -> Tensor:
-    """Tell which rules a slate breaks, [..., R] bool.
-
-    Args:
-        rules: R of them.
-        slates_XK: [..., K] int64 item_index in slate order, -1 behind the end.
-    """
-    return breaches(rules, slates_XK) > 0
-
-
-def breaches(rules: Sequence[Rule], slates_XK: Tensor) -> Tensor:
-    """Count how far slates are from keeping each rule, [..., R] int64; 0 = kept.
-
-    `at most`: items too many, summed over labels and over windows; `at least` and `include`: items
-    that lack; `distinct`: labels that lack; `exclude`: items that should not be there. A window is
-    W places of the slate, or all where it is shorter.
-    """
-    slates_NK = slates_XK.reshape(-1, slates_XK.shape[-1])
-    counts = [_breaches_of(rule, slates_NK) for rule in rules]
-    if not counts:
-        return slates_XK.new_zeros((*slates_XK.shape[:-1], 0))
-    return torch.stack(counts, dim=1).view(*slates_XK.shape[:-1], len(counts))
-
-
-def _breaches_of(rule: Rule, slates_NK: Tensor) -> Tensor:
-    k = slates_NK.shape[1]
-    is_filled_NK = slates_NK >= 0
-    labels_NKL = rule.labels_VL[slates_NK.clamp_min(0)].masked_fill(~is_filled_NK[..., None], -1)
-    if rule.kind == "at most":
-        window = rule.window if 0 < rule.window < k else k
-        labels_NPE = labels_NKL.unfold(1, window, 1).flatten(2)
-        is_over_NPE = earlier_alike(labels_NPE.flatten(0, 1)) >= rule.count
-        over_NP = (is_over_NPE.view_as(labels_NPE) & (labels_NPE >= 0)).sum(dim=2)
-        last_N1 = (is_filled_NK.sum(dim=1, keepdim=True) - window).clamp_min(0)
-        is_window_NP = torch.arange(over_NP.shape[1], device=over_NP.device) <= last_N1
-        return (over_NP * is_window_NP).sum(dim=1)
-    if rule.kind == "distinct":
-        labels_NE = labels_NKL.flatten(1)
-        return (rule.count - num_distinct(labels_NE)).clamp_min(0)
-    num_met_N = (labels_NKL >= 0).any(dim=2).sum(dim=1)
-    return num_met_N if rule.kind == "exclude" else (rule.count - num_met_N).clamp_min(0)
-
-
-def earlier_alike(labels_NE: Tensor) -> Tensor:
-    """Count for each entry of a list those before it that are equal, [N, E] int64."""
-    place_E = torch.arange(labels_NE.shape[1], device=labels_NE.device)
-    is_alike_NEE = labels_NE[:, :, None] == labels_NE[:, None]
-    return (is_alike_NEE & (place_E[:, None] > place_E)).sum(dim=2)
-
-
-def num_distinct(labels_NE: Tensor) -> Tensor:
-    """Count the different labels of each list, [N] int64; -1 is none."""
-    sorted_NE = labels_NE.sort(dim=1).values
-    is_first_NE = sorted_NE[:, 1:] != sorted_NE[:, :-1]
-    return is_first_NE.sum(dim=1) + (sorted_NE[:, 0] >= 0)
-
-
-def least_breaches(rules: Sequence[Rule], candidates: Candidates, k: int) -> Tensor:
-    """Count how far from each rule by itself any slate must be, [B, R] int64, or less.
-
-    Less, where counting does not tell: `at most` in windows that overlap, or of items with several
-    labels.
-    """
-    counts = [_least_breach(rule, rule_labels(rule, candidates), candidates, k) for rule in rules]
-    return torch.stack(counts, dim=1)
-
-
-def _least_breach(rule: Rule, labels_BCL: Tensor, candidates: Candidates, k: int) -> Tensor:
-    is_real_BC = candidates.is_real_BC
-    places_B = is_real_BC.sum(dim=1).clamp_max(k)
-    labels_BE = labels_BCL.flatten(1)
-    least_B = torch.zeros_like(places_B)
-    if rule.kind in ("include", "at least"):
-        num_met_B = (labels_BCL >= 0).any(dim=2).sum(dim=1)
-        least_B = rule.count - torch.minimum(num_met_B, places_B)
-    elif rule.kind == "distinct":
-        most_B = (labels_BCL >= 0).sum(dim=2).amax(dim=1)
-        least_B = rule.count - torch.minimum(num_distinct(labels_BE), most_B * places_B)
-    elif rule.kind == "at most" and labels_BE.shape == is_real_BC.shape:
-        is_free_BC = (labels_BE < 0) | (earlier_alike(labels_BE) < rule.count)
-        width_B = places_B.clamp_max(rule.window) if rule.window else places_B
-        over_B = (width_B - (is_free_BC & is_real_BC).sum(dim=1)).clamp_min(0)
-        least_B = over_B * (places_B - width_B + 1)
-    return least_B.clamp_min(0)

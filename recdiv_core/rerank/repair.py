@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recdiv_core.rerank.breaches import breaches, least_breaches, rule_labels
 from recdiv_core.rerank.candidates import Candidates, Rule
 from recdiv_core.rerank.program import Array, Program, breach_costs
-from recdiv_core.rerank.quota import breaches, least_breaches, rule_labels
 
 MOST_WORK: Final = 64
 """Programs that a call may solve, of some milliseconds each ..."""
