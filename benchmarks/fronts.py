@@ -163,11 +163,13 @@ def judge_seed(runs: Sequence[Run], *, num_resamples: int) -> dict[str, Any]:
         )
     shop = load_shop(Path(plain[0].config.data.prepared))
     sides = {
-        "post_hoc": [(plain[0], policy) for policy in policies(plain[0], POST_HOC)],
-        "trained": [(run, policy) for run in (*plain, *trials) for policy in policies(run, LIGHT)],
+        "post_hoc": [(plain[0], policy) for policy in policies(plain[0], shop, POST_HOC)],
+        "trained": [
+            (run, policy) for run in (*plain, *trials) for policy in policies(run, shop, LIGHT)
+        ],
     }
     val = {name: judge_points(points, shop, "val") for name, points in sides.items()}
-    alone = [(run, policies(run, LIGHT)[0]) for run in (*plain, *trials)]
+    alone = [(run, policies(run, shop, LIGHT)[0]) for run in (*plain, *trials)]
     val_alone = val["trained"][:: len(LIGHT)]
     test_alone = judge_points(alone, shop, "test")
     fronts = {name: judge_fronts(points, val[name], shop) for name, points in sides.items()}
@@ -221,9 +223,9 @@ def read_run(place: Path) -> Run:
     return Run(mix, weight, checkpoint, config, progress.metrics.get("train/epoch_s", 0.0))
 
 
-def policies(run: Run, settings: Iterable[Mapping[str, Any]]) -> list[SlatePolicy]:
+def policies(run: Run, shop: Shop, settings: Iterable[Mapping[str, Any]]) -> list[SlatePolicy]:
     """Return how slates are made under each setting of the re-ranker."""
-    plain = slate_policy(run.config)
+    plain = slate_policy(run.config, shop.dataset)
     return [replace(plain, **setting) for setting in settings]
 
 

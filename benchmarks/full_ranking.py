@@ -92,7 +92,7 @@ def measure(model: Recommender, dataset: Dataset, config: Config) -> dict[str, f
         rank=0,
         world_size=1,
     )
-    scorecard = scorecard_of(share, dataset, slate_policy(config), cutoffs=(), kinds=kinds)
+    scorecard = scorecard_of(share, dataset, slate_policy(config, dataset), cutoffs=(), kinds=kinds)
     figures = finish_split(scorecard, item_groups(kinds, dataset.catalogue))
     cpu_s, wall_s = time.process_time() - cpu_started, time.perf_counter() - started
     tally = scorecard.tallies[0]

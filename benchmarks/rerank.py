@@ -10,8 +10,9 @@ one JSON line: `mmr_vs_pyversity`, `dpp_vs_pyversity`, `mmr_vs_warprec` are how 
 ours is (`warprec` at 500 candidates; null where it is not installed), `dpp_floor_ratio` is our time
 over the least it could take: its floating-point operations at the speed of a large product of
 matrices, or one reading of the vectors at the speed of a copy, whichever is more.
-`grid_of_11_vs_one` is the time of eleven dials over that of one. Medians in microseconds a user, by
-number of candidates and slate length, stand beside them.
+`grid_of_11_vs_one` is the time of eleven dials over that of one; `mmr_with_a_rule_vs_without` that
+of mmr with a quota that binds for nearly all users over that of mmr, and so on with two rules and
+three. Medians in microseconds a user, by number of candidates and slate length, stand beside them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import torch
 
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.rerank import RERANKERS, Candidates, Options
+from recdiv_core.rerank.candidates import Rule
 
 NUM_ITEMS, DIM, NUM_CATEGORIES, DIAL = 20_000, 64, 240, 0.5
 NUM_USERS, NUM_CANDIDATES, K = 512, 100, 20
@@ -52,6 +54,10 @@ def main() -> None:
         **{name: ours(name, shop, K) for name in RERANKERS},
         **{f"{name}, 11 dials": ours(name, shop, K, GRID) for name in ("mmr", "dpp")},
         **{f"pyversity {name}": theirs(name, shop) for name in ("mmr", "dpp")},
+        **{
+            name: ours("mmr", shop, K, options=Options(rules=rules(shop)[:count]))
+            for name, count in (("1 rule", 1), ("2 rules", 2), ("3 rules", 3))
+        },
     }
     many = make_candidates(NUM_USERS // 8, MANY)
     wide = {"mmr": ours("mmr", many, K), **warprec_arm(many)}
@@ -65,6 +71,9 @@ def main() -> None:
         "dpp_floor_ratio": round(statistics.median(times["dpp"]) / NUM_USERS / floor_s, 2),
         "grid_of_11_vs_one": times_as_fast(times, "mmr, 11 dials", "mmr", invert=True),
         "dpp_grid_of_11_vs_one": times_as_fast(times, "dpp, 11 dials", "dpp", invert=True),
+        "mmr_with_a_rule_vs_without": times_as_fast(times, "1 rule", "mmr", invert=True),
+        "mmr_with_two_rules_vs_without": times_as_fast(times, "2 rules", "mmr", invert=True),
+        "mmr_with_three_rules_vs_without": times_as_fast(times, "3 rules", "mmr", invert=True),
         "reason_of_null": None if warprec else NO_WARPREC,
         "median_us_a_user": {name: per_user(taken, NUM_USERS) for name, taken in times.items()},
         "floor_us_a_user": round(1e6 * floor_s, 2),
@@ -107,11 +116,26 @@ def make_candidates(num_users: int, num_candidates: int) -> Candidates:
     )
 
 
+def rules(candidates: Candidates) -> tuple[Rule, ...]:
+    """Return a quota of brands, one of colours in five places, and a tenth of the items wanted."""
+    attributes = candidates.traits.attributes
+    cheap_V1 = torch.where(attributes["price"] < 5, 0, -1)[:, None]
+    return (
+        Rule("at most", attributes["brand"][:, None].int(), 1),
+        Rule("at most", attributes["colour"][:, None].int(), 1, window=5),
+        Rule("at least", cheap_V1.int(), 3),
+    )
+
+
 def ours(
-    name: str, candidates: Candidates, k: int, dials: tuple[float, ...] = (DIAL,)
+    name: str,
+    candidates: Candidates,
+    k: int,
+    dials: tuple[float, ...] = (DIAL,),
+    options: Options | None = None,
 ) -> Callable[[], object]:
     """Return what re-ranks all users."""
-    options = Options()
+    options = options or Options()
     return lambda: RERANKERS[name](candidates, k, dials, options)
 
 

@@ -21,6 +21,8 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from recdiv_core.slate_rules import check_rules
+
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 ModelKind = Literal["neural", "popular", "recent_popular", "random", "item_knn", "ease"]
 RelevanceLoss = Literal["auto", "softmax", "sampled_softmax", "gbce", "bpr"]
@@ -272,6 +274,11 @@ class RerankConfig(_Section):
     """Places decoded together, before their categories cost later ones anything (`beam`)."""
     attributes: dict[RerankAttribute, Annotated[float, Field(ge=0.0)]] = {}
     """Weights of what slates are spread over (`alpha`); empty = all that the catalogue has."""
+    rules: tuple[str, ...] = ()
+    """What every slate keeps, whatever the dial: `at most M of ATTRIBUTE[=VALUE] [in W]` (W
+    consecutive places), `at least M of ATTRIBUTE=VALUE`, `at least N distinct ATTRIBUTE`,
+    `include ITEM_ID`, `exclude ITEM_ID`. An attribute is `category` or a column of the catalogue;
+    a value of `price` is `band 1` (cheapest) to `band 5`; see docs/slates.md."""
     logit_adjustment: float = Field(default=0.0, ge=0.0)
     """Times log popularity, taken off the scores before anything is ranked (post hoc)."""
 
@@ -401,6 +408,12 @@ class Config(_Section):
             )
         if self.rerank.attributes and not sum(self.rerank.attributes.values()):
             raise ValueError("rerank.attributes: the weights must sum to more than 0")
+        check_rules(self.rerank.rules, self.eval.k)
+        if self.rerank.rules and self.rerank.method == "exposure":
+            raise ValueError(
+                "rerank.rules do not go with rerank.method=exposure, which serves all users "
+                "together; allowed is any other method"
+            )
         if max(self.eval.cutoffs, default=0) > self.eval.k:
             raise ValueError(
                 f"eval.cutoffs={list(self.eval.cutoffs)} must not exceed eval.k={self.eval.k}: "

@@ -197,7 +197,7 @@ def _tally_share(
     return scorecard_of(
         share,
         dataset,
-        slate_policy(config),
+        slate_policy(config, dataset),
         cutoffs=config.eval.cutoffs,
         kinds=config.eval.slices,
     )

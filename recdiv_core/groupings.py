@@ -13,12 +13,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from recdiv_core.data.catalogue import (
-    PRICE_BANDS,
-    Catalogue,
-    attribute_values,
-    item_attributes,
-)
+from recdiv_core.data.catalogue import Catalogue, shown_values
 from recdiv_core.data.plan import Examples
 from recdiv_core.metrics.facts import POPULARITY_GROUPS, popularity_groups
 from recdiv_core.schema import NO_QUERY
@@ -97,10 +92,7 @@ def merge(groups: Mapping[str, Groups], device: torch.device) -> Groups:
 
 
 def _column(catalogue: Catalogue, name: str) -> tuple[torch.Tensor, list[str]]:
-    if name == "price":
-        values = item_attributes(catalogue)[name]
-        return torch.from_numpy(values), [f"band {band + 1}" for band in range(PRICE_BANDS)]
-    values, names = attribute_values(catalogue, name)
+    values, names = shown_values(catalogue, name)
     return torch.from_numpy(values), names
 
 

@@ -163,7 +163,7 @@ def judge_runs(runs: Sequence[NamedRun], split: str) -> list[JudgedUsers]:
     judged: list[JudgedUsers] = []
     for run in runs:
         model = load_model(run.config, dataset, run.checkpoint).to(dataset.text_VH.device)
-        policies = [slate_policy(run.config)]
+        policies = [slate_policy(run.config, dataset)]
         judged += judge_users(model, dataset, split, policies, measures, config=run.config)
         logger.info("%s: judged on %d users", run.name, len(judged[-1].slates_UK))
     return judged

@@ -230,7 +230,7 @@ class _Recommender:
         device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
         self.config, self.parts, self.places, self.dials = config, parts, places, dials
         self.dataset = load_dataset(Path(config.data.prepared).absolute()).to(device)
-        self.policy = slate_policy(config)
+        self.policy = slate_policy(config, self.dataset)
         model = load_model(config, self.dataset, checkpoint).to(device)
         self.score = scoring_of(model, config.model.diversity)
         self.item_ids = self.dataset.catalogue.table["item_id"].combine_chunks()

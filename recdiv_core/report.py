@@ -191,7 +191,8 @@ def _is_plain(run: Run) -> bool:
 
 
 def _is_ranked_plainly(run: Run) -> bool:
-    return _param(run, "rerank.method") == "none" or _param(run, "rerank.diversity") == 0
+    has_no_dial = _param(run, "rerank.method") == "none" or _param(run, "rerank.diversity") == 0
+    return has_no_dial and not _param(run, "rerank.rules")
 
 
 def _param(run: Run, key: str) -> object:

@@ -16,6 +16,7 @@ import torch
 from recdiv_core.losses.soft_slates import ItemTraits, history_shares
 from recdiv_core.models.top_scores import top_scores
 from recdiv_core.rerank import RERANKERS, Candidates, Options
+from recdiv_core.rerank.wanted import exclude, with_wanted
 
 NUMBERS_AT_ONCE: Final = 1 << 17
 """Scores that are compared together: 512 KiB, which stay in a core's own cache."""
@@ -30,10 +31,11 @@ class SlatePolicy:
         filter_seen: leave out items of the user's history.
         method: name of the re-ranker.
         diversity: its dial, 0 = the order of the scores.
-        num_candidates: top-scored items that the re-ranker chooses from.
+        num_candidates: top-scored items that the re-ranker chooses from; what rules ask
+            for and is not among them comes besides.
         logit_adjustment: times log popularity, taken off the scores first. Menon et al., 2021,
             Long-Tail Learning via Logit Adjustment, post hoc.
-        options: what some re-rankers can be told besides the dial.
+        options: what re-rankers can be told besides the dial, and the rules.
     """
 
     k: int
@@ -106,16 +108,19 @@ def make_slate_grid(
         scores_BV -= policy.logit_adjustment * log_prior_V
     if policy.filter_seen:
         scores_BV[seen_user_S, seen_item_S] = -torch.inf
+    rules = policy.options.rules
+    exclude(scores_BV, rules)
     is_reranked = policy.method != "none" and max(dials) > 0
-    depth = policy.num_candidates if is_reranked else policy.k
+    depth = policy.num_candidates if is_reranked or rules else policy.k
     scores_BC, items_BC = top_scores(scores_BV, min(depth, scores_BV.shape[1]))
+    scores_BC, ranked_BC, items_BC = with_wanted(scores_BV, scores_BC, items_BC, rules)
     history_BG = (
         history_shares(seen_user_S, seen_item_S, traits, len(scores_BC))
         if is_reranked
         else scores_BC.new_zeros(len(scores_BC), traits.num_categories)
     )
     candidates = Candidates(
-        scores_BC,
+        ranked_BC,
         items_BC,
         traits,
         history_BG,

@@ -25,6 +25,7 @@ LAYERS = {
     "recdiv_core.config": "words",
     "recdiv_core.schema": "words",
     "recdiv_core.search_space": "words",
+    "recdiv_core.slate_rules": "words",
     "recdiv_core.losses": "pure",
     "recdiv_core.metrics": "pure",
     "recdiv_core.rerank": "pure",
@@ -195,7 +196,12 @@ def test_a_script_shows_its_launch_command(script: Path):
 @pytest.mark.parametrize(
     "modules",
     [
-        ["recdiv_core.config", "recdiv_core.schema", "recdiv_core.search_space"],
+        [
+            "recdiv_core.config",
+            "recdiv_core.schema",
+            "recdiv_core.search_space",
+            "recdiv_core.slate_rules",
+        ],
         ["tune_spaces", *(f"pipelines.{script.stem}" for script in SCRIPTS)],
     ],
     ids=["words", "scripts"],

@@ -129,7 +129,7 @@ def test_figures_are_those_of_evaluate(compared, plain, shop):
         model,
         dataset,
         "test",
-        [slate_policy(found.config)],
+        [slate_policy(found.config, dataset)],
         max_history=5,
         batch_size=7,
         dial=0.0,

@@ -41,6 +41,7 @@ SETTINGS = st.fixed_dictionaries(
         "train.learning_rate": POSITIVE,
         "train.precision": st.sampled_from(get_args(Precision)),
         "run.name": TEXT,
+        "rerank.rules": st.just(("at most 2 of brand=A: b, c in 3", "include 007")),
         "seed": st.integers(min_value=0),
     },
 )
@@ -191,6 +192,10 @@ def test_settings_that_contradict_each_other_are_refused(overrides, message):
         ("rerank.num_candidates=5", "rerank.num_candidates=5 must be at least eval.k=10"),
         ("rerank.attributes.size=1", "rerank.attributes.size: got 'size'; Input should be 'cat"),
         ("rerank.attributes.brand=0", "rerank.attributes: the weights must sum to more than 0"),
+        ("rerank.rules=[at mots 2 of brand]", "rerank.rules: 'at mots 2 of brand' is no rule; did"),
+        ("rerank.rules=at most 2 of brand", r"rerank.rules: got 'at most .* such as \[a, b\]"),
+        ("rerank.rules=[include: A]", r"rerank.rules.0: got \{'include': 'A'\}; .* valid string"),
+        ("rerank.rules=[at least 11 of brand=A]", "asks for more than eval.k=10 places"),
         ("eval.cutoffs=[5, 20]", r"eval.cutoffs=\[5, 20\] must not exceed eval.k=10"),
         ("eval.cutoffs=[0]", "eval.cutoffs.0: got 0; .* greater than or equal to 1"),
         ("loss.slate_candidates=5", "loss.slate_candidates=5 must be at least loss.slate_size=10"),
@@ -201,6 +206,11 @@ def test_settings_that_contradict_each_other_are_refused(overrides, message):
 def test_a_wrong_override_says_what_is_right(text: str, message: str):
     with pytest.raises(ValueError, match=message):
         load(None, [text])
+
+
+def test_rules_do_not_go_with_exposure():
+    with pytest.raises(ValueError, match=r"rerank.rules do not go with rerank.method=exposure"):
+        load(None, ["rerank.method=exposure", "rerank.rules=[exclude A]"])
 
 
 def test_a_trained_dial_needs_a_regulariser():

@@ -73,7 +73,7 @@ def tallies(dataset, kind, *, world_size=1, batch_size=7, baseline=None, **chang
             baseline or fit_baseline(config, dataset),
             dataset,
             "val",
-            [slate_policy(config)],
+            [slate_policy(config, dataset)],
             max_history=5,
             batch_size=batch_size,
             dial=0.0,
@@ -125,7 +125,7 @@ def test_popular_counts_the_train_events(dataset, histories):
     expected = sorted(range(NUM_ITEMS), key=lambda item: (-counts[item], item))[:K]
     config = settings("popular", **{"eval.filter_seen": False})
     made = slates_of_split(
-        fit_baseline(config, dataset), dataset, "val", [slate_policy(config)],
+        fit_baseline(config, dataset), dataset, "val", [slate_policy(config, dataset)],
         max_history=5, batch_size=8, dial=0.0,
     )  # fmt: skip
     assert all(slate == expected for ((slates, _),) in made for slate in slates.tolist())

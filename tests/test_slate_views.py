@@ -65,7 +65,7 @@ def evaluated(shop, name):
         rank=0,
         world_size=1,
     )
-    scorecard = scorecard_of(share, dataset, slate_policy(config), cutoffs=(), kinds=KINDS)
+    scorecard = scorecard_of(share, dataset, slate_policy(config, dataset), cutoffs=(), kinds=KINDS)
     return finish_split(scorecard, item_groups(KINDS, dataset.catalogue))
 
 

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.rerank import RERANKERS, Options
+from recdiv_core.rerank.candidates import Rule
+from recdiv_core.rerank.wanted import with_wanted
 from recdiv_core.slates import (
     NUMBERS_AT_ONCE,
     SlatePolicy,
@@ -230,3 +232,106 @@ def test_items_that_may_be_shown_are_counted(num_users):
     rankable = count_rankable(scores)
     assert rankable.dtype == torch.int64
     assert rankable.tolist() == [scores.shape[1] - 3 * user for user in range(num_users)]
+
+
+# --------------------------------------------------------------------------- rules
+
+
+def item_rule(kind, item):
+    return Rule(kind, torch.where(torch.arange(NUM_ITEMS) == item, 0, -1)[:, None])
+
+
+def plain_order(seed, seen=()):
+    states, items, _ = world(seed, num_users=1)
+    scores = (states @ items.T)[0]
+    scores[list(seen)] = -torch.inf
+    order = scores.argsort(descending=True, stable=True)
+    return order[scores[order] > -torch.inf].tolist(), scores
+
+
+@pytest.mark.parametrize("method", ["none", "mmr"])
+def test_an_included_item_comes_from_behind_the_candidates_with_its_own_score(method):
+    order, scores = plain_order(3)
+    last = order[-1]
+    rules = Options(rules=(item_rule("include", last),))
+    slates, found = slates_of(3, [[]], method=method, num_candidates=5, k=4, options=rules)
+    assert slates[0].tolist()[-1] == last
+    assert torch.equal(found[0], scores[slates[0]])
+
+
+def test_an_included_item_far_behind_does_not_change_what_the_dial_weighs():
+    free, _ = slates_of(3, [[]], method="mmr", diversity=0.4, num_candidates=6, k=3)
+    last = plain_order(3)[0][-1]
+    rules = Options(rules=(item_rule("include", last),))
+    bound, _ = slates_of(3, [[]], method="mmr", diversity=0.4, num_candidates=6, k=4, options=rules)
+    assert bound[0, :3].tolist() == free[0].tolist()
+    assert int(bound[0, 3]) == last
+
+
+def test_an_included_item_among_the_candidates_is_there_once():
+    first = plain_order(3)[0][0]
+    rules = Options(rules=(item_rule("include", first), item_rule("include", first)))
+    free = slates_of(3, [[]], method="mmr", diversity=0.4)
+    bound = slates_of(3, [[]], method="mmr", diversity=0.4, options=rules)
+    assert torch.equal(bound[0], free[0])
+    assert torch.equal(bound[1], free[1])
+
+
+def test_an_included_item_that_was_seen_is_not_shown():
+    rules = Options(rules=(item_rule("include", 4),))
+    slates, scores = slates_of(3, [[4], []], options=rules)
+    assert 4 not in slates[0].tolist()
+    assert 4 in slates[1].tolist()
+    assert bool(scores.isfinite().all())
+    assert 4 in slates_of(3, [[4]], options=rules, filter_seen=False)[0][0].tolist()
+
+
+def test_several_included_items_come_in_the_order_of_their_scores():
+    order, _ = plain_order(5)
+    rules = Options(rules=tuple(item_rule("include", item) for item in (order[-1], order[-2])))
+    slates, _ = slates_of(5, [[]], num_candidates=6, k=4, options=rules)
+    assert slates[0].tolist() == [*order[:2], order[-2], order[-1]]
+
+
+def test_an_excluded_item_leaves_its_place_to_the_next():
+    order, _ = plain_order(6)
+    rules = Options(rules=(item_rule("exclude", order[1]),))
+    slates, _ = slates_of(6, [[]], num_candidates=3, k=3, options=rules)
+    assert slates[0].tolist() == [order[0], *order[2:4]]
+
+
+@pytest.mark.parametrize("method", sorted(set(RERANKERS) - {"exposure"}))
+def test_rules_bind_every_method_at_every_dial(method):
+    rules = (Rule("at most", traits(world(7)[2]).categories_VL, 1),)
+    for diversity in (0.0, 0.7):
+        chosen = {"method": method, "diversity": diversity, "num_candidates": 12, "k": 4}
+        slates, _ = slates_of(7, [[], [1, 2]], **chosen, options=Options(rules=rules))
+        assert (slates % 4).sort(dim=1).values.tolist() == [[0, 1, 2, 3]] * 2
+
+
+def test_items_that_are_asked_for_and_lack_among_the_candidates_come_besides():
+    order, scores = plain_order(8)
+    wanted = sorted(order[6:], key=order.index)  # none among the six candidates
+    labels = torch.full((NUM_ITEMS, 1), -1)
+    labels[wanted] = 0
+    rules = Options(rules=(Rule("at least", labels, 2), item_rule("include", wanted[0])))
+    slates, found = slates_of(8, [[]], num_candidates=6, k=5, options=rules)
+    assert slates[0].tolist()[:4] == [*order[:3], wanted[0]]
+    assert slates[0].tolist()[4] in wanted
+    assert torch.equal(found[0], scores[[*order[:3], *wanted[:2]]])  # two score alike
+
+
+def test_only_as_many_come_besides_as_lack():
+    states, items, _ = world(9, num_users=3)
+    scores = states @ items.T
+    labels = torch.where(torch.arange(NUM_ITEMS) % 3 == 0, 0, -1)[:, None]
+    top_scores, top_items = scores.topk(5, dim=1)
+    own, ranked, candidates = with_wanted(
+        scores, top_scores, top_items, [Rule("at least", labels, 3)]
+    )
+    num_there = (top_items % 3 == 0).sum(dim=1)
+    assert torch.equal(own.isfinite().sum(dim=1), 5 + (3 - num_there).clamp_min(0))
+    is_added = own.isfinite() & (torch.arange(own.shape[1]) >= 5)
+    assert bool((candidates[is_added] % 3 == 0).all())
+    assert torch.equal(own[is_added], scores.gather(1, candidates)[is_added])
+    assert torch.equal(ranked[is_added], top_scores[:, -1:].expand_as(ranked)[is_added])

@@ -128,6 +128,17 @@ def attribute_values(catalogue: Catalogue, name: str) -> tuple[np.ndarray, list[
     return coded.indices.fill_null(-1).to_numpy().astype(np.int64), coded.dictionary.to_pylist()
 
 
+def shown_values(catalogue: Catalogue, name: str) -> tuple[np.ndarray, list[str]]:
+    """Number the values of a column by which slates are told apart: price in its bands.
+
+    Returns:
+        [V] int64, -1 = unknown, and the values as text; of price `band 1`, the cheapest, and so on.
+    """
+    if name == "price":
+        return item_attributes(catalogue)[name], [f"band {b + 1}" for b in range(PRICE_BANDS)]
+    return attribute_values(catalogue, name)
+
+
 class Tokens(Sequence[list[int]]):
     """Token ids of texts, memory-mapped; a list of them behaves the same."""
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from recdiv_core.losses.soft_slates import ItemTraits
+from recdiv_core.slate_rules import MOST_RULES, RuleKind
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Candidates:
     history_BG: Tensor
     exposure_V: Tensor
 
-    @property
+    @cached_property
     def is_real_BC(self) -> Tensor:
         """[B, C] bool, False at padding."""
         return torch.isfinite(self.scores_BC)
@@ -65,12 +67,37 @@ class Candidates:
 
     def of_users(self, start: int, stop: int) -> Candidates:
         """Return the candidates of a stretch of users."""
+        return self._of(slice(start, stop))
+
+    def of_rows(self, row_b: Tensor) -> Candidates:
+        """Return the candidates of the users in some rows."""
+        return self._of(row_b)
+
+    def _of(self, rows: slice | Tensor) -> Candidates:
         return replace(
             self,
-            scores_BC=self.scores_BC[start:stop],
-            items_BC=self.items_BC[start:stop],
-            history_BG=self.history_BG[start:stop],
+            scores_BC=self.scores_BC[rows],
+            items_BC=self.items_BC[rows],
+            history_BG=self.history_BG[rows],
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """What every slate has to keep, see slate_rules.py; the items it speaks of have labels.
+
+    Attributes:
+        kind: of `at most` and `distinct` each label is counted by itself; `at least`, `include` and
+            `exclude` have the one label 0.
+        labels_VL: int64 labels of every item, padded with -1; an item of none does not count.
+        count: M or N of the rule; 1 of an item.
+        window: consecutive places that `at most` counts in; 0 = the whole slate.
+    """
+
+    kind: RuleKind
+    labels_VL: Tensor
+    count: int = 1
+    window: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,12 +110,14 @@ class Options:
         alpha: share of the wish for a value that an item of it meets, in [0, 1] (xquad, alpha).
         attributes: name -> weight, `category` or a name in the traits' attributes; empty = all that
             the catalogue has, alike (alpha).
+        rules: what every slate has to keep, whatever the dial (all but exposure).
     """
 
     window: int = 0
     alpha: float = 0.5
     beam_width: int = 1
     attributes: Mapping[str, float] = field(default_factory=dict[str, float])
+    rules: tuple[Rule, ...] = ()
 
 
 def check_candidates(
@@ -97,7 +126,8 @@ def check_candidates(
     """Check a re-ranker's arguments.
 
     Raises:
-        ValueError: shapes that do not fit, k < 1, a dial out of [0, 1], or an unknown attribute.
+        ValueError: shapes that do not fit, k < 1, a dial out of [0, 1], an unknown attribute, or
+            too many rules.
     """
     shape, items, history = (
         list(tensor.shape)
@@ -133,6 +163,18 @@ def check_candidates(
         )
     if options.attributes and not sum(options.attributes.values()):
         raise ValueError("rerank.attributes: the weights must sum to more than 0")
+    _check_rules(options.rules, candidates.traits.num_items)
+
+
+def _check_rules(rules: Sequence[Rule], num_items: int) -> None:
+    if len(rules) > MOST_RULES:
+        raise ValueError(f"rerank.rules: {len(rules)} given, at most {MOST_RULES} allowed")
+    for rule in rules:
+        if rule.labels_VL.ndim != 2 or len(rule.labels_VL) != num_items:
+            raise ValueError(
+                f"rerank.rules: expected labels [V, L] with V = {num_items}; got "
+                f"{list(rule.labels_VL.shape)}"
+            )
 
 
 def shares_of(labels_BCL: Tensor) -> Tensor:

@@ -34,8 +34,16 @@ def exposure(candidates: Candidates, k: int, dials: Sequence[float], options: Op
 
     Arguments and result are those of every re-ranker (rerank/__init__.py); the same user may be
     served otherwise in another batch.
+
+    Raises:
+        ValueError: as every re-ranker, and of rules, which look at one slate.
     """
     check_candidates(candidates, k, dials, options)
+    if options.rules:
+        raise ValueError(
+            "rerank.rules do not go with rerank.method=exposure, which serves all users together; "
+            "allowed is any other method"
+        )
     num_users = len(candidates.scores_BC)
     if not num_users or not dials:
         return candidates.items_BC.new_zeros((num_users, len(dials), k))

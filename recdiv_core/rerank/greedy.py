@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
 from recdiv_core.rerank.candidates import Candidates, Options, check_candidates
+from recdiv_core.rerank.quota import Quota
+from recdiv_core.rerank.repair import Places, Repairs
+from recdiv_core.rerank.wanted import without_excluded
 
 CPU_TILE_BYTES: Final = 6 << 20
 """About a core's share of the caches; a larger tile calls fewer operations and misses more."""
@@ -41,6 +44,18 @@ class Novelty:
     after: Callable[[Tensor], Tensor]
 
 
+class Gate(Protocol):
+    """What decides, before each choice, which candidates may come."""
+
+    def hold_back(self, objective_BWC: Tensor) -> None:
+        """Set the objective of those that may not to -inf."""
+        ...
+
+    def add(self, best_BW: Tensor, objective_BWC: Tensor) -> None:
+        """Hear of the choices just made, and of what they were chosen by."""
+        ...
+
+
 NoveltyOf = Callable[[Candidates, int, int, Options], Novelty]
 """candidates of a tile, k, number of dials, options -> Novelty."""
 
@@ -58,21 +73,40 @@ def choose(
     (rerank/__init__.py).
     """
     check_candidates(candidates, k, dials, options)
+    candidates = without_excluded(candidates, options.rules)
     num_users, num_candidates = candidates.scores_BC.shape
     steps = min(k, num_candidates)
     chosen_BWK = candidates.items_BC.new_full((num_users, len(dials), k), -1)
+    if not dials:
+        return chosen_BWK
     size = _tile_size(candidates, k, len(dials))
+    is_stuck_BW = torch.zeros_like(chosen_BWK[..., 0], dtype=torch.bool)
+
+    def choose_tile(tile: Candidates, gate: Gate | None) -> Tensor:
+        return _choose_tile(novelty_of(tile, k, len(dials), options), tile, steps, dials, gate)
+
     for start in range(0, num_users, size):
         tile = candidates.of_users(start, start + size)
-        picks_BWK = _choose_tile(novelty_of(tile, k, len(dials), options), tile, steps, dials)
-        num_real_B11 = tile.is_real_BC.sum(dim=1)[:, None, None]
-        is_end = torch.arange(steps, device=picks_BWK.device) >= num_real_B11
-        chosen_BWK[start : start + size, :, :steps] = picks_BWK.masked_fill(is_end, -1)
+        quota = Quota(tile, k, len(dials), options.rules) if options.rules else None
+        chosen_BWK[start : start + size, :, :steps] = choose_tile(tile, quota)
+        if quota is not None:
+            is_stuck_BW[start : start + size] = quota.is_stuck_BW
+    repairs = Repairs(options.rules, k)
+    stuck_N = is_stuck_BW.any(dim=1).nonzero()[:, 0]
+    for start in range(0, len(stuck_N), size):
+        user_b = stuck_N[start : start + size]
+        stuck, is_stuck_bW = candidates.of_rows(user_b), is_stuck_BW[user_b]
+        again_bWK = _choose_again(choose_tile, stuck, is_stuck_bW, repairs)
+        chosen_bWK = chosen_BWK[user_b]
+        chosen_bWK[..., :steps][is_stuck_bW] = again_bWK[is_stuck_bW]
+        chosen_BWK[user_b] = chosen_bWK
     return chosen_BWK
 
 
-def _choose_tile(novelty: Novelty, tile: Candidates, steps: int, dials: Sequence[float]) -> Tensor:
-    """Return the first `steps` choices; behind a user's last real candidate they mean nothing."""
+def _choose_tile(
+    novelty: Novelty, tile: Candidates, steps: int, dials: Sequence[float], gate: Gate | None
+) -> Tensor:
+    """Return the first `steps` choices, -1 behind a user's last real candidate."""
     weigh_W1, keep_W1 = weights(dials, novelty.relevance_BC.device)
     is_padding_B1C = ~tile.is_real_BC[:, None]
     relevance_B1C = novelty.relevance_BC[:, None]
@@ -84,12 +118,34 @@ def _choose_tile(novelty: Novelty, tile: Candidates, steps: int, dials: Sequence
         objective_BWC = torch.addcmul(left_BWC, weigh_W1, novelty.first_BWC)
     picks_KBW = left_BWC.new_empty((steps, *left_BWC.shape[:2]), dtype=torch.int64)
     for step in range(steps):
-        best_BW = _first_largest(objective_BWC)
+        if gate is not None:
+            gate.hold_back(objective_BWC)
+        best_BW = first_largest(objective_BWC)
         picks_KBW[step] = best_BW
+        if gate is not None:
+            gate.add(best_BW, objective_BWC)
         if step + 1 < steps:
             left_BWC.scatter_(2, best_BW[..., None], -torch.inf)
             torch.addcmul(left_BWC, weigh_W1, novelty.after(best_BW), out=objective_BWC)
-    return picks_KBW.permute(1, 2, 0)
+    num_real_B11 = tile.is_real_BC.sum(dim=1)[:, None, None]
+    is_end_B1K = torch.arange(steps, device=picks_KBW.device) >= num_real_B11
+    return picks_KBW.permute(1, 2, 0).masked_fill(is_end_B1K, -1)
+
+
+def _choose_again(
+    choose_tile: Callable[[Candidates, Gate], Tensor],
+    tile: Candidates,
+    is_stuck_BW: Tensor,
+    repairs: Repairs,
+) -> Tensor:
+    """Choose slates of what keeps the rules, or breaks the least.
+
+    What that is comes from a lenient quota, and where that is not enough from an exact solver.
+    """
+    quota = Quota(tile, repairs.k, is_stuck_BW.shape[1], repairs.rules, is_strict=False)
+    picks_BWK = choose_tile(tile, quota)
+    allowed_BWKC = repairs.allowed(tile, picks_BWK, is_stuck_BW)
+    return picks_BWK if allowed_BWKC is None else choose_tile(tile, Places(allowed_BWKC))
 
 
 def weights(dials: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -98,7 +154,7 @@ def weights(dials: Sequence[float], device: torch.device) -> tuple[Tensor, Tenso
     return weigh_W[:, None].float(), (1 - weigh_W)[:, None].float()
 
 
-def _first_largest(objective_BWC: Tensor) -> Tensor:
+def first_largest(objective_BWC: Tensor) -> Tensor:
     """Return where each row is largest; of equal ones the first."""
     if objective_BWC.device.type == "cpu":  # numpy's is vectorised: three times as fast
         return torch.from_numpy(objective_BWC.detach().numpy().argmax(axis=2))  # pyright: ignore[reportUnknownMemberType]

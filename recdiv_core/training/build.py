@@ -25,6 +25,7 @@ from recdiv_core.data.catalogue import (
     load_catalogue,
     load_tokens,
 )
+from recdiv_core.data.rule_labels import labels_of_rule
 from recdiv_core.data.text_vectors import load_vectors
 from recdiv_core.losses.class_balance import effective_number_weights, item_weights, log_prior
 from recdiv_core.losses.soft_slates import ItemTraits
@@ -35,7 +36,9 @@ from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
 from recdiv_core.models.text_encoder import load_encoder, resolve_encoder
 from recdiv_core.rerank import Options
+from recdiv_core.rerank.candidates import Rule
 from recdiv_core.schema import Manifest, read_manifest
+from recdiv_core.slate_rules import parse_rule
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.checkpoint import load_weights, read_weights
 from recdiv_core.training.objective import Attack, Objective
@@ -272,8 +275,18 @@ def parameter_groups(
     ]
 
 
-def slate_policy(config: Config) -> SlatePolicy:
-    """Return how the config makes slates of scores."""
+def slate_policy(config: Config, dataset: Dataset) -> SlatePolicy:
+    """Return how the config makes slates of scores, with its rules in terms of the data set."""
+    said = [parse_rule(text) for text in config.rerank.rules]
+    rules = [
+        Rule(
+            rule.kind,
+            torch.from_numpy(labels_of_rule(rule, dataset.catalogue)).to(dataset.text_VH.device),
+            rule.count,
+            rule.window,
+        )
+        for rule in said
+    ]
     return SlatePolicy(
         k=config.eval.k,
         filter_seen=config.eval.filter_seen,
@@ -286,6 +299,7 @@ def slate_policy(config: Config) -> SlatePolicy:
             alpha=config.rerank.alpha,
             beam_width=config.rerank.beam_width,
             attributes={str(name): share for name, share in config.rerank.attributes.items()},
+            rules=tuple(rules),
         ),
     )
 
@@ -294,7 +308,8 @@ def check_rerank(config: Config, prepared: Path) -> None:
     """Refuse attributes that the catalogue does not have, and name settings without effect.
 
     Raises:
-        ValueError: `rerank.attributes` names no column of the catalogue.
+        ValueError: `rerank.attributes` names no column of the catalogue, or `rerank.rules` an
+            attribute, a value or an item that it does not have.
     """
     rerank = config.rerank
     wanted = {name: weight for name, weight in rerank.attributes.items() if name != "category"}
@@ -305,8 +320,17 @@ def check_rerank(config: Config, prepared: Path) -> None:
                 f"rerank.attributes.{name}={weight}: the catalogue of data.prepared={prepared} has "
                 f"no column {name!r}; it has {', '.join(columns)}"
             )
+    if rerank.rules:
+        catalogue = load_catalogue(prepared)
+        for text in rerank.rules:
+            labels_of_rule(parse_rule(text), catalogue)
     if rerank.method == "none" and rerank.diversity:
         logger.warning("rerank.diversity has no effect with rerank.method=none")
+    if rerank.rules and rerank.num_candidates == config.eval.k:
+        logger.warning(
+            "rerank.num_candidates=%d is eval.k: rerank.rules have nothing to choose from",
+            rerank.num_candidates,
+        )
     if rerank.method != "none" and rerank.num_candidates == config.eval.k:
         logger.warning(
             "rerank.num_candidates=%d is eval.k: rerank.method=%s has nothing to choose from and "

@@ -112,7 +112,7 @@ def _judge(config: Config, baseline: Baseline, dataset: Dataset, split: str) -> 
         baseline,
         dataset,
         split,
-        [slate_policy(config)],
+        [slate_policy(config, dataset)],
         max_history=config.model.max_history,
         batch_size=config.eval.batch_size,
         dial=0.0,

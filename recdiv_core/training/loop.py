@@ -272,7 +272,7 @@ class _Trainer:
             self.model,
             self.dataset,
             split,
-            [slate_policy(self.config)],
+            [slate_policy(self.config, self.dataset)],
             max_history=self.config.model.max_history,
             batch_size=self.config.eval.batch_size,
             dial=self.config.model.diversity,

@@ -78,7 +78,7 @@ def test_slates_of_a_split_are_those_that_are_judged(trained, tmp_path):
         world_size=1,
     ):
         with torch.inference_mode():
-            slates, _ = held_out.slates(dataset, slate_policy(config), keep_scores=False)
+            slates, _ = held_out.slates(dataset, slate_policy(config, dataset), keep_scores=False)
         ids = dataset.catalogue.table["item_id"].to_pylist()
         for user, slate in zip(held_out.examples.user_ids, slates.tolist(), strict=True):
             expected[user] = [ids[item] for item in slate]

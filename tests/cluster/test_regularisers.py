@@ -82,7 +82,7 @@ def show(model, dataset):
     """Make and judge the slates of both held-out splits: one alone has few users."""
     slates, histories, tally = [], [], Tally.zeros(len(dataset.catalogue), k=K)
     batch = {"batch_size": CONFIG.eval.batch_size, "rank": 0, "world_size": 1}
-    policies, max_history = [slate_policy(CONFIG)], CONFIG.model.max_history
+    policies, max_history = [slate_policy(CONFIG, dataset)], CONFIG.model.max_history
     for split in ("val", "test"):
         (examples,) = read_eval(dataset.prepared, split, **batch)
         ends = np.cumsum(examples.lengths)[:-1]

@@ -1,0 +1,115 @@
+# pyright: strict
+"""How far slates are from keeping rules, and how far they must be.
+
+Not the keeping (quota.py). The one idea: each rule has a count of its own, 0 where it is kept, that
+says how much a slate would have to change; what is inevitable is counted for each rule by itself.
+
+Legend: B users, C candidates, L labels an item, R rules, K slate length, E entries of a list of
+labels, P windows, N and X lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from recdiv_core.rerank.candidates import Candidates, Rule
+
+
+def gave_way(rules: Sequence[Rule], slates_XK: Tensor) -> Tensor:
+    """Tell which rules a slate breaks, [..., R] bool.
+
+    Args:
+        rules: R of them.
+        slates_XK: [..., K] int64 item_index in slate order, -1 behind the end.
+    """
+    return breaches(rules, slates_XK) > 0
+
+
+def breaches(rules: Sequence[Rule], slates_XK: Tensor) -> Tensor:
+    """Count how far slates are from keeping each rule, [..., R] int64; 0 = kept.
+
+    `at most`: items too many, summed over labels and over windows; `at least` and `include`: items
+    that lack; `distinct`: labels that lack; `exclude`: items that should not be there. A window is
+    W places of the slate, or all where it is shorter.
+    """
+    slates_NK = slates_XK.reshape(-1, slates_XK.shape[-1])
+    counts = [_breaches_of(rule, slates_NK) for rule in rules]
+    if not counts:
+        return slates_XK.new_zeros((*slates_XK.shape[:-1], 0))
+    return torch.stack(counts, dim=1).view(*slates_XK.shape[:-1], len(counts))
+
+
+def _breaches_of(rule: Rule, slates_NK: Tensor) -> Tensor:
+    k = slates_NK.shape[1]
+    is_filled_NK = slates_NK >= 0
+    labels_NKL = rule.labels_VL[slates_NK.clamp_min(0)].masked_fill(~is_filled_NK[..., None], -1)
+    if rule.kind == "at most":
+        window = rule.window if 0 < rule.window < k else k
+        labels_NPE = labels_NKL.unfold(1, window, 1).flatten(2)
+        is_over_NPE = earlier_alike(labels_NPE.flatten(0, 1)) >= rule.count
+        over_NP = (is_over_NPE.view_as(labels_NPE) & (labels_NPE >= 0)).sum(dim=2)
+        last_N1 = (is_filled_NK.sum(dim=1, keepdim=True) - window).clamp_min(0)
+        is_window_NP = torch.arange(over_NP.shape[1], device=over_NP.device) <= last_N1
+        return (over_NP * is_window_NP).sum(dim=1)
+    if rule.kind == "distinct":
+        labels_NE = labels_NKL.flatten(1)
+        return (rule.count - num_distinct(labels_NE)).clamp_min(0)
+    num_met_N = (labels_NKL >= 0).any(dim=2).sum(dim=1)
+    return num_met_N if rule.kind == "exclude" else (rule.count - num_met_N).clamp_min(0)
+
+
+def earlier_alike(labels_NE: Tensor) -> Tensor:
+    """Count for each entry of a list those before it that are equal, [N, E] int64."""
+    place_E = torch.arange(labels_NE.shape[1], device=labels_NE.device)
+    is_alike_NEE = labels_NE[:, :, None] == labels_NE[:, None]
+    return (is_alike_NEE & (place_E[:, None] > place_E)).sum(dim=2)
+
+
+def num_distinct(labels_NE: Tensor) -> Tensor:
+    """Count the different labels of each list, [N] int64; -1 is none."""
+    sorted_NE = labels_NE.sort(dim=1).values
+    is_first_NE = sorted_NE[:, 1:] != sorted_NE[:, :-1]
+    return is_first_NE.sum(dim=1) + (sorted_NE[:, 0] >= 0)
+
+
+def least_breaches(rules: Sequence[Rule], candidates: Candidates, k: int) -> Tensor:
+    """Count how far from each rule by itself any slate must be, [B, R] int64, or less.
+
+    Less, where counting does not tell: `at most` in windows that overlap, or of items with several
+    labels.
+    """
+    counts = [least_breach(rule, rule_labels(rule, candidates), candidates, k) for rule in rules]
+    return torch.stack(counts, dim=1)
+
+
+def least_breach(rule: Rule, labels_BCL: Tensor, candidates: Candidates, k: int) -> Tensor:
+    """Count the same for one rule, whose labels of the candidates are at hand, [B] int64."""
+    is_real_BC = candidates.is_real_BC
+    places_B = is_real_BC.sum(dim=1).clamp_max(k)
+    labels_BE = labels_BCL.flatten(1)
+    least_B = torch.zeros_like(places_B)
+    if rule.kind in ("include", "at least"):
+        num_met_B = (labels_BCL >= 0).any(dim=2).sum(dim=1)
+        least_B = rule.count - torch.minimum(num_met_B, places_B)
+    elif rule.kind == "distinct":
+        most_B = (labels_BCL >= 0).sum(dim=2).amax(dim=1)
+        least_B = rule.count - torch.minimum(num_distinct(labels_BE), most_B * places_B)
+    elif rule.kind == "at most" and labels_BE.shape == is_real_BC.shape:
+        is_free_BC = (labels_BE < 0) | (earlier_alike(labels_BE) < rule.count)
+        width_B = places_B.clamp_max(rule.window) if rule.window else places_B
+        over_B = (width_B - (is_free_BC & is_real_BC).sum(dim=1)).clamp_min(0)
+        least_B = over_B * (places_B - width_B + 1)
+    return least_B.clamp_min(0)
+
+
+def rule_labels(rule: Rule, tile: Candidates) -> Tensor:
+    """Look up the labels of a tile's candidates, [B, C, L] int32, without columns of none."""
+    labels = rule.labels_VL.index_select(0, tile.items_BC.flatten()).int()
+    labels_BCL = labels.view(*tile.items_BC.shape, -1)
+    labels_BCL.masked_fill_(~tile.is_real_BC[..., None], -1)
+    if labels_BCL.shape[2] > 1:
+        labels_BCL = labels_BCL[..., : max(1, int((labels_BCL >= 0).any(dim=0).any(dim=0).sum()))]
+    return labels_BCL

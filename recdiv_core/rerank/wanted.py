@@ -1,0 +1,84 @@
+# pyright: strict
+"""Which items become candidates because rules ask for them, and which never do.
+
+Not the choosing among them (quota.py). The one idea: a rule of an item, or of a rare value, must
+not fail because the best of the scores happen to have none.
+
+Legend: B users, V catalogue, C candidates, I items that a rule asks for, M of them at most, A items
+added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from recdiv_core.rerank.candidates import Candidates, Rule
+
+
+def exclude(scores_BV: Tensor, rules: Sequence[Rule]) -> None:
+    """Set the scores of items that no slate may hold to -inf, so that others become candidates."""
+    for rule in rules:
+        if rule.kind == "exclude":
+            scores_BV[:, (rule.labels_VL >= 0).any(dim=1)] = -torch.inf
+
+
+def with_wanted(
+    scores_BV: Tensor, scores_BC: Tensor, items_BC: Tensor, rules: Sequence[Rule]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add to the candidates the best items that `include` and `at least` ask for and lack there.
+
+    Items without a score, such as those seen, are not added.
+
+    Args:
+        scores_BV: of the whole catalogue.
+        scores_BC: of the candidates, falling; all other items score less.
+        items_BC: the candidates.
+        rules: of which these two kinds count.
+
+    Returns:
+        scores_BC, the scores to rank by and items_BC. An item that was added is ranked as if it
+        scored what the last candidate does: one far behind would change what the dial weighs.
+    """
+    asking = [rule for rule in rules if rule.kind in ("include", "at least")]
+    if not asking:
+        return scores_BC, scores_BC, items_BC
+    is_there_BV = torch.zeros_like(scores_BV, dtype=torch.bool).scatter_(1, items_BC, True)
+    added_BA, score_BA = items_BC[:, :0], scores_BC[:, :0]
+    for rule in asking:
+        item_I = (rule.labels_VL >= 0).any(dim=1).nonzero()[:, 0]
+        is_there_BI = is_there_BV[:, item_I]
+        lacks_B1 = rule.count - is_there_BI.sum(dim=1, keepdim=True)
+        most = min(rule.count, len(item_I))
+        if not bool((lacks_B1 > 0).any()):
+            continue
+        own_BI = scores_BV[:, item_I].masked_fill_(is_there_BI, -torch.inf)
+        score_BM, place_BM = own_BI.topk(most, dim=1)
+        is_beyond_BM = torch.arange(most, device=score_BM.device) >= lacks_B1
+        score_BM = score_BM.masked_fill(is_beyond_BM, -torch.inf)
+        item_BM = item_I[place_BM]
+        is_there_BV.scatter_(1, item_BM, is_there_BV.gather(1, item_BM) | (score_BM > -torch.inf))
+        added_BA = torch.cat([added_BA, item_BM], dim=1)
+        score_BA = torch.cat([score_BA, score_BM], dim=1)
+    score_BA, order_BA = score_BA.sort(dim=1, descending=True, stable=True)
+    ranked_BA = torch.where(score_BA > -torch.inf, scores_BC[:, -1:], -torch.inf)
+    return (
+        torch.cat([scores_BC, score_BA], dim=1),
+        torch.cat([scores_BC, ranked_BA], dim=1),
+        torch.cat([items_BC, added_BA.gather(1, order_BA)], dim=1),
+    )
+
+
+def without_excluded(candidates: Candidates, rules: Sequence[Rule]) -> Candidates:
+    """Make padding of the candidates that no slate may hold."""
+    excluding = [rule for rule in rules if rule.kind == "exclude"]
+    if not excluding:
+        return candidates
+    scores_BC = candidates.scores_BC
+    for rule in excluding:
+        is_out_BC = (rule.labels_VL[candidates.items_BC] >= 0).any(dim=2)
+        scores_BC = scores_BC.masked_fill(is_out_BC, -torch.inf)
+    return replace(candidates, scores_BC=scores_BC)

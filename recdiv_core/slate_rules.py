@@ -1,0 +1,157 @@
+# pyright: strict
+"""The grammar of slate rules: what `rerank.rules` may say, parsed once.
+
+Not the rules' effect (rerank/quota.py), nor whether the catalogue has such a value
+(data/rule_labels.py). The one idea: a rule is a short sentence that needs no quoting in a YAML list
+but for commas and colons.
+
+    at most M of ATTRIBUTE                no value of it stands more than M times in a slate
+    at most M of ATTRIBUTE=VALUE          that value does not
+    at most M of ATTRIBUTE[=VALUE] in W   ... in any W consecutive places
+    at least M of ATTRIBUTE=VALUE         that value stands M times or more
+    at least N distinct ATTRIBUTE         N different values of it or more
+    include ITEM_ID                       that item stands in every slate
+    exclude ITEM_ID                       in none
+
+A value that ends as ` in 5` does is put in double quotes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+RuleKind = Literal["exclude", "include", "at most", "at least", "distinct"]
+
+MOST_RULES: Final = 31
+"""Rules a slate; how often they are broken is told apart by their kind up to this number."""
+
+FORMS: Final[dict[RuleKind, str]] = {
+    "at most": "at most M of ATTRIBUTE[=VALUE] [in W]",
+    "at least": "at least M of ATTRIBUTE=VALUE",
+    "distinct": "at least N distinct ATTRIBUTE",
+    "include": "include ITEM_ID",
+    "exclude": "exclude ITEM_ID",
+}
+_VALUE: Final = r'(?:"(?P<quoted>[^"]+)"|(?P<value>[^"].*?))'
+_PATTERNS: Final[tuple[tuple[RuleKind, str], ...]] = (
+    (
+        "at most",
+        rf"at most (?P<count>\d+) of (?P<name>[^=]+?)(?:={_VALUE})?(?: in (?P<window>\d+))?",
+    ),
+    ("at least", rf"at least (?P<count>\d+) of (?P<name>[^=]+?)={_VALUE}"),
+    ("distinct", r"at least (?P<count>\d+) distinct (?P<name>[^=]+)"),
+    ("include", r"include (?P<item>.+)"),
+    ("exclude", r"exclude (?P<item>.+)"),
+)
+
+
+@dataclass(frozen=True)
+class SlateRule:
+    """A rule as it was said.
+
+    Attributes:
+        text: its words.
+        kind: which of the forms; `distinct` is `at least N distinct`.
+        count: M or N; 1 of an item.
+        attribute: name of an attribute of items; empty for a rule of an item.
+        value: of that attribute; empty = any.
+        window: W consecutive places; 0 = the whole slate.
+        item_id: the shop's own; empty for a rule of an attribute.
+    """
+
+    text: str
+    kind: RuleKind
+    count: int = 1
+    attribute: str = ""
+    value: str = ""
+    window: int = 0
+    item_id: str = ""
+
+
+def parse_rule(text: str) -> SlateRule:
+    """Parse a rule.
+
+    Raises:
+        ValueError: not of these forms, or a number that says nothing.
+
+    >>> parse_rule("at most 2 of brand=Acme in 5")
+    SlateRule(text='at most 2 of brand=Acme in 5', kind='at most', count=2, attribute='brand', \
+value='Acme', window=5, item_id='')
+    """
+    for kind, pattern in _PATTERNS:
+        found = re.fullmatch(pattern, text.strip())
+        if found:
+            said = found.groupdict()
+            rule = SlateRule(
+                text=text,
+                kind=kind,
+                count=int(said.get("count", 1)),
+                attribute=(said.get("name") or "").strip(),
+                value=said.get("quoted") or said.get("value") or "",
+                window=int(said.get("window") or 0),
+                item_id=(said.get("item") or "").strip(),
+            )
+            _check_numbers(rule, said.get("window"))
+            return rule
+    raise ValueError(
+        f"rerank.rules: {text!r} is no rule{_nearest_form(text)}; allowed are "
+        f"{', '.join(FORMS.values())}"
+    )
+
+
+def _check_numbers(rule: SlateRule, window: str | None) -> None:
+    if rule.kind in ("at least", "distinct") and not rule.count:
+        raise ValueError(f"rerank.rules: {rule.text!r} asks for nothing: allowed is 1 or more")
+    if window is not None and not rule.window:
+        raise ValueError(f"rerank.rules: {rule.text!r}: a window must have at least 1 place")
+
+
+def _nearest_form(text: str) -> str:
+    """Name the form that begins most alike."""
+    words = text.lower().split()
+    kinds: dict[str, RuleKind] = {
+        "at most": "at most",
+        "at least": "distinct" if "distinct" in words else "at least",
+        "include": "include",
+        "exclude": "exclude",
+    }
+    for start in (" ".join(words[:2]), *words[:1]):
+        matches = difflib.get_close_matches(start, kinds, n=1, cutoff=0.7)
+        if matches:
+            return f"; did you mean {FORMS[kinds[matches[0]]]!r}"
+    return ""
+
+
+def check_rules(texts: Sequence[str], k: int) -> None:
+    """Refuse rules that no slate of k places can keep, whatever the catalogue.
+
+    Raises:
+        ValueError: too many of them, more asked for than there are places, or two that contradict.
+    """
+    rules = [parse_rule(text) for text in texts]
+    if len(rules) > MOST_RULES:
+        raise ValueError(f"rerank.rules: {len(rules)} rules; allowed are at most {MOST_RULES}")
+    included = {rule.item_id: rule for rule in rules if rule.kind == "include"}
+    if len(included) > k:
+        raise ValueError(f"rerank.rules include {len(included)} items, but eval.k={k}")
+    ceilings = {
+        (rule.attribute, rule.value): rule
+        for rule in sorted(rules, key=lambda rule: -rule.count)
+        if rule.kind == "at most" and not rule.window
+    }
+    for rule in rules:
+        if rule.kind in ("at least", "distinct") and rule.count > k:
+            raise ValueError(f"rerank.rules: {rule.text!r} asks for more than eval.k={k} places")
+        if rule.kind == "exclude" and rule.item_id in included:
+            raise ValueError(
+                f"rerank.rules: {rule.text!r} contradicts {included[rule.item_id].text!r}"
+            )
+        if rule.kind == "at least":
+            for value in (rule.value, ""):
+                ceiling = ceilings.get((rule.attribute, value))
+                if ceiling and ceiling.count < rule.count:
+                    raise ValueError(f"rerank.rules: {rule.text!r} contradicts {ceiling.text!r}")

@@ -1,0 +1,484 @@
+import itertools
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from recdiv_core.rerank import NOVELTIES, RERANKERS, Options, greedy, program, repair
+from recdiv_core.rerank.breaches import breaches, gave_way, least_breaches, num_distinct
+from recdiv_core.rerank.candidates import Rule
+from tests.candidate_worlds import candidates_of_one, random_candidates, rerank, with_padding
+
+KINDS = ("include", "at most", "at least", "distinct")
+METHODS = ("none", *NOVELTIES)
+DIALS = (0.0, 0.6, 1.0)
+methods = st.sampled_from(METHODS)
+each_method = pytest.mark.parametrize("name", METHODS)
+
+
+def labels_of(candidates, name):
+    """Return [V, L] labels of an attribute."""
+    traits = candidates.traits
+    return traits.categories_VL if name == "category" else traits.attributes[name][:, None]
+
+
+def only(labels, value):
+    return torch.where((labels == value).any(dim=1), 0, -1)[:, None]
+
+
+def item_rule(kind, candidates, item):
+    return Rule(kind, only(torch.arange(candidates.traits.num_items)[:, None], item))
+
+
+def random_rules(rng, candidates, k):
+    """Return one to three rules of any kind, which may contradict each other."""
+    rules = []
+    for _ in range(rng.integers(1, 4)):
+        kind = rng.choice([*KINDS, "exclude"], p=[0.1, 0.4, 0.2, 0.2, 0.1])
+        labels = labels_of(candidates, rng.choice(["category", "brand", "colour"]))
+        one = only(labels, rng.integers(0, 4))
+        if kind in ("include", "exclude"):
+            rules.append(item_rule(kind, candidates, rng.integers(0, candidates.traits.num_items)))
+        elif kind == "at most":
+            any_or_one = labels if rng.random() < 0.6 else one
+            rules.append(
+                Rule(kind, any_or_one, int(rng.integers(0, 3)), int(rng.choice([0, 0, 2, 3])))
+            )
+        elif kind == "at least":
+            rules.append(Rule(kind, one, int(rng.integers(1, k + 1))))
+        else:
+            rules.append(Rule(kind, labels, int(rng.integers(1, k + 2))))
+    return tuple(rules)
+
+
+def broken_by_hand(rule, slate):
+    """Count how far a slate, a list of items without padding, is from keeping a rule."""
+    own = [{label for label in rule.labels_VL[item].tolist() if label >= 0} for item in slate]
+    if rule.kind == "exclude":
+        return sum(map(bool, own))
+    if rule.kind == "distinct":
+        return max(0, rule.count - len(set().union(*own)))
+    if rule.kind != "at most":
+        return max(0, rule.count - sum(map(bool, own)))
+    width = min(len(own), rule.window or len(own))
+    windows = [own[first : first + width] for first in range(len(own) - width + 1)]
+    return sum(
+        max(0, sum(label in labels for labels in window) - rule.count)
+        for window in windows
+        for label in set().union(*window)
+    )
+
+
+def by_kind(rules, slate):
+    """Return how much of each kind a slate breaks, what is kept first before the others."""
+    broken = [broken_by_hand(rule, slate) for rule in rules]
+    return tuple(
+        sum(count for rule, count in zip(rules, broken, strict=True) if rule.kind == kind)
+        for kind in KINDS
+    )
+
+
+def orders(rules, candidates, k):
+    """Yield every slate that one user may be given, as places and as items, in dial 0's order."""
+    items = candidates.items_BC[0].tolist()
+    excluding = [rule for rule in rules if rule.kind == "exclude"]
+    real = [
+        place
+        for place in torch.isfinite(candidates.scores_BC[0]).nonzero()[:, 0].tolist()
+        if not any(broken_by_hand(rule, [items[place]]) for rule in excluding)
+    ]
+    for places in itertools.permutations(real, min(k, len(real))):
+        yield list(places), [items[place] for place in places]
+
+
+def items_of(candidates, chosen_BWK):
+    items_BWC = candidates.items_BC[:, None].expand(-1, chosen_BWK.shape[1], -1)
+    return items_BWC.gather(2, chosen_BWK.clamp_min(0)).masked_fill(chosen_BWK < 0, -1)
+
+
+def without_end(row):
+    return [place for place in row if place >= 0]
+
+
+# --------------------------------------------------------------------------- the exact twin
+
+
+def test_no_slate_breaks_less_in_1000_random_rule_sets():
+    for seed in range(1000):
+        rng = np.random.default_rng(seed)
+        k = int(rng.integers(1, 4))
+        candidates = random_candidates(seed, num_users=1, num_candidates=int(rng.integers(2, 7)))
+        rules = random_rules(rng, candidates, k)
+        name, dial = METHODS[seed % len(METHODS)], DIALS[seed % len(DIALS)]
+        chosen = RERANKERS[name](candidates, k, [dial], Options(rules=rules))
+        slate = without_end(items_of(candidates, chosen)[0, 0].tolist())
+        broken = by_kind(rules, slate)
+        if any(broken):
+            least = min(by_kind(rules, own) for _, own in orders(rules, candidates, k))
+            assert broken == least, (seed, name)
+
+
+def test_a_slate_that_is_not_stuck_is_the_first_of_those_that_keep_the_rules(monkeypatch):
+    stuck = []
+    choose_again = greedy._choose_again
+    monkeypatch.setattr(
+        greedy, "_choose_again", lambda *given: (stuck.append(True), choose_again(*given))[1]
+    )
+    num_compared = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        k = int(rng.integers(1, 4))
+        candidates = random_candidates(seed, num_users=1, num_candidates=6)
+        rules = random_rules(rng, candidates, k)
+        stuck.clear()
+        slate = without_end(rerank("none", candidates, k, 0.0, rules=rules)[0].tolist())
+        if not stuck:
+            met = rules_without_absent(rules, candidates, k)
+            kept = (
+                own for own, items in orders(rules, candidates, k) if not any(by_kind(met, items))
+            )
+            assert slate == next(kept), seed
+            num_compared += 1
+    assert num_compared > 150
+
+
+def rules_without_absent(rules, candidates, k):
+    """Return the rules asking for no more than the candidates have, as a quota takes them."""
+    real = greedy.without_excluded(candidates, rules)
+    least = least_breaches(rules, real, k)[0].tolist()
+    asking = ("include", "at least", "distinct")
+    return [
+        replace(rule, count=rule.count - count) if rule.kind in asking else rule
+        for rule, count in zip(rules, least, strict=True)
+    ]
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 6))
+def test_breaches_are_those_counted_by_hand(seed, k):
+    rng = np.random.default_rng(seed)
+    candidates = random_candidates(seed, num_users=5)
+    rules = random_rules(rng, candidates, k)
+    slates = candidates.items_BC[:, :k].clone()
+    slates[1, k // 2 :] = -1
+    slates[2] = -1
+    expected = [
+        [broken_by_hand(rule, without_end(slate)) for rule in rules] for slate in slates.tolist()
+    ]
+    assert breaches(rules, slates).tolist() == expected
+    assert torch.equal(gave_way(rules, slates[:, None])[:, 0], torch.tensor(expected) > 0)
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 3))
+def test_counting_never_calls_inevitable_what_is_not(seed, k):
+    rng = np.random.default_rng(seed)
+    candidates = random_candidates(seed, num_users=1, num_candidates=6)
+    rules = [rule for rule in random_rules(rng, candidates, k) if rule.kind != "exclude"]
+    slates = [items for _, items in orders(rules, candidates, k)]
+    for rule in rules:
+        least = min(broken_by_hand(rule, slate) for slate in slates)
+        assert int(least_breaches([rule], candidates, k)) <= least
+
+
+def test_different_labels_are_counted_without_padding():
+    labels = torch.tensor([[-1, 3, 3, 5], [-1, -1, -1, -1], [2, 1, 2, 0]])
+    assert num_distinct(labels).tolist() == [2, 0, 3]
+
+
+# --------------------------------------------------------------------------- laws
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 14), name=methods)
+def test_rules_that_the_free_slate_keeps_change_nothing(seed, k, name):
+    candidates = random_candidates(seed, num_users=1)
+    free = RERANKERS[name](candidates, k, DIALS, Options())
+    for index, dial in enumerate(DIALS):
+        slate = without_end(items_of(candidates, free)[0, index].tolist())
+        rules = [item_rule("include", candidates, slate[-1])]
+        for attribute in ("category", "brand"):
+            labels = labels_of(candidates, attribute)
+            own = labels[slate]
+            values, counts = own[own >= 0].unique(return_counts=True)
+            if len(values):
+                most = int(counts.max())
+                rules += [
+                    Rule("at most", labels, most),
+                    Rule("at most", labels, most, window=3),
+                    Rule("at least", only(labels, int(values[0])), int(counts[0])),
+                    Rule("distinct", labels, len(values)),
+                ]
+        bound = RERANKERS[name](candidates, k, [dial], Options(rules=tuple(rules)))
+        assert torch.equal(bound[:, 0], free[:, index])
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 10_000),
+    k=st.integers(1, 14),
+    name=methods,
+    dial=st.sampled_from(DIALS),
+)
+def test_a_slate_under_rules_holds_distinct_real_candidates_and_ends_in_padding(
+    seed, k, name, dial
+):
+    rng = np.random.default_rng(seed)
+    is_padding = torch.from_numpy(rng.random((6, 12)) < 0.3)
+    is_padding[0] = True
+    candidates = with_padding(random_candidates(seed), is_padding)
+    rules = random_rules(rng, candidates, k)
+    chosen = rerank(name, candidates, k, dial, rules=rules)
+    is_out = sum(
+        (rule.labels_VL[candidates.items_BC] >= 0).any(dim=2)
+        for rule in rules
+        if rule.kind == "exclude"
+    )
+    is_real = torch.isfinite(candidates.scores_BC) & ~torch.as_tensor(is_out).bool()
+    for slate, real in zip(chosen.tolist(), is_real, strict=True):
+        length = min(k, int(real.sum()))
+        assert len(set(slate[:length])) == length
+        assert bool(real[slate[:length]].all())
+        assert slate[length:] == [-1] * (k - length)
+
+
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 10_000),
+    most=st.integers(1, 2),
+    window=st.integers(1, 6),
+    dial=st.sampled_from(DIALS),
+    name=methods,
+)
+def test_at_most_holds_in_each_window(seed, most, window, dial, name):
+    candidates = random_candidates(seed, num_candidates=30)
+    brand = torch.arange(90)[:, None] % 6
+    rules = (Rule("at most", brand, most, window),)
+    slates = rerank(name, candidates, 5, dial, rules=rules)
+    for user, slate in enumerate(slates.tolist()):
+        brands = brand[candidates.items_BC[user, slate], 0].tolist()
+        for first in range(5):
+            shown = brands[first : first + window]
+            assert max(map(shown.count, shown)) <= most
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 8), name=methods)
+def test_dial_0_is_the_models_order_within_the_rules(seed, k, name):
+    candidates = random_candidates(seed)
+    rules = random_rules(np.random.default_rng(seed), candidates, k)
+    expected = rerank("none", candidates, k, 0.0, rules=rules)
+    assert torch.equal(rerank(name, candidates, k, 0.0, rules=rules), expected)
+
+
+@each_method
+def test_under_rules_a_grid_is_each_dial_and_each_user_by_himself(name, monkeypatch):
+    candidates = random_candidates(3, num_users=11)
+    rules = random_rules(np.random.default_rng(5), candidates, 6)
+    grid = RERANKERS[name](candidates, 6, DIALS, Options(rules=rules))
+    for user in range(11):
+        alone = candidates.of_users(user, user + 1)
+        for index, dial in enumerate(DIALS):
+            assert torch.equal(rerank(name, alone, 6, dial, rules=rules)[0], grid[user, index])
+    monkeypatch.setattr("recdiv_core.rerank.greedy.CPU_TILE_BYTES", 4 * 12 * 34 * 4)
+    assert torch.equal(RERANKERS[name](candidates, 6, DIALS, Options(rules=rules)), grid)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"none"}))
+def test_the_re_ranker_still_chooses_within_the_rules(name):
+    candidates = random_candidates(1, num_candidates=60, zeros=0.0)
+    rules = (Rule("at most", labels_of(candidates, "brand"), 3),)
+    dials = [RERANKERS[name](candidates, 8, [dial], Options(rules=rules)) for dial in (0.0, 0.9)]
+    assert not torch.equal(*dials)
+    assert not gave_way(rules, items_of(candidates, torch.cat(dials, dim=1))).any()
+
+
+# --------------------------------------------------------------------------- by hand
+
+
+def slate_of(labels, rules, k):
+    """Return the slate of one user whose candidates, in the model's order, have these labels."""
+    scores = [-float(place) for place in range(len(labels))]
+    labels = torch.tensor(labels)[:, None]
+    given_rules = tuple(
+        Rule(kind, labels if value is None else only(labels, value), count, window)
+        for kind, value, count, window in rules
+    )
+    return rerank("none", candidates_of_one(scores), k, 0.0, rules=given_rules)[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ([("at most", None, 1, 0)], [0, 1, 2, 5]),  # three labels for four places
+        ([("at most", None, 1, 2)], [0, 2, 1, 3]),
+        ([("at most", 0, 1, 0)], [0, 2, 3, 4]),
+        ([("at most", 0, 0, 0)], [2, 3, 4, 5]),
+        ([("at least", 2, 1, 0)], [0, 1, 2, 5]),
+        ([("at least", 1, 3, 0)], [0, 2, 3, 4]),
+        ([("distinct", None, 3, 0)], [0, 1, 2, 5]),
+        ([("at most", None, 2, 0), ("distinct", None, 3, 0)], [0, 1, 2, 5]),
+    ],
+)
+def test_rules_bind_as_late_as_they_can(rules, expected):
+    assert slate_of([0, 0, 1, 1, 1, 2], rules, 4) == expected
+
+
+def test_an_unknown_value_is_like_no_other():
+    assert slate_of([-1, -1, -1, 0, 0], [("at most", None, 1, 0)], 4) == [0, 1, 2, 3]
+    assert slate_of([-1, -1, 0], [("distinct", None, 1, 0)], 2) == [0, 2]
+    assert slate_of([-1, -1, 0], [("at most", None, 0, 0)], 2) == [0, 1]
+
+
+def test_nothing_has_a_value():
+    labels = [-1, -1, -1]
+    rules = [("at most", None, 1, 2), ("at least", 3, 2, 0), ("distinct", None, 2, 0)]
+    assert slate_of(labels, rules, 2) == [0, 1]
+
+
+def test_one_place_and_fewer_candidates_than_places():
+    assert slate_of([0, 1], [("at least", 1, 1, 0)], 1) == [1]
+    assert slate_of([0, 1], [("at least", 1, 1, 0)], 4) == [0, 1, -1, -1]
+    assert slate_of([0, 0], [("at most", None, 1, 0)], 4) == [0, 1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [(a, b) for index, a in enumerate(KINDS) for b in KINDS[index + 1 :]]
+)
+def test_what_is_kept_first_is_kept(first, then):
+    candidates = candidates_of_one([4.0, 3.0, 2.0, 1.0])
+    rules = {  # the first place alone: each kind wants another candidate in it
+        "include": item_rule("include", candidates, 3),
+        "at most": Rule("at most", torch.tensor([[0], [0], [-1], [0]]), 0),
+        "at least": Rule("at least", torch.tensor([[-1], [0], [-1], [-1]])),
+        "distinct": Rule("distinct", torch.tensor([[4], [-1], [-1], [-1]])),
+    }
+    wanted = {"include": 3, "at most": 2, "at least": 1, "distinct": 0}
+    for own in ((rules[first], rules[then]), (rules[then], rules[first])):
+        chosen = rerank("none", candidates, 1, 0.0, rules=own)
+        assert chosen.tolist() == [[wanted[first]]]
+        is_broken = gave_way(own, candidates.items_BC[:, None].gather(2, chosen[:, None]))
+        assert is_broken.tolist() == [[[rule.kind == then for rule in own]]]
+
+
+def test_an_item_both_included_and_excluded_is_out():
+    candidates = candidates_of_one([3.0, 2.0, 1.0])
+    rules = (item_rule("include", candidates, 0), item_rule("exclude", candidates, 0))
+    chosen = rerank("none", candidates, 2, 0.0, rules=rules)
+    assert chosen.tolist() == [[1, 2]]
+    assert gave_way(rules, chosen).tolist() == [[True, False]]
+
+
+def test_one_candidate_may_meet_two_rules():
+    labels = torch.tensor([[0, -1], [1, -1], [0, -1], [0, 1]])
+    rules = (Rule("at least", only(labels, 0), 1), Rule("at least", only(labels, 1), 1))
+    candidates = candidates_of_one([4.0, 3.0, 2.0, 1.0])
+    assert rerank("none", candidates, 1, 0.0, rules=rules).tolist() == [[3]]
+    assert rerank("none", candidates, 2, 0.0, rules=rules).tolist() == [[0, 1]]
+
+
+def test_a_dead_end_is_left_by_another_way():
+    brand, colour = torch.tensor([[0], [0], [1]]), torch.tensor([[0], [1], [0]])
+    rules = (Rule("at most", brand, 1), Rule("at most", colour, 1))  # nothing goes with the first
+    candidates = candidates_of_one([3.0, 2.0, 1.0])
+    assert rerank("none", candidates, 2, 0.0, rules=rules).tolist() == [[1, 2]]
+
+
+def knotted(num_users):
+    """Return users for whom counting sees no way to fail, and rules of which one must give way."""
+    candidates = random_candidates(0, num_users=num_users, num_candidates=8)
+    brand = torch.zeros(24, 1, dtype=torch.int64)
+    brand[::2] = torch.arange(12)[:, None] + 1
+    rules = (Rule("at most", brand, 1), Rule("at least", only(brand, 0), 2))
+    items = torch.arange(8).expand(num_users, 8)
+    return replace(candidates, items_BC=items), rules
+
+
+def test_users_alike_in_their_labels_are_solved_once(monkeypatch):
+    solved = []
+    solve = program.Program.solve
+    monkeypatch.setattr(
+        program.Program, "solve", lambda self: (solved.append(self), solve(self))[1]
+    )
+    candidates, rules = knotted(50)
+    chosen = RERANKERS["mmr"](candidates, 3, DIALS, Options(rules=rules))
+    assert len(solved) == 1
+    assert gave_way(rules, items_of(candidates, chosen)).unique(dim=0).tolist() == [
+        [[False, True]] * 3
+    ]
+
+
+def hard_world():
+    """Return 40 users and rules that choosing step by step breaks for some and need not."""
+    candidates = random_candidates(8, num_users=40, num_candidates=9)
+    rules = (
+        Rule("at most", labels_of(candidates, "brand"), 1),
+        Rule("at most", labels_of(candidates, "colour"), 1, window=3),
+        Rule("distinct", labels_of(candidates, "category"), 5),
+    )
+    return candidates, rules
+
+
+def test_beyond_the_budget_slates_stay_as_they_were_chosen_step_by_step(monkeypatch):
+    candidates, rules = hard_world()
+    exact = RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
+    monkeypatch.setattr(repair, "MOST_WORK", 0)
+    stepwise = RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
+    num_broken = [
+        int(gave_way(rules, items_of(candidates, chosen)).any(dim=2).sum())
+        for chosen in (exact, stepwise)
+    ]
+    assert num_broken[0] < num_broken[1] < 40
+    is_kept = ~gave_way(rules, items_of(candidates, stepwise)).any(dim=2)
+    assert torch.equal(exact[is_kept], stepwise[is_kept])
+
+
+def test_the_budget_is_that_of_a_call(monkeypatch):
+    solved = []
+    solve = program.Program.solve
+    monkeypatch.setattr(
+        program.Program, "solve", lambda self: (solved.append(self), solve(self))[1]
+    )
+    monkeypatch.setattr(repair, "MOST_WORK", 3 * repair.WINDOWED_WORK)
+    candidates, rules = hard_world()
+    RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
+    assert len(solved) == 3
+
+
+def test_a_solver_without_an_answer_leaves_the_slate(monkeypatch):
+    monkeypatch.setattr(program.Program, "solve", lambda self: None)
+    candidates, rules = hard_world()
+    exact = RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
+    monkeypatch.setattr(repair, "MOST_WORK", 0)
+    assert torch.equal(RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules)), exact)
+
+
+def test_no_users_and_no_dials_make_no_slates():
+    candidates = random_candidates(0)
+    options = Options(rules=(Rule("distinct", labels_of(candidates, "brand"), 2),))
+    assert RERANKERS["mmr"](candidates.of_users(0, 0), 2, [0.5], options).shape == (0, 1, 2)
+    assert RERANKERS["mmr"](candidates, 2, [], options).shape == (6, 0, 2)
+    assert breaches((), candidates.items_BC).shape == (6, 0)
+
+
+def test_exposure_refuses_rules():
+    candidates = random_candidates(0)
+    rules = (Rule("at most", labels_of(candidates, "brand"), 1),)
+    with pytest.raises(ValueError, match=r"rerank\.rules do not go with rerank\.method=exposure"):
+        rerank("exposure", candidates, 2, 0.5, rules=rules)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ([Rule("at most", torch.zeros(36, 1))] * 32, "32 given, at most 31 allowed"),
+        ([Rule("at most", torch.zeros(35, 1))], r"V = 36; got \[35, 1\]"),
+        ([Rule("at most", torch.zeros(36))], r"V = 36; got \[36\]"),
+    ],
+)
+def test_broken_rules_are_refused(rules, message):
+    with pytest.raises(ValueError, match=message):
+        rerank("mmr", random_candidates(0), 2, 0.5, rules=tuple(rules))

@@ -1,0 +1,98 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from recdiv_core.config import Config, override
+from recdiv_core.data.catalogue import load_catalogue
+from recdiv_core.data.rule_labels import labels_of_rule
+from recdiv_core.slate_rules import parse_rule
+from recdiv_core.training.build import check_rerank, load_dataset, slate_policy
+from tests.worlds import write_dataset
+
+
+@pytest.fixture
+def prepared(tmp_path, manifest):
+    """Return a data set of six items: two labels on items 0 and 4, brands, sizes, prices."""
+    write_dataset(tmp_path, manifest, num_items=6, num_queries=0)
+    table = pq.read_table(tmp_path / "catalogue.parquet")
+    columns = {
+        "brand": ["Acme", "Zen", None, "Acme", "", "Bolt 5"],
+        "size": [1.0, 2.0, 2.0, None, 1.0, 3.0],
+        "price": [1.0, 2.0, 3.0, 4.0, 5.0, None],
+    }
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values))
+    pq.write_table(table, tmp_path / "catalogue.parquet")
+    return tmp_path
+
+
+@pytest.fixture
+def catalogue(prepared):
+    return load_catalogue(prepared)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("at most 1 of category", [[0, 1], [1, -1], [2, -1], [0, -1], [1, 2], [2, -1]]),
+        ("at most 1 of category=B", [[0], [0], [-1], [-1], [0], [-1]]),
+        ("at least 2 distinct brand", [[0], [1], [-1], [0], [-1], [2]]),
+        ('at most 1 of brand="Bolt 5" in 3', [[-1], [-1], [-1], [-1], [-1], [0]]),
+        ("at least 1 of size=2", [[-1], [0], [0], [-1], [-1], [-1]]),
+        ("at most 1 of price", [[0], [1], [2], [3], [4], [-1]]),
+        ("at least 1 of price=band 1", [[0], [-1], [-1], [-1], [-1], [-1]]),
+        ("at least 1 of is_cold=true", [[0], [0], [-1], [-1], [-1], [-1]]),
+        ("include i4", [[-1], [-1], [-1], [-1], [0], [-1]]),
+        ("exclude i0", [[0], [-1], [-1], [-1], [-1], [-1]]),
+    ],
+)
+def test_labels_are_those_of_the_catalogue(catalogue, text, labels):
+    assert labels_of_rule(parse_rule(text), catalogue).tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "at most 2 of brnad",
+            "'at most 2 of brnad': the catalogue has no attribute 'brnad'; did you mean 'brand'; "
+            "it has category, is_cold, brand, size, price",
+        ),
+        ("at most 2 of title", "no attribute 'title'; there are 'category', .*; it has category"),
+        ("at least 1 of brand=Acne", "no item has brand=Acne; did you mean 'Acme'"),
+        ("at least 1 of category=Soap", "no item has category=Soap; there are 'A', 'B', 'C'"),
+        ("at most 1 of price=3", "no item has price=3; there are 'band 1', .* 'band 5'"),
+        ("include i44", "no item_id 'i44'; did you mean 'i4'"),
+        ("exclude x", "'exclude x': the catalogue has no item_id 'x'; there are 'i0', .* 'i4' ..."),
+    ],
+)
+def test_a_name_that_the_catalogue_lacks_is_refused_by_the_driver(prepared, text, message):
+    config = override(Config(), {"rerank.rules": ["at most 3 of brand", text]})
+    with pytest.raises(ValueError, match=rf"^rerank\.rules: .*{message}"):
+        check_rerank(config, prepared)
+
+
+def test_a_policy_has_the_rules_in_the_order_of_the_config(prepared):
+    texts = ["at most 2 of brand in 3", "include i1", "at least 2 distinct category"]
+    policy = slate_policy(override(Config(), {"rerank.rules": texts}), load_dataset(prepared))
+    rules = policy.options.rules
+    assert [(rule.kind, rule.count, rule.window) for rule in rules] == [
+        ("at most", 2, 3),
+        ("include", 1, 0),
+        ("distinct", 2, 0),
+    ]
+    assert rules[0].labels_VL.dtype == torch.int32
+    assert [rule.labels_VL.shape[1] for rule in rules] == [1, 1, 2]
+
+
+def test_rules_with_nothing_to_choose_from_are_named(prepared, caplog):
+    config = override(Config(), {"rerank.rules": ["exclude i1"], "rerank.num_candidates": 10})
+    check_rerank(config, prepared)
+    assert [record.getMessage() for record in caplog.records] == [
+        "rerank.num_candidates=10 is eval.k: rerank.rules have nothing to choose from"
+    ]
+
+
+def test_without_rules_the_catalogue_is_not_read(tmp_path):
+    check_rerank(Config(), tmp_path / "nowhere")
