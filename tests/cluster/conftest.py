@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 400
 
 LONG = (
+    "scaling.num_workers=2",
     "train.epochs=4",
     "train.batch_size=4",
     "train.warmup_steps=10",
@@ -59,6 +60,7 @@ class Shop(NamedTuple):
             f"tracking.uri={self.uri}",
             "model.dim=16",
             "train.batch_size=64",
+            "scaling.num_workers=1",  # each starts processes for seconds
             *more,
         ]
 
@@ -106,10 +108,13 @@ def references(shop: Shop) -> dict[str, Any]:
     return sweep.run(config, dataclasses.replace(SPACE, parameters=two), "baselines")
 
 
+SWEPT = ("run.name=swept", "scaling.num_workers=2")
+
+
 @pytest.fixture(scope="session")
 def swept(shop: Shop, references: dict[str, Any]) -> dict[str, Any]:
     """Return what `tune` printed for a sweep of two trials, with the baselines there already."""
-    return run("tune", "--space", "smoke", *shop.arguments("run.name=swept"))
+    return run("tune", "--space", "smoke", *shop.arguments(*SWEPT))
 
 
 def run(script: str, *arguments: str) -> dict[str, Any]:

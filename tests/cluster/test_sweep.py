@@ -5,7 +5,7 @@ import signal
 import pytest
 from mlflow import MlflowClient
 
-from tests.cluster.conftest import PATIENCE_S, run, wait_until
+from tests.cluster.conftest import PATIENCE_S, SWEPT, run, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -39,7 +39,7 @@ def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop, swept):
     assert all(1e3 * path.stat().st_mtime < parent.info.start_time for path in vectors)
 
     num_runs = len(shop.runs(""))
-    again = run("tune", "--space", "smoke", *shop.arguments("run.name=swept"))
+    again = run("tune", "--space", "smoke", *shop.arguments(*SWEPT))
     assert again["front"] == swept["front"]
     assert len(shop.runs("")) == num_runs
 
