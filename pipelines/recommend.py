@@ -4,9 +4,11 @@
     python -m pipelines.recommend --checkpoint DIR --out slates rerank.method=dpp
     python -m pipelines.recommend --checkpoint DIR --out grid --dial 0,0.1,0.2,0.4 rerank.method=mmr
     python -m pipelines.recommend --checkpoint DIR --out held_out --users test
+    python -m pipelines.recommend --checkpoint DIR --out why --explain rerank.method=mmr
 
 The checkpoint's own config is used, with the overrides of this call. The same command again goes
 on where a killed one stopped. Rows: user_id, item_ids, scores; --dial writes diversity=D/ for each.
+With rerank.rules also gave_way; with --explain relevance, novelty and rule of each place.
 Prints {"slates", "num_users", "num_parts", "dials", "users_per_s"}.
 """
 
@@ -29,29 +31,24 @@ def options(parser: argparse.ArgumentParser) -> None:
         choices=("all", "val", "test"),
         help="all with their complete histories (default), or as a split is evaluated",
     )
+    parser.add_argument("--explain", action="store_true", help="say of each place why")
     parser.add_argument("--dial", default="", metavar="D,D,...", help="several, in one pass")
-
-
-def dials_of(text: str) -> list[float]:
-    """Parse `--dial`.
-
-    Raises:
-        ValueError: not numbers with commas between them.
-    """
-    try:
-        return [float(dial) for dial in text.split(",")] if text else []
-    except ValueError:
-        raise ValueError(f"--dial {text}: allowed are numbers in [0, 1], as in 0,0.1,1") from None
 
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Make the slates of one checkpoint."""
-    dials = dials_of(args.dial)
     from recdiv_core.evaluate import checkpoint_config
-    from recdiv_core.recommend import recommend
+    from recdiv_core.recommend import dials_of, recommend
 
     own = checkpoint_config(args.checkpoint, args.overrides)
-    return recommend(own, args.checkpoint, args.out, users=args.users, dials=dials)
+    return recommend(
+        own,
+        args.checkpoint,
+        args.out,
+        users=args.users,
+        dials=dials_of(args.dial),
+        explained=args.explain,
+    )
 
 
 if __name__ == "__main__":

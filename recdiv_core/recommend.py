@@ -14,10 +14,12 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from recdiv_core.config import Config, check_dial, flatten
@@ -26,9 +28,12 @@ from recdiv_core.data.requests import REQUESTS, ensure_requests
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.held_out import score_users, scoring_of
 from recdiv_core.ray_start import start_ray
+from recdiv_core.rerank import NOVELTIES
+from recdiv_core.rerank.breaches import gave_way
+from recdiv_core.rerank.explain import explain
 from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.slate_files import PartWriter, part_path, remove_unfinished, slate_table
-from recdiv_core.slates import make_slate_grid
+from recdiv_core.slates import SlateGrid, make_slate_grid
 from recdiv_core.training.build import check_rerank, load_dataset, load_model, slate_policy
 from recdiv_core.training.checkpoint import check_data, check_weights
 
@@ -40,12 +45,21 @@ PART_BATCHES: Final = 32
 PLAN: Final = "recommend.json"
 """What a directory of slates is of; without it nothing is written there."""
 
+SEVERAL: Final = "several rules"
+"""In place of a rule's words, where none by itself kept something better from a place."""
+
 KEPT: Final = ("model.", "rerank.", "eval.k", "eval.filter_seen", "eval.batch_size")
 """Keys that decide what the slates are; `rerank.diversity` is told by the dials."""
 
 
 def recommend(
-    config: Config, checkpoint: Path, out: Path, *, users: str, dials: Sequence[float] = ()
+    config: Config,
+    checkpoint: Path,
+    out: Path,
+    *,
+    users: str,
+    dials: Sequence[float] = (),
+    explained: bool = False,
 ) -> dict[str, Any]:
     """Make slates on `scaling.num_workers` Ray Data actors.
 
@@ -56,6 +70,7 @@ def recommend(
             dial of a grid.
         users: `all` with their complete histories, or those of a split as they are evaluated.
         dials: of the re-ranker, made in one pass; none = the config's own.
+        explained: add to each place what relevance and novelty gave, and the rule that intervened.
 
     Returns:
         `{"slates", "num_users", "num_parts", "dials", "users_per_s"}`; the last is None where
@@ -73,11 +88,16 @@ def recommend(
     check_rerank(config, prepared)
     check_weights(checkpoint)
     _check_dials(config, dials)
+    if explained and config.rerank.method not in NOVELTIES:
+        raise ValueError(
+            f"--explain: rerank.method={config.rerank.method} does not choose place by place; "
+            f"allowed: {', '.join(NOVELTIES)}"
+        )
     if users != "all" and not manifest.num_examples.get(users):
         raise ValueError(f"--users {users}: data.prepared={prepared} holds no {users} example")
     out, is_grid = out.absolute(), bool(dials)
     dials = list(dials) or [config.rerank.diversity]
-    _open_directory(out, _plan(config, checkpoint, manifest, users, dials))
+    _open_directory(out, _plan(config, checkpoint, manifest, users, dials, explained))
     start_ray(config)
     import ray
 
@@ -97,7 +117,8 @@ def recommend(
     if len(left) < len(parts):
         logger.info("%d of %d parts are there already", len(parts) - len(left), len(parts))
     remove_unfinished(out)
-    rate = _make_parts(config, checkpoint.absolute(), parts, left, places, dials)
+    task = _Task(config, checkpoint.absolute(), parts, places, dials, explained)
+    rate = _make_parts(task, left)
     remove_unfinished(out)  # of workers that were lost
     return {
         "slates": str(out),
@@ -106,6 +127,18 @@ def recommend(
         "dials": dials,
         "users_per_s": rate,
     }
+
+
+def dials_of(text: str) -> list[float]:
+    """Parse `--dial`.
+
+    Raises:
+        ValueError: not numbers with commas between them.
+    """
+    try:
+        return [float(dial) for dial in text.split(",")] if text else []
+    except ValueError:
+        raise ValueError(f"--dial {text}: allowed are numbers in [0, 1], as in 0,0.1,1") from None
 
 
 def _check_dials(config: Config, dials: Sequence[float]) -> None:
@@ -120,7 +153,12 @@ def _check_dials(config: Config, dials: Sequence[float]) -> None:
 
 
 def _plan(
-    config: Config, checkpoint: Path, manifest: Manifest, users: str, dials: Sequence[float]
+    config: Config,
+    checkpoint: Path,
+    manifest: Manifest,
+    users: str,
+    dials: Sequence[float],
+    explained: bool,
 ) -> dict[str, Any]:
     """Return what decides the slates, as JSON has it."""
     weights = hashlib.sha256((checkpoint / "model.pt").read_bytes()).hexdigest()
@@ -134,6 +172,7 @@ def _plan(
         "manifest_fingerprint": manifest.fingerprint,
         "users": users,
         "dials": list(dials),
+        "explained": explained,
         "part_batches": PART_BATCHES,
         **settings,
     }
@@ -174,32 +213,37 @@ def _open_directory(out: Path, plan: Mapping[str, Any]) -> None:
     fresh.replace(path)
 
 
-def _make_parts(
-    config: Config,
-    checkpoint: Path,
-    parts: Sequence[Sequence[Piece]],
-    left: Sequence[int],
-    places: Sequence[Path],
-    dials: Sequence[float],
-) -> float | None:
+@dataclass(frozen=True)
+class _Task:
+    """What an actor needs to know: `places` has a directory a dial."""
+
+    config: Config
+    checkpoint: Path
+    parts: Sequence[Sequence[Piece]]
+    places: Sequence[Path]
+    dials: Sequence[float]
+    explained: bool
+
+
+def _make_parts(task: _Task, left: Sequence[int]) -> float | None:
     """Make the parts that are left; return users a second, None where there was nothing to do."""
     if not left:
         return None
     import ray.data
 
-    scaling = config.scaling
+    scaling = task.config.scaling
     made = ray.data.from_items(
         [{"part": part} for part in left], override_num_blocks=len(left)
     ).map_batches(
         _Recommender,
-        fn_constructor_args=(config, checkpoint, parts, places, dials),
+        fn_constructor_args=(task,),
         batch_size=1,
         batch_format="numpy",
         num_cpus=scaling.cpus_per_worker or 0.5,
         num_gpus=float(scaling.use_gpu) or None,
         compute=ray.data.ActorPoolStrategy(size=min(scaling.num_workers, len(left))),
     )
-    total = sum(piece.stop - piece.start for part in left for piece in parts[part])
+    total = sum(piece.stop - piece.start for part in left for piece in task.parts[part])
     started, num_done, rate = time.monotonic(), 0, 0.0
     row: Any
     for row in made.iter_rows():
@@ -218,20 +262,14 @@ def _make_parts(
 class _Recommender:
     """Holds the model, and writes the parts that it is handed."""
 
-    def __init__(
-        self,
-        config: Config,
-        checkpoint: Path,
-        parts: Sequence[Sequence[Piece]],
-        places: Sequence[Path],
-        dials: Sequence[float],
-    ) -> None:
+    def __init__(self, task: _Task) -> None:
+        config = task.config
         torch.set_num_threads(config.scaling.threads_per_worker)
         device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
-        self.config, self.parts, self.places, self.dials = config, parts, places, dials
+        self.task = task
         self.dataset = load_dataset(Path(config.data.prepared).absolute()).to(device)
         self.policy = slate_policy(config, self.dataset)
-        model = load_model(config, self.dataset, checkpoint).to(device)
+        model = load_model(config, self.dataset, task.checkpoint).to(device)
         self.score = scoring_of(model, config.model.diversity)
         self.item_ids = self.dataset.catalogue.table["item_id"].combine_chunks()
 
@@ -241,33 +279,61 @@ class _Recommender:
 
     def _write(self, part: int) -> int:
         """Write a part, once for each dial; return its users."""
-        table = read_pieces(self.parts[part], {})
+        config, dataset = self.task.config, self.dataset
+        table = read_pieces(self.task.parts[part], {})
         assert table is not None
-        size = self.config.eval.batch_size
+        size = config.eval.batch_size
         batches = (
             eval_examples(table.slice(start, size)) for start in range(0, table.num_rows, size)
         )
         with ExitStack() as stack:
             writers = [
-                stack.enter_context(PartWriter(part_path(place, part))) for place in self.places
+                stack.enter_context(PartWriter(part_path(place, part)))
+                for place in self.task.places
             ]
             for held_out in score_users(
-                batches, self.dataset, self.score, max_history=self.config.model.max_history
+                batches, dataset, self.score, max_history=config.model.max_history
             ):
                 with torch.inference_mode():
-                    slates_BWK, scores_BWK = make_slate_grid(
+                    grid = make_slate_grid(
                         held_out.scores_BV,
                         held_out.packed.seen_user_S,
                         held_out.packed.seen_item_S,
-                        self.dataset.traits,
-                        self.dataset.log_prior_V,
+                        dataset.traits,
+                        dataset.log_prior_V,
                         self.policy,
-                        self.dials,
+                        self.task.dials,
                     )
-                slates, scores = slates_BWK.cpu().numpy(), scores_BWK.cpu().numpy()
+                    notes = self._notes(grid)
+                items_BWK, scores_BWK = grid.items_BWK.cpu().numpy(), grid.scores_BWK.cpu().numpy()
                 users = held_out.examples.user_ids
                 for index, writer in enumerate(writers):
-                    writer.write(
-                        slate_table(users, slates[:, index], scores[:, index], self.item_ids)
-                    )
+                    own = items_BWK[:, index], scores_BWK[:, index]
+                    writer.write(slate_table(users, *own, self.item_ids, notes[index]))
         return table.num_rows
+
+    def _notes(self, grid: SlateGrid) -> list[dict[str, Any]]:
+        """Return the further columns of each dial's slates."""
+        options, words = self.policy.options, [*self.task.config.rerank.rules]
+        notes: list[dict[str, Any]] = [{} for _ in self.task.dials]
+        if options.rules:
+            broken_BWR = gave_way(options.rules, grid.items_BWK).cpu().numpy()
+            for index, own in enumerate(notes):
+                said = [
+                    [words[rule] for rule in np.flatnonzero(row)] for row in broken_BWR[:, index]
+                ]
+                own["gave_way"] = pa.array(said, pa.list_(pa.string()))
+        if self.task.explained:
+            why = explain(
+                NOVELTIES[self.policy.method],
+                grid.candidates,
+                grid.chosen_BWK,
+                self.task.dials,
+                options,
+            )
+            names = np.array([*words, SEVERAL, ""], dtype=object)  # -1: no rule
+            for index, own in enumerate(notes):
+                own["relevance"] = why.relevance_BWK[:, index].cpu().numpy()
+                own["novelty"] = why.novelty_BWK[:, index].cpu().numpy()
+                own["rule"] = names[why.rule_BWK[:, index].cpu().numpy()]
+        return notes

@@ -9,7 +9,7 @@ Legend: B users, K slate length.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -30,7 +30,11 @@ def part_path(slates: Path, part: int) -> Path:
 
 
 def slate_table(
-    user_ids: Sequence[str], slates_BK: np.ndarray, scores_BK: np.ndarray, item_ids: pa.Array
+    user_ids: Sequence[str],
+    slates_BK: np.ndarray,
+    scores_BK: np.ndarray,
+    item_ids: pa.Array,
+    notes: Mapping[str, pa.Array | np.ndarray] | None = None,
 ) -> pa.Table:
     """Return slates as rows of SLATE, which are as long as there were items for.
 
@@ -39,6 +43,7 @@ def slate_table(
         slates_BK: item_index, -1 behind the end of a short slate.
         scores_BK: float32.
         item_ids: the shop's key of each item_index.
+        notes: further columns: an array of B values, or [B, K] with a value of each place.
     """
     is_item_BK = slates_BK >= 0
     offsets = pa.array(np.concatenate([[0], is_item_BK.sum(axis=1).cumsum()]).astype(np.int32))
@@ -48,7 +53,12 @@ def slate_table(
         pa.ListArray.from_arrays(offsets, items),
         pa.ListArray.from_arrays(offsets, pa.array(scores_BK[is_item_BK], pa.float32())),
     ]
-    return pa.table(dict(zip(SLATE.names, columns, strict=True))).cast(SLATE)
+    table = pa.table(dict(zip(SLATE.names, columns, strict=True))).cast(SLATE)
+    for name, note in (notes or {}).items():
+        is_of_places = isinstance(note, np.ndarray)
+        column = pa.ListArray.from_arrays(offsets, note[is_item_BK]) if is_of_places else note
+        table = table.append_column(name, column)
+    return table
 
 
 class PartWriter:
@@ -59,13 +69,15 @@ class PartWriter:
         self.fresh = path.with_name(f".{path.name}.{os.getpid()}")
 
     def __enter__(self) -> PartWriter:
-        """Open the file under its other name."""
+        """Make the directory; the file is opened with the first rows, which say what columns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.writer = pq.ParquetWriter(self.fresh, SLATE, compression="zstd")
+        self.writer: pq.ParquetWriter | None = None
         return self
 
     def write(self, table: pa.Table) -> None:
-        """Append rows of SLATE."""
+        """Append rows of slates, under the file's other name."""
+        if self.writer is None:
+            self.writer = pq.ParquetWriter(self.fresh, table.schema, compression="zstd")
         self.writer.write_table(table)
 
     def __exit__(
@@ -75,6 +87,8 @@ class PartWriter:
         trace: TracebackType | None,
     ) -> None:
         """Move the file into place if all went well; else take it away."""
+        if self.writer is None:
+            return
         self.writer.close()
         if kind is None:
             self.fresh.replace(self.path)

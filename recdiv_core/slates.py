@@ -47,6 +47,23 @@ class SlatePolicy:
     options: Options = field(default_factory=Options)
 
 
+@dataclass(frozen=True, eq=False)
+class SlateGrid:
+    """Slates of some users under each dial, and what they were chosen from.
+
+    Attributes:
+        items_BWK: int64 item_index, best place first, -1 where a user has fewer than k items left.
+        scores_BWK: float32 of the chosen items, -inf where there is none.
+        chosen_BWK: the places of the slates' items among the candidates, -1 where there is none.
+        candidates: as the re-ranker got them.
+    """
+
+    items_BWK: torch.Tensor
+    scores_BWK: torch.Tensor
+    chosen_BWK: torch.Tensor
+    candidates: Candidates
+
+
 def make_slates(
     scores_BV: torch.Tensor,
     seen_user_S: torch.Tensor,
@@ -63,7 +80,7 @@ def make_slates(
         slates_BK int64 item_index, best place first, -1 where a user has fewer than k items left;
         scores_BK float32 of the chosen items, -inf where there is none.
     """
-    slates_BWK, scores_BWK = make_slate_grid(
+    grid = make_slate_grid(
         scores_BV,
         seen_user_S,
         seen_item_S,
@@ -73,7 +90,7 @@ def make_slates(
         [policy.diversity],
         exposure_V=exposure_V,
     )
-    return slates_BWK[:, 0], scores_BWK[:, 0]
+    return grid.items_BWK[:, 0], grid.scores_BWK[:, 0]
 
 
 def make_slate_grid(
@@ -86,7 +103,7 @@ def make_slate_grid(
     dials: Sequence[float],
     *,
     exposure_V: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> SlateGrid:
     """Make a slate for each user and dial; what does not depend on the dial is done once.
 
     Args:
@@ -99,10 +116,6 @@ def make_slate_grid(
         dials: of the re-ranker, at least one.
         exposure_V: int64 places that each item holds already in this pass over the users, for a
             re-ranker that looks at all users together; None = it looks at these users alone.
-
-    Returns:
-        slates_BWK int64 item_index, best place first, -1 where a user has fewer than k items left;
-        scores_BWK float32 of the chosen items, -inf where there is none.
     """
     if policy.logit_adjustment:
         scores_BV -= policy.logit_adjustment * log_prior_V
@@ -130,11 +143,13 @@ def make_slate_grid(
     chosen_BWK = rerank(candidates, policy.k, dials, policy.options)
     is_empty_BWK = chosen_BWK < 0
     places_BX = chosen_BWK.clamp_min(0).flatten(1)
-    slates_BWK = items_BC.gather(1, places_BX).view_as(chosen_BWK)
-    of_slates_BWK = scores_BC.gather(1, places_BX).view_as(chosen_BWK)
-    return (
-        slates_BWK.masked_fill(is_empty_BWK, -1),
-        of_slates_BWK.masked_fill(is_empty_BWK, -torch.inf),
+    items_BWK = items_BC.gather(1, places_BX).view_as(chosen_BWK)
+    scores_BWK = scores_BC.gather(1, places_BX).view_as(chosen_BWK)
+    return SlateGrid(
+        items_BWK.masked_fill(is_empty_BWK, -1),
+        scores_BWK.masked_fill(is_empty_BWK, -torch.inf),
+        chosen_BWK,
+        candidates,
     )
 
 

@@ -3,11 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from pipelines.recommend import dials_of
+from recdiv_core.config import override
+from recdiv_core.data.catalogue import load_catalogue
+from recdiv_core.data.plan import list_fragments, plan_parts, read_pieces
 from recdiv_core.evaluate import checkpoint_config
-from recdiv_core.recommend import PLAN, recommend
+from recdiv_core.recommend import PLAN, SEVERAL, _Recommender, _Task, dials_of, recommend
+from recdiv_core.slate_files import part_path
 from tests.sweep_worlds import K, write_swept_shop
 
 
@@ -38,6 +43,37 @@ def test_settings_that_make_no_slates_are_refused(checkpoint, tmp_path, override
     out = tmp_path / "slates"
     assert message in refused(checkpoint, out, *overrides, dials=dials)
     assert not out.exists()
+
+
+def test_what_is_not_chosen_place_by_place_is_not_explained(checkpoint, tmp_path):
+    config = checkpoint_config(checkpoint, ["rerank.method=exposure"])
+    with pytest.raises(ValueError, match=r"--explain: rerank\.method=exposure .*allowed: mmr, msd"):
+        recommend(config, checkpoint, tmp_path / "why", users="test", explained=True)
+
+
+def test_a_part_says_why_and_what_gave_way(checkpoint, tmp_path):
+    config = checkpoint_config(checkpoint, ["rerank.method=mmr"])
+    prepared = Path(config.data.prepared)
+    item = load_catalogue(prepared).table["item_id"][3].as_py()
+    rules = ["at most 1 of brand", f"include {item}"]
+    config = override(config, {"rerank.rules": rules})
+    parts = plan_parts(list_fragments(prepared, "test"), 20)
+    dials = [0.0, 0.5]
+    places = [tmp_path / f"{dial}" for dial in dials]
+    task = _Task(config, checkpoint, parts, places, dials, explained=True)
+    done = _Recommender(task)({"part": np.array([1])})
+    assert done["num_users"].tolist() == [20]
+    histories = {row["user_id"]: row["history"] for row in read_pieces(parts[1], {}).to_pylist()}
+    for place, dial in zip(places, dials, strict=True):
+        table = pq.read_table(part_path(place, 1))
+        assert table.schema.names[3:] == ["gave_way", "relevance", "novelty", "rule"]
+        for row in table.to_pylist():
+            has_seen = 3 in histories[row["user_id"]]  # and so cannot be shown it
+            assert (rules[1] in row["gave_way"]) == has_seen == (item not in row["item_ids"])
+            assert len(row["item_ids"]) == len(row["relevance"]) == len(row["rule"]) == K
+            assert set(row["rule"]) <= {"", SEVERAL, *rules}
+            if not dial:
+                assert not any(row["novelty"])
 
 
 def test_a_split_without_users_is_refused(checkpoint, tmp_path):

@@ -21,6 +21,15 @@ def test_a_short_slate_is_a_short_list():
     ]
 
 
+def test_notes_stand_beside_places_or_users():
+    slates = np.array([[2, 0], [1, -1]])
+    notes = {"novelty": np.array([[0.0, 0.5], [0.25, 9.0]]), "gave_way": pa.array([["x"], []])}
+    table = slate_table(["u", "v"], slates, np.zeros((2, 2), np.float32), ITEM_IDS, notes)
+    assert table.schema.names == [*SLATE.names, "novelty", "gave_way"]
+    assert table["novelty"].to_pylist() == [[0.0, 0.5], [0.25]]
+    assert table["gave_way"].to_pylist() == [["x"], []]
+
+
 def test_no_users_are_no_rows():
     none = np.zeros((0, 3))
     assert slate_table([], none.astype(int), none, ITEM_IDS).num_rows == 0
@@ -40,6 +49,7 @@ def test_a_part_is_there_once_it_is_whole(tmp_path):
 def test_a_part_that_fails_leaves_nothing(tmp_path):
     def fail():
         with PartWriter(part_path(tmp_path, 0)) as part:
+            part.write(slate_table([], np.zeros((0, 1), int), np.zeros((0, 1)), ITEM_IDS))
             assert list(tmp_path.glob(UNFINISHED)) == [part.fresh]
             raise KeyError
 

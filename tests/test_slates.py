@@ -202,8 +202,10 @@ def test_a_grid_holds_the_slates_of_each_dial(method):
     seen_user, seen_item = torch.tensor([0, 0, 2]), torch.tensor([1, 5, 7])
     given = (seen_user, seen_item, traits(embeddings), LOG_PRIOR)
     dials = [0.0, 0.3, 1.0]
-    slates, scores = make_slate_grid(states @ items.T, *given, policy(method=method), dials)
+    grid = make_slate_grid(states @ items.T, *given, policy(method=method), dials)
+    slates, scores = grid.items_BWK, grid.scores_BWK
     assert slates.shape == scores.shape == (6, 3, 5)
+    assert torch.equal(grid.candidates.items_BC.gather(1, grid.chosen_BWK[:, 0]), slates[:, 0])
     for index, dial in enumerate(dials):
         alone = make_slates(states @ items.T, *given, policy(method=method, diversity=dial))
         assert torch.equal(slates[:, index], alone[0])
