@@ -13,7 +13,7 @@ BENCH ?= $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py)))
 READY := .venv/.ready
 PY := .venv/bin/python
 
-.PHONY: setup demo test check fmt lint type test-cluster golden bench dashboard help
+.PHONY: setup demo test check fmt lint type test-cluster test-faults golden bench dashboard help
 
 setup: $(READY)  ## make the environment in .venv (PYTHON=python3.12 picks another interpreter)
 
@@ -33,10 +33,13 @@ demo: $(READY)  ## the main job on the built-in shop: click log -> front in MLfl
 
 test: $(READY)  ## unit tests, then the tests that start a local Ray cluster
 	@$(PY) -m pytest --quiet -n auto
-	@$(PY) -m pytest --quiet -m ray tests/cluster
+	@$(PY) -m pytest --quiet -m "ray and not slow" tests/cluster
 
 test-cluster: $(READY)  ## only the tests that start a local Ray cluster
 	@$(PY) -m pytest --quiet -m ray tests/cluster
+
+test-faults: $(READY)  ## only the tests that kill somebody or cut a connection; not all are in `make test`
+	@$(PY) -m pytest --quiet -m faults tests/cluster
 
 check: lint type test  ## what a change must pass: lint, types, tests
 

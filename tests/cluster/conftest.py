@@ -98,14 +98,14 @@ def trained(shop: Shop) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def references(shop: Shop) -> dict[str, Any]:
-    """Return the result of a sweep over two of the baselines."""
+    """Return the result of a sweep over one of the baselines."""
     from recdiv_core import sweep
     from recdiv_core.config import Config, apply_overrides
     from tune_spaces.baselines import SPACE
 
-    two = {"model.kind": ray.tune.grid_search(["popular", "item_knn"])}
+    one = {"model.kind": ray.tune.grid_search(["popular"])}
     config = apply_overrides(Config(), shop.arguments("run.name=references"))
-    return sweep.run(config, dataclasses.replace(SPACE, parameters=two), "baselines")
+    return sweep.run(config, dataclasses.replace(SPACE, parameters=one), "baselines")
 
 
 SWEPT = ("run.name=swept", "scaling.num_workers=2")

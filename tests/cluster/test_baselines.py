@@ -43,14 +43,11 @@ def test_a_checkpoint_is_evaluated_alike_on_any_workers(fitted, num_workers):
     assert {n: judged["metrics"][n] for n in of_fit} == pytest.approx(of_fit, abs=1e-12)
 
 
-def test_a_sweep_has_a_child_for_each_baseline_and_they_stand_beside_later_fronts(
-    shop, references, swept, fitted
-):
+def test_baselines_are_swept_and_stand_beside_later_fronts(shop, references, swept, fitted):
     children = shop.runs(f"tags.`mlflow.parentRunId` = '{references['parent_run_id']}'")
-    kinds = {"popular", "item_knn"}
-    assert {child.data.params["model.kind"] for child in children} == kinds
-    assert {child.info.status for child in children} == {"FINISHED"}
-    assert references["num_trials"] == 2
+    of_children = [(child.data.params["model.kind"], child.info.status) for child in children]
+    assert of_children == [("popular", "FINISHED")]
+    assert references["num_trials"] == 1
     uri = f"tracking.uri={shop.uri}"
     drawn = run("report", "--run", swept["parent_run_id"], uri, f"run.storage={shop.storage}")
-    assert drawn["references"].keys() == {*kinds, "ease"}  # fitted by itself, above
+    assert drawn["references"].keys() == {"popular", "ease"}  # fitted by itself, above

@@ -86,6 +86,8 @@ def test_slates_of_a_split_are_those_that_are_judged(trained, tmp_path):
     assert made["num_users"] == len(expected)
 
 
+@pytest.mark.faults
+@pytest.mark.slow
 def test_a_killed_driver_loses_no_user_and_repeats_none(trained, undisturbed, tmp_path, start):
     out = tmp_path / "slates"
     last = out / "diversity=1"
@@ -105,6 +107,8 @@ def test_a_killed_driver_loses_no_user_and_repeats_none(trained, undisturbed, tm
     assert again == {**made, "users_per_s": None}
 
 
+@pytest.mark.faults
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing_but_time(trained, undisturbed, tmp_path):
     out = tmp_path / "slates"
     killed = []

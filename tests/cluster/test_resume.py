@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.conftest import LONG, family_of, kill_driver, run, wait_until
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
 SAME = 1e-6
 """A step that is done again must draw the dropout that it drew the first time."""

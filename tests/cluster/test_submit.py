@@ -172,6 +172,8 @@ class Proxy(socketserver.ThreadingTCPServer):
         self.has_cut = False
 
 
+@pytest.mark.faults
+@pytest.mark.slow
 def test_a_job_is_followed_through_a_lost_connection(dashboard: str, tree: Path):
     with Proxy(int(dashboard.rpartition(":")[2])) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()

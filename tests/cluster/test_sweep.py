@@ -44,6 +44,7 @@ def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop, swept):
     assert len(shop.runs("")) == num_runs
 
 
+@pytest.mark.faults
 def test_an_interrupted_sweep_is_closed_and_completed_by_the_same_command(shop, start):
     arguments = ["--space", "smoke", *shop.arguments("run.name=halted")]
     driver = start("tune", *arguments)
