@@ -22,7 +22,7 @@ from recdiv_core.config import Config
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
     parser.add_argument("--before", type=Path, metavar="DIR", help="older slates of the same shop")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="the page (SLATES/inspect.html)")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="the page (SLATES/_inspect.html)")
 
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:

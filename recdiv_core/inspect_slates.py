@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 SHOWN_CLUSTERS: Final = 10
 SHOWN_GROUPS: Final = 5
-PAGE: Final = "inspect.html"
+PAGE: Final = "_inspect.html"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def inspect(
         config: `data.prepared`.
         slates: directory that `recommend` wrote, or one of like parts.
         before: another one, older: has it narrowed since?
-        out: page to write; None = `inspect.html` beside the slates.
+        out: page to write; None = `_inspect.html` beside the slates.
 
     Returns:
         `{"slates", "num_users", "k", "verdict", "figures", "segments", "near_identical",

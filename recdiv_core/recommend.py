@@ -42,8 +42,9 @@ logger = logging.getLogger(__name__)
 USERS: Final = ("all", "val", "test")
 PART_BATCHES: Final = 32
 """Batches of `eval.batch_size` users that a part holds: what a killed job does again at most."""
-PLAN: Final = "recommend.json"
-"""What a directory of slates is of; without it nothing is written there."""
+PLAN: Final = "_recommend.json"
+"""What a directory of slates is of; without it nothing is written there. Readers of a directory of
+Parquet pass over names that begin like this one."""
 
 SEVERAL: Final = "several rules"
 """In place of a rule's words, where none by itself kept something better from a place."""
