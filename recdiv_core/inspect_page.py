@@ -105,7 +105,7 @@ def _segments(result: Mapping[str, Any]) -> str:
         numbers = "".join(_said(key, figures[key]) for key in OF_SEGMENTS)
         rows.append(
             f'<tr>{cell(name)}<td class="number">{figures["num_users"]:,}</td>{numbers}'
-            f"{cell(figures['verdict'])}</tr>"
+            f'<td style="white-space: normal">{html.escape(figures["verdict"])}</td></tr>'
         )
     return table(heads, rows)
 
