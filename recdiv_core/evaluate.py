@@ -25,7 +25,7 @@ from recdiv_core.metrics.tally import Tally, tally_slates
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.ray_start import start_ray
-from recdiv_core.schema import check_files, read_manifest
+from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.scorecards import Scorecard, finish_split, scorecard_of
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.build import (
@@ -142,21 +142,13 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
         ValueError: files, data and checkpoint that do not fit together; no GPU where one is asked;
             `eval.slices` of no such kind.
     """
-    check_dial(config)
-    prepared = Path(config.data.prepared).absolute()
-    manifest = read_manifest(prepared)
-    check_files(prepared, manifest)
-    check_data(checkpoint, manifest)
-    check_rerank(config, prepared)
-    check_weights(checkpoint)
+    prepared, manifest = check_inputs(config, checkpoint)
     check_kinds(config.eval.slices, pq.read_schema(prepared / "catalogue.parquet").names)
-    start_ray(config)
+    start_with_gpu(config)
     import ray
 
     ensure_vectors(prepared, manifest)
     use_gpu = config.scaling.use_gpu
-    if use_gpu and config.scaling.address == "local" and not ray.cluster_resources().get("GPU"):
-        raise ValueError("scaling.use_gpu=true: Ray sees no GPU on this machine")
     share = ray.remote(
         num_cpus=config.scaling.cpus_per_worker or 0.5, num_gpus=float(use_gpu), max_retries=2
     )(_tally_share)
@@ -176,6 +168,39 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
         "num_users_without_targets": int(tally.num_users_without_targets),
         **finish_split(scorecard, item_groups(config.eval.slices, load_catalogue(prepared))),
     }
+
+
+def check_inputs(config: Config, checkpoint: Path) -> tuple[Path, Manifest]:
+    """Check all that a checkpoint is judged or recommended with, before Ray starts.
+
+    Returns:
+        the prepared data set, absolute, and its manifest.
+
+    Raises:
+        ValueError: files, data, settings and checkpoint that do not fit together.
+    """
+    check_dial(config)
+    prepared = Path(config.data.prepared).absolute()
+    manifest = read_manifest(prepared)
+    check_files(prepared, manifest)
+    check_data(checkpoint, manifest)
+    check_rerank(config, prepared)
+    check_weights(checkpoint)
+    return prepared, manifest
+
+
+def start_with_gpu(config: Config) -> None:
+    """Start or join Ray.
+
+    Raises:
+        ValueError: a GPU is asked of this machine, and Ray sees none.
+    """
+    start_ray(config)
+    import ray
+
+    scaling = config.scaling
+    if scaling.use_gpu and scaling.address == "local" and not ray.cluster_resources().get("GPU"):
+        raise ValueError("scaling.use_gpu=true: Ray sees no GPU on this machine")
 
 
 def _tally_share(

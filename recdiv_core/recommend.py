@@ -22,24 +22,22 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from recdiv_core.config import Config, check_dial, flatten
+from recdiv_core.config import Config, flatten
 from recdiv_core.data.plan import Piece, eval_examples, list_fragments, plan_parts, read_pieces
 from recdiv_core.data.requests import REQUESTS, ensure_requests
 from recdiv_core.data.text_vectors import ensure_vectors
+from recdiv_core.evaluate import check_inputs, start_with_gpu
 from recdiv_core.held_out import score_users, scoring_of
-from recdiv_core.ray_start import start_ray
 from recdiv_core.rerank import NOVELTIES
 from recdiv_core.rerank.breaches import gave_way
 from recdiv_core.rerank.explain import explain
-from recdiv_core.schema import Manifest, check_files, read_manifest
+from recdiv_core.schema import Manifest
 from recdiv_core.slate_files import PartWriter, part_path, remove_unfinished, slate_table
 from recdiv_core.slates import SlateGrid, make_slate_grid
-from recdiv_core.training.build import check_rerank, load_dataset, load_model, slate_policy
-from recdiv_core.training.checkpoint import check_data, check_weights
+from recdiv_core.training.build import load_dataset, load_model, slate_policy
 
 logger = logging.getLogger(__name__)
 
-USERS: Final = ("all", "val", "test")
 PART_BATCHES: Final = 32
 """Batches of `eval.batch_size` users that a part holds: what a killed job does again at most."""
 PLAN: Final = "_recommend.json"
@@ -81,13 +79,7 @@ def recommend(
         ValueError: files, data, checkpoint and settings that do not fit together; `out` holds
             something else.
     """
-    check_dial(config)
-    prepared = Path(config.data.prepared).absolute()
-    manifest = read_manifest(prepared)
-    check_files(prepared, manifest)
-    check_data(checkpoint, manifest)
-    check_rerank(config, prepared)
-    check_weights(checkpoint)
+    prepared, manifest = check_inputs(config, checkpoint)
     _check_dials(config, dials)
     if explained and config.rerank.method not in NOVELTIES:
         raise ValueError(
@@ -99,12 +91,7 @@ def recommend(
     out, is_grid = out.absolute(), bool(dials)
     dials = list(dials) or [config.rerank.diversity]
     _open_directory(out, _plan(config, checkpoint, manifest, users, dials, explained))
-    start_ray(config)
-    import ray
-
-    use_gpu = config.scaling.use_gpu
-    if use_gpu and config.scaling.address == "local" and not ray.cluster_resources().get("GPU"):
-        raise ValueError("scaling.use_gpu=true: Ray sees no GPU on this machine")
+    start_with_gpu(config)
     ensure_vectors(prepared, manifest)
     if users == "all":
         ensure_requests(prepared, manifest)
