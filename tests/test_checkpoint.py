@@ -9,9 +9,11 @@ from recdiv_core.config import Config, override
 from recdiv_core.training.checkpoint import (
     Progress,
     check_data,
+    check_weights,
     chosen_checkpoint,
     load_training,
     load_weights,
+    newest_whole,
     read_config,
     read_fingerprint,
     read_progress,
@@ -185,3 +187,58 @@ def test_the_last_checkpoint_of_a_run_is_chosen_once_it_is_finished(tmp_path, ma
 def test_a_directory_without_checkpoints_is_no_run(tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoint"):
         chosen_checkpoint(tmp_path)
+
+
+def flip_bit(path):
+    """Change one bit in the middle of a file, where torch would not notice."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def write_run(run, manifest, count=3):
+    """Write checkpoints one after another; return their directories."""
+    places = [run / f"checkpoint_{number}" for number in range(count)]
+    for number, place in enumerate(places):
+        place.mkdir()
+        save_checkpoint(
+            place,
+            config=CONFIG,
+            manifest=manifest,
+            progress=replace(PROGRESS, step=number),
+            weights={"weight": torch.full((99, 99), float(number))},
+            training={"sums": [], "best_weights": torch.ones(9)},
+        )
+    return places
+
+
+def test_a_flipped_bit_is_found(tmp_path, manifest):
+    (place,) = write_run(tmp_path, manifest, 1)
+    check_weights(place)
+    flip_bit(place / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt is damaged: it is not what checkpoint\.json"):
+        check_weights(place)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "training.pt"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, manifest, caplog, name):
+    places = write_run(tmp_path, manifest)
+    assert newest_whole(places[2]) == places[2]
+    flip_bit(places[2] / name)
+    assert newest_whole(places[2]) == places[1]
+    assert f"{places[2] / name} is damaged" in caplog.text
+    (places[1] / name).write_bytes(b"")
+    assert newest_whole(places[2]) == places[0]
+    assert newest_whole(places[0]) == places[0]  # later ones are none of its business
+    (places[0] / name).unlink()
+    with pytest.raises(ValueError, match="none before it is whole"):
+        newest_whole(places[2])
+
+
+def test_a_checkpoint_without_sums_is_taken_at_its_word(tmp_path, manifest):
+    (place,) = write_run(tmp_path, manifest, 1)
+    tree = json.loads((place / "checkpoint.json").read_text())
+    del tree["sha256"]
+    (place / "checkpoint.json").write_text(json.dumps(tree))
+    assert newest_whole(place) == place
+    check_weights(place)

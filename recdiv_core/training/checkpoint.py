@@ -1,7 +1,8 @@
 """A checkpoint: a directory that training goes on from exactly, and evaluation needs nothing else.
 
     config.yaml       the whole config
-    checkpoint.json   where training stood (Progress), fingerprint of the prepared data
+    checkpoint.json   where training stood (Progress), fingerprint of the prepared data, and the
+                      sha256 of the two files below
     model.pt          weights to go on with; in the last checkpoint of a run, the best ones
     training.pt       optimiser and loss scaler, and the best weights when they are older ones
 
@@ -12,12 +13,14 @@ functions of its number, and the position in the data is that number too (data/p
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import logging
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import yaml
@@ -25,6 +28,10 @@ from torch import nn
 
 from recdiv_core.config import Config, from_tree, to_yaml
 from recdiv_core.schema import Manifest
+
+logger = logging.getLogger(__name__)
+
+SUMMED: Final = ("model.pt", "training.pt")
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,11 @@ def save_checkpoint(
     (directory / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     torch.save(dict(weights), directory / "model.pt")
     torch.save(dict(training), directory / "training.pt")
-    tree = {"manifest_fingerprint": manifest.fingerprint, **dataclasses.asdict(progress)}
+    tree = {
+        "manifest_fingerprint": manifest.fingerprint,
+        "sha256": {name: _sha256(directory / name) for name in SUMMED},
+        **dataclasses.asdict(progress),
+    }
     (directory / "checkpoint.json").write_text(json.dumps(tree), encoding="utf-8")
 
 
@@ -114,6 +125,44 @@ def chosen_checkpoint(run: Path) -> Path:
     return max(found)
 
 
+def newest_whole(checkpoint: Path) -> Path:
+    """Return a checkpoint to go on from: this one, or where it is damaged the last whole before it.
+
+    Raises:
+        ValueError: none is whole.
+    """
+    older = [path.parent for path in checkpoint.parent.glob("checkpoint_*/checkpoint.json")]
+    before = sorted((path for path in older if path.name < checkpoint.name), reverse=True)
+    for place in (checkpoint, *before):
+        try:
+            for name in SUMMED:
+                check_sum(place, name)
+        except ValueError as error:
+            logger.warning("%s: going back to the checkpoint before", error)
+        else:
+            return place
+    raise ValueError(f"{checkpoint} is damaged, and none before it is whole: train anew")
+
+
+def check_sum(checkpoint: Path, name: str) -> None:
+    """Check that a file of a checkpoint is as it was written.
+
+    Raises:
+        ValueError: missing or damaged, the file or `checkpoint.json`.
+    """
+    wanted = _read_json(checkpoint)[2].get(name)
+    path = checkpoint / name
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: not a whole checkpoint")
+    if wanted is not None and _sha256(path) != wanted:
+        raise ValueError(f"{path} is damaged: it is not what checkpoint.json has the sha256 of")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def check_data(checkpoint: Path, manifest: Manifest) -> None:
     """Refuse a checkpoint that was trained on another prepared data set.
 
@@ -153,12 +202,13 @@ def load_weights(checkpoint: Path, model: nn.Module, *, may_lack: str = "") -> N
 
 
 def check_weights(checkpoint: Path) -> None:
-    """Read a checkpoint's weights once, before anything is spent on it.
+    """Check a checkpoint's weights and read them once, before anything is spent on it.
 
     Raises:
         ValueError: missing or damaged file.
     """
     read_weights(checkpoint)
+    check_sum(checkpoint, "model.pt")
 
 
 def read_weights(checkpoint: Path) -> dict[str, Any]:
@@ -192,13 +242,15 @@ def _read_tensors(path: Path) -> dict[str, Any]:
     return tensors
 
 
-def _read_json(checkpoint: Path) -> tuple[str, dict[str, Any]]:
+def _read_json(checkpoint: Path) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """Return the fingerprint, the fields of Progress, and the sums (none in older checkpoints)."""
     path = checkpoint / "checkpoint.json"
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: not a whole checkpoint ({error})") from None
-    known = {"manifest_fingerprint", *(entry.name for entry in fields(Progress))}
+    known = {"manifest_fingerprint", "sha256", *(entry.name for entry in fields(Progress))}
     if not isinstance(tree, dict) or "manifest_fingerprint" not in tree or set(tree) - known:
         raise ValueError(f"{path} is not of this version: expected {', '.join(sorted(known))}")
-    return tree.pop("manifest_fingerprint"), tree
+    sums = tree.pop("sha256", {})
+    return tree.pop("manifest_fingerprint"), tree, sums

@@ -44,6 +44,7 @@ from recdiv_core.training.checkpoint import (
     Progress,
     load_training,
     load_weights,
+    newest_whole,
     read_progress,
     save_checkpoint,
 )
@@ -100,9 +101,10 @@ class _Trainer:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is not None:
             with checkpoint.as_directory() as path:
-                self.progress = read_progress(Path(path))
-                load_weights(Path(path), self.model)
-                training = load_training(Path(path))
+                place = newest_whole(Path(path))
+                self.progress = read_progress(place)
+                load_weights(place, self.model)
+                training = load_training(place)
             self.best_weights = training["best_weights"] or _copy_weights(self.model)
             self.places_V.copy_(training["places_V"])
             self.balance = BalanceState(**training["balance"])
@@ -203,6 +205,7 @@ class _Trainer:
                     balance=self.balance,
                 )
             )
+            self._check_finite(self.sums[-1], step)
             self._observe(self.sums[-1])
             self.progress = replace(self.progress, step=step + 1)
             if self.rank == 0 and time.monotonic() - last_log > LOG_EVERY_S:
@@ -212,6 +215,14 @@ class _Trainer:
             every = self.config.train.checkpoint_every_steps
             if every and (step + 1) % every == 0 and (step + 1) % self.steps_an_epoch:
                 self._report({})
+
+    def _check_finite(self, sums: StepSums, step: int) -> None:
+        """Stop a run that has diverged, which no later step brings back; fp16 skips such steps."""
+        if self.config.train.precision != "fp16" and not math.isfinite(sums.loss + sums.grad_norm):
+            raise FloatingPointError(
+                f"training diverged: loss {sums.loss}, gradient norm {sums.grad_norm} at step "
+                f"{step}; lower train.learning_rate or loss.diversity_weight"
+            )
 
     def _objective_at(self, step: int) -> Objective:
         factor = warmup(

@@ -86,3 +86,28 @@ def test_a_killed_driver_goes_on_from_its_last_checkpoint(shop, trained, start):
     epochs = [epoch for epoch, _ in shop.curve(logged.info.run_id, "train/loss")]
     assert sorted(set(epochs)) == [1, 2, 3, 4]
     assert epochs.count(1) == 1  # the first epoch was not trained again
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_passed_over(shop, trained, start):
+    arguments = shop.arguments("run.name=damaged", *LONG, "train.keep_checkpoints=3")
+    driver = start("train", *arguments)
+    place = shop.storage / "damaged"
+    wait_until(lambda: has_passed(place, int(trained["metrics"]["step"]) // 3))
+    kill_driver(driver)
+    newest = max(place.glob("checkpoint_*/model.pt"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+
+    assert_same_figures(run("train", *arguments), trained)
+    assert max(place.glob("checkpoint_*/model.pt")) != newest
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_stops_and_is_marked(shop):
+    arguments = ["run.name=diverged", "train.learning_rate=1e30", "train.max_failures=0"]
+    with pytest.raises(Exception, match="training diverged"):
+        run("train", *shop.arguments(*arguments))
+    (logged,) = shop.runs("tags.`recdiv.run_name` = 'diverged'")
+    assert logged.info.status == "FAILED"
