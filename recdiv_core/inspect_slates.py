@@ -36,7 +36,9 @@ from recdiv_core.sameness import (
     Sameness,
     Shelf,
     describe,
+    latest_distinct,
     look,
+    padded,
     shelves,
     starved,
 )
@@ -176,7 +178,7 @@ def read_slates(parts: Sequence[Path], item_ids: pa.ChunkedArray) -> tuple[pa.Ar
             f"SLATES {parts[0].parent}: {len(users) - len(users.unique())} users twice"
         )
     lengths = np.asarray(lists.value_lengths(), dtype=np.int64)
-    return users, _padded(items.to_numpy().astype(np.int64), lengths, int(lengths.max(initial=1)))
+    return users, padded(items.to_numpy().astype(np.int64), lengths, int(lengths.max(initial=1)))
 
 
 def _read_part(path: Path) -> pa.Table:
@@ -223,34 +225,6 @@ def read_histories(prepared: Path, users: str, user_ids: pa.Array, k: int) -> Hi
         found.length_U[rows] = lengths[is_asked]
         found.is_cold_U[rows] = table["is_cold_user"].to_numpy()[is_asked]
     return found
-
-
-def latest_distinct(items: Integers, lengths: Integers, k: int) -> Integers:
-    """Return the k latest distinct items of each history, the latest first, -1 behind the end.
-
-    >>> latest_distinct(np.array([4, 5, 4, 6]), np.array([3, 0, 1]), 2).tolist()
-    [[4, 5], [-1, -1], [6, -1]]
-    """
-    user = np.repeat(np.arange(len(lengths)), lengths)
-    order = np.lexsort((-np.arange(len(items)), user))  # users in turn, their latest event first
-    user, items = user[order], items[order]
-    by_item = np.lexsort((np.arange(len(items)), items, user))
-    is_first = np.ones(len(items), dtype=np.bool_)
-    same = (np.diff(user[by_item]) == 0) & (np.diff(items[by_item]) == 0)
-    is_first[by_item[1:][same]] = False
-    user, items = user[is_first], items[is_first]
-    counts = np.bincount(user, minlength=len(lengths))
-    return _padded(items, counts, k)
-
-
-def _padded(values: Integers, lengths: Integers, width: int) -> Integers:
-    """Return ragged lists as rows, cut to `width`, -1 behind the end."""
-    user = np.repeat(np.arange(len(lengths)), lengths)
-    place = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    rows = np.full((len(lengths), width), -1, dtype=np.int64)
-    is_kept = place < width
-    rows[user[is_kept], place[is_kept]] = values[is_kept]
-    return rows
 
 
 def _clusters(dataset: Dataset, slates_UK: Integers, found: Sameness) -> list[dict[str, Any]]:

@@ -126,6 +126,34 @@ def against_history(
     return is_known_U & (of_slate < of_history), is_known_U & (of_slate > of_history)
 
 
+def latest_distinct(items: Integers, lengths: Integers, k: int) -> Integers:
+    """Return the k latest distinct items of each history, the latest first, -1 behind the end.
+
+    >>> latest_distinct(np.array([4, 5, 4, 6]), np.array([3, 0, 1]), 2).tolist()
+    [[4, 5], [-1, -1], [6, -1]]
+    """
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((-np.arange(len(items)), user))  # users in turn, their latest event first
+    user, items = user[order], items[order]
+    by_item = np.lexsort((np.arange(len(items)), items, user))
+    is_first = np.ones(len(items), dtype=np.bool_)
+    same = (np.diff(user[by_item]) == 0) & (np.diff(items[by_item]) == 0)
+    is_first[by_item[1:][same]] = False
+    user, items = user[is_first], items[is_first]
+    counts = np.bincount(user, minlength=len(lengths))
+    return padded(items, counts, k)
+
+
+def padded(values: Integers, lengths: Integers, width: int) -> Integers:
+    """Return ragged lists as rows, cut to `width`, -1 behind the end."""
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    rows = np.full((len(lengths), width), -1, dtype=np.int64)
+    is_kept = place < width
+    rows[user[is_kept], place[is_kept]] = values[is_kept]
+    return rows
+
+
 @dataclass(frozen=True)
 class Shelf:
     """A category's share of what is wanted and of what is shown."""

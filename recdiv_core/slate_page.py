@@ -42,6 +42,12 @@ COMPARED: Final = (
     "novelty",
 )
 SLICE_METRICS: Final = ("ndcg", "recall", "ild", "diversity_index")
+SAMENESS: Final = {
+    "with_doubles": "slates with near-identical items",
+    "same_slate": "users who share their slate with somebody",
+    "narrower": "users with fewer categories than they chose themselves",
+    "broader": "users with more",
+}
 LEGEND: Final = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 BAR: Final = {"color": "#475569", "thickness": 1.2, "width": 4}
 """Of errors."""
@@ -85,7 +91,7 @@ def section(views: SlateViews, fronts: Sequence[Front]) -> str:
         "the diagonal, the more of the exposure goes to few items. Right: of each tenth of the "
         "catalogue by train events, the share that stands in any slate; cold items have no train "
         "event.</p>"
-        f"{_segment_section(views)}{_slice_section(views)}{_example_section(views)}"
+        f"{_sameness_section(views)}{_segment_section(views)}{_slice_section(views)}{_example_section(views)}"
     )
 
 
@@ -236,6 +242,25 @@ def _band_figure(views: SlateViews) -> go.Figure:
             hoverinfo="text",
         )
     return figure
+
+
+def _sameness_section(views: SlateViews) -> str:
+    rows = [
+        f"<tr>{cell(text)}"
+        + "".join(f'<td class="number">{100 * own[name]:.1f} %</td>' for own in views.sameness)
+        + "</tr>"
+        for name, text in SAMENESS.items()
+    ]
+    counts = "".join(f'<td class="number">{count}</td>' for count in views.starved)
+    rows.append(
+        f"<tr>{cell('categories with less than half their share of exposure')}{counts}</tr>"
+    )
+    return (
+        '<h3 class="part">Is it always the same?</h3>'
+        '<p class="hint">As pipelines.inspect looks at slates: near-identical are two items whose '
+        "texts have a cosine of 0.95 or more; a slate is compared with as many of the latest items "
+        f"of the history.</p>{table(['', *views.roles], rows)}"
+    )
 
 
 def _segment_section(views: SlateViews) -> str:

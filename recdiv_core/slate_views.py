@@ -30,6 +30,7 @@ from recdiv_core.held_out import without_seen
 from recdiv_core.judged_runs import NamedRun, check_comparable, find_run, judge_runs
 from recdiv_core.metrics.groups import GroupTally, finish_groups, tally_groups
 from recdiv_core.metrics.jackknife import JudgedUsers
+from recdiv_core.sameness import describe, latest_distinct, look, shelves, starved
 from recdiv_core.schema import read_manifest
 from recdiv_core.slate_examples import (
     Changes,
@@ -76,6 +77,8 @@ class SlateViews:
         bands: of the catalogue by popularity, and ...
         band_coverage: ... the share of each that stands in a slate.
         segments: of users.
+        sameness: figures and verdict of each run, see `sameness.describe`.
+        starved: how many categories of weight each run starves, see `sameness.starved`.
         slices: group -> `num_users` and metrics, as evaluate reports them, of the first two.
         changes: between the first two runs; None of a single one.
         examples: of the same two, before and after.
@@ -93,6 +96,8 @@ class SlateViews:
     bands: tuple[Band, ...]
     band_coverage: tuple[tuple[float, ...], ...]
     segments: tuple[Segment, ...]
+    sameness: tuple[Mapping[str, Any], ...]
+    starved: tuple[int, ...]
     slices: tuple[Mapping[str, Mapping[str, float]], ...]
     changes: Changes | None
     examples: tuple[Example, ...]
@@ -160,6 +165,22 @@ def view_slates(
         dataset, runs[0].config, judged[:2], kinds, choose_users(*pair) if pair else []
     )
     figures, differences = figures_of(judged)
+    everybody = np.ones(len(users.length_U), dtype=np.bool_)
+    sameness = [
+        describe(
+            look(
+                each.slates_UK.astype(np.int64),
+                users.latest_UK,
+                dataset.facts,
+                dataset.text_VH.numpy(),
+                each.exposure_V,
+            ),
+            everybody,
+        )
+        for each in judged
+    ]
+    categories_VL = np.asarray(dataset.catalogue.categories_VL)
+    popularity_V = dataset.catalogue.popularity_V
     bands, band_V = popularity_bands(dataset.catalogue.popularity_V)
     seconds = time.monotonic() - started
     logger.info("looked at the slates of %d runs in %.1f s", len(runs), seconds)
@@ -174,6 +195,10 @@ def view_slates(
         bands=bands,
         band_coverage=tuple(band_coverage(each.exposure_V, bands, band_V) for each in judged),
         segments=segments(judged, users.length_U, users.is_cold_U),
+        sameness=tuple(sameness),
+        starved=tuple(
+            len(starved(shelves(each.exposure_V, popularity_V, categories_VL))) for each in judged
+        ),
         slices=tuple(finish_groups(tally) for tally in users.groups),
         changes=count_changes(*pair) if pair else None,
         examples=tuple(show(user, pair, dataset.catalogue) for user in users.shown),
@@ -214,6 +239,7 @@ class _Users:
 
     length_U: npt.NDArray[np.int64]
     is_cold_U: npt.NDArray[np.bool_]
+    latest_UK: npt.NDArray[np.int64]
     groups: list[GroupTally]
     shown: list[ChosenUser]
 
@@ -235,6 +261,7 @@ def _read_users(
     shown: dict[int, ChosenUser] = {}
     lengths: list[npt.NDArray[np.int64]] = []
     cold: list[npt.NDArray[np.bool_]] = []
+    latest: list[npt.NDArray[np.int64]] = []
     start = 0
     for examples in read_eval(
         dataset.prepared, SPLIT, batch_size=config.eval.batch_size, rank=0, world_size=1
@@ -259,6 +286,7 @@ def _read_users(
                 item_groups=of_items,
             )
         lengths.append(examples.lengths[rows])
+        latest.append(latest_distinct(examples.items, examples.lengths, config.eval.k)[rows])
         cold.append(np.asarray(examples.is_cold, dtype=np.bool_)[rows])
         ends = np.cumsum(examples.lengths)
         for row in sorted(rules.keys() & set(range(start, stop))):
@@ -274,5 +302,9 @@ def _read_users(
         start = stop
     assert start == len(judged[0].slates_UK), "the users judged are not those of the split"
     return _Users(
-        np.concatenate(lengths), np.concatenate(cold), groups, [shown[row] for row, _ in chosen]
+        np.concatenate(lengths),
+        np.concatenate(cold),
+        np.concatenate(latest),
+        groups,
+        [shown[row] for row, _ in chosen],
     )

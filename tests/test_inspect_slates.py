@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recdiv_core.inspect_slates import inspect, latest_distinct
+from recdiv_core.inspect_slates import inspect
 from recdiv_core.recommend import PLAN
+from recdiv_core.sameness import latest_distinct
 from recdiv_core.schema import SLATE
 from tests.sweep_worlds import HOSTILE, K, write_swept_shop
 
