@@ -46,7 +46,9 @@ def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop, swept):
 
 @pytest.mark.faults
 def test_an_interrupted_sweep_is_closed_and_completed_by_the_same_command(shop, start):
-    arguments = ["--space", "smoke", *shop.arguments("run.name=halted")]
+    # with one worker a trial is done before Tune has let go of it
+    two = "scaling.num_workers=2"
+    arguments = ["--space", "smoke", *shop.arguments("run.name=halted", two)]
     driver = start("tune", *arguments)
     running = "attributes.status = 'RUNNING' and tags.`recdiv.kind` = 'trial'"
     wait_until(lambda: shop.runs(running))
