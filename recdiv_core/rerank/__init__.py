@@ -25,6 +25,7 @@ from recdiv_core.rerank.alpha import alpha
 from recdiv_core.rerank.beam import beam
 from recdiv_core.rerank.calibrated import calibrated
 from recdiv_core.rerank.candidates import Candidates, Options
+from recdiv_core.rerank.compiled import KERNELS
 from recdiv_core.rerank.dpp import dpp
 from recdiv_core.rerank.exposure import exposure
 from recdiv_core.rerank.greedy import NoveltyOf, choose
@@ -49,12 +50,12 @@ NOVELTIES: Final[Mapping[str, NoveltyOf]] = {
 }
 
 
-def _greedy(novelty_of: NoveltyOf) -> Reranker:
-    return partial(choose, novelty_of)
+def _greedy(name: str) -> Reranker:
+    return partial(choose, NOVELTIES[name], kernel=KERNELS.get(name))
 
 
 RERANKERS: Final[Mapping[str, Reranker]] = {
     "none": none,
-    **{name: _greedy(novelty_of) for name, novelty_of in NOVELTIES.items()},
+    **{name: _greedy(name) for name in NOVELTIES},
     "exposure": exposure,
 }

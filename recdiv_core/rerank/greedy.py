@@ -60,6 +60,9 @@ class Gate(Protocol):
 NoveltyOf = Callable[[Candidates, int, int, Options], Novelty]
 """candidates of a tile, k, number of dials, options -> Novelty."""
 
+Kernel = Callable[[Candidates, int, Sequence[float], Options], Tensor]
+"""Chooses as `choose` does, for candidates on the CPU, and knows no rules."""
+
 
 def choose(
     novelty_of: NoveltyOf,
@@ -67,13 +70,17 @@ def choose(
     k: int,
     dials: Sequence[float],
     options: Options,
+    *,
+    kernel: Kernel | None = None,
 ) -> Tensor:
     """Choose slates step by step: the candidate with the largest (1 - d) relevance + d novelty.
 
     Ties go to the earlier candidate. Arguments and result are those of every re-ranker
-    (rerank/__init__.py).
+    (rerank/__init__.py), and `kernel`, which takes over where there is one and it can.
     """
     check_candidates(candidates, k, dials, options)
+    if kernel is not None and not options.rules and candidates.scores_BC.device.type == "cpu":
+        return kernel(candidates, k, dials, options)
     candidates = without_excluded(candidates, options.rules)
     num_users, num_candidates = candidates.scores_BC.shape
     steps = min(k, num_candidates)
