@@ -80,22 +80,25 @@ def _compiled(*fastmath: str) -> Callable[[Callable[..., Any]], Callable[..., An
     return compiled
 
 
+# a view of an array counts its references, at each step: rows are named by their number
+
+
 @_compiled("reassoc", "nsz")
-def _cosines(vectors_ND: Array, chosen: int, cosine_N: Array) -> None:
+def _cosines(vectors_ND: Array, chosen: int, cosine_MN: Array, row: int) -> None:
     # one sum for all candidates alike, so that equal vectors have equal cosines
     for n in range(len(vectors_ND)):
         cosine = ZERO
         for d in range(vectors_ND.shape[1]):
             cosine += vectors_ND[chosen, d] * vectors_ND[n, d]
-        cosine_N[n] = cosine
+        cosine_MN[row, n] = cosine
 
 
 @_compiled()
-def _first_largest(kept_N: Array, weight: np.float32, novelty_N: Array) -> int:
-    """Return where kept + weight novelty is largest; of equal ones the first."""
+def _first_largest(kept_N: Array, weight: np.float32, state_SN: Array, step: int) -> int:
+    """Return where kept + weight state is largest; of equal ones the first."""
     best = np.int64(np.iinfo(np.int64).min)
     for n in range(len(kept_N)):
-        objective = kept_N[n] + weight * novelty_N[n] + ZERO  # makes 0 of -0
+        objective = kept_N[n] + weight * state_SN[step, n] + ZERO  # makes 0 of -0
         # as an integer that orders as the number does, with the place behind it: such a largest is
         # found in one pass of vector instructions
         bits = np.float32(objective).view(np.int32)
@@ -105,90 +108,15 @@ def _first_largest(kept_N: Array, weight: np.float32, novelty_N: Array) -> int:
 
 
 @_compiled()
-def _take_nearest(before_N: Array, cosine_N: Array, after_N: Array) -> None:
-    for n in range(len(after_N)):
-        after_N[n] = min(before_N[n], ONE - cosine_N[n])
-
-
-@_compiled()
-def _add_distances(before_N: Array, cosine_N: Array, share: np.float32, after_N: Array) -> None:
-    for n in range(len(after_N)):
-        after_N[n] = before_N[n] + share * (ONE - cosine_N[n])
-
-
-@_compiled()
-def _add_to_span(
-    before_N: Array,
-    cosine_N: Array,
-    best: int,
-    bias: np.float32,
-    factor_MN: Array,
-    row_N: Array,
-    after_N: Array,
-) -> None:
-    """Do what Span.add does; its new row goes into row_N, which is none of factor_MN."""
-    num_rows, num_candidates = factor_MN.shape
-    for n in range(num_candidates):
-        row_N[n] = cosine_N[n] + bias
-    # four at a time: the new row is read and written a quarter as often
-    num_fours = num_rows // 4
-    for four in range(num_fours):
-        m = 4 * four
-        a, b = factor_MN[m, best], factor_MN[m + 1, best]
-        c, d = factor_MN[m + 2, best], factor_MN[m + 3, best]
-        for n in range(num_candidates):
-            row_N[n] -= (a * factor_MN[m, n] + b * factor_MN[m + 1, n]) + (
-                c * factor_MN[m + 2, n] + d * factor_MN[m + 3, n]
-            )
-    for m in range(4 * num_fours, num_rows):
-        own = factor_MN[m, best]
-        for n in range(num_candidates):
-            row_N[n] -= own * factor_MN[m, n]
-    left = before_N[best]
-    row_N[best] = left
-    inverse = ONE / np.sqrt(left) if left >= LEAST else ZERO
-    for n in range(num_candidates):
-        row = row_N[n] * inverse
-        row_N[n] = row
-        after_N[n] = before_N[n] - row * row
-
-
-@_compiled()
-def _rotate_out(factor_MN: Array, chosen_M: Array, left_N: Array) -> None:
-    """Do what Span does to forget the oldest row exactly; the last row is then free."""
-    num_rows, num_candidates = factor_MN.shape
-    oldest_N = factor_MN[0].copy()
-    for m in range(1, num_rows):
-        kept, moved = factor_MN[m, chosen_M[m]], oldest_N[chosen_M[m]]
-        radius = np.sqrt(kept * kept + moved * moved)
-        cosine, sine = (kept / radius, moved / radius) if radius > ZERO else (ONE, ZERO)
-        for n in range(num_candidates):
-            row, oldest = factor_MN[m, n], oldest_N[n]
-            factor_MN[m - 1, n] = cosine * row + sine * oldest
-            oldest_N[n] = cosine * oldest - sine * row
-    for n in range(num_candidates):
-        left_N[n] += oldest_N[n] * oldest_N[n]
-
-
-@_compiled()
-def _drop(factor_MN: Array, left_N: Array) -> None:
-    """Forget the oldest row as ssd does; the last row is then free."""
-    for n in range(len(left_N)):
-        left_N[n] += factor_MN[0, n] * factor_MN[0, n]
-    for m in range(1, len(factor_MN)):
-        factor_MN[m - 1] = factor_MN[m]
-
-
-@_compiled()
-def _log_volume(left_N: Array, novelty_N: Array) -> None:
+def _take_logs(state_SN: Array, step: int, out: int) -> None:
     """Take logarithms, cut off at SMALLEST: to the last bit or the one before it.
 
-    The polynomial of logf in S. Moshier's Cephes, written out: a call for each number is what the
-    compiler cannot make vector instructions of.
+    The polynomial of logf in S. Moshier's Cephes, written out: the compiler makes no vector
+    instructions of a call for each number.
     """
-    for n in range(len(left_N)):
+    for n in range(state_SN.shape[1]):
         # 2^exponent times 1 + x, which is in [0.5^0.5, 2^0.5)
-        bits = np.float32(max(left_N[n], LEAST)).view(np.int32)
+        bits = np.float32(max(state_SN[step, n], LEAST)).view(np.int32)
         power = (bits - np.int32(0x3F3504F3)) >> np.int32(23)
         x = np.int32(bits - (power << np.int32(23))).view(np.float32) - ONE
         exponent = np.float32(power)
@@ -202,56 +130,96 @@ def _log_volume(left_N: Array, novelty_N: Array) -> None:
         y = y * x - np.float32(2.4999993993e-1)
         y = y * x + np.float32(3.3333331174e-1)
         y = y * x * x * x - np.float32(2.12194440e-4) * exponent - HALF * x * x
-        novelty_N[n] = (x + y) + np.float32(0.693359375) * exponent
+        state_SN[out, n] = (x + y) + np.float32(0.693359375) * exponent
 
 
 @_compiled()
-def _roots(left_N: Array, novelty_N: Array) -> None:
-    for n in range(len(left_N)):
-        novelty_N[n] = np.sqrt(max(left_N[n], ZERO))
+def _take_roots(state_SN: Array, step: int, out: int) -> None:
+    for n in range(state_SN.shape[1]):
+        state_SN[out, n] = np.sqrt(max(state_SN[step, n], ZERO))
 
 
 @_compiled()
-def _learn(
-    kind: int,
-    step: int,
-    chosen_K: Array,
-    cosine_N: Array,
-    share: np.float32,
-    factor_MN: Array,
-    left_SN: Array,
-    novelty_SN: Array,
+def _take_nearest(state_SN: Array, step: int, cosine_MN: Array, row: int) -> None:
+    for n in range(state_SN.shape[1]):
+        state_SN[step + 1, n] = min(state_SN[step, n], ONE - cosine_MN[row, n])
+
+
+@_compiled()
+def _add_distances(
+    state_SN: Array, step: int, cosine_MN: Array, row: int, share: np.float32
 ) -> None:
-    """Work out how new all candidates are after the choice of a step, from how new they were.
+    for n in range(state_SN.shape[1]):
+        state_SN[step + 1, n] = state_SN[step, n] + share * (ONE - cosine_MN[row, n])
 
-    Args:
-        kind: of re-ranker.
-        step: counted from 0.
-        chosen_K: of this step and those before.
-        cosine_N: of the choice.
-        share: of msd.
-        factor_MN: of the span: as many rows as choices span, and one.
-        left_SN: squared distances to the span before each step; of dpp and ssd.
-        novelty_SN: before each step.
-    """
-    before_N, after_N = left_SN[step], left_SN[step + 1]
-    best, size = chosen_K[step], len(factor_MN) - 1
-    if kind == MMR:
-        _take_nearest(novelty_SN[step], cosine_N, novelty_SN[step + 1])
-    elif kind == MSD:
-        _add_distances(novelty_SN[step], cosine_N, share, novelty_SN[step + 1])
-    elif kind == DPP:
-        if step >= size:
-            _rotate_out(factor_MN[:size], chosen_K[step - size : step], before_N)
-        row = min(step, size - 1)
-        _add_to_span(before_N, cosine_N, best, ZERO, factor_MN[:row], factor_MN[row], after_N)
-        _log_volume(after_N, novelty_SN[step + 1])
-    else:
-        row = min(step, size)
-        _add_to_span(before_N, cosine_N, best, SHARED, factor_MN[:row], factor_MN[row], after_N)
-        if row == size:
-            _drop(factor_MN, after_N)
-        _roots(after_N, novelty_SN[step + 1])
+
+@_compiled()
+def _add_to_span(
+    state_SN: Array,
+    step: int,
+    best: int,
+    cosine_MN: Array,
+    row: int,
+    bias: np.float32,
+    factor_MN: Array,
+    end: int,
+) -> None:
+    """Do what Span.add does: its new row goes behind the others, which are `end` in number."""
+    num_candidates = state_SN.shape[1]
+    for n in range(num_candidates):
+        factor_MN[end, n] = cosine_MN[row, n] + bias
+    # four at a time: the new row is read and written a quarter as often
+    for four in range(end // 4):
+        m = 4 * four
+        a, b = factor_MN[m, best], factor_MN[m + 1, best]
+        c, d = factor_MN[m + 2, best], factor_MN[m + 3, best]
+        for n in range(num_candidates):
+            factor_MN[end, n] -= (a * factor_MN[m, n] + b * factor_MN[m + 1, n]) + (
+                c * factor_MN[m + 2, n] + d * factor_MN[m + 3, n]
+            )
+    for m in range(end - end % 4, end):
+        own = factor_MN[m, best]
+        for n in range(num_candidates):
+            factor_MN[end, n] -= own * factor_MN[m, n]
+    left = state_SN[step, best]
+    factor_MN[end, best] = left
+    inverse = ONE / np.sqrt(left) if left >= LEAST else ZERO
+    for n in range(num_candidates):
+        new = factor_MN[end, n] * inverse
+        factor_MN[end, n] = new
+        state_SN[step + 1, n] = state_SN[step, n] - new * new
+
+
+@_compiled()
+def _rotate_out(
+    state_SN: Array, step: int, chosen_K: Array, factor_MN: Array, size: int
+) -> None:
+    """Do what Span does to forget the oldest row exactly; the last row is then free."""
+    num_candidates = state_SN.shape[1]
+    for n in range(num_candidates):
+        factor_MN[size, n] = factor_MN[0, n]
+    for m in range(1, size):
+        chosen = chosen_K[step - size + m]
+        kept, moved = factor_MN[m, chosen], factor_MN[size, chosen]
+        radius = np.sqrt(kept * kept + moved * moved)
+        cosine, sine = (kept / radius, moved / radius) if radius > ZERO else (ONE, ZERO)
+        for n in range(num_candidates):
+            own, oldest = factor_MN[m, n], factor_MN[size, n]
+            factor_MN[m - 1, n] = cosine * own + sine * oldest
+            factor_MN[size, n] = cosine * oldest - sine * own
+    for n in range(num_candidates):
+        state_SN[step, n] += factor_MN[size, n] * factor_MN[size, n]
+
+
+@_compiled()
+def _drop(state_SN: Array, step: int, factor_MN: Array, size: int) -> None:
+    """Forget the oldest row as ssd does; the last row is then free."""
+    num_candidates = state_SN.shape[1]
+    for n in range(num_candidates):
+        state_SN[step, n] += factor_MN[0, n] * factor_MN[0, n]
+    for m in range(size):
+        for n in range(num_candidates):
+            factor_MN[m, n] = factor_MN[m + 1, n]
 
 
 @_compiled()
@@ -278,20 +246,24 @@ def _choose_for_one(
     (num_dials, k), num_candidates = chosen_WK.shape, len(relevance_N)
     steps = min(k, num_candidates)
     share = np.float32(2 / max(1, k - 1))
-    row_of_N = np.full(num_candidates, -1)
     num_rows, most_rows = 0, min(num_dials * steps, num_candidates)
     cosine_MN = np.empty((most_rows, num_candidates), np.float32)
     factor_MN = np.empty((size + 1, num_candidates), np.float32)
-    left_SN = np.empty((steps, num_candidates), np.float32)
-    left_SN[0] = ONE + SHARED if kind == SSD else ONE
-    novelty_SN = np.empty((steps, num_candidates), np.float32)
-    novelty_SN[0] = FARTHEST if kind == MMR else ZERO
-    first = _first_largest(relevance_N, ZERO, relevance_N)
-    # the choices that the factor and the novelties are of; a window forgets the first ones
+    # before each step: of mmr and msd the novelty; of dpp and ssd what is left outside the span,
+    # and in the last row the novelty
+    state_SN = np.empty((steps + 1, num_candidates), np.float32)
+    kept_N = np.empty(num_candidates, np.float32)
+    row_of_N = np.empty(num_candidates, np.int64)
+    start = (FARTHEST, ZERO, ONE, ONE + SHARED)[kind]
+    for n in range(num_candidates):
+        row_of_N[n], state_SN[0, n] = -1, start
+    first = _first_largest(relevance_N, ZERO, state_SN, 0)
+    # the choices that the states and the factor follow from; a window takes out the first ones
     learnt_K, num_learnt = np.empty(steps, np.int64), 0
     for dial in range(num_dials):
-        kept_N = keep_W[dial] * relevance_N
-        best = first
+        weight, keep, best = weigh_W[dial], keep_W[dial], first
+        for n in range(num_candidates):
+            kept_N[n] = keep * relevance_N[n]
         if size < steps - 1:
             num_learnt = 0
         for step in range(steps):
@@ -299,18 +271,34 @@ def _choose_for_one(
             kept_N[best] = -np.inf
             if step + 1 == steps:
                 break
-            if weigh_W[dial] == ZERO:
-                best = _first_largest(kept_N, ZERO, relevance_N)
+            if weight == ZERO:
+                best = _first_largest(kept_N, ZERO, state_SN, 0)
                 continue
             if step >= num_learnt or learnt_K[step] != best:
-                if row_of_N[best] < 0:
-                    row_of_N[best] = num_rows
-                    _cosines(vectors_ND, best, cosine_MN[num_rows])
+                row = row_of_N[best]
+                if row < 0:
+                    row = row_of_N[best] = num_rows
+                    _cosines(vectors_ND, best, cosine_MN, row)
                     num_rows += 1
                 learnt_K[step], num_learnt = best, step + 1
-                cosine_N = cosine_MN[row_of_N[best]]
-                _learn(kind, step, learnt_K, cosine_N, share, factor_MN, left_SN, novelty_SN)
-            best = _first_largest(kept_N, weigh_W[dial], novelty_SN[step + 1])
+                if kind == MMR:
+                    _take_nearest(state_SN, step, cosine_MN, row)
+                elif kind == MSD:
+                    _add_distances(state_SN, step, cosine_MN, row, share)
+                elif kind == DPP:
+                    if step >= size:
+                        _rotate_out(state_SN, step, learnt_K, factor_MN, size)
+                    _add_to_span(state_SN, step, best, cosine_MN, row, ZERO, factor_MN, min(step, size - 1))
+                else:
+                    _add_to_span(state_SN, step, best, cosine_MN, row, SHARED, factor_MN, min(step, size))
+                    if step >= size:
+                        _drop(state_SN, step + 1, factor_MN, size)
+            if kind == DPP:
+                _take_logs(state_SN, step + 1, steps)
+            elif kind == SSD:
+                _take_roots(state_SN, step + 1, steps)
+            row = step + 1 if kind in (MMR, MSD) else steps
+            best = _first_largest(kept_N, weight, state_SN, row)
 
 
 @_compiled()
@@ -326,15 +314,31 @@ def _choose_users(
     chosen_BWK: Array,
 ) -> None:
     """Choose the slates of all users; chosen_BWK is to be filled, and -1 as it comes."""
-    for user in range(len(items_BC)):
-        place_N = np.flatnonzero(is_real_BC[user])
-        if not len(place_N):
-            continue
-        vectors_ND = vectors_VD[items_BC[user][place_N]]
-        relevance_N = relevance_BC[user][place_N]
-        chosen_WK = chosen_BWK[user]
-        _choose_for_one(kind, vectors_ND, relevance_N, weigh_W, keep_W, size, chosen_WK)
-        steps = min(chosen_WK.shape[1], len(place_N))
-        for dial in range(len(chosen_WK)):
-            for step in range(steps):
-                chosen_WK[dial, step] = place_N[chosen_WK[dial, step]]
+    (num_users, num_candidates), (_, num_dials, k) = items_BC.shape, chosen_BWK.shape
+    dim = vectors_VD.shape[1]
+    place_C = np.empty(num_candidates, np.int64)
+    vectors_CD = np.empty((num_candidates, dim), np.float32)
+    relevance_C = np.empty(num_candidates, np.float32)
+    for user in range(num_users):
+        num_real = 0
+        for place in range(num_candidates):
+            if is_real_BC[user, place]:
+                item = items_BC[user, place]
+                for d in range(dim):
+                    vectors_CD[num_real, d] = vectors_VD[item, d]
+                relevance_C[num_real] = relevance_BC[user, place]
+                place_C[num_real] = place
+                num_real += 1
+        if num_real:
+            _choose_for_one(
+                kind,
+                vectors_CD[:num_real],
+                relevance_C[:num_real],
+                weigh_W,
+                keep_W,
+                size,
+                chosen_BWK[user],
+            )
+        for dial in range(num_dials):
+            for step in range(min(k, num_real)):
+                chosen_BWK[user, dial, step] = place_C[chosen_BWK[user, dial, step]]
