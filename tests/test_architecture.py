@@ -76,6 +76,7 @@ MAY_IMPORT = {
 # packages that only some layers may know
 RESERVED = {
     "torch": {"pure", "data", "running"},
+    "numba": {"pure"},
     "transformers": {"pure", "data", "running"},
     "ray": {"data", "running", "spaces"},
     "optuna": {"running"},
@@ -211,7 +212,7 @@ def test_words_and_scripts_import_nothing_heavy(modules: list[str]):
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    heavy = {"torch", "ray", "mlflow", "transformers", "sklearn", "matplotlib", "plotly"}
+    heavy = {"torch", "numba", "ray", "mlflow", "transformers", "sklearn", "matplotlib", "plotly"}
     assert not heavy & set(json.loads(done.stdout))
 
 

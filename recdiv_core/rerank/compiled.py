@@ -42,14 +42,17 @@ def _choose(
     dials: Sequence[float],
     options: Options,
 ) -> Tensor:
+    items_BC = candidates.items_BC.contiguous()
     vectors_VD = candidates.traits.embeddings_VD.detach().float().contiguous()
+    if items_BC.numel() and not 0 <= items_BC.min() <= items_BC.max() < len(vectors_VD):
+        raise IndexError(f"candidates: an item_index is none of 0..{len(vectors_VD) - 1}")
     weigh_W1, keep_W1 = weights(dials, vectors_VD.device)
-    chosen_BWK = candidates.items_BC.new_full((len(candidates.items_BC), len(dials), k), -1)
+    chosen_BWK = items_BC.new_full((len(items_BC), len(dials), k), -1)
     _choose_users(
         kind,
         vectors_VD.numpy(),
-        candidates.items_BC.contiguous().numpy(),
-        candidates.is_real_BC.numpy(),
+        items_BC.numpy(),
+        candidates.is_real_BC.contiguous().numpy(),
         relevance_of(candidates).detach().contiguous().numpy(),
         weigh_W1[:, 0].numpy(),
         keep_W1[:, 0].numpy(),
@@ -94,7 +97,7 @@ def _cosines(vectors_ND: Array, chosen: int, cosine_MN: Array, row: int) -> None
 
 
 @_compiled()
-def _first_largest(kept_N: Array, weight: np.float32, state_SN: Array, step: int) -> int:
+def _first_largest(kept_N: Array, weight: np.float32, state_SN: Array, step: int) -> np.int64:
     """Return where kept + weight state is largest; of equal ones the first."""
     best = np.int64(np.iinfo(np.int64).min)
     for n in range(len(kept_N)):
@@ -191,11 +194,9 @@ def _add_to_span(
 
 
 @_compiled()
-def _rotate_out(
-    state_SN: Array, step: int, chosen_K: Array, factor_MN: Array, size: int
-) -> None:
-    """Do what Span does to forget the oldest row exactly; the last row is then free."""
-    num_candidates = state_SN.shape[1]
+def _rotate_out(state_SN: Array, step: int, chosen_K: Array, factor_MN: Array) -> None:
+    """Do what Span does to forget the oldest row exactly."""
+    size, num_candidates = len(factor_MN) - 1, state_SN.shape[1]
     for n in range(num_candidates):
         factor_MN[size, n] = factor_MN[0, n]
     for m in range(1, size):
@@ -212,9 +213,9 @@ def _rotate_out(
 
 
 @_compiled()
-def _drop(state_SN: Array, step: int, factor_MN: Array, size: int) -> None:
-    """Forget the oldest row as ssd does; the last row is then free."""
-    num_candidates = state_SN.shape[1]
+def _drop(state_SN: Array, step: int, factor_MN: Array) -> None:
+    """Forget the oldest row as ssd does, and no more than it."""
+    size, num_candidates = len(factor_MN) - 1, state_SN.shape[1]
     for n in range(num_candidates):
         state_SN[step, n] += factor_MN[0, n] * factor_MN[0, n]
     for m in range(size):
@@ -223,7 +224,7 @@ def _drop(state_SN: Array, step: int, factor_MN: Array, size: int) -> None:
 
 
 @_compiled()
-def _choose_for_one(
+def _choose_for_one(  # noqa: C901 (a call that hands arrays on costs a tenth of a step)
     kind: int,
     vectors_ND: Array,
     relevance_N: Array,
@@ -250,7 +251,7 @@ def _choose_for_one(
     cosine_MN = np.empty((most_rows, num_candidates), np.float32)
     factor_MN = np.empty((size + 1, num_candidates), np.float32)
     # before each step: of mmr and msd the novelty; of dpp and ssd what is left outside the span,
-    # and in the last row the novelty
+    # and the novelty in the last row
     state_SN = np.empty((steps + 1, num_candidates), np.float32)
     kept_N = np.empty(num_candidates, np.float32)
     row_of_N = np.empty(num_candidates, np.int64)
@@ -258,47 +259,47 @@ def _choose_for_one(
     for n in range(num_candidates):
         row_of_N[n], state_SN[0, n] = -1, start
     first = _first_largest(relevance_N, ZERO, state_SN, 0)
-    # the choices that the states and the factor follow from; a window takes out the first ones
+    # the choices that the states and the factor follow from
     learnt_K, num_learnt = np.empty(steps, np.int64), 0
     for dial in range(num_dials):
         weight, keep, best = weigh_W[dial], keep_W[dial], first
+        chosen_WK[dial, 0] = best
         for n in range(num_candidates):
             kept_N[n] = keep * relevance_N[n]
-        if size < steps - 1:
+        if size < steps - 1:  # the window took the first ones out of the factor
             num_learnt = 0
-        for step in range(steps):
-            chosen_WK[dial, step] = best
+        for step in range(steps - 1):
             kept_N[best] = -np.inf
-            if step + 1 == steps:
-                break
-            if weight == ZERO:
-                best = _first_largest(kept_N, ZERO, state_SN, 0)
-                continue
-            if step >= num_learnt or learnt_K[step] != best:
+            if weight > ZERO and (step >= num_learnt or learnt_K[step] != best):
+                learnt_K[step], num_learnt = best, step + 1
                 row = row_of_N[best]
                 if row < 0:
                     row = row_of_N[best] = num_rows
                     _cosines(vectors_ND, best, cosine_MN, row)
                     num_rows += 1
-                learnt_K[step], num_learnt = best, step + 1
                 if kind == MMR:
                     _take_nearest(state_SN, step, cosine_MN, row)
                 elif kind == MSD:
                     _add_distances(state_SN, step, cosine_MN, row, share)
                 elif kind == DPP:
                     if step >= size:
-                        _rotate_out(state_SN, step, learnt_K, factor_MN, size)
-                    _add_to_span(state_SN, step, best, cosine_MN, row, ZERO, factor_MN, min(step, size - 1))
+                        _rotate_out(state_SN, step, learnt_K, factor_MN)
+                    end = min(step, size - 1)
+                    _add_to_span(state_SN, step, best, cosine_MN, row, ZERO, factor_MN, end)
                 else:
-                    _add_to_span(state_SN, step, best, cosine_MN, row, SHARED, factor_MN, min(step, size))
+                    end = min(step, size)
+                    _add_to_span(state_SN, step, best, cosine_MN, row, SHARED, factor_MN, end)
                     if step >= size:
-                        _drop(state_SN, step + 1, factor_MN, size)
-            if kind == DPP:
-                _take_logs(state_SN, step + 1, steps)
-            elif kind == SSD:
-                _take_roots(state_SN, step + 1, steps)
-            row = step + 1 if kind in (MMR, MSD) else steps
-            best = _first_largest(kept_N, weight, state_SN, row)
+                        _drop(state_SN, step + 1, factor_MN)
+            novelty = step + 1 if weight > ZERO else 0  # at dial 0 any will do
+            if kind == DPP and novelty:
+                _take_logs(state_SN, novelty, steps)
+                novelty = steps
+            elif kind == SSD and novelty:
+                _take_roots(state_SN, novelty, steps)
+                novelty = steps
+            best = _first_largest(kept_N, weight, state_SN, novelty)
+            chosen_WK[dial, step + 1] = best
 
 
 @_compiled()

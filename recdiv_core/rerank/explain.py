@@ -76,9 +76,10 @@ def explain(
     for place in range(min(k, is_out_BWC.shape[2])):
         is_end_BW = chosen_BWK[..., place] < 0
         best_BW = chosen_BWK[..., place].clamp_min(0)
-        # summed as when it was chosen, to the bit
-        sum_BWC = torch.addcmul(kept_BWC.masked_fill(is_out_BWC, -torch.inf), weigh_W1, new_BWC)
-        rule_BW = _intervening(sum_BWC, best_BW, quotas, len(options.rules))
+        rule_BW = torch.full_like(best_BW, FREE)
+        if options.rules:  # summed as when it was chosen, to the bit
+            sum_BWC = torch.addcmul(kept_BWC.masked_fill(is_out_BWC, -torch.inf), weigh_W1, new_BWC)
+            rule_BW = _intervening(sum_BWC, best_BW, quotas, len(options.rules))
         at_BW1 = best_BW[..., None]
         parts.append(
             (
