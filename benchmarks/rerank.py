@@ -2,14 +2,17 @@
 
     python -m benchmarks.rerank
     python -m benchmarks.rerank --quick
+    pip install --no-deps --ignore-requires-python --target DIR warprec==2.2.8 loguru
+    python -m benchmarks.rerank --warprec DIR
 
 Random users with 100 candidates of 64 dimensions and slates of 20. pyversity is called user by user
 with its vectors at hand; ours looks the vectors up in a catalogue of 20,000 items. All arms take
 turns, and each is timed in CPU seconds of its thread, which other processes disturb least. Prints
 one JSON line: `mmr_vs_pyversity`, `dpp_vs_pyversity`, `mmr_vs_warprec` are how many times as fast
-ours is (`warprec` at 500 candidates; null where it is not installed), `dpp_floor_ratio` is our time
-over the least it could take: its floating-point operations at the speed of a large product of
-matrices, or one reading of the vectors at the speed of a copy, whichever is more.
+ours is (`mmr_vs_warprec` at 500 candidates, `mmr_vs_warprec_of_100` at 100; null without
+--warprec), `dpp_floor_ratio` is our time over the least it could take: its floating-point
+operations at the speed of a large product of matrices, or one reading of the vectors at the speed
+of a copy, whichever is more. `same_slates_as_warprec` is the share of slates, in order.
 `grid_of_11_vs_one` is the time of eleven dials over that of one; `mmr_with_a_rule_vs_without` that
 of mmr with a quota that binds for nearly all users over that of mmr, and so on with two rules and
 three. Medians in microseconds a user, by number of candidates and slate length, stand beside them.
@@ -18,14 +21,18 @@ three. Medians in microseconds a user, by number of candidates and slate length,
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pyversity
@@ -39,15 +46,25 @@ NUM_ITEMS, DIM, NUM_CATEGORIES, DIAL = 20_000, 64, 240, 0.5
 NUM_USERS, NUM_CANDIDATES, K = 512, 100, 20
 MANY = 500
 GRID = tuple(step / 10 for step in range(11))
+WARPREC_PACKAGES = (
+    "warprec",
+    "warprec.data",
+    "warprec.data.entities",
+    "warprec.recommenders",
+    "warprec.recommenders.reranking",
+    "warprec.utils",
+)
 SWEPT_CANDIDATES, SWEPT_K = (100, 500, 1000, 5000), (10, 20, 50)
-NO_WARPREC = "warprec is not installed: its releases want Python 3.12 or later"
+NO_WARPREC = "no --warprec DIR: it is installed by itself, its releases want Python 3.12 or later"
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds: noisier")
-    rounds = 3 if parser.parse_args().quick else 15
+    parser.add_argument("--warprec", type=Path, metavar="DIR", help="where WarpRec is installed")
+    args = parser.parse_args()
+    rounds = 3 if args.quick else 15
     torch.set_num_threads(1)
     shop = make_candidates(NUM_USERS, NUM_CANDIDATES)
     arms = {
@@ -59,22 +76,19 @@ def main() -> None:
             for name, count in (("1 rule", 1), ("2 rules", 2), ("3 rules", 3))
         },
     }
-    many = make_candidates(NUM_USERS // 8, MANY)
-    wide = {"mmr": ours("mmr", many, K), **warprec_arm(many)}
-    times, wide_times = take_turns(arms, rounds), take_turns(wide, rounds)
+    times = take_turns(arms, rounds)
     floor_s = dpp_floor(rounds)
-    warprec = times_as_fast(wide_times, "mmr", "warprec") if "warprec" in wide else None
     figures = {
         "mmr_vs_pyversity": times_as_fast(times, "mmr", "pyversity mmr"),
         "dpp_vs_pyversity": times_as_fast(times, "dpp", "pyversity dpp"),
-        "mmr_vs_warprec": warprec,
+        **beside_warprec(args.warprec, shop, rounds),
         "dpp_floor_ratio": round(statistics.median(times["dpp"]) / NUM_USERS / floor_s, 2),
         "grid_of_11_vs_one": times_as_fast(times, "mmr, 11 dials", "mmr", invert=True),
         "dpp_grid_of_11_vs_one": times_as_fast(times, "dpp, 11 dials", "dpp", invert=True),
         "mmr_with_a_rule_vs_without": times_as_fast(times, "1 rule", "mmr", invert=True),
         "mmr_with_two_rules_vs_without": times_as_fast(times, "2 rules", "mmr", invert=True),
         "mmr_with_three_rules_vs_without": times_as_fast(times, "3 rules", "mmr", invert=True),
-        "reason_of_null": None if warprec else NO_WARPREC,
+        "reason_of_null": None if args.warprec else NO_WARPREC,
         "median_us_a_user": {name: per_user(taken, NUM_USERS) for name, taken in times.items()},
         "floor_us_a_user": round(1e6 * floor_s, 2),
         "us_by_candidates": sweep(rounds, [(n, K) for n in SWEPT_CANDIDATES]),
@@ -150,15 +164,56 @@ def theirs(name: str, candidates: Candidates) -> Callable[[], object]:
     ]
 
 
-def warprec_arm(candidates: Candidates) -> dict[str, Callable[[], object]]:
-    """Return what re-ranks all users with WarpRec's MMR, where it is installed."""
-    if importlib.util.find_spec("warprec") is None:
-        return {}
-    from warprec.recommenders.reranking.mmr import MMR  # pyright: ignore[reportMissingImports]
+def beside_warprec(
+    directory: Path | None, shop: Candidates, rounds: int
+) -> dict[str, float | None]:
+    """Compare mmr with WarpRec's, at few candidates and at many."""
+    if directory is None:
+        return {"mmr_vs_warprec": None}
+    few, few_alike = times_as_fast_as_warprec(directory, shop, rounds)
+    many, many_alike = times_as_fast_as_warprec(
+        directory, make_candidates(NUM_USERS // 8, MANY), rounds
+    )
+    return {
+        "mmr_vs_warprec": many,
+        "mmr_vs_warprec_of_100": few,
+        "same_slates_as_warprec": round(min(few_alike, many_alike), 4),
+    }
 
-    rerank = MMR(candidates.traits.embeddings_VD, pool=MANY, diversity=DIAL)
-    scores, items = candidates.scores_BC, candidates.items_BC
-    return {"warprec": lambda: rerank._select(scores, items, K, None)}  # past its own top-k
+
+def times_as_fast_as_warprec(
+    directory: Path, candidates: Candidates, rounds: int
+) -> tuple[float, float]:
+    """Return how many times as fast mmr is as WarpRec's, and the share of equal slates.
+
+    Relevance is scaled alike, and of vectors without a negative cosine the objectives differ by a
+    constant: the same slates but for rounding.
+    """
+    scores_BC, items_BC = candidates.scores_BC, candidates.items_BC
+    peer = warprec_mmr(directory)(
+        candidates.traits.embeddings_VD, pool=scores_BC.shape[1], diversity=DIAL
+    )
+
+    def choose() -> torch.Tensor:  # past its own top-k
+        return peer._select(scores_BC, items_BC, K, None)
+
+    run = ours("mmr", candidates, K)
+    is_same_B = (RERANKERS["mmr"](candidates, K, (DIAL,), Options())[:, 0] == choose()).all(dim=1)
+    times = take_turns({"mmr": run, "warprec": choose}, rounds)
+    return times_as_fast(times, "mmr", "warprec"), float(is_same_B.float().mean())
+
+
+def warprec_mmr(directory: Path) -> Callable[..., Any]:
+    """Load the class MMR as it is released, without what else the packages around it import.
+
+    Some of that is no Python 3.11, and none of it is called here.
+    """
+    sys.path.append(str(directory))
+    for name in WARPREC_PACKAGES:
+        package = sys.modules.setdefault(name, ModuleType(name))
+        package.__path__ = [str(directory.joinpath(*name.split(".")))]
+    module = importlib.import_module("warprec.recommenders.reranking.mmr")
+    return module.MMR
 
 
 def take_turns(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
