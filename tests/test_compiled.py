@@ -141,7 +141,7 @@ def test_tensors_of_any_layout_will_do():
 def test_logarithms_are_those_of_numpy():
     left = np.geomspace(1e-6, 2, 100_000, dtype=np.float32)
     table = np.stack([left, left])
-    _take_logs(table, 0, 1)
+    _take_logs(table, 0, np.float32(1e-6), 1)
     expected = np.log(left.astype(np.float64))
     assert np.abs(table[1] - expected).max() <= 1e-6  # one bit of 13.8
     assert np.abs(table[1] - expected)[left > 0.9].max() <= 6e-8
@@ -149,7 +149,7 @@ def test_logarithms_are_those_of_numpy():
 
 def test_logarithms_stop_at_the_smallest():
     table = np.array([[0.0, -1.0, 1e-9], [0, 0, 0]], dtype=np.float32)
-    _take_logs(table, 0, 1)
+    _take_logs(table, 0, np.float32(1e-6), 1)
     np.testing.assert_allclose(table[1], np.log(1e-6), rtol=1e-6)
 
 

@@ -31,12 +31,13 @@ Array = np.ndarray[Any, Any]
 MMR, MSD, DPP, SSD = range(4)
 # a plain number would make float64 of all that it meets
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
-FARTHEST, LEAST, SHARED = np.float32(2), np.float32(SMALLEST), np.float32(BIAS)
+FARTHEST = np.float32(2)
 
 
 def _choose(
     kind: int,
     relevance_of: Callable[[Candidates], Tensor],
+    bias: float,
     candidates: Candidates,
     k: int,
     dials: Sequence[float],
@@ -57,16 +58,19 @@ def _choose(
         weigh_W1[:, 0].numpy(),
         keep_W1[:, 0].numpy(),
         span_size(k, options.window),
+        # as arguments: what is kept on disk does not notice when a constant elsewhere changes
+        np.float32(bias),
+        np.float32(SMALLEST),
         chosen_BWK.numpy(),
     )
     return chosen_BWK
 
 
 KERNELS: Final[Mapping[str, Kernel]] = {
-    "mmr": partial(_choose, MMR, zero_to_one),
-    "msd": partial(_choose, MSD, zero_to_one),
-    "dpp": partial(_choose, DPP, standardised),
-    "ssd": partial(_choose, SSD, standardised),
+    "mmr": partial(_choose, MMR, zero_to_one, 0.0),
+    "msd": partial(_choose, MSD, zero_to_one, 0.0),
+    "dpp": partial(_choose, DPP, standardised, 0.0),
+    "ssd": partial(_choose, SSD, standardised, BIAS),
 }
 
 
@@ -111,15 +115,15 @@ def _first_largest(kept_N: Array, weight: np.float32, state_SN: Array, step: int
 
 
 @_compiled()
-def _take_logs(state_SN: Array, step: int, out: int) -> None:
-    """Take logarithms, cut off at SMALLEST: to the last bit or the one before it.
+def _take_logs(state_SN: Array, step: int, least: np.float32, out: int) -> None:
+    """Take logarithms, cut off at the least: to the last bit or the one before it.
 
     The polynomial of logf in S. Moshier's Cephes, written out: the compiler makes no vector
     instructions of a call for each number.
     """
     for n in range(state_SN.shape[1]):
         # 2^exponent times 1 + x, which is in [0.5^0.5, 2^0.5)
-        bits = np.float32(max(state_SN[step, n], LEAST)).view(np.int32)
+        bits = np.float32(max(state_SN[step, n], least)).view(np.int32)
         power = (bits - np.int32(0x3F3504F3)) >> np.int32(23)
         x = np.int32(bits - (power << np.int32(23))).view(np.float32) - ONE
         exponent = np.float32(power)
@@ -164,6 +168,7 @@ def _add_to_span(
     cosine_MN: Array,
     row: int,
     bias: np.float32,
+    least: np.float32,
     factor_MN: Array,
     end: int,
 ) -> None:
@@ -186,7 +191,7 @@ def _add_to_span(
             factor_MN[end, n] -= own * factor_MN[m, n]
     left = state_SN[step, best]
     factor_MN[end, best] = left
-    inverse = ONE / np.sqrt(left) if left >= LEAST else ZERO
+    inverse = ONE / np.sqrt(left) if left >= least else ZERO
     for n in range(num_candidates):
         new = factor_MN[end, n] * inverse
         factor_MN[end, n] = new
@@ -231,6 +236,8 @@ def _choose_for_one(  # noqa: C901 (a call that hands arrays on costs a tenth of
     weigh_W: Array,
     keep_W: Array,
     size: int,
+    bias: np.float32,
+    least: np.float32,
     chosen_WK: Array,
 ) -> None:
     """Choose the slates of a user, of his real candidates, into the start of each row.
@@ -242,6 +249,8 @@ def _choose_for_one(  # noqa: C901 (a call that hands arrays on costs a tenth of
         weigh_W: the dials.
         keep_W: 1 - the dials.
         size: choices that span, at most; of dpp and ssd.
+        bias: added to cosines; of ssd.
+        least: what is left to a candidate that counts as in the span.
         chosen_WK: to be filled.
     """
     (num_dials, k), num_candidates = chosen_WK.shape, len(relevance_N)
@@ -255,7 +264,7 @@ def _choose_for_one(  # noqa: C901 (a call that hands arrays on costs a tenth of
     state_SN = np.empty((steps + 1, num_candidates), np.float32)
     kept_N = np.empty(num_candidates, np.float32)
     row_of_N = np.empty(num_candidates, np.int64)
-    start = (FARTHEST, ZERO, ONE, ONE + SHARED)[kind]
+    start = (FARTHEST, ZERO, ONE, ONE + bias)[kind]
     for n in range(num_candidates):
         row_of_N[n], state_SN[0, n] = -1, start
     first = _first_largest(relevance_N, ZERO, state_SN, 0)
@@ -281,19 +290,16 @@ def _choose_for_one(  # noqa: C901 (a call that hands arrays on costs a tenth of
                     _take_nearest(state_SN, step, cosine_MN, row)
                 elif kind == MSD:
                     _add_distances(state_SN, step, cosine_MN, row, share)
-                elif kind == DPP:
-                    if step >= size:
-                        _rotate_out(state_SN, step, learnt_K, factor_MN)
-                    end = min(step, size - 1)
-                    _add_to_span(state_SN, step, best, cosine_MN, row, ZERO, factor_MN, end)
                 else:
-                    end = min(step, size)
-                    _add_to_span(state_SN, step, best, cosine_MN, row, SHARED, factor_MN, end)
-                    if step >= size:
+                    if kind == DPP and step >= size:
+                        _rotate_out(state_SN, step, learnt_K, factor_MN)
+                    end = min(step, size - 1 if kind == DPP else size)
+                    _add_to_span(state_SN, step, best, cosine_MN, row, bias, least, factor_MN, end)
+                    if kind == SSD and step >= size:
                         _drop(state_SN, step + 1, factor_MN)
             novelty = step + 1 if weight > ZERO else 0  # at dial 0 any will do
             if kind == DPP and novelty:
-                _take_logs(state_SN, novelty, steps)
+                _take_logs(state_SN, novelty, least, steps)
                 novelty = steps
             elif kind == SSD and novelty:
                 _take_roots(state_SN, novelty, steps)
@@ -312,6 +318,8 @@ def _choose_users(
     weigh_W: Array,
     keep_W: Array,
     size: int,
+    bias: np.float32,
+    least: np.float32,
     chosen_BWK: Array,
 ) -> None:
     """Choose the slates of all users; chosen_BWK is to be filled, and -1 as it comes."""
@@ -338,6 +346,8 @@ def _choose_users(
                 weigh_W,
                 keep_W,
                 size,
+                bias,
+                least,
                 chosen_BWK[user],
             )
         for dial in range(num_dials):
