@@ -12,7 +12,8 @@ Every re-ranker takes
 and returns chosen_BWK: int64 positions in 0..C-1 in slate order, distinct, and -1 behind the end
 where a user has fewer than k real candidates.
 
-Those in NOVELTIES choose greedily and differ in what they call new (greedy.py).
+Those in NOVELTIES choose greedily and differ in what they call new (greedy.py); some are compiled
+besides, for the CPU (compiled.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
