@@ -18,6 +18,7 @@ ENVIRONMENT: Final = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # else a table of Tune's goes to stdout
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # beyond that tracking.py waits, and says so
 }
 """Settings of Ray's processes, which inherit them; what the user has set stays."""
 

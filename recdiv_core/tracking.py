@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import re
@@ -24,10 +25,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, cast
 
 import sqlalchemy
 from mlflow import MlflowClient
@@ -39,15 +40,21 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from recdiv_core.config import Config, flatten
 from recdiv_core.schema import Manifest
 
+logger = logging.getLogger(__name__)
+
 Kind = Literal["train", "sweep", "trial"]
 Ending = Literal["FINISHED", "FAILED", "KILLED"]
 
+SERVERS: Final = ("http", "https")
 DATABASES: Final = ("postgresql", "mysql", "mssql")
 ALLOWED: Final = (
     "allowed: a database (sqlite:///runs.db, postgresql://..., mysql://..., mssql://...) "
     "or an MLflow server (http://..., https://...)"
 )
 ANSWER_WITHIN_S: Final = 5.0
+OUTAGE_S: Final = 900.0
+"""How long a store may be away before what was to be logged is given up, and the run with it."""
+PAUSE_S: Final = 2.0
 MAX_PARAMS: Final = 100  # MLflow's limit of params in one request
 MAX_PARAM_LENGTH: Final = 6000  # MLflow's limit, in characters
 PASSWORD: Final = re.compile(r"(://[^:/@\s]*):[^/@\s]+@")
@@ -76,18 +83,14 @@ def tracking_uri(config: Config) -> str:
     except (ValueError, ArgumentError):
         raise ValueError(refusal) from None
     backend = url.drivername.partition("+")[0]
-    if backend in ("http", "https"):
-        _check_server(uri)
-    elif backend == "sqlite":
+    if backend == "sqlite":
         if url.database in (None, "", ":memory:"):
             raise ValueError(f"tracking.uri={uri} names no file; write sqlite:///path/to/mlflow.db")
         url = url.set(database=str(Path(str(url.database)).absolute()))
-        _check_sqlite(uri, Path(str(url.database)))
-        return url.render_as_string(hide_password=False)
-    elif backend in DATABASES:
-        _check_database(url)
-    else:
+        uri = url.render_as_string(hide_password=False)
+    elif backend not in (*SERVERS, *DATABASES):
         raise ValueError(refusal)
+    _check_store(uri)
     return uri
 
 
@@ -103,7 +106,7 @@ def experiment_id(uri: str, name: str) -> str:
     The first use of a database makes its tables here (several seconds), hence in the driver.
     Artefacts of a SQLite store are kept beside the database, in `mlruns/<name>`.
     """
-    client = MlflowClient(tracking_uri=uri)
+    client = _client(uri)
     try:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -127,7 +130,7 @@ def experiment_id(uri: str, name: str) -> str:
 def experiment_ids(uri: str, name: str = "") -> list[str]:
     """Return the ids of all experiments, or of the one with this name."""
     query = f"name = {_quoted(name)}" if name else None
-    client = MlflowClient(tracking_uri=uri)
+    client = _client(uri)
     return [e.experiment_id for e in client.search_experiments(filter_string=query)]
 
 
@@ -155,7 +158,7 @@ def start_run(
     all_tags = _provenance(config, name, kind, manifest) | dict(tags or {})
     if parent_run_id:
         all_tags["mlflow.parentRunId"] = parent_run_id
-    client = MlflowClient(tracking_uri=uri)
+    client = _client(uri)
     run = client.create_run(experiment, tags=all_tags, run_name=name)
     params = [Param(key, _param_text(value)) for key, value in flatten(config).items()]
     for start in range(0, len(params), MAX_PARAMS):
@@ -166,7 +169,7 @@ def start_run(
 def find_run(uri: str, experiment: str, tags: Mapping[str, str]) -> RunHandle | None:
     """Return the newest run with all these tags, such as `{"recdiv.run_name": "a"}`."""
     clauses = [f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items()]
-    runs = MlflowClient(tracking_uri=uri).search_runs(
+    runs = _client(uri).search_runs(
         [experiment],
         " and ".join(clauses),
         max_results=1,
@@ -182,7 +185,7 @@ def run_directory(uri: str, run_id: str) -> Path:
         ValueError: no such run, or one that does not say where it is.
     """
     try:
-        params = MlflowClient(tracking_uri=uri).get_run(run_id).data.params
+        params = _client(uri).get_run(run_id).data.params
     except MlflowException as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -195,7 +198,7 @@ def run_directory(uri: str, run_id: str) -> Path:
 
 def reopen_run(handle: RunHandle) -> None:
     """Mark a run as RUNNING again, after it was found and before it is logged to."""
-    MlflowClient(tracking_uri=handle.uri).update_run(handle.run_id, status="RUNNING")
+    _client(handle.uri).update_run(handle.run_id, status="RUNNING")
 
 
 def log_metrics(handle: RunHandle, metrics: Mapping[str, float], step: int) -> None:
@@ -206,7 +209,7 @@ def log_metrics(handle: RunHandle, metrics: Mapping[str, float], step: int) -> N
     """
     now_ms = int(time.time() * 1000)
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    MlflowClient(tracking_uri=handle.uri).log_batch(
+    _client(handle.uri).log_batch(
         handle.run_id,
         metrics=[Metric(name, float(value), now_ms, step) for name, value in finite.items()],
         tags=[
@@ -215,29 +218,39 @@ def log_metrics(handle: RunHandle, metrics: Mapping[str, float], step: int) -> N
     )
 
 
+def has_logged(handle: RunHandle, metrics: Sequence[str], step: int) -> bool:
+    """Tell whether a run has a figure of one of these metrics at this step."""
+    client = _client(handle.uri)
+    return any(
+        point.step == step
+        for name in metrics
+        for point in client.get_metric_history(handle.run_id, name)
+    )
+
+
 def set_tags(handle: RunHandle, tags: Mapping[str, str]) -> None:
     """Set tags of a run, in one request."""
-    MlflowClient(tracking_uri=handle.uri).log_batch(
+    _client(handle.uri).log_batch(
         handle.run_id, tags=[RunTag(key, value) for key, value in tags.items()]
     )
 
 
 def log_artifact(handle: RunHandle, path: Path, directory: str = "") -> None:
     """Copy a file to the run's artefacts, into `directory`."""
-    client = MlflowClient(tracking_uri=handle.uri)
+    client = _client(handle.uri)
     client.log_artifact(handle.run_id, str(path), directory or None)
 
 
 def finish_run(handle: RunHandle, status: Ending) -> None:
     """Close a run; closing it again with the same status changes nothing."""
-    client = MlflowClient(tracking_uri=handle.uri)
+    client = _client(handle.uri)
     if client.get_run(handle.run_id).info.status != status:
         client.set_terminated(handle.run_id, status)
 
 
 def children(handle: RunHandle) -> list[Run]:
     """Return all runs of a sweep, the oldest first."""
-    client = MlflowClient(tracking_uri=handle.uri)
+    client = _client(handle.uri)
     runs: list[Run] = []
     token: str | None = None
     while token != "":
@@ -270,6 +283,64 @@ def without_password(text: str) -> str:
     'postgresql://me:***@host/runs'
     """
     return PASSWORD.sub(r"\1:***@", text)
+
+
+class _PatientClient:
+    """An MlflowClient that waits for a store that is away.
+
+    Whether an error is that of an outage, the store itself is asked; the errors of the REST client,
+    of SQLAlchemy and of artefact stores do not say.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._client = MlflowClient(tracking_uri=uri)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, name)
+
+        def patiently(*args: Any, **options: Any) -> Any:
+            started, is_there = time.monotonic(), False
+            while True:
+                try:
+                    return method(*args, **options)
+                except (MlflowException, SQLAlchemyError, OSError):
+                    waited = time.monotonic() - started
+                    if is_there or waited > OUTAGE_S:
+                        raise
+                    is_there = _answers(self._uri)  # then another failure is no outage's
+                    if not is_there:
+                        logger.warning(
+                            "%s does not answer: waiting, at most %.0f s more",
+                            without_password(self._uri),
+                            OUTAGE_S - waited,
+                        )
+                        time.sleep(PAUSE_S)
+
+        return patiently
+
+
+def _client(uri: str) -> MlflowClient:
+    return cast("MlflowClient", _PatientClient(uri))
+
+
+def _answers(uri: str) -> bool:
+    try:
+        _check_store(uri)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_store(uri: str) -> None:
+    url = make_url(uri)
+    backend = url.drivername.partition("+")[0]
+    if backend in SERVERS:
+        _check_server(uri)
+    elif backend == "sqlite":
+        _check_sqlite(uri, Path(str(url.database)))
+    else:
+        _check_database(url)
 
 
 def _check_server(uri: str) -> None:

@@ -6,7 +6,7 @@ figures are global sums already. (Trials of a sweep are logged by the sweep's dr
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from ray.train import Checkpoint, UserCallback
 
@@ -16,11 +16,14 @@ from recdiv_core.tracking import (
     RunHandle,
     experiment_id,
     find_run,
+    has_logged,
     log_metrics,
     reopen_run,
     start_run,
     tracking_uri,
 )
+
+PREFIXES: Final = ("train/", "val/", "best/", "test/")
 
 
 class TrackingCallback(UserCallback):
@@ -43,13 +46,16 @@ class TrackingCallback(UserCallback):
 def log_report(handle: RunHandle, report: dict[str, Any]) -> None:
     """Log the figures of a report under its epoch; those with a prefix (`val/`), no bookkeeping.
 
-    The last report of a run repeats the last epoch, which has been logged, beside `test/`.
+    The last report of a run repeats the last epoch beside `test/`; that one is logged again only
+    where it never was: a driver can be lost between a checkpoint and the logging of its figures.
     """
-    is_last = any(name.startswith("test/") for name in report)
-    prefixes = ("best/", "test/") if is_last else ("train/", "val/", "best/")
-    figures = {name: value for name, value in report.items() if name.startswith(prefixes)}
+    step = int(report.get("epoch", 0))
+    figures = {name: value for name, value in report.items() if name.startswith(PREFIXES)}
+    epochs = [name for name in figures if name.startswith(("train/", "val/"))]
+    if any(name.startswith("test/") for name in report) and has_logged(handle, epochs, step):
+        figures = {name: value for name, value in figures.items() if name not in epochs}
     if figures:
-        log_metrics(handle, figures, step=int(report.get("epoch", 0)))
+        log_metrics(handle, figures, step=step)
 
 
 def open_run(config: Config, manifest: Manifest) -> RunHandle:
