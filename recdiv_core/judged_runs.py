@@ -151,15 +151,26 @@ def _measured_on(run: NamedRun, manifest: Manifest) -> dict[str, object]:
     }
 
 
-def judge_runs(runs: Sequence[NamedRun], split: str) -> list[JudgedUsers]:
-    """Judge comparable runs on all users of a split, in this process."""
+def judge_runs(
+    runs: Sequence[NamedRun],
+    split: str,
+    more: Mapping[str, Callable[[JudgedSlates], torch.Tensor]] | None = None,
+) -> list[JudgedUsers]:
+    """Judge comparable runs on all users of a split, in this process.
+
+    Args:
+        runs: see `check_comparable`.
+        split: `val` or `test`.
+        more: what is asked of each user besides the metrics, by name.
+    """
     dataset = load_dataset(Path(runs[0].config.data.prepared).absolute())
     use_gpu = runs[0].config.scaling.use_gpu
     if use_gpu and not torch.cuda.is_available():
         raise ValueError("scaling.use_gpu=true: torch sees no GPU on this machine")
     torch.set_num_threads(runs[0].config.scaling.threads_per_worker)
     dataset = dataset.to(torch.device("cuda" if use_gpu else "cpu"))
-    measures = {name: (metric, dataset.facts) for name, metric in USER_METRICS.items()}
+    metrics = {**USER_METRICS, **(more or {})}
+    measures = {name: (metric, dataset.facts) for name, metric in metrics.items()}
     judged: list[JudgedUsers] = []
     for run in runs:
         model = load_model(run.config, dataset, run.checkpoint).to(dataset.text_VH.device)

@@ -106,7 +106,7 @@ def experiment_id(uri: str, name: str) -> str:
     The first use of a database makes its tables here (several seconds), hence in the driver.
     Artefacts of a SQLite store are kept beside the database, in `mlruns/<name>`.
     """
-    client = _client(uri)
+    client = client_of(uri)
     try:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -130,7 +130,7 @@ def experiment_id(uri: str, name: str) -> str:
 def experiment_ids(uri: str, name: str = "") -> list[str]:
     """Return the ids of all experiments, or of the one with this name."""
     query = f"name = {_quoted(name)}" if name else None
-    client = _client(uri)
+    client = client_of(uri)
     return [e.experiment_id for e in client.search_experiments(filter_string=query)]
 
 
@@ -158,7 +158,7 @@ def start_run(
     all_tags = _provenance(config, name, kind, manifest) | dict(tags or {})
     if parent_run_id:
         all_tags["mlflow.parentRunId"] = parent_run_id
-    client = _client(uri)
+    client = client_of(uri)
     run = client.create_run(experiment, tags=all_tags, run_name=name)
     params = [Param(key, _param_text(value)) for key, value in flatten(config).items()]
     for start in range(0, len(params), MAX_PARAMS):
@@ -169,13 +169,36 @@ def start_run(
 def find_run(uri: str, experiment: str, tags: Mapping[str, str]) -> RunHandle | None:
     """Return the newest run with all these tags, such as `{"recdiv.run_name": "a"}`."""
     clauses = [f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items()]
-    runs = _client(uri).search_runs(
+    runs = client_of(uri).search_runs(
         [experiment],
         " and ".join(clauses),
         max_results=1,
         order_by=["attributes.start_time DESC"],
     )
     return RunHandle(uri, experiment, runs[0].info.run_id) if runs else None
+
+
+def run_of(uri: str, config: Config) -> RunHandle:
+    """Return the newest MLflow run of a training run or trial, by its config.
+
+    Raises:
+        ValueError: the store has none.
+    """
+    client = client_of(uri)
+    wanted = {"run.name": config.run.name, "run.storage": config.run.storage}
+    clauses = [f"params.`{key}` = {_quoted(value)}" for key, value in wanted.items()]
+    found = client.search_runs(
+        experiment_ids(uri),
+        " and ".join(clauses),
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+    )
+    if not found:
+        raise ValueError(
+            f"tracking.uri={without_password(uri)} has no run of run.name={config.run.name} in "
+            f"run.storage={config.run.storage}"
+        )
+    return RunHandle(uri, found[0].info.experiment_id, found[0].info.run_id)
 
 
 def run_directory(uri: str, run_id: str) -> Path:
@@ -185,7 +208,7 @@ def run_directory(uri: str, run_id: str) -> Path:
         ValueError: no such run, or one that does not say where it is.
     """
     try:
-        params = _client(uri).get_run(run_id).data.params
+        params = client_of(uri).get_run(run_id).data.params
     except MlflowException as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -198,7 +221,7 @@ def run_directory(uri: str, run_id: str) -> Path:
 
 def reopen_run(handle: RunHandle) -> None:
     """Mark a run as RUNNING again, after it was found and before it is logged to."""
-    _client(handle.uri).update_run(handle.run_id, status="RUNNING")
+    client_of(handle.uri).update_run(handle.run_id, status="RUNNING")
 
 
 def log_metrics(handle: RunHandle, metrics: Mapping[str, float], step: int) -> None:
@@ -209,7 +232,7 @@ def log_metrics(handle: RunHandle, metrics: Mapping[str, float], step: int) -> N
     """
     now_ms = int(time.time() * 1000)
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    _client(handle.uri).log_batch(
+    client_of(handle.uri).log_batch(
         handle.run_id,
         metrics=[Metric(name, float(value), now_ms, step) for name, value in finite.items()],
         tags=[
@@ -220,7 +243,7 @@ def log_metrics(handle: RunHandle, metrics: Mapping[str, float], step: int) -> N
 
 def has_logged(handle: RunHandle, metrics: Sequence[str], step: int) -> bool:
     """Tell whether a run has a figure of one of these metrics at this step."""
-    client = _client(handle.uri)
+    client = client_of(handle.uri)
     return any(
         point.step == step
         for name in metrics
@@ -230,27 +253,27 @@ def has_logged(handle: RunHandle, metrics: Sequence[str], step: int) -> bool:
 
 def set_tags(handle: RunHandle, tags: Mapping[str, str]) -> None:
     """Set tags of a run, in one request."""
-    _client(handle.uri).log_batch(
+    client_of(handle.uri).log_batch(
         handle.run_id, tags=[RunTag(key, value) for key, value in tags.items()]
     )
 
 
 def log_artifact(handle: RunHandle, path: Path, directory: str = "") -> None:
     """Copy a file to the run's artefacts, into `directory`."""
-    client = _client(handle.uri)
+    client = client_of(handle.uri)
     client.log_artifact(handle.run_id, str(path), directory or None)
 
 
 def finish_run(handle: RunHandle, status: Ending) -> None:
     """Close a run; closing it again with the same status changes nothing."""
-    client = _client(handle.uri)
+    client = client_of(handle.uri)
     if client.get_run(handle.run_id).info.status != status:
         client.set_terminated(handle.run_id, status)
 
 
 def children(handle: RunHandle) -> list[Run]:
     """Return all runs of a sweep, the oldest first."""
-    client = _client(handle.uri)
+    client = client_of(handle.uri)
     runs: list[Run] = []
     token: str | None = None
     while token != "":
@@ -320,7 +343,8 @@ class _PatientClient:
         return patiently
 
 
-def _client(uri: str) -> MlflowClient:
+def client_of(uri: str) -> MlflowClient:
+    """Return a client of a store, which waits when the store is away."""
     return cast("MlflowClient", _PatientClient(uri))
 
 

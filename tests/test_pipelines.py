@@ -16,6 +16,7 @@ NEEDED = {
     "evaluate": ["--checkpoint", "nowhere"],
     "recommend": ["--checkpoint", "nowhere", "--out", "nowhere"],
     "tune": ["--space", "tradeoff"],
+    "register": ["--name", "shop", "--promote"],
 }
 
 each_script = pytest.mark.parametrize("script", SCRIPTS)
@@ -40,7 +41,7 @@ def heavy_imports(stderr: str) -> set[str]:
 
 def test_all_scripts_of_the_documents_are_there():
     making = {"prepare", "audit", "train", "tune", "recommend", "submit"}
-    assert set(SCRIPTS) == making | {"evaluate", "inspect", "compare", "report"}
+    assert set(SCRIPTS) == making | {"evaluate", "inspect", "compare", "report", "register"}
 
 
 @each_script

@@ -1,0 +1,108 @@
+"""A run is registered, loaded by its alias, and promoted only through the gate."""
+
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+import pytest
+
+from recdiv_core.data.plan import read_eval
+from recdiv_core.evaluate import slates_of_split
+from recdiv_core.training.build import load_dataset, load_model, slate_policy
+from recdiv_core.training.checkpoint import chosen_checkpoint, read_config
+from tests.cluster.conftest import run
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def load(shop, monkeypatch):
+    """Return what loads a registered model by its URI, as a server would."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", shop.uri)
+    return mlflow.pyfunc.load_model
+
+
+def register(shop, *arguments):
+    return run("register", *arguments, f"tracking.uri={shop.uri}")
+
+
+def own_slates(place: Path) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the histories of test users, and the slates that evaluation judges."""
+    checkpoint = chosen_checkpoint(place)
+    config = read_config(checkpoint)
+    dataset = load_dataset(Path(config.data.prepared))
+    ids = dataset.catalogue.table["item_id"].to_pylist()
+    alone = {"batch_size": config.eval.batch_size, "rank": 0, "world_size": 1}
+    histories = []
+    for examples in read_eval(dataset.prepared, "test", **alone):
+        ends = np.cumsum(examples.lengths)
+        histories += [[ids[item] for item in own] for own in np.split(examples.items, ends[:-1])]
+    slates = []
+    for ((slates_BK, _),) in slates_of_split(
+        load_model(config, dataset, checkpoint),
+        dataset,
+        "test",
+        [slate_policy(config, dataset)],
+        max_history=config.model.max_history,
+        batch_size=config.eval.batch_size,
+        dial=0.0,
+    ):
+        slates += [[ids[item] for item in own if item >= 0] for own in slates_BK.tolist()]
+    return histories, slates
+
+
+def test_a_registered_model_makes_the_slates_that_were_judged(shop, trained, load):
+    place = shop.storage / "undisturbed"
+    assert trained["run"] == place.name
+    registered = register(shop, str(place), "--name", "served")
+    assert registered["alias"] == "candidate"
+    model = load(registered["model_uri"])
+    histories, slates = own_slates(place)
+    made = model.predict(pd.DataFrame({"history": histories}))
+    assert [list(slate) for slate in made["item_ids"]] == slates
+    assert all(np.all(np.diff(scores) <= 0) for scores in made["scores"])
+
+    short = model.predict(pd.DataFrame({"history": [["no such item"], []]}), params={"k": 2})
+    assert [len(slate) for slate in short["item_ids"]] == [2, 2]
+    with pytest.raises(ValueError, match=r"model\.diversity=0\.5: this model has no dial"):
+        model.predict(pd.DataFrame({"history": [[]]}), params={"model.diversity": 0.5})
+
+
+def test_only_what_passes_the_gate_becomes_the_champion(shop, trained, references, load, capsys):
+    place = shop.storage / "undisturbed"
+    first = register(shop, str(place), "--name", "gated", "--promote")
+    assert (first["promoted"], first["champion"], first["gate"]) == (True, None, [])
+
+    same = register(shop, str(place), "--name", "gated", "--promote", "--keep", "ndcg=1.0")
+    assert (same["promoted"], same["champion"], same["version"]) == (True, 1, 2)
+    assert {row["name"]: row["share"] for row in same["gate"] if row["passes"]} == {
+        row["name"]: pytest.approx(1.0) for row in same["gate"] if row["passes"] is not None
+    }
+
+    popular = next(shop.storage.glob("references/trial-*"))
+    with pytest.raises(SystemExit) as refused:
+        register(shop, str(popular), "--name", "gated", "--promote")
+    assert refused.value.code == 1
+    client = mlflow.MlflowClient(shop.uri)
+    assert client.get_model_version_by_alias("gated", "champion").version == "2"
+    assert client.get_model_version_by_alias("gated", "candidate").version == "3"
+    made = load("models:/gated@candidate").predict(pd.DataFrame({"history": [[], []]}))
+    assert list(made["item_ids"][0]) == list(made["item_ids"][1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--name", "none", "--promote"], "none has no candidate"),
+        (["/nowhere", "--name", "none"], "there is no directory /nowhere"),
+        (["--name", "none"], "got 0 RUN"),
+        (["--name", "none", "--promote", "--keep", "gini=1"], "--keep gini=1: allowed"),
+        (["--name", "none", "--promote", "--keep", "ndcg=much"], "'much' is no share"),
+    ],
+)
+def test_what_cannot_be_registered_is_said_to_be(shop, capsys, arguments, said):
+    with pytest.raises(SystemExit) as refused:
+        register(shop, *arguments)
+    assert refused.value.code == 2
+    assert said in capsys.readouterr().err
