@@ -353,6 +353,9 @@ class ScalingConfig(_Section):
     """Torch threads of a worker on the CPU."""
     max_concurrent_trials: int = Field(default=0, ge=0)
     """Trials at once in a sweep; 0 = as many as fit."""
+    preemptible: bool = False
+    """Workers may be taken away, as spot machines are: once the cluster says that one will be, a
+    checkpoint is written at once, and such losses do not count as `train.max_failures`."""
     address: str = "local"
     """Ray cluster: `local` starts one here, `auto` joins the running one."""
 

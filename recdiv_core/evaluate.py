@@ -144,7 +144,7 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
     """
     prepared, manifest = check_inputs(config, checkpoint)
     check_kinds(config.eval.slices, pq.read_schema(prepared / "catalogue.parquet").names)
-    start_with_gpu(config)
+    start_with_gpu(config, checkpoint)
     import ray
 
     ensure_vectors(prepared, manifest)
@@ -189,13 +189,21 @@ def check_inputs(config: Config, checkpoint: Path) -> tuple[Path, Manifest]:
     return prepared, manifest
 
 
-def start_with_gpu(config: Config) -> None:
+def start_with_gpu(config: Config, checkpoint: Path) -> None:
     """Start or join Ray.
 
     Raises:
-        ValueError: a GPU is asked of this machine, and Ray sees none.
+        ValueError: a GPU is asked of this machine, and Ray sees none; or a node does not see the
+            data or the checkpoint.
     """
-    start_ray(config)
+    prepared, checkpoint = Path(config.data.prepared).absolute(), checkpoint.absolute()
+    start_ray(
+        config,
+        {
+            "data.prepared": prepared / "manifest.json",
+            "--checkpoint": checkpoint / "checkpoint.json",
+        },
+    )
     import ray
 
     scaling = config.scaling

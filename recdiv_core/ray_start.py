@@ -5,8 +5,12 @@ Not the training or the data work itself. Nothing happens on import; Ray is load
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from recdiv_core.config import Config
@@ -14,7 +18,7 @@ from recdiv_core.config import Config
 ENVIRONMENT: Final = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the pace of report()
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else each print appears twice
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a run that nothing here asks
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a run, for scaling.preemptible alone
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # else a table of Tune's goes to stdout
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -23,12 +27,19 @@ ENVIRONMENT: Final = {
 """Settings of Ray's processes, which inherit them; what the user has set stays."""
 
 
-def start_ray(config: Config) -> None:
+def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) -> None:
     """Start or join Ray as `scaling.address` says; does nothing when Ray runs already.
 
+    Args:
+        config: its `scaling`.
+        shared: files and directories that all nodes of a cluster must see, by key; a URI is taken
+            at its word.
+
     Raises:
-        ValueError: no cluster answers at `scaling.address`.
+        ValueError: no cluster answers at `scaling.address`, or a node of it does not see a place.
     """
+    if config.scaling.preemptible:
+        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
@@ -51,6 +62,55 @@ def start_ray(config: Config) -> None:
             f"scaling.address={address}: no Ray cluster there ({error}); "
             f"allowed: local, auto, or host:port of a running one"
         ) from None
+    if address != "local" and shared:
+        check_shared({k: Path(v) for k, v in shared.items() if "://" not in str(v)})
+
+
+def check_shared(places: Mapping[str, Path]) -> None:
+    """Refuse places that a node of the running cluster does not see as this process does.
+
+    Of a file the content is compared; into a directory a file is put for a moment, to be looked
+    for, since a node may have another directory of that name.
+
+    Raises:
+        ValueError: names the key, the place and the node.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    marks: list[Path] = []
+    looked_for: dict[str, Path] = {}
+    try:
+        for key, place in places.items():
+            looked_for[key] = place
+            if not place.is_file():
+                place.mkdir(parents=True, exist_ok=True)
+                looked_for[key] = place / f".seen-by-all-nodes-{uuid.uuid4().hex}"
+                looked_for[key].write_text(uuid.uuid4().hex)
+                marks.append(looked_for[key])
+        digests = {key: _digest(path) for key, path in looked_for.items()}
+        look = ray.remote(num_cpus=0)(_digests)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        strategies = [NodeAffinitySchedulingStrategy(n["NodeID"], soft=False) for n in nodes]
+        answers = [look.options(scheduling_strategy=s).remote(looked_for) for s in strategies]
+        for node, answer in zip(nodes, answers, strict=True):
+            for key, digest in ray.get(answer).items():
+                if digest != digests[key]:
+                    raise ValueError(
+                        f"{key}={places[key]}: the node {node['NodeManagerAddress']} does not see "
+                        "it; give a place on storage that all nodes share, or a URI"
+                    )
+    finally:
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+
+
+def _digests(files: Mapping[str, Path]) -> dict[str, str]:
+    return {key: _digest(path) for key, path in files.items()}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def quieten() -> None:

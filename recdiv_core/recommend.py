@@ -91,7 +91,7 @@ def recommend(
     out, is_grid = out.absolute(), bool(dials)
     dials = list(dials) or [config.rerank.diversity]
     _open_directory(out, _plan(config, checkpoint, manifest, users, dials, explained))
-    start_with_gpu(config)
+    start_with_gpu(config, checkpoint)
     ensure_vectors(prepared, manifest)
     if users == "all":
         ensure_requests(prepared, manifest)

@@ -47,6 +47,7 @@ from recdiv_core.training.launch import (
     existing_result,
     launch,
     measured_names,
+    shared_places,
     write_run_file,
 )
 from recdiv_core.training.trial import RUNG, trial_function, trial_settings
@@ -89,19 +90,20 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
         logger.info("run.name=%s is finished already", config.run.name)
         handle = _open_parent(config, space, name, manifest, reopen=False)
         return _result(asked, handle)
+    tracking_uri(config)
+    start_ray(config, shared_places(config))
     handle = _open_parent(config, space, name, manifest, reopen=True)
     status = "FAILED"
     try:
-        start_ray(config)
         ensure_vectors(Path(config.data.prepared), manifest)
         write_run_file(config, "config.yaml", to_yaml(config))
         if space.warm_start is not None:
             config = _with_base(config, space, handle, manifest)
         _run_trials(config, space, handle, manifest)
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the latter is Ray's answer to SIGTERM
         status = "KILLED"
-        raise
+        raise KeyboardInterrupt from None
     finally:
         stale = close_stale_children(handle)
         if stale:

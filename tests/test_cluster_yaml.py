@@ -1,4 +1,4 @@
-"""cluster.yaml is read the way `ray up` reads it, up to the first call of the cloud."""
+"""The descriptions of clusters, read the way Ray reads them, up to the first call of the cloud."""
 
 import copy
 import re
@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import ValidationError
+from ray.autoscaler._private.kuberay.autoscaling_config import (
+    _derive_autoscaling_config_from_ray_cr,
+)
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).parents[1]
@@ -47,3 +50,46 @@ def test_local_files_that_are_mounted_are_in_the_tree(cluster: dict[str, Any]):
     ours = [path for path in cluster["file_mounts"].values() if path.startswith("./")]
     assert ours
     assert all((ROOT / path).is_file() for path in ours)
+
+
+@pytest.fixture
+def kuberay() -> dict[str, dict[str, Any]]:
+    """Return the objects of deploy/kuberay.yaml by kind."""
+    text = (ROOT / "deploy" / "kuberay.yaml").read_text(encoding="utf-8")
+    return {each["kind"]: each for each in yaml.safe_load_all(text)}
+
+
+def pods(kuberay: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    spec = kuberay["RayCluster"]["spec"]
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    return [group["template"]["spec"] for group in groups]
+
+
+def test_ray_scales_the_kubernetes_cluster(kuberay: dict[str, dict[str, Any]]):
+    cluster = kuberay["RayCluster"]
+    cluster["metadata"]["namespace"] = "default"  # where none is given
+    nodes = _derive_autoscaling_config_from_ray_cr(cluster)["available_node_types"]
+    assert (nodes["gpu"]["min_workers"], nodes["gpu"]["max_workers"]) == (0, 8)
+    assert nodes["gpu"]["resources"]["GPU"] == 1
+    assert "GPU" not in nodes["headgroup"]["resources"]
+
+
+def test_all_pods_mount_the_shared_volume(kuberay: dict[str, dict[str, Any]]):
+    claim = kuberay["PersistentVolumeClaim"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for pod in pods(kuberay):
+        claims = {
+            volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+            for volume in pod["volumes"]
+            if "persistentVolumeClaim" in volume
+        }
+        mounts = {m["name"]: m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+        assert claims == {"shared": claim["metadata"]["name"]}
+        assert mounts["shared"] == "/shared"
+
+
+def test_the_kubernetes_cluster_has_the_ray_of_the_tested_set(kuberay: dict[str, dict[str, Any]]):
+    tested = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert tested is not None
+    assert kuberay["RayCluster"]["spec"]["rayVersion"] == tested[1]
+    assert all(pod["containers"][0]["image"].endswith(f":{tested[1]}") for pod in pods(kuberay))

@@ -242,13 +242,14 @@ def run(config: Config) -> dict[str, Any]:
     # imported here: a wrong path has been answered before this takes its seconds
     from recdiv_core.data.text_vectors import ensure_vectors
     from recdiv_core.ray_start import start_ray
-    from recdiv_core.tracking import finish_run
+    from recdiv_core.tracking import finish_run, tracking_uri
     from recdiv_core.training.callback import TrackingCallback, open_run
 
+    tracking_uri(config)
+    start_ray(config, shared_places(config))
     handle = open_run(config, manifest)
     status = "FAILED"
     try:
-        start_ray(config)
         ensure_vectors(Path(config.data.prepared), manifest)
         write_run_file(config, "config.yaml", to_yaml(config))
         outcome = launch(config, callbacks=[TrackingCallback(handle)])
@@ -266,6 +267,12 @@ def run(config: Config) -> dict[str, Any]:
     }
     write_run_file(config, "result.json", json.dumps(result))
     return result
+
+
+def shared_places(config: Config) -> dict[str, str]:
+    """Return what all nodes must see of a run, by its key."""
+    manifest = f"{config.data.prepared}/manifest.json"
+    return {"data.prepared": manifest, "run.storage": config.run.storage}
 
 
 def existing_result(config: Config) -> dict[str, Any] | None:

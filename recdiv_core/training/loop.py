@@ -57,6 +57,8 @@ logger = logging.getLogger(__name__)
 PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REFRESH_ROWS: Final = 64
 LOG_EVERY_S: Final = 10.0
+PREEMPTION_STEPS: Final = 5
+"""How often workers ask whether one of their machines will be taken away; it costs a meeting."""
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -90,13 +92,14 @@ class _Trainer:
         torch.manual_seed(config.seed)  # noqa: TID251
         self.model = build_model(config, self.dataset)
         if config.train.init_from:
-            load_weights(Path(config.train.init_from), self.model, may_lack="dial.")
+            load_weights(Path(config.train.init_from), self.model, may_lack="dial")
         self.progress = Progress()
         self.best_weights = _copy_weights(self.model)
         self.places_V = torch.zeros(len(self.dataset.catalogue), device=self.device)
         self.balance = BalanceState()
         self.sums: list[StepSums] = []  # of this epoch's steps, those before a restart too
         self.waited_s = 0.0  # for data, in this epoch
+        self.doomed_nodes: set[str] = set()  # those that a checkpoint was written for
         training: dict[str, Any] = {}
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is not None:
@@ -212,9 +215,21 @@ class _Trainer:
                 last_log = time.monotonic()
                 done = step + 1 - (epoch - 1) * self.steps_an_epoch
                 logger.info("epoch %d: step %d of %d", epoch, done, self.steps_an_epoch)
-            every = self.config.train.checkpoint_every_steps
-            if every and (step + 1) % every == 0 and (step + 1) % self.steps_an_epoch:
+            if (step + 1) % self.steps_an_epoch and self._must_checkpoint(step + 1):
                 self._report({})
+
+    def _must_checkpoint(self, step: int) -> bool:
+        """Tell, alike on all ranks, whether a checkpoint is due inside the epoch."""
+        every = self.config.train.checkpoint_every_steps
+        is_due = every > 0 and step % every == 0
+        if self.config.scaling.preemptible and step % PREEMPTION_STEPS == 0:
+            doomed = ray.train.get_preemption_info()  # all ranks meet here
+            fresh = set(doomed.preempted_node_ids if doomed else ()) - self.doomed_nodes
+            if fresh and self.rank == 0:
+                logger.warning("a machine will be taken away: checkpoint at step %d", step)
+            self.doomed_nodes |= fresh
+            is_due |= bool(fresh)
+        return is_due
 
     def _check_finite(self, sums: StepSums, step: int) -> None:
         """Stop a run that has diverged, which no later step brings back; fp16 skips such steps."""

@@ -2,16 +2,23 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.cluster.conftest import LONG, family_of, kill_driver, run, wait_until
+from tests.cluster.conftest import LONG, ROOT, family_of, kill_driver, run, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
+
+ROOM_FOR_TWO = "1000k"
+"""Room for the first checkpoints of a run, not for the next beside them."""
 
 SAME = 1e-6
 """A step that is done again must draw the dropout that it drew the first time."""
@@ -37,6 +44,11 @@ def checkpoints(place: Path) -> list[dict]:
         except (FileNotFoundError, json.JSONDecodeError):
             continue  # it is being written, or removed
     return found
+
+
+def last_json(log: Path) -> dict:
+    """Read what a driver printed, which stands last in its log."""
+    return json.loads(log.read_text().splitlines()[-1])
 
 
 def has_passed(place: Path, step: int) -> bool:
@@ -111,3 +123,25 @@ def test_a_run_that_diverges_stops_and_is_marked(shop):
         run("train", *shop.arguments(*arguments))
     (logged,) = shop.runs("tags.`recdiv.run_name` = 'diverged'")
     assert logged.info.status == "FAILED"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs mount namespaces")
+def test_a_full_disk_fails_a_run_that_goes_on_once_there_is_room(shop, trained, tmp_path):
+    storage, first, second = (tmp_path / name for name in ("small", "first.log", "second.log"))
+    storage.mkdir()
+    arguments = shop.arguments("run.name=full", *LONG, f"run.storage={storage}")
+    train = shlex.join([sys.executable, "-m", "pipelines.train", *arguments])
+    steps = [
+        f"mount -t tmpfs -o size={ROOM_FOR_TWO} none {storage}",
+        f"{train} > {first} 2>&1",
+        "test $? = 1",
+        f"mount -o remount,size=1g {storage}",
+        f"{train} > {second} 2>&1",
+    ]
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", "\n".join(steps)], cwd=ROOT)
+    assert done.returncode == 0
+    assert "No space left on device" in first.read_text()
+    assert_same_figures(last_json(second), trained)
+    (logged,) = shop.runs("tags.`recdiv.run_name` = 'full'")
+    assert logged.info.status == "FINISHED"

@@ -45,22 +45,25 @@ def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop, swept):
 
 
 @pytest.mark.faults
-def test_an_interrupted_sweep_is_closed_and_completed_by_the_same_command(shop, start):
+@pytest.mark.parametrize(
+    "blow", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_an_interrupted_sweep_is_closed_and_completed_by_the_same_command(shop, start, blow):
     # with one worker a trial is done before Tune has let go of it
-    two = "scaling.num_workers=2"
-    arguments = ["--space", "smoke", *shop.arguments("run.name=halted", two)]
+    two, name = "scaling.num_workers=2", f"halted-{blow.name}"
+    arguments = ["--space", "smoke", *shop.arguments(f"run.name={name}", two)]
     driver = start("tune", *arguments)
     running = "attributes.status = 'RUNNING' and tags.`recdiv.kind` = 'trial'"
     wait_until(lambda: shop.runs(running))
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(blow)
     assert driver.wait(timeout=PATIENCE_S) == 130
-    (parent,) = shop.runs("tags.`recdiv.run_name` = 'halted'")
+    (parent,) = shop.runs(f"tags.`recdiv.run_name` = '{name}'")
     assert parent.info.status == "KILLED"
     children = shop.runs(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert {child.info.status for child in children} == {"KILLED"}
 
     result = run("tune", *arguments)
 
-    (parent,) = shop.runs("tags.`recdiv.run_name` = 'halted'")
+    (parent,) = shop.runs(f"tags.`recdiv.run_name` = '{name}'")
     assert_whole(shop, parent)
     assert result["num_trials"] == 2

@@ -1,0 +1,67 @@
+"""Sweeps whose trials fail, and two of them on one cluster at once."""
+
+import dataclasses
+
+import pytest
+import ray.tune
+
+from recdiv_core import sweep
+from recdiv_core.config import Config, apply_overrides, override
+from tests.cluster.conftest import PATIENCE_S
+from tests.cluster.test_nodes import Nodes, nodes  # noqa: F401  # the fixture
+from tune_spaces.smoke import SPACE
+
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.slow]
+
+MORE_THAN_THERE_IS = 1 << 40
+"""Dims of a model that no machine can hold."""
+
+
+def trials_of(shop, name):
+    (parent,) = shop.runs(f"tags.`recdiv.run_name` = '{name}'")
+    return parent, shop.runs(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+
+
+def test_a_sweep_goes_on_without_trials_that_diverge_or_run_out_of_memory(shop):
+    space = dataclasses.replace(
+        SPACE,
+        parameters={
+            "train.learning_rate": ray.tune.grid_search([1e-3, 1e30]),
+            "model.dim": ray.tune.grid_search([16, MORE_THAN_THERE_IS]),
+        },
+    )
+    arguments = shop.arguments("run.name=failing", "train.max_failures=0")
+    config = apply_overrides(override(Config(), SPACE.fixed), arguments)
+    result = sweep.run(config, space, "smoke")
+    assert result["num_trials"] == 4
+    assert len(result["front"]) == 1
+    parent, trials = trials_of(shop, "failing")
+    assert parent.info.status == "FINISHED"
+    assert {
+        (float(trial.data.params["train.learning_rate"]), int(trial.data.params["model.dim"])): (
+            trial.info.status
+        )
+        for trial in trials
+    } == {
+        (1e-3, 16): "FINISHED",
+        (1e30, 16): "FAILED",
+        (1e-3, MORE_THAN_THERE_IS): "FAILED",
+        (1e30, MORE_THAN_THERE_IS): "FAILED",
+    }
+    assert not shop.runs("attributes.status = 'RUNNING'")
+
+
+def test_two_sweeps_at_once_do_not_meet(shop, start, nodes: Nodes, tmp_path):  # noqa: F811
+    names = ("one", "other")
+    drivers = [
+        start("tune", "--space", "smoke", *shop.arguments(f"run.name={name}", nodes.setting))
+        for name in names
+    ]
+    assert [driver.wait(timeout=2 * PATIENCE_S) for driver in drivers] == [0, 0]
+    figures = []
+    for name in names:
+        parent, trials = trials_of(shop, name)
+        assert parent.info.status == "FINISHED"
+        assert [trial.info.status for trial in trials] == ["FINISHED", "FINISHED"]
+        figures.append(sorted(trial.data.metrics["test/ndcg_at_10"] for trial in trials))
+    assert figures[0] == pytest.approx(figures[1], abs=1e-6)
