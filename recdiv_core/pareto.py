@@ -74,6 +74,45 @@ def _volume(corners: FloatArray) -> float:
     )
 
 
+def left_behind(
+    points: npt.ArrayLike,
+    reference: Sequence[float],
+    directions: Sequence[Direction],
+    margin: float,
+) -> list[int]:
+    """Return the positions of points so far behind another that they will hardly reach the front.
+
+    Of a point its gains count: how far it is above the reference on each axis, at least 0. One is
+    left behind where another has at least 1 / (1 - margin) times its gain on every axis, and more
+    on one (multiplicative epsilon-dominance; Zitzler et al. 2003, Performance assessment of
+    multiobjective optimizers): had all its gains been so much larger, it would add nothing to the
+    hypervolume. Never a point of the front, nor the best on any axis. A further point rescues none.
+
+    Args:
+        points: [N, M], e.g. what trials had at the same epoch.
+        reference: of the hypervolume.
+        directions: of the axes.
+        margin: in [0, 1); 0 = whatever is dominated.
+
+    >>> left_behind([[0.5, 0.1], [0.4, 0.4], [0.39, 0.3], [0.3, 0.3]], [0, 0], ["max"] * 2, 0.1)
+    [3]
+    """
+    if not 0.0 <= margin < 1.0:
+        raise ValueError(f"margin {margin} must be in [0, 1)")
+    origin = _upward([list(reference)], directions)[0]
+    gains = np.maximum(_upward(points, directions) - origin, 0.0)
+    finite = np.isfinite(gains).all(axis=1)
+    others = gains[finite]
+    return [
+        index
+        for index in np.flatnonzero(finite).tolist()
+        if (
+            ((1.0 - margin) * others >= gains[index]).all(axis=1)
+            & (others > gains[index]).any(axis=1)
+        ).any()
+    ]
+
+
 def knee(points: npt.ArrayLike, directions: Sequence[Direction]) -> int:
     """Return the position of the front's knee: the one point to recommend.
 

@@ -114,7 +114,8 @@ def _digest(path: Path) -> str:
 
 
 def quieten() -> None:
-    """Leave our own lines in the log of this process, and of Ray's those that tell of a failure."""
+    """Leave our own lines in the log of this process, and others' where they tell of a failure."""
+    logging.getLogger("optuna").setLevel(logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.execution").setLevel(logging.WARNING)
     for name in (

@@ -65,6 +65,7 @@ def report(
     draw_png(fronts, picture, sweep.references)
     logger.info("%s", headline)
     _log(handle, main, headline, (page, picture))
+    _log_volumes(handle, fronts)
     return {
         "experiment": sweep.experiment,
         "tracking_uri": tracking.without_password(uri),
@@ -103,6 +104,7 @@ def read_sweep(handle: RunHandle) -> Sweep:
     drawn = {objective.metric for objective in objectives} | set(CURVES)
     drawn |= {f"val/{name}_at_{cut_off}" for name in trials.DIVERSITY_METRICS}
     facts = json.loads(tags.get("recdiv.facts", "{}"))
+    least: dict[str, float] = json.loads(tags.get("recdiv.least", "{}"))
     runs = tracking.children(handle)
     plain = _plain_runs(runs)
     return Sweep(
@@ -114,10 +116,13 @@ def read_sweep(handle: RunHandle) -> Sweep:
         started_ms=parent.info.start_time,
         objectives=objectives,
         parameters=parameters,
-        trials=tuple(_trial(client, run, parameters, sorted(drawn), plain) for run in runs),
+        trials=tuple(
+            _trial(client, run, parameters, sorted(drawn), plain, least=least) for run in runs
+        ),
         facts={"name": tags.get("recdiv.data", ""), **facts},
         provenance={key: tags[f"recdiv.{key}"] for key in PROVENANCE if f"recdiv.{key}" in tags},
         references=_references(client, parent, objectives[0]),
+        least=least,
     )
 
 
@@ -196,7 +201,7 @@ def _is_ranked_plainly(run: Run) -> bool:
 
 
 def _param(run: Run, key: str) -> object:
-    return _value(run.data.params.get(key, ""))
+    return tracking.param_value(run.data.params.get(key, ""))
 
 
 def _references(client: MlflowClient, parent: Run, accuracy: Objective) -> dict[str, Trial]:
@@ -222,7 +227,7 @@ def _references(client: MlflowClient, parent: Run, accuracy: Objective) -> dict[
     sign = 1 if accuracy.direction == "max" else -1
     ranked = sorted(comparable, key=lambda run: sign * run.data.metrics[metric])
     best = {run.data.params["model.kind"]: run for run in ranked}  # the last of a kind stays
-    return {kind: _trial(client, best[kind], (), (), set()) for kind in sorted(best)}
+    return {kind: _trial(client, best[kind], (), (), set(), least={}) for kind in sorted(best)}
 
 
 def _trial(
@@ -231,6 +236,8 @@ def _trial(
     parameters: Sequence[str],
     drawn: Sequence[str],
     plain: set[str],
+    *,
+    least: Mapping[str, float],
 ) -> Trial:
     params, metrics = run.data.params, run.data.metrics
     ended, started = run.info.end_time, run.info.start_time
@@ -238,13 +245,17 @@ def _trial(
         run_id=run.info.run_id,
         name=run.info.run_name or run.info.run_id,
         status=run.info.status,
-        params={key: _value(params[key]) for key in parameters if key in params},
+        params={key: tracking.param_value(params[key]) for key in parameters if key in params},
         val=_below("best/val/", metrics),
         test=_below("test/", metrics),
         curves={key: _curve(client, run, key) for key in drawn if key in metrics},
         best_epoch=int(metrics["best/epoch"]) if "best/epoch" in metrics else None,
         duration_s=(ended - started) / 1000 if ended else None,
         is_plain=run.info.run_id in plain,
+        breaks=tuple(
+            name for name, value in least.items() if metrics.get(f"best/{name}", value) < value
+        ),
+        ended_ms=ended,
     )
 
 
@@ -258,14 +269,6 @@ def _curve(client: MlflowClient, run: Run, metric: str) -> Curve:
     """Return the last value of each epoch: a resumed trial logs an epoch twice."""
     history = client.get_metric_history(run.info.run_id, metric)
     return tuple(sorted({point.step: point.value for point in history}.items()))
-
-
-def _value(text: str) -> object:
-    """Read back a param as tracking wrote it: JSON, or the text itself."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _default_directory(config: Config, name: str) -> Path:
@@ -284,6 +287,19 @@ def _log(handle: RunHandle, front: Front, headline: str, files: Sequence[Path]) 
     if front.knee is not None:
         tags["recdiv.knee"] = front.knee.run_id
     tracking.set_tags(handle, tags)
+
+
+def _log_volumes(handle: RunHandle, fronts: Sequence[Front]) -> None:
+    """Log the hypervolumes after each trial, a step each; those that are there already stay."""
+    client = MlflowClient(tracking_uri=handle.uri)
+    courses = {
+        f"hypervolume/{trials.metric_of(front.diversity)}": trials.volumes(front)
+        for front in fronts
+    }
+    logged = len(client.get_metric_history(handle.run_id, next(iter(courses))))
+    for step in range(logged, max(map(len, courses.values()))):
+        figures = {name: own[step] for name, own in courses.items() if step < len(own)}
+        tracking.log_metrics(handle, figures, step=step + 1)
 
 
 def _entry(trial: Trial) -> dict[str, object]:

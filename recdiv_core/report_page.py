@@ -511,7 +511,8 @@ def _trial_table(sweep: Sweep, fronts: Sequence[Front], colours: Mapping[str, st
         key=lambda t: (t.run_id not in members, -t.val.get(metrics[0], -math.inf), t.name),
     )
     for trial in ranked:
-        cells = [_name_cell(trial, main, colours), cell(trial.status.lower())]
+        status = trial.status.lower() + (", breaks a constraint" if trial.breaks else "")
+        cells = [_name_cell(trial, main, colours), cell(status)]
         cells += [cell(_setting(trial.params.get(key))) for key in sweep.parameters]
         cells += [cell(trial.best_epoch)]
         cells += [cell(split.get(m)) for m in metrics for split in (trial.val, trial.test)]

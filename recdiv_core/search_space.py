@@ -1,5 +1,5 @@
 # pyright: strict
-"""What a sweep is made of: parameters, objectives with directions, constraints, budget.
+"""What a sweep is made of: parameters, how they are searched, objectives, constraints, budget.
 
 Data only; `sweep.py` runs it. A file in `tune_spaces/` holds one `SPACE` of this kind.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+Search = Literal["grid", "random", "quasi_random", "tpe", "nsga2"]
 
 
 @dataclass(frozen=True)
@@ -22,24 +24,50 @@ class Objective:
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """What a trial must keep of the baseline's figure, e.g. 98 % of its `val/ndcg_at_10`.
+
+    The baseline is the w = 0 run that the sweep trains before its trials. A trial that breaks a
+    constraint is shown, never recommended.
+    """
+
+    metric: str
+    at_least: float
+    """Share of the baseline's figure, which is better when higher."""
+
+
+@dataclass(frozen=True)
 class SearchSpace:
     """One sweep. Every key of `parameters` and `fixed` is a dotted Config key.
 
     Attributes:
         parameters: dotted key -> Ray Tune domain (`tune.grid_search`, `tune.uniform`, ...).
         objectives: the axes of the front; the first one is accuracy.
-        num_samples: how often the space is sampled (a grid is walked this many times).
+        search: `grid` walks every `tune.grid_search` and draws what else there is at random; the
+            others learn from the trials that ended (`tpe`, `nsga2`) or spread evenly
+            (`quasi_random`, `random`), take no grids and try no configuration twice.
+        num_samples: trials at most (a grid is walked this many times).
+        max_epochs: no trial is begun once all together have trained so many; 0 = no limit. Not of a
+            grid.
+        constraints: what trials must keep of the baseline; the search prefers those that do.
+        learn_from_earlier: finished trials of earlier sweeps with the same data, the same settings
+            and the same parameters are told to the search, and not run again. Not of a grid.
         fixed: settings common to all trials; above a preset, below the command line.
         warm_start: overrides of one base run trained first, at w = 0 unless they say otherwise,
             from which every trial starts (unless `train.init_from` is given, which then is the
             base), and one more at w = 0, the baseline; None = every trial trains from nothing.
-        grace_epochs: epochs that no trial is stopped before.
+        grace_epochs: epochs that no trial is stopped before; from then on one is whose figures
+            others at the same epoch have left behind on every objective.
     """
 
     description: str
     parameters: Mapping[str, object]
     objectives: tuple[Objective, ...]
+    search: Search = "grid"
     num_samples: int = 1
+    max_epochs: int = 0
+    constraints: tuple[Constraint, ...] = ()
+    learn_from_earlier: bool = False
     fixed: Mapping[str, object] = field(default_factory=dict[str, object])
     warm_start: Mapping[str, object] | None = None
     grace_epochs: int = 1

@@ -21,13 +21,15 @@ from typing import Any, Final
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler
 
 from recdiv_core.config import Config, override, to_yaml
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.ray_start import start_ray
 from recdiv_core.report import report
+from recdiv_core.rungs import FrontScheduler, RungMemory
 from recdiv_core.schema import Manifest
+from recdiv_core.search import FrontSearch, check_search
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.tracking import (
     RunHandle,
@@ -35,6 +37,8 @@ from recdiv_core.tracking import (
     experiment_id,
     find_run,
     finish_run,
+    finished_trials,
+    param_value,
     reopen_run,
     set_tags,
     start_run,
@@ -42,6 +46,7 @@ from recdiv_core.tracking import (
 )
 from recdiv_core.training.callback import TrackingCallback, log_report
 from recdiv_core.training.launch import (
+    Outcome,
     check_config,
     cpus_per_worker,
     existing_result,
@@ -50,14 +55,12 @@ from recdiv_core.training.launch import (
     shared_places,
     write_run_file,
 )
-from recdiv_core.training.trial import RUNG, trial_function, trial_settings
+from recdiv_core.training.trial import is_selected, trial_function, trial_settings
 
 logger = logging.getLogger(__name__)
 
 DRIVER_CPUS: Final = 0.01
 """Reserved for a trial's driver, which only waits for its workers."""
-
-REDUCTION: Final = 3
 
 NO_DIVERSITY: Final = {
     "loss.diversity_weight": 0.0,
@@ -84,6 +87,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
     asked = config
     if not config.run.name:
         config = override(config, {"run.name": time.strftime(f"{name}-%Y%m%d-%H%M%S")})
+    check_search(space, name)
     config, manifest = check_config(config)
     _check_objectives(config, space, name)
     if existing_result(config) is not None:
@@ -97,9 +101,14 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
     try:
         ensure_vectors(Path(config.data.prepared), manifest)
         write_run_file(config, "config.yaml", to_yaml(config))
+        baseline: Mapping[str, float] = {}
         if space.warm_start is not None:
-            config = _with_base(config, space, handle, manifest)
-        _run_trials(config, space, handle, manifest)
+            config, baseline = _with_base(config, space, handle, manifest)
+        elif space.constraints:
+            baseline = _train_baseline(config, handle, manifest)
+        least = _least(space, baseline)
+        set_tags(handle, {"recdiv.least": json.dumps(least)})
+        _run_trials(config, space, least, handle, manifest)
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):  # the latter is Ray's answer to SIGTERM
         status = "KILLED"
@@ -125,6 +134,17 @@ def _check_objectives(config: Config, space: SearchSpace, name: str) -> None:
                 f"--space {name} trades off {objective.metric}, which is not measured with "
                 f"eval.k={k}; allowed: {', '.join(measured)}"
             )
+    for constraint in space.constraints:
+        if constraint.metric.removeprefix("val/") not in measured_names(k):
+            raise ValueError(
+                f"--space {name} constrains {constraint.metric}; allowed with eval.k={k}: "
+                f"{', '.join(f'val/{metric}' for metric in measured_names(k))}"
+            )
+    if space.constraints and config.loss.conditioned and not config.train.epochs:
+        raise ValueError(
+            f"--space {name} has constraints, but no baseline: of a conditioned model that is "
+            "trained no further (train.epochs=0) none is trained"
+        )
 
 
 def _result(config: Config, parent: RunHandle) -> dict[str, Any]:
@@ -153,6 +173,7 @@ def _open_parent(
     described = {
         "recdiv.space": name,
         "recdiv.objectives": json.dumps([dataclasses.asdict(o) for o in space.objectives]),
+        "recdiv.constraints": json.dumps([dataclasses.asdict(c) for c in space.constraints]),
         "recdiv.parameters": json.dumps(list(space.parameters)),
     }
     return start_run(config, name=config.run.name, kind="sweep", manifest=manifest, tags=described)
@@ -178,22 +199,37 @@ def _open_trial(config: Config, manifest: Manifest, parent: RunHandle) -> RunHan
     )
 
 
-def _with_base(config: Config, space: SearchSpace, parent: RunHandle, manifest: Manifest) -> Config:
-    """Train the model that every trial starts from, unless one is given, and the baseline."""
+def _least(space: SearchSpace, baseline: Mapping[str, float]) -> dict[str, float]:
+    """Return what a trial must reach of each constrained metric, a share of the baseline's."""
+    return {c.metric: c.at_least * baseline[f"best/{c.metric}"] for c in space.constraints}
+
+
+def _with_base(
+    config: Config, space: SearchSpace, parent: RunHandle, manifest: Manifest
+) -> tuple[Config, Mapping[str, float]]:
+    """Train the model that every trial starts from, unless one is given, and the baseline.
+
+    Returns:
+        the config of the trials, and the figures of the baseline, none where it is not trained.
+    """
     if not config.train.init_from:
         base = override(config, {**NO_DIVERSITY, **(space.warm_start or {})})
         logger.info("training the base model, %d epochs", base.train.epochs)
-        checkpoint = _train_once(base, "base", parent, manifest)
+        checkpoint = _train_once(base, "base", parent, manifest).checkpoint
         config = override(config, {"train.init_from": checkpoint})
     if config.train.epochs or not config.loss.conditioned:
         # the baseline of the front: what the same further epochs do without diversity (of a
         # conditioned model that is trained no further, dial 0 is the baseline)
-        _train_once(override(config, NO_DIVERSITY), "plain", parent, manifest)
-    return config
+        return config, _train_baseline(config, parent, manifest)
+    return config, {}
 
 
-def _train_once(config: Config, name: str, parent: RunHandle, manifest: Manifest) -> str:
-    """Train one run outside the search, once a sweep; return its checkpoint."""
+def _train_baseline(config: Config, parent: RunHandle, manifest: Manifest) -> Mapping[str, float]:
+    return _train_once(override(config, NO_DIVERSITY), "plain", parent, manifest).metrics
+
+
+def _train_once(config: Config, name: str, parent: RunHandle, manifest: Manifest) -> Outcome:
+    """Train one run outside the search, once a sweep."""
     config = override(
         config,
         {
@@ -204,17 +240,23 @@ def _train_once(config: Config, name: str, parent: RunHandle, manifest: Manifest
     )
     finished = existing_result(config)
     if finished is not None:
-        return finished["checkpoint"]
+        return Outcome(finished["checkpoint"], finished["metrics"])
     handle = _open_trial(config, manifest, parent)
     write_run_file(config, "config.yaml", to_yaml(config))
     outcome = launch(config, callbacks=[TrackingCallback(handle)])
     finish_run(handle, "FINISHED")
     result = {"checkpoint": outcome.checkpoint, "metrics": outcome.metrics}
     write_run_file(config, "result.json", json.dumps(result))
-    return outcome.checkpoint
+    return outcome
 
 
-def _run_trials(config: Config, space: SearchSpace, parent: RunHandle, manifest: Manifest) -> None:
+def _run_trials(
+    config: Config,
+    space: SearchSpace,
+    least: Mapping[str, float],
+    parent: RunHandle,
+    manifest: Manifest,
+) -> None:
     import ray
 
     cluster = ray.cluster_resources()
@@ -222,33 +264,37 @@ def _run_trials(config: Config, space: SearchSpace, parent: RunHandle, manifest:
     cpus_per_worker(config, cluster, concurrent)  # refuses here what could never start
     root = f"{config.run.storage}/{config.run.name}"
     trainable = tune.with_resources(
-        trial_function(config, space.objectives, root, parent.run_id, concurrent),
+        trial_function(config, root, parent.run_id, concurrent),
         {"CPU": DRIVER_CPUS},
     )
-    tracking = _TrialTracking(config, space, root, parent, manifest)
+    # a searcher holds the domains itself; Tune walks only those that are given to it
+    parameters = dict(space.parameters) if space.search == "grid" else {}
     place = f"{root}/tune"
     if tune.Tuner.can_restore(place):
         logger.info("going on with the sweep in %s", place)
         tuner = tune.Tuner.restore(
             place,
             trainable=trainable,
-            param_space=dict(space.parameters),
+            param_space=parameters,
             resume_unfinished=True,
             restart_errored=True,
         )
     else:
+        scheduler, callbacks = _scheduler(config, space)
+        tracking = _TrialTracking(config, space, root, parent, manifest)
         tuner = tune.Tuner(
             trainable,
-            param_space=dict(space.parameters),
+            param_space=parameters,
             tune_config=tune.TuneConfig(
                 num_samples=space.num_samples,
                 max_concurrent_trials=concurrent,
-                scheduler=_scheduler(config, space),
+                search_alg=_searcher(config, space, least, parent, manifest),
+                scheduler=scheduler,
                 trial_name_creator=trial_name,
                 trial_dirname_creator=trial_name,
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=root, callbacks=[tracking], verbose=0
+                name="tune", storage_path=root, callbacks=[tracking, *callbacks], verbose=0
             ),
         )
     on_interrupt = signal.getsignal(signal.SIGINT)
@@ -258,24 +304,40 @@ def _run_trials(config: Config, space: SearchSpace, parent: RunHandle, manifest:
     if signal.getsignal(signal.SIGINT) is on_interrupt:
         raise KeyboardInterrupt
     signal.signal(signal.SIGINT, on_interrupt)
-    if grid.num_errors == len(grid):
+    if len(grid) and grid.num_errors == len(grid):
         raise RuntimeError(f"all {len(grid)} trials failed; the first one: {grid.errors[0]}")
 
 
-def _scheduler(config: Config, space: SearchSpace) -> TrialScheduler:
-    """Stop trials that dominate little, but never at the last epoch: it brings test figures."""
+def _searcher(
+    config: Config,
+    space: SearchSpace,
+    least: Mapping[str, float],
+    parent: RunHandle,
+    manifest: Manifest,
+) -> FrontSearch | None:
+    """Return what chooses the trials' settings; None = Tune walks the grid."""
+    if space.search == "grid":
+        return None
+    searcher = FrontSearch(space, config, least)
+    if space.learn_from_earlier:
+        runs = finished_trials(parent, config, manifest, list(space.parameters))
+        learnt = 0
+        for run in runs:
+            sample = {key: param_value(text) for key, text in run.data.params.items()}
+            best = [name for name in run.data.metrics if name.startswith("best/val/")]
+            figures = {name.removeprefix("best/"): run.data.metrics[name] for name in best}
+            learnt += searcher.learn(sample, figures)
+        logger.info("the search knows %d trials of earlier sweeps", learnt)
+    return searcher
+
+
+def _scheduler(config: Config, space: SearchSpace) -> tuple[FIFOScheduler, list[tune.Callback]]:
+    """Return what stops trials that fall behind, and what saves its state with the sweep."""
     epochs = config.train.epochs
     if space.grace_epochs >= epochs:
-        return FIFOScheduler()
-    return ASHAScheduler(
-        time_attr="epoch",
-        metric=RUNG,
-        mode="max",
-        max_t=epochs - 1,
-        grace_period=space.grace_epochs,
-        reduction_factor=REDUCTION,
-        stop_last_trials=False,
-    )
+        return FIFOScheduler(), []
+    scheduler = FrontScheduler(space.objectives, grace_epochs=space.grace_epochs, epochs=epochs)
+    return scheduler, [RungMemory(scheduler)]
 
 
 def concurrent_trials(config: Config, cluster: Mapping[str, float]) -> int:
@@ -319,10 +381,7 @@ class _TrialTracking(tune.Callback):
     ) -> None:
         name = trial_name(trial)
         log_report(self.handles[name], _only_figures(result))
-        objective = f"val/{self.config.eval.objective}"
-        best = self.best.get(name)
-        takes_last = self.config.train.select == "last"
-        if best is None or takes_last or result[objective] > best[objective]:
+        if is_selected(self.config, result, self.best.get(name)):
             self.best[name] = _only_figures(result)
 
     def on_trial_complete(

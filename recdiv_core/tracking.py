@@ -56,6 +56,21 @@ OUTAGE_S: Final = 900.0
 """How long a store may be away before what was to be logged is given up, and the run with it."""
 PAUSE_S: Final = 2.0
 MAX_PARAMS: Final = 100  # MLflow's limit of params in one request
+MAX_EARLIER: Final = 1000
+"""Trials of earlier sweeps that are looked at, the oldest first."""
+OF_THE_PLACE: Final = (
+    "run.",
+    "tracking.",
+    "data.",
+    "split.",
+    "scaling.address",
+    "scaling.max_concurrent_trials",
+    "scaling.cpus_per_worker",
+    "scaling.threads_per_worker",
+    "train.max_failures",
+    "train.keep_checkpoints",
+)
+"""Keys that change no figure of a run on the same prepared data."""
 MAX_PARAM_LENGTH: Final = 6000  # MLflow's limit, in characters
 PASSWORD: Final = re.compile(r"(://[^:/@\s]*):[^/@\s]+@")
 
@@ -288,6 +303,43 @@ def children(handle: RunHandle) -> list[Run]:
     return runs
 
 
+def finished_trials(
+    parent: RunHandle, config: Config, manifest: Manifest, swept: Sequence[str]
+) -> list[Run]:
+    """Return the finished trials of other sweeps that differ in the swept settings alone.
+
+    Of the same data and with all other settings, as they were logged, those of `config`; trials
+    that were stopped early are none.
+    """
+    settings = {
+        key: _param_text(value)
+        for key, value in flatten(config).items()
+        if not key.startswith(OF_THE_PLACE) and key not in swept
+    }
+    runs = MlflowClient(tracking_uri=parent.uri).search_runs(
+        [parent.experiment_id],
+        "attributes.status = 'FINISHED' and tags.`recdiv.kind` = 'trial' and "
+        f"tags.`recdiv.manifest` = '{manifest.fingerprint}'",
+        max_results=MAX_EARLIER,
+        order_by=["attributes.start_time ASC"],
+    )
+    return [
+        run
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") != parent.run_id
+        and "recdiv.stopped_early" not in run.data.tags
+        and settings.items() <= run.data.params.items()
+    ]
+
+
+def param_value(text: str) -> object:
+    """Read back a param as it was written: JSON, or the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
 def close_stale_children(parent: RunHandle) -> int:
     """Mark the trials left RUNNING as KILLED and return how many there were.
 
@@ -317,7 +369,7 @@ class _PatientClient:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._client = MlflowClient(tracking_uri=uri)
+        self._client = client_of(uri)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._client, name)

@@ -38,6 +38,8 @@ class Trial:
         val, test: figures of the selected epoch; empty when the trial did not get that far.
         curves: metric with its split, e.g. `val/ndcg_at_10` -> (epoch, value) pairs.
         is_plain: trained with w = 0 and not re-ranked.
+        breaks: constrained metrics that it keeps too little of.
+        ended_ms: when it ended.
     """
 
     run_id: str
@@ -50,6 +52,8 @@ class Trial:
     best_epoch: int | None
     duration_s: float | None
     is_plain: bool
+    breaks: tuple[str, ...] = ()
+    ended_ms: int | None = None
 
     @property
     def label(self) -> str:
@@ -68,6 +72,7 @@ class Sweep:
         objectives: as the space declares them, with their `val/`; the first is accuracy.
         facts: of the prepared data set, by name.
         references: kind of baseline -> a run of it on the same data, of no sweep or another one.
+        least: constrained metric -> what a trial must reach of it.
     """
 
     run_id: str
@@ -82,6 +87,7 @@ class Sweep:
     facts: Mapping[str, object]
     provenance: Mapping[str, str]
     references: Mapping[str, Trial] = field(default_factory=dict[str, Trial])
+    least: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class Front:
 
     Attributes:
         judged: trials that finished with both figures.
-        members: the non-dominated ones, the most accurate first.
+        members: the non-dominated ones of those that keep the constraints, the most accurate first.
         hypervolume: of the members' validation figures, from the fixed reference point.
         test_hypervolume: of the same members' test figures; None when one has none.
         attained: budget -> the most diverse trial that keeps this share of the best accuracy.
@@ -125,7 +131,10 @@ def axes(sweep: Sweep) -> tuple[tuple[Objective, Objective], ...]:
 
 
 def judge(trials: Sequence[Trial], accuracy: Objective, diversity: Objective) -> Front:
-    """Find the front of finished trials on one pair of axes, and what to pick from it."""
+    """Find the front of finished trials on one pair of axes, and what to pick from it.
+
+    What breaks a constraint is judged, but neither on the front nor of its hypervolume.
+    """
     names = (metric_of(accuracy), metric_of(diversity))
     judged = tuple(
         trial
@@ -138,8 +147,9 @@ def judge(trials: Sequence[Trial], accuracy: Objective, diversity: Objective) ->
     def points(some: Sequence[Trial], figures: str) -> list[list[float]]:
         return [[getattr(trial, figures)[name] for name in names] for trial in some]
 
-    val = points(judged, "val")
-    members = tuple(judged[i] for i in pareto.front(val, directions))
+    kept = [trial for trial in judged if not trial.breaks]
+    val = points(kept, "val")
+    members = tuple(kept[i] for i in pareto.front(val, directions))
     has_test = bool(members) and all(name in t.test for t in members for name in names)
     plain = [trial for trial in judged if trial.is_plain]
     return Front(
@@ -147,7 +157,7 @@ def judge(trials: Sequence[Trial], accuracy: Objective, diversity: Objective) ->
         diversity=diversity,
         judged=judged,
         members=members,
-        knee=judged[pareto.knee(val, directions)] if members else None,
+        knee=kept[pareto.knee(val, directions)] if members else None,
         baseline=max(plain, key=lambda trial: trial.val[names[0]]) if plain else None,
         hypervolume=pareto.hypervolume(val, reference, directions),
         test_hypervolume=pareto.hypervolume(points(members, "test"), reference, directions)
@@ -155,6 +165,15 @@ def judge(trials: Sequence[Trial], accuracy: Objective, diversity: Objective) ->
         else None,
         attained=_attained(members, accuracy, diversity),
     )
+
+
+def volumes(front: Front) -> list[float]:
+    """Return the hypervolume after each judged trial, in the order in which they ended."""
+    ended = sorted(front.judged, key=lambda trial: (trial.ended_ms or 0, trial.name))
+    return [
+        judge(ended[: count + 1], front.accuracy, front.diversity).hypervolume
+        for count in range(len(ended))
+    ]
 
 
 def recommended(front: Front) -> Trial | None:
@@ -215,14 +234,7 @@ def notes(front: Front, sweep: Sweep) -> list[str]:
         )
     if len(front.judged) > 1 and front.members == (front.baseline,):
         said.append("The plain model (w = 0) dominates every other trial.")
-    for status, words in (
-        ("FAILED", "failed"),
-        ("KILLED", "stopped early or killed"),
-        ("RUNNING", "still running"),
-    ):
-        count = sum(trial.status == status for trial in sweep.trials)
-        if count:
-            said.append(f"{count} of {len(sweep.trials)} trials {words}: listed, not judged.")
+    said += _set_aside(front, sweep)
     for kind, reference in referred(front, sweep.references).items():
         beaten = sum(_dominates(reference, member, front) for member in front.members)
         if beaten:
@@ -237,6 +249,27 @@ def notes(front: Front, sweep: Sweep) -> list[str]:
             "One training seed a trial: differences of a few per cent may be chance. "
             "Repeat the chosen points with other seeds before acting on them."
         )
+    return said
+
+
+def _set_aside(front: Front, sweep: Sweep) -> list[str]:
+    """Say which trials are not on the front whatever their figures."""
+    said: list[str] = []
+    broken = sum(bool(trial.breaks) for trial in front.judged)
+    if broken:
+        asked = ", ".join(f"{name} >= {number(value)}" for name, value in sweep.least.items())
+        said.append(
+            f"{broken} of {len(front.judged)} finished trials break a constraint ({asked}): "
+            "listed, not on the front."
+        )
+    for status, words in (
+        ("FAILED", "failed"),
+        ("KILLED", "stopped early or killed"),
+        ("RUNNING", "still running"),
+    ):
+        count = sum(trial.status == status for trial in sweep.trials)
+        if count:
+            said.append(f"{count} of {len(sweep.trials)} trials {words}: listed, not judged.")
     return said
 
 

@@ -53,6 +53,8 @@ LAYERS = {
     "recdiv_core.registry": "running",
     "recdiv_core.serving": "running",
     "recdiv_core.sweep": "running",
+    "recdiv_core.search": "running",
+    "recdiv_core.rungs": "running",
     "recdiv_core.tracking": "running",
     "recdiv_core.report": "running",
     "recdiv_core.report_page": "running",

@@ -197,3 +197,90 @@ def test_less_accuracy_never_buys_less_diversity(points, one, other):
     low, high = sorted([one, other])
     at_low, at_high = pareto.diversity_at(points, low), pareto.diversity_at(points, high)
     assert np.isnan(at_high) or at_low >= at_high - 1e-9
+
+
+def behind_by_volume(points, reference, margin: float) -> list[int]:
+    """Return who adds nothing to the others' volume even with gains that much larger."""
+    found = []
+    for index, point in enumerate(points):
+        others = [other for place, other in enumerate(points) if place != index]
+        larger = [r + (x - r) / (1 - margin) for x, r in zip(point, reference, strict=True)]
+        alone = pareto.hypervolume(others, reference, BOTH_UP)
+        if pareto.hypervolume([*others, larger], reference, BOTH_UP) <= alone * (1 + 1e-9):
+            found.append(index)
+    return found
+
+
+INSIDE = st.lists(st.tuples(st.floats(0.1, 5), st.floats(0.1, 5)), min_size=1, max_size=8)
+MARGIN = st.floats(0.01, 0.5)
+
+
+@settings(max_examples=100)
+@given(points=INSIDE, margin=MARGIN)
+def test_who_is_left_behind_would_add_nothing_to_the_hypervolume(points, margin):
+    assert pareto.left_behind(points, [0, 0], BOTH_UP, margin) == behind_by_volume(
+        points, [0.0, 0.0], margin
+    )
+
+
+@settings(max_examples=50)
+@given(points=GRID_3D)
+def test_without_a_margin_all_that_are_dominated_are_left_behind(points):
+    behind = [i for i, p in enumerate(points) if any(dominates(other, p) for other in points)]
+    assert pareto.left_behind(points, [0] * 3, ("max",) * 3, 0.0) == behind
+
+
+@settings(max_examples=50)
+@given(points=INSIDE, margin=MARGIN)
+def test_neither_the_front_nor_the_best_on_an_axis_is_left_behind(points, margin):
+    behind = pareto.left_behind(points, [0, 0], BOTH_UP, margin)
+    assert not set(behind) & set(pareto.front(points, BOTH_UP))
+    bests = [max(point[axis] for point in points) for axis in (0, 1)]
+    assert not [i for i in behind if any(points[i][axis] == bests[axis] for axis in (0, 1))]
+
+
+@settings(max_examples=50)
+@given(points=INSIDE, extra=st.tuples(FINITE, FINITE), margin=MARGIN)
+def test_a_further_point_rescues_nobody(points, extra, margin):
+    before = pareto.left_behind(points, [0, 0], BOTH_UP, margin)
+    after = pareto.left_behind([*points, extra], [0, 0], BOTH_UP, margin)
+    assert set(before) <= set(after)
+
+
+@settings(max_examples=50)
+@given(points=INSIDE, margin=MARGIN)
+def test_whom_a_larger_margin_leaves_behind_a_smaller_one_does_too(points, margin):
+    few = pareto.left_behind(points, [0, 0], BOTH_UP, margin)
+    assert set(few) <= set(pareto.left_behind(points, [0, 0], BOTH_UP, margin / 2))
+
+
+@settings(max_examples=50)
+@given(points=GRID, scale=st.sampled_from([0.25, 2.0, 8.0]))
+def test_units_do_not_matter_to_who_is_left_behind(points, scale):
+    scaled = [(scale * x, y) for x, y in points]
+    assert pareto.left_behind(points, [0, 0], BOTH_UP, 0.25) == pareto.left_behind(
+        scaled, [0, 0], BOTH_UP, 0.25
+    )
+
+
+def test_gains_count_from_the_reference_in_the_direction_of_the_axis():
+    points = [[0.50, 0.6], [0.44, 0.7], [0.46, 0.7]]
+    assert pareto.left_behind(points, [0.0, 1.0], ("max", "min"), 0.1) == [1]
+
+
+def test_equal_points_and_those_that_are_not_finite_are_not_left_behind():
+    points = [[1.0, 1.0], [1.0, 1.0], [np.nan, 0.1], [np.inf, 0.1], [0.1, 0.1]]
+    assert pareto.left_behind(points, [0, 0], BOTH_UP, 0.0) == [4]
+    assert pareto.left_behind([], [0, 0], BOTH_UP, 0.1) == []
+
+
+def test_points_without_any_gain_are_left_behind_by_one_with_some():
+    points = [[-1.0, -2.0], [-3.0, -1.0], [0.5, 0.5]]
+    assert pareto.left_behind(points[:2], [0, 0], BOTH_UP, 0.1) == []
+    assert pareto.left_behind(points, [0, 0], BOTH_UP, 0.1) == [0, 1]
+
+
+@pytest.mark.parametrize("margin", [-0.1, 1.0])
+def test_a_margin_is_a_share(margin):
+    with pytest.raises(ValueError, match="margin"):
+        pareto.left_behind([[1, 1]], [0, 0], BOTH_UP, margin)

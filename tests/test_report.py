@@ -45,7 +45,9 @@ def write_trial(config: Config, weight: float, name: str, sweep: RunHandle, mani
     tracking.finish_run(trial, "FINISHED")
 
 
-def write_sweep(config: Config, manifest: Manifest, name: str, trials: dict[str, float]):
+def write_sweep(
+    config: Config, manifest: Manifest, name: str, trials: dict[str, float], **more: str
+):
     sweep = tracking.start_run(
         config,
         name=name,
@@ -55,6 +57,7 @@ def write_sweep(config: Config, manifest: Manifest, name: str, trials: dict[str,
             "recdiv.space": "tradeoff",
             "recdiv.objectives": json.dumps(OBJECTIVES),
             "recdiv.parameters": json.dumps(["loss.diversity_weight"]),
+            **{f"recdiv.{key}": text for key, text in more.items()},
         },
     )
     for trial_name, weight in trials.items():
@@ -152,6 +155,27 @@ def test_the_parent_run_holds_hypervolume_and_knee(made, sweep):
     data = MlflowClient(tracking_uri=sweep.uri).get_run(sweep.run_id).data
     assert data.metrics["hypervolume"] == made["hypervolume"]
     assert data.tags["recdiv.knee"] == made["knee"]["run_id"]
+
+
+def test_the_parent_run_holds_the_hypervolume_over_the_course_of_the_trials(made, sweep, config):
+    client = MlflowClient(tracking_uri=sweep.uri)
+    report(config, parent_run_id=sweep.run_id)  # a second report logs nothing twice
+    course = client.get_metric_history(sweep.run_id, "hypervolume/coverage_at_10")
+    assert [point.step for point in course] == [1, 2, 3, 4]
+    assert course[0].value == pytest.approx(0.050 * 0.40)
+    assert course[-1].value == pytest.approx(made["hypervolume"])
+    assert "hypervolume/ild_at_10" in client.get_run(sweep.run_id).data.metrics
+
+
+def test_what_breaks_a_constraint_is_listed_and_not_on_the_front(config, manifest, tmp_path):
+    least = json.dumps({"val/ndcg_at_10": 0.048})
+    trials = {"plain": 0.0, "bent": 0.3, "wide": 0.9}
+    constrained = write_sweep(config, manifest, "constrained", trials, least=least)
+    found = report(config, parent_run_id=constrained.run_id, out=tmp_path)
+    assert [entry["name"] for entry in found["front"]] == ["plain", "bent"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("finished, breaks a constraint</td>") == 1
+    assert "1 of 3 finished trials break a constraint" in page
 
 
 def test_the_page_needs_no_network(outline):

@@ -8,6 +8,7 @@ import pytest
 
 from recdiv_core.config import Config, known_keys, override
 from recdiv_core.metrics import SYSTEM_METRICS, USER_METRICS
+from recdiv_core.search import check_search
 from recdiv_core.search_space import SearchSpace
 
 SPACES = sorted(
@@ -56,3 +57,16 @@ def test_every_objective_is_a_validation_metric(name: str):
 @each_space
 def test_a_space_says_what_it_is_for(name: str):
     assert space(name).description
+
+
+@each_space
+def test_a_space_can_be_searched_as_it_asks(name: str):
+    check_search(space(name), name)
+
+
+@each_space
+def test_every_constraint_is_a_share_of_a_metric_that_trials_report(name: str):
+    for constraint in space(name).constraints:
+        assert re.fullmatch(r"val/[a-z_]+_at_10", constraint.metric)
+        assert 0 < constraint.at_least <= 1
+        assert space(name).warm_start is not None

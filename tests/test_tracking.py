@@ -226,3 +226,52 @@ def test_an_id_that_is_unknown_is_said_to_be(mlflow_uri: str, client: MlflowClie
     foreign = client.create_run(experiment).info.run_id
     with pytest.raises(ValueError, match=r"has no run\.storage and run\.name"):
         tracking.run_directory(mlflow_uri, foreign)
+
+
+def write_finished(
+    config: Config,
+    manifest: Manifest,
+    parent: str,
+    status: tracking.Ending = "FINISHED",
+    **tags: str,
+) -> str:
+    """Write a trial and return its id."""
+    trial = tracking.start_run(
+        config, name="t", kind="trial", manifest=manifest, parent_run_id=parent
+    )
+    tracking.set_tags(trial, {f"recdiv.{key}": value for key, value in tags.items()})
+    tracking.finish_run(trial, status)
+    return trial.run_id
+
+
+def test_finished_trials_of_other_sweeps_differ_in_what_is_swept_alone(
+    config: Config, manifest: Manifest
+):
+    own = manifest.model_copy(update={"name": "searched", "fingerprint": "a" * 64})
+    swept = ["loss.diversity_weight"]
+    first, second = (
+        tracking.start_run(config, name=name, kind="sweep", manifest=own) for name in ("a", "b")
+    )
+    elsewhere = {"run.name": "x", "run.storage": "/else/where", "train.max_failures": 9}
+    moved = override(config, {"loss.diversity_weight": 0.25, **elsewhere})
+    found = [
+        write_finished(moved, own, first.run_id),
+        write_finished(config, own, first.run_id),
+    ]
+    other_data = own.model_copy(update={"fingerprint": "b" * 64})
+    write_finished(moved, other_data, first.run_id)
+    write_finished(moved, own, first.run_id, "FAILED")
+    write_finished(moved, own, first.run_id, stopped_early="true")
+    write_finished(moved, own, second.run_id)  # of the sweep that asks
+    for key, value in {"train.epochs": 3, "seed": 8, "loss.diversity": {"ild": 2.0}}.items():
+        write_finished(override(moved, {key: value}), own, first.run_id)
+    earlier = tracking.finished_trials(second, config, own, swept)
+    assert [run.info.run_id for run in earlier] == found
+    params = earlier[0].data.params
+    assert tracking.param_value(params["loss.diversity_weight"]) == 0.25
+
+
+@pytest.mark.parametrize("value", [0.25, True, None, {"ild": 1.0}, [1, 2], "mmr"])
+def test_a_param_is_read_back_as_it_was(value: object):
+    text = value if isinstance(value, str) else json.dumps(value)
+    assert tracking.param_value(text) == value

@@ -162,3 +162,36 @@ def test_a_note_says_when_a_baseline_dominates_the_front():
     said = trials.notes(front, replace(sweep(), references={"ease": strong, "popular": weak}))
     assert any("baseline ease dominates 2 of the 3 members" in note for note in said)
     assert not any("popular" in note for note in said)
+
+
+def test_what_breaks_a_constraint_is_judged_but_never_recommended():
+    broken = trial("broken", 0.3, 0.9, breaks=("val/ndcg_at_10",))
+    kept = [trial("plain", 0.5, 0.1), trial("kept", 0.48, 0.4)]
+    front = trials.judge([*kept, broken], NDCG, COVERAGE)
+    assert names(front.judged) == ["plain", "kept", "broken"]
+    assert names(front.members) == ["plain", "kept"]
+    assert front.hypervolume == trials.judge(kept, NDCG, COVERAGE).hypervolume
+    assert "broken" not in names([trials.recommended(front), *front.attained.values()])
+
+
+def test_a_front_of_nothing_but_broken_constraints_is_empty():
+    front = trials.judge([trial("broken", 0.3, 0.9, breaks=("val/ndcg_at_10",))], NDCG, COVERAGE)
+    assert front.members == ()
+    assert front.hypervolume == 0.0
+    assert trials.recommended(front) is None
+
+
+def test_a_note_counts_what_breaks_a_constraint():
+    broken = trial("broken", 0.3, 0.9, breaks=("val/ndcg_at_10",))
+    some = replace(sweep(trial("kept", 0.5, 0.1), broken), least={"val/ndcg_at_10": 0.49})
+    said = " ".join(trials.notes(trials.judge(some.trials, NDCG, COVERAGE), some))
+    assert "1 of 2 finished trials break a constraint (val/ndcg_at_10 >= 0.49)" in said
+
+
+def test_hypervolume_grows_in_the_order_in_which_trials_ended():
+    some = [
+        trial("third", 0.5, 0.4, ended_ms=30),
+        trial("first", 0.5, 0.1, ended_ms=10),
+        trial("second", 0.4, 0.2, ended_ms=20),
+    ]
+    assert trials.volumes(trials.judge(some, NDCG, COVERAGE)) == pytest.approx([0.05, 0.09, 0.2])

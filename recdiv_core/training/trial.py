@@ -6,9 +6,8 @@ sweep's driver logs what is forwarded here (sweep.py).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import yaml
 from ray import tune
@@ -16,25 +15,16 @@ from ray.train import Checkpoint
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from recdiv_core.config import Config, from_tree, override, to_yaml
-from recdiv_core.search_space import Objective
 from recdiv_core.training.launch import launch
-
-RUNG: Final = "dominated"
-"""Reported figure that the scheduler compares trials by."""
 
 
 def trial_function(
-    config: Config,
-    objectives: tuple[Objective, ...],
-    root: str,
-    parent_run_id: str,
-    concurrent: int,
+    config: Config, root: str, parent_run_id: str, concurrent: int
 ) -> Callable[[dict[str, Any]], None]:
     """Return what Tune calls with each sample.
 
     Args:
         config: what all trials share, checked.
-        objectives: axes of the volume that trials are compared by.
         root: directory or URI of the sweep.
         parent_run_id: MLflow run of the sweep.
         concurrent: trials that share the cluster.
@@ -44,7 +34,7 @@ def trial_function(
     def train_trial(sample: dict[str, Any]) -> None:
         name = tune.get_context().get_trial_name()
         settings = trial_settings(from_tree(shared), sample, root, str(name), parent_run_id)
-        launch(settings, callbacks=[ScoredReports(objectives)], concurrent=concurrent)
+        launch(settings, callbacks=[EpochReports()], concurrent=concurrent)
 
     return train_trial
 
@@ -64,33 +54,30 @@ def trial_settings(
     )
 
 
-def dominated_volume(metrics: Mapping[str, float], objectives: tuple[Objective, ...]) -> float:
-    """Return the volume between a trial's figures and the reference point, >= 0.
+def is_selected(
+    config: Config, figures: Mapping[str, float], before: Mapping[str, float] | None
+) -> bool:
+    """Return whether an epoch takes the place of the one selected so far (`train.select`).
 
-    One number to compare trials by that favours no end of the front: a trial is stopped when it
-    dominates little, not when its accuracy is low.
+    Args:
+        config: of the trial, or what all trials share.
+        figures: of the epoch, with their `val/`.
+        before: figures of the selected epoch; None = this is the first.
     """
-    gains = [
-        (metrics[o.metric] - o.reference) * (1 if o.direction == "max" else -1) for o in objectives
-    ]
-    return math.prod(max(0.0, gain) for gain in gains)
+    objective = f"val/{config.eval.objective}"
+    takes_last = config.train.select == "last"
+    return before is None or takes_last or figures[objective] > before[objective]
 
 
-class ScoredReports(TuneReportCallback):
-    """Forward a trial's reports to Tune, with the figure that the scheduler goes by.
+class EpochReports(TuneReportCallback):
+    """Forward a trial's reports to Tune.
 
     A report inside an epoch only brings a checkpoint: it has no figures to forward.
     """
-
-    def __init__(self, objectives: tuple[Objective, ...]) -> None:
-        super().__init__()
-        self.objectives = objectives
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
     ) -> None:
         """Forward rank 0's figures: they are global sums already."""
-        figures = metrics[0]
-        if "epoch" in figures:
-            scored = {**figures, RUNG: dominated_volume(figures, self.objectives)}
-            super().after_report(run_context, [scored], checkpoint)
+        if "epoch" in metrics[0]:
+            super().after_report(run_context, metrics[:1], checkpoint)

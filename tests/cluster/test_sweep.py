@@ -1,10 +1,18 @@
 """A sweep through the real command line: tracked, interrupted, gone on with."""
 
+import json
+import os
 import signal
+import threading
 
 import pytest
 from mlflow import MlflowClient
+from ray import tune
 
+from recdiv_core import sweep
+from recdiv_core.config import Config, apply_overrides
+from recdiv_core.search import FrontSearch
+from recdiv_core.search_space import Objective, SearchSpace
 from tests.cluster.conftest import PATIENCE_S, SWEPT, run, wait_until
 
 pytestmark = pytest.mark.ray
@@ -67,3 +75,54 @@ def test_an_interrupted_sweep_is_closed_and_completed_by_the_same_command(shop, 
     (parent,) = shop.runs(f"tags.`recdiv.run_name` = '{name}'")
     assert_whole(shop, parent)
     assert result["num_trials"] == 2
+
+
+SEARCHED = SearchSpace(
+    description="two dials, by a search that learns",
+    parameters={
+        "loss.diversity_weight": tune.loguniform(0.01, 0.5),
+        "loss.diversity": tune.choice([{"coverage": 1.0}, {"ild": 1.0, "coverage": 1.0}]),
+    },
+    objectives=(
+        Objective("val/ndcg_at_10", "max", reference=0.0),
+        Objective("val/coverage_at_10", "max", reference=0.0),
+    ),
+    search="nsga2",
+    num_samples=6,  # two of them bred from the first four
+)
+
+
+@pytest.mark.faults
+def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(shop):
+    small = ("train.epochs=1", "model.num_layers=1", "scaling.max_concurrent_trials=1")
+    config = apply_overrides(Config(), shop.arguments("run.name=searched", *small))
+
+    def trials(status: str) -> list:
+        name = "tags.`recdiv.run_name` = 'searched'"
+        parents = [parent.info.run_id for parent in shop.runs(name)]
+        of_parent = f"tags.`mlflow.parentRunId` = '{parents[0]}' and " if parents else ""
+        return shop.runs(f"{of_parent}attributes.status = '{status}'") if parents else []
+
+    def interrupt() -> None:
+        wait_until(lambda: len(trials("FINISHED")) >= 2 and trials("RUNNING"))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(config, SEARCHED, "searched")
+    thread.join()
+    before = {trial.info.run_id for trial in trials("FINISHED") + trials("KILLED")}
+    assert 3 <= len(before) < 6
+
+    result = sweep.run(config, SEARCHED, "searched")
+
+    assert result["num_trials"] == 6
+    done = sorted(trials("FINISHED"), key=lambda trial: trial.info.start_time)
+    assert before < {trial.info.run_id for trial in done}
+    undisturbed = FrontSearch(SEARCHED, config, {})
+    for trial in done:
+        sample = undisturbed.suggest(trial.info.run_id)
+        assert {key: json.loads(trial.data.params[key]) for key in sample} == sample
+        undisturbed.on_trial_complete(trial.info.run_id, {"epoch": 1, **trial.data.metrics})
+        assert [epoch for epoch, _ in shop.curve(trial.info.run_id, "val/ndcg_at_10")] == [1]

@@ -1,0 +1,280 @@
+"""Searchers asked and told as Tune does it, without Ray running."""
+
+import json
+import math
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+from optuna.trial import TrialState
+from ray import tune
+from ray.tune.search import Searcher
+
+from recdiv_core.config import Config, override
+from recdiv_core.search import FrontSearch, check_search
+from recdiv_core.search_space import Objective, Search, SearchSpace
+
+MIXES = [{"coverage": 1.0}, {"ild": 1.0, "coverage": 3.0}]
+NDCG, COVERAGE = "val/ndcg_at_10", "val/coverage_at_10"
+SPACE = SearchSpace(
+    description="of a searcher",
+    parameters={
+        "loss.diversity_weight": tune.loguniform(0.01, 1.0),
+        "loss.diversity": tune.choice(MIXES),
+        "model.num_layers": tune.randint(1, 4),
+    },
+    objectives=(Objective(NDCG, "max", 0.0), Objective(COVERAGE, "max", 0.0)),
+    search="tpe",
+)
+FEW = {"loss.diversity": tune.choice(MIXES), "rerank.diversity": tune.quniform(0.1, 0.3, 0.1)}
+
+each_search = pytest.mark.parametrize("search", [s for s in get_args(Search) if s != "grid"])
+
+
+def searcher(space: SearchSpace = SPACE, least: dict[str, float] | None = None, **more: object):
+    changed = replace(space, **more)
+    check_search(changed, "of_a_test")
+    return FrontSearch(changed, Config(seed=3), least or {})
+
+
+def report(epoch: int, ndcg: float, coverage: float, **more: float) -> dict[str, float]:
+    return {"epoch": epoch, NDCG: ndcg, COVERAGE: coverage, "train/loss": 1.0, **more}
+
+
+def end(ndcg: float, coverage: float, **more: float) -> dict[str, float]:
+    """Return the last report of a trial, by what it reached in its selected epoch."""
+    best = report(0, ndcg, coverage, **more)
+    named = {f"best/{key}": value for key, value in best.items() if key.startswith("val/")}
+    last = dict.fromkeys(best, 0.05)
+    return {**last, **named, "epoch": 2, "best/epoch": 1}
+
+
+def figures(sample: dict[str, Any]) -> tuple[float, float]:
+    """Return figures that are best at a weight of 0.5, whatever the mix."""
+    distance = abs(math.log(sample["loss.diversity_weight"] / 0.5))
+    return 1.0 / (1.0 + distance), 0.5 / (1.0 + distance)
+
+
+def drive(search: FrontSearch, count: int, first: int = 0) -> list[dict[str, Any]]:
+    """Run trials one after another, of one epoch each."""
+    samples = []
+    for number in range(first, first + count):
+        sample = search.suggest(str(number))
+        if sample == Searcher.FINISHED:
+            break
+        samples.append(sample)
+        ndcg, coverage = figures({"loss.diversity_weight": 0.5, **sample})
+        search.on_trial_complete(str(number), end(ndcg, coverage))
+    return samples
+
+
+@each_search
+def test_samples_are_settings_of_the_space(search: Search):
+    for sample in drive(searcher(search=search), 12):
+        assert override(Config(), sample)
+        assert 0.01 <= sample["loss.diversity_weight"] <= 1.0
+        assert sample["loss.diversity"] in MIXES
+        assert sample["model.num_layers"] in {1, 2, 3}
+
+
+@each_search
+def test_the_seed_decides(search: Search):
+    assert drive(searcher(search=search), 12) == drive(searcher(search=search), 12)
+
+
+@each_search
+def test_a_finite_space_is_tried_once_and_then_finished(search: Search):
+    samples = drive(searcher(search=search, parameters=FEW), 20)
+    tried = {(json.dumps(s["loss.diversity"]), round(s["rerank.diversity"], 6)) for s in samples}
+    assert len(samples) == len(tried) == 6
+
+
+def test_what_runs_or_failed_is_not_tried_again_either():
+    search = searcher(parameters=FEW)
+    running = [search.suggest(f"running {number}") for number in range(3)]
+    search.on_trial_complete("running 0", error=True)
+    assert not [sample for sample in drive(search, 20) if sample in running]
+
+
+@each_search
+def test_a_restored_search_goes_on_as_if_nothing_had_happened(search: Search, tmp_path):
+    undisturbed, killed = searcher(search=search), searcher(search=search)
+    drive(undisturbed, 12)
+    drive(killed, 12)
+    killed.save_to_dir(str(tmp_path))
+    restored = searcher(search=search)
+    restored.restore_from_dir(str(tmp_path))
+    assert drive(restored, 5, first=12) == drive(undisturbed, 5, first=12)
+
+
+def test_a_trial_that_runs_while_the_state_is_saved_is_told_afterwards(tmp_path):
+    search = searcher()
+    search.suggest("a")
+    search.on_trial_result("a", report(1, 0.5, 0.1))
+    search.save_to_dir(str(tmp_path))
+    restored = searcher()
+    restored.restore_from_dir(str(tmp_path))
+    restored.on_trial_complete("a", report(2, 0.4, 0.9))
+    assert [trial.values for trial in restored.study.trials] == [[0.5, 0.1]]
+
+
+@pytest.mark.parametrize("search", ["tpe", "nsga2"])
+def test_what_learns_ends_up_nearer_the_best_than_what_does_not(search: Search):
+    def mean_reached(name: Search) -> float:
+        samples = drive(searcher(search=name, num_samples=80), 80)
+        return sum(figures(sample)[0] for sample in samples[-20:]) / 20
+
+    assert mean_reached(search) > 1.2 * mean_reached("random")
+
+
+def test_of_a_finished_trial_the_selected_epoch_counts():
+    search = searcher()
+    search.suggest("a")
+    search.on_trial_result("a", report(1, 0.5, 0.1))
+    search.on_trial_result("a", report(2, 0.4, 0.2))
+    search.on_trial_complete("a", end(0.5, 0.1))
+    assert search.study.trials[0].values == [0.5, 0.1]
+
+
+@pytest.mark.parametrize(("select", "values"), [("best", [0.5, 0.1]), ("last", [0.4, 0.3])])
+def test_of_a_stopped_trial_the_epoch_selected_so_far_counts(select, values):
+    search = FrontSearch(SPACE, override(Config(), {"train.select": select}), {})
+    search.suggest("a")
+    search.on_trial_result("a", report(1, 0.5, 0.1))
+    search.on_trial_result("a", report(2, 0.4, 0.2))
+    search.on_trial_complete("a", report(3, 0.4, 0.3))
+    assert search.study.trials[0].values == values
+
+
+@pytest.mark.parametrize(
+    "result",
+    [None, {}, {"config": 1}, report(1, math.nan, 0.1), end(1.0, math.inf)],
+)
+def test_a_trial_without_finite_figures_has_failed(result):
+    search = searcher()
+    search.suggest("a")
+    search.on_trial_complete("a", result)
+    assert search.study.trials[0].state == TrialState.FAIL
+
+
+def test_directions_are_those_of_the_objectives():
+    falling = (Objective(NDCG, "max", 0.0), Objective("val/gini_at_10", "min", 1.0))
+    directions = searcher(objectives=falling).study.directions
+    assert [direction.name for direction in directions] == ["MAXIMIZE", "MINIMIZE"]
+
+
+def test_a_trial_that_breaks_a_constraint_is_not_among_the_best():
+    search = searcher(least={NDCG: 0.5})
+    for trial, ndcg, coverage in (("a", 0.6, 0.1), ("b", 0.4, 0.9), ("c", 0.5, 0.2)):
+        search.suggest(trial)
+        search.on_trial_complete(trial, end(ndcg, coverage))
+    constraints = [trial.constraints[NDCG] for trial in search.study.trials]
+    assert constraints == pytest.approx([-0.1, 0.1, 0.0])
+    assert sorted(trial.values for trial in search.study.best_trials) == [[0.5, 0.2], [0.6, 0.1]]
+
+
+def test_a_constraint_may_be_on_what_is_no_objective():
+    search = searcher(least={"val/ild_at_10": 0.5})
+    search.suggest("a")
+    search.on_trial_complete("a", end(1.0, 1.0, **{"val/ild_at_10": 0.4}))
+    assert search.study.trials[0].constraints == pytest.approx({"val/ild_at_10": 0.1})
+
+
+@pytest.mark.parametrize("search", ["tpe", "nsga2"])
+def test_constraints_draw_the_search_to_where_they_hold(search: Search):
+    def share_of_kept(least: dict[str, float]) -> float:
+        own = searcher(least=least, search=search)
+        kept = 0
+        for number in range(80):
+            sample = own.suggest(str(number))
+            # more coverage the larger the weight; the constraint holds below 0.1
+            weight = sample["loss.diversity_weight"]
+            own.on_trial_complete(str(number), end(1 - weight, weight))
+            kept += number >= 60 and weight <= 0.1
+        return kept / 20
+
+    assert share_of_kept({NDCG: 0.9}) > 0.1 + share_of_kept({})
+
+
+def test_no_trial_begins_once_the_epochs_are_spent():
+    search = searcher(max_epochs=5)
+    for trial in ("a", "b"):
+        search.suggest(trial)
+    for epoch in (1, 2, 3):
+        search.on_trial_result("a", report(epoch, 0.1, 0.1))
+    assert search.suggest("c") != Searcher.FINISHED
+    search.on_trial_complete("b", report(2, 0.1, 0.1))  # stopped: a report that Tune keeps back
+    assert search.suggest("d") == Searcher.FINISHED
+
+
+@each_search
+def test_an_earlier_trial_is_learnt_and_not_tried_again(search: Search):
+    own = searcher(search=search, parameters=FEW)
+    mix = {"coverage": 3.0, "ild": 1.0}  # in another order
+    known = {"loss.diversity": mix, "rerank.diversity": 0.2, "seed": 7}
+    reached = {NDCG: 0.5, COVERAGE: 0.25, "val/ild_at_10": 0.1}
+    assert own.learn(known, reached)
+    assert not own.learn(known, reached), "twice"
+    assert [trial.values for trial in own.study.trials] == [[0.5, 0.25]]
+    samples = drive(own, 20)
+    assert len(samples) == 5
+    assert not [
+        s for s in samples if s["rerank.diversity"] == 0.2 and s["loss.diversity"] == MIXES[1]
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"rerank.diversity": 0.4},
+        {"rerank.diversity": 0.15},
+        {"rerank.diversity": True},
+        {"loss.diversity": {"ild": 1.0}},
+        {"loss.diversity": None},
+    ],
+)
+def test_an_earlier_trial_outside_the_space_teaches_nothing(other):
+    search = searcher(parameters=FEW)
+    sample = {"loss.diversity": MIXES[0], "rerank.diversity": 0.2, **other}
+    assert not search.learn(sample, {NDCG: 0.5, COVERAGE: 0.25})
+    assert not search.study.trials
+
+
+def test_an_earlier_trial_without_an_objective_teaches_nothing():
+    search = searcher(parameters=FEW)
+    assert not search.learn({"loss.diversity": MIXES[0], "rerank.diversity": 0.2}, {NDCG: 0.5})
+
+
+def test_nsga2_breeds_from_earlier_trials():
+    search = searcher(search="nsga2", num_samples=8)
+    for number in range(60):
+        sample = {
+            "loss.diversity_weight": 0.4 + 0.002 * number,
+            "loss.diversity": MIXES[0],
+            "model.num_layers": 1,
+        }
+        assert search.learn(sample, {NDCG: 0.1, COVERAGE: 0.1})
+    bred = [search.suggest(str(number))["loss.diversity"] for number in range(8)]
+    assert bred.count(MIXES[0]) >= 6
+
+
+def test_a_grid_is_refused_by_a_search():
+    grid = {"loss.diversity_weight": tune.grid_search([0.1, 0.2])}
+    with pytest.raises(ValueError, match=r"--space mine: loss.diversity_weight=.*tpe.*randint"):
+        check_search(replace(SPACE, parameters=grid), "mine")
+
+
+def test_a_value_that_is_no_domain_is_refused_by_a_search():
+    with pytest.raises(ValueError, match=r"train\.epochs=3"):
+        check_search(replace(SPACE, parameters={"train.epochs": 3}), "mine")
+
+
+def test_a_domain_that_optuna_lacks_is_refused():
+    with pytest.raises(ValueError, match="Optuna"):
+        check_search(replace(SPACE, parameters={"seed": tune.randn(0.0, 1.0)}), "mine")
+
+
+@pytest.mark.parametrize("more", [{"max_epochs": 3}, {"learn_from_earlier": True}])
+def test_settings_of_a_search_are_refused_with_a_grid(more):
+    with pytest.raises(ValueError, match="no effect"):
+        check_search(replace(SPACE, search="grid", **more), "mine")

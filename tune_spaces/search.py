@@ -1,0 +1,34 @@
+"""Both dials and the mix, searched: for when a grid of them would cost more trials than there are.
+
+As `joint`, but the dials come from ranges and are chosen by what the trials before them reached.
+What keeps less than 95 % of the accuracy of the w = 0 model is shown, not recommended. Several
+sweeps of one base (`train.init_from=CHECKPOINT`) learn from each other.
+"""
+
+from ray import tune
+
+from recdiv_core.search_space import Constraint, SearchSpace
+from tune_spaces import FRONT, FURTHER, WARM
+
+SPACE = SearchSpace(
+    description="diversity weight x mix x re-rank dial by TPE, from one warm w = 0 model",
+    parameters={
+        "loss.diversity_weight": tune.loguniform(0.01, 0.4),
+        "loss.diversity": tune.choice(
+            [
+                {"coverage": 1.0},
+                {"ild": 1.0, "coverage": 1.0},
+                {"category_entropy": 1.0, "coverage": 1.0},
+            ]
+        ),
+        "rerank.diversity": tune.uniform(0.0, 0.3),
+    },
+    objectives=FRONT,
+    search="tpe",
+    num_samples=24,
+    constraints=(Constraint("val/ndcg_at_10", at_least=0.95),),
+    learn_from_earlier=True,
+    fixed={**FURTHER, "rerank.method": "msd"},
+    warm_start=WARM,
+    grace_epochs=2,
+)
