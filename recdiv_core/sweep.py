@@ -173,7 +173,6 @@ def _open_parent(
     described = {
         "recdiv.space": name,
         "recdiv.objectives": json.dumps([dataclasses.asdict(o) for o in space.objectives]),
-        "recdiv.constraints": json.dumps([dataclasses.asdict(c) for c in space.constraints]),
         "recdiv.parameters": json.dumps(list(space.parameters)),
     }
     return start_run(config, name=config.run.name, kind="sweep", manifest=manifest, tags=described)

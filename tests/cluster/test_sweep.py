@@ -1,5 +1,7 @@
 """A sweep through the real command line: tracked, interrupted, gone on with."""
 
+import dataclasses
+import gc
 import json
 import os
 import signal
@@ -88,41 +90,67 @@ SEARCHED = SearchSpace(
         Objective("val/coverage_at_10", "max", reference=0.0),
     ),
     search="nsga2",
-    num_samples=6,  # two of them bred from the first four
+    num_samples=5,  # the last one bred from the first four
 )
 
 
 @pytest.mark.faults
+# Tune leaves the logs of an interrupted trial open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(shop):
-    small = ("train.epochs=1", "model.num_layers=1", "scaling.max_concurrent_trials=1")
-    config = apply_overrides(Config(), shop.arguments("run.name=searched", *small))
+    fast = ("train.epochs=1", "train.batch_size=16", "train.warmup_steps=2", "model.num_layers=1")
+    one_at_a_time = "scaling.max_concurrent_trials=1"
 
-    def trials(status: str) -> list:
-        name = "tags.`recdiv.run_name` = 'searched'"
-        parents = [parent.info.run_id for parent in shop.runs(name)]
-        of_parent = f"tags.`mlflow.parentRunId` = '{parents[0]}' and " if parents else ""
-        return shop.runs(f"{of_parent}attributes.status = '{status}'") if parents else []
+    def settings(name: str) -> Config:
+        return apply_overrides(Config(), shop.arguments(f"run.name={name}", *fast, one_at_a_time))
+
+    def trials(name: str, status: str) -> list:
+        parents = shop.runs(f"tags.`recdiv.run_name` = '{name}'")
+        found = [
+            trial
+            for parent in parents
+            for trial in shop.runs(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+            if trial.info.status == status
+        ]
+        return sorted(found, key=lambda trial: trial.info.start_time)
 
     def interrupt() -> None:
-        wait_until(lambda: len(trials("FINISHED")) >= 2 and trials("RUNNING"))
+        wait_until(
+            lambda: len(trials("searched", "FINISHED")) >= 2 and trials("searched", "RUNNING")
+        )
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        sweep.run(config, SEARCHED, "searched")
+        sweep.run(settings("searched"), SEARCHED, "searched")
     thread.join()
-    before = {trial.info.run_id for trial in trials("FINISHED") + trials("KILLED")}
-    assert 3 <= len(before) < 6
+    gc.collect()
+    before = {trial.info.run_id for trial in trials("searched", "FINISHED")}
+    assert 2 <= len(before) < 5
 
-    result = sweep.run(config, SEARCHED, "searched")
+    result = sweep.run(settings("searched"), SEARCHED, "searched")
 
-    assert result["num_trials"] == 6
-    done = sorted(trials("FINISHED"), key=lambda trial: trial.info.start_time)
+    assert result["num_trials"] == 5
+    done = trials("searched", "FINISHED")
     assert before < {trial.info.run_id for trial in done}
-    undisturbed = FrontSearch(SEARCHED, config, {})
+    undisturbed = FrontSearch(SEARCHED, settings("searched"), {})
     for trial in done:
         sample = undisturbed.suggest(trial.info.run_id)
-        assert {key: json.loads(trial.data.params[key]) for key in sample} == sample
+        assert sample == swept_settings(trial)
         undisturbed.on_trial_complete(trial.info.run_id, {"epoch": 1, **trial.data.metrics})
         assert [epoch for epoch, _ in shop.curve(trial.info.run_id, "val/ndcg_at_10")] == [1]
+
+    # a later sweep knows all of them
+    later = dataclasses.replace(SEARCHED, num_samples=1, learn_from_earlier=True)
+    sweep.run(settings("later"), later, "searched")
+    (trial,) = trials("later", "FINISHED")
+    taught = FrontSearch(later, settings("later"), {})
+    for earlier in done:
+        figures = {key.removeprefix("best/"): v for key, v in earlier.data.metrics.items()}
+        assert taught.learn(swept_settings(earlier), figures)
+    assert taught.suggest("later") == swept_settings(trial)
+
+
+def swept_settings(trial) -> dict:
+    return {key: json.loads(trial.data.params[key]) for key in SEARCHED.parameters}
