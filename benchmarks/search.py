@@ -45,6 +45,7 @@ from recdiv_core.config import Config
 from recdiv_core.evaluate import tally_split
 from recdiv_core.judged_runs import NamedRun, find_run
 from recdiv_core.metrics.tally import finish
+from recdiv_core.ray_start import quieten
 from recdiv_core.report import read_sweep
 from recdiv_core.rungs import FrontScheduler
 from recdiv_core.search import FrontSearch
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("run", help="directory of a training run")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    quieten()
     plain, table = judge_all(find_run(args.run, [], lambda: ""))
     seeds, budgets = (3, BUDGETS[:1]) if args.quick else (args.seeds, BUDGETS)
     searched = {

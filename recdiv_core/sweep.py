@@ -134,11 +134,12 @@ def _check_objectives(config: Config, space: SearchSpace, name: str) -> None:
                 f"--space {name} trades off {objective.metric}, which is not measured with "
                 f"eval.k={k}; allowed: {', '.join(measured)}"
             )
+    rising = [f"val/{metric}" for metric in measured_names(k)]
     for constraint in space.constraints:
-        if constraint.metric.removeprefix("val/") not in measured_names(k):
+        if constraint.metric not in rising:
             raise ValueError(
                 f"--space {name} constrains {constraint.metric}; allowed with eval.k={k}: "
-                f"{', '.join(f'val/{metric}' for metric in measured_names(k))}"
+                f"{', '.join(rising)}"
             )
     if space.constraints and config.loss.conditioned and not config.train.epochs:
         raise ValueError(

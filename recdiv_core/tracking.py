@@ -316,7 +316,7 @@ def finished_trials(
         for key, value in flatten(config).items()
         if not key.startswith(OF_THE_PLACE) and key not in swept
     }
-    runs = MlflowClient(tracking_uri=parent.uri).search_runs(
+    runs = client_of(parent.uri).search_runs(
         [parent.experiment_id],
         "attributes.status = 'FINISHED' and tags.`recdiv.kind` = 'trial' and "
         f"tags.`recdiv.manifest` = '{manifest.fingerprint}'",

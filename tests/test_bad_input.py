@@ -2,15 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
+from ray import tune
 
+from recdiv_core import sweep
 from recdiv_core.config import Config, override, to_yaml
 from recdiv_core.evaluate import checkpoint_config, evaluate
 from recdiv_core.schema import EVAL_EXAMPLE, TRAIN_EXAMPLE
+from recdiv_core.search_space import Constraint, Objective, SearchSpace
 from recdiv_core.training.checkpoint import Progress, save_checkpoint
 from recdiv_core.training.launch import check_config, cpus_per_worker
 from tests.test_pipelines import run
@@ -234,3 +239,40 @@ def test_keys_of_another_kind_of_model_are_named_once(config, caplog, changes, i
     said = [record.getMessage() for record in caplog.records if "model.kind=" in record.message]
     kind = changes.get("model.kind", "neural")
     assert said == ([f"{', '.join(idle)}: no effect with model.kind={kind}"] if idle else [])
+
+
+def refused_space(config: Config, **changes: object) -> str:
+    """Return what a sweep says of a space; Ray would take seconds to start."""
+    space = SearchSpace(
+        description="bad",
+        parameters={"loss.diversity_weight": tune.uniform(0.0, 0.5)},
+        objectives=(
+            Objective("val/ndcg_at_10", "max", 0.0),
+            Objective("val/ild_at_10", "max", 0.0),
+        ),
+        search="tpe",
+    )
+    with pytest.raises(ValueError, match="--space bad") as refused:
+        sweep.run(config, replace(space, **changes), "bad")
+    assert not ray.is_initialized()
+    return str(refused.value)
+
+
+def test_a_grid_for_a_search(config: Config):
+    grid = {"loss.diversity_weight": tune.grid_search([0.1, 0.2])}
+    assert "cannot be searched by tpe" in refused_space(config, parameters=grid)
+
+
+@pytest.mark.parametrize("metric", ["val/ndcg_at_5", "val/gini_at_10", "ndcg_at_10"])
+def test_a_constraint_on_what_is_not_measured_or_better_when_lower(config: Config, metric: str):
+    message = refused_space(config, constraints=(Constraint(metric, at_least=0.9),))
+    assert f"constrains {metric}" in message
+    assert "val/ndcg_at_10" in message
+
+
+def test_a_constraint_without_a_baseline(config: Config):
+    dialled = override(
+        config, {"loss.conditioned": True, "loss.diversity_weight": 0.3, "train.epochs": 0}
+    )
+    kept = (Constraint("val/ndcg_at_10", at_least=0.9),)
+    assert "no baseline" in refused_space(dialled, constraints=kept)
