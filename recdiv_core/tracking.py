@@ -369,7 +369,7 @@ class _PatientClient:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._client = client_of(uri)
+        self._client = MlflowClient(tracking_uri=uri)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._client, name)
