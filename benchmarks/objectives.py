@@ -31,6 +31,7 @@ from recdiv_core.losses.diversity import REGULARISERS
 from recdiv_core.losses.negatives import Negatives, mixed_negatives
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.losses.soft_topk import SOFT_SLATES
+from recdiv_core.models.dial import dial_dim
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
@@ -136,20 +137,24 @@ def objectives(rng: np.random.Generator) -> dict[str, Objective]:
         },
         **{name: replace(plain, relevance=name) for name in ("sampled_softmax", "gbce", "bpr")},
         "focal": replace(plain, focal_gamma=2.0, logit_bias_V=popularity.log()),
-        "conditioned": replace(diverse, is_conditioned=True),
+        "conditioned": replace(diverse, is_conditioned=True, shared_dim=DIM),
     }
 
 
 def make_step(objective: Objective, part: Part) -> Callable[[], object]:
     """Return what does one step on a model of its own."""
     rng = torch.Generator().manual_seed(0)
+    towers = [
+        ItemTower(torch.ones(NUM_ITEMS), text_dim=TEXT_DIM, dim=dim, id_dropout=0.0)
+        for dim in (DIM, dial_dim(DIM))
+    ]
     model = Recommender(
-        ItemTower(torch.ones(NUM_ITEMS), text_dim=TEXT_DIM, dim=DIM, id_dropout=0.0),
+        towers[0],
         SessionTower(dim=DIM, num_layers=2, num_heads=2, max_history=MAX_HISTORY, dropout=0.3),
         text_VH=objective.traits.embeddings_VD,
         queries_QH=None,
         dim=DIM,
-        is_conditioned=objective.is_conditioned,
+        dial_items=towers[1] if objective.is_conditioned else None,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     scaler = torch.amp.GradScaler("cpu", enabled=False)

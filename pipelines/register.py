@@ -1,6 +1,6 @@
 """Register an operating point in MLflow's model registry, and promote it through a gate.
 
-    python -m pipelines.register runs/shop/trial-00003 --name shop
+    python -m pipelines.register runs/first/trials/trial-00003 --name shop
     python -m pipelines.register 'runs/base+rerank.method=mmr+rerank.diversity=0.2' --name shop
     python -m pipelines.register --name shop --promote
     python -m pipelines.register --name shop --promote --keep coverage=1.0 --keep ndcg.tail=0.9
@@ -51,4 +51,5 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
 
 if __name__ == "__main__":
     result = run_pipeline(main, options=options, words="runs")
-    sys.exit(int(result.get("promoted") is False))
+    if result.get("promoted") is False:
+        sys.exit(1)

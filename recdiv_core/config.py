@@ -41,6 +41,7 @@ Regulariser = Literal[
     "brand_entropy",
     "colour_entropy",
     "price_entropy",
+    "distil",
 ]
 SoftSlate = Literal["threshold", "iterated_softmax", "softsort"]
 Negatives = Literal["uniform", "in_batch", "mixed"]
@@ -50,6 +51,7 @@ Augmentation = Literal["crop", "mask", "reorder"]
 RerankMethod = Literal[
     "none", "mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam", "exposure"
 ]
+TeacherMethod = Literal["mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam"]
 RerankAttribute = Literal["category", "brand", "colour", "price"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Event = Literal["impression", "click", "cart", "purchase"]
@@ -230,6 +232,10 @@ class LossConfig(_Section):
         "coverage": 3.0,
     }
     """Mix of regularisers by name; weights are normalised to sum to 1."""
+    distil_method: TeacherMethod = "mmr"
+    """Of the regulariser `distil`: the re-ranker whose slates the scores are to learn."""
+    distil_diversity: Unit = 0.3
+    """Its dial."""
     slate_form: SoftSlate = "threshold"
     """How the soft slate is formed of the scores."""
     slate_size: int = Field(default=10, ge=2)

@@ -34,6 +34,7 @@ def random_slates(seed, *, membership=None, dtype=torch.float64, k=K, spread=1.0
     scores = torch.from_numpy(rng.normal(size=candidates.shape)).to(dtype)
     history = rng.dirichlet(np.ones(NUM_CATEGORIES), 3)
     attributes = rng.integers(-1, 3, (len(ATTRIBUTES), NUM_ITEMS))
+    is_taught = np.arange(NUM_CANDIDATES) < np.full((3, 1), k)
     return SoftSlates(
         membership_BM=soft_topk(scores, k, 0.2) if membership is None else membership,
         candidates_BM=torch.from_numpy(candidates),
@@ -48,6 +49,7 @@ def random_slates(seed, *, membership=None, dtype=torch.float64, k=K, spread=1.0
         exposure_V=torch.from_numpy(exposure).to(dtype),
         history_BG=torch.from_numpy(history).to(dtype),
         slate_size=k,
+        taught_BM=torch.from_numpy(rng.permuted(is_taught, axis=1)),
     )
 
 

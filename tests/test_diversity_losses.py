@@ -13,6 +13,7 @@ from recdiv_core.losses.diversity import (
     calibration,
     category_coverage,
     category_entropy,
+    distil,
     dpp,
     ild,
     penalty,
@@ -136,6 +137,7 @@ def test_a_penalty_does_not_depend_on_the_order_of_candidates(name):
         slates,
         membership_BM=slates.membership_BM[:, order],
         candidates_BM=slates.candidates_BM[:, order],
+        taught_BM=slates.taught_BM[:, order],
     )
     torch.testing.assert_close(REGULARISERS[name](shuffled), REGULARISERS[name](slates))
 
@@ -558,3 +560,22 @@ def test_what_looks_at_all_slates_is_what_stands_in_aggregate():
         name for name, regulariser in REGULARISERS.items() if "aggregate" in regulariser.__module__
     }
     assert defined == OVER_ALL
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_distil_of_hard_slates_is_the_share_that_the_teacher_would_not_show(seed):
+    membership, places = hard_membership(seed)
+    slates = random_slates(seed, membership=membership)
+    expected = [
+        1 - sum(bool(taught[place]) for place in own) / K
+        for taught, own in zip(slates.taught_BM, places, strict=True)
+    ]
+    assert distil(slates).tolist() == pytest.approx(expected)
+    assert distil(replaced(slates, taught_BM=membership > 0)).tolist() == [0.0] * 3
+
+
+def test_distil_of_a_user_with_nothing_left_is_1():
+    slates = random_slates(0)
+    nothing = torch.zeros_like(slates.membership_BM)
+    left = replaced(slates, membership_BM=nothing, taught_BM=nothing > 0)
+    assert distil(left).tolist() == [1.0] * 3

@@ -18,6 +18,7 @@ from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
+from recdiv_core.slates import SlatePolicy, make_slates
 from recdiv_core.training.objective import (
     Attack,
     Objective,
@@ -73,7 +74,9 @@ def fresh_model(dropout=0.0, *, is_conditioned=False):
             text_VH=torch.randn(NUM_ITEMS, 5),
             queries_QH=None,
             dim=8,
-            is_conditioned=is_conditioned,
+            dial_items=ItemTower(torch.arange(NUM_ITEMS), text_dim=5, dim=4, id_dropout=0.0)
+            if is_conditioned
+            else None,
         )
         if model.dial is not None:
             nn.init.normal_(model.dial.gate.weight, std=0.3)
@@ -346,6 +349,27 @@ def test_soft_slates_hold_k_unseen_items_or_all_that_are_left():
     assert by_item[packed.seen_user_S, packed.seen_item_S].max() == 0
 
 
+@pytest.mark.parametrize("method", ["mmr", "calibrated"])
+def test_distil_is_taught_the_slates_of_the_re_ranker(method):
+    packed = part([[1, 2, 3], list(range(2, NUM_ITEMS)), list(range(NUM_ITEMS))]).packed
+    model = fresh_model()
+    states, items = model(packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
+    exposure = torch.full((NUM_ITEMS,), 1 / NUM_ITEMS)
+    wanted = objective(teacher=(method, 0.6), slate_candidates=NUM_ITEMS, mix={"distil": 1.0})
+    slates, _ = soft_slates(states, items, packed, None, wanted, exposure)
+
+    scores_BV = (states[packed.last_place_B] @ items.T).detach()
+    policy = SlatePolicy(3, True, method, 0.6, NUM_ITEMS, 0.0)
+    seen = packed.seen_user_S, packed.seen_item_S
+    shown_BK, _ = make_slates(scores_BV, *seen, wanted.traits, torch.zeros(NUM_ITEMS), policy)
+    taught = [
+        set(candidates[is_taught].tolist())
+        for candidates, is_taught in zip(slates.candidates_BM, slates.taught_BM, strict=True)
+    ]
+    assert taught == [set(row) - {-1} for row in shown_BK.tolist()]
+    assert [len(own) for own in taught] == [3, 2, 0]
+
+
 def test_users_with_little_left_to_be_shown_keep_everything_finite():
     training = Training(diversity_weight=0.5, slate_size=3, slate_candidates=NUM_ITEMS)
     everything = list(range(NUM_ITEMS))
@@ -415,6 +439,7 @@ def conditioned_step(*split, model=None, diversity_weight=0.5, lr=0.05):
         model or fresh_model(is_conditioned=True),
         diversity_weight=diversity_weight,
         is_conditioned=True,
+        shared_dim=8,
         lr=lr,
     )
     sums = train_step(
@@ -478,12 +503,12 @@ def test_a_conditioned_batch_at_dial_0_learns_what_a_plain_model_learns():
 
 
 @pytest.mark.parametrize("name", REGULARISERS)
-def test_a_dial_leaves_the_items_to_what_looks_at_all_slates(name):
+def test_a_dial_leaves_what_dial_0_looks_at_to_what_looks_at_all_slates(name):
     model = fresh_model(is_conditioned=True)
     losses = part_losses(
         model,
         part(USERS, DIALS),
-        objective(diversity_weight=0.5, is_conditioned=True, mix={name: 1.0}),
+        objective(diversity_weight=0.5, is_conditioned=True, shared_dim=8, mix={name: 1.0}),
         exposure_V=torch.arange(NUM_ITEMS) / 120,
         negatives=None,
         autocast=torch.autocast("cpu", enabled=False),
@@ -494,3 +519,4 @@ def test_a_dial_leaves_the_items_to_what_looks_at_all_slates(name):
     never_met = [item for item in range(NUM_ITEMS) if not any(item in user for user in USERS)]
     moved = model.item_tower.ids.weight.grad[never_met].abs().max()
     assert (moved > 0) == (name in OVER_ALL)
+    assert model.dial_items.ids.weight.grad[never_met].abs().max() > 0

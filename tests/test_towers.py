@@ -227,10 +227,11 @@ def conditioned(rng, *, strength=0.5):
         text_VH=unit_vectors(rng, NUM_ITEMS),
         queries_QH=None,
         dim=DIM,
-        is_conditioned=True,
+        dial_items=item_tower(),
     ).eval()
     assert model.dial is not None
-    torch.nn.init.normal_(model.dial.gate.weight, std=strength, generator=rng)
+    for layer in (model.dial.gate, model.dial.scale):
+        torch.nn.init.normal_(layer.weight, std=strength, generator=rng)
     return model
 
 
@@ -245,6 +246,9 @@ def test_a_dial_of_0_leaves_every_state_as_it_is(rng):
     plain, _ = forward(model, packed)
     at_0, _ = forward(model, packed, torch.zeros(packed.items_RW.shape))
     assert torch.equal(at_0, plain)
+    model.dial_items, model.dial = None, None
+    bare, _ = forward(model, packed)
+    assert torch.equal(plain, torch.nn.functional.pad(bare, (0, DIM)))
 
 
 def test_the_dial_bends_states_and_never_item_vectors(rng):
@@ -266,10 +270,12 @@ def test_each_user_has_a_dial_of_their_own(rng):
 
 def test_a_fresh_dial_changes_nothing(rng):
     states = torch.randn(4, DIM, generator=rng)
-    assert torch.equal(Dial(DIM)(states, torch.rand(4, generator=rng)), states)
+    bent = Dial(DIM, 2)(states, torch.rand(4, generator=rng))
+    assert torch.equal(bent, torch.nn.functional.pad(states, (0, 2)))
 
 
 def test_the_dial_has_gradients_at_the_start(rng):
-    dial = Dial(DIM)
+    dial = Dial(DIM, 2)
     dial(torch.randn(4, DIM, generator=rng), torch.rand(4, generator=rng)).square().sum().backward()
     assert dial.gate.weight.grad.abs().max() > 0
+    assert dial.scale.weight.grad.abs().max() > 0

@@ -20,5 +20,5 @@ SPACE = SearchSpace(
     parameters={"model.diversity": tune.grid_search([0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0])},
     objectives=FRONT,
     fixed={**MODEL, "train.epochs": 0, "train.select": "last"},
-    warm_start={**MODEL, "train.epochs": 18, "train.learning_rate": 2e-3},
+    warm_start={**MODEL, "train.epochs": 15, "train.learning_rate": 2e-3},
 )

@@ -23,6 +23,9 @@ from recdiv_core.losses.soft_slates import EMPTY_SLATE, SoftSlates
 NEEDS_HISTORY: Final = frozenset({"calibration", "user_adaptive"})
 """Regularisers that look at `history_BG`."""
 
+NEEDS_TEACHER: Final = frozenset({"distil"})
+"""Regularisers that look at `taught_BM`."""
+
 OVER_ALL: Final = frozenset({"exposure", "coverage", "popularity_power", "mutual_information"})
 """Regularisers that look at all slates together; the others look inside one."""
 
@@ -181,6 +184,21 @@ def price_entropy(slates: SoftSlates) -> torch.Tensor:
     return _attribute_entropy(slates, "price")
 
 
+def distil(slates: SoftSlates) -> torch.Tensor:
+    """Penalise slates that differ from the ones a re-ranker makes of the same scores.
+
+    `1 - sum_{i in R} q_i / |R|` with the re-ranked slate R, a constant: 0 = the scores alone give
+    the re-ranked slate, 1 = nothing of it. What is then served costs no re-ranking. Not the
+    likelihood of the re-ranked order (Plackett-Luce; Tang & Wang, 2018, Ranking Distillation): a
+    slate's diversity does not depend on the order, and accuracy, which does, has a loss of its own.
+    A user without any item left gets 1.
+    """
+    assert slates.taught_BM is not None, "NEEDS_TEACHER lacks a name"
+    taught = slates.taught_BM.to(slates.membership_BM.dtype)
+    kept = (slates.membership_BM * taught).sum(1)
+    return (1 - kept / taught.sum(1).clamp_min(1)).clamp(0.0, 1.0)
+
+
 def _attribute_entropy(slates: SoftSlates, name: str) -> torch.Tensor:
     """Return 1 - H(P) / log(min(k, values)), P = the share of each value among the known places.
 
@@ -255,6 +273,7 @@ REGULARISERS: Final[dict[str, Regulariser]] = {
     "brand_entropy": brand_entropy,
     "colour_entropy": colour_entropy,
     "price_entropy": price_entropy,
+    "distil": distil,
 }
 
 

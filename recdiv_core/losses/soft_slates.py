@@ -63,6 +63,8 @@ class SoftSlates:
         history_BG: share of each category in each user's history, rows sum to 1, all 0 without a
             history; None where no regulariser of the mix asks for it.
         slate_size: k.
+        taught_BM: bool, the candidates that a re-ranker puts into the slate; None where it is not
+            asked.
     """
 
     membership_BM: torch.Tensor
@@ -71,6 +73,7 @@ class SoftSlates:
     exposure_V: torch.Tensor
     history_BG: torch.Tensor | None
     slate_size: int
+    taught_BM: torch.Tensor | None = None
 
 
 def history_shares(

@@ -40,6 +40,7 @@ class ItemTower(nn.Module):
         id_dropout: float,
     ) -> None:
         super().__init__()
+        self.dim = dim
         self.id_dropout = id_dropout
         self.has_text = text_dim > 0
         self.ids = nn.Embedding(popularity_V.shape[0], dim)

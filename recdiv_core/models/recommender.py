@@ -48,7 +48,8 @@ class Recommender(nn.Module):
         queries_QH: [Q, H] unit text vectors of the queries, or None without queries.
         dim: D.
         encoder: text encoder whose top layers train, or None when it is frozen.
-        is_conditioned: whether states follow a dial (dial.py).
+        dial_items: item tower, of E dims, of what only the dial looks at (dial.py); None for a
+            model without a dial.
     """
 
     text_VH: torch.Tensor | None
@@ -63,7 +64,7 @@ class Recommender(nn.Module):
         queries_QH: torch.Tensor | None,
         dim: int,
         encoder: nn.Module | None = None,
-        is_conditioned: bool = False,
+        dial_items: ItemTower | None = None,
     ) -> None:
         super().__init__()
         self.item_tower = item_tower
@@ -74,7 +75,9 @@ class Recommender(nn.Module):
         self.register_buffer("queries_QH", queries_QH, persistent=False)
         if queries_QH is not None:
             self.project_query = nn.Linear(queries_QH.shape[1], dim)
-        self.dial = Dial(dim) if is_conditioned else None
+        self.dim = dim
+        self.dial_items = dial_items
+        self.dial = None if dial_items is None else Dial(dim, dial_items.dim)
 
     def train(self, mode: bool = True) -> Recommender:
         """Switch dropout on or off; the pretrained encoder, mostly frozen, stays without."""
@@ -110,7 +113,10 @@ class Recommender(nn.Module):
         if fresh is not None and text is not None:
             encoded = self.encode(fresh.input_ids, fresh.mask, token_noise_ULE).to(text.dtype)
             text = text.index_copy(0, fresh.items_U, encoded)
-        return self.item_tower(text)
+        items_VD = self.item_tower(text)
+        if self.dial_items is None:
+            return items_VD
+        return torch.cat([items_VD, self.dial_items(text)], dim=1)
 
     def states(
         self,
@@ -127,7 +133,8 @@ class Recommender(nn.Module):
         An item of -1 is hidden: its input is a zero vector. `dial_RW`, in [0, 1], is for a
         conditioned model; None is 0 everywhere. `noise_RWD` is added to the inputs.
         """
-        inputs = F.embedding(items_RW.clamp_min(0), items_VD) * (items_RW >= 0)[..., None]
+        own_VD = items_VD[:, : self.dim]
+        inputs = F.embedding(items_RW.clamp_min(0), own_VD) * (items_RW >= 0)[..., None]
         if noise_RWD is not None:
             inputs = inputs + noise_RWD
         request = None
@@ -135,8 +142,9 @@ class Recommender(nn.Module):
             has_query = (queries_RW >= 0)[..., None]
             request = self.project_query(self.queries_QH[queries_RW.clamp_min(0)]) * has_query
         states = self.session_tower(inputs, position_RW, segment_RW, request)
-        if self.dial is not None and dial_RW is not None:
-            states = self.dial(states, dial_RW)
+        if self.dial is not None:
+            at_0 = torch.zeros_like(position_RW)
+            states = self.dial(states, at_0 if dial_RW is None else dial_RW)
         return states.flatten(0, 1)
 
     def forward(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
 
@@ -31,6 +31,7 @@ from recdiv_core.losses.class_balance import effective_number_weights, item_weig
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
 from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.dial import dial_dim
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
@@ -140,13 +141,15 @@ def build_model(config: Config, dataset: Dataset) -> Recommender:
             resolve_encoder(text.encoder), text.trainable_layers, text.lora_rank
         )
         text_vectors = dataset.text_VH.clone()
+    make_item_tower = partial(
+        ItemTower,
+        torch.tensor(dataset.catalogue.popularity_V),
+        text_dim=dataset.text_VH.shape[1] if text.enabled else 0,
+        id_dropout=config.model.id_dropout,
+    )
+    dim = config.model.dim
     return Recommender(
-        ItemTower(
-            torch.tensor(dataset.catalogue.popularity_V),
-            text_dim=dataset.text_VH.shape[1] if text.enabled else 0,
-            dim=config.model.dim,
-            id_dropout=config.model.id_dropout,
-        ),
+        make_item_tower(dim=dim),
         SessionTower(
             dim=config.model.dim,
             num_layers=config.model.num_layers,
@@ -158,7 +161,7 @@ def build_model(config: Config, dataset: Dataset) -> Recommender:
         queries_QH=dataset.queries_QH,
         dim=config.model.dim,
         encoder=encoder,
-        is_conditioned=config.loss.conditioned,
+        dial_items=make_item_tower(dim=dial_dim(dim)) if config.loss.conditioned else None,
     )
 
 
@@ -224,11 +227,13 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
         balance=loss.balance,
         diversity_weight=loss.diversity_weight,
         is_conditioned=loss.conditioned,
+        shared_dim=config.model.dim,
         mix={str(name): share for name, share in loss.diversity.items()},
         slate_form=loss.slate_form,
         slate_size=loss.slate_size,
         slate_candidates=loss.slate_candidates,
         slate_temperature=loss.slate_temperature,
+        teacher=(loss.distil_method, loss.distil_diversity),
         attack=Attack(
             kind=loss.adversarial,
             on=loss.adversarial_on,

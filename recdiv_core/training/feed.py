@@ -31,9 +31,6 @@ NEGATIVES_KEY: Final = 1
 DIALS_KEY: Final = 2
 NOISE_DRAWS: Final = 16
 
-DIAL_RANGE: Final = 16.0
-"""Largest dial above 0 over the smallest, of those that training draws."""
-
 
 class Feed:
     """Make the parts of a rank's steps.
@@ -162,11 +159,10 @@ class Feed:
 def draw_dials(rng: np.random.Generator, num_users: int) -> torch.Tensor:
     """Draw the dials that a conditioned model is trained at: [num_users] in [0, 1].
 
-    Half are 0, so that accuracy stays; the others are even on a logarithmic scale down to
-    1 / DIAL_RANGE: the useful weights lie there.
+    Half are 0, so that accuracy stays, the others are even.
     """
     is_on = rng.random(num_users) < 0.5
-    dials = DIAL_RANGE ** -rng.random(num_users)
+    dials = rng.random(num_users)
     return torch.from_numpy(np.where(is_on, dials, 0.0).astype(np.float32))
 
 

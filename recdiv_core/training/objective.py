@@ -20,13 +20,14 @@ from torch import nn
 
 from recdiv_core.data.batches import Packed
 from recdiv_core.losses.adversarial import Pass, freelb_start, passes
-from recdiv_core.losses.diversity import NEEDS_HISTORY, penalty
+from recdiv_core.losses.diversity import NEEDS_HISTORY, NEEDS_TEACHER, penalty
 from recdiv_core.losses.negatives import Negatives
 from recdiv_core.losses.relevance import bpr, gbce, sampled_softmax, softmax
 from recdiv_core.losses.soft_slates import ItemTraits, SoftSlates, history_shares
 from recdiv_core.losses.soft_topk import SOFT_SLATES, standardise
 from recdiv_core.models.recommender import FreshText
 from recdiv_core.models.top_scores import top_scores
+from recdiv_core.rerank import RERANKERS, Candidates, Options
 
 SEEN_SCORE: Final = -1e3
 """Standardised score of a seen item among the candidates: far below any other's."""
@@ -79,10 +80,13 @@ class Objective:
         logit_bias_V: added to the logits of the exact softmax, or None.
         balance: how the two losses become one direction.
         is_conditioned: whether each user has a weight of its own.
+        shared_dim: of a conditioned model, leading dims of the item vectors, those that dial 0
+            looks at too.
         slate_form: name of the soft top k.
         slate_size: k of the soft slate.
         slate_candidates: items that it is formed over.
         slate_temperature: its softness.
+        teacher: name of the re-ranker that `distil` learns from, and its dial.
         attack: adversarial training.
     """
 
@@ -100,10 +104,12 @@ class Objective:
     logit_bias_V: torch.Tensor | None = None
     balance: str = "weighted_sum"
     is_conditioned: bool = False
+    shared_dim: int = 0
     slate_form: str = "threshold"
     slate_size: int = 10
     slate_candidates: int = 200
     slate_temperature: float = 0.1
+    teacher: tuple[str, float] = ("mmr", 0.3)
     attack: Attack = Attack()
 
     @property
@@ -170,11 +176,11 @@ def part_losses(
     on_items = objective.attack.on == "items"
     weights_N = packed.weights_N
     with autocast:
-        dial_RW = None
+        dial_RW = dial_N = None
         if dial_B is not None:
             dial_RW = dial_B[packed.user_RW] if len(dial_B) else torch.zeros_like(packed.user_RW)
-            user_N = packed.user_RW.flatten()[packed.target_place_N]
-            weights_N = weights_N * (1 - objective.diversity_weight * dial_B[user_N])
+            dial_N = dial_B[packed.user_RW.flatten()[packed.target_place_N]]
+            weights_N = weights_N * (1 - objective.diversity_weight * dial_N)
         states, items_VD = model(
             packed.items_RW,
             packed.position_RW,
@@ -185,7 +191,17 @@ def part_losses(
             noise if on_items else None,
             None if on_items else noise,
         )
-        relevance = _relevance(states, items_VD, packed, weights_N, objective, negatives)
+        if dial_N is None:
+            views = [(torch.ones_like(packed.targets_N, dtype=torch.bool), items_VD.shape[1])]
+        else:  # at dial 0 the dial's own dims count nothing: half the users are spared them
+            views = [(dial_N == 0, objective.shared_dim), (dial_N > 0, items_VD.shape[1])]
+        relevance = sum(
+            (
+                _relevance(states, items_VD, packed, weights_N, is_in_N, dim, objective, negatives)
+                for is_in_N, dim in views
+            ),
+            states.new_zeros(()),
+        )
     figures = torch.zeros(4, dtype=torch.float64, device=exposure_V.device)
     figures[0] = relevance.detach()
     figures[1] = weights_N.sum(dtype=torch.float64)
@@ -238,10 +254,14 @@ def _relevance(
     items_VD: torch.Tensor,
     packed: Packed,
     weights_N: torch.Tensor,
+    is_in_N: torch.Tensor,
+    dim: int,
     objective: Objective,
     negatives: Negatives | None,
 ) -> torch.Tensor:
-    positions = (states[packed.target_place_N], items_VD, packed.targets_N, weights_N)
+    """Sum the relevance loss of some positions, by the leading dims of states and items."""
+    states_ND = states[packed.target_place_N[is_in_N], :dim]
+    positions = (states_ND, items_VD[:, :dim], packed.targets_N[is_in_N], weights_N[is_in_N])
     temperature = objective.temperature
     if objective.relevance == "softmax":
         return softmax(
@@ -251,9 +271,9 @@ def _relevance(
             focal_gamma=objective.focal_gamma,
         )
     assert negatives is not None
-    masked = (
-        _own_items(packed, negatives.items_S, len(items_VD)) if objective.mask_history else None
-    )
+    masked = None
+    if objective.mask_history:
+        masked = _own_items(packed, negatives.items_S, len(items_VD))[is_in_N]
     items_S = negatives.items_S
     if objective.relevance == "sampled_softmax":
         return sampled_softmax(
@@ -329,9 +349,12 @@ def soft_slates(
         )
         return formed.masked_fill(is_seen_BM, 0.0)
 
-    history_BG = None
-    if NEEDS_HISTORY & {name for name, weight in objective.mix.items() if weight}:
+    asked = {name for name, weight in objective.mix.items() if weight}
+    history_BG = taught_BM = None
+    if asked & (NEEDS_HISTORY | NEEDS_TEACHER):
         history_BG = history_shares(seen_user_S, seen_item_S, objective.traits, len(users_BD))
+        if asked & NEEDS_TEACHER:
+            taught_BM = _taught(best_BM, candidates_BM, history_BG, objective)
     slates = SoftSlates(
         membership_BM=form(items_VD),
         candidates_BM=candidates_BM,
@@ -339,10 +362,30 @@ def soft_slates(
         exposure_V=exposure_V,
         history_BG=history_BG,
         slate_size=objective.slate_size,
+        taught_BM=taught_BM,
     )
     if not objective.is_conditioned:
         return slates, slates
-    return slates, replace(slates, membership_BM=form(items_VD.detach()))
+    shared_VD, own_VD = items_VD.tensor_split([objective.shared_dim], dim=1)
+    inside_VD = torch.cat([shared_VD.detach(), own_VD], dim=1)
+    return slates, replace(slates, membership_BM=form(inside_VD))
+
+
+def _taught(
+    best_BM: torch.Tensor,
+    candidates_BM: torch.Tensor,
+    history_BG: torch.Tensor,
+    objective: Objective,
+) -> torch.Tensor:
+    """Return which candidates the teacher puts into the slate, [B, M] bool."""
+    method, dial = objective.teacher
+    nobody_V = candidates_BM.new_zeros(objective.traits.num_items)
+    candidates = Candidates(best_BM, candidates_BM, objective.traits, history_BG, nobody_V)
+    chosen_BK = RERANKERS[method](candidates, objective.slate_size, [dial], Options())[:, 0]
+    is_chosen_BK = chosen_BK >= 0
+    taught_BM = torch.zeros_like(candidates_BM)
+    taught_BM.scatter_add_(1, chosen_BK.clamp_min(0), is_chosen_BK.to(taught_BM.dtype))
+    return taught_BM > 0
 
 
 def _add_places(places_V: torch.Tensor, slates: SoftSlates) -> None:

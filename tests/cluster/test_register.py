@@ -5,6 +5,7 @@ from pathlib import Path
 import mlflow.pyfunc
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from recdiv_core.data.plan import read_eval
@@ -27,16 +28,19 @@ def register(shop, *arguments):
     return run("register", *arguments, f"tracking.uri={shop.uri}")
 
 
-def own_slates(place: Path) -> tuple[list[list[str]], list[list[str]]]:
-    """Return the histories of test users, and the slates that evaluation judges."""
+def own_slates(place: Path) -> tuple[pd.DataFrame, list[list[str]]]:
+    """Return the histories and queries of test users, and the slates that evaluation judges."""
     checkpoint = chosen_checkpoint(place)
     config = read_config(checkpoint)
     dataset = load_dataset(Path(config.data.prepared))
     ids = dataset.catalogue.table["item_id"].to_pylist()
     alone = {"batch_size": config.eval.batch_size, "rank": 0, "world_size": 1}
-    histories = []
+    with pa.memory_map(str(dataset.prepared / "queries.arrow")) as source:
+        texts = [*pa.ipc.open_file(source).read_all()["query"].to_pylist(), None]  # -1: no query
+    histories, queries = [], []
     for examples in read_eval(dataset.prepared, "test", **alone):
         ends = np.cumsum(examples.lengths)
+        queries += [texts[query] for query in examples.queries]
         histories += [[ids[item] for item in own] for own in np.split(examples.items, ends[:-1])]
     slates = []
     for ((slates_BK, _),) in slates_of_split(
@@ -49,7 +53,7 @@ def own_slates(place: Path) -> tuple[list[list[str]], list[list[str]]]:
         dial=0.0,
     ):
         slates += [[ids[item] for item in own if item >= 0] for own in slates_BK.tolist()]
-    return histories, slates
+    return pd.DataFrame({"history": histories, "query": queries}), slates
 
 
 def test_a_registered_model_makes_the_slates_that_were_judged(shop, trained, load):
@@ -58,8 +62,9 @@ def test_a_registered_model_makes_the_slates_that_were_judged(shop, trained, loa
     registered = register(shop, str(place), "--name", "served")
     assert registered["alias"] == "candidate"
     model = load(registered["model_uri"])
-    histories, slates = own_slates(place)
-    made = model.predict(pd.DataFrame({"history": histories}))
+    users, slates = own_slates(place)
+    assert users["query"].notna().any()
+    made = model.predict(users)
     assert [list(slate) for slate in made["item_ids"]] == slates
     assert all(np.all(np.diff(scores) <= 0) for scores in made["scores"])
 
@@ -80,13 +85,13 @@ def test_only_what_passes_the_gate_becomes_the_champion(shop, trained, reference
         row["name"]: pytest.approx(1.0) for row in same["gate"] if row["passes"] is not None
     }
 
-    popular = next(shop.storage.glob("references/trial-*"))
+    popular = next(shop.storage.glob("references/trials/trial-*"))
     with pytest.raises(SystemExit) as refused:
         register(shop, str(popular), "--name", "gated", "--promote")
     assert refused.value.code == 1
     client = mlflow.MlflowClient(shop.uri)
-    assert client.get_model_version_by_alias("gated", "champion").version == "2"
-    assert client.get_model_version_by_alias("gated", "candidate").version == "3"
+    assert str(client.get_model_version_by_alias("gated", "champion").version) == "2"
+    assert str(client.get_model_version_by_alias("gated", "candidate").version) == "3"
     made = load("models:/gated@candidate").predict(pd.DataFrame({"history": [[], []]}))
     assert list(made["item_ids"][0]) == list(made["item_ids"][1])
 

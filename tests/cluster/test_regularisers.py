@@ -195,6 +195,7 @@ CASES: dict[str, Any] = {
     "brand_entropy": (evenness("brand"), 0.025),
     "colour_entropy": (evenness("colour"), 0.08),
     "price_entropy": (evenness("price"), 0.06),
+    "distil": (figure("ild"), 0.02),  # its teacher is mmr
 }
 """Regulariser -> a hard metric, larger = more diverse; what it gains at least."""
 
