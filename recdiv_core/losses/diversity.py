@@ -191,7 +191,8 @@ def distil(slates: SoftSlates) -> torch.Tensor:
     the re-ranked slate, 1 = nothing of it. What is then served costs no re-ranking. Not the
     likelihood of the re-ranked order (Plackett-Luce; Tang & Wang, 2018, Ranking Distillation): a
     slate's diversity does not depend on the order, and accuracy, which does, has a loss of its own.
-    A user without any item left gets 1.
+    The teacher re-ranks the scores of now: a weight that is large lets it go on for ever. A user
+    without any item left gets 1.
     """
     assert slates.taught_BM is not None, "NEEDS_TEACHER lacks a name"
     taught = slates.taught_BM.to(slates.membership_BM.dtype)
