@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 
 import recdiv_core
-from recdiv_core.rerank import NOVELTIES, RERANKERS, Options
+from recdiv_core.rerank import COMPILED, NOVELTIES, RERANKERS, Options
 from recdiv_core.rerank.compiled import KERNELS, _take_logs
 from recdiv_core.rerank.greedy import choose
 from tests.candidate_worlds import random_candidates, with_padding
@@ -197,3 +197,7 @@ def test_it_compiles_where_nothing_can_be_kept(tmp_path):
     assert process.returncode == 0, errors
     expected = RERANKERS["mmr"](random_candidates(5), 4, [0.3, 0.8], Options()).tolist()
     assert answer.strip() == str(expected)
+
+
+def test_what_is_compiled_is_known_without_importing_it():
+    assert list(COMPILED) == list(KERNELS)

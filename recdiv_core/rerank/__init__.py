@@ -26,7 +26,6 @@ from recdiv_core.rerank.alpha import alpha
 from recdiv_core.rerank.beam import beam
 from recdiv_core.rerank.calibrated import calibrated
 from recdiv_core.rerank.candidates import Candidates, Options
-from recdiv_core.rerank.compiled import KERNELS
 from recdiv_core.rerank.dpp import dpp
 from recdiv_core.rerank.exposure import exposure
 from recdiv_core.rerank.greedy import NoveltyOf, choose
@@ -51,8 +50,22 @@ NOVELTIES: Final[Mapping[str, NoveltyOf]] = {
 }
 
 
+COMPILED: Final = ("mmr", "msd", "dpp", "ssd")
+"""Those that are compiled besides."""
+
+
+def _compiled(
+    name: str, candidates: Candidates, k: int, dials: Sequence[float], options: Options
+) -> Tensor:
+    # imported here: numba takes a quarter of a second, which most processes never need
+    from recdiv_core.rerank.compiled import KERNELS
+
+    return KERNELS[name](candidates, k, dials, options)
+
+
 def _greedy(name: str) -> Reranker:
-    return partial(choose, NOVELTIES[name], kernel=KERNELS.get(name))
+    kernel = partial(_compiled, name) if name in COMPILED else None
+    return partial(choose, NOVELTIES[name], kernel=kernel)
 
 
 RERANKERS: Final[Mapping[str, Reranker]] = {

@@ -95,6 +95,7 @@ SEARCHED = SearchSpace(
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 # Tune leaves the logs of an interrupted trial open
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(shop):
