@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +64,9 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
             f"scaling.address={address}: no Ray cluster there ({error}); "
             f"allowed: local, auto, or host:port of a running one"
         ) from None
+    if threading.current_thread() is threading.main_thread():
+        # as Ctrl-C does it: Ray's own answer to SIGTERM aborts a sweep on its way out
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     if address != "local" and shared:
         check_shared({k: Path(v) for k, v in shared.items() if "://" not in str(v)})
 
