@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from recdiv_core.compare import LOWER_IS_BETTER
 from recdiv_core.drawn_figures import difference, draw
 from recdiv_core.judged_runs import NamedRun, check_comparable, judge_runs
 from recdiv_core.metrics.bootstrap import resampled_means
@@ -31,7 +32,6 @@ FLOORS: Final[Mapping[str, float]] = {
     **{f"ndcg.{group}": 0.95 for group in POPULARITY_GROUPS},
 }
 NUM_RESAMPLES: Final = 2000
-LOWER_IS_BETTER: Final = ("gini", "homogeneity")
 SEED: Final = 0
 GROUP: Final = "group of the held-out item"
 
@@ -43,7 +43,8 @@ def parse_floors(texts: Sequence[str]) -> dict[str, float]:
         ValueError: no such figure, or no share.
     """
     names = [name for name in (*USER_METRICS, *SYSTEM_METRICS) if name not in LOWER_IS_BETTER]
-    names += [f"{metric}.{group}" for metric in USER_METRICS for group in POPULARITY_GROUPS]
+    own = [name for name in names if name in USER_METRICS]
+    names += [f"{metric}.{group}" for metric in own for group in POPULARITY_GROUPS]
     floors = dict(FLOORS)
     for text in texts:
         name, _, share = text.partition("=")

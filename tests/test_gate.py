@@ -25,6 +25,7 @@ def test_floors_given_stand_beside_the_others_or_in_their_place():
     [
         ("speed=1", "allowed NAME=SHARE with one of"),
         ("gini=1", "allowed NAME=SHARE"),  # lower is better: no floor
+        ("homogeneity.tail=1", "allowed NAME=SHARE"),
         ("ndcg.rich=1", "allowed NAME=SHARE"),
         ("ndcg", "'' is no share"),
         ("ndcg=all", "'all' is no share"),
