@@ -30,11 +30,11 @@ from recdiv_core.scorecards import Scorecard, finish_split, scorecard_of
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.build import (
     Dataset,
-    check_rerank,
     load_dataset,
     load_model,
     slate_policy,
 )
+from recdiv_core.training.check_rerank import check_rerank
 from recdiv_core.training.checkpoint import check_data, check_weights, read_config
 
 logger = logging.getLogger(__name__)

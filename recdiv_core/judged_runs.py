@@ -30,11 +30,11 @@ from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.build import (
     Dataset,
-    check_rerank,
     load_dataset,
     load_model,
     slate_policy,
 )
+from recdiv_core.training.check_rerank import check_rerank
 from recdiv_core.training.checkpoint import (
     check_data,
     check_weights,

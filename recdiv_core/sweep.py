@@ -288,6 +288,8 @@ def _run_trials(
             tune_config=tune.TuneConfig(
                 num_samples=space.num_samples,
                 max_concurrent_trials=concurrent,
+                # one that is stopped early leaves a driver that still waits for its workers
+                reuse_actors=space.grace_epochs >= config.train.epochs,
                 search_alg=_searcher(config, space, least, parent, manifest),
                 scheduler=scheduler,
                 trial_name_creator=trial_name,

@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recdiv_core.config import Config, override
-from recdiv_core.training.build import check_rerank
+from recdiv_core.training.check_rerank import check_rerank
 
 
 @pytest.fixture

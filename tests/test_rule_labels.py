@@ -7,7 +7,8 @@ from recdiv_core.config import Config, override
 from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.rule_labels import labels_of_rule
 from recdiv_core.slate_rules import parse_rule
-from recdiv_core.training.build import check_rerank, load_dataset, slate_policy
+from recdiv_core.training.build import load_dataset, slate_policy
+from recdiv_core.training.check_rerank import check_rerank
 from tests.worlds import write_dataset
 
 

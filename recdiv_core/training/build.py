@@ -6,14 +6,12 @@ worker needs of the data set besides the examples is in a Dataset, loaded once a
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
@@ -43,8 +41,6 @@ from recdiv_core.slate_rules import parse_rule
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.checkpoint import load_weights, read_weights
 from recdiv_core.training.objective import Attack, Objective
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,49 +303,6 @@ def slate_policy(config: Config, dataset: Dataset) -> SlatePolicy:
             rules=tuple(rules),
         ),
     )
-
-
-def check_rerank(config: Config, prepared: Path) -> None:
-    """Refuse attributes that the catalogue does not have, and name settings without effect.
-
-    Raises:
-        ValueError: `rerank.attributes` names no column of the catalogue, or `rerank.rules` an
-            attribute, a value or an item that it does not have.
-    """
-    rerank = config.rerank
-    wanted = {name: weight for name, weight in rerank.attributes.items() if name != "category"}
-    columns = pq.read_schema(prepared / "catalogue.parquet").names if wanted else []
-    for name, weight in wanted.items():
-        if name not in columns:
-            raise ValueError(
-                f"rerank.attributes.{name}={weight}: the catalogue of data.prepared={prepared} has "
-                f"no column {name!r}; it has {', '.join(columns)}"
-            )
-    if rerank.rules:
-        catalogue = load_catalogue(prepared)
-        for text in rerank.rules:
-            labels_of_rule(parse_rule(text), catalogue)
-    if rerank.method == "none" and rerank.diversity:
-        logger.warning("rerank.diversity has no effect with rerank.method=none")
-    if rerank.rules and rerank.num_candidates == config.eval.k:
-        logger.warning(
-            "rerank.num_candidates=%d is eval.k: rerank.rules have nothing to choose from",
-            rerank.num_candidates,
-        )
-    if rerank.method != "none" and rerank.num_candidates == config.eval.k:
-        logger.warning(
-            "rerank.num_candidates=%d is eval.k: rerank.method=%s has nothing to choose from and "
-            "only changes the order",
-            rerank.num_candidates,
-            rerank.method,
-        )
-    for key, value, methods in (
-        ("window", rerank.window, ("dpp", "ssd")),
-        ("attributes", rerank.attributes, ("alpha",)),
-        ("beam_width", rerank.beam_width > 1, ("beam",)),
-    ):
-        if value and rerank.method not in methods:
-            logger.warning("rerank.%s has no effect with rerank.method=%s", key, rerank.method)
 
 
 def tokens_of(dataset: Dataset) -> Tokens:

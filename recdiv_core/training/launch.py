@@ -2,7 +2,9 @@
 
 Everything that can be wrong is checked in the driver first: the data, the checkpoint to start from,
 the resources. A run of a name that exists goes on where it stopped, if its settings are the same;
-a finished one answers with its result. `launch` is the one call into Ray Train.
+a finished one answers with its result. `launch` is the one call into Ray Train. Ray starts several
+processes a run that import this module and only pass the training on: what trains is imported where
+it runs, in the workers.
 """
 
 from __future__ import annotations
@@ -21,8 +23,7 @@ from pyarrow.fs import FileSystem, FileType
 
 from recdiv_core.config import Config, check_dial, flatten, from_tree, override, to_yaml
 from recdiv_core.schema import Manifest, check_files, read_manifest
-from recdiv_core.training.build import check_rerank
-from recdiv_core.training.checkpoint import check_data, check_weights, read_config
+from recdiv_core.training.check_rerank import check_rerank
 from recdiv_core.training.kinds import check_size, idle_keys
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
     check_dial(config)
     if not config.train.init_from:
         return {}
+    from recdiv_core.training.checkpoint import check_data, check_weights, read_config
+
     start = Path(config.train.init_from).absolute()
     _check_shape(config, read_config(start))
     check_data(start, manifest)
@@ -179,17 +182,16 @@ def launch(
     """
     import ray
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
-    from recdiv_core.training.fit import fit_loop
-    from recdiv_core.training.loop import train_loop
+    from recdiv_core.training.trainer import PlannedTrainer
 
     is_trained = config.model.kind == "neural"
     num_workers = config.scaling.num_workers if is_trained else 1
     needed = override(config, {"scaling.num_workers": num_workers})
     cpus = cpus_per_worker(needed, ray.cluster_resources(), concurrent)
-    trainer = TorchTrainer(
-        train_loop if is_trained else fit_loop,
+    trainer = PlannedTrainer(
+        _train if is_trained else _fit,
         train_loop_config={"config": yaml.safe_load(to_yaml(config))},
         torch_config=TorchConfig(backend="nccl" if config.scaling.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
@@ -219,6 +221,18 @@ def launch(
         if isinstance(value, int | float)
     }
     return Outcome(str(result.checkpoint.path), metrics)
+
+
+def _train(settings: dict[str, Any]) -> None:
+    from recdiv_core.training.loop import train_loop
+
+    train_loop(settings)
+
+
+def _fit(settings: dict[str, Any]) -> None:
+    from recdiv_core.training.fit import fit_loop
+
+    fit_loop(settings)
 
 
 def run(config: Config) -> dict[str, Any]:

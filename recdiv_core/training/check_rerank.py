@@ -1,0 +1,61 @@
+"""Check in the driver what a config asks of re-ranking, before Ray or PyTorch are loaded.
+
+Not the grammar of rules (slate_rules.py), nor what the catalogue calls things (rule_labels.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from recdiv_core.config import Config
+from recdiv_core.data.catalogue import load_catalogue
+from recdiv_core.data.rule_labels import labels_of_rule
+from recdiv_core.slate_rules import parse_rule
+
+logger = logging.getLogger(__name__)
+
+
+def check_rerank(config: Config, prepared: Path) -> None:
+    """Refuse attributes that the catalogue does not have, and name settings without effect.
+
+    Raises:
+        ValueError: `rerank.attributes` names no column of the catalogue, or `rerank.rules` an
+            attribute, a value or an item that it does not have.
+    """
+    rerank = config.rerank
+    wanted = {name: weight for name, weight in rerank.attributes.items() if name != "category"}
+    columns = pq.read_schema(prepared / "catalogue.parquet").names if wanted else []
+    for name, weight in wanted.items():
+        if name not in columns:
+            raise ValueError(
+                f"rerank.attributes.{name}={weight}: the catalogue of data.prepared={prepared} has "
+                f"no column {name!r}; it has {', '.join(columns)}"
+            )
+    if rerank.rules:
+        catalogue = load_catalogue(prepared)
+        for text in rerank.rules:
+            labels_of_rule(parse_rule(text), catalogue)
+    if rerank.method == "none" and rerank.diversity:
+        logger.warning("rerank.diversity has no effect with rerank.method=none")
+    if rerank.rules and rerank.num_candidates == config.eval.k:
+        logger.warning(
+            "rerank.num_candidates=%d is eval.k: rerank.rules have nothing to choose from",
+            rerank.num_candidates,
+        )
+    if rerank.method != "none" and rerank.num_candidates == config.eval.k:
+        logger.warning(
+            "rerank.num_candidates=%d is eval.k: rerank.method=%s has nothing to choose from and "
+            "only changes the order",
+            rerank.num_candidates,
+            rerank.method,
+        )
+    for key, value, methods in (
+        ("window", rerank.window, ("dpp", "ssd")),
+        ("attributes", rerank.attributes, ("alpha",)),
+        ("beam_width", rerank.beam_width > 1, ("beam",)),
+    ):
+        if value and rerank.method not in methods:
+            logger.warning("rerank.%s has no effect with rerank.method=%s", key, rerank.method)
