@@ -5,13 +5,15 @@ Not the training or the data work itself. Nothing happens on import; Ray is load
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import signal
+import socket
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -52,13 +54,15 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
     if ray.is_initialized():
         return
     address = config.scaling.address
+    is_local = address == "local"
     try:
-        ray.init(
-            address=address,
-            logging_level=logging.WARNING,
-            # without it Train's clean-up actor complains every second of a run
-            include_dashboard=True if address == "local" else None,
-        )
+        with known_address() if is_local else contextlib.nullcontext():
+            ray.init(
+                address=address,
+                logging_level=logging.WARNING,
+                # without it Train's clean-up actor complains every second of a run
+                include_dashboard=True if is_local else None,
+            )
     except ConnectionError as error:
         raise ValueError(
             f"scaling.address={address}: no Ray cluster there ({error}); "
@@ -67,8 +71,36 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
     if threading.current_thread() is threading.main_thread():
         # as Ctrl-C does it: Ray's own answer to SIGTERM aborts a sweep on its way out
         signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
-    if address != "local" and shared:
+    if shared and not is_local:
         check_shared({k: Path(v) for k, v in shared.items() if "://" not in str(v)})
+
+
+@contextlib.contextmanager
+def known_address() -> Iterator[None]:
+    """Tell the processes of a Ray that is started within where it is.
+
+    Ray Train's clean-up of a run looks for the machine's one cluster otherwise, and gives up where
+    there are several (ray 2.60): the CPUs of a stopped trial stay taken.
+    """
+    import ray
+
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    told = {
+        "RAY_GCS_SERVER_PORT": str(port),
+        "RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}",
+    }
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def check_shared(places: Mapping[str, Path]) -> None:
