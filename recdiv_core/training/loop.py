@@ -169,10 +169,12 @@ class _Trainer:
             train_s = time.monotonic() - started
             self._refresh_text()
             values = self._evaluate("val")
+            eval_s = time.monotonic() - started - train_s
             num_users = sum(sums.num_users for sums in self.sums[num_before:])
             figures = _epoch_figures(self.sums)
             figures |= {
                 "train/epoch_s": train_s,
+                "train/eval_s": eval_s,
                 "train/data_wait_s": self.waited_s,
                 "train/users_per_s": num_users / train_s,
             }
