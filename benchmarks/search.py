@@ -65,7 +65,7 @@ PARAMETERS: Final = {
 """Of the dials their places: all that is tried is in the table."""
 OBJECTIVES: Final = {"two": FRONT[:2], "three": FRONT[:3]}
 BUDGETS: Final = (32, 64)
-MARGINS: Final = (0.0, 0.02, 0.05, 0.1)
+MARGINS: Final = (0.0, 0.01, 0.02, 0.05)
 ORDERS: Final = 50
 
 Figures = Mapping[str, float]

@@ -7,6 +7,7 @@ beats clearly on every objective ends, one that is best at anything goes on, how
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 from ray import tune
@@ -16,9 +17,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from recdiv_core import pareto
 from recdiv_core.search_space import Objective
 
-REDUCTION: Final = 3
+GROWTH: Final = 1.5
 """Each rung is at so many times the epochs of the one before."""
-MARGIN: Final = 0.02
+MARGIN: Final = 0.01
 """Share of another's gains that a trial may be behind on every objective."""
 
 Points = dict[int, dict[str, list[float]]]
@@ -88,5 +89,5 @@ def _rungs(grace_epochs: int, epochs: int) -> list[int]:
     rung = max(1, grace_epochs)
     while rung < epochs:
         rungs.append(rung)
-        rung *= REDUCTION
+        rung = math.ceil(GROWTH * rung)
     return rungs
