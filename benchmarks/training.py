@@ -7,7 +7,9 @@
 Real runs of `launch.run` on the built-in shop, or on a prepared data set, each worker with one
 thread: one worker, two workers with the same global batches, and beside them the same steps in a
 bare loop of one process that reads the shards itself, without Ray. They take turns; the first epoch
-of each warms up. Prints one JSON line: {"two_workers_vs_one": users a second with two over one,
+of each warms up. Two such loops at once, which share nothing but the machine (its memory, its
+clock), are the most that two workers could reach here. Prints one JSON line: {"two_workers_vs_one":
+users a second with two over one, "two_apart_vs_one": of the two bare loops together over one alone,
 "data_wait_share": of the time of an epoch with two workers, "ray_vs_bare_torch": users a second of
 one Ray worker over the bare loop, ...}.
 """
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -52,7 +55,7 @@ WORKERS = (1, 2)
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a small shop, one round: noisier")
     parser.add_argument("--prepared", type=Path, help="a prepared data set, else the built-in shop")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
@@ -75,10 +78,13 @@ def main() -> None:
         start_ray(config)
         prepared = Path(config.data.prepared)
         ensure_vectors(prepared, read_manifest(prepared))
-        rates: dict[str, list[float]] = {"bare": [], "1": [], "2": []}
+        rates: dict[str, list[float]] = {"bare": [], "apart": [], "1": [], "2": []}
         waits: list[float] = []
         for index in range(rounds):
             rates["bare"] += bare_in_process(config)
+            with ThreadPoolExecutor(2) as pool:
+                pairs = pool.map(bare_in_process, [config, config])
+                rates["apart"] += [sum(pair) for pair in zip(*pairs, strict=True)]
             for workers in WORKERS:
                 name = {"scaling.num_workers": workers, "run.name": f"{workers}-{index}"}
                 speed, wait = curves(override(config, name))
@@ -90,6 +96,7 @@ def main() -> None:
         json.dumps(
             {
                 "two_workers_vs_one": round(medians["2"] / medians["1"], 3),
+                "two_apart_vs_one": round(medians["apart"] / medians["bare"], 3),
                 "data_wait_share": round(statistics.median(waits), 4),
                 "ray_vs_bare_torch": round(medians["1"] / medians["bare"], 3),
                 "users_per_s": {name: round(value) for name, value in medians.items()},
