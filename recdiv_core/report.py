@@ -243,7 +243,7 @@ def _trial(
     ended, started = run.info.end_time, run.info.start_time
     return Trial(
         run_id=run.info.run_id,
-        name=run.info.run_name or run.info.run_id,
+        name=run.data.tags.get("recdiv.run_name") or run.info.run_id,
         status=run.info.status,
         params={key: tracking.param_value(params[key]) for key in parameters if key in params},
         val=_below("best/val/", metrics),

@@ -56,6 +56,7 @@ from recdiv_core.training.launch import (
     write_run_file,
 )
 from recdiv_core.training.trial import is_selected, trial_function, trial_settings
+from recdiv_core.trials import dial
 
 logger = logging.getLogger(__name__)
 
@@ -179,8 +180,13 @@ def _open_parent(
     return start_run(config, name=config.run.name, kind="sweep", manifest=manifest, tags=described)
 
 
-def _open_trial(config: Config, manifest: Manifest, parent: RunHandle) -> RunHandle:
-    """Open the child run of a trial, or the one it had before the sweep was resumed."""
+def _open_trial(
+    config: Config, manifest: Manifest, parent: RunHandle, dials: Mapping[str, object]
+) -> RunHandle:
+    """Open the child run of a trial, or the one it had before the sweep was resumed.
+
+    In MLflow's lists it is called after its dials.
+    """
     tags = {
         "recdiv.run_name": config.run.name,
         "recdiv.kind": "trial",
@@ -192,7 +198,7 @@ def _open_trial(config: Config, manifest: Manifest, parent: RunHandle) -> RunHan
         return handle
     return start_run(
         config,
-        name=config.run.name,
+        name=" ".join([config.run.name, *(dial(key, value) for key, value in dials.items())]),
         kind="trial",
         manifest=manifest,
         parent_run_id=parent.run_id,
@@ -241,7 +247,7 @@ def _train_once(config: Config, name: str, parent: RunHandle, manifest: Manifest
     finished = existing_result(config)
     if finished is not None:
         return Outcome(finished["checkpoint"], finished["metrics"])
-    handle = _open_trial(config, manifest, parent)
+    handle = _open_trial(config, manifest, parent, {})
     write_run_file(config, "config.yaml", to_yaml(config))
     outcome = launch(config, callbacks=[TrackingCallback(handle)])
     finish_run(handle, "FINISHED")
@@ -374,7 +380,7 @@ class _TrialTracking(tune.Callback):
             settings = trial_settings(
                 self.config, trial.config, self.root, name, self.parent.run_id
             )
-            self.handles[name] = _open_trial(settings, self.manifest, self.parent)
+            self.handles[name] = _open_trial(settings, self.manifest, self.parent, trial.config)
             swept = ", ".join(f"{key}={value}" for key, value in trial.config.items())
             logger.info("%s: %s", name, swept)
 

@@ -8,6 +8,7 @@ and artefact location is absolute, because Ray changes the working directory of 
     params  = the flattened config, JSON where the value is not a string
     metrics = `train/loss`, `val/ndcg_at_10` per epoch; `best/val/...`, `test/...` once
     tags    = recdiv.kind, run_name, data, manifest, facts, code_version, seed, command, ray_job_id
+    inputs  = the prepared data set, by the digest of its manifest; artefacts: config.yaml, ...
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from typing import Any, Final, Literal, cast
 
 import sqlalchemy
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from recdiv_core.config import Config, flatten
+from recdiv_core.config import Config, flatten, to_yaml
 from recdiv_core.schema import Manifest
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,14 @@ OF_THE_PLACE: Final = (
 )
 """Keys that change no figure of a run on the same prepared data."""
 MAX_PARAM_LENGTH: Final = 6000  # MLflow's limit, in characters
+MAX_DIGEST_LENGTH: Final = 36  # MLflow's limit
+EXPERIMENT_TAGS: Final = {
+    # else MLflow takes runs without a logged model for those of an agent, and shows empty columns
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "One data set. A run that can be unfolded is a sweep, with its front in "
+    "`report/report.html`; the runs below it are its trials, judged by `best/val/...` and, once, "
+    "by `test/...`.",
+}
 PASSWORD: Final = re.compile(r"(://[^:/@\s]*):[^/@\s]+@")
 
 
@@ -126,7 +135,8 @@ def experiment_id(uri: str, name: str) -> str:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return client.create_experiment(name, _artifact_location(uri, name))
+                place = _artifact_location(uri, name)
+                return client.create_experiment(name, place, tags=EXPERIMENT_TAGS)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -162,7 +172,7 @@ def start_run(
 
     Args:
         config: logged flattened.
-        name: shown in the dashboard.
+        name: shown in the dashboard; the tag `recdiv.run_name` keeps `run.name`.
         kind: tag `recdiv.kind`.
         manifest: of the prepared data set; its name is the experiment's.
         parent_run_id: the sweep that this run is a trial of.
@@ -178,6 +188,8 @@ def start_run(
     params = [Param(key, _param_text(value)) for key, value in flatten(config).items()]
     for start in range(0, len(params), MAX_PARAMS):
         client.log_batch(run.info.run_id, params=params[start : start + MAX_PARAMS])
+    client.log_inputs(run.info.run_id, [_dataset_input(config, manifest)])
+    client.log_text(run.info.run_id, without_password(to_yaml(config)), "config.yaml")
     return RunHandle(uri, experiment, run.info.run_id)
 
 
@@ -494,6 +506,18 @@ def _provenance(config: Config, name: str, kind: Kind, manifest: Manifest) -> di
     if "job_submission_id" in job:
         tags["recdiv.ray_job_id"] = job["job_submission_id"]
     return tags
+
+
+def _dataset_input(config: Config, manifest: Manifest) -> DatasetInput:
+    facts = {"users": manifest.num_users, "items": manifest.num_items, **manifest.num_examples}
+    dataset = Dataset(
+        name=manifest.name,
+        digest=manifest.fingerprint[:MAX_DIGEST_LENGTH],
+        source_type="local",
+        source=json.dumps({"uri": config.data.prepared}),
+        profile=json.dumps(facts),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
 def _code_version() -> str:

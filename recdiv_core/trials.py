@@ -61,7 +61,7 @@ class Trial:
         keys = [key for key in self.params if key in SYMBOLS or len(self.params) <= 3]
         if self.params.get("loss.diversity_weight") == 0:  # then the mix changes nothing
             keys = [key for key in keys if key != "loss.diversity"]
-        return " ".join(_dial(key, self.params[key]) for key in keys) or _short(self.name)
+        return " ".join(dial(key, self.params[key]) for key in keys) or _short(self.name)
 
 
 @dataclass(frozen=True)
@@ -316,7 +316,8 @@ def worded(value: object) -> str:
     return _short(value)
 
 
-def _dial(key: str, value: object) -> str:
+def dial(key: str, value: object) -> str:
+    """Say a dial and its value in a few characters."""
     if isinstance(value, Mapping):
         return worded(value)
     return f"{SYMBOLS.get(key, key.rpartition('.')[2])}={worded(value)}"

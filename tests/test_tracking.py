@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from recdiv_core import tracking
-from recdiv_core.config import Config, flatten, override
+from recdiv_core.config import Config, flatten, from_tree, override
 from recdiv_core.schema import Manifest
 from recdiv_core.tracking import RunHandle
 
@@ -115,6 +116,15 @@ def test_a_run_says_where_it_came_from(run, client, manifest):
     assert tags["recdiv.seed"] == "7"
     assert tags["recdiv.code_version"]
     assert json.loads(tags["recdiv.facts"])["users"] == manifest.num_users
+
+
+def test_a_run_names_its_data_by_digest_and_keeps_its_config(run, client, config, manifest):
+    (used,) = client.get_run(run.run_id).inputs.dataset_inputs
+    assert used.dataset.name == manifest.name
+    assert manifest.fingerprint.startswith(used.dataset.digest)
+    assert json.loads(used.dataset.profile)["items"] == manifest.num_items
+    kept = Path(client.download_artifacts(run.run_id, "config.yaml"))
+    assert from_tree(yaml.safe_load(kept.read_text())) == config
 
 
 def test_a_ray_job_is_named_in_the_tags(config, manifest, client, monkeypatch):

@@ -26,6 +26,8 @@ def assert_whole(shop, parent):
     children = shop.runs(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert [child.info.status for child in children] == ["FINISHED", "FINISHED"]
     assert {child.data.params["loss.diversity_weight"] for child in children} == {"0.0", "0.5"}
+    names = {child.info.run_name.partition(" ")[2] for child in children}
+    assert names == {"w=0", "w=0.5"}, "after their dials"
     for child in children:
         assert {"test/ndcg_at_10", "best/val/ndcg_at_10", "best/epoch"} <= child.data.metrics.keys()
         assert [epoch for epoch, _ in shop.curve(child.info.run_id, "val/ndcg_at_10")] == [1]
