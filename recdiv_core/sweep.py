@@ -38,6 +38,7 @@ from recdiv_core.tracking import (
     find_run,
     finish_run,
     finished_trials,
+    machine_watched,
     param_value,
     reopen_run,
     set_tags,
@@ -109,7 +110,8 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
             baseline = _train_baseline(config, handle, manifest)
         least = _least(space, baseline)
         set_tags(handle, {"recdiv.least": json.dumps(least)})
-        _run_trials(config, space, least, handle, manifest)
+        with machine_watched(handle):
+            _run_trials(config, space, least, handle, manifest)
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):  # the latter is Ray's answer to SIGTERM
         status = "KILLED"

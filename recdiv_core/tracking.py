@@ -13,6 +13,7 @@ and artefact location is absolute, because Ray changes the working directory of 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -26,7 +27,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -296,6 +297,23 @@ def finish_run(handle: RunHandle, status: Ending) -> None:
     client = client_of(handle.uri)
     if client.get_run(handle.run_id).info.status != status:
         client.set_terminated(handle.run_id, status)
+
+
+@contextlib.contextmanager
+def machine_watched(handle: RunHandle) -> Iterator[None]:
+    """Log how busy this machine is (processors, memory, disk, network) to a run, as `system/...`.
+
+    Of the driver's machine, every ten seconds; it ends where the store does not answer.
+    """
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+    monitor = SystemMetricsMonitor(handle.run_id, resume_logging=True, tracking_uri=handle.uri)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
 
 
 def children(handle: RunHandle) -> list[Run]:

@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -285,3 +286,20 @@ def test_finished_trials_of_other_sweeps_differ_in_what_is_swept_alone(
 def test_a_param_is_read_back_as_it_was(value: object):
     text = value if isinstance(value, str) else json.dumps(value)
     assert tracking.param_value(text) == value
+
+
+def test_the_load_of_the_machine_is_logged_with_the_run(run, client, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+
+    def logged() -> list[float]:
+        history = client.get_metric_history(run.run_id, "system/cpu_utilization_percentage")
+        return [point.step for point in history]
+
+    for least in (1, 2):  # again, as a resumed run does it
+        with tracking.machine_watched(run):
+            deadline = time.monotonic() + 30
+            while len(logged()) < least and time.monotonic() < deadline:
+                time.sleep(0.1)
+    steps = logged()
+    assert len(steps) >= 2
+    assert len(set(steps)) == len(steps), "no step twice"

@@ -256,7 +256,7 @@ def run(config: Config) -> dict[str, Any]:
     # imported here: a wrong path has been answered before this takes its seconds
     from recdiv_core.data.text_vectors import ensure_vectors
     from recdiv_core.ray_start import start_ray
-    from recdiv_core.tracking import finish_run, tracking_uri
+    from recdiv_core.tracking import finish_run, machine_watched, tracking_uri
     from recdiv_core.training.callback import TrackingCallback, open_run
 
     tracking_uri(config)
@@ -266,7 +266,8 @@ def run(config: Config) -> dict[str, Any]:
     try:
         ensure_vectors(Path(config.data.prepared), manifest)
         write_run_file(config, "config.yaml", to_yaml(config))
-        outcome = launch(config, callbacks=[TrackingCallback(handle)])
+        with machine_watched(handle):
+            outcome = launch(config, callbacks=[TrackingCallback(handle)])
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
