@@ -75,13 +75,10 @@ OF_THE_PLACE: Final = (
 """Keys that change no figure of a run on the same prepared data."""
 MAX_PARAM_LENGTH: Final = 6000  # MLflow's limit, in characters
 MAX_DIGEST_LENGTH: Final = 36  # MLflow's limit
-EXPERIMENT_TAGS: Final = {
-    # else MLflow takes runs without a logged model for those of an agent, and shows empty columns
-    "mlflow.experimentKind": "custom_model_development",
-    "mlflow.note.content": "One data set. A run that can be unfolded is a sweep, with its front in "
-    "`report/report.html`; the runs below it are its trials, judged by `best/val/...` and, once, "
-    "by `test/...`.",
-}
+EXPERIMENT_NOTE: Final = (
+    "One data set. A run that can be unfolded is a sweep, with its front in `report/report.html`; "
+    "the runs below it are its trials, judged by `best/val/...` and, once, by `test/...`."
+)
 PASSWORD: Final = re.compile(r"(://[^:/@\s]*):[^/@\s]+@")
 
 
@@ -137,7 +134,8 @@ def experiment_id(uri: str, name: str) -> str:
         if experiment is None:
             try:
                 place = _artifact_location(uri, name)
-                return client.create_experiment(name, place, tags=EXPERIMENT_TAGS)
+                note = {"mlflow.note.content": EXPERIMENT_NOTE}
+                return client.create_experiment(name, place, tags=note)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -510,7 +508,7 @@ def _provenance(config: Config, name: str, kind: Kind, manifest: Manifest) -> di
     }
     tags = {
         "mlflow.user": os.environ.get("USER", "unknown"),
-        "mlflow.source.name": command,
+        "mlflow.source.name": Path(sys.argv[0]).name,
         "recdiv.kind": kind,
         "recdiv.run_name": config.run.name or name,
         "recdiv.data": manifest.name,
