@@ -92,7 +92,7 @@ def sampled_by_hand(
             rate = m / (len(items) - 1)
             beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
             pushed = sum(log_sigmoid(-score) for score, _ in kept)
-            loss = -(math.log((1 / (1 + math.exp(-positive))) ** beta) + pushed) / (m + 1)
+            loss = -(math.log((1 / (1 + math.exp(-positive))) ** beta) + pushed)
         else:
             loss = -sum(log_sigmoid(positive - score) for score, _ in kept) / m
         total += weights[n] * loss
@@ -504,7 +504,7 @@ def test_gbce_with_calibration_0_is_binary_cross_entropy():
     targets, negatives = torch.full((7,), 4), torch.tensor([0, 2, 5])
     logits = hidden @ items[torch.cat([torch.tensor([4]), negatives])].T / 0.5
     labels = torch.eye(4, dtype=torch.float64)[:1].expand(7, 4)
-    wanted = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+    wanted = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(1)
     torch.testing.assert_close(
         gbce(hidden, items, targets, weights, negatives, temperature=0.5, calibration=0.0),
         (wanted * weights).sum(),

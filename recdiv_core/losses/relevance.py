@@ -235,12 +235,14 @@ def gbce(
 ) -> torch.Tensor:
     """Sum the generalised binary cross-entropy against negatives that all positions share.
 
-    `-(beta log sigma(s+) + sum_j log(1 - sigma(s_j))) / (m + 1)`, in [0, inf) nats, over the m
-    negatives of a position that are neither its target nor masked. `beta = a (t (1 - 1/a) + 1/a) =
-    1 - t (1 - a)`, with a = m / (V - 1) the share of the catalogue that was sampled: the positive,
-    always in the sample, is weakened as the negatives were thinned out, which ends the
-    over-confidence of negative sampling. Petrov & Macdonald, 2023, gSASRec: Reducing
-    Overconfidence in Sequential Recommendation Trained with Negative Sampling.
+    `-(beta log sigma(s+) + sum_j log(1 - sigma(s_j)))`, in [0, inf) nats, over the m negatives of a
+    position that are neither its target nor masked. `beta = a (t (1 - 1/a) + 1/a) = 1 - t (1 - a)`,
+    with a = m / (V - 1) the share of the catalogue that was sampled: the positive, always in the
+    sample, is weakened as the negatives were thinned out, which ends the over-confidence of
+    negative sampling. Petrov & Macdonald, 2023, gSASRec: Reducing Overconfidence in Sequential
+    Recommendation Trained with Negative Sampling; there divided by m + 1, which with hundreds of
+    negatives leaves gradients too small for Adam's epsilon, and a loss too small to stand beside a
+    penalty.
 
     Args:
         hidden_ND: [N, D] session states.
@@ -268,7 +270,7 @@ def gbce(
         sampled_R = (num_negatives_R / num_others).clamp_max(1.0)
         beta_R = 1 - calibration * (1 - sampled_R)
         pushed_R = F.logsigmoid(-negative_RS).masked_fill(is_out_RS, 0.0).sum(1)
-        return -(beta_R * F.logsigmoid(positive_R) + pushed_R) / (num_negatives_R + 1)
+        return -(beta_R * F.logsigmoid(positive_R) + pushed_R)
 
     return _sum_over_chunks(
         row_losses,
