@@ -5,15 +5,13 @@ Not the training or the data work itself. Nothing happens on import; Ray is load
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import signal
-import socket
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -56,13 +54,12 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
     address = config.scaling.address
     is_local = address == "local"
     try:
-        with known_address() if is_local else contextlib.nullcontext():
-            ray.init(
-                address=address,
-                logging_level=logging.WARNING,
-                # without it Train's clean-up actor complains every second of a run
-                include_dashboard=True if is_local else None,
-            )
+        ray.init(
+            address=address,
+            logging_level=logging.WARNING,
+            # without it Train's clean-up actor complains every second of a run
+            include_dashboard=True if is_local else None,
+        )
     except ConnectionError as error:
         raise ValueError(
             f"scaling.address={address}: no Ray cluster there ({error}); "
@@ -73,34 +70,6 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
         signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     if shared and not is_local:
         check_shared({k: Path(v) for k, v in shared.items() if "://" not in str(v)})
-
-
-@contextlib.contextmanager
-def known_address() -> Iterator[None]:
-    """Tell the processes of a Ray that is started within where it is.
-
-    Ray Train's clean-up of a run looks for the machine's one cluster otherwise, and gives up where
-    there are several (ray 2.60): the CPUs of a stopped trial stay taken.
-    """
-    import ray
-
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    told = {
-        "RAY_GCS_SERVER_PORT": str(port),
-        "RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}",
-    }
-    before = {name: os.environ.get(name) for name in told}
-    os.environ.update(told)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def check_shared(places: Mapping[str, Path]) -> None:

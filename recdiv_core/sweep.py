@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ray import tune
+from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
@@ -61,8 +62,9 @@ from recdiv_core.trials import dial
 
 logger = logging.getLogger(__name__)
 
-DRIVER_CPUS: Final = 0.01
-"""Reserved for a trial's driver, which only waits for its workers."""
+DRIVER_PLACE: Final = {"CPU": 0.0, HEAD_NODE_RESOURCE_NAME: 0.001}
+"""Of a trial's driver, which only waits for its workers: beside that of the sweep, so that whatever
+other node is lost takes workers alone, and those are started again."""
 
 NO_DIVERSITY: Final = {
     "loss.diversity_weight": 0.0,
@@ -273,7 +275,7 @@ def _run_trials(
     root = f"{config.run.storage}/{config.run.name}"
     trainable = tune.with_resources(
         trial_function(config, root, parent.run_id, concurrent),
-        {"CPU": DRIVER_CPUS},
+        DRIVER_PLACE,
     )
     # a searcher holds the domains itself; Tune walks only those that are given to it
     parameters = dict(space.parameters) if space.search == "grid" else {}

@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 ROOM_FOR_DATA: Final = 0.2
 """Share of the CPUs left free: with none, Ray Data's tasks never start and training hangs."""
 
+MOST_CPUS: Final = 0.9
+"""Reserved for a worker unless the user says: on what a lost node leaves, where workers may be as
+many as CPUs, their data must find room too."""
+
 ATTRIBUTES: Final = {"brand_entropy": "brand", "colour_entropy": "colour", "price_entropy": "price"}
 """Regulariser -> column of the catalogue that it needs."""
 
@@ -164,7 +168,7 @@ def cpus_per_worker(config: Config, cluster: Mapping[str, float], concurrent: in
             f"scaling.cpus_per_worker={asked} times {workers} workers is more than the "
             f"{room:.1f} of {cpus:.0f} CPUs that may be reserved (the rest reads the data)"
         )
-    return asked or max(0.01, min(1.0, int(100 * room / workers) / 100))
+    return asked or max(0.01, min(MOST_CPUS, int(100 * room / workers) / 100))
 
 
 def launch(

@@ -22,7 +22,7 @@ import ray
 import ray.tune
 
 from recdiv_core.config import override
-from recdiv_core.ray_start import ENVIRONMENT, known_address
+from recdiv_core.ray_start import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 400
@@ -41,8 +41,7 @@ LONG = (
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     os.environ.update(ENVIRONMENT)
-    with known_address():
-        ray.init(address="local", num_cpus=4, include_dashboard=True)
+    ray.init(address="local", num_cpus=4, include_dashboard=True)
     yield
     ray.shutdown()
 

@@ -94,6 +94,24 @@ def test_a_lost_node_costs_nothing_but_time(shop, trained, start, nodes, tmp_pat
     assert logged.info.status == "FINISHED"
 
 
+def test_a_sweep_that_loses_a_node_loses_no_trial(shop, trained, start, nodes, tmp_path):
+    # the first trial is the undisturbed run; one at a time, or the other may be on the lost node
+    settings = (*LONG, "model.num_layers=2", "scaling.max_concurrent_trials=1")
+    arguments = shop.arguments("run.name=node-lost-in-sweep", *settings, nodes.setting)
+    driver = start("tune", "--space", "smoke", *arguments)
+    first = shop.storage / "node-lost-in-sweep" / "trials" / "trial-00000"
+    wait_until(lambda: has_passed(first, int(trained["metrics"]["step"]) // 3))
+    nodes.lose(nodes.at_work())
+    assert driver.wait(timeout=PATIENCE_S) == 0
+    (parent,) = shop.runs("tags.`recdiv.run_name` = 'node-lost-in-sweep'")
+    trials = shop.runs(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert [trial.info.status for trial in trials] == ["FINISHED", "FINISHED"]
+    figures = {trial.data.tags["recdiv.run_name"]: trial.data.metrics for trial in trials}
+    known = {name: value for name, value in trained["metrics"].items() if "/" in name}
+    assert_same_figures({"metrics": figures["trial-00000"]}, {"metrics": known})
+    assert not shop.runs("attributes.status = 'RUNNING'")
+
+
 def test_a_node_that_will_be_taken_away_leaves_a_checkpoint(
     shop, trained, start, nodes, tmp_path, monkeypatch
 ):
