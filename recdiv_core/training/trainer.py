@@ -9,6 +9,7 @@ are several it asks the wrong one, takes a live run for dead, and ends it.
 from __future__ import annotations
 
 import os
+from typing import Final
 
 import ray
 from ray.train import Result
@@ -17,8 +18,7 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2.api.callback import RayTrainCallback
 
-ADDRESS = "RAY_ADDRESS"
-ENV_VARS_TO_PROPAGATE.add(ADDRESS)
+ADDRESS: Final = "RAY_ADDRESS"
 
 
 class PlannedTrainer(TorchTrainer):
@@ -26,6 +26,7 @@ class PlannedTrainer(TorchTrainer):
 
     def fit(self) -> Result:
         """Train; see TorchTrainer."""
+        ENV_VARS_TO_PROPAGATE.add(ADDRESS)  # from here to all of them
         before = os.environ.get(ADDRESS)
         os.environ[ADDRESS] = ray.get_runtime_context().gcs_address
         try:
