@@ -48,7 +48,7 @@ from recdiv_core.metrics.tally import finish
 from recdiv_core.ray_start import quieten
 from recdiv_core.report import read_sweep
 from recdiv_core.rungs import FrontScheduler
-from recdiv_core.search import FrontSearch
+from recdiv_core.search import FrontSearch, Hours
 from recdiv_core.search_space import Objective, Search, SearchSpace
 from recdiv_core.tracking import RunHandle
 from recdiv_core.training.build import load_dataset, load_model, slate_policy
@@ -146,7 +146,7 @@ def compare_searches(
         space = SearchSpace("", PARAMETERS, objectives, search=search, num_samples=budget)
         found = [
             volume(
-                [plain, *drive(FrontSearch(space, Config(seed=seed), {}), table, budget)],
+                [plain, *drive(FrontSearch(space, Config(seed=seed), {}, Hours(0)), table, budget)],
                 objectives,
             )
             for seed in seeds

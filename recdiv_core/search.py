@@ -3,8 +3,8 @@
 Not the running of trials (sweep.py) nor the stopping of those that fall behind (rungs.py). The one
 idea: a trial counts with the figures of its selected epoch, those that the report judges it by.
 Ray Tune's OptunaSearch hands Tune's domains to Optuna's samplers; what it lacks (ray 2.60) is here:
-choices that are mappings, constraints, earlier trials, and that nothing is tried twice. All of it
-is saved and restored with the sweep.
+choices that are mappings, constraints, earlier trials, and that nothing is tried twice. A grid is
+walked by Tune, as far as the hours last. All of it is saved and restored with the sweep.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import math
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
@@ -26,7 +27,9 @@ from optuna.distributions import (
 )
 from optuna.samplers import BaseSampler
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
+from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Categorical, Domain
 
@@ -44,6 +47,39 @@ GENERATIONS: Final = 4
 """Of NSGA-II within the trials of a sweep."""
 
 
+class Hours:
+    """How long a sweep may run, over all the processes that it has run in.
+
+    What was spent is part of what is pickled; the time between two processes is none of it.
+
+    Args:
+        limit: in hours; 0 = none.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit_s, self.before_s, self.began = 3600 * limit, 0.0, time.monotonic()
+
+    def are_spent(self) -> bool:
+        """Tell whether no more trials begin."""
+        if not self.limit_s or self.spent_s() < self.limit_s:
+            return False
+        logger.info("the sweep has run %.2f hours: no more trials begin", self.spent_s() / 3600)
+        return True
+
+    def spent_s(self) -> float:
+        """Return the seconds that the sweep has run."""
+        return self.before_s + time.monotonic() - self.began
+
+    def __getstate__(self) -> dict[str, float]:
+        """Return what to save; the clock of another machine shows something else."""
+        return {"limit_s": self.limit_s, "before_s": self.spent_s()}
+
+    def __setstate__(self, state: Mapping[str, float]) -> None:
+        """Go on from what was saved."""
+        self.limit_s, self.before_s = state["limit_s"], state["before_s"]
+        self.began = time.monotonic()
+
+
 class FrontSearch(OptunaSearch):
     """Search a space for the front of its objectives.
 
@@ -51,9 +87,12 @@ class FrontSearch(OptunaSearch):
         space: not of a grid.
         config: what all trials share.
         least: metric -> figure that a trial must reach, or it breaks a constraint.
+        hours: that the sweep may run.
     """
 
-    def __init__(self, space: SearchSpace, config: Config, least: Mapping[str, float]) -> None:
+    def __init__(
+        self, space: SearchSpace, config: Config, least: Mapping[str, float], hours: Hours
+    ) -> None:
         self.domains = _distributions(space.parameters)
         super().__init__(
             self.domains,
@@ -63,7 +102,8 @@ class FrontSearch(OptunaSearch):
         )
         assert self._ot_study is not None
         self.study: optuna.Study = self._ot_study
-        self.config, self.least, self.max_epochs = config, dict(least), space.max_epochs
+        self.config, self.least = config, dict(least)
+        self.max_epochs, self.hours = space.max_epochs, hours
         self.seen: set[str] = set()
         self.selected: dict[str, dict[str, float]] = {}
         self.epochs: dict[str, int] = {}
@@ -72,6 +112,8 @@ class FrontSearch(OptunaSearch):
         """Return settings that no trial has had, or Searcher.FINISHED, which is text."""
         if self.max_epochs and sum(self.epochs.values()) >= self.max_epochs:
             logger.info("the trials have trained %d epochs: no more begin", self.max_epochs)
+            return FINISHED
+        if self.hours.are_spent():
             return FINISHED
         num_points, attempts = _num_points(self.domains), 0
         while len(self.seen) < num_points:
@@ -169,12 +211,37 @@ class FrontSearch(OptunaSearch):
         return point
 
 
+class GridWalk(BasicVariantGenerator):
+    """Walk a grid as Tune does, until the hours are spent.
+
+    Args:
+        hours: that the sweep may run.
+        max_concurrent: trials at once. Tune draws up no more of a grid than may run.
+    """
+
+    def __init__(self, hours: Hours, *, max_concurrent: int) -> None:
+        super().__init__(max_concurrent=max_concurrent)
+        self.hours = hours
+
+    def next_trial(self) -> Trial | None:
+        """Return the next point of the grid; None where there is none now."""
+        if self.hours.are_spent():
+            self.set_finished()
+        return super().next_trial()
+
+
 def check_search(space: SearchSpace, name: str) -> None:
     """Refuse a space that cannot be searched as it asks.
 
     Raises:
         ValueError: naming the space and the parameter or setting.
     """
+    for setting, limit in (("max_epochs", space.max_epochs), ("max_hours", space.max_hours)):
+        if not (math.isfinite(limit) and limit >= 0):
+            raise ValueError(
+                f"--space {name}: {setting}={limit} is no budget; allowed: a number above 0, "
+                "or 0, no limit"
+            )
     if space.search == "grid":
         if space.max_epochs or space.learn_from_earlier:
             raise ValueError(

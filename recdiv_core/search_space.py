@@ -49,6 +49,8 @@ class SearchSpace:
         num_samples: trials at most (a grid is walked this many times).
         max_epochs: no trial is begun once all together have trained so many; 0 = no limit. Not of a
             grid.
+        max_hours: no trial is begun once the sweep has run so long, its base model and baseline and
+            what it ran before it was interrupted included; those that run end. 0 = no limit.
         constraints: what trials must keep of the baseline; the search prefers those that do.
         learn_from_earlier: finished trials of earlier sweeps with the same data, the same settings
             and the same parameters are told to the search, and not run again. Not of a grid.
@@ -66,6 +68,7 @@ class SearchSpace:
     search: Search = "grid"
     num_samples: int = 1
     max_epochs: int = 0
+    max_hours: float = 0.0
     constraints: tuple[Constraint, ...] = ()
     learn_from_earlier: bool = False
     fixed: Mapping[str, object] = field(default_factory=dict[str, object])

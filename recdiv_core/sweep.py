@@ -30,7 +30,7 @@ from recdiv_core.ray_start import start_ray
 from recdiv_core.report import report
 from recdiv_core.rungs import FrontScheduler, RungMemory
 from recdiv_core.schema import Manifest
-from recdiv_core.search import FrontSearch, check_search
+from recdiv_core.search import FrontSearch, GridWalk, Hours, check_search
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.tracking import (
     RunHandle,
@@ -92,6 +92,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
     if not config.run.name:
         config = override(config, {"run.name": time.strftime(f"{name}-%Y%m%d-%H%M%S")})
     check_search(space, name)
+    hours = Hours(space.max_hours)
     config, manifest = check_config(config)
     _check_objectives(config, space, name)
     if existing_result(config) is not None:
@@ -113,7 +114,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
         least = _least(space, baseline)
         set_tags(handle, {"recdiv.least": json.dumps(least)})
         with machine_watched(handle):
-            _run_trials(config, space, least, handle, manifest)
+            _run_trials(config, space, least, handle, manifest, hours=hours)
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):  # the latter is Ray's answer to SIGTERM
         status = "KILLED"
@@ -266,6 +267,8 @@ def _run_trials(
     least: Mapping[str, float],
     parent: RunHandle,
     manifest: Manifest,
+    *,
+    hours: Hours,
 ) -> None:
     import ray
 
@@ -297,10 +300,13 @@ def _run_trials(
             param_space=parameters,
             tune_config=tune.TuneConfig(
                 num_samples=space.num_samples,
-                max_concurrent_trials=concurrent,
+                # a grid's walk knows itself how many run at once
+                max_concurrent_trials=None if space.search == "grid" else concurrent,
                 # one that is stopped early leaves a driver that still waits for its workers
                 reuse_actors=space.grace_epochs >= config.train.epochs,
-                search_alg=_searcher(config, space, least, parent, manifest),
+                search_alg=GridWalk(hours, max_concurrent=concurrent)
+                if space.search == "grid"
+                else _searcher(config, space, least, parent, manifest, hours=hours),
                 scheduler=scheduler,
                 trial_name_creator=trial_name,
                 trial_dirname_creator=trial_name,
@@ -326,11 +332,11 @@ def _searcher(
     least: Mapping[str, float],
     parent: RunHandle,
     manifest: Manifest,
-) -> FrontSearch | None:
-    """Return what chooses the trials' settings; None = Tune walks the grid."""
-    if space.search == "grid":
-        return None
-    searcher = FrontSearch(space, config, least)
+    *,
+    hours: Hours,
+) -> FrontSearch:
+    """Return what chooses the trials' settings, with what earlier sweeps teach it."""
+    searcher = FrontSearch(space, config, least, hours)
     if space.learn_from_earlier:
         runs = finished_trials(parent, config, manifest, list(space.parameters))
         learnt = 0

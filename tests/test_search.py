@@ -2,16 +2,19 @@
 
 import json
 import math
+import pickle
+import time
 from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 from optuna.trial import TrialState
 from ray import tune
+from ray.tune.experiment import Experiment
 from ray.tune.search import Searcher
 
 from recdiv_core.config import Config, override
-from recdiv_core.search import FrontSearch, check_search
+from recdiv_core.search import FrontSearch, GridWalk, Hours, check_search
 from recdiv_core.search_space import Objective, Search, SearchSpace
 
 MIXES = [{"coverage": 1.0}, {"ild": 1.0, "coverage": 3.0}]
@@ -34,7 +37,7 @@ each_search = pytest.mark.parametrize("search", [s for s in get_args(Search) if 
 def searcher(space: SearchSpace = SPACE, least: dict[str, float] | None = None, **more: object):
     changed = replace(space, **more)
     check_search(changed, "of_a_test")
-    return FrontSearch(changed, Config(seed=3), least or {})
+    return FrontSearch(changed, Config(seed=3), least or {}, Hours(changed.max_hours))
 
 
 def report(epoch: int, ndcg: float, coverage: float, **more: float) -> dict[str, float]:
@@ -138,7 +141,7 @@ def test_of_a_finished_trial_the_selected_epoch_counts():
 
 @pytest.mark.parametrize(("select", "values"), [("best", [0.5, 0.1]), ("last", [0.4, 0.3])])
 def test_of_a_stopped_trial_the_epoch_selected_so_far_counts(select, values):
-    search = FrontSearch(SPACE, override(Config(), {"train.select": select}), {})
+    search = FrontSearch(SPACE, override(Config(), {"train.select": select}), {}, Hours(0))
     search.suggest("a")
     search.on_trial_result("a", report(1, 0.5, 0.1))
     search.on_trial_result("a", report(2, 0.4, 0.2))
@@ -205,6 +208,99 @@ def test_no_trial_begins_once_the_epochs_are_spent():
     assert search.suggest("c") != Searcher.FINISHED
     search.on_trial_complete("b", report(2, 0.1, 0.1))  # stopped: a report that Tune keeps back
     assert search.suggest("d") == Searcher.FINISHED
+
+
+def test_no_trial_begins_once_the_hours_are_spent():
+    search = searcher(max_hours=2)
+    assert search.suggest("a") != Searcher.FINISHED
+    search.hours.began -= 2 * 3600
+    assert search.suggest("b") == Searcher.FINISHED
+
+
+def test_a_restored_search_has_spent_the_hours_it_had_before(tmp_path):
+    killed = searcher(max_hours=2)
+    killed.hours.began -= 1.5 * 3600
+    killed.save_to_dir(str(tmp_path))
+    restored = searcher(max_hours=2)
+    restored.restore_from_dir(str(tmp_path))
+    assert restored.suggest("a") != Searcher.FINISHED
+    restored.hours.began -= 0.5 * 3600
+    assert restored.suggest("b") == Searcher.FINISHED
+
+
+def test_the_time_between_two_processes_is_not_spent():
+    hours = Hours(1)
+    saved, spent_s = pickle.dumps(hours), hours.spent_s()
+    time.sleep(0.05)
+    assert pickle.loads(saved).spent_s() < spent_s + 0.05
+
+
+def train(config: dict) -> None:
+    """Stand for what a trial runs."""
+
+
+def walk(tmp_path, hours: Hours) -> GridWalk:
+    """Return a grid of four points, two of them at once."""
+    grid = {"w": tune.grid_search([0.1, 0.2]), "r": tune.grid_search([0.3, 0.4])}
+    own = GridWalk(hours, max_concurrent=2)
+    own.add_configurations(Experiment("of_a_test", train, config=grid, storage_path=str(tmp_path)))
+    return own
+
+
+def begin(own: GridWalk) -> list[dict[str, float]]:
+    """Begin trials until there is none, and end them."""
+    begun = []
+    while (trial := own.next_trial()) is not None:
+        begun.append(trial.config)
+        own.on_trial_complete(trial.trial_id)
+    return begun
+
+
+def test_a_grid_is_walked_as_far_as_the_hours_last(tmp_path):
+    own = walk(tmp_path, Hours(2))
+    running = [own.next_trial(), own.next_trial()]
+    assert own.next_trial() is None, "two at once"
+    assert not own.is_finished()
+    own.hours.began -= 2 * 3600
+    own.on_trial_complete(running[0].trial_id)
+    assert own.next_trial() is None
+    assert own.is_finished()
+
+
+def test_a_grid_without_a_limit_is_walked_whole(tmp_path):
+    own = walk(tmp_path, Hours(0))
+    own.hours.began -= 1e9
+    assert len(begin(own)) == 4
+
+
+def test_a_restored_walk_goes_on_and_has_spent_the_hours_it_had_before(tmp_path):
+    killed = walk(tmp_path, Hours(2))
+    first = killed.next_trial()
+    killed.hours.began -= 1.5 * 3600
+    killed.save_to_dir(str(tmp_path), "session")
+    restored = walk(tmp_path, Hours(2))
+    restored.restore_from_dir(str(tmp_path))
+    second = restored.next_trial()
+    assert second.config != first.config
+    restored.hours.began -= 0.5 * 3600
+    restored.on_trial_complete(first.trial_id)
+    assert restored.next_trial() is None
+    assert restored.is_finished()
+
+
+@pytest.mark.parametrize("search", get_args(Search))
+@pytest.mark.parametrize(
+    "more", [{"max_hours": -1.0}, {"max_hours": math.nan}, {"max_hours": math.inf}]
+)
+def test_what_is_no_budget_is_refused(search: Search, more):
+    (setting,) = more
+    with pytest.raises(ValueError, match=f"--space mine: {setting}=.*allowed: a number above 0"):
+        check_search(replace(SPACE, search=search, **more), "mine")
+
+
+def test_epochs_below_0_are_no_budget():
+    with pytest.raises(ValueError, match="--space mine: max_epochs=-3"):
+        check_search(replace(SPACE, max_epochs=-3), "mine")
 
 
 @each_search

@@ -13,7 +13,7 @@ from ray import tune
 
 from recdiv_core import sweep
 from recdiv_core.config import Config, apply_overrides
-from recdiv_core.search import FrontSearch
+from recdiv_core.search import FrontSearch, Hours
 from recdiv_core.search_space import Objective, SearchSpace
 from tests.cluster.conftest import PATIENCE_S, SWEPT, run, wait_until
 
@@ -137,7 +137,7 @@ def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(shop):
     assert result["num_trials"] == 5
     done = trials("searched", "FINISHED")
     assert before < {trial.info.run_id for trial in done}
-    undisturbed = FrontSearch(SEARCHED, settings("searched"), {})
+    undisturbed = FrontSearch(SEARCHED, settings("searched"), {}, Hours(0))
     for trial in done:
         sample = undisturbed.suggest(trial.info.run_id)
         assert sample == swept_settings(trial)
@@ -148,7 +148,7 @@ def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(shop):
     later = dataclasses.replace(SEARCHED, num_samples=1, learn_from_earlier=True)
     sweep.run(settings("later"), later, "searched")
     (trial,) = trials("later", "FINISHED")
-    taught = FrontSearch(later, settings("later"), {})
+    taught = FrontSearch(later, settings("later"), {}, Hours(0))
     for earlier in done:
         figures = {key.removeprefix("best/"): v for key, v in earlier.data.metrics.items()}
         assert taught.learn(swept_settings(earlier), figures)
