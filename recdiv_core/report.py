@@ -31,6 +31,8 @@ from recdiv_core.trials import Curve, Front, Sweep, Trial
 logger = logging.getLogger(__name__)
 
 RUN_TUNE: Final = "run `python -m pipelines.tune --space tradeoff` first"
+COURSE: Final = "front/hypervolume"
+"""Metric of a sweep's run: of all its objectives, after each trial that ended, a step each."""
 PROVENANCE: Final = ("manifest", "code_version", "seed", "command", "ray_job_id")
 
 
@@ -65,7 +67,7 @@ def report(
     draw_png(fronts, picture, sweep.references)
     logger.info("%s", headline)
     _log(handle, main, headline, (page, picture))
-    _log_volumes(handle, fronts)
+    _log_courses(handle, sweep, fronts)
     return {
         "experiment": sweep.experiment,
         "tracking_uri": tracking.without_password(uri),
@@ -84,13 +86,17 @@ def report(
     }
 
 
-def read_sweep(handle: RunHandle) -> Sweep:
+def read_sweep(handle: RunHandle, *, curves: bool = True) -> Sweep:
     """Read a sweep's parent run and all its trials.
+
+    Args:
+        handle: of the parent run.
+        curves: those of the trials too, at a query each.
 
     Raises:
         ValueError: the run does not declare two objectives or more.
     """
-    client = MlflowClient(tracking_uri=handle.uri)
+    client = tracking.client_of(handle.uri)
     parent = client.get_run(handle.run_id)
     tags = parent.data.tags
     declared = json.loads(tags.get("recdiv.objectives", "[]"))
@@ -117,13 +123,22 @@ def read_sweep(handle: RunHandle) -> Sweep:
         objectives=objectives,
         parameters=parameters,
         trials=tuple(
-            _trial(client, run, parameters, sorted(drawn), plain, least=least) for run in runs
+            _trial(client, run, parameters, sorted(drawn) if curves else (), plain, least=least)
+            for run in runs
         ),
         facts={"name": tags.get("recdiv.data", ""), **facts},
         provenance={key: tags[f"recdiv.{key}"] for key in PROVENANCE if f"recdiv.{key}" in tags},
         references=_references(client, parent, objectives[0]),
         least=least,
     )
+
+
+def read_trial(handle: RunHandle, sweep: Sweep) -> Trial:
+    """Read one trial of a sweep, without its curves."""
+    client = tracking.client_of(handle.uri)
+    run = client.get_run(handle.run_id)
+    plain = {handle.run_id} if _is_plain(run) else set[str]()
+    return _trial(client, run, sweep.parameters, (), plain, least=sweep.least)
 
 
 def _slate_section(config: Config, uri: str, fronts: Sequence[Front], *, is_asked: bool) -> str:
@@ -289,17 +304,19 @@ def _log(handle: RunHandle, front: Front, headline: str, files: Sequence[Path]) 
     tracking.set_tags(handle, tags)
 
 
-def _log_volumes(handle: RunHandle, fronts: Sequence[Front]) -> None:
+def _log_courses(handle: RunHandle, sweep: Sweep, fronts: Sequence[Front]) -> None:
     """Log the hypervolumes after each trial, a step each; those that are there already stay."""
-    client = MlflowClient(tracking_uri=handle.uri)
-    courses = {
-        f"hypervolume/{trials.metric_of(front.diversity)}": trials.volumes(front)
+    axes = {COURSE: sweep.objectives} | {
+        f"hypervolume/{trials.metric_of(front.diversity)}": (front.accuracy, front.diversity)
         for front in fronts
     }
-    logged = len(client.get_metric_history(handle.run_id, next(iter(courses))))
-    for step in range(logged, max(map(len, courses.values()))):
-        figures = {name: own[step] for name, own in courses.items() if step < len(own)}
-        tracking.log_metrics(handle, figures, step=step + 1)
+    tracking.log_course(
+        handle,
+        {
+            name: [volume for _, volume in trials.course(sweep.trials, objectives)]
+            for name, objectives in axes.items()
+        },
+    )
 
 
 def _entry(trial: Trial) -> dict[str, object]:

@@ -43,6 +43,7 @@ from recdiv_core.trials import (
     Sweep,
     Trial,
     change,
+    course,
     metric_of,
     number,
     recommended,
@@ -126,6 +127,8 @@ def render(
         other_fronts="".join(plots[1:]),
         references=_reference_section(sweep, fronts),
         budgets="".join(_budgets(front) for front in fronts if front.attained) or NOTHING,
+        objectives=html.escape(", ".join(title(metric_of(o)) for o in sweep.objectives)),
+        course=card(_course_figure(sweep, colours), "") if main.judged else NOTHING,
         parallel=card(_parallel_figure(main, fronts), "") if main.judged else NOTHING,
         curves="".join(_curve_cards(sweep, fronts, colours)) or NOTHING,
         slates=slates,
@@ -369,6 +372,25 @@ def _reference_figure(front: Front, references: Mapping[str, Trial]) -> go.Figur
             hoverinfo="text",
             cliponaxis=False,
         )
+    return figure
+
+
+def _course_figure(sweep: Sweep, colours: Mapping[str, str]) -> go.Figure:
+    """Draw the hypervolume of the declared objectives after each trial."""
+    steps = course(sweep.trials, sweep.objectives)
+    figure = new_figure(240, showlegend=False, hovermode="closest")
+    figure.update_layout(margin={"l": 52, "r": 10, "t": 8, "b": 38})
+    figure.update_xaxes(title_text="trials that ended", range=[0, len(steps) + 1])
+    figure.update_yaxes(title_text="hypervolume", rangemode="tozero")
+    figure.add_scatter(
+        x=list(range(1, len(steps) + 1)),
+        y=[volume for _, volume in steps],
+        mode="lines+markers",
+        line={"color": LINE, "width": 1.5, "shape": "hv"},
+        marker={"size": 7, "color": [colours.get(trial.run_id, GREY) for trial, _ in steps]},
+        hovertext=[f"{plain(trial.name)}<br>{number(volume)}" for trial, volume in steps],
+        hoverinfo="text",
+    )
     return figure
 
 

@@ -25,6 +25,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
 from recdiv_core.config import Config, override, to_yaml
+from recdiv_core.course import Course
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.ray_start import start_ray
 from recdiv_core.report import report
@@ -130,7 +131,11 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
 
 
 def _check_objectives(config: Config, space: SearchSpace, name: str) -> None:
-    """Refuse objectives that no trial would report."""
+    """Refuse objectives that no trial would report, and too few of them for a front."""
+    if len(space.objectives) < 2:
+        raise ValueError(
+            f"--space {name} has {len(space.objectives)} objectives; a front needs two or more"
+        )
     k = config.eval.k
     falling = [f"gini_at_{k}", f"homogeneity_at_{k}"]
     measured = [f"val/{metric}" for metric in measured_names(k) + falling]
@@ -381,11 +386,13 @@ class _TrialTracking(tune.Callback):
         self.shown = [objective.metric for objective in space.objectives]
         self.handles: dict[str, RunHandle] = {}
         self.best: dict[str, dict[str, float]] = {}
+        self.course = Course(parent)
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         name = trial_name(trial)
+        self.course.read()
         if name not in self.handles:
             settings = trial_settings(
                 self.config, trial.config, self.root, name, self.parent.run_id
@@ -418,6 +425,7 @@ class _TrialTracking(tune.Callback):
         figures = ", ".join(f"{metric} {best[metric]:.4f}" for metric in self.shown if best)
         logger.info("%s ended: %s", name, figures or "no epoch was evaluated")
         finish_run(handle, "FINISHED")
+        self.course.go_on(handle)
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

@@ -6,7 +6,8 @@ and artefact location is absolute, because Ray changes the working directory of 
 
     experiment = a data set; parent run = a sweep; child run = a trial
     params  = the flattened config, JSON where the value is not a string
-    metrics = `train/loss`, `val/ndcg_at_10` per epoch; `best/val/...`, `test/...` once
+    metrics = `train/loss`, `val/ndcg_at_10` per epoch; `best/val/...`, `test/...` once; of a sweep
+              `front/hypervolume` per trial that ended
     tags    = recdiv.kind, run_name, data, manifest, facts, code_version, seed, command, ray_job_id
     inputs  = the prepared data set, by the digest of its manifest; artefacts: config.yaml, ...
 """
@@ -275,6 +276,16 @@ def has_logged(handle: RunHandle, metrics: Sequence[str], step: int) -> bool:
         for name in metrics
         for point in client.get_metric_history(handle.run_id, name)
     )
+
+
+def log_course(handle: RunHandle, courses: Mapping[str, Sequence[float]]) -> None:
+    """Log of each curve what is not there yet, a value a step, the first at step 1."""
+    client = client_of(handle.uri)
+    logged = {name: len(client.get_metric_history(handle.run_id, name)) for name in courses}
+    for step in range(max(map(len, courses.values()), default=0)):
+        figures = {n: own[step] for n, own in courses.items() if logged[n] <= step < len(own)}
+        if figures:
+            log_metrics(handle, figures, step=step + 1)
 
 
 def set_tags(handle: RunHandle, tags: Mapping[str, str]) -> None:

@@ -167,13 +167,22 @@ def judge(trials: Sequence[Trial], accuracy: Objective, diversity: Objective) ->
     )
 
 
-def volumes(front: Front) -> list[float]:
-    """Return the hypervolume after each judged trial, in the order in which they ended."""
-    ended = sorted(front.judged, key=lambda trial: (trial.ended_ms or 0, trial.name))
-    return [
-        judge(ended[: count + 1], front.accuracy, front.diversity).hypervolume
-        for count in range(len(ended))
-    ]
+def course(
+    trials: Sequence[Trial], objectives: Sequence[Objective]
+) -> tuple[tuple[Trial, float], ...]:
+    """Return each finished trial and the hypervolume after it, in the order in which they ended.
+
+    Of all these objectives, from their references; what breaks a constraint adds nothing.
+    """
+    names = [metric_of(objective) for objective in objectives]
+    judged = [t for t in trials if t.status == "FINISHED" and all(name in t.val for name in names)]
+    ended = sorted(judged, key=lambda trial: (trial.ended_ms or 0, trial.name))
+    reached = pareto.volumes(
+        [[math.nan if trial.breaks else trial.val[name] for name in names] for trial in ended],
+        [objective.reference for objective in objectives],
+        [objective.direction for objective in objectives],
+    )
+    return tuple(zip(ended, reached, strict=True))
 
 
 def recommended(front: Front) -> Trial | None:

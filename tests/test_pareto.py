@@ -81,6 +81,21 @@ def test_hypervolume_counts_the_cubes_of_a_grid(points):
     assert pareto.hypervolume(points, [0, 0, 0], ("max",) * 3) == hypervolume_on_grid(points, 4)
 
 
+@given(points=GRID_3D)
+def test_volumes_count_the_cubes_of_every_first_points(points):
+    expected = [hypervolume_on_grid(points[: n + 1], 4) for n in range(len(points))]
+    assert pareto.volumes(points, [0, 0, 0], ("max",) * 3) == expected
+
+
+@given(points=st.lists(st.tuples(*[st.floats(-1e3, 1e3) | st.just(np.nan)] * 2), max_size=12))
+def test_volumes_never_fall_and_end_at_the_hypervolume(points):
+    volumes = pareto.volumes(points, [-100, 100], ("max", "min"))
+    assert len(volumes) == len(points)
+    assert volumes == sorted(volumes)
+    whole = pareto.hypervolume(points, [-100, 100], ("max", "min"))
+    assert ([0.0, *volumes])[-1] == pytest.approx(whole)
+
+
 def test_hypervolume_goes_by_the_directions_and_the_reference():
     # 2 x 3 down to the reference (1, 10), where the second axis is to be small
     assert pareto.hypervolume([[3.0, 7.0]], [1.0, 10.0], ("max", "min")) == 6.0

@@ -167,6 +167,19 @@ def test_the_parent_run_holds_the_hypervolume_over_the_course_of_the_trials(made
     assert "hypervolume/ild_at_10" in client.get_run(sweep.run_id).data.metrics
 
 
+def test_the_parent_run_holds_the_hypervolume_of_all_objectives_too(made, sweep):
+    client = MlflowClient(tracking_uri=sweep.uri)
+    together = client.get_metric_history(sweep.run_id, "front/hypervolume")
+    pair = client.get_metric_history(sweep.run_id, "hypervolume/coverage_at_10")
+    assert [(p.step, p.value) for p in together] == [(p.step, p.value) for p in pair]
+
+
+def test_the_page_draws_what_each_trial_added(page, outline):
+    assert "What each trial added" in outline.text
+    assert "Hypervolume of NDCG@10, coverage@10 together" in " ".join(outline.text.split())
+    assert '"text":"trials that ended"' in page
+
+
 def test_what_breaks_a_constraint_is_listed_and_not_on_the_front(config, manifest, tmp_path):
     least = json.dumps({"val/ndcg_at_10": 0.048})
     trials = {"plain": 0.0, "bent": 0.3, "wide": 0.9}

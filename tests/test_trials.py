@@ -194,4 +194,29 @@ def test_hypervolume_grows_in_the_order_in_which_trials_ended():
         trial("first", 0.5, 0.1, ended_ms=10),
         trial("second", 0.4, 0.2, ended_ms=20),
     ]
-    assert trials.volumes(trials.judge(some, NDCG, COVERAGE)) == pytest.approx([0.05, 0.09, 0.2])
+    course = trials.course(some, (NDCG, COVERAGE))
+    assert names(one for one, _ in course) == ["first", "second", "third"]
+    assert [volume for _, volume in course] == pytest.approx([0.05, 0.09, 0.2])
+
+
+def test_the_course_is_of_all_objectives():
+    course = trials.course([PLAIN], (NDCG, COVERAGE, GINI))
+    assert course[0][1] == pytest.approx(0.50 * 0.40 * 0.40)
+
+
+def test_what_breaks_a_constraint_or_has_no_figures_adds_nothing_to_the_course():
+    some = [
+        trial("kept", 0.5, 0.1, ended_ms=1),
+        trial("broken", 0.3, 0.9, breaks=("val/ndcg_at_10",), ended_ms=2),
+        trial("failed", 0.9, 0.9, status="FAILED", ended_ms=3),
+        trial("early", 0.9, 0.9, val={}, ended_ms=4),
+    ]
+    course = trials.course(some, (NDCG, COVERAGE))
+    assert [(one.name, volume) for one, volume in course] == [("kept", 0.05), ("broken", 0.05)]
+
+
+def test_the_course_ends_at_the_hypervolume_of_the_front():
+    some = [PLAIN, BENT, WIDE, WORSE]
+    front = trials.judge(some, NDCG, COVERAGE)
+    assert trials.course(some, (NDCG, COVERAGE))[-1][1] == pytest.approx(front.hypervolume)
+    assert trials.course([], (NDCG, COVERAGE)) == ()
