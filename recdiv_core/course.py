@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from recdiv_core import trials
+from recdiv_core.points import ended_points
 from recdiv_core.report import COURSE, read_sweep, read_trial
 from recdiv_core.tracking import RunHandle, log_course
 from recdiv_core.trials import Sweep
@@ -32,10 +33,10 @@ class Course:
             self.sweep = read_sweep(self.parent, curves=False)
 
     def go_on(self, ended: RunHandle) -> None:
-        """Log the hypervolume after a trial, whose run is closed."""
+        """Log the hypervolume after a trial, whose run is closed; of several seeds, a point."""
         assert self.sweep is not None
         others = [trial for trial in self.sweep.trials if trial.run_id != ended.run_id]
         own = read_trial(ended, self.sweep)
         self.sweep = replace(self.sweep, trials=(*others, own))
-        reached = trials.course(self.sweep.trials, self.sweep.objectives)
+        reached = trials.course(ended_points(self.sweep), self.sweep.objectives)
         log_course(self.parent, {COURSE: [volume for _, volume in reached]})

@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from recdiv_core import tracking, trials
 from recdiv_core.config import Config
+from recdiv_core.points import ended_points, points
 from recdiv_core.report_page import CURVES, draw_png, render
 from recdiv_core.schema import read_manifest
 from recdiv_core.search_space import Objective
@@ -56,7 +57,7 @@ def report(
     parent = _parent_run(uri, config, parent_run_id)
     handle = RunHandle(uri, parent.info.experiment_id, parent.info.run_id)
     sweep = read_sweep(handle)
-    fronts = [trials.judge(sweep.trials, *pair) for pair in trials.axes(sweep)]
+    fronts = [trials.judge(points(sweep), *pair) for pair in trials.axes(sweep)]
     main = fronts[0]
     headline, notes = trials.headline(main), trials.notes(main, sweep)
     directory = out or _default_directory(config, sweep.name)
@@ -130,6 +131,7 @@ def read_sweep(handle: RunHandle, *, curves: bool = True) -> Sweep:
         provenance={key: tags[f"recdiv.{key}"] for key in PROVENANCE if f"recdiv.{key}" in tags},
         references=_references(client, parent, objectives[0]),
         least=least,
+        seeds=tuple(json.loads(tags.get("recdiv.seeds", "[]"))),
     )
 
 
@@ -271,7 +273,18 @@ def _trial(
             name for name, value in least.items() if metrics.get(f"best/{name}", value) < value
         ),
         ended_ms=ended,
+        point=_point(params) if "seed" in parameters else "",
     )
+
+
+def _point(params: Mapping[str, str]) -> str:
+    """Return all that trials share that differ by seed alone."""
+    settings = {
+        key: text
+        for key, text in params.items()
+        if key != "seed" and not key.startswith(tracking.OF_THE_PLACE)
+    }
+    return json.dumps(settings, sort_keys=True)
 
 
 def _below(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -313,14 +326,21 @@ def _log_courses(handle: RunHandle, sweep: Sweep, fronts: Sequence[Front]) -> No
     tracking.log_course(
         handle,
         {
-            name: [volume for _, volume in trials.course(sweep.trials, objectives)]
+            name: [volume for _, volume in trials.course(ended_points(sweep), objectives)]
             for name, objectives in axes.items()
         },
     )
 
 
 def _entry(trial: Trial) -> dict[str, object]:
-    return {
+    """Return what the JSON says of a point; of one of several seeds also which runs they are."""
+    repeated: dict[str, object] = {}
+    if trial.repeats:
+        repeated = {
+            "seeds": {str(own.seed): own.run_id for own in trial.repeats},
+            "half_width": {"val": dict(trial.val_half), "test": dict(trial.test_half)},
+        }
+    return repeated | {
         "run_id": trial.run_id,
         "name": trial.name,
         "params": dict(trial.params),

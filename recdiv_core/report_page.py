@@ -36,6 +36,7 @@ from recdiv_core.page_style import (
     new_figure,
     plain,
 )
+from recdiv_core.points import ended_points, points
 from recdiv_core.trials import (
     BUDGETS,
     SYMBOLS,
@@ -43,6 +44,7 @@ from recdiv_core.trials import (
     Sweep,
     Trial,
     change,
+    change_half,
     course,
     metric_of,
     number,
@@ -195,6 +197,11 @@ def _draw_front(axis: Axes, front: Front) -> None:
         chosen = list(trials)
         return [t.val[x_name] for t in chosen], [t.val[y_name] for t in chosen]
 
+    for some, colour in ((set_aside(front), GREY), (front.members, LINE)):
+        x_bars, y_bars = _bars(some, x_name), _bars(some, y_name)
+        if x_bars and y_bars:
+            style = {"fmt": "none", "ecolor": colour, "elinewidth": 0.8, "capsize": 2}
+            axis.errorbar(*xy(some), xerr=x_bars, yerr=y_bars, **style)
     axis.scatter(*xy(set_aside(front)), s=22, color=GREY, label="dominated")
     axis.plot(*xy(front.members), "-o", color=BETWEEN, markersize=5, label="front")
     if front.baseline:
@@ -241,27 +248,50 @@ def _span(front: Front, metric: str) -> float:
 
 
 def _limits(front: Front, metric: str, room_above: float) -> list[float]:
-    """Return the limits of an axis, with room for labels at its upper end."""
-    values = [trial.val[metric] for trial in front.judged] or [0.0]
-    span = _span(front, metric)
-    return [min(values) - 0.08 * span, max(values) + room_above * span]
+    """Return the limits of an axis, with room for bars, and for labels at its upper end."""
+    reached = [
+        trial.val[metric] + sign * trial.val_half.get(metric, 0.0)
+        for trial in front.judged
+        for sign in (-1, 1)
+    ] or [0.0]
+    span = max(_span(front, metric), max(reached) - min(reached))
+    return [min(reached) - 0.08 * span, max(reached) + room_above * span]
 
 
 def _colours(front: Front) -> dict[str, str]:
     count = len(front.members)
     shares = [i / max(count - 1, 1) for i in range(count)]
     colours = sample_colorscale(SCALE, shares) if shares else []
-    return {trial.run_id: str(c) for trial, c in zip(front.members, colours, strict=True)}
+    return {
+        run.run_id: str(colour)
+        for point, colour in zip(front.members, colours, strict=True)
+        for run in point.repeats or (point,)
+    }
 
 
 def _hover(trial: Trial, metrics: Sequence[str]) -> str:
     rows = [f"<b>{plain(trial.name)}</b>"]
-    rows += [f"{plain(key)} = {plain(_setting(value))}" for key, value in trial.params.items()]
+    if trial.repeats:
+        rows += [f"means over {len(trial.repeats)} seeds; this trial is the nearest to them"]
+    rows += [f"{plain(key)} = {plain(_setting(value))}" for key, value in trial.settings.items()]
     rows += [
-        f"{title(m)}: {number(trial.val.get(m))} val, {number(trial.test.get(m))} test"
+        f"{title(m)}: {_within(trial.val.get(m), trial.val_half.get(m))} val, "
+        f"{_within(trial.test.get(m), trial.test_half.get(m))} test"
         for m in metrics
     ]
     return "<br>".join(rows)
+
+
+def _within(value: float | None, half: float | None) -> str:
+    """Say a figure, of several seeds with half the width of its interval."""
+    return number(value) + ("" if half is None else f" \u00b1 {half:.2g}")
+
+
+def _bars(some: Sequence[Trial], metric: str) -> list[float] | None:
+    """Return the halves of the error bars; None where no point has any."""
+    if not any(trial.repeats for trial in some):
+        return None
+    return [trial.val_half.get(metric, 0.0) for trial in some]
 
 
 def _label_room(front: Front, width: int) -> float:
@@ -297,8 +327,14 @@ def _front_figure(front: Front, colours: Mapping[str, str], *, width: int) -> go
             **style,
         )
 
+    def bars(trials: Sequence[Trial], colour: str) -> dict[str, Any]:
+        style = {"type": "data", "color": colour, "thickness": 1, "width": 3}
+        halves = {"error_x": _bars(trials, x), "error_y": _bars(trials, y)}
+        return {axis: {"array": own, **style} for axis, own in halves.items() if own}
+
     marker = {"size": 8, "color": GREY}
-    add(set_aside(front), "dominated", mode="markers", marker=marker)
+    behind = set_aside(front)
+    add(behind, "dominated", mode="markers", marker=marker, **bars(behind, GREY))
     labelled = {trial.run_id for trial in _labelled(front)}
     add(
         front.members,
@@ -310,6 +346,7 @@ def _front_figure(front: Front, colours: Mapping[str, str], *, width: int) -> go
         textposition="top right",
         textfont={"size": 11},
         cliponaxis=False,
+        **bars(front.members, LINE),
     )
     if front.baseline:
         ring = {"size": 17, "symbol": "diamond-open", "color": INK, "line": {"width": 1.5}}
@@ -376,11 +413,12 @@ def _reference_figure(front: Front, references: Mapping[str, Trial]) -> go.Figur
 
 
 def _course_figure(sweep: Sweep, colours: Mapping[str, str]) -> go.Figure:
-    """Draw the hypervolume of the declared objectives after each trial."""
-    steps = course(sweep.trials, sweep.objectives)
+    """Draw the hypervolume of the declared objectives after each point that ended."""
+    steps = course(ended_points(sweep), sweep.objectives)
     figure = new_figure(240, showlegend=False, hovermode="closest")
     figure.update_layout(margin={"l": 52, "r": 10, "t": 8, "b": 38})
-    figure.update_xaxes(title_text="trials that ended", range=[0, len(steps) + 1])
+    ended = "points of which all seeds ended" if sweep.seeds else "trials that ended"
+    figure.update_xaxes(title_text=ended, range=[0, len(steps) + 1])
     figure.update_yaxes(title_text="hypervolume", rangemode="tozero")
     figure.add_scatter(
         x=list(range(1, len(steps) + 1)),
@@ -398,7 +436,7 @@ def _parallel_figure(main: Front, fronts: Sequence[Front]) -> go.Figure:
     """Draw every judged trial as a line through its parameters and validation figures."""
     trials = [t for t in main.judged if all(metric_of(f.diversity) in t.val for f in fronts)]
     accuracy = metric_of(main.accuracy)
-    keys = list(trials[0].params) if trials else []
+    keys = list(trials[0].settings) if trials else []
     dimensions = [_dimension(SYMBOLS.get(k, k), [t.params.get(k) for t in trials]) for k in keys]
     metrics = [accuracy, *(metric_of(front.diversity) for front in fronts)]
     dimensions += [_dimension(title(m), [t.val[m] for t in trials]) for m in metrics]
@@ -482,6 +520,7 @@ def _tiles(sweep: Sweep, main: Front) -> str:
     finished = sum(trial.status == "FINISHED" for trial in sweep.trials)
     figures = {
         "trials finished": f"{finished} of {len(sweep.trials)}",
+        **({"seeds a point": str(len(sweep.seeds))} if sweep.seeds else {}),
         "on the front": str(len(main.members)),
         "hypervolume": f"{number(main.hypervolume)} (test {number(main.test_hypervolume)})",
         f"best {title(accuracy)}, validation": number(best),
@@ -507,10 +546,9 @@ def _budgets(front: Front) -> str:
         cells = [f"&ge; {100 * budget:.0f} %", html.escape(trial.name), html.escape(trial.label)]
         for metric in (accuracy, diversity):
             other = front.baseline if trial is not front.baseline else None
-            delta = change(trial, other, metric) if other else None
-            against = "" if delta is None else f" <small>({100 * delta:+.1f} %)</small>"
-            cells.append(number(trial.val[metric]))
-            cells.append(f"{number(trial.test.get(metric))}{against}")
+            against = f" <small>({_change(trial, other, metric)})</small>" if other else ""
+            cells.append(_within(trial.val[metric], trial.val_half.get(metric)))
+            cells.append(_within(trial.test.get(metric), trial.test_half.get(metric)) + against)
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     heads = [f"keeps of best {title(accuracy)}", "trial", "settings"]
     heads += [f"{title(m)} {split}" for m in (accuracy, diversity) for split in ("val", "test")]
@@ -521,23 +559,38 @@ def _budgets(front: Front) -> str:
     )
 
 
+def _change(trial: Trial, baseline: Trial, metric: str) -> str:
+    """Say the change of a test figure against the baseline, with its interval over seeds."""
+    by, half = change(trial, baseline, metric), change_half(trial, baseline, metric)
+    if by is None:
+        return "-"
+    within = "" if half is None else f" \u00b1 {100 * half:.1f}"
+    return f"{100 * by:+.1f}{within} %"
+
+
 def _trial_table(sweep: Sweep, fronts: Sequence[Front], colours: Mapping[str, str]) -> str:
     main = fronts[0]
     metrics = [metric_of(main.accuracy), *(metric_of(front.diversity) for front in fronts)]
-    heads = ["trial", "status", *sweep.parameters, "best epoch"]
+    settings = [key for key in sweep.parameters if key != "seed"]
+    of_seeds = ["seeds"] if "seed" in sweep.parameters else []
+    heads = ["trial", "status", *settings, *of_seeds, "best epoch"]
     heads += [f"{title(m)} {split}" for m in metrics for split in ("val", "test")] + ["minutes"]
     members = {trial.run_id for trial in main.members}
     rows: list[str] = []
+    judged = points(sweep)
+    runs = {run.run_id for point in judged for run in point.repeats or (point,)}
     ranked = sorted(
-        sweep.trials,
+        [*judged, *(trial for trial in sweep.trials if trial.run_id not in runs)],
         key=lambda t: (t.run_id not in members, -t.val.get(metrics[0], -math.inf), t.name),
     )
     for trial in ranked:
         status = trial.status.lower() + (", breaks a constraint" if trial.breaks else "")
         cells = [_name_cell(trial, main, colours), cell(status)]
-        cells += [cell(_setting(trial.params.get(key))) for key in sweep.parameters]
+        cells += [cell(_setting(trial.params.get(key))) for key in settings]
+        cells += [_seeds_cell(trial)] if of_seeds else []
         cells += [cell(trial.best_epoch)]
-        cells += [cell(split.get(m)) for m in metrics for split in (trial.val, trial.test)]
+        splits = ((trial.val, trial.val_half), (trial.test, trial.test_half))
+        cells += [_figure_cell(s.get(m), halves.get(m)) for m in metrics for s, halves in splits]
         cells += [cell(None if trial.duration_s is None else round(trial.duration_s / 60, 1))]
         kind = "member" if trial.run_id in members else trial.status.lower()
         rows.append(f'<tr class="{kind}">{"".join(cells)}</tr>')
@@ -549,12 +602,30 @@ def _trial_table(sweep: Sweep, fronts: Sequence[Front], colours: Mapping[str, st
     )
 
 
+def _seeds_cell(trial: Trial) -> str:
+    """Return how many seeds a point has had, with their runs for who asks; of one its seed."""
+    if not trial.repeats:
+        return cell(f"seed {trial.seed}")
+    runs = ", ".join(f"seed {run.seed}: {run.name}" for run in trial.repeats)
+    return (
+        f'<td class="number" data-value="{len(trial.repeats)}" title="{html.escape(runs)}">'
+        f"{len(trial.repeats)}</td>"
+    )
+
+
+def _figure_cell(value: float | None, half: float | None) -> str:
+    if value is None or half is None:
+        return cell(value)
+    return f'<td class="number" data-value="{value}">{_within(value, half)}</td>'
+
+
 def _setting(value: object) -> object:
     return worded(value) if isinstance(value, Mapping) else value
 
 
 def _name_cell(trial: Trial, front: Front, colours: Mapping[str, str]) -> str:
-    badges = {"knee": trial is front.knee, "w = 0": trial is front.baseline}
+    named = {"knee": front.knee, "w = 0": front.baseline}
+    badges = {name: own is not None and own.run_id == trial.run_id for name, own in named.items()}
     marks = "".join(f"<em>{name}</em>" for name, is_so in badges.items() if is_so)
     colour = colours.get(trial.run_id, "transparent")
     name = html.escape(trial.name)

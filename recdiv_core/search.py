@@ -3,8 +3,9 @@
 Not the running of trials (sweep.py) nor the stopping of those that fall behind (rungs.py). The one
 idea: a trial counts with the figures of its selected epoch, those that the report judges it by.
 Ray Tune's OptunaSearch hands Tune's domains to Optuna's samplers; what it lacks (ray 2.60) is here:
-choices that are mappings, constraints, earlier trials, and that nothing is tried twice. A grid is
-walked by Tune, as far as the hours last. All of it is saved and restored with the sweep.
+choices that are mappings, constraints, earlier trials, that nothing is tried twice, and points of
+several seeds, each of them a trial. A grid is walked by Tune, as far as the hours last, one with
+seeds here: Tune goes by the names of the axes. All of it is saved and restored with the sweep.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Categorical, Domain
 
 from recdiv_core.config import Config
+from recdiv_core.metrics.repeats import means_of
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.training.trial import is_selected
 
@@ -84,7 +86,7 @@ class FrontSearch(OptunaSearch):
     """Search a space for the front of its objectives.
 
     Args:
-        space: not of a grid.
+        space: a grid with seeds is walked point by point.
         config: what all trials share.
         least: metric -> figure that a trial must reach, or it breaks a constraint.
         hours: that the sweep may run.
@@ -93,7 +95,8 @@ class FrontSearch(OptunaSearch):
     def __init__(
         self, space: SearchSpace, config: Config, least: Mapping[str, float], hours: Hours
     ) -> None:
-        self.domains = _distributions(space.parameters)
+        self.is_grid = space.search == "grid"
+        self.domains = _distributions(_choices(space) if self.is_grid else space.parameters)
         super().__init__(
             self.domains,
             metric=[objective.metric for objective in space.objectives],
@@ -107,27 +110,46 @@ class FrontSearch(OptunaSearch):
         self.seen: set[str] = set()
         self.selected: dict[str, dict[str, float]] = {}
         self.epochs: dict[str, int] = {}
+        self.seeds = space.seeds
+        self.to_come: list[dict[str, Any]] = []
+        self.newest = ""
+        self.point_of: dict[str, str] = {}
+        self.reached: dict[str, dict[str, dict[str, float] | None]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return settings that no trial has had, or Searcher.FINISHED, which is text."""
+        """Return settings that no trial has had, or Searcher.FINISHED, which is text.
+
+        Those of a point, which bears the name of its first trial, once a seed.
+        """
+        if not self.to_come:
+            settings = self._next_point(trial_id)
+            if settings is None:
+                return FINISHED
+            self.newest, self.reached[trial_id] = trial_id, {}
+            self.to_come = [{**settings, "seed": seed} for seed in self.seeds] or [settings]
+        self.point_of[trial_id] = self.newest
+        return self.to_come.pop(0)
+
+    def _next_point(self, name: str) -> dict[str, Any] | None:
+        """Return settings that no point has had; None where no more points begin."""
         if self.max_epochs and sum(self.epochs.values()) >= self.max_epochs:
             logger.info("the trials have trained %d epochs: no more begin", self.max_epochs)
-            return FINISHED
+            return None
         if self.hours.are_spent():
-            return FINISHED
+            return None
         num_points, attempts = _num_points(self.domains), 0
         while len(self.seen) < num_points:
             attempts += 1
-            if attempts > ATTEMPTS and math.isfinite(num_points):
+            if self.is_grid or (attempts > ATTEMPTS and math.isfinite(num_points)):
                 self.study.enqueue_trial(self._untried())
-            point = super().suggest(trial_id)
+            point = super().suggest(name)
             assert point is not None
             if _key(point) not in self.seen:
                 self.seen.add(_key(point))
                 return self._decode(point)
-            self.study.tell(self._ot_trials.pop(trial_id), state=optuna.trial.TrialState.FAIL)
+            self.study.tell(self._ot_trials.pop(name), state=optuna.trial.TrialState.FAIL)
         logger.info("all %d configurations have been tried", len(self.seen))
-        return FINISHED
+        return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Note the epoch, and its figures where it is the selected one so far."""
@@ -141,7 +163,8 @@ class FrontSearch(OptunaSearch):
     ) -> None:
         """Learn what a trial reached: its selected epoch, of one that was stopped the one so far.
 
-        A trial without figures, or with one that is not finite, has failed.
+        A trial without figures, or with one that is not finite, has failed. Optuna is told of a
+        point once all its trials have ended: the means of those that did not fail.
         """
         if result and "epoch" in result:
             self.on_trial_result(trial_id, result)  # Tune leaves out the one that a trial ends with
@@ -150,9 +173,19 @@ class FrontSearch(OptunaSearch):
             figures = {name: result[f"best/{name}"] for name in figures}
         needed = [*self.metric, *self.least]
         has_failed = error or not all(math.isfinite(figures.get(n, math.nan)) for n in needed)
-        if not has_failed:
-            self._constrain(self._ot_trials[trial_id], figures)
-        super().on_trial_complete(trial_id, None if has_failed else figures, error=has_failed)
+        point = self.point_of[trial_id]
+        if point not in self.reached:  # told: a restored sweep runs again what had failed
+            return
+        self.reached[point][trial_id] = None if has_failed else figures
+        if len(self.reached[point]) == max(1, len(self.seeds)):
+            ended = self.reached.pop(point).values()
+            self._tell(point, [own for own in ended if own is not None])
+
+    def _tell(self, point: str, reached: Sequence[Mapping[str, float]]) -> None:
+        means = means_of(reached)
+        if reached:
+            self._constrain(self._ot_trials[point], means)
+        super().on_trial_complete(point, means or None, error=not reached)
 
     def learn(self, sample: Mapping[str, Any], figures: Mapping[str, float]) -> bool:
         """Take in a trial of an earlier sweep; return whether it is of this space.
@@ -230,6 +263,14 @@ class GridWalk(BasicVariantGenerator):
         return super().next_trial()
 
 
+def most_trials(space: SearchSpace) -> int:
+    """Return how many trials a searcher may be asked for."""
+    is_grid = space.search == "grid"
+    axes = [len(axis.categories) for axis in _choices(space).values()] if is_grid else []
+    points = math.prod(axes) if is_grid else space.num_samples
+    return points * max(1, len(space.seeds))
+
+
 def check_search(space: SearchSpace, name: str) -> None:
     """Refuse a space that cannot be searched as it asks.
 
@@ -242,6 +283,7 @@ def check_search(space: SearchSpace, name: str) -> None:
                 f"--space {name}: {setting}={limit} is no budget; allowed: a number above 0, "
                 "or 0, no limit"
             )
+    _check_seeds(space, name)
     if space.search == "grid":
         if space.max_epochs or space.learn_from_earlier:
             raise ValueError(
@@ -258,6 +300,25 @@ def check_search(space: SearchSpace, name: str) -> None:
     _distributions(space.parameters)
 
 
+def _check_seeds(space: SearchSpace, name: str) -> None:
+    if not space.seeds:
+        return
+    said = f"--space {name}: seeds={space.seeds}"
+    if len(set(space.seeds)) < len(space.seeds) or min(space.seeds) < 0:
+        raise ValueError(f"{said}; allowed: different whole numbers, 0 or more")
+    if "seed" in {*space.parameters, *space.fixed}:
+        raise ValueError(f"{said}, and seed among its parameters or fixed; allowed: one of them")
+    if space.learn_from_earlier:
+        raise ValueError(f"{said}: learn_from_earlier, of single trials, does not go with them")
+    drawn = [key for key, domain in space.parameters.items() if isinstance(domain, Domain)]
+    if space.search == "grid" and (drawn or space.num_samples > 1):
+        what = f"{', '.join(drawn)}, drawn anew each time," if drawn else "num_samples above 1"
+        raise ValueError(
+            f"{said}: {what} cannot be the same point for every seed of a grid; allowed: "
+            "tune.grid_search and num_samples=1, or another search"
+        )
+
+
 def _sampler(space: SearchSpace, seed: int) -> BaseSampler:
     if space.search == "tpe":
         return optuna.samplers.TPESampler(seed=seed)
@@ -265,11 +326,20 @@ def _sampler(space: SearchSpace, seed: int) -> BaseSampler:
         # Optuna's 50 a generation would be one generation, drawn at random
         size = max(4, space.num_samples // GENERATIONS)
         return optuna.samplers.NSGAIISampler(population_size=size, seed=seed)
-    if space.search == "random":
+    if space.search in ("random", "grid"):  # of a grid it is never asked
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.QMCSampler(scramble=True, seed=seed)
+
+
+def _choices(space: SearchSpace) -> dict[str, Categorical]:
+    """Return the axes of a grid as choices."""
+    axes = {
+        key: axis["grid_search"] if isinstance(axis, Mapping) and "grid_search" in axis else [axis]
+        for key, axis in space.parameters.items()
+    }
+    return {key: tune.choice(values) for key, values in axes.items()}
 
 
 def _distributions(parameters: Mapping[str, object]) -> dict[str, BaseDistribution]:

@@ -46,11 +46,18 @@ class SearchSpace:
         search: `grid` walks every `tune.grid_search` and draws what else there is at random; the
             others learn from the trials that ended (`tpe`, `nsga2`) or spread evenly
             (`quasi_random`, `random`), take no grids and try no configuration twice.
-        num_samples: trials at most (a grid is walked this many times).
-        max_epochs: no trial is begun once all together have trained so many; 0 = no limit. Not of a
+        num_samples: points at most (a grid is walked this many times).
+        seeds: each point (configuration) is trained once a seed; none = once, with the config's.
+            Reports judge a point by its means, searches learn from them. The baseline is trained
+            once a seed too: a comparison within a seed is the narrower one. The base model of a
+            warm start is trained once, so that the intervals hold what the further training does,
+            not what another base would. No trial is stopped early: means want equal epochs. What
+            is random in a grid, and `learn_from_earlier`, do not go with it.
+        max_epochs: no point is begun once all together have trained so many; 0 = no limit. Not of a
             grid.
-        max_hours: no trial is begun once the sweep has run so long, its base model and baseline and
-            what it ran before it was interrupted included; those that run end. 0 = no limit.
+        max_hours: no point is begun once the sweep has run so long, its base model and baseline and
+            what it ran before it was interrupted included; those that have begun end, with all
+            their seeds. 0 = no limit.
         constraints: what trials must keep of the baseline; the search prefers those that do.
         learn_from_earlier: finished trials of earlier sweeps with the same data, the same settings
             and the same parameters are told to the search, and not run again. Not of a grid.
@@ -67,6 +74,7 @@ class SearchSpace:
     objectives: tuple[Objective, ...]
     search: Search = "grid"
     num_samples: int = 1
+    seeds: tuple[int, ...] = ()
     max_epochs: int = 0
     max_hours: float = 0.0
     constraints: tuple[Constraint, ...] = ()

@@ -27,11 +27,12 @@ from ray.tune.schedulers import FIFOScheduler
 from recdiv_core.config import Config, override, to_yaml
 from recdiv_core.course import Course
 from recdiv_core.data.text_vectors import ensure_vectors
+from recdiv_core.metrics.repeats import means_of
 from recdiv_core.ray_start import start_ray
 from recdiv_core.report import report
 from recdiv_core.rungs import FrontScheduler, RungMemory
 from recdiv_core.schema import Manifest
-from recdiv_core.search import FrontSearch, GridWalk, Hours, check_search
+from recdiv_core.search import FrontSearch, GridWalk, Hours, check_search, most_trials
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.tracking import (
     RunHandle,
@@ -59,7 +60,7 @@ from recdiv_core.training.launch import (
     write_run_file,
 )
 from recdiv_core.training.trial import is_selected, trial_function, trial_settings
-from recdiv_core.trials import dial
+from recdiv_core.trials import BASE, dial
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
         if space.warm_start is not None:
             config, baseline = _with_base(config, space, handle, manifest)
         elif space.constraints:
-            baseline = _train_baseline(config, handle, manifest)
+            baseline = _train_baseline(config, space, handle, manifest)
         least = _least(space, baseline)
         set_tags(handle, {"recdiv.least": json.dumps(least)})
         with machine_watched(handle):
@@ -131,7 +132,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
 
 
 def _check_objectives(config: Config, space: SearchSpace, name: str) -> None:
-    """Refuse objectives that no trial would report, and too few of them for a front."""
+    """Refuse objectives that no trial would report, too few for a front, seeds of nothing."""
     if len(space.objectives) < 2:
         raise ValueError(
             f"--space {name} has {len(space.objectives)} objectives; a front needs two or more"
@@ -152,6 +153,11 @@ def _check_objectives(config: Config, space: SearchSpace, name: str) -> None:
                 f"--space {name} constrains {constraint.metric}; allowed with eval.k={k}: "
                 f"{', '.join(rising)}"
             )
+    if space.seeds and not config.train.epochs:
+        raise ValueError(
+            f"--space {name}: seeds={space.seeds} have no effect where nothing is trained "
+            "(train.epochs=0)"
+        )
     if space.constraints and config.loss.conditioned and not config.train.epochs:
         raise ValueError(
             f"--space {name} has constraints, but no baseline: of a conditioned model that is "
@@ -185,7 +191,8 @@ def _open_parent(
     described = {
         "recdiv.space": name,
         "recdiv.objectives": json.dumps([dataclasses.asdict(o) for o in space.objectives]),
-        "recdiv.parameters": json.dumps(list(space.parameters)),
+        "recdiv.parameters": json.dumps([*space.parameters, *(["seed"] if space.seeds else [])]),
+        "recdiv.seeds": json.dumps(space.seeds),
     }
     return start_run(config, name=config.run.name, kind="sweep", manifest=manifest, tags=described)
 
@@ -231,17 +238,28 @@ def _with_base(
     if not config.train.init_from:
         base = override(config, {**NO_DIVERSITY, **(space.warm_start or {})})
         logger.info("training the base model, %d epochs", base.train.epochs)
-        checkpoint = _train_once(base, "base", parent, manifest).checkpoint
+        checkpoint = _train_once(base, BASE, parent, manifest).checkpoint
         config = override(config, {"train.init_from": checkpoint})
     if config.train.epochs or not config.loss.conditioned:
         # the baseline of the front: what the same further epochs do without diversity (of a
         # conditioned model that is trained no further, dial 0 is the baseline)
-        return config, _train_baseline(config, parent, manifest)
+        return config, _train_baseline(config, space, parent, manifest)
     return config, {}
 
 
-def _train_baseline(config: Config, parent: RunHandle, manifest: Manifest) -> Mapping[str, float]:
-    return _train_once(override(config, NO_DIVERSITY), "plain", parent, manifest).metrics
+def _train_baseline(
+    config: Config, space: SearchSpace, parent: RunHandle, manifest: Manifest
+) -> Mapping[str, float]:
+    """Train the w = 0 model, once a seed; return its figures, their means over the seeds."""
+    named = {f"plain-{seed}": seed for seed in space.seeds} or {"plain": config.seed}
+    return means_of(
+        [
+            _train_once(
+                override(config, {**NO_DIVERSITY, "seed": seed}), name, parent, manifest
+            ).metrics
+            for name, seed in named.items()
+        ]
+    )
 
 
 def _train_once(config: Config, name: str, parent: RunHandle, manifest: Manifest) -> Outcome:
@@ -286,7 +304,8 @@ def _run_trials(
         DRIVER_PLACE,
     )
     # a searcher holds the domains itself; Tune walks only those that are given to it
-    parameters = dict(space.parameters) if space.search == "grid" else {}
+    is_walked = space.search == "grid" and not space.seeds
+    parameters = dict(space.parameters) if is_walked else {}
     place = f"{root}/tune"
     if tune.Tuner.can_restore(place):
         logger.info("going on with the sweep in %s", place)
@@ -304,13 +323,13 @@ def _run_trials(
             trainable,
             param_space=parameters,
             tune_config=tune.TuneConfig(
-                num_samples=space.num_samples,
+                num_samples=space.num_samples if is_walked else most_trials(space),
                 # a grid's walk knows itself how many run at once
-                max_concurrent_trials=None if space.search == "grid" else concurrent,
+                max_concurrent_trials=None if is_walked else concurrent,
                 # one that is stopped early leaves a driver that still waits for its workers
                 reuse_actors=space.grace_epochs >= config.train.epochs,
                 search_alg=GridWalk(hours, max_concurrent=concurrent)
-                if space.search == "grid"
+                if is_walked
                 else _searcher(config, space, least, parent, manifest, hours=hours),
                 scheduler=scheduler,
                 trial_name_creator=trial_name,
@@ -357,7 +376,7 @@ def _searcher(
 def _scheduler(config: Config, space: SearchSpace) -> tuple[FIFOScheduler, list[tune.Callback]]:
     """Return what stops trials that fall behind, and what saves its state with the sweep."""
     epochs = config.train.epochs
-    if space.grace_epochs >= epochs:
+    if space.grace_epochs >= epochs or space.seeds:
         return FIFOScheduler(), []
     scheduler = FrontScheduler(space.objectives, grace_epochs=space.grace_epochs, epochs=epochs)
     return scheduler, [RungMemory(scheduler)]
@@ -435,6 +454,7 @@ class _TrialTracking(tune.Callback):
         if handle is not None:
             logger.error("%s failed: see %s", name, trial.error_file)
             finish_run(handle, "FAILED")
+            self.course.go_on(handle)  # the other seeds of its point may have waited for it
 
 
 def _only_figures(result: Mapping[str, Any]) -> dict[str, float]:

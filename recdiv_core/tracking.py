@@ -7,7 +7,7 @@ and artefact location is absolute, because Ray changes the working directory of 
     experiment = a data set; parent run = a sweep; child run = a trial
     params  = the flattened config, JSON where the value is not a string
     metrics = `train/loss`, `val/ndcg_at_10` per epoch; `best/val/...`, `test/...` once; of a sweep
-              `front/hypervolume` per trial that ended
+              `front/hypervolume` per point that ended
     tags    = recdiv.kind, run_name, data, manifest, facts, code_version, seed, command, ray_job_id
     inputs  = the prepared data set, by the digest of its manifest; artefacts: config.yaml, ...
 """

@@ -2,7 +2,8 @@
 
 Not the reading of them from MLflow (report.py) nor their drawing (report_page.py). The one idea:
 everything is chosen on validation figures of a trial's selected epoch; test figures are only looked
-up for what was chosen, so that the test set picks nothing.
+up for what was chosen, so that the test set picks nothing. What is judged is a point, which
+may be of several trials that differ by seed alone (points.py makes one of them).
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from recdiv_core import pareto
+from recdiv_core.metrics.repeats import half_width
 from recdiv_core.search_space import Objective
 
+BASE: Final = "base"
+"""Name of the run that all trials of a sweep with a warm start go on from."""
 DIVERSITY_METRICS: Final = ("coverage", "ild", "diversity_index")
 BUDGETS: Final = (0.99, 0.95, 0.90)
 """Shares of the best accuracy that an operating point may be asked to keep."""
@@ -31,7 +35,9 @@ Curve = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Trial:
-    """One child run. Metric names are without their `val/` or `test/`, e.g. `ndcg_at_10`.
+    """One child run, or the point that it stands for, with the means over its seeds.
+
+    Metric names are without their `val/` or `test/`, e.g. `ndcg_at_10`.
 
     Attributes:
         params: the swept keys and their values.
@@ -39,7 +45,10 @@ class Trial:
         curves: metric with its split, e.g. `val/ndcg_at_10` -> (epoch, value) pairs.
         is_plain: trained with w = 0 and not re-ranked.
         breaks: constrained metrics that it keeps too little of.
-        ended_ms: when it ended.
+        ended_ms: when it ended, of a point the last of its trials.
+        point: settings that trials of one point share; empty = it is a point of its own.
+        repeats: of a point of several seeds its trials; the run named here is one of them.
+        val_half, test_half: of such a point half the width of the 95 % t interval of each mean.
     """
 
     run_id: str
@@ -54,14 +63,29 @@ class Trial:
     is_plain: bool
     breaks: tuple[str, ...] = ()
     ended_ms: int | None = None
+    point: str = ""
+    repeats: tuple[Trial, ...] = ()
+    val_half: Mapping[str, float] = field(default_factory=dict[str, float])
+    test_half: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def seed(self) -> object:
+        """Return the training seed, where seeds were swept."""
+        return self.params.get("seed")
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Return the swept keys and their values but for the seed, which is none of a point."""
+        return {key: value for key, value in self.params.items() if key != "seed"}
 
     @property
     def label(self) -> str:
         """Say the swept dials in a few characters; the name where there is nothing to say."""
-        keys = [key for key in self.params if key in SYMBOLS or len(self.params) <= 3]
-        if self.params.get("loss.diversity_weight") == 0:  # then the mix changes nothing
+        settings = self.settings
+        keys = [key for key in settings if key in SYMBOLS or len(settings) <= 3]
+        if settings.get("loss.diversity_weight") == 0:  # then the mix changes nothing
             keys = [key for key in keys if key != "loss.diversity"]
-        return " ".join(dial(key, self.params[key]) for key in keys) or _short(self.name)
+        return " ".join(dial(key, settings[key]) for key in keys) or _short(self.name)
 
 
 @dataclass(frozen=True)
@@ -73,6 +97,7 @@ class Sweep:
         facts: of the prepared data set, by name.
         references: kind of baseline -> a run of it on the same data, of no sweep or another one.
         least: constrained metric -> what a trial must reach of it.
+        seeds: that each point is trained with; none = one, that of the config.
     """
 
     run_id: str
@@ -88,6 +113,7 @@ class Sweep:
     provenance: Mapping[str, str]
     references: Mapping[str, Trial] = field(default_factory=dict[str, Trial])
     least: Mapping[str, float] = field(default_factory=dict[str, float])
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,7 +121,7 @@ class Front:
     """What stands out on one pair of axes.
 
     Attributes:
-        judged: trials that finished with both figures.
+        judged: points that finished with both figures.
         members: the non-dominated ones of those that keep the constraints, the most accurate first.
         hypervolume: of the members' validation figures, from the fixed reference point.
         test_hypervolume: of the same members' test figures; None when one has none.
@@ -200,6 +226,22 @@ def change(trial: Trial, baseline: Trial, metric: str) -> float | None:
     return now / before - 1.0
 
 
+def change_half(trial: Trial, baseline: Trial, metric: str) -> float | None:
+    """Return half the width of the 95 % t interval of that change; None without two seeds of both.
+
+    Within a seed both start alike and see the data in the same order: the interval is of the
+    differences seed by seed, as shares of the baseline's mean.
+    """
+    before = {own.seed: own.test[metric] for own in baseline.repeats if metric in own.test}
+    gains = [
+        own.test[metric] - before[own.seed]
+        for own in trial.repeats
+        if metric in own.test and own.seed in before
+    ]
+    mean = baseline.test.get(metric)
+    return half_width(gains) / abs(mean) if len(gains) > 1 and mean else None
+
+
 def headline(front: Front) -> str:
     """Say in one sentence what the sweep found, on test figures."""
     pick = recommended(front)
@@ -221,11 +263,26 @@ def headline(front: Front) -> str:
     gain, loss = change(pick, front.baseline, diversity), change(pick, front.baseline, accuracy)
     if gain is None or loss is None:
         return f"Trial {who} is the knee of the front; it has no test figures to compare."
-    cost = f"for {-100 * loss:.1f} % less" if loss < 0 else f"with {100 * loss:.1f} % more"
-    return (
-        f"Trial {who}: {100 * gain:+.1f} % {title(diversity)} {cost} {title(accuracy)} "
-        "than the plain model (w = 0), on test."
+    more, less = (_sure(pick, front.baseline, metric) for metric in (diversity, accuracy))
+    cost = (
+        f"for {-100 * loss:.1f} %{less} less" if loss < 0 else f"with {100 * loss:.1f} %{less} more"
     )
+    return (
+        f"Trial {who}: {100 * gain:+.1f} %{more} {title(diversity)} {cost} {title(accuracy)} "
+        f"than the plain model (w = 0), on test{_meant(pick)}."
+    )
+
+
+def _sure(pick: Trial, baseline: Trial, metric: str) -> str:
+    half = change_half(pick, baseline, metric)
+    return "" if half is None else f" (\u00b1 {100 * half:.1f})"
+
+
+def _meant(pick: Trial) -> str:
+    """Say of a point of several seeds what its figures are."""
+    if not pick.repeats:
+        return ""
+    return f"; means over {len(pick.repeats)} seeds, of which this trial is the nearest to them"
 
 
 def notes(front: Front, sweep: Sweep) -> list[str]:
@@ -254,21 +311,36 @@ def notes(front: Front, sweep: Sweep) -> list[str]:
     if front.members and front.test_hypervolume is None:
         said.append("Some members of the front have no test figures.")
     if front.judged:
-        said.append(
+        said.append(_seeds_note(front, sweep))
+    return said
+
+
+def _seeds_note(front: Front, sweep: Sweep) -> str:
+    """Say how many seeds the figures are of."""
+    sizes = sorted({len(point.repeats) or 1 for point in front.judged})
+    if sizes == [1]:
+        return (
             "One training seed a trial: differences of a few per cent may be chance. "
             "Repeat the chosen points with other seeds before acting on them."
         )
-    return said
+    counts = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    is_shared = any(trial.name == BASE for trial in sweep.trials)
+    base = " All went on from one base model: they say nothing of another." if is_shared else ""
+    return (
+        f"Figures are means over {counts} training seeds a point, bars their 95 % t intervals; "
+        f"of each point the trial nearest to its means is named.{base}"
+    )
 
 
 def _set_aside(front: Front, sweep: Sweep) -> list[str]:
     """Say which trials are not on the front whatever their figures."""
     said: list[str] = []
+    kind = "points" if any(trial.repeats for trial in front.judged) else "trials"
     broken = sum(bool(trial.breaks) for trial in front.judged)
     if broken:
         asked = ", ".join(f"{name} >= {number(value)}" for name, value in sweep.least.items())
         said.append(
-            f"{broken} of {len(front.judged)} finished trials break a constraint ({asked}): "
+            f"{broken} of {len(front.judged)} finished {kind} break a constraint ({asked}): "
             "listed, not on the front."
         )
     for status, words in (

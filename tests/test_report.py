@@ -21,12 +21,20 @@ FIGURES = {0.0: (0.050, 0.40), 0.3: (0.049, 0.55), 0.5: (0.045, 0.50), 0.9: (0.0
 HOSTILE = "\u30c6\u30b9\u30c8 </script><script>alert(1)</script> & <b>"
 
 
-def write_trial(config: Config, weight: float, name: str, sweep: RunHandle, manifest: Manifest):
+def write_trial(
+    config: Config,
+    weight: float,
+    name: str,
+    sweep: RunHandle,
+    manifest: Manifest,
+    more: float = 0.0,
+):
     config = override(config, {"loss.diversity_weight": weight})
     trial = tracking.start_run(
         config, name=name, kind="trial", manifest=manifest, parent_run_id=sweep.run_id
     )
     ndcg, coverage = FIGURES[weight]
+    ndcg += more
     for epoch in range(3):
         share = (epoch + 1) / 3
         tracking.log_metrics(
@@ -286,6 +294,64 @@ def test_dial_0_of_a_conditioned_model_is_the_baseline(config: Config, manifest:
         )
         tracking.finish_run(run, "FINISHED")
     assert report(config, parent_run_id=sweep.run_id)["baseline"]["name"] == "at-0.0"
+
+
+@pytest.fixture(scope="module")
+def seeded(config: Config, manifest: Manifest, tmp_path_factory) -> dict:
+    """Return the report of a sweep of two points, each trained with seeds 0 and 1."""
+    own = write_sweep(
+        config,
+        manifest,
+        "seeded",
+        {},
+        parameters=json.dumps(["loss.diversity_weight", "seed"]),
+        seeds=json.dumps([0, 1]),
+        least=json.dumps({"val/ndcg_at_10": 0.048}),
+    )
+    for weight in (0.0, 0.3):
+        for seed in (0, 1):
+            apart = override(config, {"seed": seed, "run.name": f"trial-{weight}-{seed}"})
+            write_trial(apart, weight, f"w{weight} s{seed}", own, manifest, more=0.002 * seed)
+    made = report(config, parent_run_id=own.run_id, out=tmp_path_factory.mktemp("seeded"))
+    return made | {"client": MlflowClient(own.uri)}
+
+
+def test_trials_that_differ_by_seed_alone_are_one_point(seeded):
+    assert [entry["params"]["loss.diversity_weight"] for entry in seeded["front"]] == [0.0, 0.3]
+    plain, bent = seeded["front"]
+    assert bent["val"]["ndcg_at_10"] == pytest.approx(0.049 + 0.001)
+    assert bent["val"]["coverage_at_10"] == pytest.approx(0.55)
+    assert list(bent["seeds"]) == ["0", "1"]
+    assert bent["seeds"]["0"] == bent["run_id"]
+    # t of one degree of freedom 12.706, of two values their distance / 2
+    assert bent["half_width"]["val"]["ndcg_at_10"] == pytest.approx(12.706 * 0.001, rel=1e-4)
+    assert bent["half_width"]["test"]["coverage_at_10"] == pytest.approx(0.0, abs=1e-9)
+    assert seeded["baseline"]["name"] == plain["name"] == "w0.0 s0"
+    assert seeded["hypervolume"] == pytest.approx(0.051 * 0.40 + 0.050 * 0.15)
+
+
+def test_the_page_of_several_seeds_lists_points_with_their_intervals(seeded):
+    page = Path(seeded["report"]).read_text(encoding="utf-8")
+    outline = Outline()
+    outline.feed(page)
+    assert outline.row_classes == ["member", "member", "failed"]
+    assert "0.05 \u00b1 0.013" in outline.text
+    assert 'title="seed 0: w0.3 s0, seed 1: w0.3 s1">2</td>' in page
+    assert '"error_y":{"array":' in page
+    assert "means over 2 training seeds a point" in outline.text
+    assert "seed=" not in outline.text
+    assert "<em>knee</em>" in page
+    assert "<em>w = 0</em>" in page
+
+
+def test_the_curve_of_several_seeds_has_a_step_a_point(seeded):
+    course = seeded["client"].get_metric_history(seeded["parent_run_id"], "front/hypervolume")
+    assert [point.step for point in course] == [1, 2]
+    assert course[-1].value == pytest.approx(seeded["hypervolume"])
+
+
+def test_the_page_of_single_trials_has_no_error_bars(page):
+    assert '"error_y":{"array":' not in page
 
 
 def write_baseline(config: Config, manifest: Manifest, kind: str, ndcg: float, **changes):

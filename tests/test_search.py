@@ -14,7 +14,7 @@ from ray.tune.experiment import Experiment
 from ray.tune.search import Searcher
 
 from recdiv_core.config import Config, override
-from recdiv_core.search import FrontSearch, GridWalk, Hours, check_search
+from recdiv_core.search import FrontSearch, GridWalk, Hours, check_search, most_trials
 from recdiv_core.search_space import Objective, Search, SearchSpace
 
 MIXES = [{"coverage": 1.0}, {"ild": 1.0, "coverage": 3.0}]
@@ -374,3 +374,133 @@ def test_a_domain_that_optuna_lacks_is_refused():
 def test_settings_of_a_search_are_refused_with_a_grid(more):
     with pytest.raises(ValueError, match="no effect"):
         check_search(replace(SPACE, search="grid", **more), "mine")
+
+
+def test_each_point_is_suggested_once_a_seed():
+    samples = drive(searcher(search="random", seeds=(3, 5)), 6)
+    assert [sample["seed"] for sample in samples] == [3, 5] * 3
+    points = [{k: v for k, v in sample.items() if k != "seed"} for sample in samples]
+    assert points[::2] == points[1::2]
+    assert points[::2] == drive(searcher(search="random"), 3)
+
+
+@each_search
+def test_a_finite_space_is_tried_once_a_seed(search: Search):
+    assert len(drive(searcher(search=search, parameters=FEW, seeds=(0, 1, 2)), 30)) == 18
+
+
+def test_a_search_learns_the_means_of_the_seeds():
+    search = searcher(seeds=(0, 1), least={NDCG: 0.5})
+    search.suggest("a")
+    search.suggest("b")
+    search.on_trial_complete("b", end(0.7, 0.1))
+    assert search.study.trials[0].values is None
+    search.on_trial_complete("a", end(0.5, 0.3))
+    assert search.study.trials[0].values == pytest.approx([0.6, 0.2])
+    assert search.study.trials[0].constraints == pytest.approx({NDCG: -0.1})
+
+
+def test_a_seed_that_failed_leaves_the_point_to_the_others():
+    search = searcher(seeds=(0, 1))
+    for trial in ("a", "b", "c", "d"):
+        search.suggest(trial)
+    search.on_trial_complete("a", error=True)
+    search.on_trial_complete("b", end(0.5, 0.3))
+    search.on_trial_complete("c", error=True)
+    search.on_trial_complete("d", None)
+    assert search.study.trials[0].values == [0.5, 0.3]
+    assert search.study.trials[1].state == TrialState.FAIL
+
+
+def test_a_trial_that_failed_and_runs_again_counts_while_its_point_is_open():
+    search = searcher(seeds=(0, 1))
+    search.suggest("a")
+    search.suggest("b")
+    search.on_trial_complete("a", error=True)
+    search.on_trial_complete("a", end(0.7, 0.1))
+    search.on_trial_complete("b", end(0.5, 0.3))
+    assert search.study.trials[0].values == pytest.approx([0.6, 0.2])
+    search.on_trial_complete("b", end(0.9, 0.9))
+    assert search.study.trials[0].values == pytest.approx([0.6, 0.2])
+
+
+def test_a_point_that_has_begun_gets_all_its_seeds():
+    search = searcher(seeds=(0, 1, 2), max_hours=1, max_epochs=1)
+    search.suggest("a")
+    search.hours.began -= 3600
+    search.on_trial_result("a", report(1, 0.1, 0.1))
+    assert [search.suggest(name)["seed"] for name in "bc"] == [1, 2]
+    assert search.suggest("d") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize("search", ["tpe", "nsga2", "quasi_random"])
+def test_a_search_of_seeds_that_is_restored_goes_on(search: Search, tmp_path):
+    changes: dict[str, object] = {"search": search, "seeds": (0, 1)}
+    undisturbed, killed = searcher(**changes), searcher(**changes)
+    drive(undisturbed, 7)  # the second seed of a point is to come
+    drive(killed, 7)
+    killed.save_to_dir(str(tmp_path))
+    restored = searcher(**changes)
+    restored.restore_from_dir(str(tmp_path))
+    assert drive(restored, 4, first=7) == drive(undisturbed, 4, first=7)
+
+
+SEEDED_GRID: dict[str, object] = {
+    "search": "grid",
+    "seeds": (5, 6, 7),
+    "parameters": {
+        "loss.diversity": tune.grid_search(MIXES),
+        "rerank.diversity": tune.grid_search([0.0, 0.5]),
+        "train.epochs": 3,
+    },
+}
+
+
+def test_a_grid_of_seeds_is_walked_point_by_point():
+    samples = drive(searcher(**SEEDED_GRID), 30)
+    assert samples == [
+        {"loss.diversity": mix, "rerank.diversity": dial, "train.epochs": 3, "seed": seed}
+        for mix in MIXES
+        for dial in (0.0, 0.5)
+        for seed in (5, 6, 7)
+    ]
+
+
+def test_a_searcher_is_asked_for_every_point_once_a_seed():
+    assert most_trials(replace(SPACE, **SEEDED_GRID)) == 12
+    assert most_trials(replace(SPACE, num_samples=5, seeds=(0, 1))) == 10
+    assert most_trials(replace(SPACE, num_samples=5)) == 5
+
+
+def test_a_grid_of_seeds_that_is_restored_goes_on(tmp_path):
+    killed = searcher(**SEEDED_GRID)
+    first = drive(killed, 4)
+    killed.save_to_dir(str(tmp_path))
+    restored = searcher(**SEEDED_GRID)
+    restored.restore_from_dir(str(tmp_path))
+    assert [*first, *drive(restored, 30, first=4)] == drive(searcher(**SEEDED_GRID), 30)
+
+
+def test_no_point_of_a_grid_of_seeds_begins_once_the_hours_are_spent():
+    search = searcher(**SEEDED_GRID, max_hours=1)
+    search.suggest("a")
+    search.hours.began -= 3600
+    assert [search.suggest(name)["seed"] for name in "bc"] == [6, 7]
+    assert search.suggest("d") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"seeds": (1, 1)}, "different whole numbers"),
+        ({"seeds": (0, -1)}, "different whole numbers"),
+        ({"parameters": {"seed": tune.randint(0, 9)}}, "seed among its parameters"),
+        ({"fixed": {"seed": 3}}, "seed among its parameters or fixed"),
+        ({"learn_from_earlier": True}, "learn_from_earlier"),
+        ({"search": "grid"}, r"loss\.diversity_weight.*, drawn anew"),
+        ({"search": "grid", "parameters": {}, "num_samples": 2}, "num_samples above 1"),
+    ],
+)
+def test_seeds_that_cannot_be_are_refused(more, said):
+    with pytest.raises(ValueError, match=rf"--space mine: seeds=.*{said}"):
+        check_search(replace(SPACE, **{"seeds": (0, 1), **more}), "mine")

@@ -32,6 +32,9 @@ def assert_whole(shop, parent):
         assert {"test/ndcg_at_10", "best/val/ndcg_at_10", "best/epoch"} <= child.data.metrics.keys()
         assert [epoch for epoch, _ in shop.curve(child.info.run_id, "val/ndcg_at_10")] == [1]
     assert not shop.runs("attributes.status = 'RUNNING'")
+    course = shop.curve(parent.info.run_id, "front/hypervolume")
+    assert [step for step, _ in course] == [1, 2]
+    assert course[0][1] <= course[1][1] == parent.data.metrics["front/hypervolume"]
 
 
 def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop, swept):

@@ -1,0 +1,75 @@
+# pyright: strict
+"""Means over training seeds, and how far another set of seeds may move them.
+
+Not over users (bootstrap.py, jackknife.py): users are the same for all seeds, and training is drawn
+anew. The one idea: few values, assumed normal around their mean, so that the t distribution says
+how wide an interval must be (Student 1908, The probable error of a mean).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+import scipy.special  # pyright: ignore[reportMissingTypeStubs]
+
+LEVEL: Final = 0.95
+
+
+def means_of(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each figure that all of them have; nothing of none.
+
+    >>> means_of([{"a": 1.0, "b": 2.0}, {"a": 3.0}])
+    {'a': 2.0}
+    """
+    return {name: statistics.fmean(values) for name, values in _columns(figures).items()}
+
+
+def half_widths_of(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return of each figure that all have half the width of the interval of its mean."""
+    if len(figures) < 2:
+        return {}
+    return {name: half_width(values) for name, values in _columns(figures).items()}
+
+
+def half_width(values: Sequence[float], level: float = LEVEL) -> float:
+    """Return half the width of the t interval of a mean, in the values' unit, 0 and up.
+
+    Lower is better known. NaN of fewer than two values: one says nothing of its spread.
+
+    >>> round(half_width([1.0, 2.0, 3.0]), 4)
+    2.4841
+    """
+    if len(values) < 2:
+        return math.nan
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    quantile = cast("Any", scipy.special).stdtrit(len(values) - 1, 0.5 + level / 2)
+    return float(quantile) * error
+
+
+def most_typical(figures: Sequence[Mapping[str, float]], names: Sequence[str]) -> int:
+    """Return the place of the run nearest to the means: it may stand for all without flattery.
+
+    Distances are in standard deviations of each figure; one that does not differ says nothing. The
+    first of equally near ones, so of two. Not the best of them: its figures would be those of luck.
+
+    >>> most_typical([{"a": 0.0}, {"a": 3.0}, {"a": 4.0}], ["a"])
+    1
+    """
+    columns = {n: values for n, values in _columns(figures).items() if n in names}
+    distances = [0.0] * len(figures)
+    for values in columns.values():
+        mean, spread = statistics.fmean(values), statistics.pstdev(values)
+        if spread > 0:
+            for place, value in enumerate(values):
+                distances[place] += ((value - mean) / spread) ** 2
+    # two runs are equally near but for rounding
+    nearest = min(distances)
+    return next(p for p, distance in enumerate(distances) if distance <= nearest + 1e-9)
+
+
+def _columns(figures: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    names = [n for n in (figures[0] if figures else ()) if all(n in own for own in figures)]
+    return {name: [own[name] for own in figures] for name in names}
