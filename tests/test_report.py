@@ -326,7 +326,7 @@ def test_trials_that_differ_by_seed_alone_are_one_point(seeded):
     # t of one degree of freedom 12.706, of two values their distance / 2
     assert bent["half_width"]["val"]["ndcg_at_10"] == pytest.approx(12.706 * 0.001, rel=1e-4)
     assert bent["half_width"]["test"]["coverage_at_10"] == pytest.approx(0.0, abs=1e-9)
-    assert seeded["baseline"]["name"] == plain["name"] == "w0.0 s0"
+    assert seeded["baseline"]["name"] == plain["name"] == "trial-0.0-0"
     assert seeded["hypervolume"] == pytest.approx(0.051 * 0.40 + 0.050 * 0.15)
 
 
@@ -336,7 +336,7 @@ def test_the_page_of_several_seeds_lists_points_with_their_intervals(seeded):
     outline.feed(page)
     assert outline.row_classes == ["member", "member", "failed"]
     assert "0.05 \u00b1 0.013" in outline.text
-    assert 'title="seed 0: w0.3 s0, seed 1: w0.3 s1">2</td>' in page
+    assert 'title="seed 0: trial-0.3-0, seed 1: trial-0.3-1">2</td>' in page
     assert '"error_y":{"array":' in page
     assert "means over 2 training seeds a point" in outline.text
     assert "seed=" not in outline.text
