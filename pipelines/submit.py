@@ -1,55 +1,58 @@
 """python -m pipelines.submit --address http://HEAD:8265 -- tune --space tradeoff key=value ...
 
 Run any pipeline on a Ray cluster: ships the working tree as a Ray job, follows its log on stderr,
-prints its JSON line to stdout and exits with its status. Ctrl-C leaves the job running.
+prints its JSON line to stdout and exits with its status; Ctrl-C leaves it running. For jobs that
+were submitted before: --list, --follow JOB_ID, --stop JOB_ID.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+from recdiv_core.jobs import follow, list_jobs, stop
 from recdiv_core.submit import submit
 
 
 def main() -> int:
-    """Split the command line at `--`, submit what follows it and return the job's exit status."""
+    """Split the command line at `--`, answer it and return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--address", default="http://127.0.0.1:8265", help="the Ray dashboard")
     parser.add_argument("--working-dir", type=Path, default=Path(), help="the git tree to ship")
-    parser.add_argument("--env", action="append", default=[], type=_variable, metavar="NAME=VALUE")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--list", action="store_true", help="show the cluster's jobs")
+    asked.add_argument("--follow", metavar="JOB_ID", help="a job's log, as if just submitted")
+    asked.add_argument("--stop", metavar="JOB_ID", help="end a job as Ctrl-C would, and wait")
     cut = [*sys.argv, "--"].index("--")
-    args = parser.parse_args(sys.argv[1:cut])
+    args, command = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
+    if command and (args.list or args.follow or args.stop):
+        parser.error("what follows -- is submitted: not with --list, --follow or --stop")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
     try:
-        outcome = submit(
-            sys.argv[cut + 1 :],
-            address=args.address,
-            working_dir=args.working_dir,
-            env=dict(args.env),
-            write=sys.stderr.write,
-        )
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; a job that was submitted goes on", file=sys.stderr)
-        return 130
-    print(json.dumps(dataclasses.asdict(outcome), ensure_ascii=False), flush=True)
-    return outcome.exit_status
+        answer, status = _answer(args, command)
+    except (ValueError, KeyboardInterrupt) as error:
+        is_wrong = isinstance(error, ValueError)
+        print(f"error: {error}" if is_wrong else "interrupted; the job goes on", file=sys.stderr)
+        return 2 if is_wrong else 130
+    print(json.dumps(answer, ensure_ascii=False), flush=True)
+    return status
 
 
-def _variable(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
+def _answer(args: argparse.Namespace, command: list[str]) -> tuple[dict[str, object], int]:
+    if args.list:
+        return {"jobs": [asdict(job) for job in list_jobs(args.address)]}, 0
+    if args.stop:
+        return asdict(stop(args.stop, args.address)), 0
+    job_id = args.follow or submit(command, args.address, args.working_dir, args.env)
+    end = follow(job_id, args.address, sys.stderr.write)
+    return asdict(end), end.exit_status
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ LAYERS = {
     "recdiv_core.points": "running",
     "recdiv_core.course": "running",
     "recdiv_core.submit": "running",
+    "recdiv_core.jobs": "running",
     "tune_spaces": "spaces",
     "pipelines": "pipelines",
     "benchmarks": "outside",

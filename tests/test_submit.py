@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from recdiv_core.submit import check_command, connect, last_json_line, list_tree
+from recdiv_core.submit import check_command, list_tree, submit
 
 KEPT = ["run.storage=s3://bucket/runs", "tracking.uri=https://mlflow.example"]
 
@@ -74,21 +74,6 @@ def test_a_directory_outside_git_is_refused(tmp_path: Path):
         list_tree(tmp_path)
 
 
-def test_an_address_that_does_not_answer_is_a_users_mistake():
-    with pytest.raises(ValueError, match="no Ray cluster takes jobs at --address http"):
-        connect("http://127.0.0.1:9")
-
-
-def test_an_address_that_is_no_url_is_refused():
-    with pytest.raises(ValueError, match="is not a URL"):
-        connect("head:8265")
-
-
-def test_an_environment_that_would_win_over_the_address_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("RAY_ADDRESS", "http://elsewhere:8265")
-    with pytest.raises(ValueError, match="RAY_ADDRESS=http://elsewhere:8265 would win"):
-        connect("http://127.0.0.1:9")
-
-
-def test_a_log_without_a_json_line_has_no_result():
-    assert last_json_line('{"broken\nbye\n') is None
+def test_a_variable_without_a_value_is_refused_before_anything_is_shipped(tree: Path):
+    with pytest.raises(ValueError, match="--env HF_TOKEN is not NAME=VALUE"):
+        submit(["tune"], "http://127.0.0.1:9", tree, ["A=b=c", "HF_TOKEN"])

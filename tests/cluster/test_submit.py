@@ -1,5 +1,6 @@
 """Jobs on a real Ray cluster of this machine, with token authentication, through the real CLI."""
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -38,6 +39,21 @@ REFUSE = """
 import sys
 print("error: data.clicks=/nowhere is not there", file=sys.stderr)
 sys.exit(2)
+"""
+
+LINGER = """
+import signal, sys, time
+from pathlib import Path
+
+signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+try:
+    print("at work", flush=True)
+    Path(sys.argv[1]).write_text("at work")
+    time.sleep(100)
+except KeyboardInterrupt:
+    time.sleep(5)  # longer than Ray waits on its own accord
+    Path(sys.argv[1]).write_text("tidied up")
+    sys.exit(130)
 """
 
 
@@ -109,12 +125,13 @@ def dashboard() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a git working tree with two small pipelines and a file that git ignores."""
+    """Return a git working tree with three small pipelines and a file that git ignores."""
     path = tmp_path_factory.mktemp("tree")
     (path / "pipelines").mkdir()
     (path / "pipelines" / "__init__.py").touch()
     (path / "pipelines" / "greet.py").write_text(GREET)
     (path / "pipelines" / "refuse.py").write_text(REFUSE)
+    (path / "pipelines" / "linger.py").write_text(LINGER)
     (path / ".gitignore").write_text("mlflow.db\n")
     (path / "mlflow.db").write_text("not to be shipped")
     subprocess.run(["git", "init", "--quiet"], cwd=path, check=True)
@@ -134,6 +151,17 @@ def submit(
         [sys.executable, "-m", "pipelines.submit", *options, "--", *command],
         cwd=ROOT,
         env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def ask(address: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.submit", "--address", address, *options],
+        cwd=ROOT,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=120,
@@ -202,6 +230,40 @@ def test_the_exit_status_of_a_job_is_returned(dashboard: str, tree: Path):
         "exit_status": 2,
         "result": None,
     }
+
+
+def test_a_job_is_listed_stopped_and_followed_again(dashboard: str, tree: Path, tmp_path: Path):
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        mark = tmp_path / "mark"
+        submitted = pool.submit(submit, dashboard, tree, "linger", str(mark))
+        wait_until(mark.is_file)
+        listed = ask(dashboard, "--list")
+        (job,) = [j for j in json.loads(listed.stdout)["jobs"] if j["command"][:6] == "linger"]
+        stopped = ask(dashboard, "--stop", job["job_id"])
+        at_first = submitted.result()
+    again = ask(dashboard, "--follow", job["job_id"])
+    too_late = ask(dashboard, "--stop", job["job_id"])
+
+    assert job["command"] == f"linger {mark}"
+    assert job["status"] == "RUNNING"
+    assert f"{job['job_id']}  RUNNING" in listed.stderr
+    assert stopped.returncode == 0, stopped.stderr
+    ending = {"job_id": job["job_id"], "status": "STOPPED", "exit_status": 130, "result": None}
+    assert json.loads(stopped.stdout) == ending
+    assert mark.read_text() == "tidied up"
+    assert f"--address {dashboard} --stop {job['job_id']}" in at_first.stderr
+    for followed in (at_first, again):
+        assert followed.returncode == 130
+        assert followed.stderr.splitlines().count("at work") == 1
+        assert json.loads(followed.stdout) == ending
+    assert too_late.returncode == 2
+    assert "the job has ended already, STOPPED" in too_late.stderr
+
+
+def test_a_job_that_the_cluster_does_not_know_is_refused(dashboard: str):
+    done = ask(dashboard, "--stop", "raysubmit_none")
+    assert done.returncode == 2
+    assert "--stop raysubmit_none: the cluster knows no such job" in done.stderr
 
 
 def test_a_cluster_that_wants_a_token_says_so(dashboard: str, tree: Path):
