@@ -309,6 +309,8 @@ class TrainConfig(_Section):
     final_lr_share: Unit = 0.1
     """Learning rate at the last step, as a share of `learning_rate`."""
     precision: Precision = "fp32"
+    compile: bool = False
+    """True = the towers are compiled (torch.compile) when training starts; for GPUs."""
     augment: dict[Augmentation, Unit] = {}
     """Share of histories that a step crops, masks or reorders; one operation a history."""
     token_mask: Unit = 0.0

@@ -105,14 +105,9 @@ class Recommender(nn.Module):
         assert self.encoder is not None
         return cast("nn.Embedding", cast("Any", self.encoder).get_input_embeddings())
 
-    def item_vectors(
-        self, fresh: FreshText | None = None, token_noise_ULE: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Compute the vectors of all items, [V, D]; noise is for the texts of `fresh`."""
-        text = self.text_VH
-        if fresh is not None and text is not None:
-            encoded = self.encode(fresh.input_ids, fresh.mask, token_noise_ULE).to(text.dtype)
-            text = text.index_copy(0, fresh.items_U, encoded)
+    def item_vectors(self, text_VH: torch.Tensor | None = None) -> torch.Tensor:
+        """Compute the vectors of all items, [V, D], by their texts; None takes those it holds."""
+        text = self.text_VH if text_VH is None else text_VH
         items_VD = self.item_tower(text)
         if self.dial_items is None:
             return items_VD
@@ -158,9 +153,54 @@ class Recommender(nn.Module):
         noise_RWD: torch.Tensor | None = None,
         token_noise_ULE: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return states [R * W, D] and item vectors [V, D]; see `states` and `item_vectors`."""
-        items_VD = self.item_vectors(fresh, token_noise_ULE)
+        """Return states [R * W, D] and item vectors [V, D]; see `states` and `item_vectors`.
+
+        The texts of `fresh` are encoded first; `token_noise_ULE` is for them.
+        """
+        text = self.text_VH
+        if fresh is not None and text is not None:
+            encoded = self.encode(fresh.input_ids, fresh.mask, token_noise_ULE).to(text.dtype)
+            text = text.index_copy(0, fresh.items_U, encoded)
+        return self.towers(text, items_RW, position_RW, segment_RW, queries_RW, dial_RW, noise_RWD)
+
+    def towers(
+        self,
+        text_VH: torch.Tensor | None,
+        items_RW: torch.Tensor,
+        position_RW: torch.Tensor,
+        segment_RW: torch.Tensor,
+        queries_RW: torch.Tensor,
+        dial_RW: torch.Tensor | None,
+        noise_RWD: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return states and item vectors, all but the encoder."""
+        items_VD = self.item_vectors(text_VH)
         states = self.states(
             items_VD, items_RW, position_RW, segment_RW, queries_RW, dial_RW, noise_RWD
         )
         return states, items_VD
+
+    def compile_towers(self, backend: str = "inductor") -> None:
+        """Let `forward` run compiled towers; weights, their names and all else stay as they are.
+
+        Only training calls `forward`. The encoder is left out: its graph is the library's. The
+        number of rows, which differs from step to step, is a variable of the graph. Dropout draws
+        what it draws without, so that curves are the same. The two gradients of a joined step
+        (balance.py) go through a graph one after another, so that none of its backwards may give
+        away what it keeps.
+        """
+        import torch._dynamo as dynamo  # these load the compiler: seconds
+        import torch._functorch.config as functorch
+        import torch._inductor.config as inductor
+
+        functorch.donated_buffer = False
+        inductor.fallback_random = True
+        compiled = torch.compile(self.towers, backend=backend)  # pyright: ignore[reportUnknownMemberType]
+
+        def towers(text_VH: torch.Tensor | None, *places: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            for tensor in places:
+                if tensor is not None:
+                    cast("Any", dynamo).maybe_mark_dynamic(tensor, 0)
+            return compiled(text_VH, *places)
+
+        self.towers = towers  # pyright: ignore[reportAttributeAccessIssue]

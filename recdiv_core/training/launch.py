@@ -388,6 +388,11 @@ def _warn_no_effect_on_training(config: Config) -> None:
             "scaling.use_gpu=true",
             config.train.precision,
         )
+    if config.train.compile and not config.scaling.use_gpu:
+        logger.warning(
+            "train.compile=true on the CPU takes a minute at the start of a run and gains little; "
+            "it is meant for scaling.use_gpu=true"
+        )
     loss = config.loss
     is_exact = loss.relevance in ("auto", "softmax")
     if (loss.focal_gamma or loss.logit_adjustment) and not is_exact:

@@ -113,6 +113,8 @@ class _Trainer:
             self.balance = BalanceState(**training["balance"])
             self.sums = [StepSums(*row) for row in training["sums"]]
         self.model.to(self.device)
+        if config.train.compile:
+            self.model.compile_towers()
         self.wrapped: nn.Module = ray.train.torch.prepare_model(
             self.model, parallel_strategy_kwargs={"forward_sync_buffers": False}
         )

@@ -35,6 +35,10 @@ CASES = {
 }
 
 
+COMPILED = "uneven shares in parts"
+"""The case that is done with compiled towers too."""
+
+
 def users_and_dials(is_wanted):
     rows = [index for index, dial in enumerate(DIALS) if is_wanted(dial)]
     return [USERS[index] for index in rows], [DIALS[index] for index in rows]
@@ -56,8 +60,10 @@ CONDITIONED = {
 def train_on_a_rank(rank, store, results):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    for name, (shares, changes) in CASES.items():
+    for name, (shares, changes) in [*CASES.items(), ("compiled", CASES[COMPILED])]:
         model = fresh_model()
+        if name == "compiled":
+            model.compile_towers("aot_eager")
         wrapped = torch.nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
         training = Training(wrapped, **changes)
         sums = [vars(training.step(*shares[rank])) for _ in range(2)]
@@ -81,7 +87,7 @@ def found(tmp_path_factory):
     ranks = [context.Process(target=train_on_a_rank, args=(r, store, results)) for r in range(2)]
     for process in ranks:
         process.start()
-    answers = [results.get(timeout=120) for _ in range(2 * len(CASES | CONDITIONED))]
+    answers = [results.get(timeout=120) for _ in range(2 * (len(CASES | CONDITIONED) + 1))]
     for process in ranks:
         process.join()
     return answers
@@ -92,6 +98,16 @@ def test_two_ranks_move_the_weights_as_one_does(found, case):
     _, changes = CASES[case]
     wanted = trained(USERS, **changes)
     answers = [arrays for name, arrays, _ in found if name == case]
+    assert len(answers) == 2
+    for arrays in answers:
+        got = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        assert_equal_weights(got, wanted)
+
+
+def test_two_ranks_with_compiled_towers_move_the_weights_as_one_without_does(found):
+    shares, changes = CASES[COMPILED]
+    wanted = trained(*(users for share in shares for users in share), **changes)
+    answers = [arrays for name, arrays, _ in found if name == "compiled"]
     assert len(answers) == 2
     for arrays in answers:
         got = {key: torch.from_numpy(array) for key, array in arrays.items()}
