@@ -153,6 +153,9 @@ class TextConfig(_Section):
     """0 = frozen, vectors computed once and cached; n = the top n layers are fine-tuned."""
     lora_rank: int = Field(default=0, ge=0)
     """Rank of LoRA adapters on the attention of the trained layers; 0 = none."""
+    gradient_checkpointing: bool = False
+    """True = the encoder's layers are computed a second time on the way back instead of keeping
+    what they computed: less memory, about a third more time."""
     max_tokens: int = Field(default=64, ge=4, le=512)
     """Tokens kept of an item's text."""
     fields: tuple[str, ...] = ("title", "category", "brand")
@@ -467,6 +470,13 @@ class Config(_Section):
             raise ValueError(
                 "loss.adversarial_on=tokens needs model.text.trainable_layers >= 1 and noise on "
                 f"embeddings; got {num_layers} and loss.adversarial={loss.adversarial}"
+            )
+        text = self.model.text
+        if text.gradient_checkpointing and not (text.enabled and num_layers):
+            raise ValueError(
+                "model.text.gradient_checkpointing needs model.text.enabled=true and "
+                "model.text.trainable_layers >= 1: of a frozen encoder nothing is kept for the way "
+                "back"
             )
         if (train.token_mask or train.field_dropout) and not num_layers:
             raise ValueError(

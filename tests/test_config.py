@@ -200,6 +200,7 @@ def test_settings_that_contradict_each_other_are_refused(overrides, message):
         ("eval.cutoffs=[0]", "eval.cutoffs.0: got 0; .* greater than or equal to 1"),
         ("loss.slate_candidates=5", "loss.slate_candidates=5 must be at least loss.slate_size=10"),
         ("model.text.fields=[]", "model.text.fields must name at least one column"),
+        ("model.text.gradient_checkpointing=true", "model.text.trainable_layers >= 1: of a frozen"),
         ("model.text.lora_rank=4", "lora_rank needs model.text.trainable_layers >= 1"),
     ],
 )

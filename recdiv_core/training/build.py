@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from recdiv_core.config import Config
 from recdiv_core.data.catalogue import (
@@ -41,6 +42,9 @@ from recdiv_core.slate_rules import parse_rule
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.checkpoint import load_weights, read_weights
 from recdiv_core.training.objective import Attack, Objective
+
+CHECKPOINTING: Final = {"use_reentrant": False, "preserve_rng_state": False}
+"""Of the encoder's layers, which draw nothing at random: it is in evaluation mode."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +137,11 @@ def build_model(config: Config, dataset: Dataset) -> Recommender:
     text_vectors = dataset.text_VH if text.enabled else None
     encoder = None
     if text.enabled and text.trainable_layers:
-        encoder = _trainable_encoder(
-            resolve_encoder(text.encoder), text.trainable_layers, text.lora_rank
+        encoder = trainable_encoder(
+            resolve_encoder(text.encoder),
+            text.trainable_layers,
+            text.lora_rank,
+            recomputes=text.gradient_checkpointing,
         )
         text_vectors = dataset.text_VH.clone()
     make_item_tower = partial(
@@ -174,8 +181,20 @@ def load_model(config: Config, dataset: Dataset, checkpoint: Path) -> Recommende
     return model
 
 
-def _trainable_encoder(source: str, trainable_layers: int, lora_rank: int) -> nn.Module:
-    """Load the encoder with its top layers trainable, or with adapters on them."""
+def trainable_encoder(
+    source: str, trainable_layers: int, lora_rank: int, *, recomputes: bool
+) -> nn.Module:
+    """Load an encoder with its top layers trainable, or with adapters on them.
+
+    Args:
+        source: see `resolve_encoder`.
+        trainable_layers: how many, >= 1.
+        lora_rank: of the adapters; 0 = none, the layers themselves are trained.
+        recomputes: whether each layer keeps its input alone and is computed again on the way back.
+
+    Raises:
+        ValueError: no encoder at `source`, or one of fewer layers.
+    """
     encoder = load_encoder(source)
     layers = list(cast("nn.ModuleList", encoder.get_submodule("encoder.layer")))
     if trainable_layers > len(layers):
@@ -185,6 +204,11 @@ def _trainable_encoder(source: str, trainable_layers: int, lora_rank: int) -> nn
     encoder.requires_grad_(False)
     # states are averaged; BERT's own pooler would be left without gradients
     encoder.register_module("pooler", None)
+    if recomputes:
+        # transformers' own switch works in training mode alone, and the encoder is kept out of it;
+        # all layers: noise on tokens sends gradients through the frozen ones too
+        for layer in layers:
+            layer.forward = partial(checkpoint, layer.forward, **CHECKPOINTING)
     if lora_rank:
         from peft import LoraConfig, get_peft_model
 

@@ -1,0 +1,144 @@
+"""The encoder that is trained along, its layers computed once or twice: a BERT of three layers."""
+
+import pytest
+import torch
+
+from recdiv_core.models.item_tower import ItemTower
+from recdiv_core.models.recommender import FreshText, Recommender
+from recdiv_core.models.session_tower import SessionTower
+from recdiv_core.training.build import trainable_encoder
+from tests.test_towers import packed_histories
+
+NUM_ITEMS, WIDTH, NUM_LAYERS = 24, 32, 3
+HISTORIES = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
+
+# peft asks transformers by a name that is on its way out
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Return the directory of a small encoder with random weights."""
+    from transformers import BertConfig, BertModel
+
+    path = tmp_path_factory.mktemp("encoder")
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=WIDTH,
+        num_hidden_layers=NUM_LAYERS,
+        num_attention_heads=2,
+        intermediate_size=4 * WIDTH,
+        max_position_embeddings=64,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # noqa: TID251
+        BertModel(config).save_pretrained(path)
+    return str(path)
+
+
+def model_of(source, *, layers=NUM_LAYERS, rank=0, recomputes=False):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)  # noqa: TID251
+        encoder = trainable_encoder(source, layers, rank, recomputes=recomputes)
+        for name, parameter in encoder.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter)  # at its start, 0, nothing reaches lora_A
+        return Recommender(
+            ItemTower(torch.arange(NUM_ITEMS), text_dim=WIDTH, dim=8, id_dropout=0.0),
+            SessionTower(dim=8, num_layers=1, num_heads=2, max_history=5, dropout=0.0),
+            text_VH=torch.randn(NUM_ITEMS, WIDTH),
+            queries_QH=None,
+            dim=8,
+            encoder=encoder,
+        ).train()
+
+
+def texts(num_items=10, num_tokens=20):
+    draws = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(1, 50, (num_items, num_tokens), generator=draws)
+    mask = torch.arange(num_tokens)[None] < torch.arange(2, num_items + 2)[:, None]
+    return FreshText(torch.arange(num_items), input_ids, mask.long())
+
+
+def loss_of(model, noise=None):
+    packed = packed_histories(HISTORIES)
+    fields = packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW
+    states, items = model(*fields, fresh=texts(), token_noise_ULE=noise)
+    return (states @ items.T).logsumexp(1).sum()
+
+
+def gradients(model, noise=None):
+    loss_of(model, noise).backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return found if noise is None else found | {"noise": noise.grad}
+
+
+def kept_bytes(model):
+    """Return what a forward pass leaves allocated for the way back, of the model's texts."""
+    fresh = texts(num_items=16, num_tokens=48)
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        encoded = model.encode(fresh.input_ids, fresh.mask)
+    assert encoded.requires_grad
+    return sum(event.self_cpu_memory_usage for event in profile.key_averages())
+
+
+@pytest.mark.parametrize("rank", [0, 4], ids=["layers", "adapters"])
+@pytest.mark.parametrize("layers", [1, NUM_LAYERS])
+def test_layers_computed_again_have_the_same_gradients(source, layers, rank):
+    wanted = gradients(model_of(source, layers=layers, rank=rank))
+    got = gradients(model_of(source, layers=layers, rank=rank, recomputes=True))
+    assert any("encoder." in name for name in got)
+    assert all(gradient.abs().max() > 0 for name, gradient in got.items() if "key.bias" not in name)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
+
+
+def test_noise_on_tokens_is_reached_through_layers_that_are_not_trained(source):
+    wanted, got = (
+        gradients(
+            model_of(source, layers=1, recomputes=recomputes),
+            noise=torch.zeros(10, 20, WIDTH, requires_grad=True),
+        )
+        for recomputes in (False, True)
+    )
+    assert got["noise"].abs().max() > 0
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
+
+
+def test_gradients_of_two_losses_are_taken_one_after_another(source):
+    found = []
+    for recomputes in (False, True):
+        model = model_of(source, recomputes=recomputes)
+        loss = loss_of(model)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        found += [
+            torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True),
+            torch.autograd.grad(2 * loss, trained, allow_unused=True),
+        ]
+    torch.testing.assert_close(found[2:], found[:2], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [0, 4], ids=["layers", "adapters"])
+def test_layers_computed_again_keep_a_fifth_of_the_memory(source, rank):
+    kept = kept_bytes(model_of(source, rank=rank))
+    assert 0 < kept_bytes(model_of(source, rank=rank, recomputes=True)) < kept / 5
+
+
+def test_the_names_of_the_weights_do_not_change(source):
+    for rank in (0, 4):
+        plain, other = (model_of(source, rank=rank, recomputes=r) for r in (False, True))
+        assert other.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_the_encoder_draws_no_dropout_while_the_towers_do(source):
+    model = model_of(source, recomputes=True)
+    assert model.session_tower.training
+    assert not any(module.training for module in model.encoder.modules())
+
+
+def test_more_layers_than_there_are_is_a_users_mistake(source):
+    with pytest.raises(ValueError, match="trainable_layers=4: the encoder has 3 layers"):
+        trainable_encoder(source, 4, 0, recomputes=False)
