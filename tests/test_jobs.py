@@ -1,5 +1,8 @@
+import sys
+
 import pytest
 
+from pipelines.submit import main
 from recdiv_core.jobs import Job, connect, job_table, last_json_line
 
 TABLE = """\
@@ -38,3 +41,15 @@ def test_an_environment_that_would_win_over_the_address_is_named(monkeypatch: py
 
 def test_a_log_without_a_json_line_has_no_result():
     assert last_json_line('{"broken\nbye\n') is None
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--list", "--stop", "raysub1"], ["--follow", "raysub1", "--", "tune"]]
+)
+def test_two_things_asked_at_once_are_refused(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+):
+    monkeypatch.setattr(sys, "argv", ["submit", *arguments])
+    with pytest.raises(SystemExit) as ending:
+        main()
+    assert ending.value.code == 2
