@@ -67,7 +67,7 @@ def report(
     page.write_text(render(sweep, fronts, headline, notes, shown), encoding="utf-8")
     draw_png(fronts, picture, sweep.references)
     logger.info("%s", headline)
-    _log(handle, main, headline, (page, picture))
+    _log(handle, fronts, headline, (page, picture))
     _log_courses(handle, sweep, fronts)
     return {
         "experiment": sweep.experiment,
@@ -304,14 +304,17 @@ def _default_directory(config: Config, name: str) -> Path:
     return Path(storage) / "reports" / (re.sub(r"[^\w.-]+", "_", name).strip(".") or "sweep")
 
 
-def _log(handle: RunHandle, front: Front, headline: str, files: Sequence[Path]) -> None:
+def _log(handle: RunHandle, fronts: Sequence[Front], headline: str, files: Sequence[Path]) -> None:
+    front = fronts[0]
     for path in files:
         tracking.log_artifact(handle, path, "report")
     figures = {"hypervolume": front.hypervolume}
     if front.test_hypervolume is not None:
         figures["hypervolume_test"] = front.test_hypervolume
     tracking.log_metrics(handle, figures, step=0)
-    tags = {"mlflow.note.content": f"{headline}\n\nThe page: artefact `report/report.html`."}
+    # what MLflow shows on the first screen of the run
+    note = f"{headline}\n\n{trials.choice_table(fronts)}\n\nOn test, chosen on validation. "
+    tags = {"mlflow.note.content": f"{note}The page: artefact `report/report.html`."}
     if front.knee is not None:
         tags["recdiv.knee"] = front.knee.run_id
     tracking.set_tags(handle, tags)

@@ -30,6 +30,8 @@ SYMBOLS: Final = {
 }
 """Short names of the dials, for labels in a plot."""
 
+ESCAPED_BAR: Final = r"\|"
+
 Curve = tuple[tuple[int, float], ...]
 
 
@@ -218,6 +220,47 @@ def recommended(front: Front) -> Trial | None:
     return front.attained.get(0.95)
 
 
+def choices(fronts: Sequence[Front]) -> dict[str, Trial]:
+    """Return what there is to choose from, by what it is chosen for.
+
+    The plain model, and of each pair of axes the knee and the most diverse trial at each share of
+    the best accuracy; of several reasons for one trial the first.
+    """
+    named: dict[str, Trial] = {}
+
+    def add(reason: str, trial: Trial | None) -> None:
+        if trial is not None and all(trial.run_id != other.run_id for other in named.values()):
+            named[reason] = trial
+
+    for front in fronts[:1]:
+        add("w = 0", front.baseline)
+    for front in fronts:
+        of = title(metric_of(front.diversity))
+        add(f"knee, {of}", front.knee)
+        for budget, trial in front.attained.items():
+            kept = f"{100 * budget:.0f} % of the best {title(metric_of(front.accuracy))}"
+            add(f"most {of} at {kept}", trial)
+    return named
+
+
+def choice_table(fronts: Sequence[Front]) -> str:
+    """Lay the choices out in Markdown, with their test figures."""
+    metrics = [metric_of(fronts[0].accuracy), *(metric_of(front.diversity) for front in fronts)]
+    head = ["chosen for", "trial", *(title(metric) for metric in metrics)]
+    rows = [
+        [reason, _called(trial), *(number(trial.test.get(metric)) for metric in metrics)]
+        for reason, trial in choices(fronts).items()
+    ]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', ESCAPED_BAR) for cell in cells)} |" for cells in lines
+    )
+
+
+def _called(trial: Trial) -> str:
+    return trial.name if trial.label == _short(trial.name) else f"{trial.name} ({trial.label})"
+
+
 def change(trial: Trial, baseline: Trial, metric: str) -> float | None:
     """Return the relative change of a test figure against the baseline; None when unknown."""
     now, before = trial.test.get(metric), baseline.test.get(metric)
@@ -248,7 +291,7 @@ def headline(front: Front) -> str:
     if pick is None:
         return "No trial finished with figures: there is no front to show yet."
     accuracy, diversity = metric_of(front.accuracy), metric_of(front.diversity)
-    who = pick.name if pick.label == _short(pick.name) else f"{pick.name} ({pick.label})"
+    who = _called(pick)
     if front.baseline is None:
         figures = " and ".join(
             f"{title(metric)} {number(pick.test[metric])}"

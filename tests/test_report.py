@@ -163,6 +163,7 @@ def test_the_parent_run_holds_hypervolume_and_knee(made, sweep):
     data = MlflowClient(tracking_uri=sweep.uri).get_run(sweep.run_id).data
     assert data.metrics["hypervolume"] == made["hypervolume"]
     assert data.tags["recdiv.knee"] == made["knee"]["run_id"]
+    assert "\n| w = 0 |" in data.tags["mlflow.note.content"]
 
 
 def test_the_parent_run_holds_the_hypervolume_over_the_course_of_the_trials(made, sweep, config):

@@ -76,6 +76,29 @@ def test_a_budget_gives_the_most_diverse_trial_within_it():
     }
 
 
+def test_the_choices_name_each_trial_once_by_its_first_reason():
+    some = [PLAIN, BENT, WIDE, WORSE]
+    fronts = [trials.judge(some, NDCG, COVERAGE), trials.judge(some, NDCG, GINI)]
+    chosen = {reason: one.name for reason, one in trials.choices(fronts).items()}
+    assert chosen == {"w = 0": "plain", "knee, coverage@10": "bent"}
+    wider = trial("wider", 0.46, 0.62)
+    chosen = trials.choices([trials.judge([*some, wider], NDCG, COVERAGE)])
+    assert chosen["most coverage@10 at 90 % of the best NDCG@10"] is wider
+
+
+def test_the_table_of_choices_has_their_test_figures():
+    barred = replace(BENT, name="a|b")
+    table = trials.choice_table([trials.judge([PLAIN, barred], NDCG, COVERAGE)])
+    assert table.splitlines() == [
+        "| chosen for | trial | NDCG@10 | coverage@10 |",
+        "| --- | --- | --- | --- |",
+        "| w = 0 | plain | 0.25 | 0.2 |",
+        r"| most coverage@10 at 95 % of the best NDCG@10 | a\|b | 0.24 | 0.3 |",
+    ]
+    lost = trial("lost", 0.1, 0.1, status="FAILED")
+    assert len(trials.choice_table([trials.judge([lost], NDCG, COVERAGE)]).splitlines()) == 2
+
+
 def test_test_figures_choose_nothing():
     lucky = trial("lucky", 0.40, 0.45, test={"ndcg_at_10": 9.0, "coverage_at_10": 9.0})
     front = trials.judge([PLAIN, BENT, WIDE, lucky], NDCG, COVERAGE)
