@@ -15,7 +15,7 @@ from recdiv_core import sweep
 from recdiv_core.config import Config, apply_overrides
 from recdiv_core.search import FrontSearch, Hours
 from recdiv_core.search_space import Objective, SearchSpace
-from tests.cluster.conftest import PATIENCE_S, SWEPT, run, wait_until
+from tests.cluster.conftest import PATIENCE_S, SWEPT, kill_driver, run, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -80,6 +80,25 @@ def test_an_interrupted_sweep_is_closed_and_completed_by_the_same_command(shop, 
     result = run("tune", *arguments)
 
     (parent,) = shop.runs(f"tags.`recdiv.run_name` = '{name}'")
+    assert_whole(shop, parent)
+    assert result["num_trials"] == 2
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_sweep_whose_driver_is_killed_is_completed_by_the_same_command(shop, start):
+    arguments = ["--space", "smoke", *shop.arguments("run.name=killed", "scaling.num_workers=2")]
+    driver = start("tune", *arguments)
+    trials = "tags.`recdiv.kind` = 'trial' and params.`run.storage` LIKE '%/killed/trials'"
+    ended = f"{trials} and attributes.status = 'FINISHED'"
+    wait_until(lambda: shop.runs(ended) and len(shop.runs(trials)) == 2)
+    kill_driver(driver)
+    left = {trial.info.status for trial in shop.runs(trials)}
+    assert left == {"FINISHED", "RUNNING"}
+
+    result = run("tune", *arguments)
+
+    (parent,) = shop.runs("tags.`recdiv.run_name` = 'killed'")
     assert_whole(shop, parent)
     assert result["num_trials"] == 2
 
