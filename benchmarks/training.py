@@ -2,7 +2,7 @@
 
     python -m benchmarks.training
     python -m benchmarks.training --quick
-    python -m benchmarks.training --prepared DIR
+    python -m benchmarks.training --prepared DIR --batch-size 1024
 
 Real runs of `launch.run` on the built-in shop, or on a prepared data set, each worker with one
 thread: one worker, two workers with the same global batches, and beside them the same steps in a
@@ -58,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a small shop, one round: noisier")
     parser.add_argument("--prepared", type=Path, help="a prepared data set, else the built-in shop")
+    parser.add_argument("--batch-size", type=int, default=Config().train.batch_size)
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.bare:
@@ -70,6 +71,7 @@ def main() -> None:
             "run.storage": str(place / "runs"),
             "tracking.uri": f"sqlite:///{place}/mlflow.db",
             "train.epochs": epochs,
+            "train.batch_size": args.batch_size,
             "train.select": "last",
             "scaling.threads_per_worker": 1,
             "data.prepared": str(args.prepared or make_shop(place, quick=args.quick)),
@@ -101,6 +103,7 @@ def main() -> None:
                 "ray_vs_bare_torch": round(medians["1"] / medians["bare"], 3),
                 "users_per_s": {name: round(value) for name, value in medians.items()},
                 "epochs": {name: len(values) for name, values in rates.items()},
+                "batch_size": args.batch_size,
                 "data": "built-in shop" if args.prepared is None else args.prepared.name,
                 "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread a worker",
                 "versions": {
