@@ -122,9 +122,11 @@ def test_a_node_that_will_be_taken_away_leaves_a_checkpoint(
     wait_until(lambda: has_passed(run, 6))
     node = nodes.at_work()
     nodes.drain(node)
-    # all other checkpoints inside an epoch stand at multiples of this
-    every = 6
-    wait_until(lambda: any(found["step"] % every for found in checkpoints(run)))
+    log = tmp_path / "train-0.log"
+    said = r"will be taken away: checkpoint at step (\d+)"
+    wait_until(lambda: re.search(said, log.read_text()))
+    step = int(re.findall(said, log.read_text())[0])
+    wait_until(lambda: any(found["step"] >= step for found in checkpoints(run)))
     nodes.lose(node)
     assert driver.wait(timeout=PATIENCE_S) == 0
     assert_same_figures(last_json(tmp_path / "train-0.log"), trained)
