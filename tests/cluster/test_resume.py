@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from recdiv_core.jobs import last_json_line
 from tests.cluster.conftest import LONG, ROOT, family_of, kill_driver, run, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
@@ -47,8 +48,10 @@ def checkpoints(place: Path) -> list[dict]:
 
 
 def last_json(log: Path) -> dict:
-    """Read what a driver printed, which stands last in its log."""
-    return json.loads(log.read_text().splitlines()[-1])
+    """Return what a script printed; lines of Ray's own may stand behind it in its log."""
+    result = last_json_line(log.read_text())
+    assert result is not None
+    return result
 
 
 def has_passed(place: Path, step: int) -> bool:
