@@ -232,8 +232,7 @@ def choices(fronts: Sequence[Front]) -> dict[str, Trial]:
         if trial is not None and all(trial.run_id != other.run_id for other in named.values()):
             named[reason] = trial
 
-    for front in fronts[:1]:
-        add("w = 0", front.baseline)
+    add("w = 0", fronts[0].baseline)
     for front in fronts:
         of = title(metric_of(front.diversity))
         add(f"knee, {of}", front.knee)
