@@ -326,8 +326,7 @@ def _run_trials(
                 num_samples=space.num_samples if is_walked else most_trials(space),
                 # a grid's walk knows itself how many run at once
                 max_concurrent_trials=None if is_walked else concurrent,
-                # one that is stopped early leaves a driver that still waits for its workers
-                reuse_actors=space.grace_epochs >= config.train.epochs,
+                reuse_actors=True,
                 search_alg=GridWalk(hours, max_concurrent=concurrent)
                 if is_walked
                 else _searcher(config, space, least, parent, manifest, hours=hours),

@@ -93,15 +93,7 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
         ValueError: no whole prepared data set, one of another text encoder or without an attribute
             that is asked for, a checkpoint that does not fit, an objective that is not measured.
     """
-    if not config.data.prepared:
-        raise ValueError(
-            "data.prepared is not set: give the directory that pipelines.prepare wrote"
-        )
-    prepared = Path(config.data.prepared).absolute()
-    manifest = read_manifest(prepared)
-    check_files(prepared, manifest)
-    if not manifest.num_examples.get("train"):
-        raise ValueError(f"data.prepared={prepared} holds no train example")
+    prepared, manifest = check_prepared(config)
     check_rerank(config, prepared)
     changes: dict[str, object] = {"data.prepared": str(prepared)}
     if config.model.kind == "neural":
@@ -120,6 +112,24 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
         )
     _warn_no_effect(config)
     return override(config, changes), manifest
+
+
+def check_prepared(config: Config) -> tuple[Path, Manifest]:
+    """Return where the prepared data set is, and what it holds.
+
+    Raises:
+        ValueError: there is none, it is not whole, or it has no train example.
+    """
+    if not config.data.prepared:
+        raise ValueError(
+            "data.prepared is not set: give the directory that pipelines.prepare wrote"
+        )
+    prepared = Path(config.data.prepared).absolute()
+    manifest = read_manifest(prepared)
+    check_files(prepared, manifest)
+    if not manifest.num_examples.get("train"):
+        raise ValueError(f"data.prepared={prepared} holds no train example")
+    return prepared, manifest
 
 
 def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[str, object]:
@@ -178,11 +188,12 @@ def launch(
 
     Args:
         config: with absolute paths and a run name.
-        callbacks: Ray Train's, run in the controller.
+        callbacks: Ray Train's, called in this process.
         concurrent: training runs that share the cluster.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the workers are gone, the last checkpoint is whole.
+        SystemExit: Tune has stopped this trial; the workers are gone.
     """
     import ray
     import ray.train
@@ -212,11 +223,7 @@ def launch(
             callbacks=list(callbacks),
         ),
     )
-    try:
-        result = trainer.fit()
-    except SystemExit:
-        # how Ray Train answers Ctrl-C, once it has ended the workers; nothing else raises it here
-        raise KeyboardInterrupt from None
+    result = trainer.fit()
     assert result.checkpoint is not None
     assert result.metrics is not None
     metrics = {

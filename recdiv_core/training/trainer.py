@@ -1,41 +1,120 @@
-"""Ray Train's trainer, with what it lacks for many short runs and for several Rays (ray 2.60).
+"""Ray Train's trainer, kept by the process that calls it (ray 2.60).
 
-Workers read by a plan of their own (data/plan.py), so a trainer is given no datasets; Ray starts
-the process that would hand them out even so, a second of a CPU a run, before the first step. And
-Ray's clean-up after a run asks for the run's processes at the one Ray of the machine; where there
-are several it asks the wrong one, takes a live run for dead, and ends it.
+What Ray starts for a run beside its workers costs as much as a short training: a process for the
+controller, one that frees what the run holds should that die, one for datasets that nobody asks
+for, since workers read by a plan of their own (data/plan.py). Here the caller, which would only
+wait, is the controller. With the driver of a job all that it holds ends. A trial of a sweep does
+not end with its job; so for the process that runs trials, one after another, Ray's clean-up stands
+by. (It has to be told which Ray is its own: where a machine has several it asks the wrong one,
+takes a live run for dead, and ends it.)
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-from typing import Final
+from typing import Any, Final
 
 import ray
+from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray.train import Result
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.controller.placement_group_cleaner import (
+    PlacementGroupCleaner,
+)
+from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
 from ray.train.v2.api.callback import RayTrainCallback
 
 ADDRESS: Final = "RAY_ADDRESS"
 
 
 class PlannedTrainer(TorchTrainer):
-    """A TorchTrainer whose workers ask for no dataset, and whose processes know their Ray."""
-
-    def fit(self) -> Result:
-        """Train; see TorchTrainer."""
-        ENV_VARS_TO_PROPAGATE.add(ADDRESS)  # from here to all of them
-        before = os.environ.get(ADDRESS)
-        os.environ[ADDRESS] = ray.get_runtime_context().gcs_address
-        try:
-            return super().fit()
-        finally:
-            del os.environ[ADDRESS]
-            if before is not None:
-                os.environ[ADDRESS] = before
+    """A TorchTrainer without processes beside its workers, whose workers ask for no dataset."""
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        replaced = (DatasetsCallback, PlacementGroupCleanerCallback)
         callbacks = super()._create_default_callbacks()
-        return [c for c in callbacks if not isinstance(c, DatasetsCallback)]
+        kept = [callback for callback in callbacks if not isinstance(callback, replaced)]
+        return [CleanUp(), *kept] if ray.get_runtime_context().get_actor_id() else kept
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Result:
+        controller = _Controller(**settings)
+        # not asyncio.run, with which a Ctrl-C would wait until the workers have started
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(controller.run())
+        except (KeyboardInterrupt, SystemExit):  # the latter is how Tune stops a trial
+            if controller._worker_group is not None:
+                controller._worker_group.abort()
+            raise
+        finally:
+            loop.close()
+        return controller.get_result()
+
+
+class _Workers(WorkerGroup):
+    """Workers whose controller is no actor; they would only ask it for earlier checkpoints."""
+
+    def _init_train_context_on_workers(
+        self,
+        workers: list[Worker],
+        sync_actor: Any,
+        train_context_args: dict[str, list[Any]],
+    ) -> None:
+        started = [
+            worker.actor.init_train_context.remote(
+                train_run_context=self._train_run_context,
+                distributed_context=worker.distributed_context,
+                synchronization_actor=sync_actor,
+                storage_context=self._storage_context,
+                worker_callbacks=self._worker_callbacks_to_propagate,
+                controller_actor=None,
+                **{name: values[i] for name, values in train_context_args.items()},
+            )
+            for i, worker in enumerate(workers)
+        ]
+        ray.get(started)
+        self._decorate_worker_log_file_paths(workers)
+
+
+class _Controller(TrainController):
+    worker_group_cls = _Workers
+
+
+class CleanUp(PlacementGroupCleanerCallback):
+    """Start what frees the workers' places when this process dies; once, whatever it runs."""
+
+    process: Any = None  # an actor
+
+    def after_controller_start(self, train_run_context: TrainRunContext) -> None:
+        """Start it, unless there is one."""
+        self._controller_actor_id = ray.get_runtime_context().get_actor_id()
+        if CleanUp.process is None:
+            actor: Any = ray.remote(num_cpus=0)(_Cleaner)
+            CleanUp.process = actor.options(
+                lifetime="detached",
+                resources={HEAD_NODE_RESOURCE_NAME: 0.001},
+                scheduling_strategy="DEFAULT",  # not among what Tune has reserved for a trial
+            ).remote(
+                controller_actor_id=self._controller_actor_id,
+                check_interval_s=self._check_interval_s,
+                get_actor_timeout_s=self._get_actor_timeout_s,
+                stop_timeout=self._stop_timeout,
+            )
+            CleanUp.process.start_monitoring.remote()
+        self._cleaner = CleanUp.process
+
+    def _stop_cleaner(self) -> None:
+        """Leave it: it ends with this process."""
+
+
+class _Cleaner(PlacementGroupCleaner):
+    """Ray's own, told its own Ray."""
+
+    def __init__(self, **settings: Any) -> None:
+        os.environ[ADDRESS] = ray.get_runtime_context().gcs_address
+        super().__init__(**settings)

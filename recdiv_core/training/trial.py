@@ -6,16 +6,19 @@ sweep's driver logs what is forwarded here (sweep.py).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from ray import tune
-from ray.train import Checkpoint
-from ray.tune.integration.ray_train import TuneReportCallback
+from ray.train import Checkpoint, UserCallback
 
 from recdiv_core.config import Config, from_tree, override, to_yaml
 from recdiv_core.training.launch import launch
+
+STOPPING_S: Final = "60"
+"""Time for a stopped trial to let go of its workers, before the next one takes its place."""
 
 
 def trial_function(
@@ -34,6 +37,7 @@ def trial_function(
     def train_trial(sample: dict[str, Any]) -> None:
         name = tune.get_context().get_trial_name()
         settings = trial_settings(from_tree(shared), sample, root, str(name), parent_run_id)
+        os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", STOPPING_S)
         launch(settings, callbacks=[EpochReports()], concurrent=concurrent)
 
     return train_trial
@@ -69,8 +73,8 @@ def is_selected(
     return before is None or takes_last or figures[objective] > before[objective]
 
 
-class EpochReports(TuneReportCallback):
-    """Forward a trial's reports to Tune.
+class EpochReports(UserCallback):
+    """Forward a trial's reports to Tune; called in the trial's own process.
 
     A report inside an epoch only brings a checkpoint: it has no figures to forward.
     """
@@ -80,4 +84,4 @@ class EpochReports(TuneReportCallback):
     ) -> None:
         """Forward rank 0's figures: they are global sums already."""
         if "epoch" in metrics[0]:
-            super().after_report(run_context, metrics[:1], checkpoint)
+            tune.report(metrics[0])
