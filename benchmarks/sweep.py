@@ -7,9 +7,10 @@
 A real sweep of 16 trials (with `--quick` of 4) on the built-in shop, from one warm model, as
 `pipelines.tune` runs it: on this machine's CPUs, as many trials at once as have room. `overhead` is
 the share of the sweep's wall time, from the start of Ray to the report, in which nothing was
-trained or evaluated: training at N trials at once counts as 1 / N. `start_s` is the time from the
-opening of a trial's run in MLflow to its first step, without the first round of trials, which finds
-the machine cold. Prints one JSON line.
+trained or evaluated (a worker that waits for data does neither): training at N trials at once
+counts as 1 / N. `start_s` is the time from the opening of a trial's run in MLflow to its first
+step, without the first round of trials, which finds the machine cold; what its first epoch waits
+for data is part of it. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -129,13 +130,18 @@ def curve(client: MlflowClient, run: Run, name: str) -> list[float]:
     return [point.value for point in sorted(points, key=lambda point: point.step)]
 
 
+def busy_of_epochs(client: MlflowClient, run: Run) -> list[float]:
+    """Return the seconds that each epoch of a run trained and evaluated."""
+    curves = (curve(client, run, name) for name in ("epoch_s", "eval_s", "data_wait_s"))
+    return [train + evaluate - wait for train, evaluate, wait in zip(*curves, strict=True)]
+
+
 def start_s(client: MlflowClient, run: Run) -> float:
     """Return the seconds from the opening of a run to its first step."""
     first = min(
         client.get_metric_history(run.info.run_id, "train/epoch_s"), key=lambda point: point.step
     )
-    epoch_s = first.value + curve(client, run, "eval_s")[0]
-    return (first.timestamp - run.info.start_time) / 1000 - epoch_s
+    return (first.timestamp - run.info.start_time) / 1000 - busy_of_epochs(client, run)[0]
 
 
 if __name__ == "__main__":

@@ -40,10 +40,7 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
     Raises:
         ValueError: no cluster answers at `scaling.address`, or a node of it does not see a place.
     """
-    if config.scaling.preemptible:
-        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment(config)
     import ray
     import ray.data
 
@@ -70,6 +67,14 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
         signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     if shared and not is_local:
         check_shared({k: Path(v) for k, v in shared.items() if "://" not in str(v)})
+
+
+def set_environment(config: Config) -> None:
+    """Give this process, and those that it starts, our settings of Ray."""
+    if config.scaling.preemptible:
+        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def check_shared(places: Mapping[str, Path]) -> None:

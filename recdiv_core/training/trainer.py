@@ -12,6 +12,7 @@ takes a live run for dead, and ends it.)
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from typing import Any, Final
 
@@ -22,12 +23,10 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
-from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.controller.placement_group_cleaner import (
-    PlacementGroupCleaner,
-)
-from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
+from ray.train.v2._internal.execution.controller import TrainController, placement_group_cleaner
 from ray.train.v2.api.callback import RayTrainCallback
+
+from recdiv_core.training.workers import Workers
 
 ADDRESS: Final = "RAY_ADDRESS"
 
@@ -56,33 +55,8 @@ class PlannedTrainer(TorchTrainer):
         return controller.get_result()
 
 
-class _Workers(WorkerGroup):
-    """Workers whose controller is no actor; they would only ask it for earlier checkpoints."""
-
-    def _init_train_context_on_workers(
-        self,
-        workers: list[Worker],
-        sync_actor: Any,
-        train_context_args: dict[str, list[Any]],
-    ) -> None:
-        started = [
-            worker.actor.init_train_context.remote(
-                train_run_context=self._train_run_context,
-                distributed_context=worker.distributed_context,
-                synchronization_actor=sync_actor,
-                storage_context=self._storage_context,
-                worker_callbacks=self._worker_callbacks_to_propagate,
-                controller_actor=None,
-                **{name: values[i] for name, values in train_context_args.items()},
-            )
-            for i, worker in enumerate(workers)
-        ]
-        ray.get(started)
-        self._decorate_worker_log_file_paths(workers)
-
-
 class _Controller(TrainController):
-    worker_group_cls = _Workers
+    worker_group_cls = Workers
 
 
 class CleanUp(PlacementGroupCleanerCallback):
@@ -112,9 +86,11 @@ class CleanUp(PlacementGroupCleanerCallback):
         """Leave it: it ends with this process."""
 
 
-class _Cleaner(PlacementGroupCleaner):
+class _Cleaner(placement_group_cleaner.PlacementGroupCleaner):
     """Ray's own, told its own Ray."""
 
     def __init__(self, **settings: Any) -> None:
         os.environ[ADDRESS] = ray.get_runtime_context().gcs_address
+        # it warns of what it is for: that a process has ended whose workers waited for a next run
+        logging.getLogger(placement_group_cleaner.__name__).setLevel(logging.ERROR)
         super().__init__(**settings)

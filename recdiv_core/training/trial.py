@@ -15,6 +15,7 @@ from ray import tune
 from ray.train import Checkpoint, UserCallback
 
 from recdiv_core.config import Config, from_tree, override, to_yaml
+from recdiv_core.ray_start import set_environment
 from recdiv_core.training.launch import launch
 
 STOPPING_S: Final = "60"
@@ -38,6 +39,7 @@ def trial_function(
         name = tune.get_context().get_trial_name()
         settings = trial_settings(from_tree(shared), sample, root, str(name), parent_run_id)
         os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", STOPPING_S)
+        set_environment(settings)  # on a cluster that was started without
         launch(settings, callbacks=[EpochReports()], concurrent=concurrent)
 
     return train_trial

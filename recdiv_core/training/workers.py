@@ -1,0 +1,113 @@
+"""The workers of a run, handed on from one trial of a sweep to the next (ray 2.60).
+
+A worker that starts loads torch and what else it needs: seconds of a CPU, for trials that may train
+no longer. So when a trial has ended well its workers stay, in the places that they have, for the
+next trial of the same process; a trial starts from its seed whatever they did before. Those of a
+trial that failed or was stopped end with it, as do those of any other run: nobody is next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import ray
+import torch.distributed as dist
+from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import (
+    PlacementGroupHandle,
+)
+from ray.train.v2._internal.execution.worker_group.state import (
+    WorkerGroupContext,
+    WorkerGroupState,
+)
+
+
+class Workers(WorkerGroup):
+    """Workers whose controller is the process that started them, an actor or not."""
+
+    waiting: ClassVar[_Waiting | None] = None
+    """For the next run of this process."""
+
+    def _create_placement_group(
+        self, scaling_config: Any, worker_group_context: WorkerGroupContext
+    ) -> PlacementGroupHandle:
+        waiting = Workers.waiting
+        if waiting is not None:
+            if waiting.fits(worker_group_context):
+                return waiting.placement_group_handle
+            Workers.waiting = None
+            waiting.end()
+        return super()._create_placement_group(scaling_config, worker_group_context)
+
+    def _create_workers(self, *args: Any, **settings: Any) -> list[Worker]:
+        waiting, Workers.waiting = Workers.waiting, None
+        return waiting.workers if waiting else super()._create_workers(*args, **settings)
+
+    def _init_train_context_on_workers(
+        self,
+        workers: list[Worker],
+        sync_actor: Any,
+        train_context_args: dict[str, list[Any]],
+    ) -> None:
+        started = [
+            worker.actor.init_train_context.remote(
+                train_run_context=self._train_run_context,
+                distributed_context=worker.distributed_context,
+                synchronization_actor=sync_actor,
+                storage_context=self._storage_context,
+                worker_callbacks=self._worker_callbacks_to_propagate,
+                controller_actor=None,  # it would be asked for earlier checkpoints alone
+                **{name: values[i] for name, values in train_context_args.items()},
+            )
+            for i, worker in enumerate(workers)
+        ]
+        ray.get(started)
+        self._decorate_worker_log_file_paths(workers)
+
+    def shutdown(self) -> None:
+        """End the workers, or let those of a trial that ended well wait for the next one."""
+        status, state = self._latest_poll_status, self._worker_group_state
+        ended_well = status is not None and status.finished and not status.errors
+        if ended_well and state is not None and ray.get_runtime_context().get_actor_id():
+            self._worker_group_state = _Waiting(
+                start_time=state.start_time,
+                workers=state.workers,
+                placement_group_handle=state.placement_group_handle,
+                sync_actor=state.sync_actor,
+                context=self._worker_group_context,
+            )
+        super().shutdown()
+
+
+@dataclass(frozen=True)
+class _Waiting(WorkerGroupState):
+    """Workers that have left one run and belong to none."""
+
+    context: WorkerGroupContext
+
+    def fits(self, asked: WorkerGroupContext) -> bool:
+        """Return whether a run asks for as many, with as much each."""
+        mine = self.context
+        return (mine.num_workers, mine.resources_per_worker, mine.placement_strategy) == (
+            asked.num_workers,
+            asked.resources_per_worker,
+            asked.placement_strategy,
+        )
+
+    def shutdown(self) -> None:
+        """Leave the run, and wait."""
+        ray.get([worker.actor.shutdown.remote() for worker in self.workers])
+        left: list[Any] = [worker.execute_async(_leave_group) for worker in self.workers]
+        ray.get(left)
+        ray.kill(self.sync_actor)
+        Workers.waiting = self
+
+    def end(self) -> None:
+        """End them after all."""
+        super().shutdown()
+
+
+def _leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
