@@ -60,6 +60,7 @@ from recdiv_core.training.launch import (
     write_run_file,
 )
 from recdiv_core.training.trial import is_selected, trial_function, trial_settings
+from recdiv_core.training.workers import handed_on
 from recdiv_core.trials import BASE, dial
 
 logger = logging.getLogger(__name__)
@@ -109,10 +110,11 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
         ensure_vectors(Path(config.data.prepared), manifest)
         write_run_file(config, "config.yaml", to_yaml(config))
         baseline: Mapping[str, float] = {}
-        if space.warm_start is not None:
-            config, baseline = _with_base(config, space, handle, manifest)
-        elif space.constraints:
-            baseline = _train_baseline(config, space, handle, manifest)
+        with handed_on():
+            if space.warm_start is not None:
+                config, baseline = _with_base(config, space, handle, manifest)
+            elif space.constraints:
+                baseline = _train_baseline(config, space, handle, manifest)
         least = _least(space, baseline)
         set_tags(handle, {"recdiv.least": json.dumps(least)})
         with machine_watched(handle):

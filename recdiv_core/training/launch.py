@@ -2,9 +2,8 @@
 
 Everything that can be wrong is checked in the driver first: the data, the checkpoint to start from,
 the resources. A run of a name that exists goes on where it stopped, if its settings are the same;
-a finished one answers with its result. `launch` is the one call into Ray Train. Ray starts several
-processes a run that import this module and only pass the training on: what trains is imported where
-it runs, in the workers.
+a finished one answers with its result. `launch` is the one call into Ray Train. What trains is
+imported where it runs, in the workers, not by a driver that may only have a wrong path to tell of.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What runs inside a trial of a sweep: its config, and its reports on their way to Tune.
 
-Every process of every trial imports this module, so it stays away from MLflow and the report; the
-sweep's driver logs what is forwarded here (sweep.py).
+A process that Tune starts runs trials one after another; it keeps their workers (trainer.py) and
+hands them on. It stays away from MLflow and the report: the sweep's driver logs what is forwarded
+here (sweep.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ray.train import Checkpoint, UserCallback
 from recdiv_core.config import Config, from_tree, override, to_yaml
 from recdiv_core.ray_start import set_environment
 from recdiv_core.training.launch import launch
+from recdiv_core.training.workers import Workers
 
 STOPPING_S: Final = "60"
 """Time for a stopped trial to let go of its workers, before the next one takes its place."""
@@ -40,6 +42,7 @@ def trial_function(
         settings = trial_settings(from_tree(shared), sample, root, str(name), parent_run_id)
         os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", STOPPING_S)
         set_environment(settings)  # on a cluster that was started without
+        Workers.are_handed_on = True  # to the next trial of this process, with which they end
         launch(settings, callbacks=[EpochReports()], concurrent=concurrent)
 
     return train_trial

@@ -1,13 +1,15 @@
-"""The workers of a run, handed on from one trial of a sweep to the next (ray 2.60).
+"""The workers of a run, which may be handed on to the next run of the same process (ray 2.60).
 
 A worker that starts loads torch and what else it needs: seconds of a CPU, for trials that may train
-no longer. So when a trial has ended well its workers stay, in the places that they have, for the
-next trial of the same process; a trial starts from its seed whatever they did before. Those of a
-trial that failed or was stopped end with it, as do those of any other run: nobody is next.
+no longer. So where runs follow each other, those that ended well leave their workers, in the places
+that they have, to the next; it starts from its seed whatever they did before. The workers of a run
+that failed or was stopped end with it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,11 +25,29 @@ from ray.train.v2._internal.execution.worker_group.state import (
 )
 
 
-class Workers(WorkerGroup):
-    """Workers whose controller is the process that started them, an actor or not."""
+@contextmanager
+def handed_on() -> Iterator[None]:
+    """Hand workers on between the runs of this process; end those that wait when it is over."""
+    Workers.are_handed_on = True
+    try:
+        yield
+    finally:
+        Workers.are_handed_on = False
+        waiting, Workers.waiting = Workers.waiting, None
+        if waiting is not None:
+            waiting.end()
 
+
+class Workers(WorkerGroup):
+    """Workers whose controller is the process that started them, an actor or not.
+
+    Attributes:
+        are_handed_on: when a run of this process has ended well.
+        waiting: for the next one.
+    """
+
+    are_handed_on: ClassVar[bool] = False
     waiting: ClassVar[_Waiting | None] = None
-    """For the next run of this process."""
 
     def _create_placement_group(
         self, scaling_config: Any, worker_group_context: WorkerGroupContext
@@ -66,10 +86,10 @@ class Workers(WorkerGroup):
         self._decorate_worker_log_file_paths(workers)
 
     def shutdown(self) -> None:
-        """End the workers, or let those of a trial that ended well wait for the next one."""
+        """End the workers, or let them wait for the next run."""
         status, state = self._latest_poll_status, self._worker_group_state
         ended_well = status is not None and status.finished and not status.errors
-        if ended_well and state is not None and ray.get_runtime_context().get_actor_id():
+        if Workers.are_handed_on and ended_well and state is not None:
             self._worker_group_state = _Waiting(
                 start_time=state.start_time,
                 workers=state.workers,
