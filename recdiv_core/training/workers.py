@@ -3,7 +3,7 @@
 A worker that starts loads torch and what else it needs: seconds of a CPU, for trials that may train
 no longer. So where runs follow each other, those that ended well leave their workers, in the places
 that they have, to the next; it starts from its seed whatever they did before. The workers of a run
-that failed or was stopped end with it.
+that failed or was stopped end with it, and all where somebody else waits for a place.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ray.train.v2._internal.execution.worker_group.state import (
     WorkerGroupContext,
     WorkerGroupState,
 )
+from ray.util.placement_group import placement_group_table
 
 
 @contextmanager
@@ -89,7 +90,7 @@ class Workers(WorkerGroup):
         """End the workers, or let them wait for the next run."""
         status, state = self._latest_poll_status, self._worker_group_state
         ended_well = status is not None and status.finished and not status.errors
-        if Workers.are_handed_on and ended_well and state is not None:
+        if Workers.are_handed_on and ended_well and state is not None and not _somebody_waits():
             self._worker_group_state = _Waiting(
                 start_time=state.start_time,
                 workers=state.workers,
@@ -126,6 +127,12 @@ class _Waiting(WorkerGroupState):
     def end(self) -> None:
         """End them after all."""
         super().shutdown()
+
+
+def _somebody_waits() -> bool:
+    """Return whether a run of this cluster waits for places that there are not yet."""
+    places: dict[str, Any] = placement_group_table()
+    return any(place["state"] in ("PENDING", "RESCHEDULING") for place in places.values())
 
 
 def _leave_group() -> None:

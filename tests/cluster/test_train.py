@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from recdiv_core.config import flatten, from_tree
 from recdiv_core.schema import read_manifest
+from recdiv_core.training.workers import Workers, handed_on
 from tests.cluster.conftest import LONG, figures_of, run
 
 pytestmark = pytest.mark.ray
@@ -55,6 +57,28 @@ def test_the_same_command_answers_at_once(shop, trained):
     before = sorted(Path(trained["checkpoint"]).parent.iterdir())
     assert run("train", *arguments) == trained
     assert sorted(Path(trained["checkpoint"]).parent.iterdir()) == before
+
+
+def pids_that_wait():
+    return [worker.metadata.pid for worker in Workers.waiting.workers] if Workers.waiting else []
+
+
+def test_workers_are_handed_on_to_the_next_run_and_it_is_none_the_worse(shop, trained):
+    judged = ["train.epochs=0", f"train.init_from={trained['checkpoint']}"]
+    two = "scaling.num_workers=2"
+    with handed_on():
+        run("train", *shop.arguments("run.name=before", two, "train.epochs=1", "seed=1"))
+        before = pids_that_wait()
+        after = run("train", *shop.arguments("run.name=after", *LONG))
+        assert len(before) == 2
+        assert pids_that_wait() == before
+        run("train", *shop.arguments("run.name=smaller", "scaling.num_workers=1", *judged))
+        assert len(pids_that_wait()) == 1
+        never = placement_group([{"CPU": 1000}])
+        run("train", *shop.arguments("run.name=somebody-waits", two, *judged))
+        assert not pids_that_wait()
+        remove_placement_group(never)
+    assert_same_training(after, trained)
 
 
 def test_a_name_is_refused_with_other_settings(shop, trained, capsys):
