@@ -5,13 +5,15 @@
     python -m benchmarks.training --prepared DIR --batch-size 1024
 
 Real runs of `launch.run` on the built-in shop, or on a prepared data set, each worker with one
-thread: one worker, two workers with the same global batches, and beside them the same steps in a
-bare loop of one process that reads the shards itself, without Ray. They take turns; the first epoch
-of each warms up. Two such loops at once, which share nothing but the machine (its memory, its
-clock), are the most that two workers could reach here. Prints one JSON line: {"two_workers_vs_one":
-users a second with two over one, "two_apart_vs_one": of the two bare loops together over one alone,
-"data_wait_share": of the time of an epoch with two workers, "ray_vs_bare_torch": users a second of
-one Ray worker over the bare loop, ...}.
+thread: one worker, two workers with the same global batches (half a batch each) and with twice the
+batch (as much each as the one), and beside them the same steps in a bare loop of one process that
+reads the shards itself, without Ray. They take turns; the first epoch of each warms up. Two such
+loops at once, which share nothing but the machine (its memory, its clock), are the most that two
+workers could reach here. Prints one JSON line: {"two_workers_vs_one": users a second with two over
+one, "two_workers_twice_the_batch_vs_one": the same with twice the batch over one,
+"two_apart_vs_one": of the two bare loops together over one alone, "data_wait_share": of the time of
+an epoch with two workers, "ray_vs_bare_torch": users a second of one Ray worker over the bare loop,
+...}.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ from recdiv_core.training.feed import Feed
 from recdiv_core.training.launch import run
 from recdiv_core.training.step import train_step
 
-WORKERS = (1, 2)
+RUNS = {"1": (1, 1), "2": (2, 1), "2, twice the batch": (2, 2)}
+"""Name -> workers, and the global batch as a multiple of --batch-size."""
 
 
 def main() -> None:
@@ -80,24 +83,31 @@ def main() -> None:
         start_ray(config)
         prepared = Path(config.data.prepared)
         ensure_vectors(prepared, read_manifest(prepared))
-        rates: dict[str, list[float]] = {"bare": [], "apart": [], "1": [], "2": []}
+        rates: dict[str, list[float]] = {name: [] for name in ("bare", "apart", *RUNS)}
         waits: list[float] = []
         for index in range(rounds):
             rates["bare"] += bare_in_process(config)
             with ThreadPoolExecutor(2) as pool:
                 pairs = pool.map(bare_in_process, [config, config])
                 rates["apart"] += [sum(pair) for pair in zip(*pairs, strict=True)]
-            for workers in WORKERS:
-                name = {"scaling.num_workers": workers, "run.name": f"{workers}-{index}"}
-                speed, wait = curves(override(config, name))
-                rates[str(workers)] += speed
-                waits += wait if workers == max(WORKERS) else []
+            for number, (name, (workers, times)) in enumerate(RUNS.items()):
+                this = {
+                    "scaling.num_workers": workers,
+                    "train.batch_size": times * args.batch_size,
+                    "run.name": f"run-{index}-{number}",
+                }
+                speed, wait = curves(override(config, this))
+                rates[name] += speed
+                waits += wait if name == "2" else []
         ray.shutdown()
     medians = {name: statistics.median(values) for name, values in rates.items()}
     print(
         json.dumps(
             {
                 "two_workers_vs_one": round(medians["2"] / medians["1"], 3),
+                "two_workers_twice_the_batch_vs_one": round(
+                    medians["2, twice the batch"] / medians["1"], 3
+                ),
                 "two_apart_vs_one": round(medians["apart"] / medians["bare"], 3),
                 "data_wait_share": round(statistics.median(waits), 4),
                 "ray_vs_bare_torch": round(medians["1"] / medians["bare"], 3),
