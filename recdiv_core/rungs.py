@@ -54,7 +54,8 @@ class FrontScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Compare a trial with the others at a rung."""
         epoch = int(result["epoch"])
-        if epoch not in self.rungs or "best/epoch" in result:  # the last report of a trial
+        is_again = "is_repeated" in result or "best/epoch" in result  # the last report of a trial
+        if epoch not in self.rungs or is_again:
             return TrialScheduler.CONTINUE
         figures = [float(result[objective.metric]) for objective in self.objectives]
         rung = self.points.setdefault(epoch, {})

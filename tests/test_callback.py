@@ -43,6 +43,13 @@ def test_the_last_report_brings_an_epoch_that_was_never_logged(run, steps):
     assert {name: steps(name) for name in EPOCH} == {name: [1, 2] for name in EPOCH}
 
 
+def test_a_repeated_epoch_is_logged_where_it_never_was(run, steps):
+    log_report(run, {**EPOCH, "epoch": 1})
+    for epoch in (1, 2):
+        log_report(run, {**EPOCH, "epoch": epoch, "is_repeated": 1.0})
+    assert {name: steps(name) for name in EPOCH} == {name: [1, 2] for name in EPOCH}
+
+
 def test_a_report_inside_an_epoch_logs_nothing(run, steps):
     log_report(run, {"selection": 0.05, "step": 40})
     assert steps("train/loss") == []

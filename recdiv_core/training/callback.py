@@ -46,13 +46,15 @@ class TrackingCallback(UserCallback):
 def log_report(handle: RunHandle, report: dict[str, Any]) -> None:
     """Log the figures of a report under its epoch; those with a prefix (`val/`), no bookkeeping.
 
-    The last report of a run repeats the last epoch beside `test/`; that one is logged again only
-    where it never was: a driver can be lost between a checkpoint and the logging of its figures.
+    The last report of a run repeats the last epoch beside `test/`, and the first one after a
+    restart the epoch before (`is_repeated`); those are logged again only where they never were: a
+    driver can be lost between a checkpoint and the logging of its figures.
     """
     step = int(report.get("epoch", 0))
     figures = {name: value for name, value in report.items() if name.startswith(PREFIXES)}
     epochs = [name for name in figures if name.startswith(("train/", "val/"))]
-    if any(name.startswith("test/") for name in report) and has_logged(handle, epochs, step):
+    may_be_there = "is_repeated" in report or any(name.startswith("test/") for name in report)
+    if may_be_there and has_logged(handle, epochs, step):
         figures = {name: value for name, value in figures.items() if name not in epochs}
     if figures:
         log_metrics(handle, figures, step=step)

@@ -151,6 +151,9 @@ class _Trainer:
         if not train.epochs and not self.progress.is_finished:
             self._end_epoch(0, self._evaluate("val"), {})
         first_epoch = self.progress.step // self.steps_an_epoch
+        if self.progress.metrics:
+            # the driver may have been lost between the checkpoint of an epoch and its figures
+            ray.train.report({**self.progress.metrics, "is_repeated": 1.0})
         stream = stream_train(
             self.dataset.prepared,
             batch_size=train.batch_size,
