@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from recdiv_core.config import Config
@@ -63,10 +64,16 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
             f"allowed: local, auto, or host:port of a running one"
         ) from None
     if threading.current_thread() is threading.main_thread():
-        # as Ctrl-C does it: Ray's own answer to SIGTERM aborts a sweep on its way out
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+        signal.signal(signal.SIGTERM, end_as_on_ctrl_c)  # Ray's own answer aborts a sweep
     if shared and not is_local:
         check_shared({k: Path(v) for k, v in shared.items() if "://" not in str(v)})
+
+
+def end_as_on_ctrl_c(number: int, frame: FrameType | None) -> None:
+    """Answer SIGTERM; also where SIGINT is ignored, as in jobs of a Ray started with `nohup`."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.raise_signal(signal.SIGINT)
 
 
 def set_environment(config: Config) -> None:

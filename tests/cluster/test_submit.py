@@ -45,7 +45,10 @@ LINGER = """
 import signal, sys, time
 from pathlib import Path
 
-signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+def stop(number, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, stop)
 try:
     print("at work", flush=True)
     Path(sys.argv[1]).write_text("at work")
