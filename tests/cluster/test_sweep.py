@@ -12,10 +12,11 @@ from mlflow import MlflowClient
 from ray import tune
 
 from recdiv_core import sweep
-from recdiv_core.config import Config, apply_overrides
+from recdiv_core.config import Config, apply_overrides, override
 from recdiv_core.search import FrontSearch, Hours
 from recdiv_core.search_space import Objective, SearchSpace
 from tests.cluster.conftest import PATIENCE_S, SWEPT, kill_driver, run, wait_until
+from tune_spaces.smoke import SPACE
 
 pytestmark = pytest.mark.ray
 
@@ -57,6 +58,29 @@ def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop, swept):
     again = run("tune", "--space", "smoke", *shop.arguments(*SWEPT))
     assert again["front"] == swept["front"]
     assert len(shop.runs("")) == num_runs
+
+
+def test_each_point_is_trained_once_a_seed_and_judged_by_its_means(shop):
+    arguments = shop.arguments("run.name=seeds", "scaling.max_concurrent_trials=1")
+    config = apply_overrides(override(Config(), SPACE.fixed), arguments)
+    result = sweep.run(config, dataclasses.replace(SPACE, seeds=(0, 1)), "smoke")
+
+    trials = shop.runs(f"tags.`mlflow.parentRunId` = '{result['parent_run_id']}'")
+    points = {}
+    for trial in trials:
+        weight, seed = (trial.data.params[key] for key in ("loss.diversity_weight", "seed"))
+        points.setdefault(weight, {})[seed] = trial
+    assert {weight: sorted(own) for weight, own in points.items()} == {
+        "0.0": ["0", "1"],
+        "0.5": ["0", "1"],
+    }
+    assert result["front"]
+    for entry in result["front"]:
+        own = points[str(entry["params"]["loss.diversity_weight"])]
+        assert entry["seeds"] == {seed: trial.info.run_id for seed, trial in own.items()}
+        for name, value in entry["val"].items():
+            seeds = [trial.data.metrics[f"best/val/{name}"] for trial in own.values()]
+            assert value == pytest.approx(sum(seeds) / 2), name
 
 
 @pytest.mark.faults
