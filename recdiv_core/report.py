@@ -28,6 +28,7 @@ from recdiv_core.slate_page import section, unseen
 from recdiv_core.slate_views import MAX_SCORES, view_slates
 from recdiv_core.tracking import RunHandle
 from recdiv_core.trials import Curve, Front, Sweep, Trial
+from recdiv_core.trials_view import view_links, view_tag
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def report(
     page.write_text(render(sweep, fronts, headline, notes, shown), encoding="utf-8")
     draw_png(fronts, picture, sweep.references)
     logger.info("%s", headline)
-    _log(handle, fronts, headline, (page, picture))
+    _log(handle, sweep, fronts, headline, (page, picture))
     _log_courses(handle, sweep, fronts)
     return {
         "experiment": sweep.experiment,
@@ -304,7 +305,9 @@ def _default_directory(config: Config, name: str) -> Path:
     return Path(storage) / "reports" / (re.sub(r"[^\w.-]+", "_", name).strip(".") or "sweep")
 
 
-def _log(handle: RunHandle, fronts: Sequence[Front], headline: str, files: Sequence[Path]) -> None:
+def _log(
+    handle: RunHandle, sweep: Sweep, fronts: Sequence[Front], headline: str, files: Sequence[Path]
+) -> None:
     front = fronts[0]
     for path in files:
         tracking.log_artifact(handle, path, "report")
@@ -314,10 +317,12 @@ def _log(handle: RunHandle, fronts: Sequence[Front], headline: str, files: Seque
     tracking.log_metrics(handle, figures, step=0)
     # what MLflow shows on the first screen of the run
     note = f"{headline}\n\n{trials.choice_table(fronts)}\n\nOn test, chosen on validation. "
-    tags = {"mlflow.note.content": f"{note}The page: artefact `report/report.html`."}
+    note += f"The page: artefact `report/report.html`. {view_links(sweep, handle.experiment_id)}"
+    tags = {"mlflow.note.content": note}
     if front.knee is not None:
         tags["recdiv.knee"] = front.knee.run_id
     tracking.set_tags(handle, tags)
+    tracking.set_experiment_tag(handle, *view_tag(sweep))
 
 
 def _log_courses(handle: RunHandle, sweep: Sweep, fronts: Sequence[Front]) -> None:

@@ -64,6 +64,7 @@ LAYERS = {
     "recdiv_core.slate_examples": "running",
     "recdiv_core.slate_page": "running",
     "recdiv_core.trials": "running",
+    "recdiv_core.trials_view": "running",
     "recdiv_core.points": "running",
     "recdiv_core.course": "running",
     "recdiv_core.submit": "running",

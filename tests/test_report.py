@@ -1,6 +1,8 @@
 """The report of sweeps that were written to a real MLflow store through tracking."""
 
+import base64
 import json
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -416,3 +418,32 @@ def test_a_baseline_among_the_trials_is_not_the_plain_model(config, manifest, tm
     made = report(config, parent_run_id=sweep.run_id, out=tmp_path)
     assert made["baseline"] is None
     assert [entry["name"] for entry in made["front"]] == ["popular"]
+
+
+def test_the_trials_are_a_saved_view_of_the_experiment(config, sweep, made):
+    client = MlflowClient(config.tracking.uri)
+    experiment = client.get_experiment(sweep.experiment_id)
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{sweep.run_id}"])
+    assert view["name"] == f"Trials of first {HOSTILE}"
+    kind, _, packed = view["state"].partition(";")
+    state = json.loads(zlib.decompress(base64.b64decode(packed)))
+    assert kind == "deflate"
+
+    order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
+    shown = client.search_runs([sweep.experiment_id], state["searchFilter"], order_by=[order])
+    names = [run.info.run_name for run in shown]
+    assert names == ["plain", HOSTILE, "between", "wide", "lost"]
+    assert state["selectedColumns"][:2] == [
+        "params.`loss.diversity_weight`",
+        "metrics.`best/val/ndcg_at_10`",
+    ]
+    sections = {section["uuid"] for section in state["compareRunSections"]}
+    assert {card["metricSectionId"] for card in state["compareRunCharts"]} == sections
+    axes = [
+        (card["xaxis"]["key"], card["yaxis"]["key"])
+        for card in state["compareRunCharts"]
+        if card["type"] == "SCATTER"
+    ]
+    assert axes == [(f"test/{x}_at_10", "test/ndcg_at_10") for x in ("coverage", "ild")]
+    note = client.get_run(sweep.run_id).data.tags["mlflow.note.content"]
+    assert f"(#/experiments/{sweep.experiment_id}/runs?viewStateShareKey={sweep.run_id})" in note
