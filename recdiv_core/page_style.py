@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from recdiv_core.trials import number
+from recdiv_core.wording import number
 
 STYLE: Final = Path(__file__).with_name("page_style.css")
 """Of every page."""

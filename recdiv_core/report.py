@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from recdiv_core import tracking, trials
+from recdiv_core import tracking, trials, trials_text
 from recdiv_core.config import Config
 from recdiv_core.points import ended_points, points
 from recdiv_core.report_page import CURVES, draw_png, render
@@ -60,7 +60,7 @@ def report(
     sweep = read_sweep(handle)
     fronts = [trials.judge(points(sweep), *pair) for pair in trials.axes(sweep)]
     main = fronts[0]
-    headline, notes = trials.headline(main), trials.notes(main, sweep)
+    headline, notes = trials_text.headline(main), trials_text.notes(main, sweep)
     directory = out or _default_directory(config, sweep.name)
     directory.mkdir(parents=True, exist_ok=True)
     page, picture = directory / "report.html", directory / "front.png"
@@ -316,7 +316,7 @@ def _log(
         figures["hypervolume_test"] = front.test_hypervolume
     tracking.log_metrics(handle, figures, step=0)
     # what MLflow shows on the first screen of the run
-    note = f"{headline}\n\n{trials.choice_table(fronts)}\n\nOn test, chosen on validation. "
+    note = f"{headline}\n\n{trials_text.choice_table(fronts)}\n\nOn test, chosen on validation. "
     note += f"The page: artefact `report/report.html`. {view_links(sweep, handle.experiment_id)}"
     tags = {"mlflow.note.content": note}
     if front.knee is not None:

@@ -39,7 +39,6 @@ from recdiv_core.page_style import (
 from recdiv_core.points import ended_points, points
 from recdiv_core.trials import (
     BUDGETS,
-    SYMBOLS,
     Front,
     Sweep,
     Trial,
@@ -47,12 +46,10 @@ from recdiv_core.trials import (
     change_half,
     course,
     metric_of,
-    number,
     recommended,
     referred,
-    title,
-    worded,
 )
+from recdiv_core.wording import SYMBOLS, number, title, worded
 
 TEMPLATE: Final = Path(__file__).with_name("report_page.html")
 SCALE: Final = [[0.0, ACCURATE], [0.5, BETWEEN], [1.0, DIVERSE]]

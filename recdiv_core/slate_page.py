@@ -28,7 +28,8 @@ from recdiv_core.page_style import (
 from recdiv_core.slate_examples import RULES, Example, Item
 from recdiv_core.slate_figures import SEGMENT_METRICS, Estimate
 from recdiv_core.slate_views import SlateViews
-from recdiv_core.trials import Front, Trial, metric_of, number, title
+from recdiv_core.trials import Front, Trial, metric_of
+from recdiv_core.wording import number, title
 
 COLOURS: Final = (ACCURATE, BETWEEN, DIVERSE)
 COMPARED: Final = (

@@ -2,14 +2,12 @@
 
 A trial is `override(config, sample)` and the same `launch` that `pipelines.train` calls. Prepared
 data and text vectors are made once, before the first trial; with a warm start so is the base model
-that all trials start from. The driver of the sweep logs every trial and closes every run it opened:
-a trial that the scheduler stops has no chance to. A sweep whose run.name exists goes on where it
-stopped.
+that all trials start from. The driver of the sweep keeps the runs of all in MLflow (sweep_runs.py).
+A sweep whose run.name exists goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
@@ -21,11 +19,9 @@ from typing import Any, Final
 
 from ray import tune
 from ray._common.constants import HEAD_NODE_RESOURCE_NAME
-from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
 from recdiv_core.config import Config, override, to_yaml
-from recdiv_core.course import Course
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.metrics.repeats import means_of
 from recdiv_core.ray_start import start_ray
@@ -34,21 +30,18 @@ from recdiv_core.rungs import FrontScheduler, RungMemory
 from recdiv_core.schema import Manifest
 from recdiv_core.search import FrontSearch, GridWalk, Hours, check_search, most_trials
 from recdiv_core.search_space import SearchSpace
+from recdiv_core.sweep_runs import TrialTracking, open_parent, open_trial, trial_name
 from recdiv_core.tracking import (
     RunHandle,
     close_stale_children,
-    experiment_id,
-    find_run,
     finish_run,
     finished_trials,
     machine_watched,
     param_value,
-    reopen_run,
     set_tags,
-    start_run,
     tracking_uri,
 )
-from recdiv_core.training.callback import TrackingCallback, log_report
+from recdiv_core.training.callback import TrackingCallback
 from recdiv_core.training.launch import (
     Outcome,
     check_config,
@@ -59,9 +52,9 @@ from recdiv_core.training.launch import (
     shared_places,
     write_run_file,
 )
-from recdiv_core.training.trial import is_selected, trial_function, trial_settings
+from recdiv_core.training.trial import trial_function
 from recdiv_core.training.workers import handed_on
-from recdiv_core.trials import BASE, dial
+from recdiv_core.trials import BASE
 
 logger = logging.getLogger(__name__)
 
@@ -100,11 +93,11 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
     _check_objectives(config, space, name)
     if existing_result(config) is not None:
         logger.info("run.name=%s is finished already", config.run.name)
-        handle = _open_parent(config, space, name, manifest, reopen=False)
+        handle = open_parent(config, space, name, manifest, reopen=False)
         return _result(asked, handle)
     tracking_uri(config)
     start_ray(config, shared_places(config))
-    handle = _open_parent(config, space, name, manifest, reopen=True)
+    handle = open_parent(config, space, name, manifest, reopen=True)
     status = "FAILED"
     try:
         ensure_vectors(Path(config.data.prepared), manifest)
@@ -179,51 +172,6 @@ def _result(config: Config, parent: RunHandle) -> dict[str, Any]:
     }
 
 
-def _open_parent(
-    config: Config, space: SearchSpace, name: str, manifest: Manifest, *, reopen: bool
-) -> RunHandle:
-    uri = tracking_uri(config)
-    experiment = experiment_id(uri, manifest.name)
-    tags = {"recdiv.run_name": config.run.name, "recdiv.kind": "sweep"}
-    handle = find_run(uri, experiment, tags)
-    if handle is not None:
-        if reopen:
-            reopen_run(handle)
-        return handle
-    described = {
-        "recdiv.space": name,
-        "recdiv.objectives": json.dumps([dataclasses.asdict(o) for o in space.objectives]),
-        "recdiv.parameters": json.dumps([*space.parameters, *(["seed"] if space.seeds else [])]),
-        "recdiv.seeds": json.dumps(space.seeds),
-    }
-    return start_run(config, name=config.run.name, kind="sweep", manifest=manifest, tags=described)
-
-
-def _open_trial(
-    config: Config, manifest: Manifest, parent: RunHandle, dials: Mapping[str, object]
-) -> RunHandle:
-    """Open the child run of a trial, or the one it had before the sweep was resumed.
-
-    In MLflow's lists it is called after its dials.
-    """
-    tags = {
-        "recdiv.run_name": config.run.name,
-        "recdiv.kind": "trial",
-        "mlflow.parentRunId": parent.run_id,
-    }
-    handle = find_run(parent.uri, parent.experiment_id, tags)
-    if handle is not None:
-        reopen_run(handle)
-        return handle
-    return start_run(
-        config,
-        name=" ".join([config.run.name, *(dial(key, value) for key, value in dials.items())]),
-        kind="trial",
-        manifest=manifest,
-        parent_run_id=parent.run_id,
-    )
-
-
 def _least(space: SearchSpace, baseline: Mapping[str, float]) -> dict[str, float]:
     """Return what a trial must reach of each constrained metric, a share of the baseline's."""
     return {c.metric: c.at_least * baseline[f"best/{c.metric}"] for c in space.constraints}
@@ -277,7 +225,7 @@ def _train_once(config: Config, name: str, parent: RunHandle, manifest: Manifest
     finished = existing_result(config)
     if finished is not None:
         return Outcome(finished["checkpoint"], finished["metrics"])
-    handle = _open_trial(config, manifest, parent, {})
+    handle = open_trial(config, manifest, parent, {})
     write_run_file(config, "config.yaml", to_yaml(config))
     outcome = launch(config, callbacks=[TrackingCallback(handle)])
     finish_run(handle, "FINISHED")
@@ -320,7 +268,7 @@ def _run_trials(
         )
     else:
         scheduler, callbacks = _scheduler(config, space)
-        tracking = _TrialTracking(config, space, root, parent, manifest)
+        tracking = TrialTracking(config, space, root, parent, manifest)
         tuner = tune.Tuner(
             trainable,
             param_space=parameters,
@@ -389,75 +337,3 @@ def concurrent_trials(config: Config, cluster: Mapping[str, float]) -> int:
         return config.scaling.max_concurrent_trials
     units = cluster.get("GPU" if config.scaling.use_gpu else "CPU", 0.0)
     return max(1, math.floor(units / config.scaling.num_workers))
-
-
-def trial_name(trial: Trial) -> str:
-    """Name a trial after its number, the same in MLflow, in Tune and on disk."""
-    return f"trial-{trial.trial_id.rpartition('_')[2]}"
-
-
-class _TrialTracking(tune.Callback):
-    """Log every trial from the sweep's driver, and close its run whatever its end."""
-
-    def __init__(
-        self, config: Config, space: SearchSpace, root: str, parent: RunHandle, manifest: Manifest
-    ) -> None:
-        self.config, self.root, self.parent, self.manifest = config, root, parent, manifest
-        self.shown = [objective.metric for objective in space.objectives]
-        self.handles: dict[str, RunHandle] = {}
-        self.best: dict[str, dict[str, float]] = {}
-        self.course = Course(parent)
-
-    def on_trial_start(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        name = trial_name(trial)
-        self.course.read()
-        if name not in self.handles:
-            settings = trial_settings(
-                self.config, trial.config, self.root, name, self.parent.run_id
-            )
-            self.handles[name] = _open_trial(settings, self.manifest, self.parent, trial.config)
-            swept = ", ".join(f"{key}={value}" for key, value in trial.config.items())
-            logger.info("%s: %s", name, swept)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        name = trial_name(trial)
-        log_report(self.handles[name], _only_figures(result))
-        if is_selected(self.config, result, self.best.get(name)):
-            self.best[name] = _only_figures(result)
-
-    def on_trial_complete(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        name = trial_name(trial)
-        handle = self.handles.pop(name)
-        last = trial.last_result or {}
-        if "best/epoch" not in last and name in self.best:
-            # the scheduler stopped it: its best epoch so far stands for it, without test figures
-            best = self.best[name]
-            figures = {f"best/{key}": v for key, v in best.items() if key.startswith("val/")}
-            log_report(handle, {**figures, "best/epoch": best["epoch"], "epoch": best["epoch"]})
-            set_tags(handle, {"recdiv.stopped_early": "true"})
-        best = self.best.get(name, {})
-        figures = ", ".join(f"{metric} {best[metric]:.4f}" for metric in self.shown if best)
-        logger.info("%s ended: %s", name, figures or "no epoch was evaluated")
-        finish_run(handle, "FINISHED")
-        self.course.go_on(handle)
-
-    def on_trial_error(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        name = trial_name(trial)
-        handle = self.handles.pop(name, None)
-        if handle is not None:
-            logger.error("%s failed: see %s", name, trial.error_file)
-            finish_run(handle, "FAILED")
-            self.course.go_on(handle)  # the other seeds of its point may have waited for it
-
-
-def _only_figures(result: Mapping[str, Any]) -> dict[str, float]:
-    prefixes = ("train/", "val/", "test/", "best/")
-    return {k: v for k, v in result.items() if k.startswith(prefixes) or k == "epoch"}

@@ -1,9 +1,10 @@
-"""The trials of a sweep as plain data, and what can be said about them.
+"""The trials of a sweep as plain data, and what is chosen of them.
 
-Not the reading of them from MLflow (report.py) nor their drawing (report_page.py). The one idea:
-everything is chosen on validation figures of a trial's selected epoch; test figures are only looked
-up for what was chosen, so that the test set picks nothing. What is judged is a point, which
-may be of several trials that differ by seed alone (points.py makes one of them).
+Not the reading of them from MLflow (report.py), their drawing (report_page.py) nor what is said of
+them (trials_text.py). The one idea: everything is chosen on validation figures of a trial's
+selected epoch; test figures are only looked up for what was chosen, so that the test set picks
+nothing. What is judged is a point, which may be of several trials that differ by seed alone
+(points.py makes one of them).
 """
 
 from __future__ import annotations
@@ -16,21 +17,14 @@ from typing import Final
 from recdiv_core import pareto
 from recdiv_core.metrics.repeats import half_width
 from recdiv_core.search_space import Objective
+from recdiv_core.wording import SYMBOLS, dial, short, title
 
 BASE: Final = "base"
 """Name of the run that all trials of a sweep with a warm start go on from."""
 DIVERSITY_METRICS: Final = ("coverage", "ild", "diversity_index")
 BUDGETS: Final = (0.99, 0.95, 0.90)
 """Shares of the best accuracy that an operating point may be asked to keep."""
-SYMBOLS: Final = {
-    "loss.diversity_weight": "w",
-    "loss.slate_temperature": "t",
-    "model.diversity": "d",
-    "rerank.diversity": "r",
-}
-"""Short names of the dials, for labels in a plot."""
 
-ESCAPED_BAR: Final = r"\|"
 
 Curve = tuple[tuple[int, float], ...]
 
@@ -87,7 +81,7 @@ class Trial:
         keys = [key for key in settings if key in SYMBOLS or len(settings) <= 3]
         if settings.get("loss.diversity_weight") == 0:  # then the mix changes nothing
             keys = [key for key in keys if key != "loss.diversity"]
-        return " ".join(dial(key, settings[key]) for key in keys) or _short(self.name)
+        return " ".join(dial(key, settings[key]) for key in keys) or short(self.name)
 
 
 @dataclass(frozen=True)
@@ -242,24 +236,6 @@ def choices(fronts: Sequence[Front]) -> dict[str, Trial]:
     return named
 
 
-def choice_table(fronts: Sequence[Front]) -> str:
-    """Lay the choices out in Markdown, with their test figures."""
-    metrics = [metric_of(fronts[0].accuracy), *(metric_of(front.diversity) for front in fronts)]
-    head = ["chosen for", "trial", *(title(metric) for metric in metrics)]
-    rows = [
-        [reason, _called(trial), *(number(trial.test.get(metric)) for metric in metrics)]
-        for reason, trial in choices(fronts).items()
-    ]
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', ESCAPED_BAR) for cell in cells)} |" for cells in lines
-    )
-
-
-def _called(trial: Trial) -> str:
-    return trial.name if trial.label == _short(trial.name) else f"{trial.name} ({trial.label})"
-
-
 def change(trial: Trial, baseline: Trial, metric: str) -> float | None:
     """Return the relative change of a test figure against the baseline; None when unknown."""
     now, before = trial.test.get(metric), baseline.test.get(metric)
@@ -284,171 +260,10 @@ def change_half(trial: Trial, baseline: Trial, metric: str) -> float | None:
     return half_width(gains) / abs(mean) if len(gains) > 1 and mean else None
 
 
-def headline(front: Front) -> str:
-    """Say in one sentence what the sweep found, on test figures."""
-    pick = recommended(front)
-    if pick is None:
-        return "No trial finished with figures: there is no front to show yet."
-    accuracy, diversity = metric_of(front.accuracy), metric_of(front.diversity)
-    who = _called(pick)
-    if front.baseline is None:
-        figures = " and ".join(
-            f"{title(metric)} {number(pick.test[metric])}"
-            for metric in (accuracy, diversity)
-            if metric in pick.test
-        )
-        return f"Trial {who} is the knee of the front{f': {figures} on test' if figures else ''}."
-    if front.judged == (front.baseline,):
-        return "Only the plain model (w = 0) finished: there is nothing to compare it with yet."
-    if pick is front.baseline:
-        return f"No trial beats the plain model (w = 0) on {title(diversity)} within 5 % accuracy."
-    gain, loss = change(pick, front.baseline, diversity), change(pick, front.baseline, accuracy)
-    if gain is None or loss is None:
-        return f"Trial {who} is the knee of the front; it has no test figures to compare."
-    more, less = (_sure(pick, front.baseline, metric) for metric in (diversity, accuracy))
-    cost = (
-        f"for {-100 * loss:.1f} %{less} less" if loss < 0 else f"with {100 * loss:.1f} %{less} more"
-    )
-    return (
-        f"Trial {who}: {100 * gain:+.1f} %{more} {title(diversity)} {cost} {title(accuracy)} "
-        f"than the plain model (w = 0), on test{_meant(pick)}."
-    )
-
-
-def _sure(pick: Trial, baseline: Trial, metric: str) -> str:
-    half = change_half(pick, baseline, metric)
-    return "" if half is None else f" (\u00b1 {100 * half:.1f})"
-
-
-def _meant(pick: Trial) -> str:
-    """Say of a point of several seeds what its figures are."""
-    if not pick.repeats:
-        return ""
-    return f"; means over {len(pick.repeats)} seeds, of which this trial is the nearest to them"
-
-
-def notes(front: Front, sweep: Sweep) -> list[str]:
-    """Say what a reader must not overlook before believing the front."""
-    said: list[str] = []
-    if len(front.judged) < 3:
-        said.append(
-            f"Only {len(front.judged)} finished trial(s): a front of so few says little; "
-            "run more before choosing."
-        )
-    if front.judged and front.baseline is None:
-        said.append(
-            "No baseline: no finished trial has loss.diversity_weight = 0 without re-ranking, "
-            "so gains cannot be stated against the plain model."
-        )
-    if len(front.judged) > 1 and front.members == (front.baseline,):
-        said.append("The plain model (w = 0) dominates every other trial.")
-    said += _set_aside(front, sweep)
-    for kind, reference in referred(front, sweep.references).items():
-        beaten = sum(_dominates(reference, member, front) for member in front.members)
-        if beaten:
-            said.append(
-                f"The baseline {kind} dominates {beaten} of the {len(front.members)} members of "
-                "the front, on validation."
-            )
-    if front.members and front.test_hypervolume is None:
-        said.append("Some members of the front have no test figures.")
-    if front.judged:
-        said.append(_seeds_note(front, sweep))
-    return said
-
-
-def _seeds_note(front: Front, sweep: Sweep) -> str:
-    """Say how many seeds the figures are of."""
-    sizes = sorted({len(point.repeats) or 1 for point in front.judged})
-    if sizes == [1]:
-        return (
-            "One training seed a trial: differences of a few per cent may be chance. "
-            "Repeat the chosen points with other seeds before acting on them."
-        )
-    counts = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    is_shared = any(trial.name == BASE for trial in sweep.trials)
-    base = " All went on from one base model: they say nothing of another." if is_shared else ""
-    return (
-        f"Figures are means over {counts} training seeds a point, bars their 95 % t intervals; "
-        f"of each point the trial nearest to its means is named.{base}"
-    )
-
-
-def _set_aside(front: Front, sweep: Sweep) -> list[str]:
-    """Say which trials are not on the front whatever their figures."""
-    said: list[str] = []
-    kind = "points" if any(trial.repeats for trial in front.judged) else "trials"
-    broken = sum(bool(trial.breaks) for trial in front.judged)
-    if broken:
-        asked = ", ".join(f"{name} >= {number(value)}" for name, value in sweep.least.items())
-        said.append(
-            f"{broken} of {len(front.judged)} finished {kind} break a constraint ({asked}): "
-            "listed, not on the front."
-        )
-    for status, words in (
-        ("FAILED", "failed"),
-        ("KILLED", "stopped early or killed"),
-        ("RUNNING", "still running"),
-    ):
-        count = sum(trial.status == status for trial in sweep.trials)
-        if count:
-            said.append(f"{count} of {len(sweep.trials)} trials {words}: listed, not judged.")
-    return said
-
-
 def referred(front: Front, references: Mapping[str, Trial]) -> dict[str, Trial]:
     """Return the references that have both figures of a front, by kind."""
     names = (metric_of(front.accuracy), metric_of(front.diversity))
     return {kind: run for kind, run in references.items() if all(name in run.val for name in names)}
-
-
-def _dominates(one: Trial, other: Trial, front: Front) -> bool:
-    axes = (front.accuracy, front.diversity)
-    points = [[trial.val[metric_of(axis)] for axis in axes] for trial in (one, other)]
-    return pareto.front(points, [axis.direction for axis in axes]) == [0]
-
-
-def title(metric: str) -> str:
-    """Return a metric's name for people: `ndcg_at_10` -> `NDCG@10`."""
-    name, at, cut_off = metric.partition("_at_")
-    acronyms = {"ndcg": "NDCG", "ild": "ILD", "map": "MAP", "mrr": "MRR", "f1": "F1"}
-    return f"{acronyms.get(name, name.replace('_', ' '))}{'@' if at else ''}{cut_off}"
-
-
-def number(value: float | None) -> str:
-    """Return a figure with four significant digits, a dash for none.
-
-    >>> number(0.012345), number(None)
-    ('0.01235', '-')
-    """
-    if value is None or not math.isfinite(value):
-        return "-"
-    return f"{value:.4g}"
-
-
-def worded(value: object) -> str:
-    """Say a setting: of a mix its names, with their weights where they are several.
-
-    >>> worded({"ild": 1.0, "coverage": 3.0}), worded({"ild": 1.0}), worded(0.0612345)
-    ('ild 1 + coverage 3', 'ild', '0.0612')
-    """
-    if isinstance(value, Mapping):
-        return " + ".join(
-            f"{name} {_short(weight)}" if len(value) > 1 else name for name, weight in value.items()
-        )
-    return _short(value)
-
-
-def dial(key: str, value: object) -> str:
-    """Say a dial and its value in a few characters."""
-    if isinstance(value, Mapping):
-        return worded(value)
-    return f"{SYMBOLS.get(key, key.rpartition('.')[2])}={worded(value)}"
-
-
-def _short(value: object) -> str:
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 24 else f"{text[:22]}.."
 
 
 def _attained(

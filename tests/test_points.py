@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from recdiv_core import trials
+from recdiv_core import trials, trials_text
 from recdiv_core.points import ended_points, points
 from recdiv_core.trials import Sweep, Trial
 from tests.test_trials import COVERAGE, NDCG, sweep, trial
@@ -145,10 +145,10 @@ def test_a_change_of_single_trials_has_no_interval():
 def test_headline_and_notes_say_that_figures_are_means():
     own = of_seeds(trial("base", 0.3, 0.1), *plain_point(0.02), *whole())
     front = trials.judge(points(own), NDCG, COVERAGE)
-    said = trials.headline(front)
+    said = trials_text.headline(front)
     assert "+76.9 % (\u00b1 0.0) coverage@10 for 4.1 % (\u00b1 0.0) less NDCG@10" in said
     assert "; means over 3 seeds, of which this trial is the nearest to them." in said
-    said = " ".join(trials.notes(front, own))
+    said = " ".join(trials_text.notes(front, own))
     assert "means over 3 training seeds a point" in said
     assert "All went on from one base model" in said
     assert "One training seed" not in said

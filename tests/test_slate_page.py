@@ -13,7 +13,7 @@ import pytest
 from recdiv_core.config import override
 from recdiv_core.report import report
 from recdiv_core.slate_page import unseen
-from recdiv_core.trials import worded
+from recdiv_core.wording import worded
 from tests.sweep_worlds import HOSTILE, write_swept_shop
 
 CHROMIUM = next(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from recdiv_core import trials
+from recdiv_core import trials, trials_text
 from recdiv_core.search_space import Objective
 from recdiv_core.trials import Sweep, Trial
 
@@ -88,7 +88,7 @@ def test_the_choices_name_each_trial_once_by_its_first_reason():
 
 def test_the_table_of_choices_has_their_test_figures():
     barred = replace(BENT, name="a|b")
-    table = trials.choice_table([trials.judge([PLAIN, barred], NDCG, COVERAGE)])
+    table = trials_text.choice_table([trials.judge([PLAIN, barred], NDCG, COVERAGE)])
     assert table.splitlines() == [
         "| chosen for | trial | NDCG@10 | coverage@10 |",
         "| --- | --- | --- | --- |",
@@ -96,7 +96,7 @@ def test_the_table_of_choices_has_their_test_figures():
         r"| most coverage@10 at 95 % of the best NDCG@10 | a\|b | 0.24 | 0.3 |",
     ]
     lost = trial("lost", 0.1, 0.1, status="FAILED")
-    assert len(trials.choice_table([trials.judge([lost], NDCG, COVERAGE)]).splitlines()) == 2
+    assert len(trials_text.choice_table([trials.judge([lost], NDCG, COVERAGE)]).splitlines()) == 2
 
 
 def test_test_figures_choose_nothing():
@@ -115,23 +115,23 @@ def test_a_trial_that_did_not_finish_is_not_judged(status):
 def test_without_a_finished_trial_the_front_is_empty():
     front = trials.judge([trial("early", 0.1, 0.1, val={})], NDCG, COVERAGE)
     assert (front.members, front.knee, front.hypervolume) == ((), None, 0.0)
-    assert "No trial finished" in trials.headline(front)
+    assert "No trial finished" in trials_text.headline(front)
 
 
 def test_the_headline_compares_the_knee_with_the_plain_model_on_test():
     bent = trial("bent", 0.48, 0.60, test={"ndcg_at_10": 0.245, "coverage_at_10": 0.236})
-    said = trials.headline(trials.judge([PLAIN, bent, WIDE], NDCG, COVERAGE))
+    said = trials_text.headline(trials.judge([PLAIN, bent, WIDE], NDCG, COVERAGE))
     assert "Trial bent: +18.0 % coverage@10 for 2.0 % less NDCG@10 than the plain model" in said
 
 
 def test_the_headline_says_so_when_nothing_beats_the_plain_model():
     front = trials.judge([PLAIN, trial("worse", 0.3, 0.3)], NDCG, COVERAGE)
-    assert "No trial beats the plain model" in trials.headline(front)
+    assert "No trial beats the plain model" in trials_text.headline(front)
 
 
 def test_the_headline_without_a_baseline_gives_plain_figures():
     front = trials.judge([BENT, WIDE], NDCG, COVERAGE)
-    assert "NDCG@10 0.24 and coverage@10 0.3 on test" in trials.headline(front)
+    assert "NDCG@10 0.24 and coverage@10 0.3 on test" in trials_text.headline(front)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_the_headline_without_a_baseline_gives_plain_figures():
 )
 def test_notes_say_what_weakens_the_front(some, said):
     front = trials.judge(some, NDCG, COVERAGE)
-    assert any(said in note for note in trials.notes(front, sweep(*some)))
+    assert any(said in note for note in trials_text.notes(front, sweep(*some)))
 
 
 def test_other_diversity_axes_follow_the_declared_one():
@@ -182,7 +182,7 @@ def test_a_label_names_the_mix_where_it_matters(weight, mix, label):
 def test_a_note_says_when_a_baseline_dominates_the_front():
     strong, weak = trial("a run", 0.49, 0.65), trial("another", 0.01, 0.01)
     front = trials.judge([PLAIN, BENT, WIDE], NDCG, COVERAGE)
-    said = trials.notes(front, replace(sweep(), references={"ease": strong, "popular": weak}))
+    said = trials_text.notes(front, replace(sweep(), references={"ease": strong, "popular": weak}))
     assert any("baseline ease dominates 2 of the 3 members" in note for note in said)
     assert not any("popular" in note for note in said)
 
@@ -207,7 +207,7 @@ def test_a_front_of_nothing_but_broken_constraints_is_empty():
 def test_a_note_counts_what_breaks_a_constraint():
     broken = trial("broken", 0.3, 0.9, breaks=("val/ndcg_at_10",))
     some = replace(sweep(trial("kept", 0.5, 0.1), broken), least={"val/ndcg_at_10": 0.49})
-    said = " ".join(trials.notes(trials.judge(some.trials, NDCG, COVERAGE), some))
+    said = " ".join(trials_text.notes(trials.judge(some.trials, NDCG, COVERAGE), some))
     assert "1 of 2 finished trials break a constraint (val/ndcg_at_10 >= 0.49)" in said
 
 

@@ -1,0 +1,59 @@
+"""How metrics, settings and figures are called in what people read: plots, tables, logs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+SYMBOLS: Final = {
+    "loss.diversity_weight": "w",
+    "loss.slate_temperature": "t",
+    "model.diversity": "d",
+    "rerank.diversity": "r",
+}
+"""Short names of the dials, for labels in a plot."""
+
+
+def title(metric: str) -> str:
+    """Return a metric's name for people: `ndcg_at_10` -> `NDCG@10`."""
+    name, at, cut_off = metric.partition("_at_")
+    acronyms = {"ndcg": "NDCG", "ild": "ILD", "map": "MAP", "mrr": "MRR", "f1": "F1"}
+    return f"{acronyms.get(name, name.replace('_', ' '))}{'@' if at else ''}{cut_off}"
+
+
+def number(value: float | None) -> str:
+    """Return a figure with four significant digits, a dash for none.
+
+    >>> number(0.012345), number(None)
+    ('0.01235', '-')
+    """
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.4g}"
+
+
+def worded(value: object) -> str:
+    """Say a setting: of a mix its names, with their weights where they are several.
+
+    >>> worded({"ild": 1.0, "coverage": 3.0}), worded({"ild": 1.0}), worded(0.0612345)
+    ('ild 1 + coverage 3', 'ild', '0.0612')
+    """
+    if isinstance(value, Mapping):
+        return " + ".join(
+            f"{name} {short(weight)}" if len(value) > 1 else name for name, weight in value.items()
+        )
+    return short(value)
+
+
+def dial(key: str, value: object) -> str:
+    """Say a dial and its value in a few characters."""
+    if isinstance(value, Mapping):
+        return worded(value)
+    return f"{SYMBOLS.get(key, key.rpartition('.')[2])}={worded(value)}"
+
+
+def short(value: object) -> str:
+    """Return a value in at most 24 characters, a float with three significant digits."""
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 24 else f"{text[:22]}.."
