@@ -49,6 +49,9 @@ class PlannedTrainer(TorchTrainer):
         except (KeyboardInterrupt, SystemExit):  # the latter is how Tune stops a trial
             if controller._worker_group is not None:
                 controller._worker_group.abort()
+            for task in (tasks := asyncio.all_tasks(loop)):
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             raise
         finally:
             loop.close()

@@ -14,7 +14,15 @@ import psutil
 import pytest
 
 from recdiv_core.jobs import last_json_line
-from tests.cluster.conftest import LONG, ROOT, family_of, kill_driver, run, wait_until
+from tests.cluster.conftest import (
+    LONG,
+    PATIENCE_S,
+    ROOT,
+    family_of,
+    kill_driver,
+    run,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
@@ -99,6 +107,22 @@ def test_a_killed_driver_goes_on_from_its_last_checkpoint(shop, trained, start):
     assert logged.info.status == "FINISHED"
     epochs = [epoch for epoch, _ in shop.curve(logged.info.run_id, "train/loss")]
     assert epochs == [1, 2, 3, 4], "no hole, and the first epoch was not trained again"
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_is_marked_and_goes_on(shop, trained, start):
+    arguments = shop.arguments("run.name=interrupted", *LONG)
+    driver = start("train", *arguments)
+    wait_until(lambda: has_passed(shop.storage / "interrupted", 0))
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(timeout=PATIENCE_S) == 130
+    (logged,) = shop.runs("tags.`recdiv.run_name` = 'interrupted'")
+    assert logged.info.status == "KILLED"
+
+    assert_same_figures(run("train", *arguments), trained)
+
+    (logged,) = shop.runs("tags.`recdiv.run_name` = 'interrupted'")
+    assert logged.info.status == "FINISHED"
 
 
 @pytest.mark.slow

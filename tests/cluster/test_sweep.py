@@ -83,6 +83,32 @@ def test_each_point_is_trained_once_a_seed_and_judged_by_its_means(shop):
             assert value == pytest.approx(sum(seeds) / 2), name
 
 
+def test_a_trial_that_is_left_behind_is_stopped_and_the_next_one_is_none_the_worse(shop):
+    space = SearchSpace(
+        description="the same twice, and between them one that learns nothing",
+        parameters={"train.learning_rate": tune.grid_search([0.02, 1e-9, 0.02])},
+        objectives=(
+            Objective("val/ndcg_at_10", "max", reference=0.0),
+            Objective("val/recall_at_10", "max", reference=0.0),
+        ),
+        grace_epochs=2,  # after the first epoch the learner is not yet ahead
+    )
+    fast = ("train.epochs=3", "train.batch_size=16", "train.warmup_steps=2", "model.num_layers=1")
+    arguments = shop.arguments("run.name=stopped", *fast, "scaling.max_concurrent_trials=1")
+    result = sweep.run(apply_overrides(Config(), arguments), space, "stopped")
+
+    trials = shop.runs(f"tags.`mlflow.parentRunId` = '{result['parent_run_id']}'")
+    first, behind, again = sorted(trials, key=lambda trial: trial.info.start_time)
+    assert behind.data.tags["recdiv.stopped_early"] == "true"
+    assert len(shop.curve(behind.info.run_id, "val/ndcg_at_10")) < 3
+    assert not [name for name in behind.data.metrics if name.startswith("test/")]
+    for trial in (first, again):
+        assert len(shop.curve(trial.info.run_id, "val/ndcg_at_10")) == 3
+    figures = {name: v for name, v in first.data.metrics.items() if name.startswith("test/")}
+    assert figures
+    assert {name: again.data.metrics[name] for name in figures} == figures
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize(
     "blow", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
