@@ -42,19 +42,14 @@ class PlannedTrainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
         controller = _Controller(**settings)
-        # not asyncio.run, with which a Ctrl-C would wait until the workers have started
-        loop = asyncio.new_event_loop()
-        try:
-            loop.run_until_complete(controller.run())
-        except (KeyboardInterrupt, SystemExit):  # the latter is how Tune stops a trial
-            if controller._worker_group is not None:
-                controller._worker_group.abort()
-            for task in (tasks := asyncio.all_tasks(loop)):
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-            raise
-        finally:
-            loop.close()
+        with asyncio.Runner() as runner:
+            try:
+                # not runner.run, with which a Ctrl-C would wait until the workers have started
+                runner.get_loop().run_until_complete(controller.run())
+            except (KeyboardInterrupt, SystemExit):  # the latter is how Tune stops a trial
+                if controller._worker_group is not None:
+                    controller._worker_group.abort()
+                raise
         return controller.get_result()
 
 
