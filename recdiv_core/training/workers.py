@@ -8,10 +8,12 @@ that failed or was stopped end with it, and all where somebody else waits for a 
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import ray
 import torch.distributed as dist
@@ -24,6 +26,9 @@ from ray.train.v2._internal.execution.worker_group.state import (
     WorkerGroupState,
 )
 from ray.util.placement_group import placement_group_table
+
+MOST_RUNS: Final = 20
+"""After so many workers start anew: a process grows by some megabytes with every run."""
 
 
 @contextmanager
@@ -50,6 +55,9 @@ class Workers(WorkerGroup):
     are_handed_on: ClassVar[bool] = False
     waiting: ClassVar[_Waiting | None] = None
 
+    num_runs: int = 1
+    """That these workers have had, this one included."""
+
     def _create_placement_group(
         self, scaling_config: Any, worker_group_context: WorkerGroupContext
     ) -> PlacementGroupHandle:
@@ -63,7 +71,10 @@ class Workers(WorkerGroup):
 
     def _create_workers(self, *args: Any, **settings: Any) -> list[Worker]:
         waiting, Workers.waiting = Workers.waiting, None
-        return waiting.workers if waiting else super()._create_workers(*args, **settings)
+        if waiting is None:
+            return super()._create_workers(*args, **settings)
+        self.num_runs = waiting.num_runs + 1
+        return waiting.workers
 
     def _init_train_context_on_workers(
         self,
@@ -90,13 +101,15 @@ class Workers(WorkerGroup):
         """End the workers, or let them wait for the next run."""
         status, state = self._latest_poll_status, self._worker_group_state
         ended_well = status is not None and status.finished and not status.errors
-        if Workers.are_handed_on and ended_well and state is not None and not _somebody_waits():
+        are_wanted = Workers.are_handed_on and self.num_runs < MOST_RUNS
+        if are_wanted and ended_well and state is not None and not _somebody_waits():
             self._worker_group_state = _Waiting(
                 start_time=state.start_time,
                 workers=state.workers,
                 placement_group_handle=state.placement_group_handle,
                 sync_actor=state.sync_actor,
                 context=self._worker_group_context,
+                num_runs=self.num_runs,
             )
         super().shutdown()
 
@@ -106,6 +119,7 @@ class _Waiting(WorkerGroupState):
     """Workers that have left one run and belong to none."""
 
     context: WorkerGroupContext
+    num_runs: int
 
     def fits(self, asked: WorkerGroupContext) -> bool:
         """Return whether a run asks for as many, with as much each."""
@@ -138,3 +152,7 @@ def _somebody_waits() -> bool:
 def _leave_group() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc keeps what was freed for threads that have ended
+        libc.malloc_trim(0)

@@ -1,6 +1,8 @@
 """One training run through the real command line: tracked, repeatable, the same on any workers."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from recdiv_core.config import flatten, from_tree
 from recdiv_core.schema import read_manifest
+from recdiv_core.training import workers
 from recdiv_core.training.workers import Workers, handed_on
 from tests.cluster.conftest import LONG, figures_of, run
 
@@ -63,7 +66,7 @@ def pids_that_wait():
     return [worker.metadata.pid for worker in Workers.waiting.workers] if Workers.waiting else []
 
 
-def test_workers_are_handed_on_to_the_next_run_and_it_is_none_the_worse(shop, trained):
+def test_workers_are_handed_on_to_the_next_run_and_it_is_none_the_worse(shop, trained, monkeypatch):
     judged = ["train.epochs=0", f"train.init_from={trained['checkpoint']}"]
     two = "scaling.num_workers=2"
     with handed_on():
@@ -73,7 +76,14 @@ def test_workers_are_handed_on_to_the_next_run_and_it_is_none_the_worse(shop, tr
         assert len(before) == 2
         assert pids_that_wait() == before
         run("train", *shop.arguments("run.name=smaller", "scaling.num_workers=1", *judged))
+        (lost,) = pids_that_wait()
+        os.kill(lost, signal.SIGKILL)
+        run("train", *shop.arguments("run.name=lost", "scaling.num_workers=1", *judged))
         assert len(pids_that_wait()) == 1
+        assert pids_that_wait() != [lost]
+        monkeypatch.setattr(workers, "MOST_RUNS", 2)
+        run("train", *shop.arguments("run.name=worn-out", "scaling.num_workers=1", *judged))
+        assert not pids_that_wait()
         never = placement_group([{"CPU": 1000}])
         run("train", *shop.arguments("run.name=somebody-waits", two, *judged))
         assert not pids_that_wait()
