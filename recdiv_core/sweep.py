@@ -22,6 +22,7 @@ from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray.tune.schedulers import FIFOScheduler
 
 from recdiv_core.config import Config, override, to_yaml
+from recdiv_core.data.plan import track_readers_here
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.metrics.repeats import means_of
 from recdiv_core.ray_start import start_ray
@@ -97,6 +98,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
         return _result(asked, handle)
     tracking_uri(config)
     start_ray(config, shared_places(config))
+    track_readers_here()
     handle = open_parent(config, space, name, manifest, reopen=True)
     status = "FAILED"
     try:

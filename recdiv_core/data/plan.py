@@ -220,6 +220,17 @@ def stream_train(
             parts_of_step = []
 
 
+def track_readers_here() -> None:
+    """Start, on this node, the one process of a cluster that Ray Data asks where actors are.
+
+    Else the first reader starts it on its own node, once for the life of the cluster, and with that
+    node all readers are lost, those of the workers that take its place too (ray 2.60).
+    """
+    from ray.data._internal.execution.node_trackers import actor_location
+
+    actor_location.get_or_create_actor_location_tracker()
+
+
 def plan_parts(fragments: Sequence[Fragment], num_rows: int) -> list[list[Piece]]:
     """Cut the rows of all fragments, in order, into parts of `num_rows`; the last may be short."""
     ends = np.cumsum([fragment.num_rows for fragment in fragments])

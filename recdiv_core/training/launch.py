@@ -21,6 +21,7 @@ import yaml
 from pyarrow.fs import FileSystem, FileType
 
 from recdiv_core.config import Config, check_dial, flatten, from_tree, override, to_yaml
+from recdiv_core.data.plan import track_readers_here
 from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.training.check_rerank import check_rerank
 from recdiv_core.training.kinds import check_size, idle_keys
@@ -271,6 +272,7 @@ def run(config: Config) -> dict[str, Any]:
 
     tracking_uri(config)
     start_ray(config, shared_places(config))
+    track_readers_here()
     handle = open_run(config, manifest)
     status = "FAILED"
     try:
