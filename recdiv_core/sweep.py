@@ -60,8 +60,8 @@ from recdiv_core.trials import BASE
 logger = logging.getLogger(__name__)
 
 DRIVER_PLACE: Final = {"CPU": 0.0, HEAD_NODE_RESOURCE_NAME: 0.001}
-"""Of a trial's driver, which only waits for its workers: beside that of the sweep, so that whatever
-other node is lost takes workers alone, and those are started again."""
+"""Of a process that runs trials and keeps their workers: beside the driver of the sweep, so that
+whatever other node is lost takes workers alone, and those are started again."""
 
 NO_DIVERSITY: Final = {
     "loss.diversity_weight": 0.0,
