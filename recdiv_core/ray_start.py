@@ -18,7 +18,11 @@ from typing import Final
 
 from recdiv_core.config import Config
 
+IDLE_ENDS_AFTER_MS: Final = "RAY_idle_worker_killing_time_threshold_ms"
+"""Ray's setting of a node, which its processes inherit; a second unless set."""
+
 ENVIRONMENT: Final = {
+    IDLE_ENDS_AFTER_MS: "120000",  # so that what read for one run reads for the next (data/plan.py)
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the pace of report()
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else each print appears twice
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a run, for scaling.preemptible alone

@@ -15,6 +15,7 @@ whoever computes it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +26,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recdiv_core.ray_start import IDLE_ENDS_AFTER_MS
 from recdiv_core.schema import USER_ID
 
 if TYPE_CHECKING:
-    from ray.data import Datasource
+    from ray.data import ActorPoolStrategy, Datasource, TaskPoolStrategy
 
 PARTS_A_TASK: Final = 16
 """Parts read at once: enough to hide a task's overhead, few enough to stream."""
@@ -208,9 +210,7 @@ def stream_train(
         planned_reads(plan),
         override_num_blocks=-(-len(plan) // PARTS_A_TASK),
         num_cpus=READER_CPUS,
-        # one process that stays: on a small machine Ray ends idle task workers after a second, and
-        # starting the next one costs more than all the reading
-        compute=ray.data.ActorPoolStrategy(size=1),
+        compute=_one_reader(),
     )
     parts_of_step: list[Examples] = []
     for row in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=4):
@@ -218,6 +218,17 @@ def stream_train(
         if len(parts_of_step) == accumulation:
             yield parts_of_step
             parts_of_step = []
+
+
+def _one_reader() -> ActorPoolStrategy | TaskPoolStrategy:
+    """Return how Ray Data runs the one process that reads; to start it costs more than all reading.
+
+    Where the node keeps idle processes it does tasks, and the next run finds it. Elsewhere it is an
+    actor, which stays for a run: a small machine would end it after a second without a task.
+    """
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+    return TaskPoolStrategy(1) if IDLE_ENDS_AFTER_MS in os.environ else ActorPoolStrategy(size=1)
 
 
 def track_readers_here() -> None:

@@ -1,5 +1,6 @@
 """The training stream on a real Ray: what the plan promises is what the ranks read."""
 
+import psutil
 import pytest
 
 from recdiv_core.data.plan import (
@@ -9,6 +10,7 @@ from recdiv_core.data.plan import (
     stream_train,
     train_examples,
 )
+from recdiv_core.ray_start import IDLE_ENDS_AFTER_MS
 from recdiv_core.schema import TRAIN_EXAMPLE
 from tests.test_batches import train_rows, write_shards
 
@@ -36,6 +38,12 @@ def streamed(prepared, rank, start_step):
     return [[numbers(examples) for examples in parts] for parts in steps]
 
 
+def ray_processes():
+    """Return what runs under this test's Ray: pid -> name."""
+    family = psutil.Process().children(recursive=True)
+    return {process.pid: " ".join(process.cmdline()) for process in family}
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     directory = tmp_path_factory.mktemp("prepared")
@@ -47,6 +55,23 @@ def prepared(tmp_path_factory):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_reads_its_parts_of_the_plan_in_order(ray_cluster, prepared, rank):
     assert streamed(prepared, rank, 0) == planned(prepared, rank)
+
+
+def test_an_actor_reads_where_ray_ends_idle_processes(ray_cluster, prepared, monkeypatch):
+    monkeypatch.delenv(IDLE_ENDS_AFTER_MS)
+    before = ray_processes()
+    stream = stream_train(prepared, rank=0, start_step=0, epochs=2, **PLAN)
+    first = [numbers(examples) for examples in next(stream)]
+    fresh = {name for pid, name in ray_processes().items() if pid not in before}
+    assert any("MapWorker" in name for name in fresh)
+    assert [first, *([numbers(e) for e in parts] for parts in stream)] == planned(prepared, 0)
+
+
+def test_the_process_that_has_read_reads_again(ray_cluster, prepared):
+    streamed(prepared, 0, 0)
+    before = ray_processes()
+    streamed(prepared, 1, 0)
+    assert set(ray_processes()) <= set(before)
 
 
 def test_a_stream_goes_on_in_the_middle_of_an_epoch(ray_cluster, prepared):
