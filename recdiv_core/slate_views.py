@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -218,7 +218,8 @@ def _find(
         overrides = [*overrides, "scaling.use_gpu=false"]
     for role, trial in list(wanted.items())[:MAX_RUNS]:
         try:
-            found[role] = (trial, find_run(trial.run_id, overrides, uri))
+            run = find_run(trial.run_id, overrides, uri)
+            found[role] = (trial, replace(run, name=trial.name))
         except (ValueError, OSError) as error:
             reason = str(error).partition(";")[0]
             notes.append(f"{role} ({trial.name}) is left out: {reason}.")

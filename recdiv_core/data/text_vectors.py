@@ -20,6 +20,7 @@ import pyarrow as pa
 from recdiv_core.data.catalogue import load_tokens
 from recdiv_core.models.text_encoder import (
     encoder_sha256,
+    encoder_width,
     load_encoder,
     mean_pool,
     pad_tokens,
@@ -87,9 +88,8 @@ def _encode_all(tokens_of: Mapping[Path, Sequence[list[int]]], source: str) -> N
     """Encode the texts of several files in one Ray Data job; makes the files."""
     import ray
     import ray.data
-    from transformers import AutoConfig
 
-    width = AutoConfig.from_pretrained(source).hidden_size
+    width = encoder_width(source)
     blocks: list[pa.Table] = []
     for path, tokens in tokens_of.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -90,6 +91,24 @@ def load_encoder(source: str) -> PreTrainedModel:
 
     try:
         return AutoModel.from_pretrained(source, dtype=torch.float32).eval()
+    except OSError as error:
+        raise ValueError(f"model.text.encoder={source}: no model found: {error}") from None
+
+
+def encoder_width(source: str) -> int:
+    """Return H, the width of a resolved encoder's vectors.
+
+    Raises:
+        ValueError: there is no encoder at `source` (and the hub cannot be reached).
+    """
+    file = Path(source) / "config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if "hidden_size" in settings:
+        return int(settings["hidden_size"])
+    from transformers import AutoConfig  # knows other names of it, and the hub
+
+    try:
+        return AutoConfig.from_pretrained(source).hidden_size
     except OSError as error:
         raise ValueError(f"model.text.encoder={source}: no model found: {error}") from None
 
