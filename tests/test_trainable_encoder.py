@@ -6,7 +6,8 @@ import torch
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import FreshText, Recommender
 from recdiv_core.models.session_tower import SessionTower
-from recdiv_core.training.build import trainable_encoder
+from recdiv_core.models.text_encoder import encoder_width
+from recdiv_core.models.trainable_encoder import encoder_layers, trainable_encoder
 from tests.test_towers import packed_histories
 
 NUM_ITEMS, WIDTH, NUM_LAYERS = 24, 32, 3
@@ -142,3 +143,40 @@ def test_the_encoder_draws_no_dropout_while_the_towers_do(source):
 def test_more_layers_than_there_are_is_a_users_mistake(source):
     with pytest.raises(ValueError, match="trainable_layers=4: the encoder has 3 layers"):
         trainable_encoder(source, 4, 0, recomputes=False)
+
+
+SMALL = {"vocab_size": 50, "pad_token_id": 0, "max_position_embeddings": 64}
+FAMILIES = {
+    "Bert": {"hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 3},
+    "XLMRoberta": {"hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 3},
+    "MPNet": {"hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 3},
+    "DistilBert": {"dim": WIDTH, "n_heads": 2, "n_layers": 3, "hidden_dim": 64},
+    "ModernBert": {"hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 3},
+}
+
+
+@pytest.mark.parametrize("rank", [0, 4], ids=["layers", "adapters"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_top_layer_of_any_family_trains_and_no_other(tmp_path, family, rank):
+    import transformers
+
+    config = getattr(transformers, f"{family}Config")(**SMALL | FAMILIES[family])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # noqa: TID251
+        getattr(transformers, f"{family}Model")(config).save_pretrained(tmp_path)
+    assert encoder_width(str(tmp_path)) == WIDTH
+    model = model_of(str(tmp_path), layers=1, rank=rank, recomputes=True)
+    gradients(model)
+    (*others, top) = encoder_layers(model.encoder)
+    assert len(others) == 2
+    trained = {p for p in model.encoder.parameters() if p.requires_grad}
+    assert trained
+    assert trained <= set(top.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+    assert any(p.grad.abs().max() > 0 for p in trained)
+
+
+def test_an_encoder_without_a_place_for_adapters_is_named(source, monkeypatch):
+    monkeypatch.setattr("recdiv_core.models.trainable_encoder.ADAPTED", ("elsewhere",))
+    with pytest.raises(ValueError, match="no module of BertModel is called one of elsewhere"):
+        trainable_encoder(source, 1, 4, recomputes=False)

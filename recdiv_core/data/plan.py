@@ -16,6 +16,7 @@ whoever computes it.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,12 +32,14 @@ from recdiv_core.schema import USER_ID
 
 if TYPE_CHECKING:
     from ray.data import ActorPoolStrategy, Datasource, TaskPoolStrategy
+    from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 PARTS_A_TASK: Final = 16
 """Parts read at once: enough to hide a task's overhead, few enough to stream."""
 
-READER_CPUS: Final = 0.05
-"""CPUs that Ray reserves a rank's reader: it mostly waits, and must fit beside the workers."""
+
+REST_S: Final = 0.01
+"""Between two steps of Ray Data's loop, each of which may start a task and take what others read."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,7 @@ def stream_train(
         The `accumulation` parts of each step in order; a part may hold no user.
     """
     import ray.data
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     fragments = list_fragments(prepared, "train")
     steps_an_epoch = num_steps(sum(f.num_rows for f in fragments), batch_size)
@@ -206,11 +210,15 @@ def stream_train(
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    context.custom_execution_callback_classes = [_rest_class()]
+    here = ray.get_runtime_context().get_node_id()
+    beside = NodeAffinitySchedulingStrategy(here, soft=True)
     dataset = ray.data.read_datasource(
         planned_reads(plan),
         override_num_blocks=-(-len(plan) // PARTS_A_TASK),
-        num_cpus=READER_CPUS,
+        num_cpus=0,  # it mostly waits, and must find room beside the workers
         compute=_one_reader(),
+        ray_remote_args={"scheduling_strategy": beside},
     )
     parts_of_step: list[Examples] = []
     for row in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=4):
@@ -229,6 +237,20 @@ def _one_reader() -> ActorPoolStrategy | TaskPoolStrategy:
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     return TaskPoolStrategy(1) if IDLE_ENDS_AFTER_MS in os.environ else ActorPoolStrategy(size=1)
+
+
+def _rest_class() -> type[ExecutionCallback]:
+    """Return what lets Ray Data's loop rest between its steps (ray 2.60).
+
+    It runs in the process that trains, and as fast as it can while more is read than is taken.
+    """
+    from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+    class Rest(ExecutionCallback):
+        def on_execution_step(self, executor: object) -> None:
+            time.sleep(REST_S)
+
+    return Rest
 
 
 def track_readers_here() -> None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Final, cast
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from recdiv_core.config import Config
 from recdiv_core.data.catalogue import (
@@ -34,7 +32,8 @@ from recdiv_core.models.dial import dial_dim
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
-from recdiv_core.models.text_encoder import load_encoder, resolve_encoder
+from recdiv_core.models.text_encoder import resolve_encoder
+from recdiv_core.models.trainable_encoder import trainable_encoder
 from recdiv_core.rerank import Options
 from recdiv_core.rerank.candidates import Rule
 from recdiv_core.schema import Manifest, read_manifest
@@ -42,9 +41,6 @@ from recdiv_core.slate_rules import parse_rule
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.checkpoint import load_weights, read_weights
 from recdiv_core.training.objective import Attack, Objective
-
-CHECKPOINTING: Final = {"use_reentrant": False, "preserve_rng_state": False}
-"""Of the encoder's layers, which draw nothing at random: it is in evaluation mode."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,51 +175,6 @@ def load_model(config: Config, dataset: Dataset, checkpoint: Path) -> Recommende
     model = build_model(config, dataset)
     load_weights(checkpoint, model)
     return model
-
-
-def trainable_encoder(
-    source: str, trainable_layers: int, lora_rank: int, *, recomputes: bool
-) -> nn.Module:
-    """Load an encoder with its top layers trainable, or with adapters on them.
-
-    Args:
-        source: see `resolve_encoder`.
-        trainable_layers: how many, >= 1.
-        lora_rank: of the adapters; 0 = none, the layers themselves are trained.
-        recomputes: whether each layer keeps its input alone and is computed again on the way back.
-
-    Raises:
-        ValueError: no encoder at `source`, or one of fewer layers.
-    """
-    encoder = load_encoder(source)
-    layers = list(cast("nn.ModuleList", encoder.get_submodule("encoder.layer")))
-    if trainable_layers > len(layers):
-        raise ValueError(
-            f"model.text.trainable_layers={trainable_layers}: the encoder has {len(layers)} layers"
-        )
-    encoder.requires_grad_(False)
-    # states are averaged; BERT's own pooler would be left without gradients
-    encoder.register_module("pooler", None)
-    if recomputes:
-        # transformers' own switch works in training mode alone, and the encoder is kept out of it;
-        # all layers: noise on tokens sends gradients through the frozen ones too
-        for layer in layers:
-            layer.forward = partial(checkpoint, layer.forward, **CHECKPOINTING)
-    if lora_rank:
-        from peft import LoraConfig, get_peft_model
-
-        top = list(range(len(layers) - trainable_layers, len(layers)))
-        adapters = LoraConfig(
-            r=lora_rank,
-            lora_alpha=2 * lora_rank,
-            target_modules=["query", "value"],
-            layers_to_transform=top,
-            layers_pattern="layer",
-        )
-        return get_peft_model(encoder, adapters)
-    for layer in layers[len(layers) - trainable_layers :]:
-        layer.requires_grad_(True)
-    return encoder
 
 
 def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Objective:
