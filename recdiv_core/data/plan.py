@@ -38,8 +38,10 @@ PARTS_A_TASK: Final = 16
 """Parts read at once: enough to hide a task's overhead, few enough to stream."""
 
 
+NODE_LABEL: Final = "ray.io/node-id"
+
 REST_S: Final = 0.01
-"""Between two steps of Ray Data's loop, each of which may start a task and take what others read."""
+"""Between two steps of Ray Data's loop, which start tasks and take what others have read."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,6 @@ def stream_train(
         The `accumulation` parts of each step in order; a part may hold no user.
     """
     import ray.data
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     fragments = list_fragments(prepared, "train")
     steps_an_epoch = num_steps(sum(f.num_rows for f in fragments), batch_size)
@@ -211,14 +212,12 @@ def stream_train(
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.custom_execution_callback_classes = [_rest_class()]
-    here = ray.get_runtime_context().get_node_id()
-    beside = NodeAffinitySchedulingStrategy(here, soft=True)
     dataset = ray.data.read_datasource(
         planned_reads(plan),
         override_num_blocks=-(-len(plan) // PARTS_A_TASK),
         num_cpus=0,  # it mostly waits, and must find room beside the workers
         compute=_one_reader(),
-        ray_remote_args={"scheduling_strategy": beside},
+        label_selector={NODE_LABEL: ray.get_runtime_context().get_node_id()},
     )
     parts_of_step: list[Examples] = []
     for row in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=4):
