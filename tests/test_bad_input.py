@@ -122,6 +122,21 @@ def test_another_text_encoder(config: Config):
     assert "was prepared with model.text.encoder=tiny" in message
 
 
+def test_more_layers_to_train_than_the_encoder_has(config: Config, prepared: Path, tmp_path: Path):
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    (encoder / "config.json").write_text('{"model_type": "bert", "num_hidden_layers": 2}')
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    manifest["encoder"]["name"] = str(encoder)
+    (prepared / "manifest.json").write_text(json.dumps(manifest))
+    chosen = {"model__text__encoder": str(encoder)}
+    message = refusal(config, **chosen, model__text__trainable_layers=3)
+    assert message == f"model.text.trainable_layers=3: the encoder {encoder} has 2 layers"
+    check_config(
+        override(config, {"model.text.encoder": str(encoder), "model.text.trainable_layers": 2})
+    )
+
+
 def test_weights_of_another_shape(config: Config, checkpoint: Path):
     message = refusal(config, train__init_from=str(checkpoint), model__dim=32)
     assert "was trained with model.dim=64, this run has model.dim=32" in message

@@ -8,7 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recdiv_core.models.text_encoder import encoder_width, mean_pool, pad_tokens, resolve_encoder
+from recdiv_core.models.text_encoder import (
+    encoder_depth,
+    encoder_width,
+    mean_pool,
+    pad_tokens,
+    resolve_encoder,
+)
 
 TEXTS = st.lists(st.lists(st.integers(1, 30), max_size=6), min_size=1, max_size=5)
 
@@ -32,14 +38,21 @@ def test_no_text_at_all_pads_to_one_empty_column():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"model_type": "bert", "hidden_size": 48},
-        {"model_type": "distilbert", "dim": 48, "n_heads": 2},
-        {"model_type": "gpt2", "n_embd": 48},
+        {"model_type": "bert", "hidden_size": 48, "num_hidden_layers": 7},
+        {"model_type": "distilbert", "dim": 48, "n_heads": 2, "n_layers": 7},
+        {"model_type": "gpt2", "n_embd": 48, "n_layer": 7},
     ],
 )
-def test_the_width_of_an_encoder_has_many_names(tmp_path, settings):
+def test_width_and_depth_of_an_encoder_have_many_names(tmp_path, settings):
     (tmp_path / "config.json").write_text(json.dumps(settings))
     assert encoder_width(str(tmp_path)) == 48
+    assert encoder_depth(str(tmp_path)) == 7
+
+
+def test_a_family_that_is_not_known_is_a_users_mistake(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "abacus"}')
+    with pytest.raises(ValueError, match=rf"model\.text\.encoder={tmp_path}: no model found"):
+        encoder_width(str(tmp_path))
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path):

@@ -96,20 +96,30 @@ def load_encoder(source: str) -> PreTrainedModel:
 
 
 def encoder_width(source: str) -> int:
-    """Return H, the width of a resolved encoder's vectors.
+    """Return H, the width of a resolved encoder's vectors; see `_setting` for its errors."""
+    return _setting(source, "hidden_size")
+
+
+def encoder_depth(source: str) -> int:
+    """Return the number of layers of a resolved encoder; see `_setting` for its errors."""
+    return _setting(source, "num_hidden_layers")
+
+
+def _setting(source: str, name: str) -> int:
+    """Read a setting of an encoder.
 
     Raises:
         ValueError: there is no encoder at `source` (and the hub cannot be reached).
     """
     file = Path(source) / "config.json"
     settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if "hidden_size" in settings:
-        return int(settings["hidden_size"])
-    from transformers import AutoConfig  # knows other names of it, and the hub
+    if name in settings:
+        return int(settings[name])
+    from transformers import AutoConfig  # knows what other families call it, and the hub
 
     try:
-        return AutoConfig.from_pretrained(source).hidden_size
-    except OSError as error:
+        return getattr(AutoConfig.from_pretrained(source), name)
+    except (OSError, ValueError) as error:
         raise ValueError(f"model.text.encoder={source}: no model found: {error}") from None
 
 

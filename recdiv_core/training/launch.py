@@ -140,6 +140,15 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
             f"model.text.encoder={text.encoder}, but data.prepared={prepared} was prepared with "
             f"model.text.encoder={manifest.encoder.name}: give that, or prepare again"
         )
+    if text.enabled and text.trainable_layers:
+        from recdiv_core.models.text_encoder import encoder_depth, resolve_encoder
+
+        depth = encoder_depth(resolve_encoder(text.encoder))
+        if text.trainable_layers > depth:
+            raise ValueError(
+                f"model.text.trainable_layers={text.trainable_layers}: the encoder {text.encoder} "
+                f"has {depth} layers"
+            )
     _check_attributes(config, prepared)
     check_dial(config)
     if not config.train.init_from:
