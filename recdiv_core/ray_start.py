@@ -59,8 +59,8 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
         ray.init(
             address=address,
             logging_level=logging.WARNING,
-            # without it Train's clean-up actor complains every second of a run
-            include_dashboard=True if is_local else None,
+            # of a Ray that ends with this process: two seconds of its start, and CPU as long
+            include_dashboard=False if is_local else None,
         )
     except ConnectionError as error:
         raise ValueError(

@@ -5,19 +5,19 @@ controller, one that frees what the run holds should that die, one for datasets 
 for, since workers read by a plan of their own (data/plan.py). Here the caller, which would only
 wait, is the controller. With the driver of a job all that it holds ends. A trial of a sweep does
 not end with its job; so for the process that runs trials, one after another, Ray's clean-up stands
-by. (It has to be told which Ray is its own: where a machine has several it asks the wrong one,
-takes a live run for dead, and ends it.)
+by. (It asks a dashboard who is alive, and where a machine has several Rays the wrong one: it takes
+a live run for dead, and ends it. Here it asks the Ray that it is part of.)
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from typing import Any, Final
+from typing import Any
 
 import ray
 from ray._common.constants import HEAD_NODE_RESOURCE_NAME
+from ray._private.state import actors
 from ray.train import Result
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -27,8 +27,6 @@ from ray.train.v2._internal.execution.controller import TrainController, placeme
 from ray.train.v2.api.callback import RayTrainCallback
 
 from recdiv_core.training.workers import Workers
-
-ADDRESS: Final = "RAY_ADDRESS"
 
 
 class PlannedTrainer(TorchTrainer):
@@ -85,10 +83,14 @@ class CleanUp(PlacementGroupCleanerCallback):
 
 
 class _Cleaner(placement_group_cleaner.PlacementGroupCleaner):
-    """Ray's own, told its own Ray."""
+    """Ray's own, which asks its own Ray."""
 
     def __init__(self, **settings: Any) -> None:
-        os.environ[ADDRESS] = ray.get_runtime_context().gcs_address
+        placement_group_cleaner.is_actor_alive = _is_alive  # pyright: ignore[reportPrivateImportUsage]
         # it warns of what it is for: that a process has ended whose workers waited for a next run
         logging.getLogger(placement_group_cleaner.__name__).setLevel(logging.ERROR)
         super().__init__(**settings)
+
+
+def _is_alive(actor_id: str, timeout: float) -> bool:
+    return actors(actor_id).get("State", "DEAD") != "DEAD"

@@ -41,7 +41,7 @@ LONG = (
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     os.environ.update(ENVIRONMENT)
-    ray.init(address="local", num_cpus=4, include_dashboard=True)
+    ray.init(address="local", num_cpus=4, include_dashboard=False)
     yield
     ray.shutdown()
 

@@ -3,18 +3,25 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 import yaml
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import (
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 
 from recdiv_core.config import flatten, from_tree
 from recdiv_core.schema import read_manifest
 from recdiv_core.training import workers
+from recdiv_core.training.trainer import CleanUp
 from recdiv_core.training.workers import Workers, handed_on
-from tests.cluster.conftest import LONG, figures_of, run
+from tests.cluster.conftest import LONG, figures_of, run, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -89,6 +96,29 @@ def test_workers_are_handed_on_to_the_next_run_and_it_is_none_the_worse(shop, tr
         assert not pids_that_wait()
         remove_placement_group(never)
     assert_same_training(after, trained)
+
+
+@pytest.mark.faults
+def test_places_are_freed_when_the_process_that_holds_them_is_killed(ray_cluster):
+    @ray.remote(num_cpus=0)
+    class Holder:
+        def hold(self):
+            place = placement_group([{"CPU": 0.1}])
+            ray.get(place.ready())
+            clean_up = CleanUp()
+            clean_up.after_controller_start(None)
+            ray.get(CleanUp.process.register_placement_group.remote(place))
+            return place.id.hex(), os.getpid()
+
+    def state():
+        return placement_group_table()[place]["state"]
+
+    holder = Holder.remote()
+    place, pid = ray.get(holder.hold.remote())
+    time.sleep(3)  # it looks once a second
+    assert state() == "CREATED"
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: state() == "REMOVED")
 
 
 def test_a_name_is_refused_with_other_settings(shop, trained, capsys):
