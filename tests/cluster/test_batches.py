@@ -44,6 +44,10 @@ def ray_processes():
     return {process.pid: " ".join(process.cmdline()) for process in family}
 
 
+def reading_actors():
+    return {pid for pid, name in ray_processes().items() if "MapWorker" in name}
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     directory = tmp_path_factory.mktemp("prepared")
@@ -59,18 +63,20 @@ def test_a_rank_reads_its_parts_of_the_plan_in_order(ray_cluster, prepared, rank
 
 def test_an_actor_reads_where_ray_ends_idle_processes(ray_cluster, prepared, monkeypatch):
     monkeypatch.delenv(IDLE_ENDS_AFTER_MS)
-    before = ray_processes()
+    before = reading_actors()
     stream = stream_train(prepared, rank=0, start_step=0, epochs=2, **PLAN)
     first = [numbers(examples) for examples in next(stream)]
-    fresh = {name for pid, name in ray_processes().items() if pid not in before}
-    assert any("MapWorker" in name for name in fresh)
+    assert reading_actors() - before
     assert [first, *([numbers(e) for e in parts] for parts in stream)] == planned(prepared, 0)
 
 
 def test_the_process_that_has_read_reads_again(ray_cluster, prepared):
     streamed(prepared, 0, 0)
-    before = ray_processes()
-    streamed(prepared, 1, 0)
+    before, actors = ray_processes(), reading_actors()
+    stream = stream_train(prepared, rank=1, start_step=0, epochs=2, **PLAN)
+    next(stream)
+    assert reading_actors() <= actors  # of earlier readings, ending
+    assert len(list(stream)) == 21
     assert set(ray_processes()) <= set(before)
 
 
