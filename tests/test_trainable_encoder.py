@@ -150,6 +150,7 @@ FAMILIES = {
     "Bert": {"hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 3},
     "XLMRoberta": {"hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 3},
     "MPNet": {"hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 3},
+    "DebertaV2": {"hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 3},
     "DistilBert": {"dim": WIDTH, "n_heads": 2, "n_layers": 3, "hidden_dim": 64},
     "ModernBert": {"hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 3},
 }
@@ -176,7 +177,12 @@ def test_the_top_layer_of_any_family_trains_and_no_other(tmp_path, family, rank)
     assert any(p.grad.abs().max() > 0 for p in trained)
 
 
-def test_an_encoder_without_a_place_for_adapters_is_named(source, monkeypatch):
-    monkeypatch.setattr("recdiv_core.models.trainable_encoder.ADAPTED", ("elsewhere",))
-    with pytest.raises(ValueError, match="no module of BertModel is called one of elsewhere"):
-        trainable_encoder(source, 1, 4, recomputes=False)
+def test_an_encoder_without_a_place_for_adapters_is_named(tmp_path):
+    from transformers import FNetConfig, FNetModel  # mixes tokens by Fourier transforms
+
+    config = FNetConfig(vocab_size=50, hidden_size=WIDTH, num_hidden_layers=2, intermediate_size=64)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # noqa: TID251
+        FNetModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"no module of FNetModel is called one of .*query"):
+        trainable_encoder(str(tmp_path), 1, 4, recomputes=False)

@@ -215,7 +215,9 @@ def stream_train(
     dataset = ray.data.read_datasource(
         planned_reads(plan),
         override_num_blocks=-(-len(plan) // PARTS_A_TASK),
-        num_cpus=0,  # it mostly waits, and must find room beside the workers
+        # it mostly waits; of a share of a CPU, where workers leave little, Ray Data's loop asks on
+        # and on whether it is free
+        num_cpus=0,
         compute=_one_reader(),
         label_selector={NODE_LABEL: ray.get_runtime_context().get_node_id()},
     )

@@ -1,8 +1,8 @@
 """The text encoder that is trained along: which of its layers, whole or by adapters.
 
-Any encoder of transformers whose layers stand in one list: BERT, RoBERTa, MPNet, DistilBERT,
-ModernBERT and their kin. Not how it is found and loaded (text_encoder.py), nor when texts are
-encoded (recommender.py).
+Any encoder of transformers whose layers stand in one list: BERT, RoBERTa, MPNet, DeBERTa,
+DistilBERT, ModernBERT and their kin. Not how it is found and loaded (text_encoder.py), nor when
+texts are encoded (recommender.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from recdiv_core.models.text_encoder import load_encoder
 
-ADAPTED: Final = ("query", "value", "q", "v", "q_lin", "v_lin", "q_proj", "v_proj", "Wqkv")
-"""Names of what makes queries and values, one of which every family of encoders has."""
+ADAPTED: Final = (
+    *("query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v"),
+    "Wqkv",
+)
+"""Names of what makes queries and values in one family of encoders or another."""
 
 CHECKPOINTING: Final = {"use_reentrant": False, "preserve_rng_state": False}
 """Of the encoder's layers, which draw nothing at random: it is in evaluation mode."""
@@ -35,7 +38,7 @@ def trainable_encoder(
         recomputes: whether each layer keeps its input alone and is computed again on the way back.
 
     Raises:
-        ValueError: no encoder at `source`, or one of fewer layers.
+        ValueError: no encoder at `source`, one of fewer layers, or one that adapters do not know.
     """
     encoder = load_encoder(source)
     layers = encoder_layers(encoder)
