@@ -362,6 +362,9 @@ class ScalingConfig(_Section):
     """CPUs Ray reserves a worker; 0 = what fits and leaves room for the data tasks."""
     threads_per_worker: int = Field(default=1, ge=1)
     """Torch threads of a worker on the CPU."""
+    shard_encoder: bool = False
+    """True = each worker keeps a share of the layers of a trained encoder, of their gradients and
+    moments, and no more (FSDP): for one that does not fit a card."""
     max_concurrent_trials: int = Field(default=0, ge=0)
     """Trials at once in a sweep; 0 = as many as fit."""
     preemptible: bool = False
@@ -478,11 +481,31 @@ class Config(_Section):
                 "model.text.trainable_layers >= 1: of a frozen encoder nothing is kept for the way "
                 "back"
             )
+        if self.scaling.shard_encoder:
+            self._check_shards()
         if (train.token_mask or train.field_dropout) and not num_layers:
             raise ValueError(
                 "train.token_mask and train.field_dropout need model.text.trainable_layers >= 1: "
                 "a frozen encoder reads each text once"
             )
+
+    def _check_shards(self) -> None:
+        if not (self.model.text.enabled and self.model.text.trainable_layers):
+            raise ValueError(
+                "scaling.shard_encoder needs model.text.enabled=true and "
+                "model.text.trainable_layers >= 1: a frozen encoder is in no worker's memory"
+            )
+        whole = {
+            "loss.balance": (self.loss.balance, ("mgda", "pcgrad")),
+            "loss.adversarial": (self.loss.adversarial, ("awp",)),
+            "train.precision": (self.train.precision, ("fp16",)),
+        }
+        for key, (value, refused) in whole.items():
+            if value in refused:
+                raise ValueError(
+                    f"scaling.shard_encoder does not go with {key}={value}, which needs whole "
+                    "gradients on every worker"
+                )
 
 
 def check_dial(config: Config) -> None:

@@ -201,6 +201,7 @@ def test_settings_that_contradict_each_other_are_refused(overrides, message):
         ("loss.slate_candidates=5", "loss.slate_candidates=5 must be at least loss.slate_size=10"),
         ("model.text.fields=[]", "model.text.fields must name at least one column"),
         ("model.text.gradient_checkpointing=true", "model.text.trainable_layers >= 1: of a frozen"),
+        ("scaling.shard_encoder=true", "model.text.trainable_layers >= 1: a frozen encoder"),
         ("model.text.lora_rank=4", "lora_rank needs model.text.trainable_layers >= 1"),
     ],
 )
@@ -212,6 +213,16 @@ def test_a_wrong_override_says_what_is_right(text: str, message: str):
 def test_rules_do_not_go_with_exposure():
     with pytest.raises(ValueError, match=r"rerank.rules do not go with rerank.method=exposure"):
         load(None, ["rerank.method=exposure", "rerank.rules=[exclude A]"])
+
+
+@pytest.mark.parametrize(
+    "asked", ["loss.balance=pcgrad", "loss.adversarial=awp", "train.precision=fp16"]
+)
+def test_shards_do_not_go_with_what_needs_whole_gradients(asked: str):
+    sharded = ["model.text.trainable_layers=1", "scaling.shard_encoder=true"]
+    load(None, sharded)
+    with pytest.raises(ValueError, match=f"scaling.shard_encoder does not go with {asked}"):
+        load(None, [*sharded, asked])
 
 
 def test_a_trained_dial_needs_a_regulariser():

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch._dynamo.utils import counters
 
 from recdiv_core.losses.balance import BalanceState
 from recdiv_core.losses.soft_slates import ItemTraits
+from recdiv_core.training.shards import shard_encoder, whole
 from recdiv_core.training.step import train_step
 from tests.test_step import NUM_ITEMS, USERS, assert_equal_weights, fresh_model, objective, part
 from tests.test_trainable_encoder import model_of, source, texts
@@ -94,3 +96,24 @@ def test_layers_computed_again_need_less_memory(source):
         model.encode(fresh.input_ids.to(DEVICE), fresh.mask.to(DEVICE)).sum().backward()
         peaks.append(torch.cuda.max_memory_allocated() - before)
     assert peaks[1] < peaks[0] / 2
+
+
+def test_an_encoder_in_shards_has_the_gradients_of_a_whole_one(source, tmp_path):
+    fresh, found = texts(), []
+    backend = "nccl" if DEVICE.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        for is_sharded in (False, True):
+            model = model_of(source, layers=2)
+            if is_sharded:
+                shard_encoder(model, DEVICE)
+            model.to(DEVICE)
+            vectors = model.encode(fresh.input_ids.to(DEVICE), fresh.mask.to(DEVICE))
+            vectors.square().sum(1).log().add(vectors[:, 0]).sum().backward()
+            trained = dict(model.encoder.named_parameters())
+            found.append(whole({n: p.grad for n, p in trained.items() if p.grad is not None}))
+    finally:
+        dist.destroy_process_group()
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient.cpu(), atol=1e-5, rtol=1e-4, msg=name)

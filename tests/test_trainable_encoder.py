@@ -39,7 +39,9 @@ def source(tmp_path_factory):
     return str(path)
 
 
-def model_of(source, *, layers=NUM_LAYERS, rank=0, recomputes=False):
+def model_of(
+    source, *, layers=NUM_LAYERS, rank=0, recomputes=False, num_items=NUM_ITEMS, max_history=5
+):
     with torch.random.fork_rng():
         torch.manual_seed(1)  # noqa: TID251
         encoder = trainable_encoder(source, layers, rank, recomputes=recomputes)
@@ -47,9 +49,9 @@ def model_of(source, *, layers=NUM_LAYERS, rank=0, recomputes=False):
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter)  # at its start, 0, nothing reaches lora_A
         return Recommender(
-            ItemTower(torch.arange(NUM_ITEMS), text_dim=WIDTH, dim=8, id_dropout=0.0),
-            SessionTower(dim=8, num_layers=1, num_heads=2, max_history=5, dropout=0.0),
-            text_VH=torch.randn(NUM_ITEMS, WIDTH),
+            ItemTower(torch.arange(num_items), text_dim=WIDTH, dim=8, id_dropout=0.0),
+            SessionTower(dim=8, num_layers=1, num_heads=2, max_history=max_history, dropout=0.0),
+            text_VH=torch.randn(num_items, WIDTH),
             queries_QH=None,
             dim=8,
             encoder=encoder,

@@ -50,6 +50,7 @@ from recdiv_core.training.checkpoint import (
 )
 from recdiv_core.training.feed import Feed
 from recdiv_core.training.objective import Objective
+from recdiv_core.training.shards import load_optimizer, load_whole, shard_encoder, whole
 from recdiv_core.training.step import StepSums, train_step
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,8 @@ class _Trainer:
             self.places_V.copy_(training["places_V"])
             self.balance = BalanceState(**training["balance"])
             self.sums = [StepSums(*row) for row in training["sums"]]
+        if config.scaling.shard_encoder and self.world_size > 1:
+            shard_encoder(self.model, self.device)
         self.model.to(self.device)
         if config.train.compile:
             self.model.compile_towers()
@@ -131,7 +134,7 @@ class _Trainer:
             self.device.type, enabled=config.train.precision == "fp16"
         )
         if training:
-            self.optimizer.load_state_dict(training["optimizer"])
+            load_optimizer(self.optimizer, training["optimizer"])
             self.scaler.load_state_dict(training["scaler"])
         self.objective = build_objective(config, self.dataset, self.model)
         self.tokens = tokens_of(self.dataset) if self.model.encoder is not None else None
@@ -287,12 +290,14 @@ class _Trainer:
         share = -(-num_items // self.world_size)
         mine = range(self.rank * share, min((self.rank + 1) * share, num_items))
         vectors = torch.zeros(share, self.model.text_VH.shape[1], device=self.device)
-        with torch.inference_mode():
-            for start in range(0, len(mine), REFRESH_ROWS):
+        with torch.no_grad():  # inference_mode would spoil what a sharded encoder puts together
+            for start in range(0, share, REFRESH_ROWS):
                 rows = mine[start : start + REFRESH_ROWS]
-                input_ids, mask = pad_tokens([self.tokens[row] for row in rows])
+                # where this rank has none left it encodes one more all the same: all meet in shards
+                texts = [self.tokens[row] for row in rows] or [self.tokens[0]]
+                input_ids, mask = pad_tokens(texts)
                 encoded = self.model.encode(input_ids.to(self.device), mask.to(self.device))
-                vectors[start : start + len(rows)] = encoded
+                vectors[start : start + len(rows)] = encoded[: len(rows)]
         gathered = [torch.zeros_like(vectors) for _ in range(self.world_size)]
         if self.world_size > 1:
             dist.all_gather(gathered, vectors)
@@ -360,7 +365,7 @@ class _Trainer:
 
     def finish(self) -> None:
         """Evaluate the selected epoch (`train.select`) on test; leave it as the last checkpoint."""
-        self.model.load_state_dict(self.best_weights)
+        load_whole(self.model, self.best_weights)
         values = self._evaluate("test")
         best = self.progress.best_metrics
         metrics = {
@@ -376,6 +381,8 @@ class _Trainer:
         """Hand metrics to the controller, none inside an epoch; rank 0 brings the checkpoint."""
         best = self.progress.best_metrics.get(self.config.eval.objective, 0.0)
         reported = {**metrics, "selection": best, "step": self.progress.step}
+        # all ranks meet here where the encoder is in shards
+        weights, optimizer = whole(self.model.state_dict()), whole(self.optimizer.state_dict())
         if self.rank:
             ray.train.report(reported)
             return
@@ -388,9 +395,9 @@ class _Trainer:
                 config=self.config,
                 manifest=self.dataset.manifest,
                 progress=self.progress,
-                weights=self.model.state_dict(),
+                weights=weights,
                 training={
-                    "optimizer": self.optimizer.state_dict(),
+                    "optimizer": optimizer,
                     "scaler": self.scaler.state_dict(),
                     "places_V": self.places_V,
                     "balance": asdict(self.balance),
@@ -439,7 +446,7 @@ def _epoch_figures(sums: Sequence[StepSums]) -> dict[str, float]:
 
 
 def _copy_weights(model: Recommender) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    return {name: value.detach().cpu().clone() for name, value in whole(model.state_dict()).items()}
 
 
 def start_logging() -> None:

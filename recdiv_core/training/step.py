@@ -25,6 +25,7 @@ from recdiv_core.losses.aggregate import exposure_share
 from recdiv_core.losses.balance import COMBINATIONS, BalanceState, loss_weights
 from recdiv_core.losses.negatives import Negatives
 from recdiv_core.training.objective import Objective, Part, PartLosses, part_losses, part_passes
+from recdiv_core.training.shards import clip_gradients
 
 PLACES_KEPT: Final = 0.99
 """Share of the running places kept a step: about the last 100 batches count. Fewer are too few to
@@ -117,7 +118,7 @@ def train_step(
                 work.accumulate(parts, counts=False)
 
     scaler.unscale_(optimizer)
-    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    grad_norm = clip_gradients(model.parameters(), clip_norm)
     scaler.step(optimizer)
     scaler.update()
     _all_reduce(work.sums)

@@ -45,8 +45,8 @@ def moved_by(shop: Shop, result, **text: int) -> dict[str, float]:
     }
 
 
-def test_the_top_layer_is_trained_alike_on_two_workers_and_in_two_parts(shop):
-    two = train(shop, "text-two", "scaling.num_workers=2")
+def test_the_top_layer_is_trained_alike_in_shards_on_two_workers_and_in_two_parts(shop):
+    two = train(shop, "text-two", "scaling.num_workers=2", "scaling.shard_encoder=true")
     parts = train(shop, "text-parts", "train.accumulation=2")
 
     losses = [value for _, value in shop.curve(two["mlflow_run_id"], "train/loss")]

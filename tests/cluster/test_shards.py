@@ -1,0 +1,167 @@
+"""A trained encoder in shards: two processes over gloo do what they do with it whole on both."""
+
+import copy
+import multiprocessing
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from recdiv_core.losses.balance import BalanceState
+from recdiv_core.models.recommender import FreshText
+from recdiv_core.training.build import parameter_groups
+from recdiv_core.training.objective import Attack
+from recdiv_core.training.shards import is_shard, load_optimizer, load_whole, shard_encoder, whole
+from recdiv_core.training.step import train_step
+from tests.test_step import NUM_ITEMS, USERS, assert_equal_weights, objective, part
+from tests.test_trainable_encoder import WIDTH, model_of, source, texts
+
+__all__ = ["source"]  # a fixture
+
+pytestmark = pytest.mark.ray  # no Ray in it, but as slow as if there were
+
+SGD = partial(torch.optim.SGD, momentum=0.9)  # AdamW scales rounding noise up
+SHARES = [[USERS[:2], []], [USERS[4:6], USERS[6:]]]  # of each rank, in parts
+NOISE = Attack(
+    kind="pgd", on="tokens", ascends="loss", epsilon=0.1, num_steps=2, step_size=0.05, width=WIDTH
+)
+CASES = {
+    "the top layer": ({"layers": 1}, {}, SHARES),
+    "all layers, with slates": ({}, {"diversity_weight": 0.5}, SHARES),
+    "layers computed again": ({"recomputes": True}, {}, SHARES),
+    "adapters": ({"layers": 2, "rank": 2}, {}, SHARES),
+    "noise on tokens": ({"layers": 2}, {"attack": NOISE}, SHARES),
+    "noise against relevance": ({"layers": 2}, {"attack": replace(NOISE, kind="fgm")}, SHARES),
+    "a rank without users": ({"layers": 1}, {}, [[USERS[:2]], [[]]]),
+}
+
+
+class _Training:
+    """One rank's model and optimiser."""
+
+    def __init__(self, source, *, is_sharded, optimizer=SGD, **how):
+        self.model = model_of(source, **how, num_items=NUM_ITEMS, max_history=6)
+        if is_sharded:
+            shard_encoder(self.model, torch.device("cpu"))
+        rates = {"learning_rate": 0.05, "text_learning_rate": 1e-3, "weight_decay": 0.01}
+        self.wrapped = DistributedDataParallel(self.model, forward_sync_buffers=False)
+        self.optimizer = optimizer(parameter_groups(self.model, **rates))
+
+    def step(self, parts_of_users, **changes):
+        return train_step(
+            self.wrapped,
+            [part_with_texts(users) for users in parts_of_users],
+            objective(**changes),
+            self.optimizer,
+            torch.amp.GradScaler("cpu", enabled=False),
+            precision=torch.float32,
+            clip_norm=0.5,
+            places_V=torch.zeros(NUM_ITEMS),
+            negatives=None,
+            balance=BalanceState(),
+        )
+
+    def state(self):
+        """Return weights and moments, whole and apart from what trains on."""
+        state = {"weights": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return copy.deepcopy(whole(state))
+
+    def load(self, state):
+        load_whole(self.model, state["weights"])
+        load_optimizer(self.optimizer, state["optimizer"])
+
+    def num_held(self):
+        """Return how many numbers this rank keeps of trained layers and of their moments."""
+        trained = [p for n, p in self.model.named_parameters() if ".layer." in n]
+        moments = [self.optimizer.state[p]["momentum_buffer"] for p in trained if p.requires_grad]
+        return tuple(
+            sum((t.to_local() if is_shard(t) else t).numel() for t in tensors)
+            for tensors in (trained, moments)
+        )
+
+
+def part_with_texts(users):
+    items = sorted({item for user in users for item in user}) or [0]
+    every = texts(NUM_ITEMS)
+    fresh = FreshText(torch.tensor(items), every.input_ids[items], every.mask[items])
+    return replace(part(users), fresh=fresh)
+
+
+def train_on_a_rank(rank, store, source, results):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    for name, (how, changes, shares) in CASES.items():
+        for is_sharded in (False, True):
+            training = _Training(source, is_sharded=is_sharded, **how)
+            sums = [vars(training.step(shares[rank], **changes)) for _ in range(2)]
+            state = training.state()["weights"]
+            results.put(((name, is_sharded), to_numpy(state), sums, training.num_held()))
+    for first, second in ((True, True), (True, False), (False, True)):
+        before = _Training(source, is_sharded=first, optimizer=torch.optim.AdamW)
+        before.step(SHARES[rank])
+        after = _Training(source, is_sharded=second, optimizer=torch.optim.AdamW)
+        after.load(before.state())
+        sums = [vars(training.step(SHARES[rank])) for training in (before, after)]
+        states = [to_numpy(training.state()["weights"]) for training in (before, after)]
+        results.put((("goes on", first, second), states, sums, None))
+    dist.destroy_process_group()
+
+
+def to_numpy(state):
+    return {name: value.numpy() for name, value in state.items()}
+
+
+def to_torch(state):
+    return {name: torch.from_numpy(value) for name, value in state.items()}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory, source):
+    """Return what both ranks came to: case -> weights, sums and how much was held, by rank."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    store = tmp_path_factory.mktemp("gloo") / "store"
+    ranks = [
+        context.Process(target=train_on_a_rank, args=(rank, store, source, results), daemon=True)
+        for rank in range(2)
+    ]
+    for process in ranks:
+        process.start()
+    answers = {}
+    for _ in range(2 * (2 * len(CASES) + 3)):
+        name, *rest = results.get(timeout=120)
+        answers.setdefault(name, []).append(rest)
+    for process in ranks:
+        process.join()
+    return answers
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_shards_move_the_weights_as_whole_layers_do(found, case):
+    (wanted, wanted_sums, _), _ = found[case, False]
+    for got, sums, _ in found[case, True]:
+        assert_equal_weights(to_torch(got), to_torch(wanted))
+        assert sums == [pytest.approx(each, rel=1e-4) for each in wanted_sums]
+
+
+def test_each_rank_holds_its_share_of_layers_and_moments(found):
+    case = "all layers, with slates"
+    (_, _, whole_layers), _ = found[case, False]
+    shares = [held for _, _, held in found[case, True]]
+    assert tuple(map(sum, zip(*shares, strict=True))) == whole_layers
+    for share in shares:
+        assert share == pytest.approx([count / 2 for count in whole_layers], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [(True, True), (True, False), (False, True)],
+    ids=["shards", "whole after", "whole before"],
+)
+def test_training_goes_on_from_whole_tensors_with_shards_or_without(found, way):
+    for (undisturbed, resumed), sums, _ in found["goes on", *way]:
+        assert_equal_weights(to_torch(resumed), to_torch(undisturbed))
+        assert sums[1] == pytest.approx(sums[0], rel=1e-4)
