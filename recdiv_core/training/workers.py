@@ -2,8 +2,9 @@
 
 A worker that starts loads torch and what else it needs: seconds of a CPU, for trials that may train
 no longer. So where runs follow each other, those that ended well leave their workers, in the places
-that they have, to the next; it starts from its seed whatever they did before. The workers of a run
-that failed or was stopped end with it, and all where somebody else waits for a place.
+that they have, to the next, and the barrier where they meet, a process too; the next run starts
+from its seed whatever they did before. The workers of a run that failed or was stopped end with
+it, and all where somebody else waits for a place.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any, ClassVar, Final
 
 import ray
 import torch.distributed as dist
-from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
+from ray.train.v2._internal.execution.checkpoint.sync_actor import SynchronizationActor
+from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup, worker_group
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import (
     PlacementGroupHandle,
 )
@@ -57,6 +59,10 @@ class Workers(WorkerGroup):
 
     num_runs: int = 1
     """That these workers have had, this one included."""
+
+    def _start_impl(self, worker_group_state_builder: Any) -> None:
+        worker_group.SynchronizationActor = _Barrier  # pyright: ignore[reportPrivateImportUsage]
+        super()._start_impl(worker_group_state_builder)
 
     def _create_placement_group(
         self, scaling_config: Any, worker_group_context: WorkerGroupContext
@@ -135,12 +141,30 @@ class _Waiting(WorkerGroupState):
         ray.get([worker.actor.shutdown.remote() for worker in self.workers])
         left: list[Any] = [worker.execute_async(_leave_group) for worker in self.workers]
         ray.get(left)
-        ray.kill(self.sync_actor)
+        ray.get(self.sync_actor.set_required_ranks.remote(None))  # a drain notice may have cut them
         Workers.waiting = self
 
     def end(self) -> None:
         """End them after all."""
         super().shutdown()
+
+
+class _Barrier:
+    """What a group makes its barrier of, a process: that of the workers that wait, or a new one."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+
+    @classmethod
+    def options(cls, **options: Any) -> _Barrier:
+        """Take them, as an actor's class does."""
+        return cls(options)
+
+    def remote(self, **settings: Any) -> Any:
+        """Return the actor."""
+        if Workers.waiting is not None:
+            return Workers.waiting.sync_actor
+        return SynchronizationActor.options(**self._options).remote(**settings)
 
 
 def _somebody_waits() -> bool:

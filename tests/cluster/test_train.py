@@ -78,10 +78,11 @@ def test_workers_are_handed_on_to_the_next_run_and_it_is_none_the_worse(shop, tr
     two = "scaling.num_workers=2"
     with handed_on():
         run("train", *shop.arguments("run.name=before", two, "train.epochs=1", "seed=1"))
-        before = pids_that_wait()
+        before, barrier = pids_that_wait(), Workers.waiting.sync_actor
         after = run("train", *shop.arguments("run.name=after", *LONG))
         assert len(before) == 2
         assert pids_that_wait() == before
+        assert Workers.waiting.sync_actor == barrier
         run("train", *shop.arguments("run.name=smaller", "scaling.num_workers=1", *judged))
         (lost,) = pids_that_wait()
         os.kill(lost, signal.SIGKILL)
