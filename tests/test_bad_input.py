@@ -170,11 +170,23 @@ def test_an_objective_of_another_cut_off(config: Config):
 
 def test_more_cpus_than_there_are(config: Config):
     asked = override(config, {"scaling.num_workers": 4, "scaling.cpus_per_worker": 2.0})
-    with pytest.raises(ValueError, match=r"2\.0 times 4 workers is more than the 1\.6 of 2 CPUs"):
+    with pytest.raises(ValueError, match=r"2\.0 times 4 workers is more than Ray's 2 CPUs"):
         cpus_per_worker(asked, {"CPU": 2.0})
+    enough = override(config, {"scaling.num_workers": 2, "scaling.cpus_per_worker": 1.0})
+    assert cpus_per_worker(enough, {"CPU": 2.0}) == 1.0
     on_gpus = override(config, {"scaling.num_workers": 4, "scaling.use_gpu": True})
     with pytest.raises(ValueError, match="needs 4 GPUs, Ray has 1"):
         cpus_per_worker(on_gpus, {"CPU": 2.0, "GPU": 1.0})
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
+@pytest.mark.parametrize("concurrent", [1, 2, 5])
+def test_workers_that_ask_for_nothing_fit_side_by_side(config: Config, num_workers, concurrent):
+    asked = override(config, {"scaling.num_workers": num_workers})
+    each = cpus_per_worker(asked, {"CPU": 2.0}, concurrent)
+    assert 0 < each <= 1
+    assert each * num_workers * concurrent <= 2
+    assert each == 1 or (each + 0.01) * num_workers * concurrent > 2
 
 
 @pytest.mark.slow

@@ -125,6 +125,18 @@ def test_gradients_of_two_losses_are_taken_one_after_another(source):
 
 
 @pytest.mark.parametrize("rank", [0, 4], ids=["layers", "adapters"])
+def test_the_encoder_alone_learns(source, rank):
+    model = model_of(source, layers=1, rank=rank)
+    before = loss_of(model)
+    optimizer = torch.optim.SGD(model.encoder.parameters(), lr=1e-3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+    assert loss_of(model) < before - 1e-3
+
+
+@pytest.mark.parametrize("rank", [0, 4], ids=["layers", "adapters"])
 def test_layers_computed_again_keep_a_fifth_of_the_memory(source, rank):
     kept = kept_bytes(model_of(source, rank=rank))
     assert 0 < kept_bytes(model_of(source, rank=rank, recomputes=True)) < kept / 5

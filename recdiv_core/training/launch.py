@@ -31,13 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ROOM_FOR_DATA: Final = 0.2
-"""Share of the CPUs left free: with none, Ray Data's tasks never start and training hangs."""
-
-MOST_CPUS: Final = 0.9
-"""Reserved for a worker unless the user says: on what a lost node leaves, where workers may be as
-many as CPUs, their data must find room too."""
-
 ATTRIBUTES: Final = {"brand_entropy": "brand", "colour_entropy": "colour", "price_entropy": "price"}
 """Regulariser -> column of the catalogue that it needs."""
 
@@ -168,7 +161,7 @@ def measured_names(k: int) -> list[str]:
 
 
 def cpus_per_worker(config: Config, cluster: Mapping[str, float], concurrent: int = 1) -> float:
-    """Return the CPUs to reserve a worker, so that all fit beside the data tasks.
+    """Return the CPUs to reserve a worker, at most one unless the user says, so that all fit.
 
     Raises:
         ValueError: the request cannot be met on this cluster, with the numbers.
@@ -180,14 +173,13 @@ def cpus_per_worker(config: Config, cluster: Mapping[str, float], concurrent: in
             f"scaling.num_workers={config.scaling.num_workers} with scaling.use_gpu=true needs "
             f"{workers} GPUs, Ray has {gpus:.0f}"
         )
-    room = cpus * (1 - ROOM_FOR_DATA)
     asked = config.scaling.cpus_per_worker
-    if asked * workers > room and config.scaling.address == "local":
+    if asked * workers > cpus and config.scaling.address == "local":
         raise ValueError(
-            f"scaling.cpus_per_worker={asked} times {workers} workers is more than the "
-            f"{room:.1f} of {cpus:.0f} CPUs that may be reserved (the rest reads the data)"
+            f"scaling.cpus_per_worker={asked} times {workers} workers is more than Ray's "
+            f"{cpus:.0f} CPUs"
         )
-    return asked or max(0.01, min(MOST_CPUS, int(100 * room / workers) / 100))
+    return asked or max(0.01, min(1.0, int(100 * cpus / workers) / 100))
 
 
 def launch(

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import json
+import multiprocessing
 import os
 import runpy
 import signal
@@ -177,6 +178,32 @@ def train_steps(
             negatives=None,
             balance=BalanceState(),
         )
+
+
+LOADED_ONCE = (
+    *("tests.cluster.test_step", "tests.cluster.test_shards"),
+    "transformers.models.bert.modeling_bert",
+)
+"""Modules that the processes of `on_two_ranks` find loaded."""
+
+
+def on_two_ranks(
+    train: Callable[..., None], directory: Path, *given: object, num_answers: int
+) -> list[Any]:
+    """Run `train(rank, store, results, *given)` in two processes; return what both put there."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(LOADED_ONCE))
+    results, store = context.Queue(), directory / "store"
+    ranks = [
+        context.Process(target=train, args=(rank, store, results, *given), daemon=True)
+        for rank in range(2)
+    ]
+    for process in ranks:
+        process.start()
+    answers = [results.get(timeout=120) for _ in range(num_answers)]
+    for process in ranks:
+        process.join()
+    return answers
 
 
 Start = Callable[..., subprocess.Popen[bytes]]

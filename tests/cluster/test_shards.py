@@ -1,7 +1,6 @@
 """A trained encoder in shards: two processes over gloo do what they do with it whole on both."""
 
 import copy
-import multiprocessing
 from dataclasses import replace
 from functools import partial
 
@@ -16,6 +15,7 @@ from recdiv_core.training.build import parameter_groups
 from recdiv_core.training.objective import Attack
 from recdiv_core.training.shards import is_shard, load_optimizer, load_whole, shard_encoder, whole
 from recdiv_core.training.step import train_step
+from tests.cluster.conftest import on_two_ranks
 from tests.test_step import NUM_ITEMS, USERS, assert_equal_weights, objective, part
 from tests.test_trainable_encoder import WIDTH, model_of, source, texts
 
@@ -90,7 +90,7 @@ def part_with_texts(users):
     return replace(part(users), fresh=fresh)
 
 
-def train_on_a_rank(rank, store, source, results):
+def train_on_a_rank(rank, store, results, source):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     for name, (how, changes, shares) in CASES.items():
@@ -121,22 +121,16 @@ def to_torch(state):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, source):
     """Return what both ranks came to: case -> weights, sums and how much was held, by rank."""
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    store = tmp_path_factory.mktemp("gloo") / "store"
-    ranks = [
-        context.Process(target=train_on_a_rank, args=(rank, store, source, results), daemon=True)
-        for rank in range(2)
-    ]
-    for process in ranks:
-        process.start()
-    answers = {}
-    for _ in range(2 * (2 * len(CASES) + 3)):
-        name, *rest = results.get(timeout=120)
-        answers.setdefault(name, []).append(rest)
-    for process in ranks:
-        process.join()
-    return answers
+    answers = on_two_ranks(
+        train_on_a_rank,
+        tmp_path_factory.mktemp("gloo"),
+        source,
+        num_answers=2 * (2 * len(CASES) + 3),
+    )
+    by_case = {}
+    for name, *rest in answers:
+        by_case.setdefault(name, []).append(rest)
+    return by_case
 
 
 @pytest.mark.parametrize("case", CASES)

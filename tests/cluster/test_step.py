@@ -1,11 +1,10 @@
 """A step on two ranks under DDP is the step of one: two processes over gloo, started once."""
 
-import multiprocessing
-
 import pytest
 import torch
 import torch.distributed as dist
 
+from tests.cluster.conftest import on_two_ranks
 from tests.test_step import (
     DIALS,
     NUM_ITEMS,
@@ -81,16 +80,11 @@ def train_on_a_rank(rank, store, results):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """Return what both ranks came to in each case."""
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    store = tmp_path_factory.mktemp("gloo") / "store"
-    ranks = [context.Process(target=train_on_a_rank, args=(r, store, results)) for r in range(2)]
-    for process in ranks:
-        process.start()
-    answers = [results.get(timeout=120) for _ in range(2 * (len(CASES | CONDITIONED) + 1))]
-    for process in ranks:
-        process.join()
-    return answers
+    return on_two_ranks(
+        train_on_a_rank,
+        tmp_path_factory.mktemp("gloo"),
+        num_answers=2 * (len(CASES | CONDITIONED) + 1),
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
