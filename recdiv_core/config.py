@@ -359,7 +359,7 @@ class ScalingConfig(_Section):
     num_workers: int = Field(default=2, ge=1)
     use_gpu: bool = False
     cpus_per_worker: float = Field(default=0.0, ge=0.0)
-    """CPUs Ray reserves a worker; 0 = one, or what fits. What reads for a worker counts as none."""
+    """CPUs Ray reserves a worker; 0 = what fits and leaves a fifth to other jobs, at most one."""
     threads_per_worker: int = Field(default=1, ge=1)
     """Torch threads of a worker on the CPU."""
     shard_encoder: bool = False

@@ -185,8 +185,8 @@ def test_workers_that_ask_for_nothing_fit_side_by_side(config: Config, num_worke
     asked = override(config, {"scaling.num_workers": num_workers})
     each = cpus_per_worker(asked, {"CPU": 2.0}, concurrent)
     assert 0 < each <= 1
-    assert each * num_workers * concurrent <= 2
-    assert each == 1 or (each + 0.01) * num_workers * concurrent > 2
+    assert each * num_workers * concurrent <= 1.6  # a fifth is left to other jobs
+    assert each == 1 or (each + 0.01) * num_workers * concurrent > 1.6
 
 
 @pytest.mark.slow

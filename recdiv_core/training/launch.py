@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LEFT_TO_OTHERS: Final = 0.2
+"""Share of the CPUs that workers leave, unless the user says, to what else runs on a cluster:
+texts of another sweep that are encoded, `evaluate`, `recommend`."""
+
 ATTRIBUTES: Final = {"brand_entropy": "brand", "colour_entropy": "colour", "price_entropy": "price"}
 """Regulariser -> column of the catalogue that it needs."""
 
@@ -161,7 +165,7 @@ def measured_names(k: int) -> list[str]:
 
 
 def cpus_per_worker(config: Config, cluster: Mapping[str, float], concurrent: int = 1) -> float:
-    """Return the CPUs to reserve a worker, at most one unless the user says, so that all fit.
+    """Return the CPUs to reserve a worker: what the user says, or at most one, so that all fit.
 
     Raises:
         ValueError: the request cannot be met on this cluster, with the numbers.
@@ -179,7 +183,8 @@ def cpus_per_worker(config: Config, cluster: Mapping[str, float], concurrent: in
             f"scaling.cpus_per_worker={asked} times {workers} workers is more than Ray's "
             f"{cpus:.0f} CPUs"
         )
-    return asked or max(0.01, min(1.0, int(100 * cpus / workers) / 100))
+    share = int(100 * cpus * (1 - LEFT_TO_OTHERS) / workers) / 100
+    return asked or max(0.01, min(1.0, share))
 
 
 def launch(
