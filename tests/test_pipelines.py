@@ -63,17 +63,15 @@ def test_a_misspelt_key_is_answered_at_once(script: str):
     assert not heavy_imports(done.stderr)
 
 
-@each_config_script
-def test_a_misspelt_rule_is_answered_at_once(script: str):
-    done = run(script, *NEEDED.get(script, []), "rerank.rules=[at mots 2 of brand]")
+def test_a_misspelt_rule_is_answered_at_once():
+    done = run("train", "rerank.rules=[at mots 2 of brand]")
     assert done.returncode == 2
     assert "error: rerank.rules: 'at mots 2 of brand' is no rule; did you mean" in done.stderr
     assert not heavy_imports(done.stderr)
 
 
-@each_config_script
-def test_an_unknown_preset_is_answered_at_once(script: str):
-    done = run(script, *NEEDED.get(script, []), "--preset", "dmo")
+def test_an_unknown_preset_is_answered_at_once():
+    done = run("train", "--preset", "dmo")
     assert done.returncode == 2
     assert "error: --preset dmo is unknown; allowed: base, demo, multi_gpu" in done.stderr
     assert "Traceback" not in done.stderr
