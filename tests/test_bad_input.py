@@ -268,6 +268,30 @@ def test_keys_of_another_kind_of_model_are_named_once(config, caplog, changes, i
     assert said == ([f"{', '.join(idle)}: no effect with model.kind={kind}"] if idle else [])
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"train.precision": "bf16"}, "train.precision=bf16 on the CPU"),
+        ({"train.compile": True}, "train.compile=true on the CPU"),
+        ({"loss.relevance": "bpr", "loss.focal_gamma": 1.0}, "no effect with loss.relevance=bpr"),
+        ({"loss.diversity_warmup": 0.5}, "loss.diversity_warmup has no effect"),
+        (
+            {"scaling.shard_encoder": True, "model.text.trainable_layers": 1},
+            "scaling.shard_encoder has no effect with scaling.num_workers=1",
+        ),
+    ],
+)
+def test_settings_that_buy_nothing_are_named(config, tmp_path, monkeypatch, caplog, changes, named):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text('{"num_hidden_layers": 2}')
+    monkeypatch.chdir(tmp_path)
+    plain = {"scaling.num_workers": 1, "loss.diversity_weight": 0.0}
+    check_config(override(config, plain))
+    assert named not in caplog.text
+    check_config(override(config, {**plain, **changes}))
+    assert named in caplog.text
+
+
 def refused_space(config: Config, **changes: object) -> str:
     """Return what a sweep says of a space; Ray would take seconds to start."""
     space = SearchSpace(

@@ -407,6 +407,8 @@ def _warn_no_effect_on_training(config: Config) -> None:
             "train.compile=true on the CPU takes a minute at the start of a run and gains little; "
             "it is meant for scaling.use_gpu=true"
         )
+    if config.scaling.shard_encoder and config.scaling.num_workers == 1:
+        logger.warning("scaling.shard_encoder has no effect with scaling.num_workers=1")
     loss = config.loss
     is_exact = loss.relevance in ("auto", "softmax")
     if (loss.focal_gamma or loss.logit_adjustment) and not is_exact:
