@@ -15,6 +15,7 @@ whoever computes it.
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -219,7 +220,7 @@ def stream_train(
         # and on whether it is free
         num_cpus=0,
         compute=_one_reader(),
-        label_selector={NODE_LABEL: ray.get_runtime_context().get_node_id()},
+        label_selector=_this_node(),
     )
     parts_of_step: list[Examples] = []
     for row in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=4):
@@ -227,6 +228,32 @@ def stream_train(
         if len(parts_of_step) == accumulation:
             yield parts_of_step
             parts_of_step = []
+
+
+def start_reader() -> Any:
+    """Start the process that will read on this node, while its worker has other things to do.
+
+    It takes as long to start as a small worker to build its model. Where one is idle already none
+    is started, nor where it would not stay.
+
+    Returns:
+        a reference to wait for it by, or None.
+    """
+    if IDLE_ENDS_AFTER_MS not in os.environ:
+        return None
+    import ray
+
+    return ray.remote(num_cpus=0, label_selector=_this_node())(_load_reading).remote()
+
+
+def _load_reading() -> None:
+    importlib.import_module("ray.data")
+
+
+def _this_node() -> dict[str, str]:
+    import ray
+
+    return {NODE_LABEL: ray.get_runtime_context().get_node_id()}
 
 
 def _one_reader() -> ActorPoolStrategy | TaskPoolStrategy:

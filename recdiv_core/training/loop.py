@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import nn
 
 from recdiv_core.config import Config, from_tree
-from recdiv_core.data.plan import num_steps, stream_train
+from recdiv_core.data.plan import num_steps, start_reader, stream_train
 from recdiv_core.evaluate import tally_split
 from recdiv_core.losses.balance import BalanceState, observe
 from recdiv_core.metrics.tally import finish
@@ -70,6 +70,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     """
     config = from_tree(settings["config"])
     start_logging()
+    start_reader()
     torch.set_num_threads(config.scaling.threads_per_worker)
     trainer = _Trainer(config)
     if trainer.progress.is_finished:

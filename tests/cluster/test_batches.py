@@ -1,17 +1,22 @@
 """The training stream on a real Ray: what the plan promises is what the ranks read."""
 
+import os
+
 import psutil
 import pytest
+import ray
 
 from recdiv_core.data.plan import (
     list_fragments,
     plan_epoch,
     read_pieces,
+    start_reader,
     stream_train,
     train_examples,
 )
 from recdiv_core.ray_start import IDLE_ENDS_AFTER_MS
 from recdiv_core.schema import TRAIN_EXAMPLE
+from tests.cluster.conftest import family_of, wait_until
 from tests.test_batches import train_rows, write_shards
 
 pytestmark = pytest.mark.ray
@@ -40,12 +45,15 @@ def streamed(prepared, rank, start_step):
 
 def ray_processes():
     """Return what runs under this test's Ray: pid -> name."""
-    family = psutil.Process().children(recursive=True)
-    return {process.pid: " ".join(process.cmdline()) for process in family}
+    return {process.pid: line for process, line in family_of(os.getpid())}
 
 
 def reading_actors():
     return {pid for pid, name in ray_processes().items() if "MapWorker" in name}
+
+
+def idle_processes():
+    return {process for process, line in family_of(os.getpid()) if line.startswith("ray::IDLE")}
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +86,18 @@ def test_the_process_that_has_read_reads_again(ray_cluster, prepared):
     assert reading_actors() <= actors  # of earlier readings, ending
     assert len(list(stream)) == 21
     assert set(ray_processes()) <= set(before)
+
+
+def test_the_process_that_was_started_ahead_reads(ray_cluster, prepared):
+    streamed(prepared, 0, 0)  # what Ray Data starts once is there
+    psutil.wait_procs([process for process in idle_processes() if not process.kill()])
+    assert not idle_processes()
+    ray.get(start_reader())
+    wait_until(idle_processes)
+    before = idle_processes()
+    assert streamed(prepared, 0, 0) == planned(prepared, 0)
+    wait_until(idle_processes)
+    assert idle_processes() == before
 
 
 def test_a_stream_goes_on_in_the_middle_of_an_epoch(ray_cluster, prepared):
