@@ -70,7 +70,8 @@ def train_loop(settings: dict[str, Any]) -> None:
     """
     config = from_tree(settings["config"])
     start_logging()
-    start_reader()
+    if config.train.epochs:
+        start_reader()
     torch.set_num_threads(config.scaling.threads_per_worker)
     trainer = _Trainer(config)
     if trainer.progress.is_finished:

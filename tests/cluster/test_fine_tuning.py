@@ -17,7 +17,7 @@ pytestmark = pytest.mark.ray
 TUNED = (
     "model.dropout=0",
     "model.max_history=8",
-    "train.epochs=1",
+    "train.epochs=2",
     "train.warmup_steps=0",
     "train.text_learning_rate=1e-4",
 )
@@ -49,6 +49,8 @@ def test_the_top_layer_is_trained_alike_in_shards_on_two_workers_and_in_two_part
     two = train(shop, "text-two", "scaling.num_workers=2", "scaling.shard_encoder=true")
     parts = train(shop, "text-parts", "train.accumulation=2")
 
+    losses = [value for _, value in shop.curve(two["mlflow_run_id"], "train/loss")]
+    assert losses[-1] < losses[0]
     moved = moved_by(shop, two, trainable_layers=1)
     top = {name for name in moved if ".layer.5." in name}
     assert top
