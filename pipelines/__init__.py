@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from recdiv_core.config import Config, load
+from recdiv_core.errors import UserError
 
 PRESETS: Final = Path(__file__).parent / "presets"
 SETTING: Final = re.compile(r"\w+(\.\w+)*=")
@@ -63,7 +64,7 @@ def run_pipeline(
     stdout, sys.stdout = sys.stdout, sys.stderr
     try:
         result = main(load(preset_path(args.preset), args.overrides), args)
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -82,10 +83,10 @@ def preset_path(name: str) -> Path | None:
     """Return the file of a preset, None for no preset.
 
     Raises:
-        ValueError: no preset has that name.
+        UserError: no preset has that name.
     """
     if not name:
         return None
     if name not in preset_names():
-        raise ValueError(f"--preset {name} is unknown; allowed: {', '.join(preset_names())}")
+        raise UserError(f"--preset {name} is unknown; allowed: {', '.join(preset_names())}")
     return PRESETS / f"{name}.yaml"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pipelines import run_pipeline
 from recdiv_core.config import Config
+from recdiv_core.errors import UserError
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +29,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Inspect one directory of slates."""
     if len(args.slates) != 1:
-        raise ValueError(f"got {len(args.slates)} SLATES: give one directory")
+        raise UserError(f"got {len(args.slates)} SLATES: give one directory")
     if not config.data.prepared:
-        raise ValueError("data.prepared is not set: give the directory that the slates are of")
+        raise UserError("data.prepared is not set: give the directory that the slates are of")
     from recdiv_core.inspect_slates import inspect
 
     return inspect(config, Path(args.slates[0]), before=args.before, out=args.out)

@@ -23,6 +23,7 @@ import sys
 
 from pipelines import run_pipeline
 from recdiv_core.config import Config
+from recdiv_core.errors import UserError
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Register a run, promote the candidate, or both."""
     if len(args.runs) > 1 or not (args.runs or args.promote):
-        raise ValueError(f"got {len(args.runs)} RUN: give one to register, or --promote, or both")
+        raise UserError(f"got {len(args.runs)} RUN: give one to register, or --promote, or both")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from recdiv_core.gate import parse_floors
 

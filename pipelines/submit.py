@@ -14,6 +14,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from recdiv_core.errors import UserError
 from recdiv_core.jobs import follow, list_jobs, stop
 from recdiv_core.submit import submit
 
@@ -37,8 +38,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
     try:
         answer, status = _answer(args, command)
-    except (ValueError, KeyboardInterrupt) as error:
-        is_wrong = isinstance(error, ValueError)
+    except (UserError, KeyboardInterrupt) as error:
+        is_wrong = isinstance(error, UserError)
         print(f"error: {error}" if is_wrong else "interrupted; the job goes on", file=sys.stderr)
         return 2 if is_wrong else 130
     print(json.dumps(answer, ensure_ascii=False), flush=True)

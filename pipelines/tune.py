@@ -16,6 +16,7 @@ import pkgutil
 import tune_spaces
 from pipelines import run_pipeline
 from recdiv_core.config import Config, apply_overrides, override
+from recdiv_core.errors import UserError
 from recdiv_core.training.launch import check_prepared
 
 
@@ -32,7 +33,7 @@ def space_names() -> list[str]:
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Run one sweep."""
     if args.space not in space_names():
-        raise ValueError(f"--space {args.space} is unknown; allowed: {', '.join(space_names())}")
+        raise UserError(f"--space {args.space} is unknown; allowed: {', '.join(space_names())}")
     space = importlib.import_module(f"tune_spaces.{args.space}").SPACE
     # what the space fixes stands above the preset and below this call's own overrides
     config = apply_overrides(override(config, space.fixed), args.overrides)

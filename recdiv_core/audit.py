@@ -36,6 +36,7 @@ from recdiv_core.data.findings import (
     to_json,
     worst,
 )
+from recdiv_core.errors import UserError
 from recdiv_core.schema import ITEM_ID, ITEM_INDEX, Manifest, count_rows, read_manifest
 
 logger = logging.getLogger(__name__)
@@ -52,12 +53,10 @@ def audit(given: str) -> dict[str, object]:
         what could not be looked for: no clock, no impressions, an older version of prepare).
 
     Raises:
-        ValueError: not a prepared data set, or one that is not whole.
+        UserError: not a prepared data set, or one that is not whole.
     """
     if not given:
-        raise ValueError(
-            "data.prepared is not set: give the directory that pipelines.prepare wrote"
-        )
+        raise UserError("data.prepared is not set: give the directory that pipelines.prepare wrote")
     prepared = Path(given).absolute()
     manifest = read_manifest(prepared)
     by_prepare = _read_audit(prepared)
@@ -126,11 +125,11 @@ def _read_audit(prepared: Path) -> list[Finding]:
     try:
         return from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
     except FileNotFoundError:
-        raise ValueError(
+        raise UserError(
             f"data.prepared={prepared} lacks audit.json; run pipelines.prepare again"
         ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
 def _read_catalogue(prepared: Path, manifest: Manifest) -> pa.Table:
@@ -140,15 +139,15 @@ def _read_catalogue(prepared: Path, manifest: Manifest) -> pa.Table:
         lacking = {ITEM_INDEX, ITEM_ID, "title", "categories", "popularity", "is_cold"}
         lacking -= set(table.column_names)
     except FileNotFoundError:
-        raise ValueError(
+        raise UserError(
             f"data.prepared={prepared} lacks catalogue.parquet; run pipelines.prepare again"
         ) from None
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is damaged: {error}; run pipelines.prepare again") from None
+        raise UserError(f"{path} is damaged: {error}; run pipelines.prepare again") from None
     if lacking:
-        raise ValueError(f"{path} lacks the columns {', '.join(sorted(lacking))}")
+        raise UserError(f"{path} lacks the columns {', '.join(sorted(lacking))}")
     if not np.array_equal(table[ITEM_INDEX].to_numpy(), np.arange(manifest.num_items)):
-        raise ValueError(
+        raise UserError(
             f"{path} is not the catalogue of {manifest.num_items} items that its manifest counts, "
             f"in order of item_index; run pipelines.prepare again"
         )
@@ -166,7 +165,7 @@ def _hash_texts(prepared: Path) -> Any:
                 for chunk in chunks
             ]
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; run pipelines.prepare again") from None
+        raise UserError(f"{path} cannot be read: {error}; run pipelines.prepare again") from None
     return np.concatenate([np.zeros(0, np.uint64), *hashes])
 
 

@@ -28,6 +28,7 @@ from recdiv_core.drawn_figures import (
     difference,
     draw,
 )
+from recdiv_core.errors import UserError
 from recdiv_core.judged_runs import check_comparable, find_run, judge_runs
 from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
 
@@ -68,7 +69,7 @@ def compare(
         `{"split", "k", "num_users", "resamples", "claims", "figures", "comparisons", "fronts"}`.
 
     Raises:
-        ValueError: nothing to compare, a name that is unknown, runs that do not compare.
+        UserError: nothing to compare, a name that is unknown, runs that do not compare.
     """
     groups = [tuple(group.split(",")) for group in runs]
     sides = dict(_parse_front(text) for text in fronts)
@@ -131,38 +132,38 @@ def check_call(
     """Check what can be checked before anything is read.
 
     Raises:
-        ValueError: what was given and what is allowed.
+        UserError: what was given and what is allowed.
     """
     if len(groups) == 1 or num_fronts == 1 or not (groups or sides):
-        raise ValueError(
+        raise UserError(
             f"got {len(groups)} RUN and {num_fronts} --front: give two RUN or more, the first the "
             "reference, or two --front NAME=RUN,RUN,... or more"
         )
     if len(sides) != num_fronts:
-        raise ValueError("two --front have the same NAME")
+        raise UserError("two --front have the same NAME")
     if len({len(group) for group in groups}) > 1:
         sizes = ", ".join(str(len(group)) for group in groups)
-        raise ValueError(f"groups of seeds must be of one size, got {sizes} runs")
+        raise UserError(f"groups of seeds must be of one size, got {sizes} runs")
     for group in (*groups, *sides.values()):
         if "" in group or len(set(group)) != len(group):
-            raise ValueError(f"{','.join(group)}: an empty name, or a run that stands there twice")
+            raise UserError(f"{','.join(group)}: an empty name, or a run that stands there twice")
     allowed = [*USER_METRICS, *SYSTEM_METRICS]
     unknown = [name for name in claims if name not in allowed]
     if unknown or not claims or len(set(claims)) != len(claims):
-        raise ValueError(f"--claims {','.join(claims)}: allowed, once each: {', '.join(allowed)}")
+        raise UserError(f"--claims {','.join(claims)}: allowed, once each: {', '.join(allowed)}")
     if sides and not set(claims) - {ACCURACY, *LOWER_IS_BETTER}:
-        raise ValueError(
+        raise UserError(
             f"--claims {','.join(claims)} names no axis for --front beside {ACCURACY}; "
             f"{' and '.join(LOWER_IS_BETTER)} are better when lower and cannot be one"
         )
     if num_resamples < 1000:
-        raise ValueError(f"--resamples {num_resamples}: at least 1000, or the ends are too coarse")
+        raise UserError(f"--resamples {num_resamples}: at least 1000, or the ends are too coarse")
 
 
 def _parse_front(text: str) -> tuple[str, tuple[str, ...]]:
     name, equals, runs = text.partition("=")
     if not (name and equals and runs):
-        raise ValueError(f"--front {text} is not NAME=RUN,RUN,...")
+        raise UserError(f"--front {text} is not NAME=RUN,RUN,...")
     return name, tuple(runs.split(","))
 
 

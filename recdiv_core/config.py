@@ -21,6 +21,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from recdiv_core.errors import UserError
 from recdiv_core.slate_rules import check_rules
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -410,73 +411,73 @@ class Config(_Section):
     @pydantic.model_validator(mode="after")
     def _check_across_sections(self) -> Config:
         if self.model.dim % self.model.num_heads:
-            raise ValueError(
+            raise UserError(
                 f"model.dim={self.model.dim} must be a multiple of "
                 f"model.num_heads={self.model.num_heads}"
             )
         self._check_loss()
         self._check_text_training()
         if sum(self.train.augment.values()) > 1:
-            raise ValueError(f"train.augment={dict(self.train.augment)}: the shares exceed 1")
+            raise UserError(f"train.augment={dict(self.train.augment)}: the shares exceed 1")
         if self.rerank.num_candidates < self.eval.k:
-            raise ValueError(
+            raise UserError(
                 f"rerank.num_candidates={self.rerank.num_candidates} must be at least "
                 f"eval.k={self.eval.k}"
             )
         if self.rerank.attributes and not sum(self.rerank.attributes.values()):
-            raise ValueError("rerank.attributes: the weights must sum to more than 0")
+            raise UserError("rerank.attributes: the weights must sum to more than 0")
         check_rules(self.rerank.rules, self.eval.k)
         if self.rerank.rules and self.rerank.method == "exposure":
-            raise ValueError(
+            raise UserError(
                 "rerank.rules do not go with rerank.method=exposure, which serves all users "
                 "together; allowed is any other method"
             )
         if max(self.eval.cutoffs, default=0) > self.eval.k:
-            raise ValueError(
+            raise UserError(
                 f"eval.cutoffs={list(self.eval.cutoffs)} must not exceed eval.k={self.eval.k}: "
                 "slates are that long"
             )
         if not self.data.events:
-            raise ValueError("data.events must name at least one kind of event")
+            raise UserError("data.events must name at least one kind of event")
         if self.model.text.enabled and not self.model.text.fields:
-            raise ValueError("model.text.fields must name at least one column")
+            raise UserError("model.text.fields must name at least one column")
         if self.model.text.lora_rank and not self.model.text.trainable_layers:
-            raise ValueError("model.text.lora_rank needs model.text.trainable_layers >= 1")
+            raise UserError("model.text.lora_rank needs model.text.trainable_layers >= 1")
         return self
 
     def _check_loss(self) -> None:
         if self.loss.slate_candidates < self.loss.slate_size:
-            raise ValueError(
+            raise UserError(
                 f"loss.slate_candidates={self.loss.slate_candidates} must be at least "
                 f"loss.slate_size={self.loss.slate_size}"
             )
         if self.loss.diversity_weight > 0 and not sum(self.loss.diversity.values()):
-            raise ValueError("loss.diversity must name a regulariser with a weight above 0")
+            raise UserError("loss.diversity must name a regulariser with a weight above 0")
         if self.loss.balance in ("mgda", "pcgrad") and self.loss.adversarial != "none":
-            raise ValueError(
+            raise UserError(
                 f"loss.balance={self.loss.balance} joins gradients apart, loss.adversarial="
                 f"{self.loss.adversarial} needs one loss: use one of the two"
             )
         if self.loss.conditioned and self.loss.balance != "weighted_sum":
-            raise ValueError(
+            raise UserError(
                 f"loss.conditioned=true weighs each user; loss.balance={self.loss.balance} weighs "
                 "all alike: allowed is weighted_sum"
             )
         if self.loss.conditioned and not self.loss.diversity_weight:
-            raise ValueError(
+            raise UserError(
                 "loss.conditioned=true needs loss.diversity_weight > 0: the weight at dial 1"
             )
 
     def _check_text_training(self) -> None:
         num_layers, loss, train = self.model.text.trainable_layers, self.loss, self.train
         if loss.adversarial_on == "tokens" and (not num_layers or loss.adversarial == "awp"):
-            raise ValueError(
+            raise UserError(
                 "loss.adversarial_on=tokens needs model.text.trainable_layers >= 1 and noise on "
                 f"embeddings; got {num_layers} and loss.adversarial={loss.adversarial}"
             )
         text = self.model.text
         if text.gradient_checkpointing and not (text.enabled and num_layers):
-            raise ValueError(
+            raise UserError(
                 "model.text.gradient_checkpointing needs model.text.enabled=true and "
                 "model.text.trainable_layers >= 1: of a frozen encoder nothing is kept for the way "
                 "back"
@@ -484,14 +485,14 @@ class Config(_Section):
         if self.scaling.shard_encoder:
             self._check_shards()
         if (train.token_mask or train.field_dropout) and not num_layers:
-            raise ValueError(
+            raise UserError(
                 "train.token_mask and train.field_dropout need model.text.trainable_layers >= 1: "
                 "a frozen encoder reads each text once"
             )
 
     def _check_shards(self) -> None:
         if not (self.model.text.enabled and self.model.text.trainable_layers):
-            raise ValueError(
+            raise UserError(
                 "scaling.shard_encoder needs model.text.enabled=true and "
                 "model.text.trainable_layers >= 1: a frozen encoder is in no worker's memory"
             )
@@ -502,7 +503,7 @@ class Config(_Section):
         }
         for key, (value, refused) in whole.items():
             if value in refused:
-                raise ValueError(
+                raise UserError(
                     f"scaling.shard_encoder does not go with {key}={value}, which needs whole "
                     "gradients on every worker"
                 )
@@ -514,7 +515,7 @@ def check_dial(config: Config) -> None:
     Not part of every Config: `evaluate` learns from the checkpoint whether the model has one.
     """
     if config.model.diversity and not config.loss.conditioned:
-        raise ValueError(
+        raise UserError(
             f"model.diversity={config.model.diversity} needs a model with loss.conditioned=true; "
             "this one has no dial"
         )
@@ -529,12 +530,12 @@ def load(preset: Path | None = None, overrides: Sequence[str] = ()) -> Config:
             YAML, except that a setting which is text takes its value as it stands.
 
     Raises:
-        ValueError: unknown key (names the nearest right one), or a value out of its bounds.
+        UserError: unknown key (names the nearest right one), or a value out of its bounds.
     """
     values: dict[str, object] = {}
     if preset is not None:
         if not preset.is_file():
-            raise ValueError(f"preset {preset} is not a file")
+            raise UserError(f"preset {preset} is not a file")
         values.update(_read_yaml(preset))
     return apply_overrides(override(Config(), values), overrides)
 
@@ -545,7 +546,7 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
-            raise ValueError(f"{text!r} is not an override: write key=value, e.g. seed=1")
+            raise UserError(f"{text!r} is not an override: write key=value, e.g. seed=1")
         values[key] = _parse_value(key, value)
     return override(config, values)
 
@@ -571,7 +572,7 @@ def from_tree(tree: Mapping[str, object]) -> Config:
     try:
         return Config.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise ValueError(_explain(error)) from None
+        raise UserError(_explain(error)) from None
 
 
 def flatten(config: Config) -> dict[str, object]:
@@ -617,9 +618,9 @@ def _read_yaml(path: Path) -> dict[str, object]:
     try:
         tree: object = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"preset {path} is not valid YAML: {error}") from None
+        raise UserError(f"preset {path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict | None):
-        raise ValueError(f"preset {path} must be a mapping of keys to values")
+        raise UserError(f"preset {path} must be a mapping of keys to values")
     flat: dict[str, object] = {}
     known = known_keys()
 
@@ -642,7 +643,7 @@ def _parse_value(key: str, text: str) -> object:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
-        raise ValueError(f"{key}={text}: the value is not valid YAML: {problem}") from None
+        raise UserError(f"{key}={text}: the value is not valid YAML: {problem}") from None
 
 
 def _set_dotted(tree: dict[str, Any], key: str, value: object, known: Sequence[str]) -> None:
@@ -652,9 +653,9 @@ def _set_dotted(tree: dict[str, Any], key: str, value: object, known: Sequence[s
         node = cast("dict[str, Any]", node).get(parent) if isinstance(node, dict) else None
     is_table_entry = ".".join(parents) in known and isinstance(node, dict)
     if inner := _settings_under(key, known):
-        raise ValueError(f"{key!r} is a section, not a setting; in it are {', '.join(inner)}")
+        raise UserError(f"{key!r} is a section, not a setting; in it are {', '.join(inner)}")
     if not is_table_entry and key not in known:
-        raise ValueError(f"unknown key {key!r}{_nearest(key, known)}")
+        raise UserError(f"unknown key {key!r}{_nearest(key, known)}")
     cast("dict[str, Any]", node)[name] = value
 
 

@@ -19,6 +19,7 @@ import torch
 from recdiv_core.config import Config, apply_overrides, check_dial
 from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.text_vectors import ensure_vectors
+from recdiv_core.errors import UserError
 from recdiv_core.groupings import check_kinds, item_groups
 from recdiv_core.held_out import held_out_of_split
 from recdiv_core.metrics.tally import Tally, tally_slates
@@ -139,7 +140,7 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
         group of users and items; and the gaps between groups of a kind.
 
     Raises:
-        ValueError: files, data and checkpoint that do not fit together; no GPU where one is asked;
+        UserError: files, data and checkpoint that do not fit together; no GPU where one is asked;
             `eval.slices` of no such kind.
     """
     prepared, manifest = check_inputs(config, checkpoint)
@@ -177,7 +178,7 @@ def check_inputs(config: Config, checkpoint: Path) -> tuple[Path, Manifest]:
         the prepared data set, absolute, and its manifest.
 
     Raises:
-        ValueError: files, data, settings and checkpoint that do not fit together.
+        UserError: files, data, settings and checkpoint that do not fit together.
     """
     check_dial(config)
     prepared = Path(config.data.prepared).absolute()
@@ -193,7 +194,7 @@ def start_with_gpu(config: Config, checkpoint: Path) -> None:
     """Start or join Ray.
 
     Raises:
-        ValueError: a GPU is asked of this machine, and Ray sees none; or a node does not see the
+        UserError: a GPU is asked of this machine, and Ray sees none; or a node does not see the
             data or the checkpoint.
     """
     prepared, checkpoint = Path(config.data.prepared).absolute(), checkpoint.absolute()
@@ -208,7 +209,7 @@ def start_with_gpu(config: Config, checkpoint: Path) -> None:
 
     scaling = config.scaling
     if scaling.use_gpu and scaling.address == "local" and not ray.cluster_resources().get("GPU"):
-        raise ValueError("scaling.use_gpu=true: Ray sees no GPU on this machine")
+        raise UserError("scaling.use_gpu=true: Ray sees no GPU on this machine")
 
 
 def _tally_share(
@@ -240,12 +241,12 @@ def checkpoint_config(checkpoint: Path, overrides: Sequence[str]) -> Config:
     """Return a checkpoint's config with `key=value` overrides of this call.
 
     Raises:
-        ValueError: not a checkpoint, or a wrong override.
+        UserError: not a checkpoint, or a wrong override.
     """
     own = read_config(checkpoint)
     config = apply_overrides(own, overrides)
     if config.model.kind != own.model.kind:
-        raise ValueError(
+        raise UserError(
             f"model.kind={config.model.kind}: checkpoint {checkpoint} holds a model of "
             f"model.kind={own.model.kind}, which evaluation cannot change"
         )

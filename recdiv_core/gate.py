@@ -19,6 +19,7 @@ import torch
 
 from recdiv_core.compare import LOWER_IS_BETTER
 from recdiv_core.drawn_figures import difference, draw
+from recdiv_core.errors import UserError
 from recdiv_core.judged_runs import NamedRun, check_comparable, judge_runs
 from recdiv_core.metrics.bootstrap import resampled_means
 from recdiv_core.metrics.facts import POPULARITY_GROUPS
@@ -40,7 +41,7 @@ def parse_floors(texts: Sequence[str]) -> dict[str, float]:
     """Parse `NAME=SHARE`, each instead of or besides those of FLOORS.
 
     Raises:
-        ValueError: no such figure, or no share.
+        UserError: no such figure, or no share.
     """
     names = [name for name in (*USER_METRICS, *SYSTEM_METRICS) if name not in LOWER_IS_BETTER]
     own = [name for name in names if name in USER_METRICS]
@@ -49,13 +50,13 @@ def parse_floors(texts: Sequence[str]) -> dict[str, float]:
     for text in texts:
         name, _, share = text.partition("=")
         if name not in names:
-            raise ValueError(f"--keep {text}: allowed NAME=SHARE with one of {', '.join(names)}")
+            raise UserError(f"--keep {text}: allowed NAME=SHARE with one of {', '.join(names)}")
         try:
             floors[name] = float(share)
         except ValueError:
-            raise ValueError(f"--keep {text}: {share!r} is no share such as 0.98") from None
+            raise UserError(f"--keep {text}: {share!r} is no share such as 0.98") from None
         if not 0 <= floors[name] <= 2:
-            raise ValueError(f"--keep {text}: a share of the champion's figure lies in [0, 2]")
+            raise UserError(f"--keep {text}: a share of the champion's figure lies in [0, 2]")
     return floors
 
 
@@ -69,7 +70,7 @@ def pass_gate(
         `passes` is None where there are too few users to say anything.
 
     Raises:
-        ValueError: runs that do not compare.
+        UserError: runs that do not compare.
     """
     check_comparable([champion, candidate])
     judged = judge_runs([champion, candidate], split, {GROUP: _group_of_target})

@@ -15,6 +15,7 @@ import torch
 
 from recdiv_core.data.catalogue import Catalogue, shown_values
 from recdiv_core.data.plan import Examples
+from recdiv_core.errors import UserError
 from recdiv_core.metrics.facts import POPULARITY_GROUPS, popularity_groups
 from recdiv_core.schema import NO_QUERY
 
@@ -33,16 +34,16 @@ def check_kinds(kinds: Sequence[str], columns: Sequence[str]) -> None:
     """Refuse a kind that is neither ours nor a column of the catalogue.
 
     Raises:
-        ValueError: such a kind, or one given twice.
+        UserError: such a kind, or one given twice.
     """
     for kind in kinds:
         if kind not in OUR_KINDS and kind not in columns:
-            raise ValueError(
+            raise UserError(
                 f"eval.slices: {kind!r} is neither {', '.join(OUR_KINDS)} nor a column of the "
                 f"catalogue; columns there: {', '.join(columns)}"
             )
     if len({*kinds}) < len(kinds):
-        raise ValueError(f"eval.slices={list(kinds)}: each kind once")
+        raise UserError(f"eval.slices={list(kinds)}: each kind once")
 
 
 def user_group_names(kinds: Sequence[str]) -> list[str]:

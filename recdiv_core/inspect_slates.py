@@ -27,6 +27,7 @@ import torch
 from recdiv_core.config import Config
 from recdiv_core.data.plan import flatten_lists
 from recdiv_core.data.requests import join_shard, shard_names
+from recdiv_core.errors import UserError
 from recdiv_core.inspect_page import draw
 from recdiv_core.metrics import exposure
 from recdiv_core.recommend import PLAN
@@ -85,7 +86,7 @@ def inspect(
         "same_slates", "starved", "before", "page"}`; shares are in [0, 1].
 
     Raises:
-        ValueError: no slates there, items or data that are not of this shop.
+        UserError: no slates there, items or data that are not of this shop.
     """
     prepared = Path(config.data.prepared).absolute()
     check_files(prepared, read_manifest(prepared))
@@ -156,27 +157,25 @@ def read_slates(parts: Sequence[Path], item_ids: pa.ChunkedArray) -> tuple[pa.Ar
         user_ids; slates_UK item_index, -1 behind the end.
 
     Raises:
-        ValueError: columns that are missing, an item that the catalogue has not, a user twice, no
+        UserError: columns that are missing, an item that the catalogue has not, a user twice, no
             user at all.
     """
     tables = [_read_part(path) for path in parts]
     table = pa.concat_tables(tables).combine_chunks()
     if not table.num_rows:
-        raise ValueError(f"SLATES {parts[0].parent} holds no user")
+        raise UserError(f"SLATES {parts[0].parent} holds no user")
     lists = table["item_ids"].combine_chunks()
     flat = lists.flatten()
     items = pc.index_in(flat, item_ids.combine_chunks())
     if items.null_count:
         unknown = flat.filter(pc.is_null(items))
-        raise ValueError(
+        raise UserError(
             f"SLATES {parts[0].parent}: {len(unknown)} items are not in the catalogue of "
             f"data.prepared, the first one {unknown[0].as_py()!r}"
         )
     users = table[USER_ID].combine_chunks()
     if len(users.unique()) < len(users):
-        raise ValueError(
-            f"SLATES {parts[0].parent}: {len(users) - len(users.unique())} users twice"
-        )
+        raise UserError(f"SLATES {parts[0].parent}: {len(users) - len(users.unique())} users twice")
     lengths = np.asarray(lists.value_lengths(), dtype=np.int64)
     return users, padded(items.to_numpy().astype(np.int64), lengths, int(lengths.max(initial=1)))
 
@@ -185,7 +184,7 @@ def _read_part(path: Path) -> pa.Table:
     try:
         return pq.read_table(path, columns=[USER_ID, "item_ids"])
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read as slates: {error}") from None
+        raise UserError(f"{path} cannot be read as slates: {error}") from None
 
 
 def _users_of(place: Path) -> str:

@@ -19,6 +19,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from recdiv_core.errors import UserError
+
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
@@ -61,7 +63,7 @@ def list_jobs(address: str) -> list[Job]:
     """Return the jobs that the cluster remembers, the latest one last, and show them in the log.
 
     Raises:
-        ValueError: see `connect`.
+        UserError: see `connect`.
     """
     found = _submitted(connect(address)).items()
     jobs = sorted((_job(job_id, details) for job_id, details in found), key=lambda job: job.started)
@@ -103,12 +105,12 @@ def stop(job_id: str, address: str) -> Outcome:
     """Ask a job to stop, which ends it as Ctrl-C would, and wait until it has ended.
 
     Raises:
-        ValueError: see `connect`; or no such job, or one that has ended already.
+        UserError: see `connect`; or no such job, or one that has ended already.
     """
     client = connect(address)
     details = _find(client, job_id, "--stop")
     if details.status.is_terminal():
-        raise ValueError(f"--stop {job_id}: the job has ended already, {details.status.value}")
+        raise UserError(f"--stop {job_id}: the job has ended already, {details.status.value}")
     while not details.status.is_terminal():
         client.stop_job(job_id)  # again and again: one that is only just starting may not hear it
         time.sleep(POLL_S)
@@ -126,7 +128,7 @@ def follow(job_id: str, address: str, write: Callable[[str], object]) -> Outcome
         write: takes the log, piece by piece.
 
     Raises:
-        ValueError: see `connect`; or no such job.
+        UserError: see `connect`; or no such job.
     """
     client = connect(address)
     _find(client, job_id, "--follow")
@@ -140,7 +142,7 @@ def _find(client: JobSubmissionClient, job_id: str, option: str) -> JobDetails:
     jobs = _submitted(client)
     if job_id not in jobs:
         going = [name for name, job in jobs.items() if not job.status.is_terminal()]
-        raise ValueError(
+        raise UserError(
             f"{option} {job_id}: the cluster knows no such job; those that have not ended: "
             f"{', '.join(going) or 'none'} (--list shows all)"
         )
@@ -163,14 +165,14 @@ def connect(address: str) -> JobSubmissionClient:
     """Return a client of the cluster's job server once it has answered.
 
     Raises:
-        ValueError: nothing answers there, it is no Ray dashboard, or it wants another token.
+        UserError: nothing answers there, it is no Ray dashboard, or it wants another token.
     """
     place = urlsplit(address)
     if place.scheme not in {"http", "https"} or not place.hostname:
-        raise ValueError(f"--address {address} is not a URL such as http://127.0.0.1:8265")
+        raise UserError(f"--address {address} is not a URL such as http://127.0.0.1:8265")
     for variable in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
         if os.environ.get(variable, address) != address:
-            raise ValueError(
+            raise UserError(
                 f"{variable}={os.environ[variable]} would win over --address {address}: "
                 "unset it or give the same"
             )
@@ -185,7 +187,7 @@ def connect(address: str) -> JobSubmissionClient:
         hint = "start one with `ray up cluster.yaml`, and `ray dashboard cluster.yaml` for the port"
         if isinstance(error, AuthenticationError):
             hint = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's token"
-        raise ValueError(
+        raise UserError(
             f"no Ray cluster takes jobs at --address {address} ({error}); {hint}"
         ) from None
 

@@ -19,6 +19,7 @@ from typing import Final
 import torch
 
 from recdiv_core.config import Config, apply_overrides, check_dial
+from recdiv_core.errors import UserError
 from recdiv_core.evaluate import slates_of_split
 from recdiv_core.metrics.facts import CatalogueFacts
 from recdiv_core.metrics.jackknife import JudgedUsers, join_users
@@ -76,12 +77,12 @@ def find_run(text: str, overrides: Sequence[str], uri: Callable[[], str]) -> Nam
         uri: returns where MLflow keeps its runs; asked only for an id.
 
     Raises:
-        ValueError: nothing of that name, not finished, or a setting that is not a system's own.
+        UserError: nothing of that name, not finished, or a setting that is not a system's own.
     """
     place, *own = re.split(r"\+(?=[a-z_.]+=)", text)
     for setting in own:
         if not setting.startswith(OWN_SETTINGS):
-            raise ValueError(
+            raise UserError(
                 f"{text}: {setting} cannot be of one run alone; allowed behind a + are "
                 "rerank.* and model.diversity; give others as arguments, for all runs"
             )
@@ -91,7 +92,7 @@ def find_run(text: str, overrides: Sequence[str], uri: Callable[[], str]) -> Nam
 
         directory = run_directory(uri(), place)
     if not directory.is_dir():
-        raise ValueError(
+        raise UserError(
             f"RUN {place}: there is no directory {directory}; allowed: the directory of a training "
             "run (runs/NAME), a checkpoint, or the id of an MLflow run"
         )
@@ -107,7 +108,7 @@ def check_comparable(runs: Sequence[NamedRun]) -> None:
     """Refuse runs that are not measured alike: data, split, cut-off, seen items, catalogue.
 
     Raises:
-        ValueError: what differs, between which two; or data that do not fit the checkpoints.
+        UserError: what differs, between which two; or data that do not fit the checkpoints.
     """
     first = runs[0]
     prepared = Path(first.config.data.prepared).absolute()
@@ -121,7 +122,7 @@ def check_comparable(runs: Sequence[NamedRun]) -> None:
             if found[fact] != wanted[fact]
         ]
         if differing:
-            raise ValueError(
+            raise UserError(
                 f"{run.name} does not compare with {first.name}: it differs in "
                 f"{'; '.join(differing)}"
             )
@@ -166,7 +167,7 @@ def judge_runs(
     dataset = load_dataset(Path(runs[0].config.data.prepared).absolute())
     use_gpu = runs[0].config.scaling.use_gpu
     if use_gpu and not torch.cuda.is_available():
-        raise ValueError("scaling.use_gpu=true: torch sees no GPU on this machine")
+        raise UserError("scaling.use_gpu=true: torch sees no GPU on this machine")
     torch.set_num_threads(runs[0].config.scaling.threads_per_worker)
     dataset = dataset.to(torch.device("cuda" if use_gpu else "cpu"))
     metrics = {**USER_METRICS, **(more or {})}

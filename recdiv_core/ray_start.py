@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Final
 
 from recdiv_core.config import Config
+from recdiv_core.errors import UserError
 
 IDLE_ENDS_AFTER_MS: Final = "RAY_idle_worker_killing_time_threshold_ms"
 """Ray's setting of a node, which its processes inherit; a second unless set."""
@@ -43,7 +44,7 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
             at its word.
 
     Raises:
-        ValueError: no cluster answers at `scaling.address`, or a node of it does not see a place.
+        UserError: no cluster answers at `scaling.address`, or a node of it does not see a place.
     """
     set_environment(config)
     import ray
@@ -63,7 +64,7 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
             include_dashboard=False if is_local else None,
         )
     except ConnectionError as error:
-        raise ValueError(
+        raise UserError(
             f"scaling.address={address}: no Ray cluster there ({error}); "
             f"allowed: local, auto, or host:port of a running one"
         ) from None
@@ -95,7 +96,7 @@ def check_shared(places: Mapping[str, Path]) -> None:
     for, since a node may have another directory of that name.
 
     Raises:
-        ValueError: names the key, the place and the node.
+        UserError: names the key, the place and the node.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -118,7 +119,7 @@ def check_shared(places: Mapping[str, Path]) -> None:
         for node, answer in zip(nodes, answers, strict=True):
             for key, digest in ray.get(answer).items():
                 if digest != digests[key]:
-                    raise ValueError(
+                    raise UserError(
                         f"{key}={places[key]}: the node {node['NodeManagerAddress']} does not see "
                         "it; give a place on storage that all nodes share, or a URI"
                     )

@@ -26,6 +26,7 @@ from recdiv_core.config import Config, flatten
 from recdiv_core.data.plan import Piece, eval_examples, list_fragments, plan_parts, read_pieces
 from recdiv_core.data.requests import REQUESTS, ensure_requests
 from recdiv_core.data.text_vectors import ensure_vectors
+from recdiv_core.errors import UserError
 from recdiv_core.evaluate import check_inputs, start_with_gpu
 from recdiv_core.held_out import score_users, scoring_of
 from recdiv_core.rerank import NOVELTIES
@@ -76,18 +77,18 @@ def recommend(
         nothing was left to do.
 
     Raises:
-        ValueError: files, data, checkpoint and settings that do not fit together; `out` holds
+        UserError: files, data, checkpoint and settings that do not fit together; `out` holds
             something else.
     """
     prepared, manifest = check_inputs(config, checkpoint)
     _check_dials(config, dials)
     if explained and config.rerank.method not in NOVELTIES:
-        raise ValueError(
+        raise UserError(
             f"--explain: rerank.method={config.rerank.method} does not choose place by place; "
             f"allowed: {', '.join(NOVELTIES)}"
         )
     if users != "all" and not manifest.num_examples.get(users):
-        raise ValueError(f"--users {users}: data.prepared={prepared} holds no {users} example")
+        raise UserError(f"--users {users}: data.prepared={prepared} holds no {users} example")
     out, is_grid = out.absolute(), bool(dials)
     dials = list(dials) or [config.rerank.diversity]
     _open_directory(out, _plan(config, checkpoint, manifest, users, dials, explained))
@@ -121,23 +122,23 @@ def dials_of(text: str) -> list[float]:
     """Parse `--dial`.
 
     Raises:
-        ValueError: not numbers with commas between them.
+        UserError: not numbers with commas between them.
     """
     try:
         return [float(dial) for dial in text.split(",")] if text else []
     except ValueError:
-        raise ValueError(f"--dial {text}: allowed are numbers in [0, 1], as in 0,0.1,1") from None
+        raise UserError(f"--dial {text}: allowed are numbers in [0, 1], as in 0,0.1,1") from None
 
 
 def _check_dials(config: Config, dials: Sequence[float]) -> None:
     if len(dials) > 1 and config.rerank.method == "none":
-        raise ValueError("--dial: rerank.method=none has no dial; set rerank.method")
+        raise UserError("--dial: rerank.method=none has no dial; set rerank.method")
     names = [f"{dial:g}" for dial in dials]
     for dial in dials:
         if not 0 <= dial <= 1:
-            raise ValueError(f"--dial {dial:g} must lie in [0, 1]: 0 = relevance, 1 = diversity")
+            raise UserError(f"--dial {dial:g} must lie in [0, 1]: 0 = relevance, 1 = diversity")
     if len(set(names)) < len(names):
-        raise ValueError(f"--dial {','.join(names)} names a dial twice")
+        raise UserError(f"--dial {','.join(names)} names a dial twice")
 
 
 def _plan(
@@ -171,16 +172,16 @@ def _open_directory(out: Path, plan: Mapping[str, Any]) -> None:
     """Make the directory, or make sure that what is there is of the same plan.
 
     Raises:
-        ValueError: it holds other slates, or something else.
+        UserError: it holds other slates, or something else.
     """
     path = out / PLAN
     if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file; give a directory")
+        raise UserError(f"--out {out} is a file; give a directory")
     if out.is_dir() and any(out.iterdir()):
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise ValueError(
+            raise UserError(
                 f"--out {out} holds something else than slates of pipelines.recommend; give a new "
                 "directory"
             ) from None
@@ -190,7 +191,7 @@ def _open_directory(out: Path, plan: Mapping[str, Any]) -> None:
             if before.get(key) != plan.get(key)
         ]
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"--out {out} holds other slates: {'; '.join(changed)}. Give a new directory, or "
                 "the same settings to go on"
             )

@@ -29,6 +29,7 @@ from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec
 import recdiv_core
 from recdiv_core.config import Config, to_yaml
 from recdiv_core.data.text_vectors import vectors_path
+from recdiv_core.errors import UserError
 from recdiv_core.gate import pass_gate
 from recdiv_core.judged_runs import NamedRun, check_comparable, find_run
 from recdiv_core.schema import read_manifest
@@ -80,7 +81,7 @@ def register(config: Config, text: str, overrides: Sequence[str], name: str) -> 
         `{"name", "version", "alias", "model_uri"}`.
 
     Raises:
-        ValueError: no such run, not finished, or without an MLflow run.
+        UserError: no such run, not finished, or without an MLflow run.
     """
     uri = tracking_uri(config)
     run = find_run(text, overrides, lambda: uri)
@@ -121,13 +122,13 @@ def promote(
         it before, `gate` see `gate.pass_gate`.
 
     Raises:
-        ValueError: no candidate of that name, or one that does not compare with the champion.
+        UserError: no candidate of that name, or one that does not compare with the champion.
     """
     uri = tracking_uri(config)
     client = client_of(uri)
     candidate = _version(client, name, CANDIDATE)
     if candidate is None:
-        raise ValueError(f"tracking.uri={uri}: {name} has no candidate; register a RUN first")
+        raise UserError(f"tracking.uri={uri}: {name} has no candidate; register a RUN first")
     champion = _version(client, name, CHAMPION)
     rows: list[dict[str, Any]] = []
     if champion is not None and champion.version != candidate.version:

@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from recdiv_core import tracking, trials, trials_text
 from recdiv_core.config import Config
+from recdiv_core.errors import UserError
 from recdiv_core.points import ended_points, points
 from recdiv_core.report_page import CURVES, draw_png, render
 from recdiv_core.schema import read_manifest
@@ -52,7 +53,7 @@ def report(
             no more than some minutes.
 
     Raises:
-        ValueError: no such sweep, or its objectives are not declared.
+        UserError: no such sweep, or its objectives are not declared.
     """
     uri = tracking.tracking_uri(config)
     parent = _parent_run(uri, config, parent_run_id)
@@ -96,14 +97,14 @@ def read_sweep(handle: RunHandle, *, curves: bool = True) -> Sweep:
         curves: those of the trials too, at a query each.
 
     Raises:
-        ValueError: the run does not declare two objectives or more.
+        UserError: the run does not declare two objectives or more.
     """
     client = tracking.client_of(handle.uri)
     parent = client.get_run(handle.run_id)
     tags = parent.data.tags
     declared = json.loads(tags.get("recdiv.objectives", "[]"))
     if tags.get("recdiv.kind") != "sweep" or len(declared) < 2:
-        raise ValueError(
+        raise UserError(
             f"run {handle.run_id} is not a sweep with two objectives or more; {RUN_TUNE}"
         )
     objectives = tuple(Objective(**objective) for objective in declared)
@@ -166,15 +167,13 @@ def _parent_run(uri: str, config: Config, parent_run_id: str) -> Run:
     shown = tracking.without_password(uri)
     path = tracking.database_path(uri)
     if path is not None and not path.exists():  # else MLflow would make it
-        raise ValueError(f"tracking.uri={shown}: there is no such database; {RUN_TUNE}")
+        raise UserError(f"tracking.uri={shown}: there is no such database; {RUN_TUNE}")
     client = MlflowClient(tracking_uri=uri)
     if parent_run_id:
         try:
             return client.get_run(parent_run_id)
         except MlflowException:
-            raise ValueError(
-                f"no run {parent_run_id} in {tracking.without_password(uri)}"
-            ) from None
+            raise UserError(f"no run {parent_run_id} in {tracking.without_password(uri)}") from None
     name = config.data.name
     if config.data.prepared:
         name = read_manifest(Path(config.data.prepared)).name
@@ -191,7 +190,7 @@ def _parent_run(uri: str, config: Config, parent_run_id: str) -> Run:
     )
     if not runs:
         where = f" of data set {name!r}" if name else ""
-        raise ValueError(f"no sweep{where} in tracking.uri={shown}; {RUN_TUNE}")
+        raise UserError(f"no sweep{where} in tracking.uri={shown}; {RUN_TUNE}")
     return runs[0]
 
 

@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
+from recdiv_core.errors import UserError
+
 SCHEMA_VERSION: Final = 1
 
 USER_ID: Final = "user_id"
@@ -176,46 +178,42 @@ def read_manifest(prepared: Path) -> Manifest:
     """Read and check `manifest.json` of a prepared data set.
 
     Raises:
-        ValueError: no such directory, not a prepared data set, or another schema version.
+        UserError: no such directory, not a prepared data set, or another schema version.
     """
     path = prepared / "manifest.json"
     if not prepared.is_dir():
-        raise ValueError(
-            f"data.prepared={prepared} is not a directory; run pipelines.prepare first"
-        )
+        raise UserError(f"data.prepared={prepared} is not a directory; run pipelines.prepare first")
     if not path.is_file():
-        raise ValueError(
-            f"data.prepared={prepared} holds no manifest.json: not a prepared data set"
-        )
+        raise UserError(f"data.prepared={prepared} holds no manifest.json: not a prepared data set")
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        raise UserError(f"{path} is not valid JSON: {error}") from None
     version = tree.get("schema_version") if isinstance(tree, dict) else None
     if version != SCHEMA_VERSION:
-        raise ValueError(
+        raise UserError(
             f"data.prepared={prepared} has schema version {version}, this code reads "
             f"{SCHEMA_VERSION}; run pipelines.prepare again"
         )
     try:
         return Manifest.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise ValueError(f"{path} is not a valid manifest: {error}") from None
+        raise UserError(f"{path} is not a valid manifest: {error}") from None
 
 
 def check_files(prepared: Path, manifest: Manifest) -> None:
     """Check that the files of a prepared data set are all there; reads footers only.
 
     Raises:
-        ValueError: a missing or damaged file, foreign columns, rows that the manifest lacks.
+        UserError: a missing or damaged file, foreign columns, rows that the manifest lacks.
     """
     for name in ("catalogue.parquet", "tokens.arrow", "queries.arrow"):
         if not (prepared / name).is_file():
-            raise ValueError(f"data.prepared={prepared} lacks {name}; run pipelines.prepare again")
+            raise UserError(f"data.prepared={prepared} lacks {name}; run pipelines.prepare again")
     for split, num_rows in manifest.num_examples.items():
         found = count_rows(prepared, split)
         if found != num_rows:
-            raise ValueError(
+            raise UserError(
                 f"data.prepared={prepared}: {split}/ holds {found} rows, its manifest counts "
                 f"{num_rows}; run pipelines.prepare again"
             )
@@ -225,7 +223,7 @@ def count_rows(prepared: Path, split: str) -> int:
     """Count the rows of a split by the footers of its shards.
 
     Raises:
-        ValueError: a damaged file or foreign columns.
+        UserError: a damaged file or foreign columns.
     """
     schema = TRAIN_EXAMPLE if split == "train" else EVAL_EXAMPLE
     found = 0
@@ -233,10 +231,10 @@ def count_rows(prepared: Path, split: str) -> int:
         try:
             footer = pq.read_metadata(path)
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path} is damaged: {error}; run pipelines.prepare again") from None
+            raise UserError(f"{path} is damaged: {error}; run pipelines.prepare again") from None
         columns = footer.schema.to_arrow_schema().names
         if columns != schema.names:
-            raise ValueError(
+            raise UserError(
                 f"{path} has the columns {', '.join(columns)}, not "
                 f"{', '.join(schema.names)}: it is no part of a prepared data set"
             )

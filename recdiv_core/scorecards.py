@@ -99,7 +99,7 @@ def finish_split(scorecard: Scorecard, items: Mapping[str, Groups]) -> dict[str,
         `fairness` (kind -> gaps between its groups).
 
     Raises:
-        ValueError: no user has been judged.
+        UserError: no user has been judged.
     """
     metrics: dict[str, float] = {}
     for tally in scorecard.tallies:

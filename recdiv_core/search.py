@@ -35,6 +35,7 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Categorical, Domain
 
 from recdiv_core.config import Config
+from recdiv_core.errors import UserError
 from recdiv_core.metrics.repeats import means_of
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.training.trial import is_selected
@@ -275,25 +276,25 @@ def check_search(space: SearchSpace, name: str) -> None:
     """Refuse a space that cannot be searched as it asks.
 
     Raises:
-        ValueError: naming the space and the parameter or setting.
+        UserError: naming the space and the parameter or setting.
     """
     for setting, limit in (("max_epochs", space.max_epochs), ("max_hours", space.max_hours)):
         if not (math.isfinite(limit) and limit >= 0):
-            raise ValueError(
+            raise UserError(
                 f"--space {name}: {setting}={limit} is no budget; allowed: a number above 0, "
                 "or 0, no limit"
             )
     _check_seeds(space, name)
     if space.search == "grid":
         if space.max_epochs or space.learn_from_earlier:
-            raise ValueError(
+            raise UserError(
                 f"--space {name}: max_epochs and learn_from_earlier have no effect with "
                 "search='grid'; allowed: random, quasi_random, tpe, nsga2"
             )
         return
     for key, domain in space.parameters.items():
         if not isinstance(domain, Domain):
-            raise ValueError(
+            raise UserError(
                 f"--space {name}: {key}={domain!r} cannot be searched by {space.search}; allowed: "
                 "tune.uniform, quniform, loguniform, randint, choice (a grid: search='grid')"
             )
@@ -305,15 +306,15 @@ def _check_seeds(space: SearchSpace, name: str) -> None:
         return
     said = f"--space {name}: seeds={space.seeds}"
     if len(set(space.seeds)) < len(space.seeds) or min(space.seeds) < 0:
-        raise ValueError(f"{said}; allowed: different whole numbers, 0 or more")
+        raise UserError(f"{said}; allowed: different whole numbers, 0 or more")
     if "seed" in {*space.parameters, *space.fixed}:
-        raise ValueError(f"{said}, and seed among its parameters or fixed; allowed: one of them")
+        raise UserError(f"{said}, and seed among its parameters or fixed; allowed: one of them")
     if space.learn_from_earlier:
-        raise ValueError(f"{said}: learn_from_earlier, of single trials, does not go with them")
+        raise UserError(f"{said}: learn_from_earlier, of single trials, does not go with them")
     drawn = [key for key, domain in space.parameters.items() if isinstance(domain, Domain)]
     if space.search == "grid" and (drawn or space.num_samples > 1):
         what = f"{', '.join(drawn)}, drawn anew each time," if drawn else "num_samples above 1"
-        raise ValueError(
+        raise UserError(
             f"{said}: {what} cannot be the same point for every seed of a grid; allowed: "
             "tune.grid_search and num_samples=1, or another search"
         )

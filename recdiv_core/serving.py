@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 
 from recdiv_core.data.plan import Examples
+from recdiv_core.errors import UserError
 from recdiv_core.held_out import Scoring, score_users, scoring_of
 from recdiv_core.schema import NO_QUERY
 from recdiv_core.slates import make_slates
@@ -71,7 +72,7 @@ class SlateMaker:
             rerank_diversity: the dial of the re-ranker, in [0, 1].
 
         Raises:
-            ValueError: a setting out of its range, or one that this model does not have.
+            UserError: a setting out of its range, or one that this model does not have.
         """
         self._check(k, model_diversity, rerank_diversity)
         policy = replace(self.policy, k=k, diversity=rerank_diversity)
@@ -125,7 +126,7 @@ class SlateMaker:
 
     def _check(self, k: int, model_diversity: float, rerank_diversity: float) -> None:
         if not 1 <= k <= self.config.rerank.num_candidates:
-            raise ValueError(
+            raise UserError(
                 f"k={k}: allowed are 1 to rerank.num_candidates={self.config.rerank.num_candidates}"
             )
         for name, value in (
@@ -133,11 +134,11 @@ class SlateMaker:
             ("rerank.diversity", rerank_diversity),
         ):
             if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value} must lie in [0, 1]: 0 = relevance, 1 = diversity")
+                raise UserError(f"{name}={value} must lie in [0, 1]: 0 = relevance, 1 = diversity")
         if model_diversity and not self.config.loss.conditioned:
-            raise ValueError(f"model.diversity={model_diversity}: this model has no dial")
+            raise UserError(f"model.diversity={model_diversity}: this model has no dial")
         if rerank_diversity and self.config.rerank.method == "none":
-            raise ValueError(f"rerank.diversity={rerank_diversity}: this model has no re-ranker")
+            raise UserError(f"rerank.diversity={rerank_diversity}: this model has no re-ranker")
 
     def _scoring_at(self, dial: float) -> Scoring:
         """Return how users are scored at a dial; the last one asked for is kept."""

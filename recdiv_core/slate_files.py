@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recdiv_core.errors import UserError
 from recdiv_core.schema import SLATE
 
 UNFINISHED: Final = ".part-*"
@@ -106,13 +107,13 @@ def list_parts(slates: Path) -> list[Path]:
     """Return the parts of a directory of slates, in order.
 
     Raises:
-        ValueError: no such directory, or no part in it.
+        UserError: no such directory, or no part in it.
     """
     if not slates.is_dir():
-        raise ValueError(f"SLATES {slates} is not a directory; pipelines.recommend --out makes one")
+        raise UserError(f"SLATES {slates} is not a directory; pipelines.recommend --out makes one")
     parts = sorted(slates.glob("part-*.parquet"))
     if not parts:
         inside = sorted(path.name for path in slates.glob("diversity=*"))
         hint = f"; it is a grid, give one of {', '.join(inside)}" if inside else ""
-        raise ValueError(f"SLATES {slates} holds no part-*.parquet{hint}")
+        raise UserError(f"SLATES {slates} holds no part-*.parquet{hint}")
     return parts

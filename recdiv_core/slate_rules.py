@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from recdiv_core.errors import UserError
+
 RuleKind = Literal["exclude", "include", "at most", "at least", "distinct"]
 
 MOST_RULES: Final = 31
@@ -76,7 +78,7 @@ def parse_rule(text: str) -> SlateRule:
     """Parse a rule.
 
     Raises:
-        ValueError: not of these forms, or a number that says nothing.
+        UserError: not of these forms, or a number that says nothing.
 
     >>> parse_rule("at most 2 of brand=Acme in 5")
     SlateRule(text='at most 2 of brand=Acme in 5', kind='at most', count=2, attribute='brand', \
@@ -97,7 +99,7 @@ value='Acme', window=5, item_id='')
             )
             _check_numbers(rule, said.get("window"))
             return rule
-    raise ValueError(
+    raise UserError(
         f"rerank.rules: {text!r} is no rule{_nearest_form(text)}; allowed are "
         f"{', '.join(FORMS.values())}"
     )
@@ -105,9 +107,9 @@ value='Acme', window=5, item_id='')
 
 def _check_numbers(rule: SlateRule, window: str | None) -> None:
     if rule.kind in ("at least", "distinct") and not rule.count:
-        raise ValueError(f"rerank.rules: {rule.text!r} asks for nothing: allowed is 1 or more")
+        raise UserError(f"rerank.rules: {rule.text!r} asks for nothing: allowed is 1 or more")
     if window is not None and not rule.window:
-        raise ValueError(f"rerank.rules: {rule.text!r}: a window must have at least 1 place")
+        raise UserError(f"rerank.rules: {rule.text!r}: a window must have at least 1 place")
 
 
 def _nearest_form(text: str) -> str:
@@ -130,14 +132,14 @@ def check_rules(texts: Sequence[str], k: int) -> None:
     """Refuse rules that no slate of k places can keep, whatever the catalogue.
 
     Raises:
-        ValueError: too many of them, more asked for than there are places, or two that contradict.
+        UserError: too many of them, more asked for than there are places, or two that contradict.
     """
     rules = [parse_rule(text) for text in texts]
     if len(rules) > MOST_RULES:
-        raise ValueError(f"rerank.rules: {len(rules)} rules; allowed are at most {MOST_RULES}")
+        raise UserError(f"rerank.rules: {len(rules)} rules; allowed are at most {MOST_RULES}")
     included = {rule.item_id: rule for rule in rules if rule.kind == "include"}
     if len(included) > k:
-        raise ValueError(f"rerank.rules include {len(included)} items, but eval.k={k}")
+        raise UserError(f"rerank.rules include {len(included)} items, but eval.k={k}")
     ceilings = {
         (rule.attribute, rule.value): rule
         for rule in sorted(rules, key=lambda rule: -rule.count)
@@ -145,13 +147,13 @@ def check_rules(texts: Sequence[str], k: int) -> None:
     }
     for rule in rules:
         if rule.kind in ("at least", "distinct") and rule.count > k:
-            raise ValueError(f"rerank.rules: {rule.text!r} asks for more than eval.k={k} places")
+            raise UserError(f"rerank.rules: {rule.text!r} asks for more than eval.k={k} places")
         if rule.kind == "exclude" and rule.item_id in included:
-            raise ValueError(
+            raise UserError(
                 f"rerank.rules: {rule.text!r} contradicts {included[rule.item_id].text!r}"
             )
         if rule.kind == "at least":
             for value in (rule.value, ""):
                 ceiling = ceilings.get((rule.attribute, value))
                 if ceiling and ceiling.count < rule.count:
-                    raise ValueError(f"rerank.rules: {rule.text!r} contradicts {ceiling.text!r}")
+                    raise UserError(f"rerank.rules: {rule.text!r} contradicts {ceiling.text!r}")

@@ -25,6 +25,7 @@ import torch
 from recdiv_core.config import Config
 from recdiv_core.data.batches import pack, pad_targets
 from recdiv_core.data.plan import read_eval
+from recdiv_core.errors import UserError
 from recdiv_core.groupings import check_kinds, item_groups, merge, user_group_names, user_groups
 from recdiv_core.held_out import without_seen
 from recdiv_core.judged_runs import NamedRun, check_comparable, find_run, judge_runs
@@ -142,7 +143,7 @@ def view_slates(
         max_scores: users x items of a run that may be scored; None = any number.
 
     Raises:
-        ValueError: nothing can be shown, and why.
+        UserError: nothing can be shown, and why.
         OSError: a file cannot be read.
     """
     started = time.monotonic()
@@ -153,7 +154,7 @@ def view_slates(
     manifest = read_manifest(prepared)
     num_scores = manifest.num_examples[SPLIT] * manifest.num_items
     if max_scores is not None and num_scores > max_scores:
-        raise ValueError(
+        raise UserError(
             f"{manifest.num_examples[SPLIT]:,} users x {manifest.num_items:,} items a run are too "
             "many to be judged unasked; `--slates` asks for it"
         )
@@ -224,10 +225,10 @@ def _find(
             reason = str(error).partition(";")[0]
             notes.append(f"{role} ({trial.name}) is left out: {reason}.")
     if not wanted:
-        raise ValueError("there is no front yet")
+        raise UserError("there is no front yet")
     if not found:
         names = ", ".join(trial.name for trial in wanted.values())
-        raise ValueError(f"no checkpoint of {names} can be used: {reason}")
+        raise UserError(f"no checkpoint of {names} can be used: {reason}")
     return found, notes
 
 

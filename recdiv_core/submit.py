@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from recdiv_core.config import flatten, load
+from recdiv_core.errors import UserError
 from recdiv_core.jobs import connect
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def submit(command: Sequence[str], address: str, working_dir: Path, env: Sequenc
         The job's id.
 
     Raises:
-        ValueError: the command, a variable, the tree or the address is wrong; nothing was
+        UserError: the command, a variable, the tree or the address is wrong; nothing was
             submitted.
     """
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **_variables(env)}
@@ -82,7 +83,7 @@ def _variables(env: Sequence[str]) -> dict[str, str]:
     for text in env:
         name, equals, value = text.partition("=")
         if not (name and equals):
-            raise ValueError(f"--env {text} is not NAME=VALUE")
+            raise UserError(f"--env {text} is not NAME=VALUE")
         variables[name] = value
     return variables
 
@@ -91,7 +92,7 @@ def check_command(command: Sequence[str], working_dir: Path) -> None:
     """Check a pipeline's name, options and overrides without running it.
 
     Raises:
-        ValueError: no such pipeline, space or preset, an override that Config refuses, or a place
+        UserError: no such pipeline, space or preset, an override that Config refuses, or a place
             that would not outlive the job.
     """
     scripts = working_dir / "pipelines"
@@ -99,7 +100,7 @@ def check_command(command: Sequence[str], working_dir: Path) -> None:
         path.stem for path in scripts.glob("*.py") if path.stem not in {"__init__", "submit"}
     )
     if not command or command[0] not in allowed:
-        raise ValueError(
+        raise UserError(
             f"pipeline {command[0] if command else ''!r} is not in {scripts}; "
             f"allowed: {', '.join(allowed)}"
         )
@@ -109,27 +110,27 @@ def check_command(command: Sequence[str], working_dir: Path) -> None:
     try:
         args, rest = parser.parse_known_args(command[1:])
     except argparse.ArgumentError as error:
-        raise ValueError(f"{shlex.join(command)}: {error}") from None
+        raise UserError(f"{shlex.join(command)}: {error}") from None
     preset = scripts / "presets" / f"{args.preset}.yaml" if args.preset else None
     if args.space and not (working_dir / "tune_spaces" / f"{args.space}.py").is_file():
-        raise ValueError(f"--space {args.space} is not in {working_dir / 'tune_spaces'}")
+        raise UserError(f"--space {args.space} is not in {working_dir / 'tune_spaces'}")
     config = load(preset, [text for text in rest if "=" in text and text[0] != "-"])
     places = flatten(config)
     for key in _WRITES.get(command[0], ()):
         if not places[key]:
-            raise ValueError(f"{key} is empty: a job must say where its work is kept, {_SHARED}")
+            raise UserError(f"{key} is empty: a job must say where its work is kept, {_SHARED}")
     named = {key: places[key] for key in (*_READS, *_WRITES.get(command[0], ()))}
     named |= {"--checkpoint": args.checkpoint, "--out": args.out}
     for key, place in named.items():
         if place and "://" not in str(place) and not Path(str(place)).is_absolute():
-            raise ValueError(f"{key}={place} is relative: the job runs elsewhere; give {_SHARED}")
+            raise UserError(f"{key}={place} is relative: the job runs elsewhere; give {_SHARED}")
 
 
 def list_tree(working_dir: Path, max_mib: float = MAX_TREE_MIB) -> list[str]:
     """List the files of a git working tree: tracked, and new ones that are not ignored.
 
     Raises:
-        ValueError: not a git working tree, or larger than `max_mib`.
+        UserError: not a git working tree, or larger than `max_mib`.
     """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -138,7 +139,7 @@ def list_tree(working_dir: Path, max_mib: float = MAX_TREE_MIB) -> list[str]:
         text=True,
     )
     if listed.returncode:
-        raise ValueError(f"--working-dir {working_dir}: {listed.stderr.strip()}")
+        raise UserError(f"--working-dir {working_dir}: {listed.stderr.strip()}")
     names = sorted({name for name in listed.stdout.split("\0") if name})
     sizes = {
         name: (working_dir / name).stat().st_size
@@ -149,7 +150,7 @@ def list_tree(working_dir: Path, max_mib: float = MAX_TREE_MIB) -> list[str]:
     if size_mib > max_mib:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
         rows = ", ".join(f"{name} ({sizes[name] / 2**20:.1f} MiB)" for name in largest)
-        raise ValueError(
+        raise UserError(
             f"--working-dir {working_dir} holds {size_mib:.1f} MiB, allowed are {max_mib:.0f}; "
             f"the largest: {rows}; name them in .gitignore, data belongs on shared storage"
         )

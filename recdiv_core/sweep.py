@@ -24,6 +24,7 @@ from ray.tune.schedulers import FIFOScheduler
 from recdiv_core.config import Config, override, to_yaml
 from recdiv_core.data.plan import track_readers_here
 from recdiv_core.data.text_vectors import ensure_vectors
+from recdiv_core.errors import UserError
 from recdiv_core.metrics.repeats import means_of
 from recdiv_core.ray_start import start_ray
 from recdiv_core.report import report
@@ -83,7 +84,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
         `{"experiment", "parent_run_id", "num_trials", "front", ...}`.
 
     Raises:
-        ValueError: a bad config, or a cluster that cannot hold even one trial.
+        UserError: a bad config, or a cluster that cannot hold even one trial.
     """
     asked = config
     if not config.run.name:
@@ -131,7 +132,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
 def _check_objectives(config: Config, space: SearchSpace, name: str) -> None:
     """Refuse objectives that no trial would report, too few for a front, seeds of nothing."""
     if len(space.objectives) < 2:
-        raise ValueError(
+        raise UserError(
             f"--space {name} has {len(space.objectives)} objectives; a front needs two or more"
         )
     k = config.eval.k
@@ -139,24 +140,24 @@ def _check_objectives(config: Config, space: SearchSpace, name: str) -> None:
     measured = [f"val/{metric}" for metric in measured_names(k) + falling]
     for objective in space.objectives:
         if objective.metric not in measured:
-            raise ValueError(
+            raise UserError(
                 f"--space {name} trades off {objective.metric}, which is not measured with "
                 f"eval.k={k}; allowed: {', '.join(measured)}"
             )
     rising = [f"val/{metric}" for metric in measured_names(k)]
     for constraint in space.constraints:
         if constraint.metric not in rising:
-            raise ValueError(
+            raise UserError(
                 f"--space {name} constrains {constraint.metric}; allowed with eval.k={k}: "
                 f"{', '.join(rising)}"
             )
     if space.seeds and not config.train.epochs:
-        raise ValueError(
+        raise UserError(
             f"--space {name}: seeds={space.seeds} have no effect where nothing is trained "
             "(train.epochs=0)"
         )
     if space.constraints and config.loss.conditioned and not config.train.epochs:
-        raise ValueError(
+        raise UserError(
             f"--space {name} has constraints, but no baseline: of a conditioned model that is "
             "trained no further (train.epochs=0) none is trained"
         )

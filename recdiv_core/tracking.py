@@ -41,6 +41,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from recdiv_core.config import Config, flatten, to_yaml
+from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def tracking_uri(config: Config) -> str:
     """Return the absolute tracking URI of `tracking.uri`, once its store has answered.
 
     Raises:
-        ValueError: a URI that MLflow cannot use (the file store is refused), a server that does
+        UserError: a URI that MLflow cannot use (the file store is refused), a server that does
             not answer within ANSWER_WITHIN_S, or a database that cannot be opened.
     """
     uri = config.tracking.uri or "sqlite:///mlflow.db"
@@ -104,15 +105,15 @@ def tracking_uri(config: Config) -> str:
     try:
         url = make_url(uri)
     except (ValueError, ArgumentError):
-        raise ValueError(refusal) from None
+        raise UserError(refusal) from None
     backend = url.drivername.partition("+")[0]
     if backend == "sqlite":
         if url.database in (None, "", ":memory:"):
-            raise ValueError(f"tracking.uri={uri} names no file; write sqlite:///path/to/mlflow.db")
+            raise UserError(f"tracking.uri={uri} names no file; write sqlite:///path/to/mlflow.db")
         url = url.set(database=str(Path(str(url.database)).absolute()))
         uri = url.render_as_string(hide_password=False)
     elif backend not in (*SERVERS, *DATABASES):
-        raise ValueError(refusal)
+        raise UserError(refusal)
     _check_store(uri)
     return uri
 
@@ -146,7 +147,7 @@ def experiment_id(uri: str, name: str) -> str:
             client.restore_experiment(experiment.experiment_id)
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise UserError(
             f"tracking.uri={without_password(uri)}: experiment {name!r}: {reason}"
         ) from error
     return experiment.experiment_id
@@ -209,7 +210,7 @@ def run_of(uri: str, config: Config) -> RunHandle:
     """Return the newest MLflow run of a training run or trial, by its config.
 
     Raises:
-        ValueError: the store has none.
+        UserError: the store has none.
     """
     client = client_of(uri)
     wanted = {"run.name": config.run.name, "run.storage": config.run.storage}
@@ -221,7 +222,7 @@ def run_of(uri: str, config: Config) -> RunHandle:
         order_by=["attributes.start_time DESC"],
     )
     if not found:
-        raise ValueError(
+        raise UserError(
             f"tracking.uri={without_password(uri)} has no run of run.name={config.run.name} in "
             f"run.storage={config.run.storage}"
         )
@@ -232,17 +233,17 @@ def run_directory(uri: str, run_id: str) -> Path:
     """Return the directory of a training run or trial, by the id of its MLflow run.
 
     Raises:
-        ValueError: no such run, or one that does not say where it is.
+        UserError: no such run, or one that does not say where it is.
     """
     try:
         params = client_of(uri).get_run(run_id).data.params
     except MlflowException as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise UserError(
             f"tracking.uri={without_password(uri)} has no run {run_id}: {reason}"
         ) from None
     if not (params.get("run.storage") and params.get("run.name")):
-        raise ValueError(f"the MLflow run {run_id} has no run.storage and run.name: not of train")
+        raise UserError(f"the MLflow run {run_id} has no run.storage and run.name: not of train")
     return Path(params["run.storage"]) / params["run.name"]
 
 
@@ -472,7 +473,7 @@ def _check_server(uri: str) -> None:
         return  # it answers; whether it is MLflow's, its API says
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise ValueError(f"tracking.uri={address}: the server does not answer: {reason}") from None
+        raise UserError(f"tracking.uri={address}: the server does not answer: {reason}") from None
 
 
 def _check_sqlite(uri: str, path: Path) -> None:
@@ -487,7 +488,7 @@ def _check_sqlite(uri: str, path: Path) -> None:
             finally:
                 connection.close()
     except (OSError, sqlite3.Error) as error:
-        raise ValueError(f"tracking.uri={uri}: the database cannot be opened: {error}") from None
+        raise UserError(f"tracking.uri={uri}: the database cannot be opened: {error}") from None
 
 
 def _check_database(url: URL) -> None:
@@ -500,7 +501,7 @@ def _check_database(url: URL) -> None:
         engine.connect().close()
     except (OSError, ImportError, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"tracking.uri={url}: the database cannot be opened: {reason}") from None
+        raise UserError(f"tracking.uri={url}: the database cannot be opened: {reason}") from None
 
 
 def _artifact_location(uri: str, name: str) -> str | None:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     "recdiv_core": "words",
     "recdiv_core.config": "words",
+    "recdiv_core.errors": "words",
     "recdiv_core.schema": "words",
     "recdiv_core.search_space": "words",
     "recdiv_core.slate_rules": "words",

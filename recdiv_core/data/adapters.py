@@ -29,6 +29,8 @@ import pyarrow.csv
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from recdiv_core.errors import UserError
+
 Format = Literal["csv", "jsonl", "parquet"]
 TimeUnit = Literal["iso", "s", "ms", "us", "ns", "order"]
 
@@ -59,7 +61,7 @@ MICROSECONDS: Final[Mapping[TimeUnit, float]] = {
 }
 
 
-class UnreadableFileError(ValueError):
+class UnreadableFileError(UserError):
     """A file of the user's that breaks off, or is not what its extension says."""
 
 
@@ -103,10 +105,10 @@ def list_files(given: str, key: str) -> list[SourceFile]:
     """Find the files that a path, directory, glob or URI stands for, sorted by path.
 
     Raises:
-        ValueError: nothing given, nothing there, an empty file, or an unknown extension.
+        UserError: nothing given, nothing there, an empty file, or an unknown extension.
     """
     if not given:
-        raise ValueError(f"{key} is empty: give a path, directory, glob or URI")
+        raise UserError(f"{key} is empty: give a path, directory, glob or URI")
     infos = _list_uri(given, key) if "://" in given else _list_local(given, key)
     files: list[SourceFile] = []
     for path, num_bytes, modified in sorted(infos):
@@ -115,11 +117,11 @@ def list_files(given: str, key: str) -> list[SourceFile]:
             (s for s in sorted(EXTENSIONS, key=len, reverse=True) if name.endswith(s)), ""
         )
         if not suffix:
-            raise ValueError(
+            raise UserError(
                 f"{key}: {path} has an unknown extension; allowed: {', '.join(EXTENSIONS)}"
             )
         if not num_bytes:
-            raise ValueError(f"{key}: {path} is an empty file")
+            raise UserError(f"{key}: {path} is an empty file")
         files.append(SourceFile(path, EXTENSIONS[suffix], num_bytes, modified))
     return files
 
@@ -131,14 +133,14 @@ def _list_local(given: str, key: str) -> list[tuple[str, int, str]]:
     elif root.is_dir():
         paths = [p for p in root.rglob("*") if p.is_file() and _is_data(p.relative_to(root).parts)]
         if not paths:
-            raise ValueError(f"{key}={given} is a directory without files")
+            raise UserError(f"{key}={given} is a directory without files")
     elif any(mark in given for mark in "*?["):
         pattern = str(root.relative_to(root.anchor))
         paths = [path for path in Path(root.anchor).glob(pattern) if path.is_file()]
         if not paths:
-            raise ValueError(f"{key}={given} matches no file")
+            raise UserError(f"{key}={given} matches no file")
     else:
-        raise ValueError(f"{key}={given} does not exist (working directory {Path.cwd()})")
+        raise UserError(f"{key}={given} does not exist (working directory {Path.cwd()})")
     stats = [(path.resolve(), path.stat()) for path in paths]
     return [(str(path), stat.st_size, str(stat.st_mtime_ns)) for path, stat in stats]
 
@@ -155,7 +157,7 @@ def _list_uri(given: str, key: str) -> list[tuple[str, int, str]]:
         if info.type == pyarrow.fs.FileType.Directory:
             found = fs.get_file_info(pyarrow.fs.FileSelector(root, recursive=True))
     except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{key}={given} cannot be read: {error}") from None
+        raise UserError(f"{key}={given} cannot be read: {error}") from None
     prefix = len(root.strip("/").split("/"))
     files = [
         (f"{scheme}://{f.path}", f.size, str(f.mtime_ns))
@@ -165,7 +167,7 @@ def _list_uri(given: str, key: str) -> list[tuple[str, int, str]]:
         and (not pattern or fnmatch.fnmatch(f.path, pattern))
     ]
     if not files:
-        raise ValueError(f"{key}={given} matches no file")
+        raise UserError(f"{key}={given} matches no file")
     return files
 
 
@@ -218,23 +220,23 @@ def find_columns(
         Our name -> name in the files, of the columns that are there.
 
     Raises:
-        ValueError: unreadable file, or a required or mapped column is missing.
+        UserError: unreadable file, or a required or mapped column is missing.
     """
     with ThreadPoolExecutor(8) as pool:
         headers = list(pool.map(lambda file: read_header(file, key), files))
     for file, header in zip(files, headers, strict=True):
         twice = [name for name in names.values() if header.count(name) > 1]
         if twice:
-            raise ValueError(f"{key}: {file.path} has more than one column {twice[0]!r}")
+            raise UserError(f"{key}: {file.path} has more than one column {twice[0]!r}")
     everywhere: set[str] = set().union(*headers)
     found: dict[str, str] = {}
     for ours, theirs in names.items():
         if ours in required:
             for file, header in zip(files, headers, strict=True):
                 if theirs not in header:
-                    raise ValueError(_missing_column(key, file.path, ours, theirs, header))
+                    raise UserError(_missing_column(key, file.path, ours, theirs, header))
         elif theirs != ours and theirs not in everywhere:
-            raise ValueError(_missing_column(key, files[0].path, ours, theirs, headers[0]))
+            raise UserError(_missing_column(key, files[0].path, ours, theirs, headers[0]))
         if theirs in everywhere:
             found[ours] = theirs
     return found
@@ -253,7 +255,7 @@ def read_header(file: SourceFile, key: str) -> list[str]:
     """Return the column names of a file; of JSON Lines, the keys of its first rows.
 
     Raises:
-        ValueError: the file cannot be read as what its extension says.
+        UserError: the file cannot be read as what its extension says.
     """
     try:
         if file.format == "parquet":
@@ -264,7 +266,7 @@ def read_header(file: SourceFile, key: str) -> list[str]:
         unit = ReadUnit(file.path, file.format, 0)
         return next(_read_jsonl(unit, None), RawBatch(pa.table({}))).table.column_names
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError, EOFError) as error:
-        raise ValueError(f"{key}: {file.path} is not readable as {file.format}: {error}") from None
+        raise UserError(f"{key}: {file.path} is not readable as {file.format}: {error}") from None
 
 
 # --------------------------------------------------------------------------- rows
@@ -274,7 +276,7 @@ def cut_units(files: Sequence[SourceFile], key: str) -> list[ReadUnit]:
     """Cut files into parts that are read independently; Parquet by about UNIT_ROWS rows.
 
     Raises:
-        ValueError: all files together hold no row (as far as their footers tell).
+        UserError: all files together hold no row (as far as their footers tell).
     """
     units: list[ReadUnit] = []
     for number, file in enumerate(files):
@@ -292,7 +294,7 @@ def cut_units(files: Sequence[SourceFile], key: str) -> list[ReadUnit]:
                 first_row += num_rows
                 start, num_rows = group + 1, 0
     if not any(unit.num_rows for unit in units):
-        raise ValueError(f"{key}: {files[0].path} holds no rows")
+        raise UserError(f"{key}: {files[0].path} holds no rows")
     return units
 
 
@@ -462,7 +464,7 @@ def detect_time_unit(column: pa.Array, name: str) -> TimeUnit:
     `order`; larger ones are seconds, milli-, micro- or nanoseconds by their median.
 
     Raises:
-        ValueError: not one of them parses.
+        UserError: not one of them parses.
     """
     if pa.types.is_temporal(column.type):
         return "iso"
@@ -473,7 +475,7 @@ def detect_time_unit(column: pa.Array, name: str) -> TimeUnit:
         return "iso"
     if not len(numeric):
         examples = ", ".join(repr(v) for v in text.drop_null().slice(0, 3).to_pylist()) or "nothing"
-        raise ValueError(
+        raise UserError(
             f"data.columns.timestamp={name}: none of the first {len(text)} values is a time "
             f"(found {examples}); allowed: ISO 8601, epoch seconds or milliseconds, order numbers"
         )

@@ -18,6 +18,7 @@ import numpy as np
 
 from recdiv_core.data.draws import draw_key, uniforms
 from recdiv_core.data.plan import Examples
+from recdiv_core.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +58,7 @@ def augment_histories(
         first_user: place of the first user in the global batch.
 
     Raises:
-        ValueError: an unknown operation, a share outside [0, 1], or a sum above 1.
+        UserError: an unknown operation, a share outside [0, 1], or a sum above 1.
     """
     edges = np.cumsum(_checked(shares))
     if not edges[-1] or not examples.items.size:
@@ -127,11 +128,11 @@ def augment_tokens(
         Token ids of the U texts, for pad_tokens.
 
     Raises:
-        ValueError: a probability outside [0, 1].
+        UserError: a probability outside [0, 1].
     """
     for name, share in (("token_mask", token_mask), ("field_dropout", field_dropout)):
         if not 0 <= share <= 1:
-            raise ValueError(f"{name}={share} is not in [0, 1]")
+            raise UserError(f"{name}={share} is not in [0, 1]")
     assert len(items) == len(input_ids)
     lengths = np.array([len(ids) for ids in input_ids], np.int64)
     ids = np.fromiter(chain.from_iterable(input_ids), np.int64, int(lengths.sum()))
@@ -163,12 +164,12 @@ def mask_and_separator(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """Look up a tokeniser's mask and the `|` that joins an item's fields (catalogue.make_texts).
 
     Raises:
-        ValueError: there is no mask token, or ` | ` is not one token.
+        UserError: there is no mask token, or ` | ` is not one token.
     """
     ids = tokenizer("a | a", add_special_tokens=False)["input_ids"]
     mask_id = tokenizer.mask_token_id
     if not isinstance(mask_id, int) or len(ids) != 3:
-        raise ValueError(
+        raise UserError(
             f"model.text.encoder={tokenizer.name_or_path}: item texts can be augmented only with a "
             "tokeniser that has a mask token and one token for ' | '"
         )
@@ -178,11 +179,11 @@ def mask_and_separator(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
 def _checked(shares: Mapping[str, float]) -> list[float]:
     unknown = sorted(set(shares) - set(OPERATIONS))
     if unknown:
-        raise ValueError(f"no operation {', '.join(unknown)}; there are {', '.join(OPERATIONS)}")
+        raise UserError(f"no operation {', '.join(unknown)}; there are {', '.join(OPERATIONS)}")
     ordered = [shares.get(name, 0.0) for name in OPERATIONS]
     # a sum such as .1 + .2 + .7 may miss 1 by a rounding error
     if not all(0 <= share <= 1 for share in ordered) or sum(ordered) > 1 + 1e-9:
-        raise ValueError(f"shares {dict(shares)} are not in [0, 1] with a sum of at most 1")
+        raise UserError(f"shares {dict(shares)} are not in [0, 1] with a sum of at most 1")
     return ordered
 
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
 from recdiv_core.data import adapters
+from recdiv_core.errors import UserError
 from recdiv_core.schema import (
     CATALOGUE,
     CATALOGUE_OPTIONAL,
@@ -76,7 +77,7 @@ def load_catalogue(prepared: Path) -> Catalogue:
     """Load the catalogue of a prepared data set.
 
     Raises:
-        ValueError: not a prepared data set of this schema version.
+        UserError: not a prepared data set of this schema version.
     """
     manifest = read_manifest(prepared)
     table = pq.read_table(prepared / "catalogue.parquet")
@@ -191,7 +192,7 @@ def read_catalogue(files: Sequence[adapters.SourceFile], config: Config) -> RawC
     """Read and check the shop's catalogue.
 
     Raises:
-        ValueError: missing column, no rows, or a text field that is no column.
+        UserError: missing column, no rows, or a text field that is no column.
     """
     names = config.data.columns.model_dump()
     ours = {name: names[name] for name in (*CATALOGUE_REQUIRED, *CATALOGUE_OPTIONAL)}
@@ -207,7 +208,7 @@ def read_catalogue(files: Sequence[adapters.SourceFile], config: Config) -> RawC
     num_broken = sum(len(rows) for rows in rejected.values())
     num_rows = sum(table.num_rows for table in tables) + num_broken
     if num_rows == num_broken:
-        raise ValueError(f"data.items={config.data.items} holds no rows")
+        raise UserError(f"data.items={config.data.items} holds no rows")
     table = _concatenate(tables)
     table = _reject_rows(table, rejected)
     _check_text_fields(table, config)
@@ -277,7 +278,7 @@ def _check_text_fields(table: pa.Table, config: Config) -> None:
     known = {*CATALOGUE_REQUIRED, *CATALOGUE_OPTIONAL}
     for name in config.model.text.fields:
         if name not in table.column_names and name not in known:
-            raise ValueError(
+            raise UserError(
                 f"model.text.fields: {name!r} is no column of the catalogue; "
                 f"columns there: {', '.join(table.column_names)}"
             )

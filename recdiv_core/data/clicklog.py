@@ -25,6 +25,7 @@ from typing import Any, Final
 from recdiv_core.config import Config, flatten
 from recdiv_core.data import adapters, audit, catalogue, events, examples, traces
 from recdiv_core.data.findings import to_json
+from recdiv_core.errors import UserError
 from recdiv_core.ray_start import start_ray
 from recdiv_core.schema import (
     QUERY,
@@ -51,7 +52,7 @@ def prepare(config: Config) -> dict[str, object]:
         further counts.
 
     Raises:
-        ValueError: the input or a setting is wrong; nothing is left behind then.
+        UserError: the input or a setting is wrong; nothing is left behind then.
     """
     started = time.monotonic()
     out = _target(config)
@@ -94,11 +95,11 @@ def data_name(config: Config) -> str:
 def _target(config: Config) -> Path:
     given = config.data.out or str(Path("runs", "prepared", data_name(config)))
     if "://" in given:
-        raise ValueError(f"data.out={given} must be a directory that all workers see, not a URI")
+        raise UserError(f"data.out={given} must be a directory that all workers see, not a URI")
     out = Path(given).expanduser().resolve()
     is_ours = (out / "manifest.json").is_file()
     if out.exists() and not is_ours and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(
+        raise UserError(
             f"data.out={given} is there and is no prepared data set: it is not overwritten"
         )
     return out
@@ -153,7 +154,7 @@ def _read_items(files: Sequence[adapters.SourceFile], config: Config) -> catalog
         counts.examples[reason] = str(rows[0][1])
     events.check_rejected(counts, config.data.max_quarantined, config, "data.items")
     if not len(raw.table):
-        raise ValueError(f"data.items={config.data.items} holds no usable row")
+        raise UserError(f"data.items={config.data.items} holds no usable row")
     return raw
 
 
@@ -225,7 +226,7 @@ def _explained_failures() -> Iterator[None]:
         yield
     except RayTaskError as error:
         if isinstance(error.cause, adapters.UnreadableFileError):
-            raise ValueError(str(error.cause).partition("\n")[0]) from None
+            raise UserError(str(error.cause).partition("\n")[0]) from None
         raise RuntimeError("a task of prepare failed") from error
 
 

@@ -24,6 +24,7 @@ from recdiv_core.data import split
 from recdiv_core.data.audit import find_excess, key_lists, mark_repeated
 from recdiv_core.data.duplicates import hash_lists
 from recdiv_core.data.findings import NUM_EXAMPLES, Finding, find
+from recdiv_core.errors import UserError
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, USER_ID
 
 HELD_OUT: Final = ("val", "test")
@@ -65,7 +66,7 @@ def read_shard(prepared: Path, name: str) -> Shard:
     """Read the files of one name: a user's rows are in one shard.
 
     Raises:
-        ValueError: a damaged file; its footer may be whole all the same.
+        UserError: a damaged file; its footer may be whole all the same.
     """
     tables: dict[str, pa.Table] = {}
     for part in ("train", *HELD_OUT):
@@ -91,7 +92,7 @@ def _read_rows(path: Path, schema: pa.Schema) -> pa.Table:
         return pq.read_table(path).combine_chunks()
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())  # Arrow's may be of several lines
-        raise ValueError(f"{path} is damaged: {reason}; run pipelines.prepare again") from None
+        raise UserError(f"{path} is damaged: {reason}; run pipelines.prepare again") from None
 
 
 def list_strays(shard: Shard, num_items: int) -> list[str]:

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
 from recdiv_core.data import adapters, traces
+from recdiv_core.errors import UserError
 from recdiv_core.schema import (
     CLICK_LOG_REQUIRED,
     EVENT,
@@ -108,7 +109,7 @@ def open_log(files: Sequence[adapters.SourceFile], item_ids: pa.Array, config: C
     """Look at the files' columns and a sample of their rows; start nothing.
 
     Raises:
-        ValueError: missing column, no rows, timestamps that do not parse, or a sample of which most
+        UserError: missing column, no rows, timestamps that do not parse, or a sample of which most
             rows would be rejected.
     """
     names = config.data.columns.model_dump()
@@ -119,7 +120,7 @@ def open_log(files: Sequence[adapters.SourceFile], item_ids: pa.Array, config: C
     sample = adapters.read_sample(units, columns)
     tables = [batch.table for batch in sample if TIMESTAMP in batch.table.column_names]
     if not any(table.num_rows for table in tables):
-        raise ValueError(f"data.clicks={config.data.clicks} holds no rows")
+        raise UserError(f"data.clicks={config.data.clicks} holds no rows")
     texts = [table[TIMESTAMP].combine_chunks() for table in tables]
     is_typed = pa.types.is_temporal(texts[0].type)
     stamps = texts[0] if is_typed else pa.concat_arrays([adapters.as_text(t) for t in texts])
@@ -270,7 +271,7 @@ def check_rejected(counts: RowCounts, limit: float, config: Config, source: str)
     """Stop when too large a share of the rows was rejected.
 
     Raises:
-        ValueError: with the counts, the commonest reasons, an example and the key to look at.
+        UserError: with the counts, the commonest reasons, an example and the key to look at.
     """
     num_rejected = counts.rejected.total()
     if num_rejected <= limit * counts.num_rows:
@@ -279,7 +280,7 @@ def check_rejected(counts: RowCounts, limit: float, config: Config, source: str)
     reasons = ", ".join(f"{reason}: {count}" for reason, count in commonest)
     reason = commonest[0][0]
     hint = HINTS.get(reason, "data.columns.timestamp" if "time" in reason else source)
-    raise ValueError(
+    raise UserError(
         f"{source}: {num_rejected} of {counts.num_rows} rows are broken ({reasons}); e.g. "
         f"{counts.examples[reason][:300]}; look at {hint}, or raise data.max_quarantined="
         f"{config.data.max_quarantined}"
@@ -295,7 +296,7 @@ def stage_shards(log: ClickLog, item_ids: pa.Array, config: Config, work: Path) 
     Rejected rows go to `work/quarantine/`.
 
     Raises:
-        ValueError: too many broken rows.
+        UserError: too many broken rows.
     """
     import ray
     import ray.data

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from recdiv_core.config import Config
 from recdiv_core.data import adapters, audit, split
 from recdiv_core.data.findings import Finding, merge
+from recdiv_core.errors import UserError
 from recdiv_core.schema import EVENTS, NO_QUERY, USER_ID
 
 logger = logging.getLogger(__name__)
@@ -109,11 +110,11 @@ def choose_protocol(config: Config, has_timestamps: bool) -> str:
     """Resolve `auto`.
 
     Raises:
-        ValueError: a temporal split of a log without times.
+        UserError: a temporal split of a log without times.
     """
     protocol = config.split.protocol
     if protocol == "temporal" and not has_timestamps:
-        raise ValueError(
+        raise UserError(
             "split.protocol=temporal needs timestamps, and this log has order numbers only "
             f"(data.columns.timestamp={config.data.columns.timestamp}); allowed: leave_last_out"
         )
@@ -126,7 +127,7 @@ def parse_cut(text: str, key: str) -> int:
     """Return the time that a `split.*_from` key gives, in microseconds.
 
     Raises:
-        ValueError: it is no time.
+        UserError: it is no time.
     """
     column = pa.array([text])
     try:
@@ -134,7 +135,7 @@ def parse_cut(text: str, key: str) -> int:
     except ValueError:
         unit = "order"
     if unit == "order":
-        raise ValueError(f"{key}={text} is no time; allowed: ISO 8601, epoch seconds, milliseconds")
+        raise UserError(f"{key}={text} is no time; allowed: ISO 8601, epoch seconds, milliseconds")
     return int(adapters.parse_times(column, unit)[0][0])
 
 
@@ -142,11 +143,11 @@ def summarise(work: Path, config: Config) -> dict[str, int]:
     """Add up what the shuffle found: events, duplicates, sessions, first and last time.
 
     Raises:
-        ValueError: no event is left to learn from.
+        UserError: no event is left to learn from.
     """
     paths = sorted((work / "stage").glob("*.json"))
     if not paths:
-        raise ValueError(
+        raise UserError(
             f"data.clicks={config.data.clicks} has no event of data.events="
             f"{','.join(config.data.events)}"
         )
@@ -164,7 +165,7 @@ def find_cuts(config: Config, protocol: str, work: Path) -> Cuts:
     Shares are met as nearly as a histogram of TIME_BINS bins over the log's time span can.
 
     Raises:
-        ValueError: the cuts leave a window empty or stand in the wrong order.
+        UserError: the cuts leave a window empty or stand in the wrong order.
     """
     if protocol == "leave_last_out":
         return Cuts(protocol)
@@ -187,7 +188,7 @@ def find_cuts(config: Config, protocol: str, work: Path) -> Cuts:
         cuts[name] = parse_cut(given, f"split.{name}") if given else first + edge * width
     if not first < cuts["val_from"] < cuts["test_from"] <= last:
         shown = {name: show_time(cut) for name, cut in cuts.items()}
-        raise ValueError(
+        raise UserError(
             f"split.val_from={shown['val_from']} and split.test_from={shown['test_from']} must "
             f"part the log's times, {show_time(first)} to {show_time(last)}, into three windows"
         )
@@ -215,7 +216,7 @@ def fit_core(config: Config, cuts: Cuts, num_items: int, work: Path) -> Any:
         popularity_V: [V] int64, train events of core users; 0 = outside the core.
 
     Raises:
-        ValueError: nothing is left.
+        UserError: nothing is left.
     """
     import ray
 
@@ -230,7 +231,7 @@ def fit_core(config: Config, cuts: Cuts, num_items: int, work: Path) -> Any:
         num_left = int(popularity_V[stays_V].sum())
         logger.info("k-core: %d items, %d train events", stays_V.sum(), num_left)
         if not num_left:
-            raise ValueError(
+            raise UserError(
                 f"data.min_user_events={min_user} and data.min_item_events={min_item} leave no "
                 f"event in the train window; lower them"
             )

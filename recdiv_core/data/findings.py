@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
+from recdiv_core.errors import UserError
+
 Severity = Literal["ok", "info", "warning", "severe"]
 
 SEVERITIES: Final[tuple[Severity, ...]] = ("ok", "info", "warning", "severe")
@@ -180,7 +182,7 @@ def from_json(tree: Any, place: str) -> list[Finding]:
     """Return the findings of an `audit.json`, of an older version too.
 
     Raises:
-        ValueError: it is no list of findings.
+        UserError: it is no list of findings.
     """
     found: list[Finding] = []
     try:
@@ -193,7 +195,7 @@ def from_json(tree: Any, place: str) -> list[Finding]:
                 Finding(name, severity, int(count), row["examples"], row.get("figures", {}))
             )
     except (TypeError, KeyError, AttributeError):
-        raise ValueError(f"{place} is no audit; run pipelines.prepare again") from None
+        raise UserError(f"{place} is no audit; run pipelines.prepare again") from None
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from recdiv_core.data.catalogue import Catalogue, shown_values
+from recdiv_core.errors import UserError
 from recdiv_core.schema import CATALOGUE
 from recdiv_core.slate_rules import SlateRule
 
@@ -36,12 +37,12 @@ def labels_of_rule(rule: SlateRule, catalogue: Catalogue) -> np.ndarray:
         one item 0 where it is, [V, 1]. An unknown value is no label; `(none)` is a category.
 
     Raises:
-        ValueError: no such attribute, value or item.
+        UserError: no such attribute, value or item.
     """
     if rule.item_id:
         ids = catalogue.item_ids.to_pylist()
         if rule.item_id not in ids:
-            raise ValueError(
+            raise UserError(
                 f"rerank.rules: {rule.text!r}: the catalogue has no item_id {rule.item_id!r}"
                 f"{_nearest(rule.item_id, ids)}"
             )
@@ -50,7 +51,7 @@ def labels_of_rule(rule: SlateRule, catalogue: Catalogue) -> np.ndarray:
     if not rule.value:
         return labels_VL.astype(np.int32)
     if rule.value not in names:
-        raise ValueError(
+        raise UserError(
             f"rerank.rules: {rule.text!r}: no item has {rule.attribute}={rule.value}"
             f"{_nearest(rule.value, names)}"
         )
@@ -64,7 +65,7 @@ def _values(rule: SlateRule, catalogue: Catalogue) -> tuple[np.ndarray, Sequence
     columns = [name for name in catalogue.table.column_names if name not in NO_ATTRIBUTES]
     if rule.attribute not in columns:
         known = ["category", *(name for name in columns if name != "category")]
-        raise ValueError(
+        raise UserError(
             f"rerank.rules: {rule.text!r}: the catalogue has no attribute {rule.attribute!r}"
             f"{_nearest(rule.attribute, known)}; it has {', '.join(known)}"
         )

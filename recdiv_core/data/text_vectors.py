@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from recdiv_core.data.catalogue import load_tokens
+from recdiv_core.errors import UserError
 from recdiv_core.models.text_encoder import (
     encoder_sha256,
     encoder_width,
@@ -46,11 +47,11 @@ def load_vectors(prepared: Path, manifest: Manifest, name: str = "tokens") -> np
     """Open the cached vectors, [V, H] float32 of unit length, memory-mapped and read-only.
 
     Raises:
-        ValueError: they have not been computed yet.
+        UserError: they have not been computed yet.
     """
     path = vectors_path(prepared, manifest, name)
     if not path.is_file():
-        raise ValueError(f"{path} is missing: text vectors are made by train, tune or evaluate")
+        raise UserError(f"{path} is missing: text vectors are made by train, tune or evaluate")
     return np.load(path, mmap_mode="r")
 
 
@@ -58,7 +59,7 @@ def ensure_vectors(prepared: Path, manifest: Manifest) -> None:
     """Compute the vectors of items and queries that are not cached yet; Ray must run.
 
     Raises:
-        ValueError: the encoder found now is not the one whose tokeniser made the tokens.
+        UserError: the encoder found now is not the one whose tokeniser made the tokens.
     """
     source = resolve_encoder(manifest.encoder.name)
     wanted = {
@@ -70,7 +71,7 @@ def ensure_vectors(prepared: Path, manifest: Manifest) -> None:
         return
     digest = encoder_sha256(source)
     if digest != manifest.encoder.sha256:
-        raise ValueError(
+        raise UserError(
             f"the encoder {manifest.encoder.name} has sha256 {digest}, the data set was "
             f"prepared with {manifest.encoder.sha256}; run pipelines.prepare again"
         )

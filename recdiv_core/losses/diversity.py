@@ -17,6 +17,7 @@ from typing import Final, cast
 import torch
 from torch.nn.functional import embedding_bag
 
+from recdiv_core.errors import UserError
 from recdiv_core.losses.aggregate import coverage, exposure, mutual_information, popularity_power
 from recdiv_core.losses.soft_slates import EMPTY_SLATE, SoftSlates
 
@@ -211,7 +212,7 @@ def _attribute_entropy(slates: SoftSlates, name: str) -> torch.Tensor:
     """
     attributes = slates.traits.attributes
     if name not in attributes:
-        raise ValueError(
+        raise UserError(
             f"loss.diversity.{name}_entropy: the catalogue has no attribute {name!r}; "
             f"it has {', '.join(attributes) or 'none'}"
         )

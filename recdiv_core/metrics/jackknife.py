@@ -36,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from recdiv_core.errors import UserError
 from recdiv_core.metrics.tally import SYSTEM_METRICS
 
 Floats = npt.NDArray[np.float64]
@@ -98,7 +99,7 @@ def join_users(parts: Sequence[JudgedUsers]) -> JudgedUsers:
         ValueError: no user at all.
     """
     if not any(len(part.slates_UK) for part in parts):
-        raise ValueError("no user with a held-out target was judged: there is nothing to compare")
+        raise UserError("no user with a held-out target was judged: there is nothing to compare")
     return JudgedUsers(
         {name: np.concatenate([part.users[name] for part in parts]) for name in parts[0].users},
         np.concatenate([part.slates_UK for part in parts]),

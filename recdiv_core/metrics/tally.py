@@ -25,6 +25,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from recdiv_core.errors import UserError
 from recdiv_core.metrics import accuracy, diversity, exposure
 from recdiv_core.metrics.facts import CatalogueFacts
 from recdiv_core.metrics.judged import Background, JudgedSlates, judge
@@ -214,7 +215,7 @@ def finish(tally: Tally) -> dict[str, float]:
     """
     num_users = int(tally.num_users)
     if not num_users:
-        raise ValueError("no user with a held-out target was judged: there is nothing to measure")
+        raise UserError("no user with a held-out target was judged: there is nothing to measure")
     means = tally.sums / num_users
     values = {name: float(mean) for name, mean in zip(tally.names, means, strict=True)}
     values |= {name: metric(tally.exposure_V) for name, metric in SYSTEM_METRICS.items()}

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import nn
 
+from recdiv_core.errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,13 +31,13 @@ def resolve_encoder(name: str) -> str:
     """Return the directory of an encoder, or its hub name when it is only there.
 
     Raises:
-        ValueError: the offline package's weights are not the ones this code was tested with, or a
+        UserError: the offline package's weights are not the ones this code was tested with, or a
             path was given that holds no model.
     """
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ValueError(f"model.text.encoder={name} is a directory without a config.json")
+            raise UserError(f"model.text.encoder={name} is a directory without a config.json")
         return str(path.resolve())
     if name == OFFLINE_ENCODER:
         spec = importlib.util.find_spec(OFFLINE_PACKAGE)
@@ -43,14 +45,14 @@ def resolve_encoder(name: str) -> str:
             model_dir = Path(spec.origin).parent / "model"
             digest = encoder_sha256(str(model_dir))
             if digest != OFFLINE_SHA256:
-                raise ValueError(
+                raise UserError(
                     f"model.text.encoder={name}: the weights in {model_dir} have sha256 {digest}, "
                     f"expected {OFFLINE_SHA256}; reinstall recdiv[offline]"
                 )
             return str(model_dir)
         return f"sentence-transformers/{name}"
     if name.startswith(("/", ".", "~")):
-        raise ValueError(f"model.text.encoder={name} is neither a directory nor a hub name")
+        raise UserError(f"model.text.encoder={name} is neither a directory nor a hub name")
     return name
 
 
@@ -71,28 +73,28 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """Load the tokeniser of a resolved encoder.
 
     Raises:
-        ValueError: there is none at `source` (and the hub cannot be reached).
+        UserError: there is none at `source` (and the hub cannot be reached).
     """
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(source)
     except OSError as error:
-        raise ValueError(f"model.text.encoder={source}: no tokeniser found: {error}") from None
+        raise UserError(f"model.text.encoder={source}: no tokeniser found: {error}") from None
 
 
 def load_encoder(source: str) -> PreTrainedModel:
     """Load the weights of a resolved encoder, in float32 and evaluation mode.
 
     Raises:
-        ValueError: there are none at `source` (and the hub cannot be reached).
+        UserError: there are none at `source` (and the hub cannot be reached).
     """
     from transformers import AutoModel
 
     try:
         return AutoModel.from_pretrained(source, dtype=torch.float32).eval()
     except OSError as error:
-        raise ValueError(f"model.text.encoder={source}: no model found: {error}") from None
+        raise UserError(f"model.text.encoder={source}: no model found: {error}") from None
 
 
 def encoder_width(source: str) -> int:
@@ -109,7 +111,7 @@ def _setting(source: str, name: str) -> int:
     """Read a setting of an encoder.
 
     Raises:
-        ValueError: there is no encoder at `source` (and the hub cannot be reached).
+        UserError: there is no encoder at `source` (and the hub cannot be reached).
     """
     file = Path(source) / "config.json"
     settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -120,7 +122,7 @@ def _setting(source: str, name: str) -> int:
     try:
         return getattr(AutoConfig.from_pretrained(source), name)
     except (OSError, ValueError) as error:
-        raise ValueError(f"model.text.encoder={source}: no model found: {error}") from None
+        raise UserError(f"model.text.encoder={source}: no model found: {error}") from None
 
 
 def pad_tokens(token_lists: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:

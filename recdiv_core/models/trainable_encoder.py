@@ -14,6 +14,7 @@ from typing import Final
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from recdiv_core.errors import UserError
 from recdiv_core.models.text_encoder import load_encoder
 
 ADAPTED: Final = (
@@ -38,12 +39,12 @@ def trainable_encoder(
         recomputes: whether each layer keeps its input alone and is computed again on the way back.
 
     Raises:
-        ValueError: no encoder at `source`, one of fewer layers, or one that adapters do not know.
+        UserError: no encoder at `source`, one of fewer layers, or one that adapters do not know.
     """
     encoder = load_encoder(source)
     layers = encoder_layers(encoder)
     if trainable_layers > len(layers):
-        raise ValueError(
+        raise UserError(
             f"model.text.trainable_layers={trainable_layers}: the encoder has {len(layers)} layers"
         )
     encoder.requires_grad_(False)
@@ -77,7 +78,7 @@ def _adapted(encoder: nn.Module, layers: Sequence[nn.Module]) -> list[str]:
     """Name what makes queries and values in some layers of an encoder, as LoRA's paper adapts it.
 
     Raises:
-        ValueError: there is nothing that is called so.
+        UserError: there is nothing that is called so.
     """
     within = {module for layer in layers for module in layer.modules()}
     names = [
@@ -86,7 +87,7 @@ def _adapted(encoder: nn.Module, layers: Sequence[nn.Module]) -> list[str]:
         if module in within and name.rpartition(".")[2] in ADAPTED
     ]
     if not names:
-        raise ValueError(
+        raise UserError(
             f"model.text.lora_rank: no module of {type(encoder).__name__} is called one of "
             f"{', '.join(sorted(ADAPTED))}; model.text.lora_rank=0 trains the layers themselves"
         )

@@ -99,7 +99,7 @@ def load_dataset(prepared: Path) -> Dataset:
     """Load a prepared data set whose text vectors are cached.
 
     Raises:
-        ValueError: not a prepared data set, another schema version, or no cached vectors.
+        UserError: not a prepared data set, another schema version, or no cached vectors.
     """
     manifest = read_manifest(prepared)
     catalogue = load_catalogue(prepared)
@@ -168,7 +168,7 @@ def load_model(config: Config, dataset: Dataset, checkpoint: Path) -> Recommende
     """Return the model that a checkpoint of this config holds.
 
     Raises:
-        ValueError: missing or damaged file, or weights of another shape.
+        UserError: missing or damaged file, or weights of another shape.
     """
     if config.model.kind != "neural":
         return Baseline(config.model.kind, read_weights(checkpoint))

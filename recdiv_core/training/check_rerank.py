@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from recdiv_core.config import Config
 from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.rule_labels import labels_of_rule
+from recdiv_core.errors import UserError
 from recdiv_core.slate_rules import parse_rule
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ def check_rerank(config: Config, prepared: Path) -> None:
     """Refuse attributes that the catalogue does not have, and name settings without effect.
 
     Raises:
-        ValueError: `rerank.attributes` names no column of the catalogue, or `rerank.rules` an
+        UserError: `rerank.attributes` names no column of the catalogue, or `rerank.rules` an
             attribute, a value or an item that it does not have.
     """
     rerank = config.rerank
@@ -30,7 +31,7 @@ def check_rerank(config: Config, prepared: Path) -> None:
     columns = pq.read_schema(prepared / "catalogue.parquet").names if wanted else []
     for name, weight in wanted.items():
         if name not in columns:
-            raise ValueError(
+            raise UserError(
                 f"rerank.attributes.{name}={weight}: the catalogue of data.prepared={prepared} has "
                 f"no column {name!r}; it has {', '.join(columns)}"
             )

@@ -27,6 +27,7 @@ import yaml
 from torch import nn
 
 from recdiv_core.config import Config, from_tree, to_yaml
+from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest
 
 logger = logging.getLogger(__name__)
@@ -80,24 +81,24 @@ def read_config(checkpoint: Path) -> Config:
     """Read the config that a checkpoint was trained with.
 
     Raises:
-        ValueError: no such directory, not a checkpoint, or a config of another version.
+        UserError: no such directory, not a checkpoint, or a config of another version.
     """
     path = checkpoint / "config.yaml"
     if not checkpoint.is_dir():
-        raise ValueError(f"checkpoint {checkpoint} is not a directory")
+        raise UserError(f"checkpoint {checkpoint} is not a directory")
     if not path.is_file():
-        raise ValueError(f"checkpoint {checkpoint} holds no config.yaml: not a checkpoint")
+        raise UserError(f"checkpoint {checkpoint} holds no config.yaml: not a checkpoint")
     try:
         return from_tree(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a config: {error}") from None
+        raise UserError(f"{path} cannot be read as a config: {error}") from None
 
 
 def read_progress(checkpoint: Path) -> Progress:
     """Read where a checkpoint's training stood.
 
     Raises:
-        ValueError: missing or damaged file.
+        UserError: missing or damaged file.
     """
     return Progress(**_read_json(checkpoint)[1])
 
@@ -106,7 +107,7 @@ def read_fingerprint(checkpoint: Path) -> str:
     """Read the fingerprint of the prepared data set that a checkpoint was trained on.
 
     Raises:
-        ValueError: missing or damaged file.
+        UserError: missing or damaged file.
     """
     return _read_json(checkpoint)[0]
 
@@ -115,13 +116,13 @@ def chosen_checkpoint(run: Path) -> Path:
     """Return the last checkpoint in the directory of a training run: that with its best weights.
 
     Raises:
-        ValueError: no checkpoint, or training has not ended.
+        UserError: no checkpoint, or training has not ended.
     """
     found = [path.parent for path in run.glob("checkpoint_*/checkpoint.json")]
     if not found:
-        raise ValueError(f"{run} holds no checkpoint: it is not the directory of a training run")
+        raise UserError(f"{run} holds no checkpoint: it is not the directory of a training run")
     if not read_progress(max(found)).is_finished:
-        raise ValueError(f"the training run {run} is not finished: the same command resumes it")
+        raise UserError(f"the training run {run} is not finished: the same command resumes it")
     return max(found)
 
 
@@ -129,7 +130,7 @@ def newest_whole(checkpoint: Path) -> Path:
     """Return a checkpoint to go on from: this one, or where it is damaged the last whole before it.
 
     Raises:
-        ValueError: none is whole.
+        UserError: none is whole.
     """
     older = [path.parent for path in checkpoint.parent.glob("checkpoint_*/checkpoint.json")]
     before = sorted((path for path in older if path.name < checkpoint.name), reverse=True)
@@ -141,21 +142,21 @@ def newest_whole(checkpoint: Path) -> Path:
             logger.warning("%s: going back to the checkpoint before", error)
         else:
             return place
-    raise ValueError(f"{checkpoint} is damaged, and none before it is whole: train anew")
+    raise UserError(f"{checkpoint} is damaged, and none before it is whole: train anew")
 
 
 def check_sum(checkpoint: Path, name: str) -> None:
     """Check that a file of a checkpoint is as it was written.
 
     Raises:
-        ValueError: missing or damaged, the file or `checkpoint.json`.
+        UserError: missing or damaged, the file or `checkpoint.json`.
     """
     wanted = _read_json(checkpoint)[2].get(name)
     path = checkpoint / name
     if not path.is_file():
-        raise ValueError(f"{path} is missing: not a whole checkpoint")
+        raise UserError(f"{path} is missing: not a whole checkpoint")
     if wanted is not None and _sha256(path) != wanted:
-        raise ValueError(f"{path} is damaged: it is not what checkpoint.json has the sha256 of")
+        raise UserError(f"{path} is damaged: it is not what checkpoint.json has the sha256 of")
 
 
 def _sha256(path: Path) -> str:
@@ -167,11 +168,11 @@ def check_data(checkpoint: Path, manifest: Manifest) -> None:
     """Refuse a checkpoint that was trained on another prepared data set.
 
     Raises:
-        ValueError: the fingerprints differ; item_index 7 would mean another item.
+        UserError: the fingerprints differ; item_index 7 would mean another item.
     """
     fingerprint = _read_json(checkpoint)[0]
     if fingerprint != manifest.fingerprint:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {checkpoint} was trained on data with fingerprint {fingerprint[:12]}, "
             f"data.prepared has {manifest.fingerprint[:12]} ({manifest.name}): they do not fit"
         )
@@ -186,7 +187,7 @@ def load_weights(checkpoint: Path, model: nn.Module, *, may_lack: str = "") -> N
         may_lack: prefix of parameters that keep their values where the checkpoint has none.
 
     Raises:
-        ValueError: missing or damaged file, or weights of another shape.
+        UserError: missing or damaged file, or weights of another shape.
     """
     weights = read_weights(checkpoint)
     if may_lack:
@@ -196,7 +197,7 @@ def load_weights(checkpoint: Path, model: nn.Module, *, may_lack: str = "") -> N
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
-        raise ValueError(
+        raise UserError(
             f"checkpoint {checkpoint} does not fit the model.* keys: {reason}"
         ) from None
 
@@ -205,7 +206,7 @@ def check_weights(checkpoint: Path) -> None:
     """Check a checkpoint's weights and read them once, before anything is spent on it.
 
     Raises:
-        ValueError: missing or damaged file.
+        UserError: missing or damaged file.
     """
     read_weights(checkpoint)
     check_sum(checkpoint, "model.pt")
@@ -215,7 +216,7 @@ def read_weights(checkpoint: Path) -> dict[str, Any]:
     """Read a checkpoint's weights by name, as they were saved.
 
     Raises:
-        ValueError: missing or damaged file.
+        UserError: missing or damaged file.
     """
     return _read_tensors(checkpoint / "model.pt")
 
@@ -224,21 +225,21 @@ def load_training(checkpoint: Path) -> dict[str, Any]:
     """Load the optimiser's part of a checkpoint.
 
     Raises:
-        ValueError: missing or damaged file.
+        UserError: missing or damaged file.
     """
     return _read_tensors(checkpoint / "training.pt")
 
 
 def _read_tensors(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"{path} is missing: not a whole checkpoint")
+        raise UserError(f"{path} is missing: not a whole checkpoint")
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is damaged: {reason}") from None
+        raise UserError(f"{path} is damaged: {reason}") from None
     if not isinstance(tensors, dict):
-        raise ValueError(f"{path} is damaged: it holds a {type(tensors).__name__}, no mapping")
+        raise UserError(f"{path} is damaged: it holds a {type(tensors).__name__}, no mapping")
     return tensors
 
 
@@ -248,9 +249,9 @@ def _read_json(checkpoint: Path) -> tuple[str, dict[str, Any], dict[str, str]]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: not a whole checkpoint ({error})") from None
+        raise UserError(f"{path} cannot be read: not a whole checkpoint ({error})") from None
     known = {"manifest_fingerprint", "sha256", *(entry.name for entry in fields(Progress))}
     if not isinstance(tree, dict) or "manifest_fingerprint" not in tree or set(tree) - known:
-        raise ValueError(f"{path} is not of this version: expected {', '.join(sorted(known))}")
+        raise UserError(f"{path} is not of this version: expected {', '.join(sorted(known))}")
     sums = tree.pop("sha256", {})
     return tree.pop("manifest_fingerprint"), tree, sums

@@ -80,7 +80,7 @@ def fit_baseline(config: Config, dataset: Dataset) -> Baseline:
     """Fit the baseline that the config describes, on the train split alone.
 
     Raises:
-        ValueError: more items than `model.baseline.max_items` (ease).
+        UserError: more items than `model.baseline.max_items` (ease).
     """
     kind, settings = config.model.kind, config.model.baseline
     prepared, counts_V = dataset.prepared, dataset.catalogue.popularity_V

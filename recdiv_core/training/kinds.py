@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from recdiv_core.config import Config, flatten
+from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest
 
 BASELINE_KEYS: Final = {
@@ -34,11 +35,11 @@ def check_size(config: Config, manifest: Manifest) -> None:
     """Refuse a catalogue whose items x items matrix is too large to be inverted.
 
     Raises:
-        ValueError: more items than `model.baseline.max_items` (ease).
+        UserError: more items than `model.baseline.max_items` (ease).
     """
     num_items, limit = manifest.num_items, config.model.baseline.max_items
     if config.model.kind == "ease" and num_items > limit:
-        raise ValueError(
+        raise UserError(
             f"model.kind=ease inverts a matrix of items x items: data.prepared has {num_items} "
             f"items, which takes {12 * num_items**2 / 2**30:.2g} GiB; allowed are "
             f"model.baseline.max_items={limit}. Raise it, or take model.kind=item_knn"

@@ -22,6 +22,7 @@ from pyarrow.fs import FileSystem, FileType
 
 from recdiv_core.config import Config, check_dial, flatten, from_tree, override, to_yaml
 from recdiv_core.data.plan import track_readers_here
+from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.training.check_rerank import check_rerank
 from recdiv_core.training.kinds import check_size, idle_keys
@@ -87,7 +88,7 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
     """Check what a training run needs before Ray starts, and make its paths absolute.
 
     Raises:
-        ValueError: no whole prepared data set, one of another text encoder or without an attribute
+        UserError: no whole prepared data set, one of another text encoder or without an attribute
             that is asked for, a checkpoint that does not fit, an objective that is not measured.
     """
     prepared, manifest = check_prepared(config)
@@ -103,7 +104,7 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
         changes["run.name"] = time.strftime("train-%Y%m%d-%H%M%S")
     names = measured_names(config.eval.k)
     if config.eval.objective not in names:
-        raise ValueError(
+        raise UserError(
             f"eval.objective={config.eval.objective} is not measured with eval.k={config.eval.k}; "
             f"allowed: {', '.join(names)}"
         )
@@ -115,17 +116,15 @@ def check_prepared(config: Config) -> tuple[Path, Manifest]:
     """Return where the prepared data set is, and what it holds.
 
     Raises:
-        ValueError: there is none, it is not whole, or it has no train example.
+        UserError: there is none, it is not whole, or it has no train example.
     """
     if not config.data.prepared:
-        raise ValueError(
-            "data.prepared is not set: give the directory that pipelines.prepare wrote"
-        )
+        raise UserError("data.prepared is not set: give the directory that pipelines.prepare wrote")
     prepared = Path(config.data.prepared).absolute()
     manifest = read_manifest(prepared)
     check_files(prepared, manifest)
     if not manifest.num_examples.get("train"):
-        raise ValueError(f"data.prepared={prepared} holds no train example")
+        raise UserError(f"data.prepared={prepared} holds no train example")
     return prepared, manifest
 
 
@@ -133,7 +132,7 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
     """Check what only a trained model needs; return the keys that get absolute paths."""
     text = config.model.text
     if text.enabled and text.encoder != manifest.encoder.name:
-        raise ValueError(
+        raise UserError(
             f"model.text.encoder={text.encoder}, but data.prepared={prepared} was prepared with "
             f"model.text.encoder={manifest.encoder.name}: give that, or prepare again"
         )
@@ -142,7 +141,7 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
 
         depth = encoder_depth(resolve_encoder(text.encoder))
         if text.trainable_layers > depth:
-            raise ValueError(
+            raise UserError(
                 f"model.text.trainable_layers={text.trainable_layers}: the encoder {text.encoder} "
                 f"has {depth} layers"
             )
@@ -168,18 +167,18 @@ def cpus_per_worker(config: Config, cluster: Mapping[str, float], concurrent: in
     """Return the CPUs to reserve a worker: what the user says, or at most one, so that all fit.
 
     Raises:
-        ValueError: the request cannot be met on this cluster, with the numbers.
+        UserError: the request cannot be met on this cluster, with the numbers.
     """
     workers = config.scaling.num_workers * concurrent
     cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
     if config.scaling.use_gpu and gpus < workers and config.scaling.address == "local":
-        raise ValueError(
+        raise UserError(
             f"scaling.num_workers={config.scaling.num_workers} with scaling.use_gpu=true needs "
             f"{workers} GPUs, Ray has {gpus:.0f}"
         )
     asked = config.scaling.cpus_per_worker
     if asked * workers > cpus and config.scaling.address == "local":
-        raise ValueError(
+        raise UserError(
             f"scaling.cpus_per_worker={asked} times {workers} workers is more than Ray's "
             f"{cpus:.0f} CPUs"
         )
@@ -259,12 +258,12 @@ def run(config: Config) -> dict[str, Any]:
         `{"run", "checkpoint", "mlflow_run_id", "metrics"}`.
 
     Raises:
-        ValueError: see `check_config`; no epochs and no weights; or the name exists with other
+        UserError: see `check_config`; no epochs and no weights; or the name exists with other
             settings.
     """
     is_trained = config.model.kind == "neural"
     if is_trained and not config.train.epochs and not config.train.init_from:
-        raise ValueError("train.epochs=0 needs train.init_from: there is nothing else to judge")
+        raise UserError("train.epochs=0 needs train.init_from: there is nothing else to judge")
     config, manifest = check_config(config)
     finished = existing_result(config)
     if finished is not None:
@@ -312,7 +311,7 @@ def existing_result(config: Config) -> dict[str, Any] | None:
     """Return the result of a finished run of this name; None when there is something to train.
 
     Raises:
-        ValueError: the name was used with other settings.
+        UserError: the name was used with other settings.
     """
     text = _read_run_file(config, "config.yaml")
     if text is None:
@@ -324,7 +323,7 @@ def existing_result(config: Config) -> dict[str, Any] | None:
         if value != before[key] and not key.startswith(FREE_TO_CHANGE)
     ]
     if changed:
-        raise ValueError(
+        raise UserError(
             f"run.name={config.run.name} exists in {config.run.storage} with other settings: "
             f"{'; '.join(changed)}. Give another run.name, or the same settings to resume it"
         )
@@ -358,12 +357,12 @@ def _check_shape(config: Config, start: Config) -> None:
     now, then = flatten(config), flatten(start)
     for key in SHAPE_KEYS:
         if now[key] != then[key]:
-            raise ValueError(
+            raise UserError(
                 f"train.init_from={config.train.init_from} was trained with {key}={then[key]!r}, "
                 f"this run has {key}={now[key]!r}: the weights do not fit"
             )
     if start.loss.conditioned and not config.loss.conditioned:
-        raise ValueError(
+        raise UserError(
             f"train.init_from={config.train.init_from} was trained with loss.conditioned=true, "
             "this run has false: its dial would be lost"
         )
@@ -378,7 +377,7 @@ def _check_attributes(config: Config, prepared: Path) -> None:
     columns = pq.read_schema(prepared / "catalogue.parquet").names
     for name, weight in wanted.items():
         if ATTRIBUTES[name] not in columns:
-            raise ValueError(
+            raise UserError(
                 f"loss.diversity.{name}={weight}: the catalogue of data.prepared={prepared} has "
                 f"no column {ATTRIBUTES[name]!r}; it has {', '.join(columns)}"
             )
