@@ -105,7 +105,30 @@ class DataConfig(_Section):
     """Prepared data set (what `prepare` wrote) that train, tune and evaluate read."""
     name: str = ""
     """Name of the data set and of its MLflow experiment; empty = from the click log's path."""
+    layout: str = ""
+    """Name of a published layout (`movielens-1m`, `retailrocket`, ...) whose settings are taken for
+    all `data.*` keys that are not given; empty = none."""
     columns: ColumnsConfig = ColumnsConfig()
+    item_columns: dict[str, str] = {}
+    """Names of the catalogue's columns where they differ from those in `data.columns`."""
+    separator: str = ""
+    """Text between the fields of the click log; empty = tab for .tsv and .inter, else a comma."""
+    header: tuple[str, ...] = ()
+    """Column names of a click log whose first line is a row already; empty = the first line."""
+    encoding: str = "utf-8"
+    """Text encoding of the click log."""
+    item_separator: str = ""
+    """Text between the fields of the catalogue; empty = by the file's extension."""
+    item_header: tuple[str, ...] = ()
+    """Column names of a catalogue whose first line is a row already; empty = the first line."""
+    item_encoding: str = "utf-8"
+    """Text encoding of the catalogue."""
+    null_words: tuple[str, ...] = ("null", "\\N", "nan", "none", "n/a", "<na>", "nil")
+    """Words that stand for a missing value, in any case; blanks always do."""
+    timestamp_format: str = ""
+    """How times are written, as in strptime (`%d/%m/%Y %H:%M`); empty = found out."""
+    event_names: dict[str, str] = {}
+    """The log's word for a kind of event -> ours (`view: click`); `drop` leaves the rows out."""
     events: tuple[Event, ...] = ("click", "cart", "purchase")
     """Kinds of event that count as positive; ignored when the log has no event column."""
     event_weights: dict[Event, Annotated[float, Field(gt=0.0)]] = {}

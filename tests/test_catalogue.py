@@ -5,12 +5,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from recdiv_core.config import Config, override
-from recdiv_core.data import adapters, catalogue
+from recdiv_core.data import catalogue
+from recdiv_core.data.files import list_files
 
 
 def read(path, **values):
     config = override(Config(), {"data.items": str(path), **values})
-    return catalogue.read_catalogue(adapters.list_files(str(path), "data.items"), config)
+    return catalogue.read_catalogue(list_files(str(path), "data.items"), config)
 
 
 def write_csv(tmp_path, text):

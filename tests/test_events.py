@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from recdiv_core.config import Config, override
-from recdiv_core.data import adapters, events
+from recdiv_core.data import events, readers
+from recdiv_core.data.files import list_files
 
 ITEMS = pa.array(["a", "b", "c"])
 SETTINGS = {"data.clicks": "log", "data.num_shards": 4}
@@ -16,14 +17,14 @@ def open_jsonl(tmp_path, rows, **values):
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     config = override(Config(), SETTINGS | values)
-    files = adapters.list_files(str(path), "data.clicks")
+    files = list_files(str(path), "data.clicks")
     return events.open_log(files, ITEMS, config), config
 
 
 def judge(tmp_path, rows, **values):
     good = [LOG | {"event": kind} for kind in ("click", "cart") for _ in range(10)]
     log, config = open_jsonl(tmp_path, [*good, *rows], **values)
-    (batch,) = adapters.read_unit(log.units[0], log.columns)
+    (batch,) = readers.read_unit(log.units[0], log.columns)
     return events.judge_rows(batch, log, ITEMS, config)[:3]
 
 
@@ -63,7 +64,7 @@ def test_other_kinds_of_event_are_left_out_and_counted(tmp_path):
 def test_kinds_of_event_do_not_matter_without_an_event_column(tmp_path):
     rows = [{"user_id": "u", "item_id": "a", "timestamp": t} for t in (1, 2)]
     log, config = open_jsonl(tmp_path, rows, **{"data.events": ("cart",)})
-    (batch,) = adapters.read_unit(log.units[0], log.columns)
+    (batch,) = readers.read_unit(log.units[0], log.columns)
     kept, *_ = events.judge_rows(batch, log, ITEMS, config)
     assert not log.has_timestamps
     assert kept["timestamp"].to_pylist() == [1, 2]
@@ -92,7 +93,7 @@ def test_a_log_of_broken_rows_is_stopped_before_ray_starts(tmp_path, change, mes
 
 def test_a_log_without_rows_is_an_error(tmp_path):
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n")
-    files = adapters.list_files(str(tmp_path / "log.csv"), "data.clicks")
+    files = list_files(str(tmp_path / "log.csv"), "data.clicks")
     with pytest.raises(ValueError, match=r"data.clicks=log holds no rows"):
         events.open_log(files, ITEMS, override(Config(), SETTINGS))
 
@@ -119,7 +120,7 @@ def make_staged(rows):
         "event": kinds,
         "query": [None] * len(rows),
         "session_id": sessions,
-        adapters.ROW: range(len(rows)),
+        readers.ROW: range(len(rows)),
     }
     arrays = [pa.array(columns[f.name]).cast(f.type) for f in events.STAGED]
     return pa.table(arrays, schema=events.STAGED)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recdiv_core.data import adapters, split, traces
+from recdiv_core.data import split, timestamps, traces
 from recdiv_core.data.findings import NUM_EXAMPLES, Finding, find
 from recdiv_core.schema import EVAL_EXAMPLE, TRAIN_EXAMPLE, USER_ID
 
@@ -69,13 +69,13 @@ def make_clock(first_V: Any, items: pa.Table) -> Clock:
     if AVAILABLE_FROM in items.column_names:
         column = items[AVAILABLE_FROM].combine_chunks()
         try:
-            unit = adapters.detect_time_unit(column, AVAILABLE_FROM)
+            unit = timestamps.detect_time_unit(column, AVAILABLE_FROM)
         except ValueError:
             unit = "order"
         if unit == "order":
             logger.warning("data.items: %s holds no times; not used", AVAILABLE_FROM)
         else:
-            times, is_valid = adapters.parse_times(column, unit)
+            times, is_valid = timestamps.parse_times(column, unit)
             dated_V = np.where(is_valid, times, UNDATED)
     return Clock(first_V, dated_V)
 

@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
-from recdiv_core.data import adapters
+from recdiv_core.data import readers, values
+from recdiv_core.data.files import SourceFile
 from recdiv_core.errors import UserError
 from recdiv_core.schema import (
     CATALOGUE,
@@ -125,7 +126,7 @@ def attribute_values(catalogue: Catalogue, name: str) -> tuple[np.ndarray, list[
     Returns:
         [V] int64, -1 = unknown (none, or empty text), and the values as text.
     """
-    coded = adapters.as_text(catalogue.table[name]).dictionary_encode()
+    coded = values.as_text(catalogue.table[name]).dictionary_encode()
     return coded.indices.fill_null(-1).to_numpy().astype(np.int64), coded.dictionary.to_pylist()
 
 
@@ -188,7 +189,7 @@ class RawCatalogue:
         return self.table[ITEM_ID].combine_chunks()
 
 
-def read_catalogue(files: Sequence[adapters.SourceFile], config: Config) -> RawCatalogue:
+def read_catalogue(files: Sequence[SourceFile], config: Config) -> RawCatalogue:
     """Read and check the shop's catalogue.
 
     Raises:
@@ -196,12 +197,12 @@ def read_catalogue(files: Sequence[adapters.SourceFile], config: Config) -> RawC
     """
     names = config.data.columns.model_dump()
     ours = {name: names[name] for name in (*CATALOGUE_REQUIRED, *CATALOGUE_OPTIONAL)}
-    found = adapters.find_columns(files, ours, CATALOGUE_REQUIRED, "data.items")
+    found = readers.find_columns(files, ours, CATALOGUE_REQUIRED, "data.items")
     columns = found | _further_columns(files, found)
     tables: list[pa.Table] = []
     rejected: dict[str, list[tuple[int, Any]]] = {}
-    for unit in adapters.cut_units(files, "data.items"):
-        for batch in adapters.read_unit(unit, columns):
+    for unit in readers.cut_units(files, "data.items"):
+        for batch in readers.read_unit(unit, columns):
             tables.append(_clean_types(batch.table))
             for place, text, reason in batch.broken:
                 rejected.setdefault(reason, []).append((place, text))
@@ -215,14 +216,12 @@ def read_catalogue(files: Sequence[adapters.SourceFile], config: Config) -> RawC
     return RawCatalogue(table, rejected, num_rows)
 
 
-def _further_columns(
-    files: Sequence[adapters.SourceFile], found: Mapping[str, str]
-) -> dict[str, str]:
+def _further_columns(files: Sequence[SourceFile], found: Mapping[str, str]) -> dict[str, str]:
     """Name the shop's own attributes; one that has a name of ours gets `given_` before it."""
     further: dict[str, str] = {}
     taken = {*found, *CATALOGUE.names}
     for file in files:
-        for theirs in adapters.read_header(file, "data.items"):
+        for theirs in readers.read_header(file, "data.items"):
             if theirs not in found.values():
                 further[f"given_{theirs}" if theirs in taken else theirs] = theirs
     return further
@@ -231,10 +230,10 @@ def _further_columns(
 def _clean_types(table: pa.Table) -> pa.Table:
     for index, name in enumerate(table.column_names):
         if name in (ITEM_ID, "title", "category", "brand", "colour", "image"):
-            table = table.set_column(index, name, adapters.as_text(table[name]))
+            table = table.set_column(index, name, values.as_text(table[name]))
         elif name in NUMERIC:
-            numbers = adapters.as_numbers(table[name])
-            num_lost = numbers.null_count - adapters.as_text(table[name]).null_count
+            numbers = values.as_numbers(table[name])
+            num_lost = numbers.null_count - values.as_text(table[name]).null_count
             if num_lost:
                 logger.warning("data.items: %d values of %s are no numbers", num_lost, name)
             table = table.set_column(index, name, numbers)
@@ -247,7 +246,7 @@ def _concatenate(tables: Sequence[pa.Table]) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowTypeError):  # an attribute's type differs between files
         texts = [
             pa.table(
-                {n: t[n] if n == adapters.ROW else adapters.as_text(t[n]) for n in t.schema.names}
+                {n: t[n] if n == readers.ROW else values.as_text(t[n]) for n in t.schema.names}
             )
             for t in tables
         ]
@@ -265,8 +264,8 @@ def _reject_rows(table: pa.Table, rejected: dict[str, list[tuple[int, Any]]]) ->
         ("duplicate item_id", has_id & ~is_first),
     ):
         for row in table.filter(pa.array(is_bad)).to_pylist():
-            rejected.setdefault(reason, []).append((row.pop(adapters.ROW), row))
-    table = table.filter(pa.array(has_id & is_first)).drop_columns([adapters.ROW])
+            rejected.setdefault(reason, []).append((row.pop(readers.ROW), row))
+    table = table.filter(pa.array(has_id & is_first)).drop_columns([readers.ROW])
     titles = table["title"].fill_null("")
     num_untitled = pc.sum(pc.equal(titles, "")).as_py()
     if num_untitled:
@@ -316,7 +315,7 @@ def make_texts(table: pa.Table, fields: Sequence[str]) -> pa.Array:
     >>> make_texts(items, ["title", "brand"]).to_pylist()
     ['Soap', 'Ac']
     """
-    columns = [adapters.as_text(table[name]) for name in fields if name in table.column_names]
+    columns = [values.as_text(table[name]) for name in fields if name in table.column_names]
     if not columns:
         return pa.array([""] * table.num_rows)
     return pc.binary_join_element_wise(*columns, " | ", null_handling="skip")

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from recdiv_core.config import Config, flatten
-from recdiv_core.data import adapters, audit, catalogue, events, examples, traces
+from recdiv_core.data import audit, catalogue, events, examples, readers, traces
+from recdiv_core.data.files import SourceFile, describe_sources, list_files
 from recdiv_core.data.findings import to_json
 from recdiv_core.errors import UserError
 from recdiv_core.ray_start import start_ray
@@ -122,15 +123,15 @@ class _Inputs:
 
 def _open(clicks: str, items: str, config: Config) -> _Inputs:
     """Check everything of the input that can be checked without Ray."""
-    item_files = adapters.list_files(items, "data.items")
-    click_files = adapters.list_files(clicks, "data.clicks")
+    item_files = list_files(items, "data.items")
+    click_files = list_files(clicks, "data.clicks")
     raw = _read_items(item_files, config)
     log = events.open_log(click_files, raw.item_ids, config)
     examples.choose_protocol(config, log.has_timestamps)
     for name in ("val_from", "test_from"):
         if text := getattr(config.split, name):
             examples.parse_cut(text, f"split.{name}")
-    return _Inputs(raw, log, adapters.describe_sources([*click_files, *item_files]))
+    return _Inputs(raw, log, describe_sources([*click_files, *item_files]))
 
 
 def _generate(work: Path, config: Config) -> tuple[catalogue.RawCatalogue, events.ClickLog]:
@@ -145,7 +146,7 @@ def _generate(work: Path, config: Config) -> tuple[catalogue.RawCatalogue, event
     return inputs.raw, inputs.log
 
 
-def _read_items(files: Sequence[adapters.SourceFile], config: Config) -> catalogue.RawCatalogue:
+def _read_items(files: Sequence[SourceFile], config: Config) -> catalogue.RawCatalogue:
     raw = catalogue.read_catalogue(files, config)
     counts = events.empty_counts()
     counts.num_rows = raw.num_rows
@@ -225,7 +226,7 @@ def _explained_failures() -> Iterator[None]:
     try:
         yield
     except RayTaskError as error:
-        if isinstance(error.cause, adapters.UnreadableFileError):
+        if isinstance(error.cause, readers.UnreadableFileError):
             raise UserError(str(error.cause).partition("\n")[0]) from None
         raise RuntimeError("a task of prepare failed") from error
 

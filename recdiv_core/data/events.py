@@ -2,7 +2,7 @@
 # (pyarrow.compute makes its functions when it is imported)
 """The events of a click log: judged row by row, and shuffled into staged shards of users.
 
-Not the reading of files (adapters.py) nor what becomes of the shards (examples.py). A row that
+Not the reading of files (readers.py) nor what becomes of the shards (examples.py). A row that
 cannot be used goes to the quarantine with its reason. One Ray Data shuffle brings a user's events
 together; a shard is one hash partition of the users. The result depends on the input alone, not on
 how many tasks read it: events carry their place in the input, users are in order of a stable hash.
@@ -28,7 +28,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
-from recdiv_core.data import adapters, traces
+from recdiv_core.data import readers, timestamps, traces, values
+from recdiv_core.data.files import SourceFile
 from recdiv_core.errors import UserError
 from recdiv_core.schema import (
     CLICK_LOG_REQUIRED,
@@ -55,7 +56,7 @@ STAGED: Final = pa.schema(
         pa.field(EVENT, pa.int8()),
         pa.field(QUERY, pa.string()),
         pa.field("session_id", pa.string()),
-        pa.field(adapters.ROW, pa.int64()),
+        pa.field(readers.ROW, pa.int64()),
     ]
 )
 """A judged event on its way through the shuffle; `event` = place in EVENTS, -1 = none given."""
@@ -77,9 +78,9 @@ class ClickLog:
         time_unit: how its timestamps are written.
     """
 
-    units: tuple[adapters.ReadUnit, ...]
+    units: tuple[readers.ReadUnit, ...]
     columns: dict[str, str]
-    time_unit: adapters.TimeUnit
+    time_unit: timestamps.TimeUnit
 
     @property
     def has_timestamps(self) -> bool:
@@ -105,7 +106,7 @@ class RowCounts:
             self.examples.setdefault(reason, text)
 
 
-def open_log(files: Sequence[adapters.SourceFile], item_ids: pa.Array, config: Config) -> ClickLog:
+def open_log(files: Sequence[SourceFile], item_ids: pa.Array, config: Config) -> ClickLog:
     """Look at the files' columns and a sample of their rows; start nothing.
 
     Raises:
@@ -113,18 +114,18 @@ def open_log(files: Sequence[adapters.SourceFile], item_ids: pa.Array, config: C
             rows would be rejected.
     """
     names = config.data.columns.model_dump()
-    columns = adapters.find_columns(
+    columns = readers.find_columns(
         files, {name: names[name] for name in READ}, CLICK_LOG_REQUIRED, "data.clicks"
     )
-    units = tuple(adapters.cut_units(files, "data.clicks"))
-    sample = adapters.read_sample(units, columns)
+    units = tuple(readers.cut_units(files, "data.clicks"))
+    sample = readers.read_sample(units, columns)
     tables = [batch.table for batch in sample if TIMESTAMP in batch.table.column_names]
     if not any(table.num_rows for table in tables):
         raise UserError(f"data.clicks={config.data.clicks} holds no rows")
     texts = [table[TIMESTAMP].combine_chunks() for table in tables]
     is_typed = pa.types.is_temporal(texts[0].type)
-    stamps = texts[0] if is_typed else pa.concat_arrays([adapters.as_text(t) for t in texts])
-    unit = adapters.detect_time_unit(stamps, columns[TIMESTAMP])
+    stamps = texts[0] if is_typed else pa.concat_arrays([values.as_text(t) for t in texts])
+    unit = timestamps.detect_time_unit(stamps, columns[TIMESTAMP])
     log = ClickLog(units, columns, unit)
     counts = empty_counts()
     for batch in sample:
@@ -142,7 +143,7 @@ def empty_counts() -> RowCounts:
 
 
 def judge_rows(
-    batch: adapters.RawBatch, log: ClickLog, item_ids: pa.Array, config: Config
+    batch: readers.RawBatch, log: ClickLog, item_ids: pa.Array, config: Config
 ) -> tuple[pa.Table, pa.Table, RowCounts, traces.Sightings]:
     """Part a batch into STAGED events and QUARANTINE rows; the sound rows are sightings besides.
 
@@ -154,16 +155,16 @@ def judge_rows(
     """
     num_rows = batch.table.num_rows
     given = {name: _column(batch.table, name) for name in READ}
-    times, has_time = adapters.parse_times(given[TIMESTAMP], log.time_unit)
+    times, has_time = timestamps.parse_times(given[TIMESTAMP], log.time_unit)
     text = {
-        name: adapters.as_text(given[name]) for name in READ if name not in (TIMESTAMP, "position")
+        name: values.as_text(given[name]) for name in READ if name not in (TIMESTAMP, "position")
     }
     items = pc.index_in(text[ITEM_ID], item_ids).fill_null(-1).to_numpy()
     events = np.full(num_rows, -1, dtype=np.int8)
     if EVENT in log.columns:
         kinds = pc.utf8_lower(pc.utf8_trim_whitespace(text[EVENT]))
         events = pc.index_in(kinds, pa.array(EVENTS)).fill_null(-1).to_numpy().astype(np.int8)
-    too_late = (times > adapters.LATEST_US) & log.has_timestamps
+    too_late = (times > timestamps.LATEST_US) & log.has_timestamps
     checks = (
         ("missing user_id", _is_null(text[USER_ID])),
         ("missing item_id", _is_null(text[ITEM_ID])),
@@ -192,7 +193,7 @@ def judge_rows(
         pa.array(events),
         text[QUERY],
         text["session_id"],
-        _column(batch.table, adapters.ROW),
+        _column(batch.table, readers.ROW),
     ]
     events_table = pa.table(columns, schema=STAGED).filter(is_kept)
     counts = RowCounts(
@@ -208,7 +209,7 @@ def judge_rows(
 
 
 def _numbers(array: pa.Array) -> Any:
-    return adapters.as_numbers(array).to_numpy(zero_copy_only=False)
+    return values.as_numbers(array).to_numpy(zero_copy_only=False)
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:
@@ -222,10 +223,10 @@ def _is_null(array: pa.Array) -> Any:
     return array.is_null().to_numpy(zero_copy_only=False)
 
 
-def _quarantine_rows(batch: adapters.RawBatch, reasons: Any, names: Sequence[str]) -> pa.Table:
+def _quarantine_rows(batch: readers.RawBatch, reasons: Any, names: Sequence[str]) -> pa.Table:
     bad = np.flatnonzero(reasons)
     rows = batch.table.take(pa.array(bad)).to_pylist()
-    places = [row.pop(adapters.ROW) for row in rows]
+    places = [row.pop(readers.ROW) for row in rows]
     return make_quarantine(
         [
             *zip([names[int(reasons[i]) - 1] for i in bad], places, rows, strict=True),
@@ -240,7 +241,7 @@ def make_quarantine(rows: Sequence[tuple[str, int, Any]]) -> pa.Table:
         {
             "reason": pa.array([reason for reason, _, _ in rows], pa.string()),
             "row_number": pa.array(
-                [place % adapters.FILE_STRIDE for _, place, _ in rows], pa.int64()
+                [place % readers.FILE_STRIDE for _, place, _ in rows], pa.int64()
             ),
             "row": pa.array(
                 [json.dumps(row, ensure_ascii=False, default=str) for _, _, row in rows],
@@ -338,7 +339,7 @@ def _read_units(
         seen = traces.Traces(len(item_ids))
         rejected: list[pa.Table] = []
         started = time.monotonic()
-        for raw in adapters.read_unit(unit, log.columns):
+        for raw in readers.read_unit(unit, log.columns):
             events, quarantined, counts, sightings = judge_rows(raw, log, item_ids, config)
             total.add(counts)
             seen.add(sightings)
@@ -425,7 +426,7 @@ def order_events(events: pa.Table, gap_us: int) -> tuple[pa.Table, int, int]:
         "event": events[EVENT].to_numpy(),
         "query": _codes(events[QUERY]),
         "session": _codes(events["session_id"]),
-        "row": events[adapters.ROW].to_numpy(),
+        "row": events[readers.ROW].to_numpy(),
     }
     order = np.lexsort(
         tuple(codes[n] for n in ("row", "session", "query", "event", "item", "time", "user"))

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
-from recdiv_core.data import adapters, audit, split
+from recdiv_core.data import audit, split, timestamps
 from recdiv_core.data.findings import Finding, merge
 from recdiv_core.errors import UserError
 from recdiv_core.schema import EVENTS, NO_QUERY, USER_ID
@@ -131,12 +131,12 @@ def parse_cut(text: str, key: str) -> int:
     """
     column = pa.array([text])
     try:
-        unit = adapters.detect_time_unit(column, key)
+        unit = timestamps.detect_time_unit(column, key)
     except ValueError:
         unit = "order"
     if unit == "order":
         raise UserError(f"{key}={text} is no time; allowed: ISO 8601, epoch seconds, milliseconds")
-    return int(adapters.parse_times(column, unit)[0][0])
+    return int(timestamps.parse_times(column, unit)[0][0])
 
 
 def summarise(work: Path, config: Config) -> dict[str, int]:

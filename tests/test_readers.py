@@ -1,13 +1,12 @@
-import datetime
 import gzip
 import json
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recdiv_core.data import adapters
+from recdiv_core.data import readers
+from recdiv_core.data.files import list_files
 
 NAMES = {"user_id": "user_id", "item_id": "item_id", "timestamp": "timestamp"}
 ROWS = [
@@ -19,16 +18,14 @@ CSV = 'user_id,item_id,timestamp\n007,"a ""b"", c",5\nZoë,"two\nlines",6\n花�
 
 
 def read_all(given):
-    files = adapters.list_files(str(given), "data.clicks")
-    columns = adapters.find_columns(files, NAMES, tuple(NAMES), "data.clicks")
-    units = adapters.cut_units(files, "data.clicks")
-    return [batch for unit in units for batch in adapters.read_unit(unit, columns)]
+    files = list_files(str(given), "data.clicks")
+    columns = readers.find_columns(files, NAMES, tuple(NAMES), "data.clicks")
+    units = readers.cut_units(files, "data.clicks")
+    return [batch for unit in units for batch in readers.read_unit(unit, columns)]
 
 
 def rows_of(batches):
-    return [
-        row for batch in batches for row in batch.table.drop_columns([adapters.ROW]).to_pylist()
-    ]
+    return [row for batch in batches for row in batch.table.drop_columns([readers.ROW]).to_pylist()]
 
 
 def write(path, fmt):
@@ -58,7 +55,7 @@ def test_a_directory_is_read_in_order_of_names_without_what_writers_left(tmp_pat
     (tmp_path / "_SUCCESS").write_text("")
     batches = read_all(tmp_path)
     assert [row["user_id"] for row in rows_of(batches)] == ["a", "b"]
-    assert [b.table[adapters.ROW].to_pylist() for b in batches] == [[0], [adapters.FILE_STRIDE]]
+    assert [b.table[readers.ROW].to_pylist() for b in batches] == [[0], [readers.FILE_STRIDE]]
 
 
 @pytest.mark.parametrize("given", ["{}/*.csv", "file://{}", "file://{}/*.csv", "{}/**/a.csv"])
@@ -68,11 +65,11 @@ def test_globs_and_uris_are_found(tmp_path, given):
 
 
 def test_parquet_row_groups_keep_their_row_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr(adapters, "UNIT_ROWS", 4)
+    monkeypatch.setattr(readers, "UNIT_ROWS", 4)
     table = pa.table({"user_id": range(10), "item_id": range(10), "timestamp": range(10)})
     pq.write_table(table, tmp_path / "log.parquet", row_group_size=2)
     batches = read_all(tmp_path / "log.parquet")
-    places = [place for batch in batches for place in batch.table[adapters.ROW].to_pylist()]
+    places = [place for batch in batches for place in batch.table[readers.ROW].to_pylist()]
     users = [user for batch in batches for user in batch.table["user_id"].to_pylist()]
     assert len(batches) == 3
     assert places == users == list(range(10))
@@ -135,95 +132,23 @@ def test_a_file_that_cannot_be_used_names_the_key(tmp_path, name, content, messa
 )
 def test_a_path_that_leads_nowhere_names_the_key(given, message):
     with pytest.raises(ValueError, match=f"data.clicks.*({message})"):
-        adapters.list_files(given, "data.clicks")
+        list_files(given, "data.clicks")
 
 
 def test_an_empty_directory_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="directory without files"):
-        adapters.list_files(str(tmp_path), "data.clicks")
+        list_files(str(tmp_path), "data.clicks")
 
 
 def test_a_parquet_file_without_rows_is_an_error(tmp_path):
     pq.write_table(pa.table({"user_id": pa.array([], pa.string())}), tmp_path / "log.parquet")
-    files = adapters.list_files(str(tmp_path), "data.clicks")
+    files = list_files(str(tmp_path), "data.clicks")
     with pytest.raises(ValueError, match="holds no rows"):
-        adapters.cut_units(files, "data.clicks")
+        readers.cut_units(files, "data.clicks")
 
 
 def test_an_unknown_mapped_column_is_an_error_even_when_optional(tmp_path):
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,kind\na,i,1,click\n")
-    files = adapters.list_files(str(tmp_path / "log.csv"), "data.clicks")
+    files = list_files(str(tmp_path / "log.csv"), "data.clicks")
     with pytest.raises(ValueError, match=r"no column 'kinds' \(data.columns.event\).*event=kind"):
-        adapters.find_columns(files, {**NAMES, "event": "kinds"}, tuple(NAMES), "data.clicks")
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        (pa.array([1, None, 3]), ["1", None, "3"]),
-        (pa.array([7.0, None, float("nan")]), ["7", None, None]),
-        (pa.array([7.5]), ["7.5"]),
-        (pa.array(["", "a"]), [None, "a"]),
-        (pa.array(["b", "b"]).dictionary_encode(), ["b", "b"]),
-        (pa.array([["a", "b"], None]), ["a|b", None]),
-    ],
-)
-def test_ids_of_any_type_become_text(values, text):
-    assert adapters.as_text(values).to_pylist() == text
-
-
-def micros(*moments):
-    zone = datetime.UTC
-    return [int(datetime.datetime(*m, tzinfo=zone).timestamp() * 1_000_000) for m in moments]
-
-
-@pytest.mark.parametrize(
-    ("values", "unit", "expected"),
-    [
-        (["2014-01-02", "2014-01-02T03:04:05"], "iso", micros((2014, 1, 2), (2014, 1, 2, 3, 4, 5))),
-        (["2014-01-02T03:04:05+02:00"], "iso", micros((2014, 1, 2, 1, 4, 5))),
-        (["2014-01-02 03:04:05.25Z"], "iso", [micros((2014, 1, 2, 3, 4, 5))[0] + 250_000]),
-        ([1388534400, 1388534401], "s", [1388534400_000000, 1388534401_000000]),
-        (["1388534400.5"], "s", [1388534400_500000]),
-        ([1388534400_123], "ms", [1388534400_123000]),
-        ([1388534400_123456], "us", [1388534400_123456]),
-        ([1388534400_123456_789], "ns", [1388534400_123456]),
-        ([0, 1, 2], "order", [0, 1, 2]),
-        ([3.0, 4.0], "order", [3, 4]),
-    ],
-)
-def test_the_unit_of_time_is_told_by_size(values, unit, expected):
-    column = pa.array(values)
-    times, is_valid = adapters.parse_times(column, unit)
-    assert adapters.detect_time_unit(column, "timestamp") == unit
-    assert times.tolist() == expected
-    assert is_valid.all()
-
-
-def test_typed_timestamps_need_no_guess():
-    moments = pa.array([datetime.datetime(2014, 1, 2)], pa.timestamp("ms"))
-    days = pa.array([datetime.date(2014, 1, 2)])
-    assert adapters.detect_time_unit(moments, "timestamp") == "iso"
-    assert adapters.parse_times(moments, "iso")[0].tolist() == micros((2014, 1, 2))
-    assert adapters.parse_times(days, "iso")[0].tolist() == micros((2014, 1, 2))
-
-
-def test_one_broken_time_does_not_change_the_unit():
-    column = pa.array(["1388534400", "2014-01-02", "soon", None, "1e30"])
-    times, is_valid = adapters.parse_times(column, adapters.detect_time_unit(column, "timestamp"))
-    assert is_valid.tolist() == [True, False, False, False, True]
-    assert times[4] > adapters.LATEST_US
-
-
-def test_large_numbers_in_a_column_named_order_are_an_order():
-    assert adapters.detect_time_unit(pa.array([1388534400]), "order") == "order"
-
-
-def test_times_of_which_none_parses_are_an_error():
-    with pytest.raises(ValueError, match=r"data.columns.timestamp=when.*'soon'.*allowed: ISO 8601"):
-        adapters.detect_time_unit(pa.array(["soon", "later"]), "when")
-
-
-def test_text_that_is_no_number_becomes_null():
-    assert adapters.as_numbers(pa.array(["5.04", "free", None])).to_pylist() == [5.04, None, None]
-    assert np.isclose(adapters.as_numbers(pa.array([1.25]))[0].as_py(), 1.25)
+        readers.find_columns(files, {**NAMES, "event": "kinds"}, tuple(NAMES), "data.clicks")

@@ -1,0 +1,143 @@
+"""The files that a path, directory, glob or URI of the user's stands for.
+
+Not what is in them (readers.py). Files are listed in a fixed order, so that a row's place in the
+input is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import pyarrow as pa
+import pyarrow.fs
+
+from recdiv_core.errors import UserError
+
+Format = Literal["csv", "jsonl", "parquet"]
+
+EXTENSIONS: Final[Mapping[str, Format]] = {
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".jsonl": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
+HASHED_BYTES: Final = 1 << 30
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of the user's. `path` is absolute, or a URI."""
+
+    path: str
+    format: Format
+    num_bytes: int
+    modified: str
+    partitions: tuple[tuple[str, str], ...] = ()
+    """Column and value of each folder `name=value` above it: columns of every row of the file."""
+
+
+def list_files(given: str, key: str) -> list[SourceFile]:
+    """Find the files that a path, directory, glob or URI stands for, sorted by path.
+
+    Raises:
+        UserError: nothing given, nothing there, an empty file, or an unknown extension.
+    """
+    if not given:
+        raise UserError(f"{key} is empty: give a path, directory, glob or URI")
+    infos = _list_uri(given, key) if "://" in given else _list_local(given, key)
+    files: list[SourceFile] = []
+    for path, num_bytes, modified in sorted(infos):
+        name = path.rsplit("/", 1)[-1].lower()
+        suffix = next(
+            (s for s in sorted(EXTENSIONS, key=len, reverse=True) if name.endswith(s)), ""
+        )
+        if not suffix:
+            raise UserError(
+                f"{key}: {path} has an unknown extension; allowed: {', '.join(EXTENSIONS)}"
+            )
+        if not num_bytes:
+            raise UserError(f"{key}: {path} is an empty file")
+        files.append(SourceFile(path, EXTENSIONS[suffix], num_bytes, modified))
+    return files
+
+
+def _list_local(given: str, key: str) -> list[tuple[str, int, str]]:
+    root = Path(given).expanduser().absolute()
+    if root.is_file():
+        paths = [root]
+    elif root.is_dir():
+        paths = [p for p in root.rglob("*") if p.is_file() and _is_data(p.relative_to(root).parts)]
+        if not paths:
+            raise UserError(f"{key}={given} is a directory without files")
+    elif any(mark in given for mark in "*?["):
+        pattern = str(root.relative_to(root.anchor))
+        paths = [path for path in Path(root.anchor).glob(pattern) if path.is_file()]
+        if not paths:
+            raise UserError(f"{key}={given} matches no file")
+    else:
+        raise UserError(f"{key}={given} does not exist (working directory {Path.cwd()})")
+    stats = [(path.resolve(), path.stat()) for path in paths]
+    return [(str(path), stat.st_size, str(stat.st_mtime_ns)) for path, stat in stats]
+
+
+def _list_uri(given: str, key: str) -> list[tuple[str, int, str]]:
+    scheme = given.partition("://")[0]
+    fixed = given[: min((given.find(c) for c in "*?[" if c in given), default=len(given))]
+    is_glob = fixed != given
+    try:
+        fs, root = pyarrow.fs.FileSystem.from_uri(fixed.rpartition("/")[0] if is_glob else given)
+        pattern = pyarrow.fs.FileSystem.from_uri(given)[1] if is_glob else ""
+        info = fs.get_file_info(root)
+        found = [info]
+        if info.type == pyarrow.fs.FileType.Directory:
+            found = fs.get_file_info(pyarrow.fs.FileSelector(root, recursive=True))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{key}={given} cannot be read: {error}") from None
+    prefix = len(root.strip("/").split("/"))
+    files = [
+        (f"{scheme}://{f.path}", f.size, str(f.mtime_ns))
+        for f in found
+        if f.type == pyarrow.fs.FileType.File
+        and (f is info or _is_data(tuple(f.path.strip("/").split("/")[prefix:])))
+        and (not pattern or fnmatch.fnmatch(f.path, pattern))
+    ]
+    if not files:
+        raise UserError(f"{key}={given} matches no file")
+    return files
+
+
+def _is_data(parts: tuple[str, ...]) -> bool:
+    """Leave out what writers put beside the data, such as _SUCCESS and .crc files."""
+    return not any(part.startswith(("_", ".")) for part in parts)
+
+
+def describe_sources(files: Sequence[SourceFile]) -> tuple[dict[str, str | int], ...]:
+    """Say what was read: path, bytes, and the sha256 of small inputs or the time of change."""
+    is_small = sum(file.num_bytes for file in files) <= HASHED_BYTES
+    rows: list[dict[str, str | int]] = []
+    for file in files:
+        row: dict[str, str | int] = {"path": file.path, "bytes": file.num_bytes}
+        if is_small and "://" not in file.path:
+            with Path(file.path).open("rb") as stream:
+                row["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
+        else:
+            row["modified"] = file.modified
+        rows.append(row)
+    return tuple(rows)
+
+
+def open_input(path: str, *, compressed: bool = True) -> pa.NativeFile:
+    """Open a file; `compressed` = as a stream, decompressed by its extension, else seekable."""
+    if "://" in path:
+        fs, inner = pyarrow.fs.FileSystem.from_uri(path)
+    else:
+        fs, inner = pyarrow.fs.LocalFileSystem(), path
+    return fs.open_input_stream(inner) if compressed else fs.open_input_file(inner)

@@ -1,0 +1,27 @@
+"""Values of any type as text and as numbers."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from recdiv_core.data import values
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (pa.array([1, None, 3]), ["1", None, "3"]),
+        (pa.array([7.0, None, float("nan")]), ["7", None, None]),
+        (pa.array([7.5]), ["7.5"]),
+        (pa.array(["", "a"]), [None, "a"]),
+        (pa.array(["b", "b"]).dictionary_encode(), ["b", "b"]),
+        (pa.array([["a", "b"], None]), ["a|b", None]),
+    ],
+)
+def test_ids_of_any_type_become_text(given, text):
+    assert values.as_text(given).to_pylist() == text
+
+
+def test_text_that_is_no_number_becomes_null():
+    assert values.as_numbers(pa.array(["5.04", "free", None])).to_pylist() == [5.04, None, None]
+    assert np.isclose(values.as_numbers(pa.array([1.25]))[0].as_py(), 1.25)
