@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict
 
 from recdiv_core.errors import UserError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 USER_ID: Final = "user_id"
 ITEM_ID: Final = "item_id"

@@ -1,8 +1,11 @@
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recdiv_core.config import Config, override
 from recdiv_core.data import catalogue
@@ -73,3 +76,29 @@ def test_text_leaves_out_what_an_item_does_not_have():
     table = pa.table({"title": ["T", ""], "brand": ["B", None], "price": [1.5, 2.0]})
     texts = catalogue.make_texts(table, ("title", "category", "brand", "price"))
     assert texts.to_pylist() == ["T | B | 1.5", "2"]
+
+
+ROWS = ["i1,Cup,A|B", "i2,Mug,B", "i10,Pot,C", "x,,", "y,Pan,A > D", "1,One,E"]
+
+
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(order=st.permutations(ROWS))
+def test_the_order_of_rows_in_the_shops_file_changes_nothing(order, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    found = []
+    for name, rows in (("one", ROWS), ("two", order)):
+        (folder / name).mkdir()
+        path = write_csv(folder / name, "\n".join(["item_id,title,category", *rows, ""]))
+        raw = read(path)
+        popularity_V = np.zeros(len(raw.table), np.int64)
+        names = catalogue.write_catalogue(raw, popularity_V, 0, folder / name / "catalogue.parquet")
+        found.append((names, pq.read_table(folder / name / "catalogue.parquet")))
+    assert found[0] == found[1]
+
+
+def test_items_stand_in_no_order_of_their_ids():
+    ids = [f"i{number}" for number in range(100)]
+    found = catalogue.in_order_of_hash(pa.table({"item_id": ids}))["item_id"].to_pylist()
+    place = [found.index(item_id) for item_id in ids]
+    assert found[:3] == ["i95", "i88", "i30"]  # the same on every machine
+    assert abs(np.corrcoef(place, range(100))[0, 1]) < 0.25
