@@ -1,6 +1,10 @@
 """Settings of the test process, made before anything imports torch, transformers or ray."""
 
+import logging
 import os
+import uuid
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import hypothesis
 import pytest
@@ -51,3 +55,46 @@ def manifest() -> Manifest:
         seed=0,
         versions={},
     )
+
+
+class Bucket(NamedTuple):
+    """A bucket of a local S3 server."""
+
+    name: str
+    endpoint: str
+    """`host:port`"""
+
+    @property
+    def options(self) -> str:
+        """Return what a URI needs behind it to be found here."""
+        return f"?endpoint_override={self.endpoint}&scheme=http"
+
+    def uri(self, key: str) -> str:
+        return f"s3://{self.name}/{key}{self.options}"
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """Serve S3 on loopback: moto, in this process."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """Return an empty bucket; its keys are in the environment."""
+    from pyarrow.fs import S3FileSystem
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-key")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    name = f"shop-{uuid.uuid4().hex[:12]}"
+    S3FileSystem(
+        endpoint_override=s3_endpoint, scheme="http", allow_bucket_creation=True
+    ).create_dir(name)
+    return Bucket(name, s3_endpoint)

@@ -23,7 +23,9 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     "recdiv_core": "words",
     "recdiv_core.config": "words",
+    "recdiv_core.credentials": "words",
     "recdiv_core.errors": "words",
+    "recdiv_core.places": "words",
     "recdiv_core.schema": "words",
     "recdiv_core.search_space": "words",
     "recdiv_core.slate_rules": "words",
@@ -219,6 +221,7 @@ def test_a_script_shows_its_launch_command(script: Path):
     [
         [
             "recdiv_core.config",
+            "recdiv_core.places",
             "recdiv_core.schema",
             "recdiv_core.search_space",
             "recdiv_core.slate_rules",

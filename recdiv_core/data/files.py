@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Final, Literal
 import pyarrow as pa
 import pyarrow.fs
 
+from recdiv_core.credentials import redact
 from recdiv_core.errors import UserError
+from recdiv_core.places import filesystem_of, is_uri, name_of, sibling
 
 Format = Literal["csv", "jsonl", "parquet"]
 
@@ -52,10 +55,10 @@ def list_files(given: str, key: str) -> list[SourceFile]:
     """
     if not given:
         raise UserError(f"{key} is empty: give a path, directory, glob or URI")
-    infos = _list_uri(given, key) if "://" in given else _list_local(given, key)
+    infos = _list_uri(given, key) if is_uri(given) else _list_local(given, key)
     files: list[SourceFile] = []
     for path, num_bytes, modified in sorted(infos):
-        name = path.rsplit("/", 1)[-1].lower()
+        name = name_of(path).lower()
         suffix = next(
             (s for s in sorted(EXTENSIONS, key=len, reverse=True) if name.endswith(s)), ""
         )
@@ -89,28 +92,29 @@ def _list_local(given: str, key: str) -> list[tuple[str, int, str]]:
 
 
 def _list_uri(given: str, key: str) -> list[tuple[str, int, str]]:
-    scheme = given.partition("://")[0]
-    fixed = given[: min((given.find(c) for c in "*?[" if c in given), default=len(given))]
-    is_glob = fixed != given
+    fs, root = filesystem_of(given, key)
+    pattern = ""
     try:
-        fs, root = pyarrow.fs.FileSystem.from_uri(fixed.rpartition("/")[0] if is_glob else given)
-        pattern = pyarrow.fs.FileSystem.from_uri(given)[1] if is_glob else ""
         info = fs.get_file_info(root)
+        if info.type == pyarrow.fs.FileType.NotFound and any(mark in root for mark in "*?["):
+            pattern = root
+            root = re.split(r"[*?[]", pattern)[0].rpartition("/")[0]
+            info = fs.get_file_info(root)
         found = [info]
         if info.type == pyarrow.fs.FileType.Directory:
             found = fs.get_file_info(pyarrow.fs.FileSelector(root, recursive=True))
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{key}={given} cannot be read: {error}") from None
+        raise UserError(f"{key}={redact(given)} cannot be read: {redact(str(error))}") from None
     prefix = len(root.strip("/").split("/"))
     files = [
-        (f"{scheme}://{f.path}", f.size, str(f.mtime_ns))
+        (sibling(given, f.path), f.size, str(f.mtime_ns))
         for f in found
         if f.type == pyarrow.fs.FileType.File
         and (f is info or _is_data(tuple(f.path.strip("/").split("/")[prefix:])))
         and (not pattern or fnmatch.fnmatch(f.path, pattern))
     ]
     if not files:
-        raise UserError(f"{key}={given} matches no file")
+        raise UserError(f"{key}={redact(given)} matches no file")
     return files
 
 
@@ -124,8 +128,8 @@ def describe_sources(files: Sequence[SourceFile]) -> tuple[dict[str, str | int],
     is_small = sum(file.num_bytes for file in files) <= HASHED_BYTES
     rows: list[dict[str, str | int]] = []
     for file in files:
-        row: dict[str, str | int] = {"path": file.path, "bytes": file.num_bytes}
-        if is_small and "://" not in file.path:
+        row: dict[str, str | int] = {"path": redact(file.path), "bytes": file.num_bytes}
+        if is_small and not is_uri(file.path):
             with Path(file.path).open("rb") as stream:
                 row["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
         else:
@@ -136,8 +140,5 @@ def describe_sources(files: Sequence[SourceFile]) -> tuple[dict[str, str | int],
 
 def open_input(path: str, *, compressed: bool = True) -> pa.NativeFile:
     """Open a file; `compressed` = as a stream, decompressed by its extension, else seekable."""
-    if "://" in path:
-        fs, inner = pyarrow.fs.FileSystem.from_uri(path)
-    else:
-        fs, inner = pyarrow.fs.LocalFileSystem(), path
+    fs, inner = filesystem_of(path, "file")
     return fs.open_input_stream(inner) if compressed else fs.open_input_file(inner)
