@@ -3,6 +3,7 @@ import math
 from pathlib import Path
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from tests.worlds import (
     facts_of,
     pad,
     random_world,
+    renumbered,
     scorecard_tally,
     tally_of,
     with_background,
@@ -121,6 +123,17 @@ def test_tallies_add_in_any_order_and_any_split(seed, order, cut):
     whole = scorecard_tally(world, k=4)
     parts = [scorecard_tally(world, k=4, users=some) for some in (order[cut:], order[:cut])]
     torch.testing.assert_close((parts[0] + parts[1]).flat(), whole.flat(), rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 12))
+def test_the_numbers_of_items_do_not_matter(seed, k):
+    # of targets that serve as many needs the ideal order of alpha_ndcg takes the lower number
+    world = world_of(seed, num_users=12)
+    other = renumbered(world, np.random.default_rng(seed))
+    there, here = (finish_scorecard(scorecard_tally(own, k=k)) for own in (world, other))
+    there.pop(f"alpha_ndcg_at_{k}")
+    assert {name: here[name] for name in there} == pytest.approx(there, rel=1e-6, abs=1e-9)
 
 
 @settings(max_examples=25)

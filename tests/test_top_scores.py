@@ -26,13 +26,22 @@ def test_it_is_the_selection_of_torch(num_users, num_items, k, seed):
     assert torch.equal(index, wanted_index)
 
 
-@given(levels=st.integers(1, 4), k=st.integers(1, 20), seed=st.integers(0, 2**20))
-def test_equal_scores_give_distinct_items_of_the_right_values(levels, k, seed):
-    scores_BV = (scores(3, 40 * GROUP + 5, seed) * levels).round()
+@given(
+    num_items=st.sampled_from([1, 2, 9, 100, 40 * GROUP + 5]),
+    levels=st.sampled_from([0.0, 0.5, 1.0, 3.0, 9.0]),
+    k=st.integers(0, 20),
+    odd=st.sampled_from([0.0, torch.nan, torch.inf, -torch.inf]),
+    share=st.sampled_from([0.0, 0.1, 0.9, 1.0]),
+    seed=st.integers(0, 2**20),
+)
+def test_of_equal_scores_the_lower_index_comes_first(num_items, levels, k, odd, share, seed):
+    k = min(k, num_items)
+    scores_BV = (scores(3, num_items, seed) * levels).round()
+    scores_BV.masked_fill_(scores(3, num_items, seed + 1).sigmoid() < share, odd)
     values, index = top_scores(scores_BV, k)
-    assert torch.equal(values, scores_BV.topk(k, dim=1).values)
-    assert torch.equal(scores_BV.gather(1, index), values)
-    assert all(row.unique().numel() == k for row in index)
+    order = scores_BV.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(values.nan_to_num(7e30), order.values[:, :k].nan_to_num(7e30))
+    assert torch.equal(index, order.indices[:, :k])
 
 
 def test_items_that_must_not_be_chosen_come_last():

@@ -93,6 +93,30 @@ def random_world(
     )
 
 
+def renumbered(world: World, rng: np.random.Generator) -> World:
+    """Return the world with other numbers of items; equally popular ones keep their order."""
+    place_V = rng.permutation(len(world.popularity))
+    popularity = np.array(world.popularity)
+    for count in np.unique(popularity):
+        place_V[popularity == count] = np.sort(place_V[popularity == count])
+    old_V = np.argsort(place_V)
+
+    def moved(lists: list[list[int]]) -> list[list[int]]:
+        return [place_V[np.array(items, int)].tolist() for items in lists]
+
+    return replace(
+        world,
+        slates=moved(world.slates),
+        targets=moved(world.targets),
+        histories=moved(world.histories),
+        embeddings=world.embeddings[old_V],
+        categories=[world.categories[old] for old in old_V],
+        popularity=popularity[old_V].tolist(),
+        scores=[[own[old] for old in old_V] for own in world.scores],
+        attributes={name: np.array(own)[old_V].tolist() for name, own in world.attributes.items()},
+    )
+
+
 def pad(lists: Sequence[Sequence[int]]) -> Tensor:
     """Return ragged lists as one int64 tensor, -1 behind the end."""
     width = max((len(values) for values in lists), default=0)

@@ -255,7 +255,8 @@ def _shortlist(slates: SoftSlates) -> tuple[torch.Tensor, torch.Tensor]:
     """Return q, [B, N], of the candidates of most membership, and their cosines, [B, N, N]."""
     q = slates.membership_BM
     num_kept = min(SHORTLIST * slates.slate_size, q.shape[1])
-    kept = q.detach().topk(num_kept, dim=1, sorted=False).indices
+    # of equal ones, such as many of 1, the better scored
+    kept = q.detach().sort(dim=1, descending=True, stable=True).indices[:, :num_kept]
     vectors = slates.traits.embeddings_VD.detach()[slates.candidates_BM.gather(1, kept)]
     return q.gather(1, kept), vectors @ vectors.mT
 

@@ -163,7 +163,7 @@ def _cap(places_BM: torch.Tensor, k: int) -> torch.Tensor:
     Of all memberships the nearest in relative entropy. Warmuth & Kuzmin, "Randomized online PCA
     algorithms with regret bounds that are logarithmic in the dimension", 2008. k < M.
     """
-    falling, order = places_BM.detach().sort(dim=1, descending=True)
+    falling, order = places_BM.detach().sort(dim=1, descending=True, stable=True)
     rest = falling.flip(1).cumsum(1).flip(1)  # what an item and all below it hold
     num_full = torch.arange(places_BM.shape[1], device=places_BM.device)
     # the fewest full items that leave nobody else above 1; k of them always do

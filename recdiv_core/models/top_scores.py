@@ -27,7 +27,8 @@ USERS_AT_ONCE: Final = 64
 def top_scores(scores_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Select the k highest scores of each user: `scores_BV.topk(k, dim=1)`, in a third of its time.
 
-    Equal scores that compete for the last place are told apart by neither in a promised way.
+    Of equal scores the lower index comes first, which torch does not promise. On a GPU the host
+    waits for the scores once, to see which users have a tie for the last place.
 
     Args:
         scores_BV: float32; NaN counts as the highest, as it does for torch.
@@ -37,13 +38,46 @@ def top_scores(scores_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
         values_Bk falling, and index_Bk int64.
     """
     num_items = scores_BV.shape[1]
+    most = min(k + 1, num_items)  # the one behind the last place shows a tie
     # with few groups nothing is saved; a GPU's own selection reads each row once
-    if num_items // GROUP < 2 * k or scores_BV.is_cuda:
-        return scores_BV.topk(k, dim=1)
-    starts = range(0, max(1, len(scores_BV)), USERS_AT_ONCE)
-    tiles = [_top_of_groups(scores_BV[start : start + USERS_AT_ONCE], k) for start in starts]
-    values, index = zip(*tiles, strict=True)
-    return torch.cat(values), torch.cat(index)
+    if num_items // GROUP < 2 * most or scores_BV.is_cuda:
+        values, index = scores_BV.topk(most, dim=1)
+    else:
+        starts = range(0, max(1, len(scores_BV)), USERS_AT_ONCE)
+        tiles = [_top_of_groups(scores_BV[start : start + USERS_AT_ONCE], most) for start in starts]
+        values, index = (torch.cat(parts) for parts in zip(*tiles, strict=True))
+    index = _by_index(values, index)
+    if 0 < k < most:
+        is_tied_B = ~(values[:, k - 1] > values[:, k])
+        for row_1 in is_tied_B.nonzero():
+            row = int(row_1)
+            _settle_tie(scores_BV[row], values[row, :k], index[row, :k])
+    return values[:, :k], index[:, :k]
+
+
+def _settle_tie(scores_V: Tensor, values_k: Tensor, index_k: Tensor) -> None:
+    """Give the places that equal scores compete for to the lowest of their indices."""
+    last = values_k[-1]
+    is_equal_k, is_equal_V = (
+        each.isnan() if bool(last.isnan()) else each == last for each in (values_k, scores_V)
+    )
+    num_places = int(is_equal_k.sum())
+    index_k[len(index_k) - num_places :] = is_equal_V.nonzero()[:num_places, 0]
+
+
+def _by_index(falling_bk: Tensor, index_bk: Tensor) -> Tensor:
+    """Return the index of falling values, that of equal ones rising."""
+    if falling_bk.is_cuda:
+        index_bk, order_bk = index_bk.sort(dim=1)
+        order_bk = falling_bk.gather(1, order_bk).sort(dim=1, descending=True, stable=True).indices
+        return index_bk.gather(1, order_bk)
+    is_tied_b = ~(falling_bk[:, 1:] < falling_bk[:, :-1]).all(dim=1)
+    if bool(is_tied_b.any()):
+        tied_tk = index_bk[is_tied_b]
+        keys = (-tied_tk.numpy(), falling_bk[is_tied_b].numpy())
+        order_tk = torch.from_numpy(np.lexsort(keys, axis=1)).flip(1)  # pyright: ignore[reportUnknownMemberType]
+        index_bk[is_tied_b] = tied_tk.gather(1, order_tk)
+    return index_bk
 
 
 def _top_of_groups(scores_bV: Tensor, k: int) -> tuple[Tensor, Tensor]:

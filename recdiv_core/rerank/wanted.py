@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from recdiv_core.models.top_scores import top_scores
 from recdiv_core.rerank.candidates import Candidates, Rule
 
 
@@ -56,7 +57,7 @@ def with_wanted(
         if not bool((lacks_B1 > 0).any()):
             continue
         own_BI = scores_BV[:, item_I].masked_fill_(is_there_BI, -torch.inf)
-        score_BM, place_BM = own_BI.topk(most, dim=1)
+        score_BM, place_BM = top_scores(own_BI, most)
         is_beyond_BM = torch.arange(most, device=score_BM.device) >= lacks_B1
         score_BM = score_BM.masked_fill(is_beyond_BM, -torch.inf)
         item_BM = item_I[place_BM]

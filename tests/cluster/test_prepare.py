@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import math
+from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,10 @@ from tests.cluster.conftest import run as run_script
 pytestmark = pytest.mark.ray
 
 NUM_ITEMS = 30
+ITEM_IDS = sorted(
+    (f"i{n}" for n in range(NUM_ITEMS)),
+    key=lambda item_id: blake2b(item_id.encode(), digest_size=16).digest(),
+)
 COLUMNS = ("user_id", "item_id", "timestamp", "event", "query")
 BROKEN = [
     {"user_id": "u1", "item_id": "nowhere", "timestamp": 1500000000, "event": "click"},
@@ -108,7 +113,8 @@ def twin(train_to=TRAIN_TO, min_user=1, min_item=1):
         user, item, time, event, query = row
         known = user and item != "nowhere" and time > 0
         if known and event in ("click", "purchase"):
-            users[user].append((time, int(item[1:]), query, 3.0 if event == "purchase" else 1.0))
+            weight = 3.0 if event == "purchase" else 1.0
+            users[user].append((time, ITEM_IDS.index(item), query, weight))
     for events in users.values():
         events.sort(key=lambda event: event[0])
     train = {u: [e for e in events if e[0] < train_to] for u, events in users.items()}
@@ -165,6 +171,16 @@ def assert_is_twin(directory, users, train, counts, train_to=TRAIN_TO, val_to=VA
 
 def test_examples_are_those_of_the_slow_twin(from_csv, shop):
     assert_is_twin(shop / "csv", *twin())
+
+
+def test_a_catalogue_in_another_order_gives_the_same_data_set(from_csv, shop):
+    table = pq.read_table(shop / "items.parquet")
+    pq.write_table(table.take(list(range(NUM_ITEMS))[::-1]), shop / "reversed.parquet")
+    run(shop, "turned", "log.csv", **{"data.items": str(shop / "reversed.parquet")})
+    for name in ("train", "val", "test"):
+        assert read_rows(shop / "turned", name) == read_rows(shop / "csv", name)
+    tables = [pq.read_table(shop / name / "catalogue.parquet") for name in ("csv", "turned")]
+    assert tables[0] == tables[1]
 
 
 def test_manifest_counts_what_is_in_the_files(from_csv, shop):
