@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+INSTALLER ?= uv
 PORT ?= 5000
 BENCH ?= $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
@@ -15,15 +16,10 @@ PY := .venv/bin/python
 
 .PHONY: setup demo test check fmt lint type test-cluster test-faults golden bench dashboard help
 
-setup: $(READY)  ## make the environment in .venv (PYTHON=python3.12 picks another interpreter)
+setup: $(READY)  ## make the environment in .venv, in about a minute (PYTHON=python3.12, INSTALLER=pip)
 
-$(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; $(PYTHON) is not one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
-	@echo "setting up .venv: takes a minute or two, once" >&2
-	@$(PYTHON) -m venv .venv
-	@$(PY) -m pip install -qq --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[dev,bench,offline]'
+$(READY): pyproject.toml constraints.txt environment.py
+	@$(PYTHON) environment.py $(INSTALLER)
 	@touch $@
 
 demo: $(READY)  ## the main job on the built-in shop: click log -> front in MLflow
