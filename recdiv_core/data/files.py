@@ -21,7 +21,9 @@ from recdiv_core.credentials import redact
 from recdiv_core.errors import UserError
 from recdiv_core.places import filesystem_of, is_uri, name_of, sibling
 
-Format = Literal["csv", "jsonl", "parquet"]
+Format = Literal["csv", "jsonl", "json_array", "python_literal", "parquet", "xlsx"]
+"""What a file holds. `json_array`: one JSON array of objects. `python_literal`: a Python dict a
+line, in single quotes."""
 
 EXTENSIONS: Final[Mapping[str, Format]] = {
     ".csv": "csv",
@@ -47,8 +49,13 @@ class SourceFile:
     """Column and value of each folder `name=value` above it: columns of every row of the file."""
 
 
-def list_files(given: str, key: str) -> list[SourceFile]:
+def list_files(given: str, key: str, format: Format | None = None) -> list[SourceFile]:
     """Find the files that a path, directory, glob or URI stands for, sorted by path.
+
+    Args:
+        given: what the user gave.
+        key: its dotted key, for messages.
+        format: what the files hold; None = by their extension.
 
     Raises:
         UserError: nothing given, nothing there, an empty file, or an unknown extension.
@@ -68,7 +75,7 @@ def list_files(given: str, key: str) -> list[SourceFile]:
             )
         if not num_bytes:
             raise UserError(f"{key}: {path} is an empty file")
-        files.append(SourceFile(path, EXTENSIONS[suffix], num_bytes, modified))
+        files.append(SourceFile(path, format or EXTENSIONS[suffix], num_bytes, modified))
     return files
 
 

@@ -49,6 +49,9 @@ class TextFormat:
     header: tuple[str, ...] = ()
     """Names of the columns; empty = the first line holds them."""
     encoding: str = "utf-8"
+    prefix: str = "data."
+    """Start of the settings' keys, for messages: `data.` for the log, `data.item_` for the
+    catalogue; `columns`, `separator`, `header` or `encoding` follows."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ class ReadUnit:
     """First and last + 1; Parquet only."""
     num_rows: int = -1
     """Known for Parquet only."""
+    text: TextFormat = TextFormat()
+    constants: tuple[tuple[str, str | None], ...] = ()
+    """Columns whose value is the same in all rows: the names of Hive folders."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,17 @@ class RawBatch:
     table: pa.Table
     broken: tuple[tuple[int, str, str], ...] = ()
     """(place, text, reason)"""
+    num_lines: int = 0
+    """Physical lines of the file that were read for this batch; rows, where there are no lines.
+    It is num_header + num_blank + rows of the table + num_continued + len(broken)."""
+    num_header: int = 0
+    num_blank: int = 0
+    num_continued: int = 0
+    """Further lines of rows that hold a line break within quotation marks."""
+    num_stray_quotes: int = 0
+    """Rows with a quotation mark that is never closed; it was read as text."""
+    num_repaired: int = 0
+    """Rows in which text that is no Unicode was replaced by U+FFFD."""
 
 
 # --------------------------------------------------------------------------- columns
@@ -82,6 +99,7 @@ def find_columns(
     names: Mapping[str, str],
     required: Sequence[str],
     key: str,
+    text: TextFormat = TextFormat(),
 ) -> dict[str, str]:
     """Match our column names with those of the files.
 
@@ -90,6 +108,7 @@ def find_columns(
         names: our name -> name in the files (from `data.columns`).
         required: our names that must be there; others only when mapped to another name.
         key: dotted key of the input, for messages.
+        text: how text files are written; `text.prefix` + `columns` is the key of `names`.
 
     Returns:
         Our name -> name in the files, of the columns that are there.
@@ -98,7 +117,7 @@ def find_columns(
         UserError: unreadable file, or a required or mapped column is missing.
     """
     with ThreadPoolExecutor(8) as pool:
-        headers = list(pool.map(lambda file: read_header(file, key), files))
+        headers = list(pool.map(lambda file: read_header(file, key, text), files))
     for file, header in zip(files, headers, strict=True):
         twice = [name for name in names.values() if header.count(name) > 1]
         if twice:
@@ -126,7 +145,7 @@ def _missing_column(key: str, path: str, ours: str, theirs: str, header: Sequenc
     )
 
 
-def read_header(file: SourceFile, key: str) -> list[str]:
+def read_header(file: SourceFile, key: str, text: TextFormat = TextFormat()) -> list[str]:
     """Return the column names of a file; of JSON Lines, the keys of its first rows.
 
     Raises:
@@ -147,7 +166,9 @@ def read_header(file: SourceFile, key: str) -> list[str]:
 # --------------------------------------------------------------------------- rows
 
 
-def cut_units(files: Sequence[SourceFile], key: str) -> list[ReadUnit]:
+def cut_units(
+    files: Sequence[SourceFile], key: str, text: TextFormat = TextFormat()
+) -> list[ReadUnit]:
     """Cut files into parts that are read independently; Parquet by about UNIT_ROWS rows.
 
     Raises:
@@ -157,7 +178,8 @@ def cut_units(files: Sequence[SourceFile], key: str) -> list[ReadUnit]:
     for number, file in enumerate(files):
         first_row = number * FILE_STRIDE
         if file.format != "parquet":
-            units.append(ReadUnit(file.path, file.format, first_row))
+            unit = ReadUnit(file.path, file.format, first_row, text=text, constants=file.partitions)
+            units.append(unit)
             continue
         footer = pq.read_metadata(open_input(file.path, compressed=False))
         start, num_rows = 0, 0
