@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from recdiv_core.credentials import redact
+from recdiv_core.data.reshape import Reshape
 from recdiv_core.errors import UserError
 from recdiv_core.places import filesystem_of, is_uri, name_of, sibling
 
@@ -38,6 +39,23 @@ HASHED_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True)
+class TextFormat:
+    """How a text file holds its rows; see `data.separator`, `data.header`, `data.encoding`."""
+
+    separator: str = ""
+    """Between fields; empty = by the file's extension."""
+    header: tuple[str, ...] = ()
+    """Names of the columns; empty = the first line holds them."""
+    encoding: str = "utf-8"
+    prefix: str = "data."
+    """Start of the settings' keys, for messages: `data.` for the log, `data.item_` for the
+    catalogue; `columns`, `separator`, `header` or `encoding` follows."""
+
+
+AS_USUAL: Final = TextFormat()
+
+
+@dataclass(frozen=True)
 class SourceFile:
     """One file of the user's. `path` is absolute, or a URI."""
 
@@ -47,6 +65,10 @@ class SourceFile:
     modified: str
     partitions: tuple[tuple[str, str], ...] = ()
     """Column and value of each folder `name=value` above it: columns of every row of the file."""
+    text: TextFormat | None = None
+    """How this file is written; None = as all others (a layout knows each of its files)."""
+    reshape: Reshape | None = None
+    """What a layout makes of its rows; None = they are taken as they are."""
 
 
 def list_files(given: str, key: str, format: Format | None = None) -> list[SourceFile]:

@@ -16,7 +16,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +25,9 @@ import pyarrow.csv
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from recdiv_core.data.files import Format, SourceFile, open_input
+from recdiv_core.data import nested
+from recdiv_core.data.files import AS_USUAL, Format, SourceFile, TextFormat, open_input
+from recdiv_core.data.reshape import Reshape
 from recdiv_core.errors import UserError
 
 ROW: Final = "__row__"
@@ -41,20 +43,6 @@ class UnreadableFileError(UserError):
 
 
 @dataclass(frozen=True)
-class TextFormat:
-    """How a text file holds its rows; see `data.separator`, `data.header`, `data.encoding`."""
-
-    separator: str = ""
-    """Between fields; empty = by the file's extension."""
-    header: tuple[str, ...] = ()
-    """Names of the columns; empty = the first line holds them."""
-    encoding: str = "utf-8"
-    prefix: str = "data."
-    """Start of the settings' keys, for messages: `data.` for the log, `data.item_` for the
-    catalogue; `columns`, `separator`, `header` or `encoding` follows."""
-
-
-@dataclass(frozen=True)
 class ReadUnit:
     """A part of the input that one task reads: a file, or some row groups of a Parquet file."""
 
@@ -66,9 +54,12 @@ class ReadUnit:
     """First and last + 1; Parquet only."""
     num_rows: int = -1
     """Known for Parquet only."""
-    text: TextFormat = TextFormat()
+    text: TextFormat = AS_USUAL
     constants: tuple[tuple[str, str | None], ...] = ()
     """Columns whose value is the same in all rows: the names of Hive folders."""
+    reshape: Reshape | None = None
+    rest: tuple[ReadUnit, ...] = ()
+    """Further files that `reshape.whole` is applied to together with this one."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,7 @@ class RawBatch:
     """(place, text, reason)"""
     num_lines: int = 0
     """Physical lines of the file that were read for this batch; rows, where there are no lines.
-    It is num_header + num_blank + rows of the table + num_continued + len(broken)."""
+    It is num_header + num_blank + rows of the table - num_made + num_continued + len(broken)."""
     num_header: int = 0
     num_blank: int = 0
     num_continued: int = 0
@@ -89,6 +80,8 @@ class RawBatch:
     """Rows with a quotation mark that is never closed; it was read as text."""
     num_repaired: int = 0
     """Rows in which text that is no Unicode was replaced by U+FFFD."""
+    num_made: int = 0
+    """Rows that a layout or a list of events made, less those that it made them of."""
 
 
 # --------------------------------------------------------------------------- columns
@@ -99,7 +92,7 @@ def find_columns(
     names: Mapping[str, str],
     required: Sequence[str],
     key: str,
-    text: TextFormat = TextFormat(),
+    text: TextFormat = AS_USUAL,
 ) -> dict[str, str]:
     """Match our column names with those of the files.
 
@@ -122,16 +115,17 @@ def find_columns(
         twice = [name for name in names.values() if header.count(name) > 1]
         if twice:
             raise UserError(f"{key}: {file.path} has more than one column {twice[0]!r}")
-    everywhere: set[str] = set().union(*headers)
+    everywhere = list(dict.fromkeys(name for header in headers for name in header))
     found: dict[str, str] = {}
     for ours, theirs in names.items():
+        is_there = bool(nested.source_columns([theirs], everywhere))
         if ours in required:
             for file, header in zip(files, headers, strict=True):
-                if theirs not in header:
+                if not nested.source_columns([theirs], header):
                     raise UserError(_missing_column(key, file.path, ours, theirs, header))
-        elif theirs != ours and theirs not in everywhere:
+        elif theirs != ours and not is_there:
             raise UserError(_missing_column(key, files[0].path, ours, theirs, headers[0]))
-        if theirs in everywhere:
+        if is_there:
             found[ours] = theirs
     return found
 
@@ -145,18 +139,23 @@ def _missing_column(key: str, path: str, ours: str, theirs: str, header: Sequenc
     )
 
 
-def read_header(file: SourceFile, key: str, text: TextFormat = TextFormat()) -> list[str]:
+def read_header(file: SourceFile, key: str, text: TextFormat = AS_USUAL) -> list[str]:
     """Return the column names of a file; of JSON Lines, the keys of its first rows.
 
     Raises:
         UserError: the file cannot be read as what its extension says.
     """
+    if file.reshape is not None:
+        header = read_header(replace(file, reshape=None, partitions=()), key, text)
+        made = file.reshape.columns(header, ROW)
+        return [*made, *(name for name, _ in file.partitions if name not in made)]
+    text = file.text or text
     try:
         if file.format == "parquet":
             return list(pq.read_schema(open_input(file.path, compressed=False)).names)
         if file.format == "csv":
-            with io.TextIOWrapper(open_input(file.path), encoding="utf-8-sig", newline="") as text:
-                return next(csv.reader(text), [])
+            with io.TextIOWrapper(open_input(file.path), encoding="utf-8-sig", newline="") as lines:
+                return next(csv.reader(lines), [])
         unit = ReadUnit(file.path, file.format, 0)
         return next(_read_jsonl(unit, None), RawBatch(pa.table({}))).table.column_names
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError, EOFError) as error:
@@ -166,9 +165,7 @@ def read_header(file: SourceFile, key: str, text: TextFormat = TextFormat()) -> 
 # --------------------------------------------------------------------------- rows
 
 
-def cut_units(
-    files: Sequence[SourceFile], key: str, text: TextFormat = TextFormat()
-) -> list[ReadUnit]:
+def cut_units(files: Sequence[SourceFile], key: str, text: TextFormat = AS_USUAL) -> list[ReadUnit]:
     """Cut files into parts that are read independently; Parquet by about UNIT_ROWS rows.
 
     Raises:
@@ -177,9 +174,19 @@ def cut_units(
     units: list[ReadUnit] = []
     for number, file in enumerate(files):
         first_row = number * FILE_STRIDE
-        if file.format != "parquet":
-            unit = ReadUnit(file.path, file.format, first_row, text=text, constants=file.partitions)
-            units.append(unit)
+        if file.format != "parquet" or file.reshape is not None:
+            unit = ReadUnit(
+                file.path,
+                file.format,
+                first_row,
+                text=file.text or text,
+                constants=file.partitions,
+                reshape=file.reshape,
+            )
+            if units and _are_together(units[-1], unit):
+                units[-1] = replace(units[-1], rest=(*units[-1].rest, unit))
+            else:
+                units.append(unit)
             continue
         footer = pq.read_metadata(open_input(file.path, compressed=False))
         start, num_rows = 0, 0
@@ -195,8 +202,86 @@ def cut_units(
     return units
 
 
+def _are_together(first: ReadUnit, unit: ReadUnit) -> bool:
+    return first.reshape == unit.reshape and unit.reshape is not None and bool(unit.reshape.whole)
+
+
 def read_unit(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator[RawBatch]:
-    """Read a unit batch by batch.
+    """Read a unit batch by batch, as what a layout and the nesting of its columns make of it.
+
+    Args:
+        unit: what to read.
+        columns: our name -> name in the file, dotted for a field of a column; absent ones are left
+            out. None = all, as named.
+
+    Raises:
+        UnreadableFileError: the file breaks off or holds bytes that are not UTF-8.
+    """
+    if unit.reshape is not None:
+        batches = _read_reshaped(unit, unit.reshape)
+    elif columns is None:
+        batches = _read_flat(unit, None)
+    else:
+        parts = [theirs.split(".") for theirs in columns.values()]
+        names = [".".join(p[:size]) for p in parts for size in range(1, len(p) + 1)]
+        batches = _read_flat(unit, dict(zip(names, names, strict=True)))
+    for batch in batches:
+        yield batch if columns is None else _pick(batch, columns)
+
+
+LISTS: Final = ("item_id", "timestamp", "event", "position", "rating")
+"""Columns of a log in which a list stands for several events."""
+
+
+def _pick(batch: RawBatch, columns: Mapping[str, str]) -> RawBatch:
+    """Give a batch our names, one row an event."""
+    table, uneven = nested.unnest(batch.table, columns, LISTS, ROW)
+    if not uneven and table.num_rows == batch.table.num_rows:
+        return replace(batch, table=table)
+    rows = {row[ROW]: row for row in batch.table.to_pylist() if row[ROW] in set(uneven)}
+    lines = [(place, json.dumps(rows[place], default=str), UNEVEN) for place in uneven]
+    num_made = table.num_rows + len(uneven) - batch.table.num_rows
+    return replace(
+        batch,
+        table=table,
+        broken=(*batch.broken, *lines),
+        num_made=batch.num_made + num_made,
+    )
+
+
+UNEVEN: Final = "lists of different lengths in one row"
+
+
+def _read_reshaped(unit: ReadUnit, reshape: Reshape) -> Iterator[RawBatch]:
+    units = [replace(part, constants=(), reshape=None, rest=()) for part in (unit, *unit.rest)]
+    batches = (batch for part in units for batch in _read_flat(part, None))
+    if reshape.whole is None:
+        for batch in batches:
+            yield _replace_rows(batch, _with_constants(reshape.apply(batch.table), unit.constants))
+        return
+    made: list[pa.Table] = []
+    for batch in batches:
+        made.append(reshape.apply(batch.table))
+        yield _replace_rows(batch, made[-1].slice(0, 0))
+    if made:
+        table = _with_constants(reshape.finish(made), unit.constants)
+        yield RawBatch(table, num_made=table.num_rows)
+
+
+def _replace_rows(batch: RawBatch, table: pa.Table) -> RawBatch:
+    return replace(batch, table=table, num_made=table.num_rows - batch.table.num_rows)
+
+
+def _with_constants(table: pa.Table, constants: Sequence[tuple[str, str | None]]) -> pa.Table:
+    for name, value in constants:
+        if name not in table.column_names:
+            column = pa.array([value] * table.num_rows, pa.string())
+            table = table.append_column(name, column)
+    return table
+
+
+def _read_flat(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator[RawBatch]:
+    """Read a file's own columns.
 
     Args:
         unit: what to read.
