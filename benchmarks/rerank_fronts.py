@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("run", help="directory of a training run")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    run = find_run(args.run, [], lambda: "")
+    run = find_run(args.run, {}, lambda: "")
     dataset = load_dataset(Path(run.config.data.prepared))
     model = load_model(run.config, dataset, run.checkpoint)
     measures = {name: (metric, dataset.facts) for name, metric in MEASURES.items()}

@@ -83,7 +83,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     quieten()
-    plain, table = judge_all(find_run(args.run, [], lambda: ""))
+    plain, table = judge_all(find_run(args.run, {}, lambda: ""))
     seeds, budgets = (3, BUDGETS[:1]) if args.quick else (args.seeds, BUDGETS)
     searched = {
         name: {

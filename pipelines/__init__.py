@@ -1,13 +1,17 @@
-"""What one runs: `python -m pipelines.NAME [--preset NAME] [key=value ...]`.
+"""What one runs: `recdiv NAME [--preset NAME] [--config FILE] [key=value ...]`.
 
 Every script parses its command line into a Config, calls the library and prints one JSON object on
 one line to stdout; progress and logs go to stderr. Exit status: 0 done, 1 it failed while running,
-2 the user's input is wrong (a message, no traceback), 130 interrupted.
+2 the user's input is wrong (a message, no traceback), 130 interrupted. A setting on the command
+line that a script does not read is left out with a warning (effects.py); a preset and a config file
+are for all scripts, and each takes from them what it reads. `python -m pipelines.NAME` is the same
+as `recdiv NAME` (__main__.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import re
@@ -16,8 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from recdiv_core.config import Config, load
+from recdiv_core.config import Config, override
+from recdiv_core.effects import only_read_by, stale, unread
 from recdiv_core.errors import UserError
+from recdiv_core.settings import Given, read_given
+
+logger = logging.getLogger(__name__)
 
 PRESETS: Final = Path(__file__).parent / "presets"
 SETTING: Final = re.compile(r"\w+(\.\w+)*=")
@@ -35,18 +43,28 @@ def run_pipeline(
     """Parse the command line, run `main`, print what it returns; exit here if it is no result.
 
     Args:
-        main: takes the Config and the parsed options; what it returns is printed as JSON.
+        main: takes the Config and the parsed options, of which `given` is what the call sets and
+            the script reads; what it returns is printed as JSON.
         options: adds the script's own options to the parser.
         words: name for the arguments that are no settings, for a script that takes some.
 
     Returns:
         What was printed.
     """
-    module = sys.modules[main.__module__]
+    pipeline = Path(main.__code__.co_filename).stem
     parser = argparse.ArgumentParser(
-        description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"recdiv {pipeline}",
+        description=main.__globals__["__doc__"],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", default="", help=f"one of {', '.join(preset_names())}")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="your settings, YAML with nested or dotted keys; stands above the preset and below "
+        "key=value; paths in it are relative to the working directory",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1")
     if options is not None:
         options(parser)
@@ -60,18 +78,56 @@ def run_pipeline(
     )
     for noisy in ("alembic", "httpx", "mlflow.store", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Ray passes on what its workers print: stdout is kept for the one JSON line
-    stdout, sys.stdout = sys.stdout, sys.stderr
     try:
-        result = main(load(preset_path(args.preset), args.overrides), args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Ray passes on what its workers print: stdout is kept for the one JSON line
+        with contextlib.redirect_stdout(sys.stderr):
+            result = main(_config(pipeline, args), args)
+    except Exception as error:
+        mistake = _mistake(error)
+        if mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    print(json.dumps(result, ensure_ascii=False, allow_nan=False), file=stdout, flush=True)
+    print(json.dumps(result, ensure_ascii=False, allow_nan=False), flush=True)
     return result
+
+
+def _mistake(error: Exception) -> UserError | None:
+    """Return the user's mistake that an error is, or that Ray wrapped; None = it is a bug."""
+    if "ray" not in sys.modules:
+        return error if isinstance(error, UserError) else None
+    from recdiv_core.ray_errors import mistake_behind
+
+    return mistake_behind(error)
+
+
+def _config(pipeline: str, args: argparse.Namespace) -> Config:
+    """Read what the call gives; `args.given` is what this pipeline reads of it.
+
+    Raises:
+        UserError: a file, a key or a value is wrong.
+    """
+    given = read_given(preset_path(args.preset), args.config, args.overrides)
+    config = given.config  # validates what is left out below, too
+    for message in unread(pipeline, given.line):
+        logger.warning("%s", message)
+    if args.preset and pipeline in ("evaluate", "recommend"):
+        logger.warning(
+            "--preset %s: no effect in %s, which takes the checkpoint's own settings",
+            args.preset,
+            pipeline,
+        )
+    for message in stale(pipeline, given.file, config):
+        logger.warning("--config %s: %s", args.config, message)
+    args.given = Given(
+        preset=given.preset,
+        file=only_read_by(pipeline, given.file),
+        line=only_read_by(pipeline, given.line),
+    )
+    return override(Config(), given.preset, given.file, args.given.line)
 
 
 def preset_names() -> list[str]:

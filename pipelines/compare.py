@@ -41,7 +41,7 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
         config,
         args.runs,
         args.front,
-        args.overrides,
+        args.given.own,
         split=args.split,
         num_resamples=args.resamples,
         claims=args.claims.split(","),

@@ -30,7 +30,7 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Evaluate one checkpoint."""
     from recdiv_core.evaluate import checkpoint_config, evaluate
 
-    own = checkpoint_config(args.checkpoint, args.overrides)
+    own = checkpoint_config(args.checkpoint, args.given.own)
     result = evaluate(own, args.checkpoint, split=args.split)
     if args.out is not None:
         figures = {name: result[name] for name in ("split", "k", "num_users", "metrics")}

@@ -40,7 +40,7 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     from recdiv_core.evaluate import checkpoint_config
     from recdiv_core.recommend import dials_of, recommend
 
-    own = checkpoint_config(args.checkpoint, args.overrides)
+    own = checkpoint_config(args.checkpoint, args.given.own)
     return recommend(
         own,
         args.checkpoint,

@@ -44,7 +44,7 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     floors = parse_floors(args.keep)
     from recdiv_core.registry import promote, register
 
-    registered = register(config, args.runs[0], args.overrides, args.name) if args.runs else {}
+    registered = register(config, args.runs[0], args.given.own, args.name) if args.runs else {}
     if not args.promote:
         return registered
     return registered | promote(config, args.name, floors, split=args.split)

@@ -1,9 +1,12 @@
-"""python -m pipelines.report [--run ID] [--out DIR] [--no-slates] [data.name=NAME] key=value ...
+"""Draw the front of a sweep: tables, plots, an HTML page, logged to its run in MLflow.
 
-Draw the accuracy/diversity front of a sweep, the newest unless `--run` names its parent run. Writes
-`report.html` and `front.png`, logs both to the parent run, prints the front as one JSON line. Up to
-three runs are judged again, in this process, to show what their slates are like (`--no-slates`:
-none; `--slates`: on a large data set too).
+    python -m pipelines.report
+    python -m pipelines.report data.name=NAME --run ID --out DIR --no-slates
+
+The sweep is the newest unless `--run` names its parent run. Writes `report.html` and `front.png`,
+logs both to the parent run, prints the front as one JSON line. Up to three runs are judged again,
+in this process, to show what their slates are like (`--no-slates`: none; `--slates`: on a large
+data set too).
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""python -m pipelines.submit --address http://HEAD:8265 -- tune --space tradeoff key=value ...
+"""Run any pipeline on a Ray cluster as a job; list, follow and stop jobs.
 
-Run any pipeline on a Ray cluster: ships the working tree as a Ray job, follows its log on stderr,
-prints its JSON line to stdout and exits with its status; Ctrl-C leaves it running. For jobs that
-were submitted before: --list, --follow JOB_ID, --stop JOB_ID.
+    python -m pipelines.submit --address http://HEAD:8265 -- tune --space tradeoff key=value ...
+
+Ships the working tree, follows the job's log, prints its JSON line, exits with its status; Ctrl-C
+leaves it running. A `--config` file is shipped too. --list, --follow and --stop: jobs of before.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from recdiv_core.submit import submit
 
 def main() -> int:
     """Split the command line at `--`, answer it and return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser("recdiv submit", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--address", default="http://127.0.0.1:8265", help="the Ray dashboard")
     parser.add_argument("--working-dir", type=Path, default=Path(), help="the git tree to ship")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
@@ -39,9 +39,9 @@ def main() -> int:
     try:
         answer, status = _answer(args, command)
     except (UserError, KeyboardInterrupt) as error:
-        is_wrong = isinstance(error, UserError)
-        print(f"error: {error}" if is_wrong else "interrupted; the job goes on", file=sys.stderr)
-        return 2 if is_wrong else 130
+        wrong = isinstance(error, UserError)
+        print(f"error: {error}" if wrong else "interrupted; the job goes on", file=sys.stderr)
+        return 2 if wrong else 130
     print(json.dumps(answer, ensure_ascii=False), flush=True)
     return status
 

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import pkgutil
 
 import tune_spaces
 from pipelines import run_pipeline
-from recdiv_core.config import Config, apply_overrides, override
+from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
 from recdiv_core.training.launch import check_prepared
+
+logger = logging.getLogger(__name__)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +38,16 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     if args.space not in space_names():
         raise UserError(f"--space {args.space} is unknown; allowed: {', '.join(space_names())}")
     space = importlib.import_module(f"tune_spaces.{args.space}").SPACE
-    # what the space fixes stands above the preset and below this call's own overrides
-    config = apply_overrides(override(config, space.fixed), args.overrides)
+    # what the space fixes stands above files and below this call's own `key=value`
+    covered = [key for key in space.fixed if key in args.given.file]
+    if covered:
+        logger.warning(
+            "--config %s: %s: --space %s has its own; give them on the command line to change that",
+            args.config,
+            ", ".join(covered),
+            args.space,
+        )
+    config = override(config, space.fixed, args.given.line)
     check_prepared(config)  # a wrong path is answered before a sweep's libraries take their seconds
     from recdiv_core import sweep
 

@@ -48,7 +48,7 @@ def compare(
     config: Config,
     runs: Sequence[str],
     fronts: Sequence[str],
-    overrides: Sequence[str],
+    settings: Mapping[str, object],
     *,
     split: str = "test",
     num_resamples: int = 10_000,
@@ -60,7 +60,7 @@ def compare(
         config: of this call, for `tracking.uri`.
         runs: RUN, or `RUN,RUN,...`: the seeds of one model, in the same order everywhere.
         fronts: `NAME=RUN,RUN,...`.
-        overrides: `key=value` for all runs.
+        settings: dotted key -> value for all runs.
         split: `val` or `test`.
         num_resamples: draws.
         claims: metrics that are claimed, accuracy among them or not.
@@ -81,7 +81,7 @@ def compare(
 
         return tracking_uri(config)
 
-    found = [find_run(word, overrides, uri) for word in words]
+    found = [find_run(word, settings, uri) for word in words]
     check_comparable(found)
     judged = judge_runs(found, split)
     drawn = draw(judged, num_resamples)

@@ -1,12 +1,11 @@
 # pyright: strict
-"""The frozen tree of settings, and the one grammar that changes it.
+"""The frozen tree of settings, and what changes it.
 
 A dotted key such as `loss.diversity_weight` is at once the YAML path, the command-line override,
-the Tune key, the MLflow parameter and the dashboard column. Precedence: defaults < preset YAML <
-command line < trial sample. Nothing here imports torch or ray, so that a wrong key is answered at
-once. Config stops at the doorway: builders unpack it, the pure layer takes plain arguments.
-
-    config = load(Path("pipelines/presets/demo.yaml"), ["loss.diversity_weight=0.3"])
+the Tune key, the MLflow parameter and the dashboard column. Precedence: defaults < preset < config
+file < command line < trial sample. How they are read: settings.py. Nothing here imports torch or
+ray, so that a wrong key is answered at once. Config stops at the doorway: builders unpack it, the
+pure layer takes plain arguments.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast
 
 import pydantic
 import yaml
@@ -56,6 +54,9 @@ TeacherMethod = Literal["mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alph
 RerankAttribute = Literal["category", "brand", "colour", "price"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Event = Literal["impression", "click", "cart", "purchase"]
+
+GONE: Final = ("tracking.parent_run_id",)
+"""Keys that did nothing and stand in checkpoints of older versions: dropped when those are read."""
 
 
 class _Section(BaseModel):
@@ -412,8 +413,6 @@ class TrackingConfig(_Section):
 
     uri: str = ""
     """Any MLflow tracking URI; empty = `sqlite:///<working directory>/mlflow.db`."""
-    parent_run_id: str = ""
-    """Set by a sweep: the MLflow run that this one is a child of."""
 
 
 class Config(_Section):
@@ -544,58 +543,53 @@ def check_dial(config: Config) -> None:
         )
 
 
-def load(preset: Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read a preset and apply `key=value` overrides.
-
-    Args:
-        preset: YAML file; keys may be nested or dotted. None = the defaults.
-        overrides: strings such as `loss.diversity_weight=0.3` or `data.events=[click]`. Values are
-            YAML, except that a setting which is text takes its value as it stands.
-
-    Raises:
-        UserError: unknown key (names the nearest right one), or a value out of its bounds.
-    """
-    values: dict[str, object] = {}
-    if preset is not None:
-        if not preset.is_file():
-            raise UserError(f"preset {preset} is not a file")
-        values.update(_read_yaml(preset))
-    return apply_overrides(override(Config(), values), overrides)
-
-
-def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
-    """Return the config with `key=value` strings of a command line applied; see `load`."""
-    values: dict[str, object] = {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"{text!r} is not an override: write key=value, e.g. seed=1")
-        values[key] = _parse_value(key, value)
-    return override(config, values)
-
-
-def override(config: Config, values: Mapping[str, object]) -> Config:
+def override(config: Config, *layers: Mapping[str, object]) -> Config:
     """Return the config with dotted keys replaced; everything is validated again.
 
     A mapping given for a whole table (`loss.diversity`) replaces it; a dotted key below it
-    (`loss.diversity.ild`) changes that entry alone.
+    (`loss.diversity.ild`) changes that entry alone. Later layers win; all are validated together.
 
     >>> override(Config(), {"loss.diversity_weight": 0.3}).loss.diversity_weight
     0.3
     """
     tree = config.model_dump(mode="python")
     known = known_keys()
+    for values in layers:
+        for key, value in values.items():
+            _set_dotted(tree, key, value, known)
+    return from_tree(tree)
+
+
+def check_keys(values: Mapping[str, object]) -> None:
+    """Refuse keys that are none.
+
+    Raises:
+        UserError: an unknown key; names the nearest right one.
+    """
+    tree = Config().model_dump(mode="python")
+    known = known_keys()
     for key, value in values.items():
         _set_dotted(tree, key, value, known)
-    return from_tree(tree)
 
 
 def from_tree(tree: Mapping[str, object]) -> Config:
     """Validate a nested mapping, such as a checkpoint's `config.yaml`, as a Config."""
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(_without(GONE, tree))
     except pydantic.ValidationError as error:
         raise UserError(_explain(error)) from None
+
+
+def _without(keys: Sequence[str], tree: Mapping[str, object]) -> Mapping[str, object]:
+    for key in keys:
+        section, _, rest = key.partition(".")
+        node = tree.get(section)
+        if not rest:
+            tree = {name: value for name, value in tree.items() if name != section}
+        elif isinstance(node, dict):
+            inner = _without([rest], cast("dict[str, object]", node))
+            tree = {**tree, section: inner}
+    return tree
 
 
 def flatten(config: Config) -> dict[str, object]:
@@ -628,47 +622,6 @@ def known_keys() -> list[str]:
     return list(flatten(Config()))
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML whose dates stay text, for `split.val_from` and its like."""
-
-    yaml_constructors: dict[str, Any] = {  # noqa: RUF012, declared so by its base
-        **yaml.SafeLoader.yaml_constructors,
-        "tag:yaml.org,2002:timestamp": yaml.SafeLoader.construct_scalar,
-    }
-
-
-def _read_yaml(path: Path) -> dict[str, object]:
-    try:
-        tree: object = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"preset {path} is not valid YAML: {error}") from None
-    if not isinstance(tree, dict | None):
-        raise UserError(f"preset {path} must be a mapping of keys to values")
-    flat: dict[str, object] = {}
-    known = known_keys()
-
-    def walk(node: Mapping[object, object], prefix: str) -> None:
-        for name, value in node.items():
-            key = f"{prefix}{name}"
-            if isinstance(value, dict) and key not in known:
-                walk(cast("Mapping[object, object]", value), f"{key}.")
-            elif value is not None or not _settings_under(key, known):  # an empty section is fine
-                flat[key] = value
-
-    walk(cast("Mapping[object, object]", tree or {}), "")
-    return flat
-
-
-def _parse_value(key: str, text: str) -> object:
-    if isinstance(flatten(Config()).get(key), str):
-        return text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise UserError(f"{key}={text}: the value is not valid YAML: {problem}") from None
-
-
 def _set_dotted(tree: dict[str, Any], key: str, value: object, known: Sequence[str]) -> None:
     *parents, name = key.split(".")
     node: Any = tree
@@ -679,7 +632,20 @@ def _set_dotted(tree: dict[str, Any], key: str, value: object, known: Sequence[s
         raise UserError(f"{key!r} is a section, not a setting; in it are {', '.join(inner)}")
     if not is_table_entry and key not in known:
         raise UserError(f"unknown key {key!r}{_nearest(key, known)}")
+    _check_colons(key, value)
     cast("dict[str, Any]", node)[name] = value
+
+
+def _check_colons(key: str, value: object) -> None:
+    """Explain `{ild:1}`, which YAML reads as the key `ild:1` without a value."""
+    if not isinstance(value, dict):
+        return
+    for name, entry in cast("dict[object, object]", value).items():
+        left, colon, right = str(name).partition(":")
+        if entry is None and colon:
+            raise UserError(
+                f"{key}: {{{name}}}: write a space after the colon: {{{left}: {right}}}"
+            )
 
 
 def _settings_under(section: str, known: Sequence[str]) -> list[str]:

@@ -9,14 +9,14 @@ divided: the metrics are the same on any number of workers. Not the metrics them
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 
-from recdiv_core.config import Config, apply_overrides, check_dial
+from recdiv_core.config import Config, check_dial, override
 from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.errors import UserError
@@ -237,14 +237,14 @@ def _tally_share(
     )
 
 
-def checkpoint_config(checkpoint: Path, overrides: Sequence[str]) -> Config:
-    """Return a checkpoint's config with `key=value` overrides of this call.
+def checkpoint_config(checkpoint: Path, settings: Mapping[str, object]) -> Config:
+    """Return a checkpoint's config with the settings of this call, by their dotted keys.
 
     Raises:
-        UserError: not a checkpoint, or a wrong override.
+        UserError: not a checkpoint, or a wrong setting.
     """
     own = read_config(checkpoint)
-    config = apply_overrides(own, overrides)
+    config = override(own, settings)
     if config.model.kind != own.model.kind:
         raise UserError(
             f"model.kind={config.model.kind}: checkpoint {checkpoint} holds a model of "

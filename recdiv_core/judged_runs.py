@@ -18,7 +18,7 @@ from typing import Final
 
 import torch
 
-from recdiv_core.config import Config, apply_overrides, check_dial
+from recdiv_core.config import Config, check_dial, override
 from recdiv_core.errors import UserError
 from recdiv_core.evaluate import slates_of_split
 from recdiv_core.metrics.facts import CatalogueFacts
@@ -28,6 +28,7 @@ from recdiv_core.metrics.tally import USER_METRICS
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import Manifest, check_files, read_manifest
+from recdiv_core.settings import parse_overrides
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.build import (
     Dataset,
@@ -68,12 +69,12 @@ class NamedRun:
     config: Config
 
 
-def find_run(text: str, overrides: Sequence[str], uri: Callable[[], str]) -> NamedRun:
+def find_run(text: str, settings: Mapping[str, object], uri: Callable[[], str]) -> NamedRun:
     """Find what a RUN names.
 
     Args:
         text: `DIR` or `ID`, with `+key=value` for settings of its own.
-        overrides: `key=value` for all runs; its own come after them.
+        settings: dotted key -> value for all runs; its own come after them.
         uri: returns where MLflow keeps its runs; asked only for an id.
 
     Raises:
@@ -98,7 +99,7 @@ def find_run(text: str, overrides: Sequence[str], uri: Callable[[], str]) -> Nam
         )
     is_checkpoint = (directory / "checkpoint.json").is_file()
     checkpoint = directory if is_checkpoint else chosen_checkpoint(directory)
-    config = apply_overrides(read_config(checkpoint), [*overrides, *own])
+    config = override(read_config(checkpoint), settings, parse_overrides(own))
     check_dial(config)
     check_weights(checkpoint)
     return NamedRun(text, checkpoint, config)

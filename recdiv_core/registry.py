@@ -14,7 +14,7 @@ import logging
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,13 +68,15 @@ class SlateModel(PythonModel):
         )
 
 
-def register(config: Config, text: str, overrides: Sequence[str], name: str) -> dict[str, Any]:
+def register(
+    config: Config, text: str, settings: Mapping[str, object], name: str
+) -> dict[str, Any]:
     """Register a run as a new version, the candidate.
 
     Args:
         config: of this call, for `tracking.uri`.
         text: RUN as of `compare`: directory, checkpoint or MLflow id, with `+rerank.*` settings.
-        overrides: `key=value` for the run.
+        settings: dotted key -> value for the run.
         name: of the registered model; made when it is new.
 
     Returns:
@@ -84,7 +86,7 @@ def register(config: Config, text: str, overrides: Sequence[str], name: str) -> 
         UserError: no such run, not finished, or without an MLflow run.
     """
     uri = tracking_uri(config)
-    run = find_run(text, overrides, lambda: uri)
+    run = find_run(text, settings, lambda: uri)
     check_comparable([run])  # with itself: its data are there, and fit
     handle = run_of(uri, run.config)
     client = client_of(uri)
@@ -219,4 +221,4 @@ def _downloaded(uri: str, version: Any, place: Path) -> NamedRun:
     root = client.get_run(handle.run_id).info.artifact_uri
     inside = version.source.removeprefix(root).strip("/")
     got = client.download_artifacts(handle.run_id, f"{inside}/artifacts/checkpoint", str(place))
-    return find_run(got, [], lambda: uri)
+    return find_run(got, {}, lambda: uri)

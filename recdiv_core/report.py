@@ -152,12 +152,12 @@ def _slate_section(config: Config, uri: str, fronts: Sequence[Front], *, is_aske
         views = view_slates(
             fronts[0],
             lambda: uri,
-            [f"data.prepared={Path(prepared).absolute()}"] if prepared else [],
+            {"data.prepared": str(Path(prepared).absolute())} if prepared else {},
             kinds=config.eval.slices,
             max_scores=None if is_asked else MAX_SCORES,
         )
     except (ValueError, OSError, MemoryError, RuntimeError) as error:  # torch's are the last
-        is_odd = isinstance(error, RuntimeError)
+        is_odd = not isinstance(error, UserError | OSError | MemoryError)
         logger.warning("the page shows no slates: %s", error, exc_info=is_odd)
         return unseen(str(error))
     return section(views, fronts)

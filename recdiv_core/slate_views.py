@@ -128,7 +128,7 @@ def choose_runs(front: Front) -> dict[str, Trial]:
 def view_slates(
     front: Front,
     uri: Callable[[], str],
-    overrides: Sequence[str],
+    settings: Mapping[str, object],
     *,
     kinds: Sequence[str],
     max_scores: int | None,
@@ -138,7 +138,7 @@ def view_slates(
     Args:
         front: of the sweep's own pair of axes.
         uri: returns where MLflow keeps the runs.
-        overrides: `key=value` for all runs.
+        settings: dotted key -> value for all runs.
         kinds: of slices, see `groupings`.
         max_scores: users x items of a run that may be scored; None = any number.
 
@@ -147,7 +147,7 @@ def view_slates(
         OSError: a file cannot be read.
     """
     started = time.monotonic()
-    found, notes = _find(choose_runs(front), uri, overrides)
+    found, notes = _find(choose_runs(front), uri, settings)
     runs = [run for _, run in found.values()]
     check_comparable(runs)
     prepared = Path(runs[0].config.data.prepared).absolute()
@@ -209,19 +209,19 @@ def view_slates(
 
 
 def _find(
-    wanted: Mapping[str, Trial], uri: Callable[[], str], overrides: Sequence[str]
+    wanted: Mapping[str, Trial], uri: Callable[[], str], settings: Mapping[str, object]
 ) -> tuple[dict[str, tuple[Trial, NamedRun]], list[str]]:
     """Find the runs that are still on disk, and say of each other one why it is not here."""
     found: dict[str, tuple[Trial, NamedRun]] = {}
     notes: list[str] = []
     reason = ""
     if not torch.cuda.is_available():
-        overrides = [*overrides, "scaling.use_gpu=false"]
+        settings = {**settings, "scaling.use_gpu": False}
     for role, trial in list(wanted.items())[:MAX_RUNS]:
         try:
-            run = find_run(trial.run_id, overrides, uri)
+            run = find_run(trial.run_id, settings, uri)
             found[role] = (trial, replace(run, name=trial.name))
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             reason = str(error).partition(";")[0]
             notes.append(f"{role} ({trial.name}) is left out: {reason}.")
     if not wanted:

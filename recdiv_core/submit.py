@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import shlex
 import subprocess
 import tempfile
@@ -19,9 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from recdiv_core.config import flatten, load
+from recdiv_core.config import flatten
 from recdiv_core.errors import UserError
 from recdiv_core.jobs import connect
+from recdiv_core.settings import read_given
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ _WRITES: Final = {
     "tune": ("run.storage", "tracking.uri"),
     "report": ("run.storage", "tracking.uri"),
 }
+_HERE_ONLY: Final = {"submit", "init"}
+"""Pipelines that make no sense as a job."""
 _SHARED: Final = "an absolute path on storage that all nodes share, or a URI"
 _READS: Final = ("data.clicks", "data.items", "data.prepared", "train.init_from")
 
@@ -97,7 +101,9 @@ def check_command(command: Sequence[str], working_dir: Path) -> None:
     """
     scripts = working_dir / "pipelines"
     allowed = sorted(
-        path.stem for path in scripts.glob("*.py") if path.stem not in {"__init__", "submit"}
+        path.stem
+        for path in scripts.glob("*.py")
+        if path.stem[0] != "_" and path.stem not in _HERE_ONLY
     )
     if not command or command[0] not in allowed:
         raise UserError(
@@ -105,7 +111,7 @@ def check_command(command: Sequence[str], working_dir: Path) -> None:
             f"allowed: {', '.join(allowed)}"
         )
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for option in ("--preset", "--space", "--checkpoint", "--out"):
+    for option in ("--preset", "--config", "--space", "--checkpoint", "--out"):
         parser.add_argument(option)
     try:
         args, rest = parser.parse_known_args(command[1:])
@@ -114,7 +120,9 @@ def check_command(command: Sequence[str], working_dir: Path) -> None:
     preset = scripts / "presets" / f"{args.preset}.yaml" if args.preset else None
     if args.space and not (working_dir / "tune_spaces" / f"{args.space}.py").is_file():
         raise UserError(f"--space {args.space} is not in {working_dir / 'tune_spaces'}")
-    config = load(preset, [text for text in rest if "=" in text and text[0] != "-"])
+    overrides = [text for text in rest if "=" in text and text[0] != "-"]
+    file = _shipped(args.config, working_dir) if args.config else None
+    config = read_given(preset, file, overrides).config
     places = flatten(config)
     for key in _WRITES.get(command[0], ()):
         if not places[key]:
@@ -124,6 +132,23 @@ def check_command(command: Sequence[str], working_dir: Path) -> None:
     for key, place in named.items():
         if place and "://" not in str(place) and not Path(str(place)).is_absolute():
             raise UserError(f"{key}={place} is relative: the job runs elsewhere; give {_SHARED}")
+
+
+def _shipped(name: str, working_dir: Path) -> Path:
+    """Return the config file of a job, which travels with the working tree.
+
+    Raises:
+        UserError: it is not in the tree, or git does not ship it.
+    """
+    file = working_dir / name
+    if not file.is_file():
+        raise UserError(f"--config {name} is not a file in --working-dir {working_dir}")
+    if Path(name).is_absolute() or os.path.normpath(name) not in list_tree(working_dir):
+        raise UserError(
+            f"--config {name} would not be shipped: give a path below --working-dir {working_dir}, "
+            "relative to it, that .gitignore does not name"
+        )
+    return file
 
 
 def list_tree(working_dir: Path, max_mib: float = MAX_TREE_MIB) -> list[str]:

@@ -222,7 +222,6 @@ def _train_once(config: Config, name: str, parent: RunHandle, manifest: Manifest
         {
             "run.name": name,
             "run.storage": f"{config.run.storage}/{config.run.name}",
-            "tracking.parent_run_id": parent.run_id,
         },
     )
     finished = existing_result(config)
@@ -253,7 +252,7 @@ def _run_trials(
     cpus_per_worker(config, cluster, concurrent)  # refuses here what could never start
     root = f"{config.run.storage}/{config.run.name}"
     trainable = tune.with_resources(
-        trial_function(config, root, parent.run_id, concurrent),
+        trial_function(config, root, concurrent),
         DRIVER_PLACE,
     )
     # a searcher holds the domains itself; Tune walks only those that are given to it

@@ -106,9 +106,7 @@ class TrialTracking(tune.Callback):
         name = trial_name(trial)
         self.course.read()
         if name not in self.handles:
-            settings = trial_settings(
-                self.config, trial.config, self.root, name, self.parent.run_id
-            )
+            settings = trial_settings(self.config, trial.config, self.root, name)
             self.handles[name] = open_trial(settings, self.manifest, self.parent, trial.config)
             swept = ", ".join(f"{key}={value}" for key, value in trial.config.items())
             logger.info("%s: %s", name, swept)

@@ -26,6 +26,8 @@ LAYERS = {
     "recdiv_core.credentials": "words",
     "recdiv_core.errors": "words",
     "recdiv_core.places": "words",
+    "recdiv_core.settings": "words",
+    "recdiv_core.effects": "words",
     "recdiv_core.schema": "words",
     "recdiv_core.search_space": "words",
     "recdiv_core.slate_rules": "words",
@@ -37,6 +39,7 @@ LAYERS = {
     "recdiv_core.pareto": "pure",
     "recdiv_core.data": "data",
     "recdiv_core.ray_start": "data",
+    "recdiv_core.ray_errors": "data",
     "recdiv_core.training": "running",
     "recdiv_core.slates": "running",
     "recdiv_core.evaluate": "running",
@@ -106,13 +109,11 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-SOURCES = {
-    module_name(path): ast.parse(path.read_text(encoding="utf-8"))
-    for package in ("recdiv_core", "tune_spaces", "pipelines")
-    for path in sorted((ROOT / package).rglob("*.py"))
-}
+OUTER = ("tune_spaces", "pipelines")
+FILES = [p for package in ("recdiv_core", *OUTER) for p in sorted((ROOT / package).rglob("*.py"))]
+SOURCES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 LIBRARY = [name for name in SOURCES if name.startswith("recdiv_core")]
-SCRIPTS = sorted(path for path in (ROOT / "pipelines").glob("*.py") if path.name != "__init__.py")
+SCRIPTS = sorted(path for path in (ROOT / "pipelines").glob("*.py") if path.stem[0] != "_")
 
 
 def unit(name: str) -> str:
@@ -140,9 +141,25 @@ def test_every_module_of_the_library_stands_in_a_layer():
     assert not [module for module in LIBRARY if unit(module) not in LAYERS]
 
 
+def modules_of_the_tree() -> set[str]:
+    """Return the modules that the document's tree names, each below its directory."""
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    tree = text.partition("## 1. The tree")[2].partition("## 2.")[0]
+    found: set[str] = set()
+    package = directory = ""
+    for line in tree.splitlines():
+        indent, first = len(line) - len(line.lstrip()), (line.split() or [""])[0]
+        if indent == 0:
+            package, directory = first.strip("/"), ""
+        elif indent == 2:
+            directory = f"{first.strip('/')}." if first.endswith("/") else ""
+        names = re.findall(r"(?<![\w/.<])(\w+)\.py\b", line)
+        found |= {f"{package}.{directory}{name}" for name in names}
+    return {name for name in found if name.split(".")[0] in {"recdiv_core", *OUTER}}
+
+
 def test_the_document_names_every_module():
-    words = set(re.findall(r"\w+", (ROOT / "docs" / "architecture.md").read_text("utf-8")))
-    assert not [module for module in SOURCES if module.rpartition(".")[2] not in words]
+    assert modules_of_the_tree() == {module_name(p) for p in FILES if p.name != "__init__.py"}
 
 
 def test_imports_point_down_the_layers():
@@ -222,11 +239,13 @@ def test_a_script_shows_its_launch_command(script: Path):
         [
             "recdiv_core.config",
             "recdiv_core.places",
+            "recdiv_core.settings",
+            "recdiv_core.effects",
             "recdiv_core.schema",
             "recdiv_core.search_space",
             "recdiv_core.slate_rules",
         ],
-        ["tune_spaces", *(f"pipelines.{script.stem}" for script in SCRIPTS)],
+        ["tune_spaces", "pipelines.__main__", *(f"pipelines.{script.stem}" for script in SCRIPTS)],
     ],
     ids=["words", "scripts"],
 )

@@ -233,7 +233,7 @@ def test_weights_of_a_baseline_are_no_start_of_a_training(config, checkpoint):
 
 def test_evaluation_does_not_change_the_kind_of_model(checkpoint):
     with pytest.raises(ValueError, match=r"model\.kind=ease.*model\.kind=neural"):
-        checkpoint_config(checkpoint, ["model.kind=ease"])
+        checkpoint_config(checkpoint, {"model.kind": "ease"})
 
 
 def test_an_unknown_kind_of_model_names_those_there_are():

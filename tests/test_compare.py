@@ -118,11 +118,11 @@ def popular(shop):
 @pytest.fixture(scope="module")
 def compared(plain, wide):
     fronts = [f"one={plain},{wide}", f"other={plain},{plain}+rerank.method=mmr+rerank.diversity=1"]
-    return compare(Config(), [plain, wide], fronts, [], num_resamples=1000)
+    return compare(Config(), [plain, wide], fronts, {}, num_resamples=1000)
 
 
 def test_figures_are_those_of_evaluate(compared, plain, shop):
-    found, dataset = find_run(plain, [], nowhere), load_dataset(shop[0])
+    found, dataset = find_run(plain, {}, nowhere), load_dataset(shop[0])
     model = build_model(found.config, dataset)
     model.load_state_dict(torch.load(found.checkpoint / "model.pt", weights_only=True))
     sums = tally_split(
@@ -178,7 +178,7 @@ def test_a_front_is_matched_at_the_accuracy_of_the_first_run(compared, plain):
 
 def test_a_run_against_itself_differs_in_nothing(plain):
     again = f"{plain}+rerank.diversity=0"
-    result = compare(Config(), [plain, again], [], [], num_resamples=1000)
+    result = compare(Config(), [plain, again], [], {}, num_resamples=1000)
     for entry in result["comparisons"][0]["metrics"].values():
         assert entry["difference"] == 0
         assert (entry["low"], entry["high"]) == pytest.approx((0, 0), abs=1e-8)
@@ -188,11 +188,11 @@ def test_a_run_against_itself_differs_in_nothing(plain):
 def test_attributes_that_the_catalogue_lacks_are_refused(plain):
     spread = f"{plain}+rerank.method=alpha+rerank.attributes.colour=1"
     with pytest.raises(ValueError, match="no column 'colour'"):
-        compare(Config(), [plain, spread], [], [])
+        compare(Config(), [plain, spread], [], {})
 
 
 def test_a_baseline_compares_like_any_run(plain, popular):
-    result = compare(Config(), [plain, popular], [], [], num_resamples=1000)
+    result = compare(Config(), [plain, popular], [], {}, num_resamples=1000)
     coverage = result["figures"][popular]["coverage_at_4"]
     assert 0 < coverage < result["figures"][plain]["coverage_at_4"]
 
@@ -200,7 +200,7 @@ def test_a_baseline_compares_like_any_run(plain, popular):
 def test_seeds_are_paired_and_their_spread_stands_beside(plain, wide, run_of):
     third, fourth = run_of("third", 2), run_of("fourth", 3)
     groups = [f"{plain},{third}", f"{wide},{fourth}"]
-    result = compare(Config(), groups, [], [], num_resamples=1000)
+    result = compare(Config(), groups, [], {}, num_resamples=1000)
     entry = result["comparisons"][0]["metrics"]["ild_at_4"]
     figures = {run: found["ild_at_4"] for run, found in result["figures"].items()}
     gains = [figures[wide] - figures[plain], figures[fourth] - figures[third]]
@@ -265,13 +265,13 @@ def test_the_sentence_of_fronts_says_where_one_does_not_reach():
 
 
 def test_a_run_is_a_directory_a_checkpoint_or_an_id(plain, mlflow_uri, manifest):
-    by_directory = find_run(plain, ["eval.k=7"], nowhere)
-    by_checkpoint = find_run(f"{plain}/checkpoint_1", [], nowhere)
+    by_directory = find_run(plain, {"eval.k": 7}, nowhere)
+    by_checkpoint = find_run(f"{plain}/checkpoint_1", {}, nowhere)
     assert by_directory.checkpoint == by_checkpoint.checkpoint
     assert by_directory.config.eval.k == 7
     config = override(by_checkpoint.config, {"tracking.uri": mlflow_uri})
     handle = start_run(config, name="plain", kind="train", manifest=manifest)
-    by_id = find_run(handle.run_id, [], lambda: mlflow_uri)
+    by_id = find_run(handle.run_id, {}, lambda: mlflow_uri)
     assert by_id.checkpoint == by_checkpoint.checkpoint
 
 
@@ -286,7 +286,7 @@ def test_a_run_is_a_directory_a_checkpoint_or_an_id(plain, mlflow_uri, manifest)
 )
 def test_a_run_that_is_not_one_is_refused(plain, suffix, message):
     with pytest.raises(ValueError, match=message.replace("+", r"\+")):
-        find_run(plain + suffix, [], nowhere)
+        find_run(plain + suffix, {}, nowhere)
 
 
 @pytest.mark.parametrize(
@@ -299,11 +299,9 @@ def test_a_run_that_is_not_one_is_refused(plain, suffix, message):
 def test_runs_that_are_measured_otherwise_are_refused(plain, run_of, changes, message):
     other = run_of("otherwise", 4, **changes)
     with pytest.raises(ValueError, match=message):
-        check_comparable([find_run(run, [], nowhere) for run in (plain, other)])
+        check_comparable([find_run(run, {}, nowhere) for run in (plain, other)])
     key, value = next(iter(changes.items()))
-    alike = [
-        find_run(run, [f"{key.replace('__', '.')}={value}"], nowhere) for run in (plain, other)
-    ]
+    alike = [find_run(run, {key.replace("__", "."): value}, nowhere) for run in (plain, other)]
     check_comparable(alike)
 
 
@@ -312,11 +310,11 @@ def test_runs_of_other_data_are_refused_with_all_that_differs(plain, run_of, sho
     changed = {"fingerprint": "a" * 64, "num_items": 61, "split": {"protocol": "temporal"}}
     (tmp_path / "manifest.json").write_text(json.dumps(tree | changed))
     other = run_of("elsewhere", 5, data__prepared=str(tmp_path))
-    path = find_run(other, [], nowhere).checkpoint / "checkpoint.json"
+    path = find_run(other, {}, nowhere).checkpoint / "checkpoint.json"
     progress = json.loads(path.read_text())
     path.write_text(json.dumps(progress | {"manifest_fingerprint": "a" * 64}))
     with pytest.raises(ValueError, match="elsewhere does not compare with") as refused:
-        check_comparable([find_run(run, [], nowhere) for run in (plain, other)])
+        check_comparable([find_run(run, {}, nowhere) for run in (plain, other)])
     for difference in (
         "manifest fingerprint: aaaaaaaaaaaa, not ffffffffffff",
         "split.protocol: temporal, not leave_last_out",
@@ -348,4 +346,4 @@ def test_too_few_resamples_are_refused():
 @pytest.mark.parametrize("text", ["runs/a", "=runs/a", "x="])
 def test_a_front_without_name_or_runs_is_refused(text):
     with pytest.raises(ValueError, match="is not NAME=RUN,RUN"):
-        compare(Config(), [], [text, "y=runs/b"], [])
+        compare(Config(), [], [text, "y=runs/b"], {})

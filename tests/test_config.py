@@ -15,10 +15,10 @@ from recdiv_core.config import (
     flatten,
     from_tree,
     known_keys,
-    load,
     override,
     to_yaml,
 )
+from recdiv_core.settings import load
 
 TEXT = st.text(max_size=20)
 POSITIVE = st.floats(min_value=1e-9, max_value=1e9)

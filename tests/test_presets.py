@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import PRESETS, preset_names, preset_path
-from recdiv_core.config import Config, load
+from recdiv_core.config import Config
+from recdiv_core.settings import load
 
 COMMAND = re.compile(
     r"# python -m pipelines\.(?:submit .*-- )?(?P<script>\w+) --preset (?P<name>\w+)"

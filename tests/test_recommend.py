@@ -12,6 +12,7 @@ from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.plan import list_fragments, plan_parts, read_pieces
 from recdiv_core.evaluate import checkpoint_config
 from recdiv_core.recommend import PLAN, SEVERAL, _Recommender, _Task, dials_of, recommend
+from recdiv_core.settings import parse_overrides
 from recdiv_core.slate_files import part_path
 from tests.sweep_worlds import K, write_swept_shop
 
@@ -23,7 +24,7 @@ def checkpoint(tmp_path_factory, mlflow_uri, manifest) -> Path:
 
 
 def refused(checkpoint, out, *overrides, users="test", dials=()):
-    config = checkpoint_config(checkpoint, overrides)
+    config = checkpoint_config(checkpoint, parse_overrides(overrides))
     with pytest.raises(ValueError) as error:  # noqa: PT011 (the caller looks at the message)
         recommend(config, checkpoint, out, users=users, dials=dials)
     return str(error.value)
@@ -46,13 +47,13 @@ def test_settings_that_make_no_slates_are_refused(checkpoint, tmp_path, override
 
 
 def test_what_is_not_chosen_place_by_place_is_not_explained(checkpoint, tmp_path):
-    config = checkpoint_config(checkpoint, ["rerank.method=exposure"])
+    config = checkpoint_config(checkpoint, {"rerank.method": "exposure"})
     with pytest.raises(ValueError, match=r"--explain: rerank\.method=exposure .*allowed: mmr, msd"):
         recommend(config, checkpoint, tmp_path / "why", users="test", explained=True)
 
 
 def test_a_part_says_why_and_what_gave_way(checkpoint, tmp_path):
-    config = checkpoint_config(checkpoint, ["rerank.method=mmr"])
+    config = checkpoint_config(checkpoint, {"rerank.method": "mmr"})
     prepared = Path(config.data.prepared)
     item = load_catalogue(prepared).table["item_id"][3].as_py()
     rules = ["at most 1 of brand", f"include {item}"]

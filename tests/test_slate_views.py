@@ -41,8 +41,10 @@ def front(shop):
     return trials.judge(sweep.trials, *trials.axes(sweep)[0])
 
 
-def view(shop, front, overrides=(), max_scores=None):
-    return view_slates(front, lambda: shop.sweep.uri, overrides, kinds=KINDS, max_scores=max_scores)
+def view(shop, front, settings=None, max_scores=None):
+    return view_slates(
+        front, lambda: shop.sweep.uri, settings or {}, kinds=KINDS, max_scores=max_scores
+    )
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +209,7 @@ def test_without_any_run_it_says_why(shop, front, moved):
 
 def test_data_that_are_gone_are_named(shop, front, tmp_path):
     with pytest.raises(ValueError, match=r"data\.prepared=.*none"):
-        view(shop, front, [f"data.prepared={tmp_path}/none"])
+        view(shop, front, {"data.prepared": f"{tmp_path}/none"})
 
 
 def test_too_many_users_and_items_are_not_judged_unasked(shop, front):
@@ -218,7 +220,7 @@ def test_too_many_users_and_items_are_not_judged_unasked(shop, front):
 
 def test_an_unknown_slice_is_named(shop, front):
     with pytest.raises(ValueError, match=r"eval\.slices: 'shape'"):
-        view_slates(front, lambda: shop.sweep.uri, [], kinds=("shape",), max_scores=None)
+        view_slates(front, lambda: shop.sweep.uri, {}, kinds=("shape",), max_scores=None)
 
 
 # ------------------------------------------------------------------------------- the choice of runs

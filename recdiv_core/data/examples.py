@@ -177,13 +177,12 @@ def find_cuts(config: Config, protocol: str, work: Path) -> Cuts:
         histogram[part["bins"]] += part["counts"]
     before = np.concatenate([[0], np.cumsum(histogram)])
     settings = config.split
-    shares = {
-        "val_from": settings.val_share + settings.test_share,
-        "test_from": settings.test_share,
+    asked = {
+        "val_from": (settings.val_from, settings.val_share + settings.test_share),
+        "test_from": (settings.test_from, settings.test_share),
     }
     cuts: dict[str, int] = {}
-    for name, share in shares.items():
-        given = getattr(settings, name)
+    for name, (given, share) in asked.items():
         edge = int(np.abs(before - (1.0 - share) * before[-1]).argmin())
         cuts[name] = parse_cut(given, f"split.{name}") if given else first + edge * width
     if not first < cuts["val_from"] < cuts["test_from"] <= last:

@@ -24,22 +24,19 @@ STOPPING_S: Final = "60"
 """Time for a stopped trial to let go of its workers, before the next one takes its place."""
 
 
-def trial_function(
-    config: Config, root: str, parent_run_id: str, concurrent: int
-) -> Callable[[dict[str, Any]], None]:
+def trial_function(config: Config, root: str, concurrent: int) -> Callable[[dict[str, Any]], None]:
     """Return what Tune calls with each sample.
 
     Args:
         config: what all trials share, checked.
         root: directory or URI of the sweep.
-        parent_run_id: MLflow run of the sweep.
         concurrent: trials that share the cluster.
     """
     shared = yaml.safe_load(to_yaml(config))
 
     def train_trial(sample: dict[str, Any]) -> None:
         name = tune.get_context().get_trial_name()
-        settings = trial_settings(from_tree(shared), sample, root, str(name), parent_run_id)
+        settings = trial_settings(from_tree(shared), sample, root, str(name))
         os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", STOPPING_S)
         set_environment(settings)  # on a cluster that was started without
         Workers.are_handed_on = True  # to the next trial of this process, with which they end
@@ -48,9 +45,7 @@ def trial_function(
     return train_trial
 
 
-def trial_settings(
-    shared: Config, sample: Mapping[str, Any], root: str, name: str, parent_run_id: str
-) -> Config:
+def trial_settings(shared: Config, sample: Mapping[str, Any], root: str, name: str) -> Config:
     """Return the config of one trial."""
     return override(
         shared,
@@ -58,7 +53,6 @@ def trial_settings(
             **sample,
             "run.name": name,
             "run.storage": f"{root}/trials",
-            "tracking.parent_run_id": parent_run_id,
         },
     )
 

@@ -101,7 +101,8 @@ def trained(shop: Shop) -> dict[str, Any]:
 def references(shop: Shop) -> dict[str, Any]:
     """Return the result of a sweep over one of the baselines."""
     from recdiv_core import sweep
-    from recdiv_core.config import Config, apply_overrides
+    from recdiv_core.config import Config
+    from recdiv_core.settings import apply_overrides
     from tune_spaces.baselines import SPACE
 
     one = {"model.kind": ray.tune.grid_search(["popular"])}

@@ -11,6 +11,7 @@ import pytest
 
 from recdiv_core.evaluate import checkpoint_config, evaluate
 from recdiv_core.schema import EVAL_EXAMPLE, read_manifest
+from recdiv_core.settings import parse_overrides
 from tests.cluster.conftest import figures_of, run
 
 pytestmark = pytest.mark.ray
@@ -73,7 +74,10 @@ def test_no_figure_depends_on_the_number_of_workers(trained, users_101):
         "scaling.cpus_per_worker=2",
     ]
     alone, *shared = (
-        evaluate(checkpoint_config(checkpoint, [*settings, f"scaling.num_workers={n}"]), checkpoint)
+        evaluate(
+            checkpoint_config(checkpoint, parse_overrides([*settings, f"scaling.num_workers={n}"])),
+            checkpoint,
+        )
         for n in (1, 2, 3, 5)
     )
     assert alone["num_users"] + alone["num_users_without_targets"] == 101

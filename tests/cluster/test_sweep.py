@@ -12,9 +12,10 @@ from mlflow import MlflowClient
 from ray import tune
 
 from recdiv_core import sweep
-from recdiv_core.config import Config, apply_overrides, override
+from recdiv_core.config import Config, override
 from recdiv_core.search import FrontSearch, Hours
 from recdiv_core.search_space import Objective, SearchSpace
+from recdiv_core.settings import apply_overrides
 from tests.cluster.conftest import PATIENCE_S, SWEPT, kill_driver, run, wait_until
 from tune_spaces.smoke import SPACE
 

@@ -7,7 +7,8 @@ import ray
 import ray.tune
 
 from recdiv_core import sweep
-from recdiv_core.config import Config, apply_overrides, override
+from recdiv_core.config import Config, override
+from recdiv_core.settings import apply_overrides
 from tests.cluster.conftest import PATIENCE_S
 from tune_spaces.smoke import SPACE
 
