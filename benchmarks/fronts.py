@@ -40,6 +40,7 @@ from sklearn.decomposition import TruncatedSVD
 from recdiv_core import pareto
 from recdiv_core.config import Config
 from recdiv_core.data.plan import train_examples
+from recdiv_core.errors import UserError
 from recdiv_core.judged_runs import judge_users
 from recdiv_core.metrics import diversity
 from recdiv_core.metrics.bootstrap import interval, resampled_means
@@ -130,7 +131,7 @@ def main() -> None:
     num_resamples = 100 if arguments.quick else 1000
     try:
         runs = [read_run(place) for place in arguments.runs]
-    except ValueError as error:
+    except UserError as error:
         raise SystemExit(f"error: {error}") from None
     by_seed = {
         run.config.seed: [r for r in runs if r.config.seed == run.config.seed] for run in runs

@@ -6,10 +6,16 @@ WorkerGroupError. A pipeline asks here whether a UserError is inside, and then s
 
 from __future__ import annotations
 
-from ray.exceptions import RayTaskError
+import re
+from typing import Final
+
+from ray.exceptions import RayTaskError, UserCodeException
 from ray.train import ControllerError, WorkerGroupError
 
 from recdiv_core.errors import UserError
+
+LINE: Final = re.compile(r"^recdiv_core\.errors\.UserError: (.*)$", re.MULTILINE)
+"""How a traceback ends that a UserError ended."""
 
 
 def mistake_behind(error: BaseException | None) -> UserError | None:
@@ -21,7 +27,7 @@ def mistake_behind(error: BaseException | None) -> UserError | None:
     """
     if isinstance(error, RayTaskError):
         # Ray's class derives from the cause's, too: its text is the whole remote traceback
-        return mistake_behind(error.cause) or mistake_behind(error.__cause__)
+        return mistake_behind(error.cause) or _of_ray_data(error)
     if isinstance(error, WorkerGroupError):
         found = [mistake_behind(failure) for failure in error.worker_failures.values()]
         return next(filter(None, found), None)
@@ -30,3 +36,11 @@ def mistake_behind(error: BaseException | None) -> UserError | None:
     if isinstance(error, UserError):
         return error
     return mistake_behind(error.__cause__) if error is not None else None
+
+
+def _of_ray_data(error: RayTaskError) -> UserError | None:
+    """Ray Data 2.60 wraps what a function raises, and pickling loses it; its text stays."""
+    if not isinstance(error.cause, UserCodeException):
+        return None
+    found = LINE.search(str(error))
+    return UserError(found[1]) if found else None

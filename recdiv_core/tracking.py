@@ -448,7 +448,7 @@ def client_of(uri: str) -> MlflowClient:
 def _answers(uri: str) -> bool:
     try:
         _check_store(uri)
-    except ValueError:
+    except UserError:
         return False
     return True
 

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from recdiv_core.data import split, timestamps, traces
 from recdiv_core.data.findings import NUM_EXAMPLES, Finding, find
+from recdiv_core.errors import UserError
 from recdiv_core.schema import EVAL_EXAMPLE, TRAIN_EXAMPLE, USER_ID
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def make_clock(first_V: Any, items: pa.Table) -> Clock:
         column = items[AVAILABLE_FROM].combine_chunks()
         try:
             unit = timestamps.detect_time_unit(column, AVAILABLE_FROM)
-        except ValueError:
+        except UserError:
             unit = "order"
         if unit == "order":
             logger.warning("data.items: %s holds no times; not used", AVAILABLE_FROM)

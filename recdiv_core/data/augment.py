@@ -58,7 +58,7 @@ def augment_histories(
         first_user: place of the first user in the global batch.
 
     Raises:
-        UserError: an unknown operation, a share outside [0, 1], or a sum above 1.
+        ValueError: an unknown operation, a share outside [0, 1], or a sum above 1.
     """
     edges = np.cumsum(_checked(shares))
     if not edges[-1] or not examples.items.size:
@@ -128,11 +128,11 @@ def augment_tokens(
         Token ids of the U texts, for pad_tokens.
 
     Raises:
-        UserError: a probability outside [0, 1].
+        ValueError: a probability outside [0, 1].
     """
     for name, share in (("token_mask", token_mask), ("field_dropout", field_dropout)):
         if not 0 <= share <= 1:
-            raise UserError(f"{name}={share} is not in [0, 1]")
+            raise ValueError(f"{name}={share} is not in [0, 1]")
     assert len(items) == len(input_ids)
     lengths = np.array([len(ids) for ids in input_ids], np.int64)
     ids = np.fromiter(chain.from_iterable(input_ids), np.int64, int(lengths.sum()))
@@ -179,11 +179,11 @@ def mask_and_separator(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
 def _checked(shares: Mapping[str, float]) -> list[float]:
     unknown = sorted(set(shares) - set(OPERATIONS))
     if unknown:
-        raise UserError(f"no operation {', '.join(unknown)}; there are {', '.join(OPERATIONS)}")
+        raise ValueError(f"no operation {', '.join(unknown)}; there are {', '.join(OPERATIONS)}")
     ordered = [shares.get(name, 0.0) for name in OPERATIONS]
     # a sum such as .1 + .2 + .7 may miss 1 by a rounding error
     if not all(0 <= share <= 1 for share in ordered) or sum(ordered) > 1 + 1e-9:
-        raise UserError(f"shares {dict(shares)} are not in [0, 1] with a sum of at most 1")
+        raise ValueError(f"shares {dict(shares)} are not in [0, 1] with a sum of at most 1")
     return ordered
 
 

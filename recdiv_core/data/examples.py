@@ -132,7 +132,7 @@ def parse_cut(text: str, key: str) -> int:
     column = pa.array([text])
     try:
         unit = timestamps.detect_time_unit(column, key)
-    except ValueError:
+    except UserError:
         unit = "order"
     if unit == "order":
         raise UserError(f"{key}={text} is no time; allowed: ISO 8601, epoch seconds, milliseconds")

@@ -44,7 +44,7 @@ def trainable_encoder(
     encoder = load_encoder(source)
     layers = encoder_layers(encoder)
     if trainable_layers > len(layers):
-        raise UserError(
+        raise ValueError(
             f"model.text.trainable_layers={trainable_layers}: the encoder has {len(layers)} layers"
         )
     encoder.requires_grad_(False)

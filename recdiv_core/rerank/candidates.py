@@ -16,7 +16,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from recdiv_core.errors import UserError
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.slate_rules import MOST_RULES, RuleKind
 
@@ -158,7 +157,7 @@ def check_candidates(
     known = {"category", *candidates.traits.attributes}
     unknown = set(options.attributes) - known
     if unknown:
-        raise UserError(
+        raise ValueError(
             f"rerank.attributes: the catalogue has no {', '.join(sorted(unknown))}; "
             f"allowed are {', '.join(sorted(known))}"
         )
@@ -169,7 +168,7 @@ def check_candidates(
 
 def _check_rules(rules: Sequence[Rule], num_items: int) -> None:
     if len(rules) > MOST_RULES:
-        raise UserError(f"rerank.rules: {len(rules)} given, at most {MOST_RULES} allowed")
+        raise ValueError(f"rerank.rules: {len(rules)} given, at most {MOST_RULES} allowed")
     for rule in rules:
         if rule.labels_VL.ndim != 2 or len(rule.labels_VL) != num_items:
             raise ValueError(

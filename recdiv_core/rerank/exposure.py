@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recdiv_core.errors import UserError
 from recdiv_core.rerank.candidates import Candidates, Options, check_candidates
 from recdiv_core.rerank.relevance import standardised
 
@@ -41,7 +40,7 @@ def exposure(candidates: Candidates, k: int, dials: Sequence[float], options: Op
     """
     check_candidates(candidates, k, dials, options)
     if options.rules:
-        raise UserError(
+        raise ValueError(
             "rerank.rules do not go with rerank.method=exposure, which serves all users together; "
             "allowed is any other method"
         )

@@ -90,7 +90,7 @@ def read_config(checkpoint: Path) -> Config:
         raise UserError(f"checkpoint {checkpoint} holds no config.yaml: not a checkpoint")
     try:
         return from_tree(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, UserError) as error:
         raise UserError(f"{path} cannot be read as a config: {error}") from None
 
 
@@ -138,7 +138,7 @@ def newest_whole(checkpoint: Path) -> Path:
         try:
             for name in SUMMED:
                 check_sum(place, name)
-        except ValueError as error:
+        except UserError as error:
             logger.warning("%s: going back to the checkpoint before", error)
         else:
             return place
