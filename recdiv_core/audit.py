@@ -36,6 +36,7 @@ from recdiv_core.data.findings import (
     to_json,
     worst,
 )
+from recdiv_core.data_versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.schema import ITEM_ID, ITEM_INDEX, Manifest, count_rows, read_manifest
 
@@ -57,7 +58,7 @@ def audit(given: str) -> dict[str, object]:
     """
     if not given:
         raise UserError("data.prepared is not set: give the directory that pipelines.prepare wrote")
-    prepared = Path(given).absolute()
+    prepared = open_version(given)
     manifest = read_manifest(prepared)
     by_prepare = _read_audit(prepared)
     table = _read_catalogue(prepared, manifest)

@@ -19,6 +19,7 @@ import torch
 from recdiv_core.config import Config, check_dial, override
 from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.text_vectors import ensure_vectors
+from recdiv_core.data_versions import with_version
 from recdiv_core.errors import UserError
 from recdiv_core.groupings import check_kinds, item_groups
 from recdiv_core.held_out import held_out_of_split
@@ -26,7 +27,7 @@ from recdiv_core.metrics.tally import Tally, tally_slates
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.ray_start import start_ray
-from recdiv_core.schema import Manifest, check_files, read_manifest
+from recdiv_core.schema import Manifest, check_files, check_unchanged, read_manifest
 from recdiv_core.scorecards import Scorecard, finish_split, scorecard_of
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.build import (
@@ -143,6 +144,7 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
         UserError: files, data and checkpoint that do not fit together; no GPU where one is asked;
             `eval.slices` of no such kind.
     """
+    config = with_version(config)
     prepared, manifest = check_inputs(config, checkpoint)
     check_kinds(config.eval.slices, pq.read_schema(prepared / "catalogue.parquet").names)
     start_with_gpu(config, checkpoint)
@@ -159,6 +161,7 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
         for rank in range(world_size)
     ]
     shares: list[Scorecard] = ray.get(parts)
+    check_unchanged(prepared, manifest)
     scorecard = sum(shares[1:], shares[0])
     tally = scorecard.tallies[0]
     return {
@@ -174,6 +177,10 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
 def check_inputs(config: Config, checkpoint: Path) -> tuple[Path, Manifest]:
     """Check all that a checkpoint is judged or recommended with, before Ray starts.
 
+    Args:
+        config: with a version in `data.prepared`, see `with_version`.
+        checkpoint: directory.
+
     Returns:
         the prepared data set, absolute, and its manifest.
 
@@ -181,10 +188,10 @@ def check_inputs(config: Config, checkpoint: Path) -> tuple[Path, Manifest]:
         UserError: files, data, settings and checkpoint that do not fit together.
     """
     check_dial(config)
-    prepared = Path(config.data.prepared).absolute()
+    prepared = Path(config.data.prepared)
     manifest = read_manifest(prepared)
     check_files(prepared, manifest)
-    check_data(checkpoint, manifest)
+    check_data(checkpoint, manifest, prepared)
     check_rerank(config, prepared)
     check_weights(checkpoint)
     return prepared, manifest
@@ -197,7 +204,7 @@ def start_with_gpu(config: Config, checkpoint: Path) -> None:
         UserError: a GPU is asked of this machine, and Ray sees none; or a node does not see the
             data or the checkpoint.
     """
-    prepared, checkpoint = Path(config.data.prepared).absolute(), checkpoint.absolute()
+    prepared, checkpoint = Path(config.data.prepared), checkpoint.absolute()
     start_ray(
         config,
         {
@@ -217,7 +224,7 @@ def _tally_share(
 ) -> Scorecard:
     torch.set_num_threads(config.scaling.threads_per_worker)
     device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
-    dataset = load_dataset(Path(config.data.prepared).absolute()).to(device)
+    dataset = load_dataset(Path(config.data.prepared)).to(device)
     share = held_out_of_split(
         load_model(config, dataset, checkpoint).to(device),
         dataset,

@@ -27,6 +27,7 @@ import torch
 from recdiv_core.config import Config
 from recdiv_core.data.plan import flatten_lists
 from recdiv_core.data.requests import join_shard, shard_names
+from recdiv_core.data_versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.inspect_page import draw
 from recdiv_core.metrics import exposure
@@ -47,6 +48,7 @@ from recdiv_core.schema import ITEM_ID, USER_ID, check_files, read_manifest
 from recdiv_core.slate_figures import user_segments
 from recdiv_core.slate_files import list_parts
 from recdiv_core.training.build import Dataset, load_dataset
+from recdiv_core.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ def inspect(
     Raises:
         UserError: no slates there, items or data that are not of this shop.
     """
-    prepared = Path(config.data.prepared).absolute()
+    prepared = open_version(config.data.prepared)
     check_files(prepared, read_manifest(prepared))
     found = {place: list_parts(place) for place in (slates, before) if place is not None}
     dataset = load_dataset(prepared)
@@ -111,7 +113,7 @@ def inspect(
         "before": earlier,
         "page": str(page),
     }
-    page.write_text(draw(result, own_shelves, categories), encoding="utf-8")
+    write_whole(page, draw(result, own_shelves, categories))
     logger.info("%s", result["verdict"])
     return result
 

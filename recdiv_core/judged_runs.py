@@ -19,6 +19,7 @@ from typing import Final
 import torch
 
 from recdiv_core.config import Config, check_dial, override
+from recdiv_core.data_versions import with_version
 from recdiv_core.errors import UserError
 from recdiv_core.evaluate import slates_of_split
 from recdiv_core.metrics.facts import CatalogueFacts
@@ -100,6 +101,7 @@ def find_run(text: str, settings: Mapping[str, object], uri: Callable[[], str]) 
     is_checkpoint = (directory / "checkpoint.json").is_file()
     checkpoint = directory if is_checkpoint else chosen_checkpoint(directory)
     config = override(read_config(checkpoint), settings, parse_overrides(own))
+    config = with_version(config, read_fingerprint(checkpoint))
     check_dial(config)
     check_weights(checkpoint)
     return NamedRun(text, checkpoint, config)
@@ -112,7 +114,7 @@ def check_comparable(runs: Sequence[NamedRun]) -> None:
         UserError: what differs, between which two; or data that do not fit the checkpoints.
     """
     first = runs[0]
-    prepared = Path(first.config.data.prepared).absolute()
+    prepared = Path(first.config.data.prepared)
     manifest = read_manifest(prepared)
     wanted = _measured_on(first, manifest)
     for run in runs[1:]:
@@ -127,7 +129,7 @@ def check_comparable(runs: Sequence[NamedRun]) -> None:
                 f"{run.name} does not compare with {first.name}: it differs in "
                 f"{'; '.join(differing)}"
             )
-    check_data(first.checkpoint, manifest)
+    check_data(first.checkpoint, manifest, prepared)
     check_files(prepared, manifest)
     for run in runs:
         check_rerank(run.config, prepared)
@@ -142,7 +144,7 @@ def _measured_on(run: NamedRun, manifest: Manifest) -> dict[str, object]:
     """
     fingerprint = read_fingerprint(run.checkpoint)
     if fingerprint != manifest.fingerprint and run.config.data.prepared:
-        own = Path(run.config.data.prepared).absolute()
+        own = Path(run.config.data.prepared)
         manifest = read_manifest(own) if own.is_dir() else manifest
     return {
         "manifest fingerprint": fingerprint[:12],
@@ -165,7 +167,7 @@ def judge_runs(
         split: `val` or `test`.
         more: what is asked of each user besides the metrics, by name.
     """
-    dataset = load_dataset(Path(runs[0].config.data.prepared).absolute())
+    dataset = load_dataset(Path(runs[0].config.data.prepared))
     use_gpu = runs[0].config.scaling.use_gpu
     if use_gpu and not torch.cuda.is_available():
         raise UserError("scaling.use_gpu=true: torch sees no GPU on this machine")

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +26,18 @@ from recdiv_core.config import Config, flatten
 from recdiv_core.data.plan import Piece, eval_examples, list_fragments, plan_parts, read_pieces
 from recdiv_core.data.requests import REQUESTS, ensure_requests
 from recdiv_core.data.text_vectors import ensure_vectors
+from recdiv_core.data_versions import with_version
 from recdiv_core.errors import UserError
 from recdiv_core.evaluate import check_inputs, start_with_gpu
 from recdiv_core.held_out import score_users, scoring_of
 from recdiv_core.rerank import NOVELTIES
 from recdiv_core.rerank.breaches import gave_way
 from recdiv_core.rerank.explain import explain
-from recdiv_core.schema import Manifest
+from recdiv_core.schema import Manifest, check_unchanged
 from recdiv_core.slate_files import PartWriter, part_path, remove_unfinished, slate_table
 from recdiv_core.slates import SlateGrid, make_slate_grid
 from recdiv_core.training.build import load_dataset, load_model, slate_policy
+from recdiv_core.whole_files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +82,7 @@ def recommend(
         UserError: files, data, checkpoint and settings that do not fit together; `out` holds
             something else.
     """
+    config = with_version(config)
     prepared, manifest = check_inputs(config, checkpoint)
     _check_dials(config, dials)
     if explained and config.rerank.method not in NOVELTIES:
@@ -107,7 +110,7 @@ def recommend(
         logger.info("%d of %d parts are there already", len(parts) - len(left), len(parts))
     remove_unfinished(out)
     task = _Task(config, checkpoint.absolute(), parts, places, dials, explained)
-    rate = _make_parts(task, left)
+    rate = _make_parts(task, left, lambda: check_unchanged(prepared, manifest))
     remove_unfinished(out)  # of workers that were lost
     return {
         "slates": str(out),
@@ -197,9 +200,7 @@ def _open_directory(out: Path, plan: Mapping[str, Any]) -> None:
             )
         return
     out.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(plan, indent=1), encoding="utf-8")
-    fresh.replace(path)
+    write_json(path, plan, indent=1)
 
 
 @dataclass(frozen=True)
@@ -214,8 +215,14 @@ class _Task:
     explained: bool
 
 
-def _make_parts(task: _Task, left: Sequence[int]) -> float | None:
-    """Make the parts that are left; return users a second, None where there was nothing to do."""
+def _make_parts(task: _Task, left: Sequence[int], check: Callable[[], None]) -> float | None:
+    """Make the parts that are left; return users a second, None where there was nothing to do.
+
+    Args:
+        task: what to make.
+        left: numbers of the parts.
+        check: called after each part; raises where the data set was changed meanwhile.
+    """
     if not left:
         return None
     import ray.data
@@ -236,6 +243,7 @@ def _make_parts(task: _Task, left: Sequence[int]) -> float | None:
     started, num_done, rate = time.monotonic(), 0, 0.0
     row: Any
     for row in made.iter_rows():
+        check()
         num_done += int(row["num_users"])
         rate = num_done / (time.monotonic() - started)
         logger.info(
@@ -256,7 +264,7 @@ class _Recommender:
         torch.set_num_threads(config.scaling.threads_per_worker)
         device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
         self.task = task
-        self.dataset = load_dataset(Path(config.data.prepared).absolute()).to(device)
+        self.dataset = load_dataset(Path(config.data.prepared)).to(device)
         self.policy = slate_policy(config, self.dataset)
         model = load_model(config, self.dataset, task.checkpoint).to(device)
         self.score = scoring_of(model, config.model.diversity)

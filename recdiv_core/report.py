@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from recdiv_core import tracking, trials, trials_text
 from recdiv_core.config import Config
+from recdiv_core.data_versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.points import ended_points, points
 from recdiv_core.report_page import CURVES, draw_png, render
@@ -30,6 +31,7 @@ from recdiv_core.slate_views import MAX_SCORES, view_slates
 from recdiv_core.tracking import RunHandle
 from recdiv_core.trials import Curve, Front, Sweep, Trial
 from recdiv_core.trials_view import view_links, view_tag
+from recdiv_core.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ def report(
     directory.mkdir(parents=True, exist_ok=True)
     page, picture = directory / "report.html", directory / "front.png"
     shown = "" if slates is False else _slate_section(config, uri, fronts, is_asked=bool(slates))
-    page.write_text(render(sweep, fronts, headline, notes, shown), encoding="utf-8")
+    write_whole(page, render(sweep, fronts, headline, notes, shown))
     draw_png(fronts, picture, sweep.references)
     logger.info("%s", headline)
     _log(handle, sweep, fronts, headline, (page, picture))
@@ -176,7 +178,7 @@ def _parent_run(uri: str, config: Config, parent_run_id: str) -> Run:
             raise UserError(f"no run {parent_run_id} in {tracking.without_password(uri)}") from None
     name = config.data.name
     if config.data.prepared:
-        name = read_manifest(Path(config.data.prepared)).name
+        name = read_manifest(open_version(config.data.prepared)).name
     experiments = tracking.experiment_ids(uri, name)
     runs = (
         client.search_runs(

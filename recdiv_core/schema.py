@@ -187,8 +187,10 @@ def read_manifest(prepared: Path) -> Manifest:
         raise UserError(f"data.prepared={prepared} holds no manifest.json: not a prepared data set")
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
+    except ValueError as error:  # half a file, or no text
+        raise UserError(
+            f"{path} is damaged, it is not valid JSON: {error}; run pipelines.prepare again"
+        ) from None
     version = tree.get("schema_version") if isinstance(tree, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(
@@ -199,6 +201,25 @@ def read_manifest(prepared: Path) -> Manifest:
         return Manifest.model_validate(tree)
     except pydantic.ValidationError as error:
         raise UserError(f"{path} is not a valid manifest: {error}") from None
+
+
+def check_unchanged(prepared: Path, manifest: Manifest) -> None:
+    """Check that a data set is the one whose manifest was read before.
+
+    Raises:
+        UserError: its files were removed or replaced since.
+    """
+    path = prepared / "manifest.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("fingerprint", "")
+    except (OSError, ValueError, AttributeError):
+        found = ""
+    if found != manifest.fingerprint:
+        raise UserError(
+            f"data.prepared={prepared} was changed while it was read: its fingerprint was "
+            f"{manifest.fingerprint[:12]}, is {found[:12] or 'not readable'}. Nothing that mixes "
+            "the two was saved. Put the data set back, or start a new run"
+        )
 
 
 def check_files(prepared: Path, manifest: Manifest) -> None:

@@ -150,7 +150,7 @@ def view_slates(
     found, notes = _find(choose_runs(front), uri, settings)
     runs = [run for _, run in found.values()]
     check_comparable(runs)
-    prepared = Path(runs[0].config.data.prepared).absolute()
+    prepared = Path(runs[0].config.data.prepared)
     manifest = read_manifest(prepared)
     num_scores = manifest.num_examples[SPLIT] * manifest.num_items
     if max_scores is not None and num_scores > max_scores:

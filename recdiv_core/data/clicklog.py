@@ -2,7 +2,7 @@
 
 Only the order of the steps is here: checks without Ray, then events.py (rows -> staged shards),
 examples.py (shards -> examples), catalogue.py, and the manifest. Everything is written to a
-directory beside the target, which is moved into place when it is complete.
+directory of its own, which becomes the current version when it is complete (data_versions.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 import platform
 import re
 import shutil
@@ -26,21 +25,27 @@ from recdiv_core.config import Config, flatten
 from recdiv_core.data import audit, catalogue, events, examples, readers, traces
 from recdiv_core.data.files import SourceFile, describe_sources, list_files
 from recdiv_core.data.findings import to_json
+from recdiv_core.data_versions import building, find_view, point, publish, version_place
 from recdiv_core.errors import UserError
+from recdiv_core.given_paths import output_path
 from recdiv_core.ray_start import start_ray
 from recdiv_core.schema import (
     QUERY,
     SCHEMA_VERSION,
     EncoderSource,
     Manifest,
+    check_files,
     read_manifest,
 )
+from recdiv_core.whole_files import write_json
 
 logger = logging.getLogger(__name__)
 
 GENERIC_NAMES: Final = ("clicks", "click", "events", "log", "interactions", "data", "train")
 PLACES: Final = ("data.clicks", "data.items", "data.out", "data.prepared", "data.name")
 """Settings that say where, not what: no part of the fingerprint."""
+UNSEEN: Final = ("data.session_gap_s",)
+"""Settings that change no example, only a count in the manifest: no part of the fingerprint."""
 
 
 def prepare(config: Config) -> dict[str, object]:
@@ -62,10 +67,14 @@ def prepare(config: Config) -> dict[str, object]:
     sources = inputs.sources if inputs else _demo_sources(config)
     encoder_path, encoder = _resolve_encoder(config)
     fingerprint = _fingerprint(sources, config, encoder)
-    if (out / "manifest.json").is_file() and _same(out, fingerprint):
-        logger.info("%s is there already, made from the same input and settings", out)
-        return _summary(out, started, is_reused=True)
-    with _building(out) as work:
+    version = version_place(out, fingerprint)
+    for made in dict.fromkeys((version, out.resolve())):  # the latter: of an earlier layout too
+        if _is_made(made, fingerprint, config):
+            if made == version:
+                point(out, version)
+            logger.info("%s is there already, made from the same input and settings", out)
+            return _summary(out, started, is_reused=True)
+    with building(out) as work:
         start_ray(config)
         with _explained_failures():
             raw, log = (inputs.raw, inputs.log) if inputs else _generate(work, config)
@@ -77,10 +86,10 @@ def prepare(config: Config) -> dict[str, object]:
             sources=sources,
             encoder=encoder,
         )
-        (work / "manifest.json").write_text(
-            json.dumps(complete.model_dump(mode="json"), indent=1, ensure_ascii=False),
-            encoding="utf-8",
-        )
+        for name in ("stage", "counts", "traces", "source"):
+            shutil.rmtree(work / name, ignore_errors=True)
+        write_json(work / "manifest.json", complete.model_dump(mode="json"), indent=1)
+        publish(out, work, fingerprint)
     return _summary(out, started, is_reused=False)
 
 
@@ -97,7 +106,7 @@ def _target(config: Config) -> Path:
     given = config.data.out or str(Path("runs", "prepared", data_name(config)))
     if "://" in given:
         raise UserError(f"data.out={given} must be a directory that all workers see, not a URI")
-    out = Path(given).expanduser().resolve()
+    out = find_view(output_path(given, "data.out"))
     is_ours = (out / "manifest.json").is_file()
     if out.exists() and not is_ours and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(
@@ -187,35 +196,26 @@ def _fingerprint(
     sources: Sequence[dict[str, str | int]], config: Config, encoder: EncoderSource
 ) -> str:
     contents = [{k: v for k, v in row.items() if k != "path"} for row in sources]
-    tree = [SCHEMA_VERSION, contents, _settings(config), encoder.sha256]
+    settings = {key: value for key, value in _settings(config).items() if key not in UNSEEN}
+    tree = [SCHEMA_VERSION, contents, settings, encoder.sha256]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-def _same(out: Path, fingerprint: str) -> bool:
-    tree = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    is_current = tree.get("schema_version") == SCHEMA_VERSION
-    return is_current and tree.get("fingerprint") == fingerprint
-
-
-@contextmanager
-def _building(out: Path) -> Iterator[Path]:
-    """Give a working directory that becomes `out` at the end, or disappears."""
-    work = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    work.mkdir(parents=True)
+def _is_made(place: Path, fingerprint: str, config: Config) -> bool:
+    """Return whether a whole data set with this fingerprint stands at a place."""
+    if not (place / "manifest.json").is_file():
+        return False
     try:
-        yield work
-        for name in ("stage", "counts", "traces", "source"):
-            shutil.rmtree(work / name, ignore_errors=True)
-        if out.exists():
-            old = out.with_name(f".{out.name}.{os.getpid()}.old")
-            out.rename(old)
-            work.rename(out)
-            shutil.rmtree(old)
-        else:
-            work.rename(out)
-    except BaseException:  # Ctrl-C too
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+        manifest = read_manifest(place)
+        check_files(place, manifest)
+    except UserError as error:
+        logger.warning("%s: it is not used again", error)
+        return False
+    for key in UNSEEN:
+        now = flatten(config)[key]
+        if manifest.fingerprint == fingerprint and manifest.settings.get(key, now) != now:
+            logger.warning("%s=%s has no effect: %s is there already", key, now, place)
+    return manifest.fingerprint == fingerprint
 
 
 @contextmanager

@@ -27,6 +27,7 @@ import yaml
 from torch import nn
 
 from recdiv_core.config import Config, from_tree, to_yaml
+from recdiv_core.data_versions import other_version
 from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest
 
@@ -164,17 +165,24 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def check_data(checkpoint: Path, manifest: Manifest) -> None:
+def check_data(checkpoint: Path, manifest: Manifest, prepared: Path | None = None) -> None:
     """Refuse a checkpoint that was trained on another prepared data set.
+
+    Args:
+        checkpoint: directory.
+        manifest: of the data set.
+        prepared: its directory, beside which the version that fits is looked for.
 
     Raises:
         UserError: the fingerprints differ; item_index 7 would mean another item.
     """
     fingerprint = _read_json(checkpoint)[0]
     if fingerprint != manifest.fingerprint:
+        fitting = other_version(prepared, fingerprint) if prepared is not None else None
         raise UserError(
             f"checkpoint {checkpoint} was trained on data with fingerprint {fingerprint[:12]}, "
             f"data.prepared has {manifest.fingerprint[:12]} ({manifest.name}): they do not fit"
+            + (f"; its version is still there: data.prepared={fitting}" if fitting else "")
         )
 
 

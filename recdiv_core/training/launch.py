@@ -22,6 +22,7 @@ from pyarrow.fs import FileSystem, FileType
 
 from recdiv_core.config import Config, check_dial, flatten, from_tree, override, to_yaml
 from recdiv_core.data.plan import track_readers_here
+from recdiv_core.data_versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.training.check_rerank import check_rerank
@@ -120,11 +121,25 @@ def check_prepared(config: Config) -> tuple[Path, Manifest]:
     """
     if not config.data.prepared:
         raise UserError("data.prepared is not set: give the directory that pipelines.prepare wrote")
-    prepared = Path(config.data.prepared).absolute()
+    prepared = open_version(config.data.prepared)
     manifest = read_manifest(prepared)
     check_files(prepared, manifest)
     if not manifest.num_examples.get("train"):
         raise UserError(f"data.prepared={prepared} holds no train example")
+    empty = [split for split in ("val", "test") if not manifest.num_examples.get(split)]
+    if empty:
+        protocol = manifest.split.get("protocol")
+        change = (
+            "give each user three events or more, or split.protocol=temporal"
+            if protocol == "leave_last_out"
+            else "move split.val_from and split.test_from, or raise split.val_share and "
+            "split.test_share"
+        )
+        raise UserError(
+            f"data.prepared={prepared} holds no {' and no '.join(empty)} example, so there is "
+            f"nothing to measure: its split ({protocol}) leaves nobody there. Prepare it again: "
+            f"{change}"
+        )
     return prepared, manifest
 
 
