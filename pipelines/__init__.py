@@ -22,7 +22,7 @@ from typing import Final
 
 from recdiv_core.config import Config, override
 from recdiv_core.effects import only_read_by, stale, unread
-from recdiv_core.errors import UserError
+from recdiv_core.errors import DivergedError, UserError
 from recdiv_core.settings import Given, read_given
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,9 @@ def run_pipeline(
         # Ray passes on what its workers print: stdout is kept for the one JSON line
         with contextlib.redirect_stdout(sys.stderr):
             result = main(_config(pipeline, args), args)
+    except DivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         mistake = _mistake(error)
         if mistake is None:

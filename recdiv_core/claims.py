@@ -1,6 +1,6 @@
 """Places that one process at a time may write to, and whose they are.
 
-    with claimed("runs/first", "run.name=first"):    # refused while another process has it
+    with claimed(LocalFileSystem(), "runs/first", "run.name=first"):  # refused while it is held
         ...
 
 A claim is a small file, `owner.json`, with the machine, the process and the time. On a file system
@@ -41,27 +41,25 @@ which both read after this time."""
 
 
 @contextmanager
-def claimed(place: str, what: str) -> Iterator[None]:
-    """Claim a directory or URI for this process, and leave it at the end.
+def claimed(filesystem: FileSystem, place: str, what: str) -> Iterator[None]:
+    """Claim a directory for this process, and leave it at the end.
 
     Args:
-        place: directory, made when it is missing, or URI.
+        filesystem: where it is: this machine's, or a store.
+        place: its path there; made when it is missing.
         what: names it in messages, such as `run.name=first`.
 
     Raises:
         UserError: another process has it.
     """
-    filesystem, root = FileSystem.from_uri(place)
-    filesystem.create_dir(root, recursive=True)
+    filesystem.create_dir(place, recursive=True)
     is_local = isinstance(filesystem, LocalFileSystem)
-    held = _LocalFile(Path(root, OWNER)) if is_local else _Object(filesystem, f"{root}/{OWNER}")
+    held = _LocalFile(Path(place, OWNER)) if is_local else _Object(filesystem, f"{place}/{OWNER}")
     token = secrets.token_hex(8)
     try:
-        _take(held, token, f"{what} in {place}")
+        _take(held, token, what)
         stopped = threading.Event()
-        beating = threading.Thread(
-            target=_beat, args=(held, token, f"{what} in {place}", stopped), daemon=True
-        )
+        beating = threading.Thread(target=_beat, args=(held, token, what, stopped), daemon=True)
         beating.start()
         try:
             yield

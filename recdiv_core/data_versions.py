@@ -187,6 +187,8 @@ def publish(view: Path, work: Path, fingerprint: str) -> Path:
 
 def point(view: Path, version: Path) -> None:
     """Make a version the current one, in one step, and remove old ones."""
+    if view.is_symlink() and _followed(view) == version:
+        return
     os.utime(version / "manifest.json")  # the order of versions is that of their manifests
     _make_room(view)
     fresh = version.parent / f"{secrets.token_hex(8)}.link"

@@ -31,7 +31,8 @@ def check_run_name(name: str, key: str = "run.name") -> str:
     "it's fine"
 
     Raises:
-        UserError: a path, `.` or `..`, blanks at an end, control characters, or too long.
+        UserError: a path, `.` or `..`, blanks at an end, control characters, both quotation marks
+            (MLflow's filters know no escape), or too long.
     """
     shown = repr(name if len(name) <= 60 else f"{name[:40]}...")
     if name in (".", "..") or REFUSED.search(name):
@@ -39,6 +40,8 @@ def check_run_name(name: str, key: str = "run.name") -> str:
             f"{key}={shown} must be one name: no slash, backslash or control character, and not "
             "'.' or '..'"
         )
+    if "'" in name and '"' in name:
+        raise UserError(f"{key}={shown} holds both kinds of quotation mark; allowed is one of them")
     if name != name.strip():
         raise UserError(f"{key}={shown} must not begin or end with a blank")
     try:

@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import signal
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +28,7 @@ from recdiv_core.metrics.repeats import means_of
 from recdiv_core.ray_start import start_ray
 from recdiv_core.report import report
 from recdiv_core.rungs import FrontScheduler, RungMemory
-from recdiv_core.schema import Manifest
+from recdiv_core.schema import Manifest, check_unchanged
 from recdiv_core.search import FrontSearch, GridWalk, Hours, check_search, most_trials
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.sweep_runs import TrialTracking, open_parent, open_trial, trial_name
@@ -48,10 +47,16 @@ from recdiv_core.training.launch import (
     Outcome,
     check_config,
     cpus_per_worker,
-    existing_result,
     launch,
     measured_names,
     shared_places,
+)
+from recdiv_core.training.run_files import (
+    claim_run,
+    existing_result,
+    on_own_version,
+    place_run,
+    write_result,
     write_run_file,
 )
 from recdiv_core.training.trial import trial_function
@@ -86,17 +91,24 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
     Raises:
         UserError: a bad config, or a cluster that cannot hold even one trial.
     """
-    asked = config
-    if not config.run.name:
-        config = override(config, {"run.name": time.strftime(f"{name}-%Y%m%d-%H%M%S")})
+    config = on_own_version(place_run(config, name))
     check_search(space, name)
     hours = Hours(space.max_hours)
     config, manifest = check_config(config)
     _check_objectives(config, space, name)
-    if existing_result(config) is not None:
-        logger.info("run.name=%s is finished already", config.run.name)
-        handle = open_parent(config, space, name, manifest, reopen=False)
-        return _result(asked, handle)
+    if existing_result(config) is None:
+        with claim_run(config):
+            if existing_result(config) is None:  # another process may just have ended
+                return _run(config, space, name, manifest, hours=hours)
+    logger.info("run.name=%s is finished already", config.run.name)
+    return _result(config, open_parent(config, space, name, manifest, reopen=False))
+
+
+def _run(
+    config: Config, space: SearchSpace, name: str, manifest: Manifest, *, hours: Hours
+) -> dict[str, Any]:
+    """Run a sweep that is not finished, from where it stopped."""
+    asked = config
     tracking_uri(config)
     start_ray(config, shared_places(config))
     track_readers_here()
@@ -115,6 +127,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
         set_tags(handle, {"recdiv.least": json.dumps(least)})
         with machine_watched(handle):
             _run_trials(config, space, least, handle, manifest, hours=hours)
+        check_unchanged(Path(config.data.prepared), manifest)
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):  # the latter is Ray's answer to SIGTERM
         status = "KILLED"
@@ -125,7 +138,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
             logger.warning("%d trials were still running: marked KILLED", stale)
         finish_run(handle, status)
     result = _result(asked, handle)
-    write_run_file(config, "result.json", json.dumps(result))
+    write_result(config, result)
     return result
 
 
@@ -229,10 +242,10 @@ def _train_once(config: Config, name: str, parent: RunHandle, manifest: Manifest
         return Outcome(finished["checkpoint"], finished["metrics"])
     handle = open_trial(config, manifest, parent, {})
     write_run_file(config, "config.yaml", to_yaml(config))
-    outcome = launch(config, callbacks=[TrackingCallback(handle)])
+    outcome = launch(config, manifest.fingerprint, callbacks=[TrackingCallback(handle)])
     finish_run(handle, "FINISHED")
     result = {"checkpoint": outcome.checkpoint, "metrics": outcome.metrics}
-    write_run_file(config, "result.json", json.dumps(result))
+    write_result(config, result)
     return outcome
 
 
@@ -252,7 +265,7 @@ def _run_trials(
     cpus_per_worker(config, cluster, concurrent)  # refuses here what could never start
     root = f"{config.run.storage}/{config.run.name}"
     trainable = tune.with_resources(
-        trial_function(config, root, concurrent),
+        trial_function(config, manifest.fingerprint, root, concurrent),
         DRIVER_PLACE,
     )
     # a searcher holds the domains itself; Tune walks only those that are given to it

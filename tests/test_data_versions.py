@@ -1,8 +1,8 @@
 import fcntl
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_the_path_that_users_give_shows_the_current_version(view):
     prepare(view, PRINTS[1])
     assert (view / "tokens.arrow").read_text() == PRINTS[1]
     assert sorted(path.name for path in view.iterdir()) == ["manifest.json", "tokens.arrow"]
-    assert os.readlink(view) == f"shop.versions/{'b' * 16}"
+    assert view.readlink() == Path("shop.versions", "b" * 16)
 
 
 def test_a_reader_keeps_its_version(view):
@@ -106,9 +106,13 @@ def test_a_link_of_the_users_own_is_followed(view, tmp_path):
 
 
 def test_nothing_is_left_of_a_version_that_failed(view, tmp_path):
-    with pytest.raises(KeyboardInterrupt), building(view) as work:
-        write(work, PRINTS[0])
-        raise KeyboardInterrupt
+    def fail():
+        with building(view) as work:
+            write(work, PRINTS[0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,7 +161,7 @@ def test_a_place_where_no_link_can_stand_is_refused(tmp_path, place, message):
 def test_links_that_go_round_are_refused(tmp_path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    with pytest.raises(UserError, match="too many symbolic links|symbolic links"):
+    with pytest.raises(UserError, match="symbolic links"):
         open_version(tmp_path / "a")
 
 

@@ -30,6 +30,7 @@ from recdiv_core.config import Config, from_tree, to_yaml
 from recdiv_core.data_versions import other_version
 from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest
+from recdiv_core.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def save_checkpoint(
     training: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint into an existing directory."""
-    (directory / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    write_whole(directory / "config.yaml", to_yaml(config))
     torch.save(dict(weights), directory / "model.pt")
     torch.save(dict(training), directory / "training.pt")
     tree = {
@@ -75,7 +76,7 @@ def save_checkpoint(
         "sha256": {name: _sha256(directory / name) for name in SUMMED},
         **dataclasses.asdict(progress),
     }
-    (directory / "checkpoint.json").write_text(json.dumps(tree), encoding="utf-8")
+    write_whole(directory / "checkpoint.json", json.dumps(tree))  # may hold NaN
 
 
 def read_config(checkpoint: Path) -> Config:

@@ -29,10 +29,11 @@ from recdiv_core.models.baselines import (
     fit_popular,
     fit_random,
 )
-from recdiv_core.training.build import Dataset, load_dataset, slate_policy
+from recdiv_core.schema import check_unchanged
+from recdiv_core.training.build import Dataset, slate_policy
 from recdiv_core.training.checkpoint import Progress, read_progress, save_checkpoint
 from recdiv_core.training.kinds import check_size
-from recdiv_core.training.loop import start_logging
+from recdiv_core.training.loop import load_checked, start_logging
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def fit_loop(settings: dict[str, Any]) -> None:
     """Fit, judge and save a baseline; the entry point of the one worker.
 
     Args:
-        settings: `config`, the Config as a nested mapping.
+        settings: see `train_loop`.
     """
     config = from_tree(settings["config"])
     start_logging()
@@ -52,7 +53,7 @@ def fit_loop(settings: dict[str, Any]) -> None:
         with checkpoint.as_directory() as path:
             ray.train.report(dict(read_progress(Path(path)).metrics))
         return
-    dataset = load_dataset(Path(config.data.prepared))
+    dataset = load_checked(config, settings["fingerprint"])
     started = time.monotonic()
     baseline = fit_baseline(config, dataset)
     took_s = time.monotonic() - started
@@ -64,6 +65,7 @@ def fit_loop(settings: dict[str, Any]) -> None:
     ray.train.report(dict(figures))  # a copy: the controller reads what is reported later
     figures |= {"best/epoch": 0, **_below("best/val", best)}
     figures |= _below("test", _judge(config, judged, dataset, "test"))
+    check_unchanged(dataset.prepared, dataset.manifest)
     with tempfile.TemporaryDirectory() as directory:
         save_checkpoint(
             Path(directory),

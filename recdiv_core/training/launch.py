@@ -8,9 +8,8 @@ imported where it runs, in the workers, not by a driver that may only have a wro
 
 from __future__ import annotations
 
-import json
 import logging
-import time
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.parquet as pq
 import yaml
-from pyarrow.fs import FileSystem, FileType
 
-from recdiv_core.config import Config, check_dial, flatten, from_tree, override, to_yaml
+from recdiv_core.config import Config, check_dial, flatten, override, to_yaml
 from recdiv_core.data.plan import track_readers_here
 from recdiv_core.data_versions import open_version
 from recdiv_core.errors import UserError
+from recdiv_core.given_paths import local_path
 from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.training.check_rerank import check_rerank
 from recdiv_core.training.kinds import check_size, idle_keys
+from recdiv_core.training.run_files import (
+    claim_run,
+    existing_result,
+    on_own_version,
+    place_run,
+    write_result,
+    write_run_file,
+)
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
@@ -39,9 +46,6 @@ texts of another sweep that are encoded, `evaluate`, `recommend`."""
 
 ATTRIBUTES: Final = {"brand_entropy": "brand", "colour_entropy": "colour", "price_entropy": "price"}
 """Regulariser -> column of the catalogue that it needs."""
-
-FREE_TO_CHANGE: Final = ("tracking.", "scaling.address", "train.max_failures")
-"""Keys that may differ when a run is resumed."""
 
 MEASURED: Final = (
     "ndcg",
@@ -92,6 +96,7 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
         UserError: no whole prepared data set, one of another text encoder or without an attribute
             that is asked for, a checkpoint that does not fit, an objective that is not measured.
     """
+    config = place_run(config, "train")
     prepared, manifest = check_prepared(config)
     check_rerank(config, prepared)
     changes: dict[str, object] = {"data.prepared": str(prepared)}
@@ -99,10 +104,6 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
         changes |= _check_training(config, prepared, manifest)
     else:
         check_size(config, manifest)
-    if "://" not in config.run.storage:
-        changes["run.storage"] = str(Path(config.run.storage).absolute())
-    if not config.run.name:
-        changes["run.name"] = time.strftime("train-%Y%m%d-%H%M%S")
     names = measured_names(config.eval.k)
     if config.eval.objective not in names:
         raise UserError(
@@ -166,7 +167,7 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
         return {}
     from recdiv_core.training.checkpoint import check_data, check_weights, read_config
 
-    start = Path(config.train.init_from).absolute()
+    start = local_path(config.train.init_from, "train.init_from").absolute()
     _check_shape(config, read_config(start))
     check_data(start, manifest)
     check_weights(start)
@@ -202,16 +203,23 @@ def cpus_per_worker(config: Config, cluster: Mapping[str, float], concurrent: in
 
 
 def launch(
-    config: Config, *, callbacks: Sequence[UserCallback] = (), concurrent: int = 1
+    config: Config,
+    fingerprint: str,
+    *,
+    callbacks: Sequence[UserCallback] = (),
+    concurrent: int = 1,
 ) -> Outcome:
     """Train, or fit, with the config; Ray runs already, `check_config` has been called.
 
     Args:
         config: with absolute paths and a run name.
+        fingerprint: of the data set that was checked; workers refuse another.
         callbacks: Ray Train's, called in this process.
         concurrent: training runs that share the cluster.
 
     Raises:
+        UserError: the data set was changed while it was read.
+        DivergedError: the training has diverged.
         KeyboardInterrupt: Ctrl-C; the workers are gone, the last checkpoint is whole.
         SystemExit: Tune has stopped this trial; the workers are gone.
     """
@@ -219,7 +227,7 @@ def launch(
     import ray.train
     from ray.train.torch import TorchConfig
 
-    from recdiv_core.training.trainer import PlannedTrainer
+    from recdiv_core.training.trainer import PlannedTrainer, told_failure
 
     is_trained = config.model.kind == "neural"
     num_workers = config.scaling.num_workers if is_trained else 1
@@ -227,7 +235,10 @@ def launch(
     cpus = cpus_per_worker(needed, ray.cluster_resources(), concurrent)
     trainer = PlannedTrainer(
         _train if is_trained else _fit,
-        train_loop_config={"config": yaml.safe_load(to_yaml(config))},
+        train_loop_config={
+            "config": yaml.safe_load(to_yaml(config)),
+            "fingerprint": fingerprint,
+        },
         torch_config=TorchConfig(backend="nccl" if config.scaling.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=num_workers,
@@ -243,15 +254,25 @@ def launch(
             callbacks=list(callbacks),
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except ray.train.WorkerGroupError as error:
+        told = told_failure(error)
+        if told is None:
+            raise
+        raise told from None
     assert result.checkpoint is not None
     assert result.metrics is not None
-    metrics = {
-        name: float(value)
-        for name, value in result.metrics.items()
-        if isinstance(value, int | float)
-    }
-    return Outcome(str(result.checkpoint.path), metrics)
+    return Outcome(str(result.checkpoint.path), _finite(config, result.metrics))
+
+
+def _finite(config: Config, metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the finite figures of a report; JSON knows no others."""
+    figures = {n: float(value) for n, value in metrics.items() if isinstance(value, int | float)}
+    finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+    if lost := sorted(figures.keys() - finite.keys()):
+        logger.warning("%s: not finite, left out: %s", config.run.name, ", ".join(lost))
+    return finite
 
 
 def _train(settings: dict[str, Any]) -> None:
@@ -279,11 +300,19 @@ def run(config: Config) -> dict[str, Any]:
     is_trained = config.model.kind == "neural"
     if is_trained and not config.train.epochs and not config.train.init_from:
         raise UserError("train.epochs=0 needs train.init_from: there is nothing else to judge")
-    config, manifest = check_config(config)
+    config, manifest = check_config(on_own_version(place_run(config, "train")))
     finished = existing_result(config)
-    if finished is not None:
-        logger.info("run.name=%s is finished already", config.run.name)
-        return finished
+    if finished is None:
+        with claim_run(config):
+            finished = existing_result(config)  # another process may just have ended
+            if finished is None:
+                return _run(config, manifest)
+    logger.info("run.name=%s is finished already", config.run.name)
+    return finished
+
+
+def _run(config: Config, manifest: Manifest) -> dict[str, Any]:
+    """Train a run that is not finished, from where it stopped."""
     # imported here: a wrong path has been answered before this takes its seconds
     from recdiv_core.data.text_vectors import ensure_vectors
     from recdiv_core.ray_start import start_ray
@@ -299,7 +328,7 @@ def run(config: Config) -> dict[str, Any]:
         ensure_vectors(Path(config.data.prepared), manifest)
         write_run_file(config, "config.yaml", to_yaml(config))
         with machine_watched(handle):
-            outcome = launch(config, callbacks=[TrackingCallback(handle)])
+            outcome = launch(config, manifest.fingerprint, callbacks=[TrackingCallback(handle)])
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -312,7 +341,7 @@ def run(config: Config) -> dict[str, Any]:
         "mlflow_run_id": handle.run_id,
         "metrics": outcome.metrics,
     }
-    write_run_file(config, "result.json", json.dumps(result))
+    write_result(config, result)
     return result
 
 
@@ -320,51 +349,6 @@ def shared_places(config: Config) -> dict[str, str]:
     """Return what all nodes must see of a run, by its key."""
     manifest = f"{config.data.prepared}/manifest.json"
     return {"data.prepared": manifest, "run.storage": config.run.storage}
-
-
-def existing_result(config: Config) -> dict[str, Any] | None:
-    """Return the result of a finished run of this name; None when there is something to train.
-
-    Raises:
-        UserError: the name was used with other settings.
-    """
-    text = _read_run_file(config, "config.yaml")
-    if text is None:
-        return None
-    before = flatten(from_tree(yaml.safe_load(text)))
-    changed = [
-        f"{key} was {before[key]!r}, is {value!r}"
-        for key, value in flatten(config).items()
-        if value != before[key] and not key.startswith(FREE_TO_CHANGE)
-    ]
-    if changed:
-        raise UserError(
-            f"run.name={config.run.name} exists in {config.run.storage} with other settings: "
-            f"{'; '.join(changed)}. Give another run.name, or the same settings to resume it"
-        )
-    result = _read_run_file(config, "result.json")
-    return json.loads(result) if result else None
-
-
-def _run_file(config: Config, name: str) -> tuple[FileSystem, str]:
-    filesystem, root = FileSystem.from_uri(config.run.storage)
-    return filesystem, f"{root}/{config.run.name}/{name}"
-
-
-def _read_run_file(config: Config, name: str) -> str | None:
-    filesystem, path = _run_file(config, name)
-    if filesystem.get_file_info(path).type != FileType.File:
-        return None
-    with filesystem.open_input_stream(path) as stream:
-        return stream.read().decode()
-
-
-def write_run_file(config: Config, name: str, text: str) -> None:
-    """Write a file into the run's directory, which may be a URI."""
-    filesystem, path = _run_file(config, name)
-    filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(text.encode())
 
 
 def _check_shape(config: Config, start: Config) -> None:

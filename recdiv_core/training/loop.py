@@ -26,13 +26,16 @@ from torch import nn
 
 from recdiv_core.config import Config, from_tree
 from recdiv_core.data.plan import num_steps, start_reader, stream_train
+from recdiv_core.errors import DivergedError
 from recdiv_core.evaluate import tally_split
 from recdiv_core.losses.balance import BalanceState, observe
 from recdiv_core.metrics.tally import finish
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.text_encoder import pad_tokens
 from recdiv_core.ray_start import quieten
+from recdiv_core.schema import check_unchanged, read_manifest
 from recdiv_core.training.build import (
+    Dataset,
     build_model,
     build_objective,
     load_dataset,
@@ -42,6 +45,7 @@ from recdiv_core.training.build import (
 )
 from recdiv_core.training.checkpoint import (
     Progress,
+    check_data,
     load_training,
     load_weights,
     newest_whole,
@@ -58,6 +62,14 @@ logger = logging.getLogger(__name__)
 PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REFRESH_ROWS: Final = 64
 LOG_EVERY_S: Final = 10.0
+MIN_SCALE: Final = 1.0
+"""Loss scale of fp16 below which a training has diverged: gradients overflow even unscaled."""
+MAX_SKIPPED: Final = 0.5
+"""Share of a run's steps that may overflow; a scaler that starts too high loses some sixteen."""
+REMEDY: Final = (
+    "lower train.learning_rate or loss.diversity_weight, or set train.precision=bf16 or fp32, "
+    "under another run.name"
+)
 PREEMPTION_STEPS: Final = 5
 """How often workers ask whether one of their machines will be taken away; it costs a meeting."""
 
@@ -66,14 +78,15 @@ def train_loop(settings: dict[str, Any]) -> None:
     """Train, evaluate and checkpoint; the entry point of a worker.
 
     Args:
-        settings: `config`, the Config as a nested mapping.
+        settings: `config`, the Config as a nested mapping, and `fingerprint` of the data set that
+            the driver checked.
     """
     config = from_tree(settings["config"])
     start_logging()
     if config.train.epochs:
         start_reader()
     torch.set_num_threads(config.scaling.threads_per_worker)
-    trainer = _Trainer(config)
+    trainer = _Trainer(config, settings["fingerprint"])
     if trainer.progress.is_finished:
         # the driver may have been lost between the last checkpoint and its figures
         ray.train.report(dict(trainer.progress.metrics))
@@ -85,12 +98,12 @@ def train_loop(settings: dict[str, Any]) -> None:
 class _Trainer:
     """One rank's state: model, optimiser, and where it stands."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, fingerprint: str) -> None:
         self.config = config
         self.rank = ray.train.get_context().get_world_rank()
         self.world_size = ray.train.get_context().get_world_size()
         self.device = ray.train.torch.get_device()
-        self.dataset = load_dataset(Path(config.data.prepared)).to(self.device)
+        self.dataset = load_checked(config, fingerprint).to(self.device)
         # the one place that seeds: weights are the same on every rank
         torch.manual_seed(config.seed)  # noqa: TID251
         self.model = build_model(config, self.dataset)
@@ -102,12 +115,14 @@ class _Trainer:
         self.balance = BalanceState()
         self.sums: list[StepSums] = []  # of this epoch's steps, those before a restart too
         self.waited_s = 0.0  # for data, in this epoch
+        self.num_skipped = 0  # steps that overflowed, of the whole run (fp16)
         self.doomed_nodes: set[str] = set()  # those that a checkpoint was written for
         training: dict[str, Any] = {}
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is not None:
             with checkpoint.as_directory() as path:
                 place = newest_whole(Path(path))
+                check_data(place, self.dataset.manifest, self.dataset.prepared)
                 self.progress = read_progress(place)
                 load_weights(place, self.model)
                 training = load_training(place)
@@ -115,6 +130,7 @@ class _Trainer:
             self.places_V.copy_(training["places_V"])
             self.balance = BalanceState(**training["balance"])
             self.sums = [StepSums(*row) for row in training["sums"]]
+            self.num_skipped = training.get("num_skipped", 0)
         if config.scaling.shard_encoder and self.world_size > 1:
             shard_encoder(self.model, self.device)
         self.model.to(self.device)
@@ -173,6 +189,7 @@ class _Trainer:
             if self.progress.epochs_without_better >= train.patience:
                 logger.info("no better epoch in %d: stopping", train.patience)
                 break
+            check_unchanged(self.dataset.prepared, self.dataset.manifest)
             started = time.monotonic()
             num_before = len(self.sums)  # a restart in mid-epoch
             self._train_epoch(stream, epoch)
@@ -182,6 +199,8 @@ class _Trainer:
             eval_s = time.monotonic() - started - train_s
             num_users = sum(sums.num_users for sums in self.sums[num_before:])
             figures = _epoch_figures(self.sums)
+            if self.config.train.precision == "fp16":
+                figures["train/skipped_steps"] = float(sum(s.is_skipped for s in self.sums))
             figures |= {
                 "train/epoch_s": train_s,
                 "train/eval_s": eval_s,
@@ -192,6 +211,7 @@ class _Trainer:
             if self.rank == 0:
                 self._log_epoch(epoch, values, figures, time.monotonic() - started)
             self._end_epoch(epoch, values, figures)
+        check_skipped(self.num_skipped, self.progress.step, self.config.train.precision)
 
     def _train_epoch(self, stream: Any, epoch: int) -> None:
         self.model.train()
@@ -221,7 +241,11 @@ class _Trainer:
                 )
             )
             self._check_finite(self.sums[-1], step)
-            self._observe(self.sums[-1])
+            if self.sums[-1].is_skipped:
+                self.num_skipped += 1
+                check_scale(self.scaler.get_scale(), step, self.num_skipped)
+            else:
+                self._observe(self.sums[-1])
             self.progress = replace(self.progress, step=step + 1)
             if self.rank == 0 and time.monotonic() - last_log > LOG_EVERY_S:
                 last_log = time.monotonic()
@@ -246,9 +270,10 @@ class _Trainer:
     def _check_finite(self, sums: StepSums, step: int) -> None:
         """Stop a run that has diverged, which no later step brings back; fp16 skips such steps."""
         if self.config.train.precision != "fp16" and not math.isfinite(sums.loss + sums.grad_norm):
-            raise FloatingPointError(
+            raise DivergedError(
                 f"training diverged: loss {sums.loss}, gradient norm {sums.grad_norm} at step "
-                f"{step}; lower train.learning_rate or loss.diversity_weight"
+                f"{step}; lower train.learning_rate or loss.diversity_weight, under another "
+                "run.name"
             )
 
     def _objective_at(self, step: int) -> Objective:
@@ -381,6 +406,7 @@ class _Trainer:
 
     def _report(self, metrics: Mapping[str, float]) -> None:
         """Hand metrics to the controller, none inside an epoch; rank 0 brings the checkpoint."""
+        check_unchanged(self.dataset.prepared, self.dataset.manifest)
         best = self.progress.best_metrics.get(self.config.eval.objective, 0.0)
         reported = {**metrics, "selection": best, "step": self.progress.step}
         # all ranks meet here where the encoder is in shards
@@ -404,10 +430,50 @@ class _Trainer:
                     "places_V": self.places_V,
                     "balance": asdict(self.balance),
                     "sums": [astuple(sums) for sums in self.sums],
+                    "num_skipped": self.num_skipped,
                     "best_weights": None if is_best else self.best_weights,
                 },
             )
             ray.train.report(reported, checkpoint=ray.train.Checkpoint.from_directory(directory))
+
+
+def load_checked(config: Config, fingerprint: str) -> Dataset:
+    """Load the data set of a run, after a check that it is the one that the driver checked.
+
+    Raises:
+        UserError: it was replaced since.
+    """
+    prepared = Path(config.data.prepared)
+    manifest = read_manifest(prepared)
+    check_unchanged(prepared, manifest.model_copy(update={"fingerprint": fingerprint}))
+    return load_dataset(prepared)
+
+
+def check_scale(scale: float, step: int, num_skipped: int) -> None:
+    """Stop a training of fp16 whose every step overflows, however little the loss is scaled.
+
+    Raises:
+        DivergedError: the scale is below MIN_SCALE.
+    """
+    if scale < MIN_SCALE:
+        raise DivergedError(
+            f"training diverged: {num_skipped} steps overflowed train.precision=fp16 and were "
+            f"skipped, the loss scale is {scale:g} at step {step}, below {MIN_SCALE:g}; {REMEDY}"
+        )
+
+
+def check_skipped(num_skipped: int, num_steps: int, precision: str) -> None:
+    """Refuse to finish a training most of whose steps left the weights as they were.
+
+    Raises:
+        DivergedError: more than MAX_SKIPPED of the steps were skipped.
+    """
+    if num_skipped > MAX_SKIPPED * num_steps:
+        raise DivergedError(
+            f"training diverged: {num_skipped} of {num_steps} steps overflowed "
+            f"train.precision={precision} and were skipped; allowed is a share of "
+            f"{MAX_SKIPPED:g}; {REMEDY}"
+        )
 
 
 def schedule(step: int, *, num_steps: int, warmup_steps: int, final_share: float) -> float:
@@ -436,14 +502,22 @@ def warmup(step: int, *, num_steps: int, share: float) -> float:
 
 
 def _epoch_figures(sums: Sequence[StepSums]) -> dict[str, float]:
-    """Divide an epoch's sums: mean losses a position and a user, mean gradient norm."""
+    """Divide an epoch's sums: mean losses a position and a user, mean gradient norm.
+
+    Steps that were skipped do not count: their figures may be no numbers. Where all were skipped
+    there is no mean: NaN, which is not logged as a figure.
+    """
+    sums = [s for s in sums if not s.is_skipped]
+    if not sums:
+        names = ("loss", "relevance", "penalty", "grad_norm")
+        return {f"train/{name}": math.nan for name in names}
     num_users = max(1.0, sum(s.num_users for s in sums))
     return {
         "train/loss": sum(s.loss for s in sums) / num_users,
         "train/relevance": sum(s.relevance for s in sums) / max(1e-12, sum(s.weight for s in sums)),
         "train/penalty": sum(s.penalty for s in sums)
         / max(1.0, sum(s.num_penalised for s in sums)),
-        "train/grad_norm": float(np.mean([s.grad_norm for s in sums])) if sums else 0.0,
+        "train/grad_norm": float(np.mean([s.grad_norm for s in sums])),
     }
 
 

@@ -12,6 +12,7 @@ the data and not the schedule (loop.py).
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -43,7 +44,7 @@ class StepSums:
         penalty: summed over penalised users; 0 where no penalty is asked for.
         num_penalised: those users.
         num_users: users.
-        grad_norm: norm of the gradient before clipping.
+        grad_norm: norm of the gradient before clipping; not finite where fp16 overflowed.
     """
 
     loss: float
@@ -53,6 +54,11 @@ class StepSums:
     num_penalised: float
     num_users: float
     grad_norm: float
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether the loss scaler left the weights as they were: the gradient overflowed (fp16)."""
+        return not math.isfinite(self.grad_norm)
 
 
 def train_step(
@@ -118,13 +124,14 @@ def train_step(
                 work.accumulate(parts, counts=False)
 
     scaler.unscale_(optimizer)
-    grad_norm = clip_gradients(model.parameters(), clip_norm)
+    grad_norm = float(clip_gradients(model.parameters(), clip_norm))
     scaler.step(optimizer)
     scaler.update()
     _all_reduce(work.sums)
     if objective.needs_penalty:
         _all_reduce(work.places_V)
-        places_V.mul_(PLACES_KEPT).add_(work.places_V)
+        if math.isfinite(grad_norm):  # slates of a step that overflowed may hold no numbers
+            places_V.mul_(PLACES_KEPT).add_(work.places_V)
     loss, relevance, weight, penalty, num_penalised = (float(value) for value in work.sums)
     return StepSums(
         loss=loss * num_users,
@@ -133,7 +140,7 @@ def train_step(
         penalty=penalty,
         num_penalised=num_penalised,
         num_users=num_users,
-        grad_norm=float(grad_norm),
+        grad_norm=grad_norm,
     )
 
 

@@ -18,14 +18,16 @@ from typing import Any
 import ray
 from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray._private.state import actors
-from ray.train import Result
+from ray.train import Result, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController, placement_group_cleaner
+from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2.api.callback import RayTrainCallback
 
+from recdiv_core.errors import DivergedError, UserError
 from recdiv_core.training.workers import Workers
 
 
@@ -39,6 +41,7 @@ class PlannedTrainer(TorchTrainer):
         return [CleanUp(), *kept] if ray.get_runtime_context().get_actor_id() else kept
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
+        settings["failure_policy"] = _FailurePolicy(settings["failure_policy"])
         controller = _Controller(**settings)
         with asyncio.Runner() as runner:
             try:
@@ -53,6 +56,29 @@ class PlannedTrainer(TorchTrainer):
 
 class _Controller(TrainController):
     worker_group_cls = Workers
+
+
+class _FailurePolicy(FailurePolicy):
+    """Ray's own, except that a failure which would happen again is not tried again."""
+
+    def __init__(self, policy: FailurePolicy) -> None:
+        super().__init__(policy.failure_config)
+        self._policy = policy
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        if told_failure(training_failed_error) is not None:
+            return FailureDecision.RAISE
+        return self._policy.make_decision(training_failed_error)
+
+
+def told_failure(error: Exception) -> UserError | DivergedError | None:
+    """Return what a worker said of a failure that is no bug; None = another failure."""
+    if isinstance(error, WorkerGroupError):
+        for failure in error.worker_failures.values():
+            for cause in (failure, *failure.args[:1]):  # Ray wraps what a worker raised
+                if isinstance(cause, UserError | DivergedError):
+                    return cause
+    return None
 
 
 class CleanUp(PlacementGroupCleanerCallback):

@@ -24,11 +24,14 @@ STOPPING_S: Final = "60"
 """Time for a stopped trial to let go of its workers, before the next one takes its place."""
 
 
-def trial_function(config: Config, root: str, concurrent: int) -> Callable[[dict[str, Any]], None]:
+def trial_function(
+    config: Config, fingerprint: str, root: str, concurrent: int
+) -> Callable[[dict[str, Any]], None]:
     """Return what Tune calls with each sample.
 
     Args:
         config: what all trials share, checked.
+        fingerprint: of the data set that was checked.
         root: directory or URI of the sweep.
         concurrent: trials that share the cluster.
     """
@@ -40,7 +43,7 @@ def trial_function(config: Config, root: str, concurrent: int) -> Callable[[dict
         os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", STOPPING_S)
         set_environment(settings)  # on a cluster that was started without
         Workers.are_handed_on = True  # to the next trial of this process, with which they end
-        launch(settings, callbacks=[EpochReports()], concurrent=concurrent)
+        launch(settings, fingerprint, callbacks=[EpochReports()], concurrent=concurrent)
 
     return train_trial
 

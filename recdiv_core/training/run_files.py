@@ -1,0 +1,197 @@
+"""The small files of a run's directory, which say what the run is and how it ended.
+
+    config.yaml     the settings of the run: another config under this name is refused
+    result.json     what the pipeline printed, of a run that is finished
+    owner.json      whose the run is while it is being written (claims.py)
+
+The directory may be a URI. A file that is damaged, as older versions of this code could leave it,
+counts as absent, and the log says so. The checkpoints beside these files are Ray Train's
+(checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import yaml
+from pyarrow.fs import FileSystem, FileType, LocalFileSystem
+
+from recdiv_core.claims import claimed
+from recdiv_core.config import Config, flatten, from_tree, override
+from recdiv_core.data_versions import is_same_set, open_version
+from recdiv_core.errors import UserError
+from recdiv_core.given_paths import check_run_name, local_path, output_path
+from recdiv_core.whole_files import write_whole
+
+logger = logging.getLogger(__name__)
+
+FREE_TO_CHANGE: Final = ("tracking.", "scaling.address", "train.max_failures")
+"""Keys that may differ when a run is resumed."""
+
+
+def place_run(config: Config, default_name: str) -> Config:
+    """Return the config with an absolute `run.storage` and a run name that is one directory in it.
+
+    Args:
+        config: its `run`.
+        default_name: what the name starts with where there is none; the time follows.
+
+    Raises:
+        UserError: a name that would leave `run.storage`, or a storage that cannot be written.
+    """
+    name = check_run_name(config.run.name) or time.strftime(f"{default_name}-%Y%m%d-%H%M%S")
+    storage = config.run.storage
+    if "://" not in storage:
+        storage = str(output_path(storage, "run.storage").absolute())
+    try:
+        FileSystem.from_uri(storage)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"run.storage={config.run.storage} is no place to write: {error}") from None
+    return override(config, {"run.name": name, "run.storage": storage})
+
+
+def claim_run(config: Config) -> AbstractContextManager[None]:
+    """Return what keeps other processes from writing the same run.
+
+    Raises:
+        UserError: (when it is entered) another process writes it now.
+    """
+    filesystem, place = _file(config, "")
+    what = f"run.name={config.run.name} in run.storage={config.run.storage}"
+    return claimed(filesystem, place.rstrip("/"), what)
+
+
+def existing_result(config: Config) -> dict[str, Any] | None:
+    """Return the result of a finished run of this name; None when there is something to train.
+
+    Raises:
+        UserError: the name was used with other settings.
+    """
+    before = read_run_config(config)
+    if before is None:
+        return None
+    then = flatten(before)
+    changed = [
+        f"{key} was {then[key]!r}, is {value!r}"
+        for key, value in flatten(config).items()
+        if value != then[key] and not key.startswith(FREE_TO_CHANGE)
+    ]
+    if changed:
+        raise UserError(
+            f"run.name={config.run.name} exists in {config.run.storage} with other settings: "
+            f"{'; '.join(changed)}. Give another run.name, or the same settings to resume it"
+        )
+    return read_result(config)
+
+
+def on_own_version(config: Config) -> Config:
+    """Return the config with the version of the data that an unfinished run of its name began with.
+
+    A run that is resumed goes on with its own version, while that is still there.
+    """
+    if not config.data.prepared or read_result(config) is not None:
+        return config
+    before = read_run_config(config)
+    if before is None:
+        return config
+    current, own = open_version(config.data.prepared), Path(before.data.prepared)
+    if own == current or not is_same_set(own, current) or not (own / "manifest.json").is_file():
+        return config
+    logger.warning(
+        "run.name=%s goes on with the data it began with, %s; data.prepared=%s was prepared again "
+        "since. Give another run.name to train on the new version",
+        config.run.name,
+        own,
+        config.data.prepared,
+    )
+    return override(config, {"data.prepared": str(open_version(own))})
+
+
+def read_run_config(config: Config) -> Config | None:
+    """Read the settings that a run of this name was begun with; None = there is none."""
+    text = _read(config, "config.yaml")
+    if not text:
+        return None
+    try:
+        tree = yaml.safe_load(text)
+        if not (isinstance(tree, dict) and "seed" in tree and text.endswith("\n")):
+            raise ValueError("it ends before its last setting, seed")
+    except (yaml.YAMLError, ValueError) as error:
+        _say_damaged(config, "config.yaml", error)
+        return None
+    try:
+        before = from_tree(tree)
+    except UserError as error:
+        raise UserError(
+            f"run.name={config.run.name} exists in {config.run.storage}, written by another "
+            f"version of recdiv ({error}): give another run.name"
+        ) from None
+    if before.data.prepared:  # an earlier version of this code wrote the path as it was given
+        version = str(open_version(local_path(before.data.prepared, "data.prepared")))
+        before = override(before, {"data.prepared": version})
+    return before
+
+
+def read_result(config: Config) -> dict[str, Any] | None:
+    """Read what a finished run of this name printed; None = it is not finished."""
+    text = _read(config, "result.json")
+    if not text:
+        return None
+    try:
+        tree = json.loads(text, parse_constant=_refuse_constant)
+        if not isinstance(tree, dict):
+            raise ValueError("it holds no object")
+    except ValueError as error:
+        _say_damaged(config, "result.json", error)
+        return None
+    return tree
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"it holds {name}")
+
+
+def _say_damaged(config: Config, name: str, error: Exception) -> None:
+    reason = str(error).partition("\n")[0]
+    place = f"{config.run.storage}/{config.run.name}/{name}"
+    logger.warning("%s is damaged (%s): taken as absent", place, reason)
+
+
+def _file(config: Config, name: str) -> tuple[FileSystem, str]:
+    filesystem, root = FileSystem.from_uri(config.run.storage)
+    return filesystem, f"{root}/{config.run.name}/{name}"
+
+
+def _read(config: Config, name: str) -> str:
+    """Return the text of a file, the empty one where it is missing or no text."""
+    filesystem, path = _file(config, name)
+    if filesystem.get_file_info(path).type != FileType.File:
+        return ""
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read().decode(errors="replace")
+
+
+def write_run_file(config: Config, name: str, text: str) -> None:
+    """Write a file into the run's directory in one step; the directory may be a URI."""
+    filesystem, path = _file(config, name)
+    filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+    if isinstance(filesystem, LocalFileSystem):
+        write_whole(Path(path), text)
+        return
+    with filesystem.open_output_stream(path) as stream:  # a store shows what was closed
+        stream.write(text.encode())
+
+
+def write_result(config: Config, result: dict[str, Any]) -> None:
+    """Write `result.json`, which says that the run is finished.
+
+    Raises:
+        ValueError: a metric that is not finite.
+    """
+    write_run_file(config, "result.json", json.dumps(result, allow_nan=False))
