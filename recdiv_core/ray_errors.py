@@ -12,7 +12,7 @@ from typing import Final
 from ray.exceptions import RayTaskError, UserCodeException
 from ray.train import ControllerError, WorkerGroupError
 
-from recdiv_core.errors import UserError
+from recdiv_core.errors import DivergedError, UserError
 
 LINE: Final = re.compile(r"^recdiv_core\.errors\.UserError: (.*)$", re.MULTILINE)
 """How a traceback ends that a UserError ended."""
@@ -29,8 +29,8 @@ def mistake_behind(error: BaseException | None) -> UserError | None:
         # Ray's class derives from the cause's, too: its text is the whole remote traceback
         return mistake_behind(error.cause) or _of_ray_data(error)
     if isinstance(error, WorkerGroupError):
-        found = [mistake_behind(failure) for failure in error.worker_failures.values()]
-        return next(filter(None, found), None)
+        found = told_failure(error)
+        return found if isinstance(found, UserError) else None
     if isinstance(error, ControllerError):
         return mistake_behind(error.controller_failure)
     if isinstance(error, UserError):
@@ -44,3 +44,15 @@ def _of_ray_data(error: RayTaskError) -> UserError | None:
         return None
     found = LINE.search(str(error))
     return UserError(found[1]) if found else None
+
+
+def told_failure(error: Exception) -> UserError | DivergedError | None:
+    """Return what a Train worker said of a failure that would happen again; None = another one."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    for failure in failures:
+        for cause in (failure, *failure.args[:1]):  # Ray wraps what the training function raised
+            if isinstance(cause, UserError | DivergedError):
+                return cause
+            if mistake := mistake_behind(cause) if cause is not error else None:
+                return mistake
+    return None

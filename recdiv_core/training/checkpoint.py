@@ -91,7 +91,10 @@ def read_config(checkpoint: Path) -> Config:
     if not path.is_file():
         raise UserError(f"checkpoint {checkpoint} holds no config.yaml: not a checkpoint")
     try:
-        return from_tree(yaml.safe_load(path.read_text(encoding="utf-8")))
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(tree, dict):
+            raise UserError(f"it holds a {type(tree).__name__}, no mapping")
+        return from_tree(tree)
     except (yaml.YAMLError, UnicodeDecodeError, UserError) as error:
         raise UserError(f"{path} cannot be read as a config: {error}") from None
 

@@ -227,7 +227,8 @@ def launch(
     import ray.train
     from ray.train.torch import TorchConfig
 
-    from recdiv_core.training.trainer import PlannedTrainer, told_failure
+    from recdiv_core.ray_errors import told_failure
+    from recdiv_core.training.trainer import PlannedTrainer
 
     is_trained = config.model.kind == "neural"
     num_workers = config.scaling.num_workers if is_trained else 1

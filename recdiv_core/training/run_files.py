@@ -18,7 +18,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
 import yaml
 from pyarrow.fs import FileSystem, FileType, LocalFileSystem
 
@@ -27,6 +26,7 @@ from recdiv_core.config import Config, flatten, from_tree, override
 from recdiv_core.data_versions import is_same_set, open_version
 from recdiv_core.errors import UserError
 from recdiv_core.given_paths import check_run_name, local_path, output_path
+from recdiv_core.places import filesystem_of, is_uri
 from recdiv_core.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -47,12 +47,9 @@ def place_run(config: Config, default_name: str) -> Config:
     """
     name = check_run_name(config.run.name) or time.strftime(f"{default_name}-%Y%m%d-%H%M%S")
     storage = config.run.storage
-    if "://" not in storage:
+    if not is_uri(storage):
         storage = str(output_path(storage, "run.storage").absolute())
-    try:
-        FileSystem.from_uri(storage)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"run.storage={config.run.storage} is no place to write: {error}") from None
+    filesystem_of(storage, "run.storage")  # refuses what is no place
     return override(config, {"run.name": name, "run.storage": storage})
 
 
@@ -164,7 +161,7 @@ def _say_damaged(config: Config, name: str, error: Exception) -> None:
 
 
 def _file(config: Config, name: str) -> tuple[FileSystem, str]:
-    filesystem, root = FileSystem.from_uri(config.run.storage)
+    filesystem, root = filesystem_of(config.run.storage, "run.storage")
     return filesystem, f"{root}/{config.run.name}/{name}"
 
 

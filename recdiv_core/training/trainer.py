@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray._private.state import actors
-from ray.train import Result, TrainingFailedError, WorkerGroupError
+from ray.train import Result, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -27,7 +27,7 @@ from ray.train.v2._internal.execution.controller import TrainController, placeme
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2.api.callback import RayTrainCallback
 
-from recdiv_core.errors import DivergedError, UserError
+from recdiv_core.ray_errors import told_failure
 from recdiv_core.training.workers import Workers
 
 
@@ -69,16 +69,6 @@ class _FailurePolicy(FailurePolicy):
         if told_failure(training_failed_error) is not None:
             return FailureDecision.RAISE
         return self._policy.make_decision(training_failed_error)
-
-
-def told_failure(error: Exception) -> UserError | DivergedError | None:
-    """Return what a worker said of a failure that is no bug; None = another failure."""
-    if isinstance(error, WorkerGroupError):
-        for failure in error.worker_failures.values():
-            for cause in (failure, *failure.args[:1]):  # Ray wraps what a worker raised
-                if isinstance(cause, UserError | DivergedError):
-                    return cause
-    return None
 
 
 class CleanUp(PlacementGroupCleanerCallback):
