@@ -56,8 +56,8 @@ golden: $(READY)  ## write the golden files in tests/golden anew; explain the di
 bench: $(READY)  ## measurements against named peers, a JSON line each (BENCH=rerank picks one)
 	@for name in $(BENCH); do $(PY) -m benchmarks.$$name; done
 
-dashboard: $(READY)  ## the MLflow page on http://127.0.0.1:5000 (PORT=5001 picks another port)
-	@$(PY) -m mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --port $(PORT)
+dashboard: $(READY)  ## the MLflow page of the runs; prints the link of the newest sweep (PORT=5001)
+	@$(PY) -m pipelines.dashboard --port $(PORT)
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22

@@ -30,7 +30,7 @@ from recdiv_core.slate_page import section, unseen
 from recdiv_core.slate_views import MAX_SCORES, view_slates
 from recdiv_core.tracking import RunHandle
 from recdiv_core.trials import Curve, Front, Sweep, Trial
-from recdiv_core.trials_view import view_links, view_tag
+from recdiv_core.trials_view import view_links, view_tag, view_url
 from recdiv_core.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def report(
     Raises:
         UserError: no such sweep, or its objectives are not declared.
     """
-    uri = tracking.tracking_uri(config)
+    uri = existing_store(config)
     parent = _parent_run(uri, config, parent_run_id)
     handle = RunHandle(uri, parent.info.experiment_id, parent.info.run_id)
     sweep = read_sweep(handle)
@@ -73,6 +73,8 @@ def report(
     logger.info("%s", headline)
     _log(handle, sweep, fronts, headline, (page, picture))
     _log_courses(handle, sweep, fronts)
+    dashboard = view_url(uri, handle.experiment_id, handle.run_id)
+    logger.info("the trials in MLflow (`make dashboard`): %s", dashboard)
     return {
         "experiment": sweep.experiment,
         "tracking_uri": tracking.without_password(uri),
@@ -86,6 +88,7 @@ def report(
         "references": {kind: _entry(run) for kind, run in sweep.references.items()},
         "hypervolumes": {front.diversity.metric: front.hypervolume for front in fronts},
         "num_trials": len(sweep.trials),
+        "dashboard": dashboard,
         "report": str(page.absolute()),
         "picture": str(picture.absolute()),
     }
@@ -165,35 +168,58 @@ def _slate_section(config: Config, uri: str, fronts: Sequence[Front], *, is_aske
     return section(views, fronts)
 
 
+def existing_store(config: Config) -> str:
+    """Return the absolute tracking URI; a database that is not there is not made.
+
+    Raises:
+        UserError: there is no such store, or it does not answer.
+    """
+    uri = tracking.tracking_uri(config)
+    path = tracking.database_path(uri)
+    if path is not None and not path.exists():
+        shown = tracking.without_password(uri)
+        raise UserError(f"tracking.uri={shown}: there is no such database; {RUN_TUNE}")
+    return uri
+
+
+def newest_sweep(uri: str, config: Config) -> RunHandle | None:
+    """Return the parent run of the newest sweep, of `data.prepared` or `data.name` where given."""
+    run = _newest_sweep(uri, _experiment_name(config))
+    return run and RunHandle(uri, run.info.experiment_id, run.info.run_id)
+
+
 def _parent_run(uri: str, config: Config, parent_run_id: str) -> Run:
     shown = tracking.without_password(uri)
-    path = tracking.database_path(uri)
-    if path is not None and not path.exists():  # else MLflow would make it
-        raise UserError(f"tracking.uri={shown}: there is no such database; {RUN_TUNE}")
-    client = MlflowClient(tracking_uri=uri)
     if parent_run_id:
         try:
-            return client.get_run(parent_run_id)
+            return MlflowClient(tracking_uri=uri).get_run(parent_run_id)
         except MlflowException:
-            raise UserError(f"no run {parent_run_id} in {tracking.without_password(uri)}") from None
-    name = config.data.name
-    if config.data.prepared:
-        name = read_manifest(open_version(config.data.prepared)).name
-    experiments = tracking.experiment_ids(uri, name)
-    runs = (
-        client.search_runs(
-            experiments,
-            "tags.`recdiv.kind` = 'sweep'",
-            max_results=1,
-            order_by=["attributes.start_time DESC"],
-        )
-        if experiments
-        else []
-    )
-    if not runs:
+            raise UserError(f"no run {parent_run_id} in {shown}") from None
+    name = _experiment_name(config)
+    run = _newest_sweep(uri, name)
+    if run is None:
         where = f" of data set {name!r}" if name else ""
         raise UserError(f"no sweep{where} in tracking.uri={shown}; {RUN_TUNE}")
-    return runs[0]
+    return run
+
+
+def _experiment_name(config: Config) -> str:
+    if config.data.prepared:
+        return read_manifest(open_version(config.data.prepared)).name
+    return config.data.name
+
+
+def _newest_sweep(uri: str, name: str) -> Run | None:
+    experiments = tracking.experiment_ids(uri, name)
+    if not experiments:
+        return None
+    runs = MlflowClient(tracking_uri=uri).search_runs(
+        experiments,
+        "tags.`recdiv.kind` = 'sweep'",
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+    )
+    return runs[0] if runs else None
 
 
 def _plain_runs(runs: Sequence[Run]) -> set[str]:
@@ -232,6 +258,7 @@ def _references(client: MlflowClient, parent: Run, accuracy: Objective) -> dict[
     runs = client.search_runs(
         [parent.info.experiment_id],
         "params.`model.kind` != 'neural' and attributes.status = 'FINISHED' and "
+        f"tags.`recdiv.kind` != 'sweep' and "  # a sweep carries its recommended trial's figures
         f"tags.`recdiv.manifest` = '{tags.get('recdiv.manifest', '')}'",
     )
     comparable = [
@@ -315,15 +342,20 @@ def _log(
     figures = {"hypervolume": front.hypervolume}
     if front.test_hypervolume is not None:
         figures["hypervolume_test"] = front.test_hypervolume
+    if front.knee is not None:  # the sweep's row shows the recommended point
+        figures |= {f"best/val/{name}": value for name, value in front.knee.val.items()}
+        figures |= {f"test/{name}": value for name, value in front.knee.test.items()}
     tracking.log_metrics(handle, figures, step=0)
     # what MLflow shows on the first screen of the run
     note = f"{headline}\n\n{trials_text.choice_table(fronts)}\n\nOn test, chosen on validation. "
-    note += f"The page: artefact `report/report.html`. {view_links(sweep, handle.experiment_id)}"
+    note += "The page: artefact `report/report.html`. "
+    note += view_links(handle.experiment_id, handle.run_id)
     tags = {"mlflow.note.content": note}
     if front.knee is not None:
         tags["recdiv.knee"] = front.knee.run_id
     tracking.set_tags(handle, tags)
-    tracking.set_experiment_tag(handle, *view_tag(sweep))
+    view = view_tag(sweep.run_id, sweep.name, sweep.started_ms, sweep.objectives, sweep.parameters)
+    tracking.set_experiment_tag(handle, *view)
 
 
 def _log_courses(handle: RunHandle, sweep: Sweep, fronts: Sequence[Front]) -> None:

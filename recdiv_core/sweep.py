@@ -62,6 +62,7 @@ from recdiv_core.training.run_files import (
 from recdiv_core.training.trial import trial_function
 from recdiv_core.training.workers import handed_on
 from recdiv_core.trials import BASE
+from recdiv_core.trials_view import view_url
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,8 @@ def _run(
     start_ray(config, shared_places(config))
     track_readers_here()
     handle = open_parent(config, space, name, manifest, reopen=True)
+    page = view_url(handle.uri, handle.experiment_id, handle.run_id)
+    logger.info("the trials in MLflow (`make dashboard`): %s", page)
     status = "FAILED"
     try:
         ensure_vectors(Path(config.data.prepared), manifest)
@@ -184,6 +187,7 @@ def _result(config: Config, parent: RunHandle) -> dict[str, Any]:
         "num_trials": drawn["num_trials"],
         "front": drawn["front"],
         "headline": drawn["headline"],
+        "dashboard": drawn["dashboard"],
         "report": drawn["report"],
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,12 +26,14 @@ from recdiv_core.tracking import (
     find_run,
     finish_run,
     reopen_run,
+    set_experiment_tag,
     set_tags,
     start_run,
     tracking_uri,
 )
 from recdiv_core.training.callback import log_report
 from recdiv_core.training.trial import is_selected, trial_settings
+from recdiv_core.trials_view import view_tag
 from recdiv_core.wording import dial
 
 logger = logging.getLogger(__name__)
@@ -54,7 +57,14 @@ def open_parent(
         "recdiv.parameters": json.dumps([*space.parameters, *(["seed"] if space.seeds else [])]),
         "recdiv.seeds": json.dumps(space.seeds),
     }
-    return start_run(config, name=config.run.name, kind="sweep", manifest=manifest, tags=described)
+    handle = start_run(
+        config, name=config.run.name, kind="sweep", manifest=manifest, tags=described
+    )
+    parameters = json.loads(described["recdiv.parameters"])
+    now_ms = int(time.time() * 1000)
+    view = view_tag(handle.run_id, config.run.name, now_ms, space.objectives, parameters)
+    set_experiment_tag(handle, *view)
+    return handle
 
 
 def open_trial(

@@ -1,51 +1,80 @@
-"""The trials of a sweep as MLflow's own page of runs shows them: which columns, which charts.
+"""The trials of a sweep as MLflow's own page shows them: which columns, which charts, and the link.
 
-A view that is saved with an experiment is a tag (MLflow 3.15 and later); whoever opens the
-experiment finds it under "Views". Not our own page of a sweep, which is report_page.py.
+A view that is saved with an experiment is a tag (MLflow 3.15 and later). A link opens it; without
+one MLflow 3.17 shows an experiment as an application of language models ("Traces: 0"). The page
+takes its columns from a saved view alone: no parameter of the link names them. Not our own page
+of a sweep, which is report_page.py.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from recdiv_core.trials import Sweep, axes, metric_of
+from recdiv_core.search_space import Objective
+from recdiv_core.trials import DIVERSITY_METRICS, metric_of
 
 PREFIX: Final = "mlflow.sharedViewState."
 CURVES: Final = ("train/loss", "train/penalty")
+MODELS: Final = "workflowType=machine_learning"
+"""Part of a link that asks MLflow for trained models."""
+PAGE: Final = "http://127.0.0.1:5000"
+"""Where `make dashboard` serves a database."""
 
 
-def view_tag(sweep: Sweep) -> tuple[str, str]:
-    """Return the tag of the experiment that holds the view, and its value."""
-    state = zlib.compress(json.dumps(_state(sweep)).encode())
-    view = {
-        "name": f"Trials of {sweep.name}",
-        "createdAt": sweep.started_ms,
-        "state": f"deflate;{base64.b64encode(state).decode()}",
-    }
-    return f"{PREFIX}{sweep.run_id}", json.dumps(view)
+def view_tag(
+    run_id: str,
+    name: str,
+    created_ms: int,
+    objectives: Sequence[Objective],
+    parameters: Sequence[str],
+) -> tuple[str, str]:
+    """Return the tag of the experiment that holds the view of a sweep, and its value."""
+    packed = zlib.compress(json.dumps(_state(run_id, objectives, parameters)).encode())
+    state = f"deflate;{base64.b64encode(packed).decode()}"
+    view = {"name": f"Trials of {name}", "createdAt": created_ms, "state": state}
+    return f"{PREFIX}{run_id}", json.dumps(view)
 
 
-def view_links(sweep: Sweep, experiment_id: str) -> str:
+def view_path(experiment_id: str, run_id: str) -> str:
+    """Return where the view of a sweep is in MLflow's pages, from their root."""
+    return f"#/experiments/{experiment_id}/runs?{MODELS}&viewStateShareKey={run_id}"
+
+
+def view_url(uri: str, experiment_id: str, run_id: str) -> str:
+    """Return the link of a sweep's view: on its MLflow server, or where `make dashboard` serves."""
+    return f"{page_of(uri)}/{view_path(experiment_id, run_id)}"
+
+
+def page_of(uri: str) -> str:
+    """Return the root of a store's page: its MLflow server, without user and password, or PAGE."""
+    is_served = uri.startswith(("http://", "https://"))
+    return re.sub(r"://[^/@]*@", "://", uri).rstrip("/") if is_served else PAGE
+
+
+def view_links(experiment_id: str, run_id: str) -> str:
     """Return where the view is in MLflow's pages, as Markdown."""
-    place = f"#/experiments/{experiment_id}/runs?viewStateShareKey={sweep.run_id}"
+    place = view_path(experiment_id, run_id)
     return f"Its trials in [a table]({place}) and in [charts]({place}&compareRunsMode=CHART)."
 
 
-def _state(sweep: Sweep) -> dict[str, object]:
+def _state(
+    run_id: str, objectives: Sequence[Objective], parameters: Sequence[str]
+) -> dict[str, object]:
     """Return what the page of runs keeps of itself."""
-    pairs = axes(sweep)
-    accuracy = metric_of(pairs[0][0])
-    others = [metric_of(diversity) for _, diversity in pairs]
-    metrics = [accuracy, *others]
-    f1 = f"f1_at_{accuracy.rpartition('_at_')[2]}"
+    accuracy, *others = map(metric_of, objectives)
+    cut_off = accuracy.rpartition("_at_")[2]
+    usual = (f"{name}_at_{cut_off}" for name in DIVERSITY_METRICS)
+    others = list(dict.fromkeys([*others, *usual]))
+    metrics = [accuracy, *others, f"f1_at_{cut_off}"]
     selected = [
-        *(("params", name) for name in sweep.parameters),
+        *(("params", name) for name in parameters),
         *(("metrics", f"best/val/{name}") for name in metrics),
-        *(("metrics", f"test/{name}") for name in [*metrics, f1]),
+        *(("metrics", f"test/{name}") for name in metrics),
         ("attributes", "Duration"),
     ]
     columns = [f"{kind}.`{name}`" for kind, name in selected]
@@ -60,7 +89,7 @@ def _state(sweep: Sweep) -> dict[str, object]:
     ]
     curves = [_line(name) for name in (*(f"val/{name}" for name in metrics), *CURVES)]
     return {
-        "searchFilter": f"tags.`mlflow.parentRunId` = '{sweep.run_id}'",
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{run_id}'",
         "orderByKey": f"metrics.`best/val/{accuracy}`",
         "orderByAsc": False,
         "startTime": "ALL",

@@ -80,6 +80,7 @@ LAYERS = {
     "recdiv_core.trials_view": "running",
     "recdiv_core.points": "running",
     "recdiv_core.course": "running",
+    "recdiv_core.dashboard": "running",
     "recdiv_core.submit": "running",
     "recdiv_core.jobs": "running",
     "tune_spaces": "spaces",

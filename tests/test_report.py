@@ -14,6 +14,7 @@ from recdiv_core.config import Config, override
 from recdiv_core.report import report
 from recdiv_core.schema import Manifest
 from recdiv_core.tracking import RunHandle
+from recdiv_core.trials_view import view_path, view_url
 
 OBJECTIVES = [
     {"metric": "val/ndcg_at_10", "direction": "max", "reference": 0.0},
@@ -433,9 +434,10 @@ def test_the_trials_are_a_saved_view_of_the_experiment(config, sweep, made):
     shown = client.search_runs([sweep.experiment_id], state["searchFilter"], order_by=[order])
     names = [run.info.run_name for run in shown]
     assert names == ["plain", HOSTILE, "between", "wide", "lost"]
-    assert state["selectedColumns"][:2] == [
+    figures = ("ndcg", "coverage", "ild", "diversity_index", "f1")
+    assert state["selectedColumns"][:6] == [
         "params.`loss.diversity_weight`",
-        "metrics.`best/val/ndcg_at_10`",
+        *(f"metrics.`best/val/{name}_at_10`" for name in figures),
     ]
     sections = {section["uuid"] for section in state["compareRunSections"]}
     assert {card["metricSectionId"] for card in state["compareRunCharts"]} == sections
@@ -444,6 +446,34 @@ def test_the_trials_are_a_saved_view_of_the_experiment(config, sweep, made):
         for card in state["compareRunCharts"]
         if card["type"] == "SCATTER"
     ]
-    assert axes == [(f"test/{x}_at_10", "test/ndcg_at_10") for x in ("coverage", "ild")]
+    assert axes == [(f"test/{x}_at_10", "test/ndcg_at_10") for x in figures[1:4]]
     note = client.get_run(sweep.run_id).data.tags["mlflow.note.content"]
-    assert f"(#/experiments/{sweep.experiment_id}/runs?viewStateShareKey={sweep.run_id})" in note
+    assert f"({view_path(sweep.experiment_id, sweep.run_id)})" in note
+
+
+def test_the_link_opens_the_saved_view_among_trained_models(sweep, made):
+    assert made["dashboard"] == (
+        f"http://127.0.0.1:5000/#/experiments/{sweep.experiment_id}/runs"
+        f"?workflowType=machine_learning&viewStateShareKey={sweep.run_id}"
+    )
+
+
+def test_the_link_of_a_server_has_no_password():
+    link = view_url("https://me:secret@mlflow.example/", "3", "abc")
+    assert link.startswith("https://mlflow.example/#/experiments/3/runs?")
+
+
+def test_the_row_of_a_sweep_has_the_figures_of_its_recommended_trial(config, sweep, made):
+    figures = MlflowClient(config.tracking.uri).get_run(sweep.run_id).data.metrics
+    knee = made["knee"]
+    assert figures["best/val/ndcg_at_10"] == knee["val"]["ndcg_at_10"]
+    assert figures["test/coverage_at_10"] == knee["test"]["coverage_at_10"]
+
+
+def test_a_sweep_of_a_baseline_is_no_baseline_of_the_next(config, manifest, tmp_path):
+    own = manifest.model_copy(update={"name": "eased", "fingerprint": "d" * 64})
+    first = write_sweep(override(config, {"model.kind": "ease"}), own, "eased", {"plain": 0.0})
+    second = write_sweep(config, own, "second", {"plain": 0.0})
+    report(config, parent_run_id=first.run_id, out=tmp_path)
+    references = report(config, parent_run_id=second.run_id, out=tmp_path)["references"]
+    assert references["ease"]["name"] == "plain"
