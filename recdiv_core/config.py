@@ -298,8 +298,8 @@ class RerankConfig(_Section):
     method: RerankMethod = "none"
     diversity: Unit = 0.0
     """The dial: 0 = the model's order exactly, 1 = pure diversity."""
-    num_candidates: int = Field(default=100, ge=1)
-    """Top-scored items that the re-ranker chooses from."""
+    num_candidates: int = Field(default=0, ge=0)
+    """Top-scored items that the re-ranker chooses from; 0 = ten times `eval.k`, at least 100."""
     window: int = Field(default=0, ge=0)
     """Places before a place that it has to differ from; 0 = all (`dpp`, `ssd`)."""
     alpha: Unit = 0.5
@@ -369,13 +369,30 @@ class EvalConfig(_Section):
     batch_size: int = Field(default=512, ge=1)
     """Users scored at once a worker."""
     cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Further cut-offs below `k` that `evaluate` judges the same slates at."""
+    """Further cut-offs that `evaluate` judges the same slates at; those above `k` are left out."""
     slices: tuple[str, ...] = ("user", "query", "popularity", "category")
     """Parts of the shop that `evaluate` reports apart and compares: `user` (cold, warm), `query`
     (with, without), items by `popularity` (head, mid, tail), by `category` or by any other column
     of the catalogue, whose coverage in the slates is then measured too."""
-    objective: str = Field(default="ndcg_at_10", pattern=r"^[a-z_]+_at_[0-9]+$")
-    """Validation metric that early stopping and the best checkpoint go by; higher is better."""
+    objective: str = Field(default="ndcg", pattern=r"^[a-z_]+(_at_[0-9]+)?$")
+    """Validation metric at `eval.k` that early stopping and the best checkpoint go by, such as
+    `ndcg`; higher is better."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _without_cut_off(cls, values: object) -> object:
+        """Take `ndcg_at_10`, as older checkpoints have it, for `ndcg` where `eval.k` is 10."""
+        if not isinstance(values, dict):
+            return values
+        given = cast("dict[str, object]", values)
+        name, _, cut_off = str(given.get("objective", "")).rpartition("_at_")
+        k = given.get("k", cls.model_fields["k"].default)
+        return {**given, "objective": name} if name and cut_off == str(k) else given
+
+    @property
+    def objective_at_k(self) -> str:
+        """Name of the objective's figure, such as `ndcg_at_10`."""
+        return f"{self.objective}_at_{self.k}"
 
 
 class ScalingConfig(_Section):
@@ -441,10 +458,16 @@ class Config(_Section):
         self._check_text_training()
         if sum(self.train.augment.values()) > 1:
             raise UserError(f"train.augment={dict(self.train.augment)}: the shares exceed 1")
-        if self.rerank.num_candidates < self.eval.k:
+        if 0 < self.rerank.num_candidates < self.eval.k:
             raise UserError(
                 f"rerank.num_candidates={self.rerank.num_candidates} must be at least "
-                f"eval.k={self.eval.k}"
+                f"eval.k={self.eval.k}, or 0, which follows it"
+            )
+        if "_at_" in self.eval.objective:
+            name = self.eval.objective.rpartition("_at_")[0]
+            raise UserError(
+                f"eval.objective={self.eval.objective} is not measured with eval.k={self.eval.k}; "
+                f"write eval.objective={name}, which follows eval.k"
             )
         if self.rerank.attributes and not sum(self.rerank.attributes.values()):
             raise UserError("rerank.attributes: the weights must sum to more than 0")
@@ -453,11 +476,6 @@ class Config(_Section):
             raise UserError(
                 "rerank.rules do not go with rerank.method=exposure, which serves all users "
                 "together; allowed is any other method"
-            )
-        if max(self.eval.cutoffs, default=0) > self.eval.k:
-            raise UserError(
-                f"eval.cutoffs={list(self.eval.cutoffs)} must not exceed eval.k={self.eval.k}: "
-                "slates are that long"
             )
         if not self.data.events:
             raise UserError("data.events must name at least one kind of event")
@@ -529,6 +547,15 @@ class Config(_Section):
                     f"scaling.shard_encoder does not go with {key}={value}, which needs whole "
                     "gradients on every worker"
                 )
+
+
+def rerank_candidates(config: Config) -> int:
+    """Return how many of the best-scored items a re-ranker chooses from.
+
+    >>> rerank_candidates(Config())
+    100
+    """
+    return config.rerank.num_candidates or max(100, 10 * config.eval.k)
 
 
 def check_dial(config: Config) -> None:

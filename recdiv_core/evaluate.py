@@ -147,6 +147,9 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
     config = with_version(config)
     prepared, manifest = check_inputs(config, checkpoint)
     check_kinds(config.eval.slices, pq.read_schema(prepared / "catalogue.parquet").names)
+    above = [cutoff for cutoff in config.eval.cutoffs if cutoff > config.eval.k]
+    if above:
+        logger.warning("eval.cutoffs: %s left out, slates end at eval.k=%d", above, config.eval.k)
     start_with_gpu(config, checkpoint)
     import ray
 

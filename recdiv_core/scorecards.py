@@ -62,7 +62,7 @@ def scorecard_of(
         share: batches of held-out users.
         dataset: whose.
         policy: how slates are made.
-        cutoffs: further ones, below the slates' length.
+        cutoffs: further ones; those above the slates' length are left out.
         kinds: of groups, see `groupings`.
     """
     device, k = dataset.text_VH.device, policy.k
@@ -72,7 +72,7 @@ def scorecard_of(
     groups = GroupTally.zeros([*user_group_names(kinds), *of_items], k=k)
     tallies = [
         Tally.zeros(facts.num_items, k=cutoff, names=metrics, device=device)
-        for cutoff in (k, *sorted({*cutoffs} - {k}))
+        for cutoff in (k, *sorted({cutoff for cutoff in cutoffs if cutoff < k}))
     ]
     for held_out in share:
         with torch.inference_mode():

@@ -7,15 +7,17 @@ Data only; `sweep.py` runs it. A file in `tune_spaces/` holds one `SPACE` of thi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from recdiv_core.errors import UserError
 
 Search = Literal["grid", "random", "quasi_random", "tpe", "nsga2"]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric that the sweep trades off, e.g. `val/ndcg_at_10`."""
+    """A metric that the sweep trades off, e.g. `val/ndcg`, at the cut-off `eval.k`."""
 
     metric: str
     direction: Literal["max", "min"]
@@ -25,7 +27,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Constraint:
-    """What a trial must keep of the baseline's figure, e.g. 98 % of its `val/ndcg_at_10`.
+    """What a trial must keep of the baseline's figure, e.g. 98 % of its `val/ndcg`.
 
     The baseline is the w = 0 run that the sweep trains before its trials. A trial that breaks a
     constraint is shown, never recommended.
@@ -82,3 +84,31 @@ class SearchSpace:
     fixed: Mapping[str, object] = field(default_factory=dict[str, object])
     warm_start: Mapping[str, object] | None = None
     grace_epochs: int = 1
+
+
+def at_k(space: SearchSpace, k: int, name: str) -> SearchSpace:
+    """Return a space with the cut-off in the names of its objectives and constraints.
+
+    Args:
+        space: whose metrics have no cut-off, or that of `eval.k`.
+        k: `eval.k`.
+        name: of the space, for the message.
+
+    Raises:
+        UserError: a name has another cut-off already.
+    """
+    return replace(
+        space,
+        objectives=tuple(replace(o, metric=_named(o.metric, k, name)) for o in space.objectives),
+        constraints=tuple(replace(c, metric=_named(c.metric, k, name)) for c in space.constraints),
+    )
+
+
+def _named(metric: str, k: int, space: str) -> str:
+    name, _, cut_off = metric.rpartition("_at_")
+    if name and cut_off != str(k):
+        raise UserError(
+            f"--space {space} names {metric}, which is not measured with eval.k={k}; write {name}, "
+            "which follows eval.k"
+        )
+    return f"{name or metric}_at_{k}"

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from recdiv_core.config import rerank_candidates
 from recdiv_core.data.plan import Examples
 from recdiv_core.errors import UserError
 from recdiv_core.held_out import Scoring, score_users, scoring_of
@@ -125,10 +126,9 @@ class SlateMaker:
         )
 
     def _check(self, k: int, model_diversity: float, rerank_diversity: float) -> None:
-        if not 1 <= k <= self.config.rerank.num_candidates:
-            raise UserError(
-                f"k={k}: allowed are 1 to rerank.num_candidates={self.config.rerank.num_candidates}"
-            )
+        most = rerank_candidates(self.config)
+        if not 1 <= k <= most:
+            raise UserError(f"k={k}: allowed are 1 to rerank.num_candidates={most}")
         for name, value in (
             ("model.diversity", model_diversity),
             ("rerank.diversity", rerank_diversity),

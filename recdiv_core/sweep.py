@@ -30,7 +30,7 @@ from recdiv_core.report import report
 from recdiv_core.rungs import FrontScheduler, RungMemory
 from recdiv_core.schema import Manifest, check_unchanged
 from recdiv_core.search import FrontSearch, GridWalk, Hours, check_search, most_trials
-from recdiv_core.search_space import SearchSpace
+from recdiv_core.search_space import SearchSpace, at_k
 from recdiv_core.sweep_runs import TrialTracking, open_parent, open_trial, trial_name
 from recdiv_core.tracking import (
     RunHandle,
@@ -94,6 +94,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
     """
     config = on_own_version(place_run(config, name))
     check_search(space, name)
+    space = at_k(space, config.eval.k, name)
     hours = Hours(space.max_hours)
     config, manifest = check_config(config)
     _check_objectives(config, space, name)
@@ -152,6 +153,8 @@ def _check_objectives(config: Config, space: SearchSpace, name: str) -> None:
             f"--space {name} has {len(space.objectives)} objectives; a front needs two or more"
         )
     k = config.eval.k
+    if "eval.k" in space.parameters:
+        raise UserError(f"--space {name}: eval.k cannot be swept: figures of different k differ")
     falling = [f"gini_at_{k}", f"homogeneity_at_{k}"]
     measured = [f"val/{metric}" for metric in measured_names(k) + falling]
     for objective in space.objectives:

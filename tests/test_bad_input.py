@@ -163,9 +163,10 @@ def test_a_directory_that_is_no_checkpoint(config: Config, checkpoint: Path):
     assert "not a checkpoint" in refusal(config, train__init_from=str(checkpoint))
 
 
-def test_an_objective_of_another_cut_off(config: Config):
-    message = refusal(config, eval__k=20)
-    assert "eval.objective=ndcg_at_10 is not measured with eval.k=20" in message
+def test_an_objective_that_is_not_measured(config: Config):
+    assert "eval.objective=gini is not measured; allowed: ndcg, recall" in refusal(
+        config, eval__objective="gini"
+    )
 
 
 def test_more_cpus_than_there_are(config: Config):
@@ -199,8 +200,8 @@ def test_workers_that_ask_for_nothing_fit_side_by_side(config: Config, num_worke
         ("tune", ["--space", "smoke"], "error: data.prepared is not set"),
         (
             "tune",
-            ["--space", "smoke", "eval.k=5", "eval.objective=ndcg_at_5"],
-            "trades off val/ndcg",
+            ["--space", "smoke", "eval.k=5", "eval.objective=ndcg_at_10"],
+            "error: eval.objective=ndcg_at_10 is not measured with eval.k=5",
         ),
         ("evaluate", ["--checkpoint", "/nowhere"], "error: checkpoint /nowhere is not a directory"),
     ],
@@ -314,7 +315,12 @@ def test_a_grid_for_a_search(config: Config):
     assert "cannot be searched by tpe" in refused_space(config, parameters=grid)
 
 
-@pytest.mark.parametrize("metric", ["val/ndcg_at_5", "val/gini_at_10", "ndcg_at_10"])
+def test_a_constraint_at_another_cut_off(config: Config):
+    constraints = (Constraint("val/ndcg_at_5", at_least=0.9),)
+    assert "write val/ndcg, which follows eval.k" in refused_space(config, constraints=constraints)
+
+
+@pytest.mark.parametrize("metric", ["val/gini_at_10", "ndcg_at_10"])
 def test_a_constraint_on_what_is_not_measured_or_better_when_lower(config: Config, metric: str):
     message = refused_space(config, constraints=(Constraint(metric, at_least=0.9),))
     assert f"constrains {metric}" in message

@@ -16,8 +16,10 @@ from recdiv_core.config import (
     from_tree,
     known_keys,
     override,
+    rerank_candidates,
     to_yaml,
 )
+from recdiv_core.errors import UserError
 from recdiv_core.settings import load
 
 TEXT = st.text(max_size=20)
@@ -196,7 +198,7 @@ def test_settings_that_contradict_each_other_are_refused(overrides, message):
         ("rerank.rules=at most 2 of brand", r"rerank.rules: got 'at most .* such as \[a, b\]"),
         ("rerank.rules=[include: A]", r"rerank.rules.0: got \{'include': 'A'\}; .* valid string"),
         ("rerank.rules=[at least 11 of brand=A]", "asks for more than eval.k=10 places"),
-        ("eval.cutoffs=[5, 20]", r"eval.cutoffs=\[5, 20\] must not exceed eval.k=10"),
+        ("eval.objective=ndcg_at_20", "eval.objective=ndcg_at_20 is not measured with eval.k=10"),
         ("eval.cutoffs=[0]", "eval.cutoffs.0: got 0; .* greater than or equal to 1"),
         ("loss.slate_candidates=5", "loss.slate_candidates=5 must be at least loss.slate_size=10"),
         ("model.text.fields=[]", "model.text.fields must name at least one column"),
@@ -267,3 +269,27 @@ def test_a_config_is_frozen():
 
 def test_a_dial_of_zero_is_the_default():
     assert (Config().loss.diversity_weight, Config().rerank.diversity) == (0.0, 0.0)
+
+
+def test_what_goes_with_k_follows_it():
+    config = load(None, ["eval.k=200", "eval.cutoffs=[5, 300]"])
+    assert config.eval.objective_at_k == "ndcg_at_200"
+    assert rerank_candidates(config) == 2000
+    assert rerank_candidates(load(None, ["eval.k=3"])) == 100
+
+
+@pytest.mark.parametrize("k", [5, 10])
+def test_an_objective_with_its_cut_off_is_taken_where_k_agrees(k: int):
+    config = load(None, [f"eval.objective=recall_at_{k}", f"eval.k={k}"])
+    assert config.eval.objective == "recall"
+
+
+def test_a_checkpoint_of_before_is_evaluated_at_another_k():
+    then = from_tree({"eval": {"k": 10, "objective": "ndcg_at_10"}})
+    assert override(then, {"eval.k": 20}).eval.objective_at_k == "ndcg_at_20"
+
+
+def test_keys_that_are_gone_are_dropped_from_what_was_saved():
+    assert from_tree({"tracking": {"parent_run_id": "0123"}}) == Config()
+    with pytest.raises(UserError, match=r"unknown key 'tracking.parent_run_id'"):
+        override(Config(), {"tracking.parent_run_id": "0123"})

@@ -1,15 +1,17 @@
 """Every search space is found, and names only settings and metrics that there are."""
 
 import importlib
-import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from recdiv_core.config import Config, known_keys, override
+from recdiv_core.errors import UserError
 from recdiv_core.metrics import SYSTEM_METRICS, USER_METRICS
 from recdiv_core.search import check_search
-from recdiv_core.search_space import SearchSpace
+from recdiv_core.search_space import Constraint, SearchSpace, at_k
+from recdiv_core.training.launch import MEASURED
 
 SPACES = sorted(
     path.stem
@@ -47,11 +49,18 @@ def test_no_setting_is_both_swept_and_fixed(name: str):
 
 
 @each_space
-def test_every_objective_is_a_validation_metric(name: str):
-    metrics = [objective.metric for objective in space(name).objectives]
-    matches = [re.fullmatch(r"val/([a-z_]+)_at_[0-9]+", metric) for metric in metrics]
+@pytest.mark.parametrize("k", [5, 10])
+def test_every_objective_is_a_validation_metric_at_any_cut_off(name: str, k: int):
+    metrics = [objective.metric for objective in at_k(space(name), k, name).objectives]
     assert len(metrics) >= 2
-    assert all(match and match[1] in {*USER_METRICS, *SYSTEM_METRICS} for match in matches)
+    assert set(metrics) <= {f"val/{metric}_at_{k}" for metric in (*USER_METRICS, *SYSTEM_METRICS)}
+
+
+def test_a_cut_off_in_a_name_is_taken_where_k_agrees():
+    named = replace(space("smoke"), constraints=(Constraint("val/ndcg_at_10", 0.9),))
+    assert at_k(named, 10, "mine").constraints == named.constraints
+    with pytest.raises(UserError, match=r"val/ndcg_at_10, which is not measured with eval.k=20"):
+        at_k(named, 20, "mine")
 
 
 @each_space
@@ -64,9 +73,17 @@ def test_a_space_can_be_searched_as_it_asks(name: str):
     check_search(space(name), name)
 
 
-@each_space
-def test_every_constraint_is_a_share_of_a_metric_that_trials_report(name: str):
-    for constraint in space(name).constraints:
-        assert re.fullmatch(r"val/[a-z_]+_at_10", constraint.metric)
-        assert 0 < constraint.at_least <= 1
-        assert space(name).warm_start is not None
+CONSTRAINTS = [(name, c) for name in SPACES for c in space(name).constraints]
+
+
+def test_a_space_with_constraints_is_there_to_be_tested():
+    assert CONSTRAINTS
+
+
+@pytest.mark.parametrize(("name", "constraint"), CONSTRAINTS, ids=str)
+def test_every_constraint_is_a_share_of_a_metric_that_trials_report(
+    name: str, constraint: Constraint
+):
+    assert constraint.metric.removeprefix("val/") in MEASURED
+    assert 0 < constraint.at_least <= 1
+    assert space(name).warm_start is not None

@@ -5,7 +5,7 @@ from typing import Final
 from recdiv_core.search_space import Objective
 
 FRONT: Final = tuple(
-    Objective(f"val/{name}_at_10", "max", reference=0.0)
+    Objective(f"val/{name}", "max", reference=0.0)
     for name in ("ndcg", "coverage", "ild", "diversity_index")
 )
 """Accuracy, and what is traded for it: the axes that the fronts of all spaces share."""

@@ -12,8 +12,8 @@ SPACE = SearchSpace(
         "train.augment": tune.grid_search([{}, {"crop": 0.15, "mask": 0.15, "reorder": 0.1}]),
     },
     objectives=(
-        Objective("val/ndcg_at_10", "max", reference=0.0),
-        Objective("val/coverage_at_10", "max", reference=0.0),
+        Objective("val/ndcg", "max", reference=0.0),
+        Objective("val/coverage", "max", reference=0.0),
     ),
     fixed={"train.epochs": 15},
     grace_epochs=5,

@@ -26,7 +26,7 @@ SPACE = SearchSpace(
     objectives=FRONT,
     search="tpe",
     num_samples=24,
-    constraints=(Constraint("val/ndcg_at_10", at_least=0.95),),
+    constraints=(Constraint("val/ndcg", at_least=0.95),),
     learn_from_earlier=True,
     fixed={**FURTHER, "rerank.method": "msd"},
     warm_start=WARM,

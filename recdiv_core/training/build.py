@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from recdiv_core.config import Config
+from recdiv_core.config import Config, rerank_candidates
 from recdiv_core.data.catalogue import (
     Catalogue,
     Tokens,
@@ -268,7 +268,7 @@ def slate_policy(config: Config, dataset: Dataset) -> SlatePolicy:
         filter_seen=config.eval.filter_seen,
         method=config.rerank.method,
         diversity=config.rerank.diversity,
-        num_candidates=config.rerank.num_candidates,
+        num_candidates=rerank_candidates(config),
         logit_adjustment=config.rerank.logit_adjustment * config.model.temperature,
         options=Options(
             window=config.rerank.window,

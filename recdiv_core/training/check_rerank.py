@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from recdiv_core.config import Config
+from recdiv_core.config import Config, rerank_candidates
 from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.rule_labels import labels_of_rule
 from recdiv_core.errors import UserError
@@ -41,16 +41,17 @@ def check_rerank(config: Config, prepared: Path) -> None:
             labels_of_rule(parse_rule(text), catalogue)
     if rerank.method == "none" and rerank.diversity:
         logger.warning("rerank.diversity has no effect with rerank.method=none")
-    if rerank.rules and rerank.num_candidates == config.eval.k:
+    num_candidates = rerank_candidates(config)
+    if rerank.rules and num_candidates == config.eval.k:
         logger.warning(
             "rerank.num_candidates=%d is eval.k: rerank.rules have nothing to choose from",
-            rerank.num_candidates,
+            num_candidates,
         )
-    if rerank.method != "none" and rerank.num_candidates == config.eval.k:
+    if rerank.method != "none" and num_candidates == config.eval.k:
         logger.warning(
             "rerank.num_candidates=%d is eval.k: rerank.method=%s has nothing to choose from and "
             "only changes the order",
-            rerank.num_candidates,
+            num_candidates,
             rerank.method,
         )
     for key, value, methods in (

@@ -353,7 +353,7 @@ class _Trainer:
     def _end_epoch(
         self, epoch: int, values: Mapping[str, float], figures: Mapping[str, float]
     ) -> None:
-        name = self.config.eval.objective
+        name = self.config.eval.objective_at_k
         is_better = (
             self.config.train.select == "last"
             or not self.progress.best_metrics
@@ -374,7 +374,8 @@ class _Trainer:
     def _log_epoch(
         self, epoch: int, values: Mapping[str, float], figures: Mapping[str, float], took_s: float
     ) -> None:
-        name, epochs, k = self.config.eval.objective, self.config.train.epochs, self.config.eval.k
+        name, k = self.config.eval.objective_at_k, self.config.eval.k
+        epochs = self.config.train.epochs
         logger.info(
             "%s: epoch %d of %d: loss %.4f, val/%s %.4f, val/coverage_at_%d %.4f, "
             "%.0f users/s, at most %.0f s left",
@@ -407,7 +408,7 @@ class _Trainer:
     def _report(self, metrics: Mapping[str, float]) -> None:
         """Hand metrics to the controller, none inside an epoch; rank 0 brings the checkpoint."""
         check_unchanged(self.dataset.prepared, self.dataset.manifest)
-        best = self.progress.best_metrics.get(self.config.eval.objective, 0.0)
+        best = self.progress.best_metrics.get(self.config.eval.objective_at_k, 0.0)
         reported = {**metrics, "selection": best, "step": self.progress.step}
         # all ranks meet here where the encoder is in shards
         weights, optimizer = whole(self.model.state_dict()), whole(self.optimizer.state_dict())

@@ -70,7 +70,7 @@ def is_selected(
         figures: of the epoch, with their `val/`.
         before: figures of the selected epoch; None = this is the first.
     """
-    objective = f"val/{config.eval.objective}"
+    objective = f"val/{config.eval.objective_at_k}"
     takes_last = config.train.select == "last"
     return before is None or takes_last or figures[objective] > before[objective]
 
