@@ -79,7 +79,6 @@ class ColumnsConfig(_Section):
     event: str = "event"
     query: str = "query"
     session_id: str = "session_id"
-    slate_id: str = "slate_id"
     position: str = "position"
     rating: str = "rating"
     title: str = "title"
@@ -99,7 +98,8 @@ class DataConfig(_Section):
     clicks: str = ""
     """Click log: path, directory, glob or URI; CSV, JSON Lines or Parquet."""
     items: str = ""
-    """Catalogue: path, directory, glob or URI; CSV, JSON Lines or Parquet."""
+    """Catalogue: path, directory, glob or URI; CSV, JSON Lines or Parquet.
+    Empty = made of the click log's own items."""
     out: str = ""
     """Directory to write; empty = `runs/prepared/<name>`."""
     prepared: str = ""
@@ -128,10 +128,12 @@ class DataConfig(_Section):
     """Words that stand for a missing value, in any case; blanks always do."""
     timestamp_format: str = ""
     """How times are written, as in strptime (`%d/%m/%Y %H:%M`); empty = found out."""
-    event_names: dict[str, str] = {}
+    event_names: dict[str, Event | Literal["drop"]] = {}
     """The log's word for a kind of event -> ours (`view: click`); `drop` leaves the rows out."""
     events: tuple[Event, ...] = ("click", "cart", "purchase")
     """Kinds of event that count as positive; ignored when the log has no event column."""
+    min_rating: float = 0.0
+    """Lowest rating of an event that counts; rows below are left out, 0 = none are."""
     event_weights: dict[Event, Annotated[float, Field(gt=0.0)]] = {}
     """Weight of a kind of event in the relevance loss; 1 where not given."""
     max_quarantined: Unit = 0.05

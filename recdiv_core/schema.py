@@ -36,7 +36,7 @@ QUERY: Final = "query"
 ITEM_INDEX: Final = "item_index"
 
 CLICK_LOG_REQUIRED: Final = (USER_ID, ITEM_ID, TIMESTAMP)
-CLICK_LOG_OPTIONAL: Final = (EVENT, QUERY, "session_id", "slate_id", "position", "rating")
+CLICK_LOG_OPTIONAL: Final = (EVENT, QUERY, "session_id", "position", "rating")
 CATALOGUE_REQUIRED: Final = (ITEM_ID, "title")
 CATALOGUE_OPTIONAL: Final = (
     "category",
@@ -61,7 +61,6 @@ CLICK_LOG: Final = pa.schema(
         pa.field(EVENT, pa.string()),
         pa.field(QUERY, pa.string()),
         pa.field("session_id", pa.string()),
-        pa.field("slate_id", pa.string()),
         pa.field("position", pa.int32()),
         pa.field("rating", pa.float32()),
     ]
@@ -155,6 +154,10 @@ class Manifest(BaseModel):
     """Rejected rows by reason."""
     dropped: dict[str, int]
     """Valid rows not used, by reason: duplicates, other kinds of event, outside the k-core."""
+    files: tuple[dict[str, object], ...] = ()
+    """Of each file of the click log: rows `read` = `kept` + `dropped` by rule + `quarantined`."""
+    times: dict[str, object] = {}
+    """How the log writes its times, the first and the last day, and a histogram of the events."""
     split: dict[str, str | int | float]
     """Protocol, cut timestamps and how many ties stood across them."""
     has_timestamps: bool

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recdiv_core.config import Config, override
-from recdiv_core.data import catalogue
+from recdiv_core.data import catalogue, items
 from recdiv_core.data.files import list_files
 
 
 def read(path, **values):
     config = override(Config(), {"data.items": str(path), **values})
-    return catalogue.read_catalogue(list_files(str(path), "data.items"), config)
+    return items.read_catalogue(list_files(str(path), "data.items"), config)
 
 
 def write_csv(tmp_path, text):
@@ -31,7 +31,7 @@ def test_broken_rows_are_rejected_with_their_reason_and_the_first_of_an_id_stays
     assert {reason: len(rows) for reason, rows in raw.rejected.items()} == {
         "1 fields instead of 3": 1,
         "missing item_id": 1,
-        "duplicate item_id": 1,
+        "duplicate item_id with other values": 1,
     }
     assert raw.num_rows == 5
 
@@ -78,6 +78,45 @@ def test_text_leaves_out_what_an_item_does_not_have():
     assert texts.to_pylist() == ["T | B | 1.5", "2"]
 
 
+@pytest.mark.parametrize("fields", [("title",), ("title", "category", "brand")])
+def test_an_item_without_any_text_keeps_its_place(fields):
+    table = pa.table({"title": ["A", None, "", "D"], "category": ["a", None, None, "d"]})
+    texts = catalogue.make_texts(table, fields).to_pylist()
+    assert texts[1:3] == ["", ""]
+    assert texts[0].startswith("A")
+    assert texts[3].startswith("D")
+
+
+def test_the_catalogue_may_call_its_columns_otherwise_than_the_log(tmp_path):
+    path = write_csv(tmp_path, "id,name\n1.0,A\n 2,B\nNULL,C\n")
+    names = {"data.columns.item_id": "product_id", "data.item_columns.item_id": "id"}
+    raw = read(path, **names, **{"data.item_columns.title": "name"})
+    assert sorted(raw.item_ids.to_pylist()) == ["1", "2"]
+    assert list(raw.rejected) == ["missing item_id"]
+
+
+def test_identical_and_conflicting_duplicates_are_told_apart(tmp_path, caplog):
+    raw = read(write_csv(tmp_path, "item_id,title\na,A\na,A\na,B\nb,B\n"))
+    assert {reason: len(rows) for reason, rows in raw.rejected.items()} == {
+        "duplicate item_id": 1,
+        "duplicate item_id with other values": 1,
+    }
+    assert "1 rows repeat an item_id with other values, e.g. 'a'; the first counts" in caplog.text
+
+
+def test_without_a_catalogue_the_items_are_those_of_the_log(tmp_path):
+    (tmp_path / "log.csv").write_text(
+        "user_id,item_id,timestamp,brand,price\nu,a,1,,2\nu,b,2,B,3\nv,a,3,A,9\nv,NULL,4,C,1\n"
+    )
+    files = list_files(str(tmp_path / "log.csv"), "data.clicks")
+    raw = items.read_items_of_log(files, Config())
+    found = {row["item_id"]: row for row in raw.table.to_pylist()}
+    assert found == {
+        "a": {"item_id": "a", "brand": "A", "price": 2.0, "title": ""},
+        "b": {"item_id": "b", "brand": "B", "price": 3.0, "title": ""},
+    }
+
+
 ROWS = ["i1,Cup,A|B", "i2,Mug,B", "i10,Pot,C", "x,,", "y,Pan,A > D", "1,One,E"]
 
 
@@ -98,7 +137,7 @@ def test_the_order_of_rows_in_the_shops_file_changes_nothing(order, tmp_path_fac
 
 def test_items_stand_in_no_order_of_their_ids():
     ids = [f"i{number}" for number in range(100)]
-    found = catalogue.in_order_of_hash(pa.table({"item_id": ids}))["item_id"].to_pylist()
+    found = items.in_order_of_hash(pa.table({"item_id": ids}))["item_id"].to_pylist()
     place = [found.index(item_id) for item_id in ids]
     assert found[:3] == ["i95", "i88", "i30"]  # the same on every machine
     assert abs(np.corrcoef(place, range(100))[0, 1]) < 0.25

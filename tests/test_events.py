@@ -1,8 +1,9 @@
 import json
 
-import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recdiv_core.config import Config, override
 from recdiv_core.data import events, readers
@@ -36,8 +37,8 @@ def judge(tmp_path, rows, **values):
         ({"item_id": None}, "missing item_id"),
         ({"timestamp": None}, "missing timestamp"),
         ({"timestamp": "soon"}, "timestamp does not parse"),
-        ({"timestamp": "-5"}, "negative time"),
-        ({"timestamp": "1388534400000"}, "time after the year 2200"),
+        ({"timestamp": "-5"}, "timestamp in another unit than the column's"),
+        ({"timestamp": "1388534400000"}, "timestamp in another unit than the column's"),
         ({"event": "viewed"}, "unknown event"),
         ({"event": None}, "unknown event"),
         ({"item_id": "z"}, "item not in the catalogue"),
@@ -57,7 +58,7 @@ def test_a_broken_row_is_quarantined_with_its_reason(tmp_path, change, reason):
 def test_other_kinds_of_event_are_left_out_and_counted(tmp_path):
     kept, rejected, counts = judge(tmp_path, [LOG], **{"data.events": ("cart",)})
     assert kept.num_rows == 10
-    assert counts.num_other_events == 11
+    assert counts.dropped == {"kind of event not in data.events": 11}
     assert rejected.num_rows == 0
 
 
@@ -79,10 +80,14 @@ def test_a_user_is_always_in_the_same_shard():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"item_id": "z"}, 'item not in the catalogue: 30.*"item_id": "z".*data.items'),
-        ({"timestamp": -5}, "negative time: 30.*data.columns.timestamp"),
-        ({"timestamp": "soon"}, "none of the first 30 values is a time.*'soon'"),
-        ({"event": "viewed"}, "unknown event: 30.*data.columns.event; allowed: impression, click"),
+        (
+            {"item_id": "z"},
+            "item not in the catalogue: 30.*e.g. row [0-9]+: 'z'; look at data.items",
+        ),
+        ({"timestamp": -5}, "negative time: 30.*data.columns"),
+        ({"timestamp": "soon"}, "no value is a time.*'soon'"),
+        ({"event": "viewed"}, "unknown event: 30.*'viewed': 30; known are impression, click"),
+        ({"event": "viewed"}, "e.g. data.event_names.viewed=click, or =drop to leave them out"),
         ({"user_id": None}, "missing user_id: 30.*data.columns.user_id"),
     ],
 )
@@ -99,61 +104,88 @@ def test_a_log_without_rows_is_an_error(tmp_path):
 
 
 def test_the_limit_on_broken_rows_is_a_share():
-    counts = events.empty_counts()
+    counts = events.RowCounts()
     counts.num_rows = 100
     counts.rejected["negative time"] = 5
-    counts.examples["negative time"] = "{}"
+    counts.examples["negative time"] = "row 7"
     events.check_rejected(counts, 0.05, Config(), "data.clicks")
-    with pytest.raises(ValueError, match=r"5 of 100 rows are broken.*data.max_quarantined"):
+    with pytest.raises(ValueError, match=r"5 of 100 rows cannot be used.*data.max_quarantined"):
         events.check_rejected(counts, 0.04, Config(), "data.clicks")
 
 
-def make_staged(rows):
-    """`rows`: (user, item, time, event, session) in order of the input."""
-    users, items, times, kinds, sessions = zip(*rows, strict=True)
-    columns = {
-        "shard": np.zeros(len(rows)),
-        "user_hash": events.hash_users(pa.array(users)),
-        "user_id": users,
-        "item": items,
-        "timestamp": times,
-        "event": kinds,
-        "query": [None] * len(rows),
-        "session_id": sessions,
-        readers.ROW: range(len(rows)),
-    }
-    arrays = [pa.array(columns[f.name]).cast(f.type) for f in events.STAGED]
-    return pa.table(arrays, schema=events.STAGED)
+@pytest.mark.parametrize("word", ["NULL", "\\N", "nan", "None", "N/A", "  ", "", None])
+def test_a_word_for_nothing_is_no_user_and_no_item(tmp_path, word):
+    _, rejected, counts = judge(tmp_path, [LOG | {"user_id": word}, LOG | {"item_id": word}])
+    assert rejected["reason"].to_pylist() == ["missing user_id", "missing item_id"]
+    assert counts.kept == 20
 
 
-def test_events_are_in_order_of_time_and_ties_in_order_of_the_input():
-    rows = [("u", 3, 5, 1, None), ("v", 9, 1, 1, None), ("u", 1, 5, 1, None), ("u", 2, 0, 1, None)]
-    staged = make_staged(rows)
-    shuffled = staged.take(pa.array([2, 0, 3, 1]))
-    expected = {"u": [2, 3, 1], "v": [9]}
-    for table in (staged, shuffled):
-        ordered, _, _ = events.order_events(table, 0)
-        assert {r["user_id"]: r["items"] for r in ordered.to_pylist()} == expected
+def test_words_for_nothing_can_be_named(tmp_path):
+    row = LOG | {"user_id": "anonymous"}
+    assert judge(tmp_path, [row])[2].kept == 21
+    counts = judge(tmp_path, [row], **{"data.null_words": ("Anonymous",)})[2]
+    assert counts.rejected == {"missing user_id": 1}
 
 
-def test_only_identical_events_are_duplicates():
-    rows = [("u", 1, 5, 1, None)] * 3 + [("u", 1, 5, 3, None), ("u", 1, 6, 1, None)]
-    ordered, num_duplicates, _ = events.order_events(make_staged(rows), 0)
-    assert num_duplicates == 2
-    assert ordered["events"].to_pylist() == [[1, 3, 1]]
+def test_ids_of_one_spelling_are_one_id(tmp_path):
+    global_ids = pa.array(["1", "b"])
+    rows = [
+        LOG | {"item_id": item, "user_id": user} for item in (1, "1", "1.0", " 1") for user in "u"
+    ]
+    log, config = open_jsonl(tmp_path, [LOG] * 10 + rows)
+    (batch,) = readers.read_unit(log.units[0], log.columns)
+    kept, _, counts, _ = events.judge_rows(batch, log, global_ids, config)
+    assert kept["item"].to_pylist() == [0, 0, 0, 0]
+    assert counts.coerced == {"blanks around an id": 1, "point of a whole number": 1}
 
 
-@pytest.mark.parametrize(
-    ("sessions", "gap_us", "expected"),
-    [
-        ([None, None, None, None], 0, 2),
-        ([None, None, None, None], 10, 3),
-        (["s", "s", "t", "t"], 10, 3),
-        (["s", "s", "s", "s"], 10, 2),
-    ],
+def test_words_for_kinds_of_event_are_mapped_and_unknown_ones_are_counted(tmp_path):
+    rows = [LOG | {"event": word} for word in ("View", "addtocart", "hover", "swipe", "swipe")]
+    names = {"view": "click", "addtocart": "cart", "hover": "drop"}
+    kept, rejected, counts = judge(tmp_path, rows, **{"data.event_names": names})
+    assert kept["event"].to_pylist()[-2:] == [1, 2]
+    assert counts.dropped == {"kind of event that data.event_names drops": 1}
+    assert counts.words == {"swipe": 2}
+    assert rejected["reason"].to_pylist() == ["unknown event"] * 2
+
+
+def test_a_search_that_found_nothing_is_counted_apart(tmp_path):
+    search = LOG | {"item_id": None, "query": "xqzt"}
+    rows = [search | {"event": "impression"}, search | {"event": "search"}, search]
+    _, rejected, counts = judge(tmp_path, rows)
+    assert counts.dropped == {"search without a result": 2}
+    assert rejected["reason"].to_pylist() == ["missing item_id"]  # a click is on something
+
+
+def test_ratings_below_the_lowest_are_left_out(tmp_path):
+    rows = [LOG | {"rating": rating} for rating in (3.5, "4", 5, None)]
+    _, _, counts = judge(tmp_path, rows, **{"data.min_rating": 4})
+    assert counts.dropped == {"rating below data.min_rating": 1}
+
+
+def test_a_time_in_the_far_future_is_quarantined(tmp_path):
+    _, rejected, _ = judge(tmp_path, [LOG | {"timestamp": "9000000000"}])
+    assert rejected["reason"].to_pylist() == ["time in the future"]
+
+
+def test_queries_are_spelt_in_one_way(tmp_path):
+    rows = [LOG | {"query": query} for query in ("Red  SHOE ", "red\u3000shoe", " ", "nan")]
+    assert judge(tmp_path, rows)[0]["query"].to_pylist()[-4:] == [
+        "red shoe",
+        "red shoe",
+        None,
+        None,
+    ]
+
+
+CELL = st.sampled_from(
+    ["u", "a", "z", "", "NULL", "1388534400", "20", "soon", "click", "view", "4"]
 )
-def test_a_session_ends_after_a_gap_or_with_its_id(sessions, gap_us, expected):
-    times = [0, 10, 21, 5]
-    users = ["u", "u", "u", "v"]
-    rows = [(u, 1, t, 1, s) for u, t, s in zip(users, times, sessions, strict=True)]
-    assert events.order_events(make_staged(rows), gap_us)[2] == expected
+
+
+@given(rows=st.lists(st.fixed_dictionaries(dict.fromkeys(events.READ, CELL)), max_size=20))
+def test_no_row_is_lost(rows, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("log")
+    kept, rejected, counts = judge(tmp_path, rows, **{"data.min_rating": 3})
+    assert counts.num_rows == 20 + len(rows)
+    assert counts.num_rows == kept.num_rows + rejected.num_rows + counts.dropped.total()

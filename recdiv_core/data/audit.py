@@ -68,16 +68,11 @@ def make_clock(first_V: Any, items: pa.Table) -> Clock:
     """Join what the log shows of the items' arrival with what the catalogue says."""
     dated_V = np.full(len(first_V), UNDATED, dtype=np.int64)
     if AVAILABLE_FROM in items.column_names:
-        column = items[AVAILABLE_FROM].combine_chunks()
-        try:
-            unit = timestamps.detect_time_unit(column, AVAILABLE_FROM)
-        except UserError:
-            unit = "order"
-        if unit == "order":
+        found = timestamps.read_times(items[AVAILABLE_FROM].combine_chunks())
+        if found is None:
             logger.warning("data.items: %s holds no times; not used", AVAILABLE_FROM)
         else:
-            times, is_valid = timestamps.parse_times(column, unit)
-            dated_V = np.where(is_valid, times, UNDATED)
+            dated_V = np.where(found[1] == 0, found[0], UNDATED)
     return Clock(first_V, dated_V)
 
 

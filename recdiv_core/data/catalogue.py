@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -22,14 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recdiv_core.config import Config
-from recdiv_core.data import readers, values
-from recdiv_core.data.files import SourceFile
-from recdiv_core.errors import UserError
+from recdiv_core.data import values
 from recdiv_core.schema import (
     CATALOGUE,
-    CATALOGUE_OPTIONAL,
-    CATALOGUE_REQUIRED,
     ITEM_ID,
     ITEM_INDEX,
     NO_CATEGORY,
@@ -191,114 +185,6 @@ class RawCatalogue:
         return self.table[ITEM_ID].combine_chunks()
 
 
-def read_catalogue(files: Sequence[SourceFile], config: Config) -> RawCatalogue:
-    """Read and check the shop's catalogue.
-
-    Raises:
-        UserError: missing column, no rows, or a text field that is no column.
-    """
-    names = config.data.columns.model_dump()
-    ours = {name: names[name] for name in (*CATALOGUE_REQUIRED, *CATALOGUE_OPTIONAL)}
-    found = readers.find_columns(files, ours, CATALOGUE_REQUIRED, "data.items")
-    columns = found | _further_columns(files, found)
-    tables: list[pa.Table] = []
-    rejected: dict[str, list[tuple[int, Any]]] = {}
-    for unit in readers.cut_units(files, "data.items"):
-        for batch in readers.read_unit(unit, columns):
-            tables.append(_clean_types(batch.table))
-            for place, text, reason in batch.broken:
-                rejected.setdefault(reason, []).append((place, text))
-    num_broken = sum(len(rows) for rows in rejected.values())
-    num_rows = sum(table.num_rows for table in tables) + num_broken
-    if num_rows == num_broken:
-        raise UserError(f"data.items={config.data.items} holds no rows")
-    table = _concatenate(tables)
-    table = in_order_of_hash(_reject_rows(table, rejected))
-    _check_text_fields(table, config)
-    return RawCatalogue(table, rejected, num_rows)
-
-
-def in_order_of_hash(table: pa.Table) -> pa.Table:
-    """Sort items by a hash of item_id: the same order on any machine and from any order of rows.
-
-    Ties between equal scores go to the lower item_index everywhere. In the order of the file they
-    would go to the items that the shop lists first, often its best sellers.
-
-    >>> in_order_of_hash(pa.table({"item_id": ["1", "2", "3", "4"]}))["item_id"].to_pylist()
-    ['2', '4', '3', '1']
-    """
-    ids = table[ITEM_ID].cast(pa.binary()).to_pylist()
-    digests = pa.array([blake2b(item_id, digest_size=16).digest() for item_id in ids], pa.binary())
-    return table.take(pc.sort_indices(digests))
-
-
-def _further_columns(files: Sequence[SourceFile], found: Mapping[str, str]) -> dict[str, str]:
-    """Name the shop's own attributes; one that has a name of ours gets `given_` before it."""
-    further: dict[str, str] = {}
-    taken = {*found, *CATALOGUE.names}
-    for file in files:
-        for theirs in readers.read_header(file, "data.items"):
-            if theirs not in found.values():
-                further[f"given_{theirs}" if theirs in taken else theirs] = theirs
-    return further
-
-
-def _clean_types(table: pa.Table) -> pa.Table:
-    for index, name in enumerate(table.column_names):
-        if name in (ITEM_ID, "title", "category", "brand", "colour", "image"):
-            table = table.set_column(index, name, values.as_text(table[name]))
-        elif name in NUMERIC:
-            numbers = values.as_numbers(table[name])
-            num_lost = numbers.null_count - values.as_text(table[name]).null_count
-            if num_lost:
-                logger.warning("data.items: %d values of %s are no numbers", num_lost, name)
-            table = table.set_column(index, name, numbers)
-    return table
-
-
-def _concatenate(tables: Sequence[pa.Table]) -> pa.Table:
-    try:
-        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    except (pa.ArrowInvalid, pa.ArrowTypeError):  # an attribute's type differs between files
-        texts = [
-            pa.table(
-                {n: t[n] if n == readers.ROW else values.as_text(t[n]) for n in t.schema.names}
-            )
-            for t in tables
-        ]
-        return pa.concat_tables(texts, promote_options="permissive").combine_chunks()
-
-
-def _reject_rows(table: pa.Table, rejected: dict[str, list[tuple[int, Any]]]) -> pa.Table:
-    ids = table[ITEM_ID].combine_chunks()
-    has_id = ids.is_valid().to_numpy(zero_copy_only=False)
-    codes = ids.dictionary_encode().indices.fill_null(-1).to_numpy()
-    is_first = np.zeros(len(codes), dtype=bool)
-    is_first[np.unique(codes, return_index=True)[1]] = True
-    for reason, is_bad in (
-        ("missing item_id", ~has_id),
-        ("duplicate item_id", has_id & ~is_first),
-    ):
-        for row in table.filter(pa.array(is_bad)).to_pylist():
-            rejected.setdefault(reason, []).append((row.pop(readers.ROW), row))
-    table = table.filter(pa.array(has_id & is_first)).drop_columns([readers.ROW])
-    titles = table["title"].fill_null("")
-    num_untitled = pc.sum(pc.equal(titles, "")).as_py()
-    if num_untitled:
-        logger.info("data.items: %d items have no title; kept", num_untitled)
-    return table.set_column(table.column_names.index("title"), "title", titles)
-
-
-def _check_text_fields(table: pa.Table, config: Config) -> None:
-    known = {*CATALOGUE_REQUIRED, *CATALOGUE_OPTIONAL}
-    for name in config.model.text.fields:
-        if name not in table.column_names and name not in known:
-            raise UserError(
-                f"model.text.fields: {name!r} is no column of the catalogue; "
-                f"columns there: {', '.join(table.column_names)}"
-            )
-
-
 def parse_categories(texts: Sequence[str | None], level: int) -> tuple[list[list[int]], list[str]]:
     """Turn category texts into lists of indices and the names they stand for.
 
@@ -334,7 +220,11 @@ def make_texts(table: pa.Table, fields: Sequence[str]) -> pa.Array:
     columns = [values.as_text(table[name]) for name in fields if name in table.column_names]
     if not columns:
         return pa.array([""] * table.num_rows)
-    return pc.binary_join_element_wise(*columns, " | ", null_handling="skip")
+    # a row of nulls alone would be left out of the result, and all later items have its texts
+    columns[0] = pc.if_else(pc.is_null(pc.coalesce(*columns)), "", columns[0])
+    texts = pc.binary_join_element_wise(*columns, " | ", null_handling="skip")
+    assert len(texts) == table.num_rows
+    return texts
 
 
 def tokenise(texts: pa.Array, source: str, max_tokens: int) -> pa.Array:

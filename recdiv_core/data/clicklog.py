@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from recdiv_core.config import Config, flatten
-from recdiv_core.data import audit, catalogue, events, examples, readers, traces
+from recdiv_core.data import audit, catalogue, events, examples, items, readers, staging, traces
 from recdiv_core.data.files import SourceFile, describe_sources, list_files
 from recdiv_core.data.findings import to_json
 from recdiv_core.data_versions import building, find_view, point, publish, version_place
@@ -130,11 +130,11 @@ class _Inputs:
     sources: tuple[dict[str, str | int], ...]
 
 
-def _open(clicks: str, items: str, config: Config) -> _Inputs:
+def _open(clicks: str, items_path: str, config: Config) -> _Inputs:
     """Check everything of the input that can be checked without Ray."""
-    item_files = list_files(items, "data.items")
     click_files = list_files(clicks, "data.clicks")
-    raw = _read_items(item_files, config)
+    item_files = list_files(items_path, "data.items") if items_path else []
+    raw = _read_items(item_files, click_files, config)
     log = events.open_log(click_files, raw.item_ids, config)
     examples.choose_protocol(config, log.has_timestamps)
     for name in ("val_from", "test_from"):
@@ -155,13 +155,17 @@ def _generate(work: Path, config: Config) -> tuple[catalogue.RawCatalogue, event
     return inputs.raw, inputs.log
 
 
-def _read_items(files: Sequence[SourceFile], config: Config) -> catalogue.RawCatalogue:
-    raw = catalogue.read_catalogue(files, config)
-    counts = events.empty_counts()
-    counts.num_rows = raw.num_rows
+def _read_items(
+    files: Sequence[SourceFile], click_files: Sequence[SourceFile], config: Config
+) -> catalogue.RawCatalogue:
+    if not files:
+        return items.read_items_of_log(click_files, config)
+    raw = items.read_catalogue(files, config)
+    counts = events.RowCounts(num_rows=raw.num_rows, kept=len(raw.table))
     for reason, rows in raw.rejected.items():
         counts.rejected[reason] = len(rows)
-        counts.examples[reason] = str(rows[0][1])
+        counts.examples[reason] = f"row {rows[0][0] % readers.FILE_STRIDE}"
+    counts.check()
     events.check_rejected(counts, config.data.max_quarantined, config, "data.items")
     if not len(raw.table):
         raise UserError(f"data.items={config.data.items} holds no usable row")
@@ -241,8 +245,12 @@ def _build(
     """Write everything but the manifest; return the manifest's counts and settings."""
     protocol = examples.choose_protocol(config, log.has_timestamps)
     logger.info("reading %d units, split %s", len(log.units), protocol)
-    rows = events.stage_shards(log, raw.item_ids, config, work)
+    rows = staging.stage_shards(log, raw.item_ids, config, work)
     logger.info("%d rows read, %d quarantined", rows.num_rows, rows.rejected.total())
+    times = {"unit": str(log.times)}
+    if log.has_timestamps:
+        times |= examples.describe_times(work)
+        logger.info("times: %s", times)
     for reason, rejected in raw.rejected.items():
         table = events.make_quarantine([(reason, place, row) for place, row in rejected])
         name = re.sub(r"\W+", "-", reason)
@@ -257,6 +265,7 @@ def _build(
     clock = audit.make_clock(seen.first_V, raw.table) if log.has_timestamps else None
     counts, findings = examples.write_examples(config, cuts, popularity_V, queries, clock, work)
     logger.info("examples: %s", dict(counts))
+    examples.check_examples(counts, config, cuts)
     findings += audit.audit_log(protocol, log.has_timestamps)
     findings += traces.audit_positions(seen.counts_2P)
     if clock is not None:
@@ -270,24 +279,29 @@ def _build(
     texts = catalogue.make_texts(raw.table, config.model.text.fields)
     catalogue.write_tokens(work, texts, queries, encoder_path, config.model.text.max_tokens)
     logger.info("tokenised %d items and %d queries", len(texts), len(queries))
+    splits = ("train", "val", "test")
+    num_events = sum(counts[f"events {name}"] for name in splits)
+    lost = rows.kept - staged["num_duplicates"] - counts["outside the k-core"] - num_events
+    assert not lost, f"{lost} events of {rows.kept} are in no split and were dropped by no rule"
     by_reason = rows.rejected.copy()
     by_reason.update({reason: len(bad) for reason, bad in raw.rejected.items()})
-    splits = ("train", "val", "test")
     return {
         "schema_version": SCHEMA_VERSION,
         "num_users": counts["users"],
         "num_items": len(raw.table),
-        "num_events": sum(counts[f"events {name}"] for name in splits),
+        "num_events": num_events,
         "num_examples": {name: counts[f"examples {name}"] for name in splits},
         "num_events_by_split": {name: counts[f"events {name}"] for name in splits},
         "num_cold_users": counts["cold users"],
         "num_cold_items": int((popularity_V == 0).sum()),
         "quarantined": dict(by_reason),
         "dropped": {
-            "kind of event not in data.events": rows.num_other_events,
+            **rows.dropped,
             "duplicates": staged["num_duplicates"],
             "outside the k-core": counts["outside the k-core"],
         },
+        "files": tuple(staging.count_files(work / "counts", log.units)),
+        "times": times,
         "split": cuts.describe()
         | {"ties_across_cut": counts["ties"], "num_sessions": staged["num_sessions"]},
         "has_timestamps": log.has_timestamps,

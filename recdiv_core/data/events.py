@@ -1,11 +1,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""The events of a click log: judged row by row, and shuffled into staged shards of users.
+"""The rows of a click log, judged one by one: an event, a row that a rule leaves out, or broken.
 
-Not the reading of files (readers.py) nor what becomes of the shards (examples.py). A row that
-cannot be used goes to the quarantine with its reason. One Ray Data shuffle brings a user's events
-together; a shard is one hash partition of the users. The result depends on the input alone, not on
-how many tasks read it: events carry their place in the input, users are in order of a stable hash.
+Not the reading of files (readers.py) nor the shuffle by user (staging.py). A row that cannot be
+used goes to the quarantine with its reason. No row is lost: what is read is kept, dropped by a
+named rule or quarantined, and `RowCounts.check` asserts the sum. N is the rows of a batch.
 """
 
 from __future__ import annotations
@@ -14,13 +13,11 @@ import collections
 import hashlib
 import json
 import logging
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +27,7 @@ import pyarrow.parquet as pq
 from recdiv_core.config import Config
 from recdiv_core.data import readers, timestamps, traces, values
 from recdiv_core.data.files import SourceFile
+from recdiv_core.data.values import as_mask
 from recdiv_core.errors import UserError
 from recdiv_core.schema import (
     CLICK_LOG_REQUIRED,
@@ -43,9 +41,9 @@ from recdiv_core.schema import (
 
 logger = logging.getLogger(__name__)
 
-READ: Final = (USER_ID, ITEM_ID, TIMESTAMP, EVENT, QUERY, "session_id", "position")
+READ: Final = (USER_ID, ITEM_ID, TIMESTAMP, EVENT, QUERY, "session_id", "position", "rating")
 """Columns of the log that are read: those the examples are made of, and one that is audited."""
-PROGRESS_S: Final = 10.0
+A_DAY_US: Final = 86_400_000_000
 STAGED: Final = pa.schema(
     [
         pa.field("shard", pa.int32()),
@@ -60,11 +58,41 @@ STAGED: Final = pa.schema(
     ]
 )
 """A judged event on its way through the shuffle; `event` = place in EVENTS, -1 = none given."""
-HINTS: Final[Mapping[str, str]] = {
-    "item not in the catalogue": "data.items",
+
+NO_ITEM: Final = "item not in the catalogue"
+UNKNOWN_EVENT: Final = "unknown event"
+REJECTED: Final = (
+    "",
+    "missing user_id",
+    "missing item_id",
+    "missing timestamp",
+    *timestamps.FAULTS[1:],
+    "negative time",
+    "time in the future",
+    UNKNOWN_EVENT,
+    NO_ITEM,
+)
+"""Reasons for which a row is quarantined, in the order in which they are looked for."""
+DROPPED: Final = (
+    "",
+    "search without a result",
+    "kind of event that data.event_names drops",
+    "kind of event not in data.events",
+    "rating below data.min_rating",
+)
+"""Rules by which a sound row is left out."""
+COLUMN_OF: Final[Mapping[str, str]] = {
+    **dict.fromkeys((*timestamps.FAULTS[1:], "negative time", "time in the future"), TIMESTAMP),
+    UNKNOWN_EVENT: EVENT,
+    NO_ITEM: ITEM_ID,
+}
+"""Reason -> the column whose value a message shows."""
+LOOK_AT: Final[Mapping[str, str]] = {
+    NO_ITEM: "data.items",
     "missing item_id": "data.columns.item_id",
     "missing user_id": "data.columns.user_id",
-    "unknown event": f"data.columns.event; allowed: {', '.join(EVENTS)}",
+    "timestamp does not parse": "data.timestamp_format",
+    UNKNOWN_EVENT: "data.event_names",
 }
 
 
@@ -75,35 +103,65 @@ class ClickLog:
     Attributes:
         units: its parts.
         columns: our name -> name in the files, of the columns that are there.
-        time_unit: how its timestamps are written.
+        times: how its timestamps are written.
+        latest: the latest time that is believed, in microseconds: a day after the log was opened.
     """
 
     units: tuple[readers.ReadUnit, ...]
     columns: dict[str, str]
-    time_unit: timestamps.TimeUnit
+    times: timestamps.TimeFormat
+    latest: int
 
     @property
     def has_timestamps(self) -> bool:
         """False for a log that has an order only."""
-        return self.time_unit != "order"
+        return self.times.unit != "order"
 
 
 @dataclass
 class RowCounts:
-    """How many rows were read and what became of them; adds up over read units."""
+    """How many rows were read and what became of them; adds up over read units.
 
-    num_rows: int
-    rejected: collections.Counter[str]
-    examples: dict[str, str]
-    num_other_events: int
+    Attributes:
+        num_rows: rows read: `kept`, `dropped` and `rejected` together.
+        kept: events that go on.
+        dropped: sound rows that a rule leaves out, by the rule.
+        rejected: quarantined rows, by reason.
+        examples: reason -> the place and the value of one row.
+        words: words for kinds of event that are not known, with their rows.
+        coerced: ids that were spelt in another way, by the change.
+    """
+
+    num_rows: int = 0
+    kept: int = 0
+    dropped: collections.Counter[str] = field(default_factory=collections.Counter)
+    rejected: collections.Counter[str] = field(default_factory=collections.Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    words: collections.Counter[str] = field(default_factory=collections.Counter)
+    coerced: collections.Counter[str] = field(default_factory=collections.Counter)
 
     def add(self, other: RowCounts) -> None:
         """Add the counts of another part of the input."""
         self.num_rows += other.num_rows
-        self.rejected.update(other.rejected)
-        self.num_other_events += other.num_other_events
+        self.kept += other.kept
+        for name in ("dropped", "rejected", "words", "coerced"):
+            getattr(self, name).update(getattr(other, name))
         for reason, text in other.examples.items():
             self.examples.setdefault(reason, text)
+
+    def check(self) -> None:
+        """Assert that no row was lost: each is kept, dropped by a rule or quarantined."""
+        found = self.kept + self.dropped.total() + self.rejected.total()
+        assert self.num_rows == found, f"{self.num_rows} rows read, {found} accounted for"
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> RowCounts:
+        """Make counts of what `vars` of them says in JSON."""
+        counters: dict[str, Any] = {name: collections.Counter(tree[name]) for name in COUNTERS}
+        return cls(**{**tree, **counters})
+
+
+COUNTERS: Final = ("dropped", "rejected", "words", "coerced")
 
 
 def open_log(files: Sequence[SourceFile], item_ids: pa.Array, config: Config) -> ClickLog:
@@ -122,21 +180,24 @@ def open_log(files: Sequence[SourceFile], item_ids: pa.Array, config: Config) ->
     tables = [batch.table for batch in sample if TIMESTAMP in batch.table.column_names]
     if not any(table.num_rows for table in tables):
         raise UserError(f"data.clicks={config.data.clicks} holds no rows")
-    texts = [table[TIMESTAMP].combine_chunks() for table in tables]
-    is_typed = pa.types.is_temporal(texts[0].type)
-    stamps = texts[0] if is_typed else pa.concat_arrays([values.as_text(t) for t in texts])
-    unit = timestamps.detect_time_unit(stamps, columns[TIMESTAMP])
-    log = ClickLog(units, columns, unit)
-    counts = empty_counts()
+    times = timestamps.detect_times(
+        _sample_of_times(tables, config), columns[TIMESTAMP], config.data.timestamp_format
+    )
+    log = ClickLog(units, columns, times, int(time.time() * 1e6) + A_DAY_US)
+    counts = RowCounts()
     for batch in sample:
         counts.add(judge_rows(batch, log, item_ids, config)[2])
+    logger.info("data.clicks: times are %s", times)
     check_rejected(counts, max(0.5, config.data.max_quarantined), config, "data.clicks (a sample)")
     return log
 
 
-def empty_counts() -> RowCounts:
-    """Return counts of nothing."""
-    return RowCounts(0, collections.Counter(), {}, 0)
+def _sample_of_times(tables: Sequence[pa.Table], config: Config) -> pa.Array:
+    columns = [table[TIMESTAMP].combine_chunks() for table in tables]
+    if pa.types.is_temporal(columns[0].type):
+        return columns[0]
+    texts = pa.concat_arrays([values.as_text(column) for column in columns])
+    return values.drop_null_words(texts, config.data.null_words)
 
 
 # --------------------------------------------------------------------------- rows
@@ -153,59 +214,151 @@ def judge_rows(
         item_ids: [V] string; the place is the item_index.
         config: for the kinds of event that count and the number of shards.
     """
-    num_rows = batch.table.num_rows
-    given = {name: _column(batch.table, name) for name in READ}
-    times, has_time = timestamps.parse_times(given[TIMESTAMP], log.time_unit)
-    text = {
-        name: values.as_text(given[name]) for name in READ if name not in (TIMESTAMP, "position")
-    }
-    items = pc.index_in(text[ITEM_ID], item_ids).fill_null(-1).to_numpy()
-    events = np.full(num_rows, -1, dtype=np.int8)
-    if EVENT in log.columns:
-        kinds = pc.utf8_lower(pc.utf8_trim_whitespace(text[EVENT]))
-        events = pc.index_in(kinds, pa.array(EVENTS)).fill_null(-1).to_numpy().astype(np.int8)
-    too_late = (times > timestamps.LATEST_US) & log.has_timestamps
-    checks = (
-        ("missing user_id", _is_null(text[USER_ID])),
-        ("missing item_id", _is_null(text[ITEM_ID])),
-        ("missing timestamp", _is_null(given[TIMESTAMP])),
-        ("timestamp does not parse", ~has_time),
-        ("negative time", times < 0),
-        ("time after the year 2200", too_late),
-        ("unknown event", (events < 0) & (EVENT in log.columns)),
-        ("item not in the catalogue", items < 0),
-    )
-    reasons = np.zeros(num_rows, dtype=np.int8)
-    for code, (_, is_bad) in enumerate(checks, start=1):
-        reasons = np.where((reasons == 0) & is_bad, code, reasons)
-    names = [name for name, _ in checks]
-    rejected = _quarantine_rows(batch, reasons, names)
-    wanted = [EVENTS.index(kind) for kind in config.data.events]
-    is_wanted = np.isin(events, wanted) | (EVENT not in log.columns)
-    is_kept = pa.array((reasons == 0) & is_wanted)
-    hashes = hash_users(text[USER_ID])
+    row = _read_values(batch.table, log, item_ids, config)
+    reasons_N = _find_reasons(row, log)
+    rules_N = np.where(reasons_N == 0, _find_rules(row, config), 0)
+    is_search_N = row.is_search_N & (reasons_N == REJECTED.index("missing item_id"))
+    reasons_N = np.where(is_search_N, 0, reasons_N)
+    rules_N = np.where(is_search_N, DROPPED.index("search without a result"), rules_N)
+    is_sound_N = (reasons_N == 0) & ~is_search_N
+    is_kept_N = is_sound_N & (rules_N == 0)
+    hashes = hash_users(row.user_ids)
     columns = [
         pa.array((hashes % config.data.num_shards).astype(np.int32)),
         pa.array(hashes),
-        text[USER_ID],
-        pa.array(items, pa.int32()),
-        pa.array(times),
-        pa.array(events),
-        text[QUERY],
-        text["session_id"],
+        row.user_ids,
+        pa.array(row.items_N, pa.int32()),
+        pa.array(row.times_N),
+        pa.array(row.events_N),
+        row.queries,
+        row.sessions,
         _column(batch.table, readers.ROW),
     ]
-    events_table = pa.table(columns, schema=STAGED).filter(is_kept)
+    events_table = pa.table(columns, schema=STAGED).filter(pa.array(is_kept_N))
+    rejected, examples = _quarantine_rows(batch, reasons_N)
+    is_unknown_N = reasons_N == REJECTED.index(UNKNOWN_EVENT)
     counts = RowCounts(
-        num_rows + len(batch.broken),
-        collections.Counter(rejected["reason"].to_pylist()),
-        dict(zip(*(rejected[n].to_pylist()[::-1] for n in ("reason", "row")), strict=True)),
-        int(((reasons == 0) & ~is_wanted).sum()),
+        num_rows=batch.table.num_rows + len(batch.broken),
+        kept=events_table.num_rows,
+        dropped=_count(rules_N, DROPPED),
+        rejected=collections.Counter(rejected["reason"].to_pylist()),
+        examples=examples,
+        words=_count_words(row.words.filter(pa.array(is_unknown_N))),
+        coerced=row.coerced,
     )
-    positions = traces.clean_positions(_numbers(given["position"]))
-    columns_N = (items, times, events, positions)
-    seen = traces.Sightings(*(column[reasons == 0] for column in columns_N))
+    counts.check()
+    positions_N = traces.clean_positions(_numbers(_column(batch.table, "position")))
+    columns_N = (row.items_N, row.times_N, row.events_N, positions_N)
+    seen = traces.Sightings(*(column[is_sound_N] for column in columns_N))
     return events_table, rejected, counts, seen
+
+
+@dataclass(frozen=True)
+class _Values:
+    """The columns of N rows as values; -1 = none."""
+
+    user_ids: pa.Array
+    items_N: Any
+    is_item_given_N: Any
+    times_N: Any
+    time_faults_N: Any
+    is_time_given_N: Any
+    events_N: Any
+    """Place in EVENTS, -1 = none given, UNKNOWN or LEFT_OUT."""
+    words: pa.Array
+    """The log's words for the kinds of event."""
+    ratings_N: Any
+    queries: pa.Array
+    sessions: pa.Array
+    coerced: collections.Counter[str]
+
+    @property
+    def is_search_N(self) -> Any:
+        """A request that shows no click on anything."""
+        clicks = [EVENTS.index(kind) for kind in EVENTS if kind != "impression"]
+        return as_mask(self.queries.is_valid()) & ~np.isin(self.events_N, clicks)
+
+
+UNKNOWN: Final = -2
+LEFT_OUT: Final = -3
+
+
+def _read_values(table: pa.Table, log: ClickLog, item_ids: pa.Array, config: Config) -> _Values:
+    words = config.data.null_words
+    users, coerced = values.clean_ids(_column(table, USER_ID), words)
+    items, coerced_items = values.clean_ids(_column(table, ITEM_ID), words)
+    text = {
+        name: values.drop_null_words(values.as_text(_column(table, name)), words)
+        for name in (EVENT, QUERY, "session_id")
+    }
+    moments = _column(table, TIMESTAMP)
+    if not pa.types.is_temporal(moments.type):
+        moments = values.drop_null_words(values.as_text(moments), words)
+    times_N, time_faults_N = timestamps.parse_times(moments, log.times)
+    return _Values(
+        user_ids=users,
+        items_N=pc.index_in(items, item_ids).fill_null(-1).to_numpy(),
+        is_item_given_N=as_mask(items.is_valid()),
+        times_N=times_N,
+        time_faults_N=time_faults_N,
+        is_time_given_N=as_mask(moments.is_valid()),
+        events_N=_read_events(text[EVENT], log, config),
+        words=text[EVENT],
+        ratings_N=_numbers(_column(table, "rating")),
+        queries=values.normalise_queries(text[QUERY]),
+        sessions=text["session_id"],
+        coerced=coerced + coerced_items,
+    )
+
+
+def _read_events(words: pa.Array, log: ClickLog, config: Config) -> Any:
+    """Return [N] int8: the place of each kind of event in EVENTS, or -1, UNKNOWN, LEFT_OUT."""
+    if EVENT not in log.columns:
+        return np.full(len(words), -1, dtype=np.int8)
+    given = {word.casefold().strip(): kind for word, kind in config.data.event_names.items()}
+    codes = {kind: place for place, kind in enumerate(EVENTS)} | {"drop": LEFT_OUT}
+    coded = words.dictionary_encode()
+    spelt = [str(word).casefold().strip() for word in coded.dictionary.to_pylist()]
+    found = [codes.get(str(given.get(word, word)), UNKNOWN) for word in spelt]
+    return np.array([*found, UNKNOWN], np.int8)[coded.indices.fill_null(-1).to_numpy()]
+
+
+def _find_reasons(row: _Values, log: ClickLog) -> Any:
+    """Return [N] int8 places in REJECTED: the first thing that is wrong with a row; 0 = none."""
+    checks = (
+        ~as_mask(row.user_ids.is_valid()),
+        ~row.is_item_given_N,
+        ~row.is_time_given_N,
+        *(row.time_faults_N == code for code in range(1, len(timestamps.FAULTS))),
+        row.times_N < 0,
+        (row.times_N > log.latest) & log.has_timestamps,
+        row.events_N == UNKNOWN,
+        row.items_N < 0,
+    )
+    return np.select(checks, range(1, len(REJECTED)), 0).astype(np.int8)
+
+
+def _find_rules(row: _Values, config: Config) -> Any:
+    """Return [N] int8 places in DROPPED: the rule that leaves out a sound row; 0 = none."""
+    wanted = [-1, *(EVENTS.index(kind) for kind in config.data.events)]
+    least = config.data.min_rating
+    checks = (
+        np.zeros(len(row.items_N), dtype=bool),  # searches are told by the missing item
+        row.events_N == LEFT_OUT,
+        ~np.isin(row.events_N, wanted),
+        (row.ratings_N < least) if least else np.zeros(len(row.items_N), dtype=bool),
+    )
+    return np.select(checks, range(1, len(DROPPED)), 0).astype(np.int8)
+
+
+def _count(codes_N: Any, names: Sequence[str]) -> collections.Counter[str]:
+    counts = np.bincount(codes_N, minlength=len(names)).tolist()
+    return collections.Counter({n: c for n, c in zip(names[1:], counts[1:], strict=True) if c})
+
+
+def _count_words(words: pa.Array) -> collections.Counter[str]:
+    counted = words.fill_null("(none)").value_counts().to_pylist()
+    return collections.Counter({row["values"][:100]: row["counts"] for row in counted})
 
 
 def _numbers(array: pa.Array) -> Any:
@@ -219,20 +372,23 @@ def _column(table: pa.Table, name: str) -> pa.Array:
     return column if isinstance(column, pa.Array) else pa.array([], column.type)
 
 
-def _is_null(array: pa.Array) -> Any:
-    return array.is_null().to_numpy(zero_copy_only=False)
-
-
-def _quarantine_rows(batch: readers.RawBatch, reasons: Any, names: Sequence[str]) -> pa.Table:
-    bad = np.flatnonzero(reasons)
+def _quarantine_rows(batch: readers.RawBatch, reasons_N: Any) -> tuple[pa.Table, dict[str, str]]:
+    """Return the rejected rows, and of each reason where one stands and what it says there."""
+    bad = np.flatnonzero(reasons_N)
     rows = batch.table.take(pa.array(bad)).to_pylist()
+    names = [REJECTED[reasons_N[i]] for i in bad]
     places = [row.pop(readers.ROW) for row in rows]
-    return make_quarantine(
+    examples = {reason: f"row {place % readers.FILE_STRIDE}" for place, _, reason in batch.broken}
+    for reason, place, row in zip(names[::-1], places[::-1], rows[::-1], strict=True):
+        value = f": {str(row.get(COLUMN_OF[reason]))[:60]!r}" if reason in COLUMN_OF else ""
+        examples[reason] = f"row {place % readers.FILE_STRIDE}{value}"
+    table = make_quarantine(
         [
-            *zip([names[int(reasons[i]) - 1] for i in bad], places, rows, strict=True),
+            *zip(names, places, rows, strict=True),
             *((reason, place, text) for place, text, reason in batch.broken),
         ]
     )
+    return table, examples
 
 
 def make_quarantine(rows: Sequence[tuple[str, int, Any]]) -> pa.Table:
@@ -280,183 +436,20 @@ def check_rejected(counts: RowCounts, limit: float, config: Config, source: str)
     commonest = counts.rejected.most_common(3)
     reasons = ", ".join(f"{reason}: {count}" for reason, count in commonest)
     reason = commonest[0][0]
-    hint = HINTS.get(reason, "data.columns.timestamp" if "time" in reason else source)
+    hint = f"look at {LOOK_AT.get(reason, source if reason not in COLUMN_OF else 'data.columns')}"
+    if reason == UNKNOWN_EVENT:
+        hint = _how_to_map(counts.words)
     raise UserError(
-        f"{source}: {num_rejected} of {counts.num_rows} rows are broken ({reasons}); e.g. "
-        f"{counts.examples[reason][:300]}; look at {hint}, or raise data.max_quarantined="
+        f"{source}: {num_rejected} of {counts.num_rows} rows cannot be used ({reasons}); e.g. "
+        f"{counts.examples[reason]}; {hint}, or raise data.max_quarantined="
         f"{config.data.max_quarantined}"
     )
 
 
-# --------------------------------------------------------------------------- read and shuffle
-
-
-def stage_shards(log: ClickLog, item_ids: pa.Array, config: Config, work: Path) -> RowCounts:
-    """Read, judge and shuffle the log into `work/stage/<shard>.parquet`, one row a user.
-
-    Rejected rows go to `work/quarantine/`.
-
-    Raises:
-        UserError: too many broken rows.
-    """
-    import ray
-    import ray.data
-
-    for name in ("stage", "counts", "traces", "quarantine"):
-        (work / name).mkdir(exist_ok=True)
-    numbers = [{"unit": number} for number in range(len(log.units))]
-    read = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
-        cast("Any", _read_units),
-        batch_size=1,
-        batch_format="pyarrow",
-        fn_kwargs={"log": log, "ids": ray.put(item_ids), "config": config, "work": str(work)},
+def _how_to_map(words: collections.Counter[str]) -> str:
+    shown = ", ".join(f"{word!r}: {count}" for word, count in words.most_common(10))
+    first = next((word for word, _ in words.most_common() if word != "(none)"), "view")
+    return (
+        f"found {shown}; known are {', '.join(EVENTS)}; map the others, e.g. "
+        f"data.event_names.{first}=click, or =drop to leave them out"
     )
-    staged = read.groupby("shard", num_partitions=config.data.num_shards).map_groups(
-        cast("Any", _stage_group),
-        batch_format="pyarrow",
-        fn_kwargs={
-            "stage": str(work / "stage"),
-            "gap_us": int(config.data.session_gap_s * 1e6) if log.has_timestamps else 0,
-        },
-    )
-    with _progress(work / "counts"):
-        for _ in staged.iter_rows():
-            pass
-    counts = read_counts(work / "counts")
-    check_rejected(counts, config.data.max_quarantined, config, "data.clicks")
-    return counts
-
-
-def _read_units(
-    batch: pa.Table, *, log: ClickLog, ids: Any, config: Config, work: str
-) -> Iterator[pa.Table]:
-    import ray
-
-    item_ids = ray.get(ids)
-    for number in batch["unit"].to_pylist():
-        unit = log.units[number]
-        total = empty_counts()
-        seen = traces.Traces(len(item_ids))
-        rejected: list[pa.Table] = []
-        started = time.monotonic()
-        for raw in readers.read_unit(unit, log.columns):
-            events, quarantined, counts, sightings = judge_rows(raw, log, item_ids, config)
-            total.add(counts)
-            seen.add(sightings)
-            rejected.append(quarantined)
-            yield events
-            if time.monotonic() - started > PROGRESS_S:
-                started = time.monotonic()
-                _write_counts(total, Path(work, "counts", f"{number:06d}.json"))
-        if rejected:
-            path = Path(work, "quarantine", f"clicks-{number:06d}.parquet")
-            write_quarantine(pa.concat_tables(rejected), unit.path, path)
-        _write_counts(total, Path(work, "counts", f"{number:06d}.json"))
-        seen.save(Path(work, "traces", f"{number:06d}.npz"))
-    yield STAGED.empty_table()
-
-
-def _write_counts(counts: RowCounts, path: Path) -> None:
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(vars(counts)), encoding="utf-8")
-    fresh.replace(path)
-
-
-def read_counts(directory: Path) -> RowCounts:
-    """Add up what the read tasks have counted so far."""
-    total = empty_counts()
-    for path in sorted(directory.glob("*.json")):
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        total.add(RowCounts(**(tree | {"rejected": collections.Counter(tree["rejected"])})))
-    return total
-
-
-@contextmanager
-def _progress(directory: Path) -> Iterator[None]:
-    """Log the rows read so far, every PROGRESS_S seconds."""
-    done = threading.Event()
-    started = time.monotonic()
-
-    def say() -> None:
-        while not done.wait(PROGRESS_S):
-            num_rows = read_counts(directory).num_rows
-            rate = num_rows / (time.monotonic() - started)
-            logger.info("reading: %d rows, %.0f rows/s", num_rows, rate)
-
-    thread = threading.Thread(target=say, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _stage_group(group: pa.Table, *, stage: str, gap_us: int) -> pa.Table:
-    shard = group["shard"][0].as_py()
-    users, num_duplicates, num_sessions = order_events(group, gap_us)
-    pq.write_table(users, Path(stage, f"{shard:05d}.parquet"), row_group_size=16_384)
-    summary = {"num_duplicates": num_duplicates, "num_sessions": num_sessions}
-    times = users["times"].combine_chunks().flatten().to_numpy()
-    summary |= {"first": int(times.min()), "last": int(times.max()), "num_events": len(times)}
-    Path(stage, f"{shard:05d}.json").write_text(json.dumps(summary), encoding="utf-8")
-    return pa.table({"shard": [shard]})
-
-
-def order_events(events: pa.Table, gap_us: int) -> tuple[pa.Table, int, int]:
-    """Order STAGED events into one row a user, without repeats of an event.
-
-    A user's events are in order of time, ties in order of the input. Users are in order of their
-    hash, so that neighbours in a file have nothing in common.
-
-    Args:
-        events: in any order.
-        gap_us: idle time that ends a session, in microseconds; 0 = a user has one session. A
-            `session_id` counts instead where it is given.
-
-    Returns:
-        Table of user_id, items, times, events, queries (a list each but user_id); how many
-        identical events were left out; number of sessions.
-    """
-    users = events[USER_ID].combine_chunks().dictionary_encode()
-    codes = {
-        "user": users.indices.to_numpy(),
-        "item": events["item"].to_numpy(),
-        "time": events[TIMESTAMP].to_numpy(),
-        "event": events[EVENT].to_numpy(),
-        "query": _codes(events[QUERY]),
-        "session": _codes(events["session_id"]),
-        "row": events[readers.ROW].to_numpy(),
-    }
-    order = np.lexsort(
-        tuple(codes[n] for n in ("row", "session", "query", "event", "item", "time", "user"))
-    )
-    is_same = np.ones(max(len(order) - 1, 0), dtype=bool)
-    for name in ("user", "time", "item", "event", "query", "session"):
-        is_same &= np.diff(codes[name][order]) == 0
-    kept = np.sort(order[np.concatenate([[True], ~is_same])])
-    hashes = events["user_hash"].to_numpy()
-    by_time = (codes["row"], codes["time"], codes["user"], hashes)
-    kept = kept[np.lexsort(tuple(key[kept] for key in by_time))]
-    user, times, session = codes["user"][kept], codes["time"][kept], codes["session"][kept]
-    is_new_user = np.concatenate([[True], np.diff(user) != 0])
-    is_new_session = is_new_user.copy()
-    is_new_session[1:] |= np.diff(session) != 0
-    if gap_us:
-        is_new_session[1:] |= (np.diff(times) > gap_us) & (session[1:] < 0)
-    starts = np.flatnonzero(is_new_user)
-    offsets = pa.array(np.append(starts, len(kept)), pa.int32())
-    take = pa.array(kept)
-    columns = {"items": "item", "times": TIMESTAMP, "events": EVENT, "queries": QUERY}
-    table = pa.table(
-        {USER_ID: users.dictionary.take(pa.array(user[starts]))}
-        | {
-            ours: pa.ListArray.from_arrays(offsets, events[name].combine_chunks().take(take))
-            for ours, name in columns.items()
-        }
-    )
-    return table, len(order) - len(kept), int(is_new_session.sum())
-
-
-def _codes(column: pa.ChunkedArray) -> Any:
-    return column.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()

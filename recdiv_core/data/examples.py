@@ -12,7 +12,7 @@ from __future__ import annotations
 import collections
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +31,8 @@ from recdiv_core.schema import EVENTS, NO_QUERY, USER_ID
 logger = logging.getLogger(__name__)
 
 TIME_BINS: Final = 1 << 20
+MOST_BINS: Final = 31
+"""Bins of the histogram of times that the manifest shows."""
 
 
 def list_shards(work: Path) -> list[int]:
@@ -99,8 +101,8 @@ class Cuts:
             return {"protocol": self.protocol}
         return {
             "protocol": self.protocol,
-            "val_from": show_time(self.val_from),
-            "test_from": show_time(self.test_from),
+            "val_from": timestamps.show_time(self.val_from),
+            "test_from": timestamps.show_time(self.test_from),
             "val_from_us": self.val_from,
             "test_from_us": self.test_from,
         }
@@ -129,14 +131,10 @@ def parse_cut(text: str, key: str) -> int:
     Raises:
         UserError: it is no time.
     """
-    column = pa.array([text])
-    try:
-        unit = timestamps.detect_time_unit(column, key)
-    except UserError:
-        unit = "order"
-    if unit == "order":
+    times = timestamps.read_times(pa.array([text]))
+    if times is None:
         raise UserError(f"{key}={text} is no time; allowed: ISO 8601, epoch seconds, milliseconds")
-    return int(timestamps.parse_times(column, unit)[0][0])
+    return int(times[0][0])
 
 
 def summarise(work: Path, config: Config) -> dict[str, int]:
@@ -152,11 +150,28 @@ def summarise(work: Path, config: Config) -> dict[str, int]:
             f"{','.join(config.data.events)}"
         )
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    total = {name: sum(part[name] for part in parts) for name in parts[0]}
-    return total | {
+    names = ("num_duplicates", "num_sessions", "num_events")
+    return {name: sum(part[name] for part in parts) for name in names} | {
         "first": min(part["first"] for part in parts),
         "last": max(part["last"] for part in parts),
     }
+
+
+def describe_times(work: Path) -> dict[str, object]:
+    """Return the first and the last time of the log and its events by day, month or year.
+
+    The histogram has the finest of the three with at most MOST_BINS bins.
+    """
+    days: collections.Counter[str] = collections.Counter()
+    for path in sorted((work / "stage").glob("*.json")):
+        days.update(json.loads(path.read_text(encoding="utf-8"))["days"])
+    for length in (len("2024-01-31"), len("2024-01"), len("2024")):
+        bins: collections.Counter[str] = collections.Counter()
+        for day, count in days.items():
+            bins[day[:length]] += count
+        if len(bins) <= MOST_BINS:
+            break
+    return {"first": min(days), "last": max(days), "histogram": dict(sorted(bins.items()))}
 
 
 def find_cuts(config: Config, protocol: str, work: Path) -> Cuts:
@@ -186,17 +201,14 @@ def find_cuts(config: Config, protocol: str, work: Path) -> Cuts:
         edge = int(np.abs(before - (1.0 - share) * before[-1]).argmin())
         cuts[name] = parse_cut(given, f"split.{name}") if given else first + edge * width
     if not first < cuts["val_from"] < cuts["test_from"] <= last:
-        shown = {name: show_time(cut) for name, cut in cuts.items()}
+        begin, val, test, end = (
+            timestamps.show_time(t) for t in (first, cuts["val_from"], cuts["test_from"], last)
+        )
         raise UserError(
-            f"split.val_from={shown['val_from']} and split.test_from={shown['test_from']} must "
-            f"part the log's times, {show_time(first)} to {show_time(last)}, into three windows"
+            f"split.val_from={val} and split.test_from={test} must part the log's times, {begin} "
+            f"to {end}, into three windows"
         )
     return Cuts(protocol, **cuts)
-
-
-def show_time(time_us: int) -> str:
-    """Write microseconds since 1970 as ISO 8601."""
-    return f"{np.datetime64(time_us, 'us')}Z"
 
 
 def _count_times(row: dict[str, Any], *, work: str, first: int, width: int) -> dict[str, Any]:
@@ -266,6 +278,28 @@ def _distinct_queries(row: dict[str, Any], *, work: str) -> dict[str, Any]:
     table = pq.read_table(Path(work, "stage", f"{row['shard']:05d}.parquet"), columns=["queries"])
     distinct = pc.unique(table["queries"].combine_chunks().flatten()).drop_null()
     return {"queries": distinct.to_pylist()}
+
+
+def check_examples(counts: Mapping[str, int], config: Config, cuts: Cuts) -> None:
+    """Refuse a data set that no model can be trained on, chosen by or judged on.
+
+    Raises:
+        UserError: a split without an example.
+    """
+    empty = [name for name in ("train", "val", "test") if not counts[f"examples {name}"]]
+    if not empty:
+        return
+    remedy = (
+        "leave_last_out needs users of three events or more; allowed: more events a user, or "
+        "split.protocol=temporal for a log with times"
+        if cuts.protocol == "leave_last_out"
+        else "set split.val_from and split.test_from, or split.val_share and split.test_share, so "
+        "that each window holds events"
+    )
+    raise UserError(
+        f"data.clicks={config.data.clicks}: no user has an example in {' and '.join(empty)} "
+        f"(split.protocol={cuts.protocol}); {remedy}"
+    )
 
 
 # --------------------------------------------------------------------------- examples

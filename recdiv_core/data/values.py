@@ -2,12 +2,16 @@
 # (pyarrow.compute makes its functions when it is imported)
 """Values of the user's columns, of whatever type, as text or as numbers.
 
-Not times (times.py), not the judgement of a row (events.py, catalogue.py).
+Not times (timestamps.py), not the judgement of a row (events.py, catalogue.py).
 """
 
 from __future__ import annotations
 
+import collections
 import json
+import re
+import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -54,3 +58,65 @@ def as_mask(flags: pa.Array) -> Any:
 def as_numbers(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """Return a column of any type as float64; what is no number becomes null."""
     return pa.array(as_floats(as_text(column)), from_pandas=True)
+
+
+def drop_null_words(texts: pa.Array, words: Sequence[str]) -> pa.Array:
+    """Make null what stands for a missing value: blanks, and `words` in any case.
+
+    >>> drop_null_words(pa.array(["a", " NULL", "", None]), ["null"]).to_pylist()
+    ['a', None, None, None]
+    """
+    bare = pc.utf8_trim_whitespace(texts)
+    is_null = pc.is_in(pc.utf8_lower(bare), pa.array([*map(str.lower, words), ""], pa.string()))
+    return pc.if_else(is_null, pa.scalar(None, pa.string()), texts)
+
+
+def clean_ids(
+    column: pa.ChunkedArray | pa.Array, words: Sequence[str]
+) -> tuple[pa.Array, collections.Counter[str]]:
+    """Return ids in one spelling, so that a log and a catalogue agree on them.
+
+    `1`, `"1"`, `1.0` and `" 1"` are one id: blanks around it go, and the point of a whole number,
+    which tools write where a column also holds missing values.
+
+    Args:
+        column: ids of any type.
+        words: `data.null_words`.
+
+    Returns:
+        ids: [N] string; null = missing.
+        coerced: how many values changed, by the change.
+
+    >>> ids, coerced = clean_ids(pa.array(["1", " 1", "1.0", "NULL"]), ["null"])
+    >>> ids.to_pylist(), dict(coerced)
+    (['1', '1', '1', None], {'blanks around an id': 1, 'point of a whole number': 1})
+    """
+    texts = drop_null_words(as_text(column), words)
+    bare = pc.utf8_trim_whitespace(texts)
+    whole = pc.replace_substring_regex(bare, r"^([+-]?[0-9]+)\.0+$", r"\1")
+    coerced: collections.Counter[str] = collections.Counter()
+    for change, before, after in (
+        ("blanks around an id", texts, bare),
+        ("point of a whole number", bare, whole),
+    ):
+        if num_changed := pc.sum(pc.not_equal(before, after)).as_py():
+            coerced[change] = num_changed
+    return whole, coerced
+
+
+def normalise_query(text: str) -> str:
+    """Return a search text in the one spelling that queries are compared in.
+
+    Unicode NFKC, case folded, runs of blanks as one, none around it; "" = no query.
+
+    >>> normalise_query("  Red\u3000SHOE ")
+    'red shoe'
+    """
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def normalise_queries(texts: pa.Array) -> pa.Array:
+    """Return [N] string of `normalise_query`; what is empty then is null."""
+    coded = texts.dictionary_encode()
+    spelt = [normalise_query(text) or None for text in coded.dictionary.to_pylist()]
+    return pa.array(spelt, pa.string()).take(coded.indices)

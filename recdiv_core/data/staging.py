@@ -1,0 +1,247 @@
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+"""From the rows of a click log to staged shards of users: one Ray Data shuffle.
+
+Not the judgement of a row (events.py) nor what becomes of the shards (examples.py). A shard is one
+hash partition of the users; it holds one row a user. The result depends on the input alone, not on
+how many tasks read it: events carry their place in the input, users are in order of a stable hash.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recdiv_core.config import Config
+from recdiv_core.data import readers, traces
+from recdiv_core.data.events import (
+    STAGED,
+    ClickLog,
+    RowCounts,
+    check_rejected,
+    judge_rows,
+    write_quarantine,
+)
+from recdiv_core.schema import EVENT, QUERY, TIMESTAMP, USER_ID
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_S: Final = 10.0
+
+
+def stage_shards(log: ClickLog, item_ids: pa.Array, config: Config, work: Path) -> RowCounts:
+    """Read, judge and shuffle the log into `work/stage/<shard>.parquet`, one row a user.
+
+    Rejected rows go to `work/quarantine/`.
+
+    Raises:
+        UserError: too many broken rows.
+    """
+    import ray
+    import ray.data
+
+    for name in ("stage", "counts", "traces", "quarantine"):
+        (work / name).mkdir(exist_ok=True)
+    numbers = [{"unit": number} for number in range(len(log.units))]
+    read = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
+        cast("Any", _read_units),
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_kwargs={"log": log, "ids": ray.put(item_ids), "config": config, "work": str(work)},
+    )
+    staged = read.groupby("shard", num_partitions=config.data.num_shards).map_groups(
+        cast("Any", _stage_group),
+        batch_format="pyarrow",
+        fn_kwargs={
+            "stage": str(work / "stage"),
+            "gap_us": int(config.data.session_gap_s * 1e6) if log.has_timestamps else 0,
+            "has_timestamps": log.has_timestamps,
+        },
+    )
+    with _progress(work / "counts"):
+        for _ in staged.iter_rows():
+            pass
+    counts = read_counts(work / "counts")
+    counts.check()
+    for change, number in counts.coerced.items():
+        logger.info("data.clicks: %d ids without the %s", number, change)
+    if counts.words:
+        logger.warning(
+            "data.clicks: unknown kinds of event: %s", dict(counts.words.most_common(10))
+        )
+    check_rejected(counts, config.data.max_quarantined, config, "data.clicks")
+    return counts
+
+
+def _read_units(
+    batch: pa.Table, *, log: ClickLog, ids: Any, config: Config, work: str
+) -> Iterator[pa.Table]:
+    import ray
+
+    item_ids = ray.get(ids)
+    for number in batch["unit"].to_pylist():
+        unit = log.units[number]
+        total = RowCounts()
+        seen = traces.Traces(len(item_ids))
+        rejected: list[pa.Table] = []
+        started = time.monotonic()
+        for raw in readers.read_unit(unit, log.columns):
+            events, quarantined, counts, sightings = judge_rows(raw, log, item_ids, config)
+            total.add(counts)
+            seen.add(sightings)
+            rejected.append(quarantined)
+            yield events
+            if time.monotonic() - started > PROGRESS_S:
+                started = time.monotonic()
+                _write_counts(total, Path(work, "counts", f"{number:06d}.json"))
+        if rejected:
+            path = Path(work, "quarantine", f"clicks-{number:06d}.parquet")
+            write_quarantine(pa.concat_tables(rejected), unit.path, path)
+        _write_counts(total, Path(work, "counts", f"{number:06d}.json"))
+        seen.save(Path(work, "traces", f"{number:06d}.npz"))
+    yield STAGED.empty_table()
+
+
+def _write_counts(counts: RowCounts, path: Path) -> None:
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps(vars(counts)), encoding="utf-8")
+    fresh.replace(path)
+
+
+def read_counts(directory: Path) -> RowCounts:
+    """Add up what the read tasks have counted so far."""
+    total = RowCounts()
+    for path in sorted(directory.glob("*.json")):
+        total.add(_read_counts(path))
+    return total
+
+
+def _read_counts(path: Path) -> RowCounts:
+    return RowCounts.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def count_files(directory: Path, units: Sequence[readers.ReadUnit]) -> list[dict[str, object]]:
+    """Say of each file how many rows were read, kept, dropped and quarantined.
+
+    Raises:
+        AssertionError: a row was lost.
+    """
+    files: dict[str, RowCounts] = {}
+    for number, unit in enumerate(units):
+        files.setdefault(unit.path, RowCounts()).add(_read_counts(directory / f"{number:06d}.json"))
+    for counts in files.values():
+        counts.check()
+    return [
+        {
+            "path": path,
+            "read": counts.num_rows,
+            "kept": counts.kept,
+            "dropped": dict(counts.dropped),
+            "quarantined": dict(counts.rejected),
+        }
+        for path, counts in files.items()
+    ]
+
+
+@contextmanager
+def _progress(directory: Path) -> Iterator[None]:
+    """Log the rows read so far, every PROGRESS_S seconds."""
+    done = threading.Event()
+    started = time.monotonic()
+
+    def say() -> None:
+        while not done.wait(PROGRESS_S):
+            num_rows = read_counts(directory).num_rows
+            rate = num_rows / (time.monotonic() - started)
+            logger.info("reading: %d rows, %.0f rows/s", num_rows, rate)
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _stage_group(group: pa.Table, *, stage: str, gap_us: int, has_timestamps: bool) -> pa.Table:
+    shard = group["shard"][0].as_py()
+    users, num_duplicates, num_sessions = order_events(group, gap_us)
+    pq.write_table(users, Path(stage, f"{shard:05d}.parquet"), row_group_size=16_384)
+    summary: dict[str, Any] = {"num_duplicates": num_duplicates, "num_sessions": num_sessions}
+    times = users["times"].combine_chunks().flatten().to_numpy()
+    summary |= {"first": int(times.min()), "last": int(times.max()), "num_events": len(times)}
+    if has_timestamps:
+        days, counts = np.unique(times.astype("M8[us]").astype("M8[D]"), return_counts=True)
+        summary["days"] = dict(zip(days.astype(str).tolist(), counts.tolist(), strict=True))
+    Path(stage, f"{shard:05d}.json").write_text(json.dumps(summary), encoding="utf-8")
+    return pa.table({"shard": [shard]})
+
+
+def order_events(events: pa.Table, gap_us: int) -> tuple[pa.Table, int, int]:
+    """Order STAGED events into one row a user, without repeats of an event.
+
+    A user's events are in order of time, ties in order of the input. Users are in order of their
+    hash, so that neighbours in a file have nothing in common.
+
+    Args:
+        events: in any order.
+        gap_us: idle time that ends a session, in microseconds; 0 = a user has one session. A
+            `session_id` counts instead where it is given.
+
+    Returns:
+        Table of user_id, items, times, events, queries (a list each but user_id); how many
+        identical events were left out; number of sessions.
+    """
+    users = events[USER_ID].combine_chunks().dictionary_encode()
+    codes = {
+        "user": users.indices.to_numpy(),
+        "item": events["item"].to_numpy(),
+        "time": events[TIMESTAMP].to_numpy(),
+        "event": events[EVENT].to_numpy(),
+        "query": _codes(events[QUERY]),
+        "session": _codes(events["session_id"]),
+        "row": events[readers.ROW].to_numpy(),
+    }
+    order = np.lexsort(
+        tuple(codes[n] for n in ("row", "session", "query", "event", "item", "time", "user"))
+    )
+    is_same = np.ones(max(len(order) - 1, 0), dtype=bool)
+    for name in ("user", "time", "item", "event", "query", "session"):
+        is_same &= np.diff(codes[name][order]) == 0
+    kept = np.sort(order[np.concatenate([[True], ~is_same])])
+    hashes = events["user_hash"].to_numpy()
+    by_time = (codes["row"], codes["time"], codes["user"], hashes)
+    kept = kept[np.lexsort(tuple(key[kept] for key in by_time))]
+    user, times, session = codes["user"][kept], codes["time"][kept], codes["session"][kept]
+    is_new_user = np.concatenate([[True], np.diff(user) != 0])
+    is_new_session = is_new_user.copy()
+    is_new_session[1:] |= np.diff(session) != 0
+    if gap_us:
+        is_new_session[1:] |= (np.diff(times) > gap_us) & (session[1:] < 0)
+    starts = np.flatnonzero(is_new_user)
+    offsets = pa.array(np.append(starts, len(kept)), pa.int32())
+    take = pa.array(kept)
+    columns = {"items": "item", "times": TIMESTAMP, "events": EVENT, "queries": QUERY}
+    table = pa.table(
+        {USER_ID: users.dictionary.take(pa.array(user[starts]))}
+        | {
+            ours: pa.ListArray.from_arrays(offsets, events[name].combine_chunks().take(take))
+            for ours, name in columns.items()
+        }
+    )
+    return table, len(order) - len(kept), int(is_new_session.sum())
+
+
+def _codes(column: pa.ChunkedArray) -> Any:
+    return column.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
