@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
 from recdiv_core.data import readers, timestamps, traces, values
-from recdiv_core.data.files import SourceFile
+from recdiv_core.data.files import SourceFile, TextFormat
 from recdiv_core.data.values import as_mask
 from recdiv_core.errors import UserError
 from recdiv_core.schema import (
@@ -164,6 +164,12 @@ class RowCounts:
 COUNTERS: Final = ("dropped", "rejected", "words", "coerced")
 
 
+def log_text(config: Config) -> TextFormat:
+    """Return how the click log's text files are written."""
+    data = config.data
+    return TextFormat(data.separator, data.header, data.encoding)
+
+
 def open_log(files: Sequence[SourceFile], item_ids: pa.Array, config: Config) -> ClickLog:
     """Look at the files' columns and a sample of their rows; start nothing.
 
@@ -172,10 +178,11 @@ def open_log(files: Sequence[SourceFile], item_ids: pa.Array, config: Config) ->
             rows would be rejected.
     """
     names = config.data.columns.model_dump()
+    text = log_text(config)
     columns = readers.find_columns(
-        files, {name: names[name] for name in READ}, CLICK_LOG_REQUIRED, "data.clicks"
+        files, {name: names[name] for name in READ}, CLICK_LOG_REQUIRED, "data.clicks", text
     )
-    units = tuple(readers.cut_units(files, "data.clicks"))
+    units = tuple(readers.cut_units(files, "data.clicks", text))
     sample = readers.read_sample(units, columns)
     tables = [batch.table for batch in sample if TIMESTAMP in batch.table.column_names]
     if not any(table.num_rows for table in tables):

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from recdiv_core.config import Config
 from recdiv_core.data import readers, values
 from recdiv_core.data.catalogue import NUMERIC, RawCatalogue
-from recdiv_core.data.files import SourceFile
+from recdiv_core.data.events import log_text
+from recdiv_core.data.files import SourceFile, TextFormat
 from recdiv_core.errors import UserError
 from recdiv_core.schema import CATALOGUE, CATALOGUE_OPTIONAL, CATALOGUE_REQUIRED, ITEM_ID
 
@@ -46,11 +47,16 @@ def read_catalogue(files: Sequence[SourceFile], config: Config) -> RawCatalogue:
     Raises:
         UserError: missing column, no rows, or a text field that is no column.
     """
-    found = readers.find_columns(files, item_columns(config), CATALOGUE_REQUIRED, "data.items")
-    columns = found | _further_columns(files, found)
+    data = config.data
+    text = TextFormat(
+        data.item_separator, data.item_header, data.item_encoding, prefix="data.item_"
+    )
+    ours = item_columns(config)
+    found = readers.find_columns(files, ours, CATALOGUE_REQUIRED, "data.items", text)
+    columns = found | _further_columns(files, found, text)
     tables: list[pa.Table] = []
     rejected: Rejected = {}
-    for unit in readers.cut_units(files, "data.items"):
+    for unit in readers.cut_units(files, "data.items", text):
         for batch in readers.read_unit(unit, columns):
             tables.append(_clean_types(batch.table, config))
             for place, text, reason in batch.broken:
@@ -75,9 +81,10 @@ def read_items_of_log(files: Sequence[SourceFile], config: Config) -> RawCatalog
     """
     names = item_columns(config) | {ITEM_ID: config.data.columns.item_id}
     wanted = {name: names[name] for name in (ITEM_ID, *OF_THE_LOG)}
-    columns = readers.find_columns(files, wanted, (ITEM_ID,), "data.clicks")
+    text = log_text(config)
+    columns = readers.find_columns(files, wanted, (ITEM_ID,), "data.clicks", text)
     parts: list[pa.Table] = []
-    for unit in readers.cut_units(files, "data.clicks"):
+    for unit in readers.cut_units(files, "data.clicks", text):
         for batch in readers.read_unit(unit, columns):
             table = _clean_types(batch.table.select(list(columns)), config)
             parts.append(_first_of_each(table))
@@ -128,12 +135,14 @@ def in_order_of_hash(table: pa.Table) -> pa.Table:
     return table.take(pc.sort_indices(digests))
 
 
-def _further_columns(files: Sequence[SourceFile], found: Mapping[str, str]) -> dict[str, str]:
+def _further_columns(
+    files: Sequence[SourceFile], found: Mapping[str, str], text: TextFormat
+) -> dict[str, str]:
     """Name the shop's own attributes; one that has a name of ours gets `given_` before it."""
     further: dict[str, str] = {}
     taken = {*found, *CATALOGUE.names}
     for file in files:
-        for theirs in readers.read_header(file, "data.items"):
+        for theirs in readers.read_header(file, "data.items", text):
             if theirs not in found.values():
                 further[f"given_{theirs}" if theirs in taken else theirs] = theirs
     return further
