@@ -136,7 +136,10 @@ def test_ids_of_one_spelling_are_one_id(tmp_path):
     (batch,) = readers.read_unit(log.units[0], log.columns)
     kept, _, counts, _ = events.judge_rows(batch, log, global_ids, config)
     assert kept["item"].to_pylist() == [0, 0, 0, 0]
-    assert counts.coerced == {"blanks around an id": 1, "point of a whole number": 1}
+    assert counts.coerced == {
+        "blanks around an id left out": 1,
+        "point of a whole number left out": 1,
+    }
 
 
 def test_words_for_kinds_of_event_are_mapped_and_unknown_ones_are_counted(tmp_path):

@@ -67,7 +67,7 @@ def test_rows_are_counted_by_file(tmp_path):
         counts.dropped["rule"] = 1
         counts.rejected["reason"] = 1
         (tmp_path / f"{number:06d}.json").write_text(json.dumps(vars(counts)))
-    of_a = {"read": 6, "kept": 2, "dropped": {"rule": 2}, "quarantined": {"reason": 2}}
+    of_a = {"lines": {}, "read": 6, "kept": 2, "dropped": {"rule": 2}, "quarantined": {"reason": 2}}
     assert staging.count_files(tmp_path, units)[0] == {"path": "a.csv"} | of_a
     (tmp_path / "000001.json").write_text(json.dumps(vars(events.RowCounts(num_rows=2, kept=1))))
     with pytest.raises(AssertionError, match="2 rows read, 1 accounted for"):

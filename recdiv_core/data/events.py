@@ -124,15 +124,19 @@ class RowCounts:
 
     Attributes:
         num_rows: rows read: `kept`, `dropped` and `rejected` together.
+        lines: physical lines of the files, by what they are: `read` in all; of them `header`,
+            `blank` or `continued` (further lines of a row); less the rows that were `made` out of
+            others, the rest are rows.
         kept: events that go on.
         dropped: sound rows that a rule leaves out, by the rule.
         rejected: quarantined rows, by reason.
         examples: reason -> the place and the value of one row.
         words: words for kinds of event that are not known, with their rows.
-        coerced: ids that were spelt in another way, by the change.
+        coerced: values that were read in another way than they are written, by the change.
     """
 
     num_rows: int = 0
+    lines: collections.Counter[str] = field(default_factory=collections.Counter)
     kept: int = 0
     dropped: collections.Counter[str] = field(default_factory=collections.Counter)
     rejected: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -144,15 +148,18 @@ class RowCounts:
         """Add the counts of another part of the input."""
         self.num_rows += other.num_rows
         self.kept += other.kept
-        for name in ("dropped", "rejected", "words", "coerced"):
+        for name in COUNTERS:
             getattr(self, name).update(getattr(other, name))
         for reason, text in other.examples.items():
             self.examples.setdefault(reason, text)
 
     def check(self) -> None:
-        """Assert that no row was lost: each is kept, dropped by a rule or quarantined."""
+        """Assert that no line was lost: each is a row that is kept, dropped or quarantined."""
         found = self.kept + self.dropped.total() + self.rejected.total()
         assert self.num_rows == found, f"{self.num_rows} rows read, {found} accounted for"
+        lines = self.lines.copy()
+        num_rows = lines.pop("read", 0) + lines.pop("made", 0) - lines.total()
+        assert num_rows in (0, found), f"{num_rows} lines are rows, {found} accounted for"
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> RowCounts:
@@ -161,7 +168,7 @@ class RowCounts:
         return cls(**{**tree, **counters})
 
 
-COUNTERS: Final = ("dropped", "rejected", "words", "coerced")
+COUNTERS: Final = ("lines", "dropped", "rejected", "words", "coerced")
 
 
 def log_text(config: Config) -> TextFormat:
@@ -246,18 +253,32 @@ def judge_rows(
     is_unknown_N = reasons_N == REJECTED.index(UNKNOWN_EVENT)
     counts = RowCounts(
         num_rows=batch.table.num_rows + len(batch.broken),
+        lines=count_lines(batch),
         kept=events_table.num_rows,
         dropped=_count(rules_N, DROPPED),
         rejected=collections.Counter(rejected["reason"].to_pylist()),
         examples=examples,
         words=_count_words(row.words.filter(pa.array(is_unknown_N))),
-        coerced=row.coerced,
+        coerced=row.coerced
+        + collections.Counter(
+            {
+                "quotation mark that is never closed, read as text": batch.num_stray_quotes,
+                "text that is no Unicode, repaired": batch.num_repaired,
+            }
+        ),
     )
     counts.check()
     positions_N = traces.clean_positions(_numbers(_column(batch.table, "position")))
     columns_N = (row.items_N, row.times_N, row.events_N, positions_N)
     seen = traces.Sightings(*(column[is_sound_N] for column in columns_N))
     return events_table, rejected, counts, seen
+
+
+def count_lines(batch: readers.RawBatch) -> collections.Counter[str]:
+    """Return a batch's physical lines by what they are; see RowCounts."""
+    names = ("header", "blank", "continued", "made")
+    lines = {name: getattr(batch, f"num_{name}") for name in names} | {"read": batch.num_lines}
+    return collections.Counter({name: number for name, number in lines.items() if number})
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ def _clean_types(table: pa.Table, config: Config) -> pa.Table:
         if name == ITEM_ID:
             ids, coerced = values.clean_ids(table[name], words)
             for change, number in coerced.items():
-                logger.info("data.items: %d ids without the %s", number, change)
+                logger.info("data.items: %d values: %s", number, change)
             table = table.set_column(index, name, ids)
         elif name in TEXTS:
             texts = values.drop_null_words(values.as_text(table[name]), words)

@@ -74,7 +74,7 @@ def stage_shards(log: ClickLog, item_ids: pa.Array, config: Config, work: Path) 
     counts = read_counts(work / "counts")
     counts.check()
     for change, number in counts.coerced.items():
-        logger.info("data.clicks: %d ids without the %s", number, change)
+        logger.info("data.clicks: %d values: %s", number, change)
     if counts.words:
         logger.warning(
             "data.clicks: unknown kinds of event: %s", dict(counts.words.most_common(10))
@@ -144,6 +144,7 @@ def count_files(directory: Path, units: Sequence[readers.ReadUnit]) -> list[dict
     return [
         {
             "path": path,
+            "lines": dict(counts.lines),
             "read": counts.num_rows,
             "kept": counts.kept,
             "dropped": dict(counts.dropped),
