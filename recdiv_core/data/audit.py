@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 
 from recdiv_core.data import split, timestamps, traces
 from recdiv_core.data.findings import NUM_EXAMPLES, Finding, find
-from recdiv_core.errors import UserError
 from recdiv_core.schema import EVAL_EXAMPLE, TRAIN_EXAMPLE, USER_ID
 
 logger = logging.getLogger(__name__)
