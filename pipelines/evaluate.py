@@ -12,11 +12,12 @@ Prints {"checkpoint", "split", "num_users", "metrics", "slices", "fairness"}.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from pipelines import run_pipeline
 from recdiv_core.config import Config
+from recdiv_core.given_paths import output_path
+from recdiv_core.whole_files import write_json
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +32,11 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     from recdiv_core.evaluate import checkpoint_config, evaluate
 
     own = checkpoint_config(args.checkpoint, args.given.own)
+    out = None if args.out is None else output_path(args.out, "--out")  # before the work
     result = evaluate(own, args.checkpoint, split=args.split)
-    if args.out is not None:
+    if out is not None:
         figures = {name: result[name] for name in ("split", "k", "num_users", "metrics")}
-        args.out.write_text(json.dumps(figures), encoding="utf-8")
+        write_json(out, figures)
     return result
 
 

@@ -21,6 +21,7 @@ from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.data_versions import with_version
 from recdiv_core.errors import UserError
+from recdiv_core.given_paths import local_path
 from recdiv_core.groupings import check_kinds, item_groups
 from recdiv_core.held_out import held_out_of_split
 from recdiv_core.metrics.tally import Tally, tally_slates
@@ -253,7 +254,7 @@ def checkpoint_config(checkpoint: Path, settings: Mapping[str, object]) -> Confi
     Raises:
         UserError: not a checkpoint, or a wrong setting.
     """
-    own = read_config(checkpoint)
+    own = read_config(local_path(checkpoint, "--checkpoint"))
     config = override(own, settings)
     if config.model.kind != own.model.kind:
         raise UserError(

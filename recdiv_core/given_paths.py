@@ -90,9 +90,9 @@ def local_path(given: str | Path, key: str) -> Path:
         raise UserError(f"{key}={shown} has {num_bytes} bytes; allowed are at most {MAX_PATH}")
     for parent in absolute(path).parents:
         try:
-            if parent.exists():
-                if not parent.is_dir():
-                    raise UserError(f"{key}={shown} lies below {parent}, which is a file")
+            if os.path.lexists(parent):
+                if not parent.is_dir():  # a file, or a link that leads nowhere
+                    raise UserError(f"{key}={shown} lies below {parent}, which is no directory")
                 break
         except OSError as error:  # a loop of links, or no right to look
             raise UserError(f"{key}={shown}: {error.strerror}") from None

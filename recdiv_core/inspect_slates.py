@@ -29,6 +29,7 @@ from recdiv_core.data.plan import flatten_lists
 from recdiv_core.data.requests import join_shard, shard_names
 from recdiv_core.data_versions import open_version
 from recdiv_core.errors import UserError
+from recdiv_core.given_paths import local_path, output_path
 from recdiv_core.inspect_page import draw
 from recdiv_core.metrics import exposure
 from recdiv_core.recommend import PLAN
@@ -90,6 +91,7 @@ def inspect(
     Raises:
         UserError: no slates there, items or data that are not of this shop.
     """
+    page = output_path(out or local_path(slates, "SLATES") / PAGE, "--out").absolute()
     prepared = open_version(config.data.prepared)
     check_files(prepared, read_manifest(prepared))
     found = {place: list_parts(place) for place in (slates, before) if place is not None}
@@ -99,7 +101,6 @@ def inspect(
     earlier = None
     if before is not None:
         earlier = _inspect_one(dataset, before, found[before])[0]["figures"]
-    page = (out or slates / PAGE).absolute()
     categories = dataset.catalogue.categories
     result = {
         "slates": str(slates),

@@ -22,6 +22,7 @@ from recdiv_core.config import Config, check_dial, override
 from recdiv_core.data_versions import with_version
 from recdiv_core.errors import UserError
 from recdiv_core.evaluate import slates_of_split
+from recdiv_core.given_paths import local_path
 from recdiv_core.metrics.facts import CatalogueFacts
 from recdiv_core.metrics.jackknife import JudgedUsers, join_users
 from recdiv_core.metrics.judged import JudgedSlates, judge
@@ -88,7 +89,7 @@ def find_run(text: str, settings: Mapping[str, object], uri: Callable[[], str]) 
                 f"{text}: {setting} cannot be of one run alone; allowed behind a + are "
                 "rerank.* and model.diversity; give others as arguments, for all runs"
             )
-    directory = Path(place)
+    directory = local_path(place, "RUN")
     if not directory.is_dir() and RUN_ID.fullmatch(place):
         from recdiv_core.tracking import run_directory
 

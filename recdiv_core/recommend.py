@@ -29,6 +29,7 @@ from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.data_versions import with_version
 from recdiv_core.errors import UserError
 from recdiv_core.evaluate import check_inputs, start_with_gpu
+from recdiv_core.given_paths import output_path
 from recdiv_core.held_out import score_users, scoring_of
 from recdiv_core.rerank import NOVELTIES
 from recdiv_core.rerank.breaches import gave_way
@@ -92,7 +93,7 @@ def recommend(
         )
     if users != "all" and not manifest.num_examples.get(users):
         raise UserError(f"--users {users}: data.prepared={prepared} holds no {users} example")
-    out, is_grid = out.absolute(), bool(dials)
+    out, is_grid = output_path(out, "--out").absolute(), bool(dials)
     dials = list(dials) or [config.rerank.diversity]
     _open_directory(out, _plan(config, checkpoint, manifest, users, dials, explained))
     start_with_gpu(config, checkpoint)

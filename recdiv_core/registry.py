@@ -31,6 +31,7 @@ from recdiv_core.config import Config, to_yaml
 from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.errors import UserError
 from recdiv_core.gate import pass_gate
+from recdiv_core.given_paths import check_run_name
 from recdiv_core.judged_runs import NamedRun, check_comparable, find_run
 from recdiv_core.schema import read_manifest
 from recdiv_core.serving import SlateMaker
@@ -85,6 +86,7 @@ def register(
     Raises:
         UserError: no such run, not finished, or without an MLflow run.
     """
+    check_model_name(name)
     uri = tracking_uri(config)
     run = find_run(text, settings, lambda: uri)
     check_comparable([run])  # with itself: its data are there, and fit
@@ -126,6 +128,7 @@ def promote(
     Raises:
         UserError: no candidate of that name, or one that does not compare with the champion.
     """
+    check_model_name(name)
     uri = tracking_uri(config)
     client = client_of(uri)
     candidate = _version(client, name, CANDIDATE)
@@ -150,6 +153,17 @@ def promote(
         "promoted": promoted,
         "gate": rows,
     }
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a name that MLflow's registry, or the directory of a version, cannot take.
+
+    Raises:
+        UserError: see `check_run_name`; empty, or with a colon, which ends a name in `models:/`.
+    """
+    check_run_name(name, "--name")
+    if not name or ":" in name:
+        raise UserError(f"--name {name!r}: a registered model needs a name without a colon")
 
 
 def _save(run: NamedRun, work: Path, model: Path) -> None:

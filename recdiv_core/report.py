@@ -22,6 +22,7 @@ from recdiv_core import tracking, trials, trials_text
 from recdiv_core.config import Config
 from recdiv_core.data_versions import open_version
 from recdiv_core.errors import UserError
+from recdiv_core.given_paths import output_path
 from recdiv_core.points import ended_points, points
 from recdiv_core.report_page import CURVES, draw_png, render
 from recdiv_core.schema import read_manifest
@@ -57,6 +58,7 @@ def report(
     Raises:
         UserError: no such sweep, or its objectives are not declared.
     """
+    out = None if out is None else output_path(out, "--out")
     uri = existing_store(config)
     parent = _parent_run(uri, config, parent_run_id)
     handle = RunHandle(uri, parent.info.experiment_id, parent.info.run_id)

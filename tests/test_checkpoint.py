@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from recdiv_core.config import Config, override
+from recdiv_core.errors import UserError
 from recdiv_core.training.checkpoint import (
     Progress,
     check_data,
@@ -176,12 +177,31 @@ def test_the_last_checkpoint_of_a_run_is_chosen_once_it_is_finished(tmp_path, ma
         progress = replace(PROGRESS, is_finished=is_finished)
         save_checkpoint(tmp_path / name, progress=progress, **made)
     assert chosen_checkpoint(tmp_path) == tmp_path / "checkpoint_2"
-    (tmp_path / "checkpoint_3").mkdir()
-    save_checkpoint(
-        tmp_path / "checkpoint_3", progress=replace(PROGRESS, is_finished=False), **made
-    )
-    with pytest.raises(ValueError, match="is not finished: the same command resumes it"):
+
+
+def test_an_unfinished_run_has_no_chosen_checkpoint(tmp_path, manifest):
+    write_run(tmp_path, manifest, is_finished=False)
+    with pytest.raises(UserError, match="is not finished: the same command resumes it"):
         chosen_checkpoint(tmp_path)
+
+
+def test_a_clock_that_was_set_back_loses_no_finished_run(tmp_path, manifest):
+    early, late = write_run(tmp_path, manifest, 2)
+    late.rename(tmp_path / "checkpoint_1999")
+    early.rename(tmp_path / "checkpoint_2025")
+    assert chosen_checkpoint(tmp_path) == tmp_path / "checkpoint_1999"
+    assert newest_whole(tmp_path / "checkpoint_1999") == tmp_path / "checkpoint_1999"
+    flip_bit(tmp_path / "checkpoint_1999" / "model.pt")
+    assert newest_whole(tmp_path / "checkpoint_1999") == tmp_path / "checkpoint_2025"
+
+
+def test_a_checkpoint_that_does_not_say_where_it_stood_is_passed_over(tmp_path, manifest, caplog):
+    places = write_run(tmp_path, manifest)
+    path = places[2] / "checkpoint.json"
+    path.write_text(path.read_text()[:40])
+    assert chosen_checkpoint(tmp_path) == places[1]
+    assert newest_whole(places[2]) == places[1]
+    assert f"{path} cannot be read" in caplog.text
 
 
 def test_a_directory_without_checkpoints_is_no_run(tmp_path):
@@ -196,7 +216,7 @@ def flip_bit(path):
     path.write_bytes(content)
 
 
-def write_run(run, manifest, count=3):
+def write_run(run, manifest, count=3, *, is_finished=True):
     """Write checkpoints one after another; return their directories."""
     places = [run / f"checkpoint_{number}" for number in range(count)]
     for number, place in enumerate(places):
@@ -205,7 +225,7 @@ def write_run(run, manifest, count=3):
             place,
             config=CONFIG,
             manifest=manifest,
-            progress=replace(PROGRESS, step=number),
+            progress=replace(PROGRESS, step=number, is_finished=is_finished),
             weights={"weight": torch.full((99, 99), float(number))},
             training={"sums": [], "best_weights": torch.ones(9)},
         )

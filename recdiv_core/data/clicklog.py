@@ -27,7 +27,7 @@ from recdiv_core.data.files import SourceFile, describe_sources, list_files
 from recdiv_core.data.findings import to_json
 from recdiv_core.data_versions import building, find_view, point, publish, version_place
 from recdiv_core.errors import UserError
-from recdiv_core.given_paths import output_path
+from recdiv_core.given_paths import check_run_name, output_path
 from recdiv_core.ray_start import start_ray
 from recdiv_core.schema import (
     QUERY,
@@ -103,6 +103,7 @@ def data_name(config: Config) -> str:
 
 
 def _target(config: Config) -> Path:
+    check_run_name(config.data.name, "data.name")
     given = config.data.out or str(Path("runs", "prepared", data_name(config)))
     if "://" in given:
         raise UserError(f"data.out={given} must be a directory that all workers see, not a URI")

@@ -12,6 +12,7 @@ functions of its number, and the position in the data is that number too (data/p
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -123,12 +124,32 @@ def chosen_checkpoint(run: Path) -> Path:
     Raises:
         UserError: no checkpoint, or training has not ended.
     """
-    found = [path.parent for path in run.glob("checkpoint_*/checkpoint.json")]
+    found = by_progress(run)
     if not found:
         raise UserError(f"{run} holds no checkpoint: it is not the directory of a training run")
-    if not read_progress(max(found)).is_finished:
+    if not read_progress(found[0]).is_finished:
         raise UserError(f"the training run {run} is not finished: the same command resumes it")
-    return max(found)
+    return found[0]
+
+
+def by_progress(run: Path) -> list[Path]:
+    """Return the checkpoints in the directory of a run, the furthest first.
+
+    By the steps that they record: their names are local times, and clocks are set back. Those that
+    do not say where they stood are left out.
+    """
+    found: list[tuple[tuple[bool, int], str, Path]] = []
+    for path in run.glob("checkpoint_*/checkpoint.json"):
+        try:
+            found.append((_reached(path.parent), path.parent.name, path.parent))
+        except UserError as error:
+            logger.warning("%s: passed over", error)
+    return [place for *_, place in sorted(found, reverse=True)]
+
+
+def _reached(checkpoint: Path) -> tuple[bool, int]:
+    progress = read_progress(checkpoint)
+    return progress.is_finished, progress.step
 
 
 def newest_whole(checkpoint: Path) -> Path:
@@ -137,17 +158,25 @@ def newest_whole(checkpoint: Path) -> Path:
     Raises:
         UserError: none is whole.
     """
-    older = [path.parent for path in checkpoint.parent.glob("checkpoint_*/checkpoint.json")]
-    before = sorted((path for path in older if path.name < checkpoint.name), reverse=True)
-    for place in (checkpoint, *before):
-        try:
-            for name in SUMMED:
-                check_sum(place, name)
-        except UserError as error:
-            logger.warning("%s: going back to the checkpoint before", error)
-        else:
+    others = [path for path in by_progress(checkpoint.parent) if path != checkpoint]
+    with contextlib.suppress(UserError):  # damaged: all others are before it
+        limit = _reached(checkpoint)
+        others = [path for path in others if _reached(path) <= limit]
+    for place in (checkpoint, *others):
+        if is_whole(place):
             return place
-    raise UserError(f"{checkpoint} is damaged, and none before it is whole: train anew")
+    raise UserError(f"{checkpoint} is damaged, and none before it is whole: give a new run.name")
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Return whether the files of a checkpoint are as they were written; log what is not."""
+    try:
+        for name in SUMMED:
+            check_sum(checkpoint, name)
+    except UserError as error:
+        logger.warning("%s: going back to the checkpoint before", error)
+        return False
+    return True
 
 
 def check_sum(checkpoint: Path, name: str) -> None:

@@ -34,6 +34,7 @@ from recdiv_core.training.build import Dataset, slate_policy
 from recdiv_core.training.checkpoint import Progress, read_progress, save_checkpoint
 from recdiv_core.training.kinds import check_size
 from recdiv_core.training.loop import load_checked, start_logging
+from recdiv_core.training.run_files import last_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def fit_loop(settings: dict[str, Any]) -> None:
     config = from_tree(settings["config"])
     start_logging()
     torch.set_num_threads(config.scaling.threads_per_worker)
-    checkpoint = ray.train.get_checkpoint()
+    checkpoint = last_checkpoint(config)
     if checkpoint is not None:
         # the only one there is, of a fit that ended; its driver may have been lost before its end
         with checkpoint.as_directory() as path:

@@ -28,6 +28,7 @@ from recdiv_core.training.check_rerank import check_rerank
 from recdiv_core.training.kinds import check_size, idle_keys
 from recdiv_core.training.run_files import (
     claim_run,
+    drop_damaged_snapshot,
     existing_result,
     on_own_version,
     place_run,
@@ -254,6 +255,7 @@ def launch(
             callbacks=list(callbacks),
         ),
     )
+    drop_damaged_snapshot(config)
     try:
         result = trainer.fit()
     except ray.train.WorkerGroupError as error:

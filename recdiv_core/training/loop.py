@@ -54,6 +54,7 @@ from recdiv_core.training.checkpoint import (
 )
 from recdiv_core.training.feed import Feed
 from recdiv_core.training.objective import Objective
+from recdiv_core.training.run_files import last_checkpoint
 from recdiv_core.training.shards import load_optimizer, load_whole, shard_encoder, whole
 from recdiv_core.training.step import StepSums, train_step
 
@@ -118,7 +119,7 @@ class _Trainer:
         self.num_skipped = 0  # steps that overflowed, of the whole run (fp16)
         self.doomed_nodes: set[str] = set()  # those that a checkpoint was written for
         training: dict[str, Any] = {}
-        checkpoint = ray.train.get_checkpoint()
+        checkpoint = last_checkpoint(config)
         if checkpoint is not None:
             with checkpoint.as_directory() as path:
                 place = newest_whole(Path(path))

@@ -16,7 +16,7 @@ import logging
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 from pyarrow.fs import FileSystem, FileType, LocalFileSystem
@@ -29,7 +29,12 @@ from recdiv_core.given_paths import check_run_name, local_path, output_path
 from recdiv_core.places import filesystem_of, is_uri
 from recdiv_core.whole_files import write_whole
 
+if TYPE_CHECKING:
+    import ray.train
+
 logger = logging.getLogger(__name__)
+
+SNAPSHOT: Final = "checkpoint_manager_snapshot.json"
 
 FREE_TO_CHANGE: Final = ("tracking.", "scaling.address", "train.max_failures")
 """Keys that may differ when a run is resumed."""
@@ -148,6 +153,50 @@ def read_result(config: Config) -> dict[str, Any] | None:
         _say_damaged(config, "result.json", error)
         return None
     return tree
+
+
+def drop_damaged_snapshot(config: Config) -> None:
+    """Remove Ray Train's list of a run's checkpoints where it is damaged.
+
+    Ray 2.60 writes it in place, and refuses each restart with half of it. Without the list
+    `last_checkpoint` finds the checkpoints.
+    """
+    filesystem, path = _file(config, SNAPSHOT)
+    text = _read(config, SNAPSHOT)
+    if not text:
+        if filesystem.get_file_info(path).type == FileType.File:  # cut off before its first byte
+            filesystem.delete_file(path)
+        return
+    try:
+        listed = [row["checkpoint_dir_name"] for row in json.loads(text)["checkpoint_results"]]
+    except (ValueError, KeyError, TypeError) as error:
+        _say_damaged(config, SNAPSHOT, error)
+    else:
+        places = [_file(config, name)[1] for name in listed]
+        missing = [p for p in places if filesystem.get_file_info(p).type == FileType.NotFound]
+        if not missing:
+            return
+        _say_damaged(config, SNAPSHOT, ValueError(f"{missing[0]} is gone"))
+    filesystem.delete_file(path)
+
+
+def last_checkpoint(config: Config) -> ray.train.Checkpoint | None:
+    """Return what a worker goes on from: Ray's last checkpoint, or else the furthest in storage.
+
+    Ray knows none where its list was damaged, although they are there.
+    """
+    import ray.train
+
+    from recdiv_core.training.checkpoint import by_progress, is_whole
+
+    known = ray.train.get_checkpoint()
+    if known is not None or is_uri(config.run.storage):
+        return known
+    found = next(filter(is_whole, by_progress(Path(_file(config, "")[1]))), None)
+    if found is None:
+        return None
+    logger.info("%s: going on from %s", config.run.name, found)
+    return ray.train.Checkpoint(str(found))
 
 
 def _refuse_constant(name: str) -> float:
