@@ -61,9 +61,7 @@ def test_half_a_result_counts_as_absent(config, run, text, caplog):
 
 def test_a_config_of_another_version_is_named(config, run):
     (run / "config.yaml").write_text("lost: {key: 1}\n" + (run / "config.yaml").read_text())
-    with pytest.raises(
-        UserError, match=r"written by another version of recdiv .unknown key"
-    ):
+    with pytest.raises(UserError, match=r"written by another version of recdiv .unknown key"):
         existing_result(config)
 
 
