@@ -12,12 +12,12 @@ renewed for SILENT_S seconds is taken over. No clocks are compared.
 
 from __future__ import annotations
 
-import _thread
 import fcntl
 import json
 import logging
 import os
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -246,7 +246,7 @@ def _beat(held: _LocalFile | _Object, token: str, what: str, stopped: threading.
         try:
             if not _is_mine(held.read(), token):
                 logger.error("%s was taken over by another process: this one ends", what)
-                _thread.interrupt_main()
+                os.kill(os.getpid(), signal.SIGINT)
                 return
             held.write(about_me(token, beat))
         except OSError as error:  # the storage is away; the training finds out, or it comes back
