@@ -14,7 +14,7 @@ from ray import tune
 from recdiv_core import sweep
 from recdiv_core.config import Config, override, to_yaml
 from recdiv_core.evaluate import checkpoint_config, evaluate
-from recdiv_core.schema import EVAL_EXAMPLE, TRAIN_EXAMPLE
+from recdiv_core.schema import EVAL_EXAMPLE, SCHEMA_VERSION, TRAIN_EXAMPLE
 from recdiv_core.search_space import Constraint, Objective, SearchSpace
 from recdiv_core.training.checkpoint import Progress, save_checkpoint
 from recdiv_core.training.launch import check_config, cpus_per_worker
@@ -82,6 +82,57 @@ def test_a_dial_for_a_model_without_one(config: Config):
     assert "needs a model with loss.conditioned=true" in refusal(config, model__diversity=0.5)
 
 
+def test_the_settings_of_a_run_are_those_that_its_data_were_prepared_with(
+    config: Config, prepared: Path
+):
+    tree = json.loads((prepared / "manifest.json").read_text())
+    tree["settings"] = {"data.demo_events": 12_000, "split.val_share": 0.2, "data.of_old": 1}
+    (prepared / "manifest.json").write_text(json.dumps(tree))
+    checked, _ = check_config(config)
+    assert (checked.data.demo_events, checked.split.val_share) == (12_000, 0.2)
+    assert checked.data.name == "shop"
+
+
+def test_settings_of_an_earlier_version_stop_nothing(config: Config, prepared: Path, caplog):
+    tree = json.loads((prepared / "manifest.json").read_text())
+    tree["settings"] = {"split.val_share": "most of it"}
+    (prepared / "manifest.json").write_text(json.dumps(tree))
+    assert check_config(config)[0].split.val_share == Config().split.val_share
+    assert "split.val_share: got 'most of it'" in caplog.text
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize(
+    ("protocol", "change"),
+    [("leave_last_out", "three events or more"), ("temporal", "split.val_from")],
+)
+def test_a_split_that_holds_nobody(config, prepared, split, protocol, change):
+    tree = json.loads((prepared / "manifest.json").read_text())
+    tree["num_examples"][split], tree["split"] = 0, {"protocol": protocol}
+    (prepared / "manifest.json").write_text(json.dumps(tree))
+    (prepared / split / "part-0.parquet").unlink()
+    message = refusal(config)
+    assert f"holds no {split} example, so there is nothing to measure" in message
+    assert change in message
+
+
+def test_half_a_manifest(config: Config, prepared: Path):
+    text = (prepared / "manifest.json").read_text()
+    for content in (text[:100].encode(), b"", b"\xff\xfe{", b"[1]"):
+        (prepared / "manifest.json").write_bytes(content)
+        assert "prepare" in refusal(config)
+
+
+def test_a_run_name_that_leaves_its_storage(config: Config, tmp_path: Path):
+    assert "run.name='..' must be one name" in refusal(config, run__name="..")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_storage_below_a_file(config: Config, prepared: Path):
+    place = prepared / "manifest.json" / "runs"
+    assert "which is no directory" in refusal(config, run__storage=str(place))
+
+
 def test_no_data_set(config: Config):
     assert "data.prepared is not set" in refusal(config, data__prepared="")
     assert "is not a directory" in refusal(config, data__prepared="/nowhere")
@@ -94,7 +145,7 @@ def test_a_directory_that_is_no_data_set(config: Config, tmp_path: Path):
 def test_another_schema_version(config: Config, prepared: Path):
     tree = json.loads((prepared / "manifest.json").read_text())
     (prepared / "manifest.json").write_text(json.dumps(tree | {"schema_version": 99}))
-    assert "has schema version 99, this code reads 1" in refusal(config)
+    assert f"has schema version 99, this code reads {SCHEMA_VERSION}" in refusal(config)
 
 
 def test_missing_shards(config: Config, prepared: Path):

@@ -99,6 +99,7 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
     """
     config = place_run(config, "train")
     prepared, manifest = check_prepared(config)
+    config = with_data_settings(config, manifest)
     check_rerank(config, prepared)
     changes: dict[str, object] = {"data.prepared": str(prepared)}
     if config.model.kind == "neural":
@@ -112,6 +113,24 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
         )
     _warn_no_effect(config)
     return override(config, changes), manifest
+
+
+def with_data_settings(config: Config, manifest: Manifest) -> Config:
+    """Return the config with the `data.*` and `split.*` that the data set was prepared with.
+
+    They are what MLflow shows of a run; those of its own command line did nothing.
+    """
+    known = flatten(config)
+    made = {
+        key: value
+        for key, value in manifest.settings.items()
+        if key.startswith(("data.", "split.")) and key in known
+    }
+    try:
+        return override(config, {**made, "data.name": manifest.name})
+    except UserError as error:  # of an earlier version, with values that are none any more
+        logger.warning("settings of data.prepared=%s: %s", config.data.prepared, error)
+        return config
 
 
 def check_prepared(config: Config) -> tuple[Path, Manifest]:

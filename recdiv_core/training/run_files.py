@@ -36,7 +36,13 @@ logger = logging.getLogger(__name__)
 
 SNAPSHOT: Final = "checkpoint_manager_snapshot.json"
 
-FREE_TO_CHANGE: Final = ("tracking.", "scaling.address", "train.max_failures")
+FREE_TO_CHANGE: Final = (
+    "tracking.",
+    "scaling.address",
+    "train.max_failures",
+    "data.",  # but data.prepared: the others say how that was made
+    "split.",
+)
 """Keys that may differ when a run is resumed."""
 
 
@@ -82,7 +88,7 @@ def existing_result(config: Config) -> dict[str, Any] | None:
     changed = [
         f"{key} was {then[key]!r}, is {value!r}"
         for key, value in flatten(config).items()
-        if value != then[key] and not key.startswith(FREE_TO_CHANGE)
+        if value != then[key] and (key == "data.prepared" or not key.startswith(FREE_TO_CHANGE))
     ]
     if changed:
         raise UserError(
