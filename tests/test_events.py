@@ -47,7 +47,7 @@ def judge(tmp_path, rows, **values):
 def test_a_broken_row_is_quarantined_with_its_reason(tmp_path, change, reason):
     kept, rejected, counts = judge(tmp_path, [LOG | change])
     assert rejected["reason"].to_pylist() == [reason]
-    assert rejected["row_number"].to_pylist() == [20]
+    assert rejected["row_number"].to_pylist() == [21]
     given = json.loads(rejected["row"][0].as_py())
     assert {name: given[name] for name in change} == change
     assert counts.rejected == {reason: 1}

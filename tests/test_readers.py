@@ -55,7 +55,7 @@ def test_a_directory_is_read_in_order_of_names_without_what_writers_left(tmp_pat
     (tmp_path / "_SUCCESS").write_text("")
     batches = read_all(tmp_path)
     assert [row["user_id"] for row in rows_of(batches)] == ["a", "b"]
-    assert [b.table[readers.ROW].to_pylist() for b in batches] == [[0], [readers.FILE_STRIDE]]
+    assert [b.table[readers.ROW].to_pylist() for b in batches] == [[2], [readers.FILE_STRIDE + 2]]
 
 
 @pytest.mark.parametrize("given", ["{}/*.csv", "file://{}", "file://{}/*.csv", "{}/**/a.csv"])
@@ -72,7 +72,8 @@ def test_parquet_row_groups_keep_their_row_numbers(tmp_path, monkeypatch):
     places = [place for batch in batches for place in batch.table[readers.ROW].to_pylist()]
     users = [user for batch in batches for user in batch.table["user_id"].to_pylist()]
     assert len(batches) == 3
-    assert places == users == list(range(10))
+    assert places == list(range(1, 11))
+    assert users == list(range(10))
 
 
 def test_lines_that_are_no_rows_are_handed_back(tmp_path):
@@ -82,12 +83,10 @@ def test_lines_that_are_no_rows_are_handed_back(tmp_path):
     )
     broken_csv = [line for batch in read_all(tmp_path / "log.csv") for line in batch.broken]
     broken_json = [line for batch in read_all(tmp_path / "log.jsonl") for line in batch.broken]
-    assert [(text, reason) for _, text, reason in broken_csv] == [
-        ("only,two", "2 fields instead of 3")
-    ]
+    assert broken_csv == [(6, "only,two", "2 fields instead of 3")]
     assert [(place, reason) for place, _, reason in broken_json] == [
-        (1, "not a JSON object"),
         (2, "not a JSON object"),
+        (3, "not a JSON object"),
     ]
 
 
@@ -111,8 +110,7 @@ def make_bad(tmp_path, name, content):
         ("log.csv", b"", "empty file"),
         ("log.csv", b"user_id,item\n1,2\n", "no column 'item_id'.*did you mean .*item_id=item"),
         ("log.parquet", b"not parquet at all", "not readable as parquet"),
-        ("log.csv.gz", b"not gzip at all", "not readable as csv"),
-        ("log.txt", b"1,2", "unknown extension; allowed: .csv"),
+        ("log.docx", b"1,2", "unknown extension; allowed: .csv"),
     ],
 )
 def test_a_file_that_cannot_be_used_names_the_key(tmp_path, name, content, message):

@@ -51,7 +51,7 @@ def test_a_function_of_a_layout_makes_rows_that_keep_their_place_and_the_constan
     assert batch.num_made == 2
     assert batch.table.to_pylist() == [
         {"user_id": user, "item_id": item, "event": "click", readers.ROW: place}
-        for user, item, place in [("1", "x", 0), ("2", "z", 1), ("1", "y", 0), ("2", "w", 1)]
+        for user, item, place in [("1", "x", 2), ("2", "z", 3), ("1", "y", 2), ("2", "w", 3)]
     ]
 
 
@@ -88,9 +88,9 @@ def test_a_list_of_events_in_json_lines_is_a_row_an_event(tmp_path):
     (batch,) = readers.read_unit(readers.cut_units(files, "data.clicks")[0], columns)
     assert batch.num_made == 1
     assert batch.table.to_pylist() == [
-        {"user_id": 1, "item_id": "x", readers.ROW: 0},
-        {"user_id": 1, "item_id": "y", readers.ROW: 0},
-        {"user_id": 2, "item_id": "z", readers.ROW: 1},
+        {"user_id": 1, "item_id": "x", readers.ROW: 1},
+        {"user_id": 1, "item_id": "y", readers.ROW: 1},
+        {"user_id": 2, "item_id": "z", readers.ROW: 2},
     ]
 
 
@@ -100,5 +100,5 @@ def test_a_row_with_lists_of_different_lengths_is_handed_back_as_broken(tmp_path
     (tmp_path / "log.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(good) + "\n")
     (batch,) = read(list_files(str(tmp_path), "data.clicks"))
     assert batch.table["item_id"].to_pylist() == ["z"]
-    assert [(place, reason) for place, _, reason in batch.broken] == [(0, readers.UNEVEN)]
+    assert [(place, reason) for place, _, reason in batch.broken] == [(1, readers.UNEVEN)]
     assert batch.num_made == 0

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import itertools
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import IO, Final, Literal, NamedTuple, cast
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.fs
@@ -26,16 +29,28 @@ Format = Literal["csv", "jsonl", "json_array", "python_literal", "parquet", "xls
 """What a file holds. `json_array`: one JSON array of objects. `python_literal`: a Python dict a
 line, in single quotes."""
 
-EXTENSIONS: Final[Mapping[str, Format]] = {
-    ".csv": "csv",
-    ".csv.gz": "csv",
-    ".jsonl": "jsonl",
-    ".jsonl.gz": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
+TEXT_EXTENSIONS: Final[Mapping[str, Format]] = {
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".txt", ".dat", ".data"), "csv"),
+    **dict.fromkeys((".inter", ".item", ".user"), "csv"),  # RecBole's atomic files
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
 }
+COMPRESSIONS: Final = ("", ".gz", ".bz2", ".xz", ".zst", ".zstd", ".zip")
+EXTENSIONS: Final[Mapping[str, Format]] = {
+    **{
+        ext + compressed: kind
+        for ext, kind in TEXT_EXTENSIONS.items()
+        for compressed in COMPRESSIONS
+    },
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".xlsx": "xlsx",
+}
+ZIP: Final = ".zip"
+"""Its one member's name says what it holds."""
 HASHED_BYTES: Final = 1 << 30
+STREAM_BYTES: Final = 1 << 20
+"""Read at once: a store answers each read with a request."""
+NO_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,7 @@ class SourceFile:
     format: Format
     num_bytes: int
     modified: str
-    partitions: tuple[tuple[str, str], ...] = ()
+    partitions: tuple[tuple[str, str | None], ...] = ()
     """Column and value of each folder `name=value` above it: columns of every row of the file."""
     text: TextFormat | None = None
     """How this file is written; None = as all others (a layout knows each of its files)."""
@@ -86,25 +101,72 @@ def list_files(given: str, key: str, format: Format | None = None) -> list[Sourc
         raise UserError(f"{key} is empty: give a path, directory, glob or URI")
     infos = _list_uri(given, key) if is_uri(given) else _list_local(given, key)
     files: list[SourceFile] = []
-    for path, num_bytes, modified in sorted(infos):
-        name = name_of(path).lower()
-        suffix = next(
-            (s for s in sorted(EXTENSIONS, key=len, reverse=True) if name.endswith(s)), ""
-        )
-        if not suffix:
-            raise UserError(
-                f"{key}: {path} has an unknown extension; allowed: {', '.join(EXTENSIONS)}"
-            )
-        if not num_bytes:
-            raise UserError(f"{key}: {path} is an empty file")
-        files.append(SourceFile(path, format or EXTENSIONS[suffix], num_bytes, modified))
+    for found in sorted(infos):
+        kind = format or _find_format(found.path, key)
+        if not found.num_bytes:
+            raise UserError(f"{key}: {redact(found.path)} is an empty file")
+        partitions = find_partitions(found.above, found.below)
+        files.append(SourceFile(found.path, kind, found.num_bytes, found.modified, partitions))
     return files
 
 
-def _list_local(given: str, key: str) -> list[tuple[str, int, str]]:
+class _Found(NamedTuple):
+    path: str
+    num_bytes: int
+    modified: str
+    above: tuple[str, ...]
+    """Folders of what the user gave."""
+    below: tuple[str, ...]
+    """Folders below it."""
+
+
+def _find_format(path: str, key: str) -> Format:
+    name = name_of(path).lower()
+    suffix = max((ext for ext in EXTENSIONS if name.endswith(ext)), key=len, default="")
+    if suffix:
+        return EXTENSIONS[suffix]
+    if name.endswith(ZIP):
+        with open_input(path, is_seekable=True) as file:
+            try:
+                members = zipfile.ZipFile(cast("IO[bytes]", file)).namelist()
+            except zipfile.BadZipFile as error:
+                raise UserError(f"{key}: {redact(path)} is no zip archive: {error}") from None
+        kinds = {EXTENSIONS.get(Path(member).suffix.lower(), "csv") for member in members}
+        return "jsonl" if kinds == {"jsonl"} else "csv"
+    allowed = ", ".join([*TEXT_EXTENSIONS, ".zip", ".parquet", ".xlsx"])
+    raise UserError(
+        f"{key}: {redact(path)} has an unknown extension; allowed: {allowed}; text also with "
+        f"{', '.join(COMPRESSIONS[1:])} after it"
+    )
+
+
+def find_partitions(
+    above: Sequence[str], below: Sequence[str]
+) -> tuple[tuple[str, str | None], ...]:
+    """Return the columns of Hive's folders `name=value`; the innermost of a name counts.
+
+    Args:
+        above: folders of what the user gave; its last ones count, as long as they look so.
+        below: folders below it; all that look so count.
+
+    >>> find_partitions(["/", "a=1", "log", "dt=2024-01-01"], ["event=add%20to%20cart", "x"])
+    (('dt', '2024-01-01'), ('event', 'add to cart'))
+    """
+    last = itertools.takewhile(lambda name: name.find("=") > 0, reversed(above))
+    found: dict[str, str | None] = {}
+    for folder in (*reversed([*last]), *below):
+        name, mark, value = folder.partition("=")
+        if name and mark:
+            text = unquote(value)
+            found[unquote(name)] = None if text == NO_PARTITION else text
+    return tuple(found.items())
+
+
+def _list_local(given: str, key: str) -> list[_Found]:
     root = Path(given).expanduser().absolute()
+    fixed = root
     if root.is_file():
-        paths = [root]
+        paths, fixed = [root], root.parent
     elif root.is_dir():
         paths = [p for p in root.rglob("*") if p.is_file() and _is_data(p.relative_to(root).parts)]
         if not paths:
@@ -112,15 +174,24 @@ def _list_local(given: str, key: str) -> list[tuple[str, int, str]]:
     elif any(mark in given for mark in "*?["):
         pattern = str(root.relative_to(root.anchor))
         paths = [path for path in Path(root.anchor).glob(pattern) if path.is_file()]
+        fixed = Path(re.split(r"[*?[]", str(root))[0] + "x").parent
         if not paths:
             raise UserError(f"{key}={given} matches no file")
     else:
         raise UserError(f"{key}={given} does not exist (working directory {Path.cwd()})")
-    stats = [(path.resolve(), path.stat()) for path in paths]
-    return [(str(path), stat.st_size, str(stat.st_mtime_ns)) for path, stat in stats]
+    return [
+        _Found(
+            str(path.resolve()),
+            (stat := path.stat()).st_size,
+            str(stat.st_mtime_ns),
+            fixed.parts,
+            path.relative_to(fixed).parts[:-1],
+        )
+        for path in paths
+    ]
 
 
-def _list_uri(given: str, key: str) -> list[tuple[str, int, str]]:
+def _list_uri(given: str, key: str) -> list[_Found]:
     fs, root = filesystem_of(given, key)
     pattern = ""
     try:
@@ -134,9 +205,16 @@ def _list_uri(given: str, key: str) -> list[tuple[str, int, str]]:
             found = fs.get_file_info(pyarrow.fs.FileSelector(root, recursive=True))
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{key}={redact(given)} cannot be read: {redact(str(error))}") from None
-    prefix = len(root.strip("/").split("/"))
+    above = tuple(root.strip("/").split("/"))
+    prefix = len(above)
     files = [
-        (sibling(given, f.path), f.size, str(f.mtime_ns))
+        _Found(
+            sibling(given, f.path),
+            f.size,
+            str(f.mtime_ns),
+            above[:-1] if f is info else above,
+            tuple(f.path.strip("/").split("/")[prefix:-1]),
+        )
         for f in found
         if f.type == pyarrow.fs.FileType.File
         and (f is info or _is_data(tuple(f.path.strip("/").split("/")[prefix:])))
@@ -167,7 +245,9 @@ def describe_sources(files: Sequence[SourceFile]) -> tuple[dict[str, str | int],
     return tuple(rows)
 
 
-def open_input(path: str, *, compressed: bool = True) -> pa.NativeFile:
-    """Open a file; `compressed` = as a stream, decompressed by its extension, else seekable."""
+def open_input(path: str, *, is_seekable: bool) -> pa.NativeFile:
+    """Open a file's bytes as they are: for reading at any place, or as a stream."""
     fs, inner = filesystem_of(path, "file")
-    return fs.open_input_stream(inner) if compressed else fs.open_input_file(inner)
+    if is_seekable:
+        return fs.open_input_file(inner)
+    return fs.open_input_stream(inner, compression=None, buffer_size=STREAM_BYTES)

@@ -17,11 +17,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from recdiv_core.data import nested
-from recdiv_core.data.files import list_files, open_input
-from recdiv_core.data.readers import ROW, cut_units, read_unit
+from recdiv_core.data.files import TextFormat, list_files
+from recdiv_core.data.readers import ROW, ReadUnit, cut_units, read_unit
 from recdiv_core.data.reshape import Side
 from recdiv_core.data.values import as_numbers, as_text
 
@@ -426,18 +425,9 @@ def _or_null(text: pa.Array) -> pa.Array:
 
 def _load(path: str, separator: str) -> pa.Table:
     """Read a small CSV file beside the one that is read; every column is text."""
-    with open_input(path) as stream:
-        names = stream.readall().split(b"\n", 1)[0].decode("utf-8-sig").strip().split(separator)
-    bare = [name.strip('"') for name in names]
-    return pyarrow.csv.read_csv(
-        open_input(path),
-        parse_options=pyarrow.csv.ParseOptions(delimiter=separator),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(bare, pa.string()),
-            strings_can_be_null=True,
-            null_values=[""],
-        ),
-    )
+    unit = ReadUnit(path, "csv", 0, text=TextFormat(separator))
+    tables = [batch.table for batch in read_unit(unit, None)]
+    return pa.concat_tables(tables).drop_columns([ROW])
 
 
 class _Lookup:

@@ -1,87 +1,57 @@
-# pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions when it is imported)
 """From the user's files to Arrow tables with our column names.
 
-Not the judgement of a row (events.py, catalogue.py). CSV, JSON Lines and Parquet are recognised
-by extension; a path, a directory, a glob or a URI (s3://, gs://) is given. The one idea: files are
-cut into read units that are read independently, and every row carries its place in the input
-(file number, row number), so that whatever reads them in parallel can restore the order.
+Not the judgement of a row (events.py, catalogue.py), nor the formats (csv_files.py, json_files.py,
+parquet_files.py, workbooks.py). A path, a directory, a glob or a URI (s3://, gs://) is given. The
+one idea: files are cut into read units that are read independently (units.py), and every physical
+line of them is a row, or is named and counted.
 """
 
 from __future__ import annotations
 
-import csv
-import difflib
-import io
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.fs
 import pyarrow.parquet as pq
 
 from recdiv_core.data import nested
-from recdiv_core.data.files import AS_USUAL, Format, SourceFile, TextFormat, open_input
+from recdiv_core.data.column_hints import explain_missing
+from recdiv_core.data.csv_files import read_csv, read_csv_header
+from recdiv_core.data.files import AS_USUAL, SourceFile, TextFormat, open_input
+from recdiv_core.data.json_files import read_json
+from recdiv_core.data.parquet_files import kind_of, read_parquet
 from recdiv_core.data.reshape import Reshape
+from recdiv_core.data.text_lines import UnreadableFileError, open_text
+from recdiv_core.data.units import FILE_STRIDE, ROW, RawBatch, ReadUnit
+from recdiv_core.data.workbooks import read_xlsx, read_xlsx_header
 from recdiv_core.errors import UserError
 
-ROW: Final = "__row__"
-"""Column that holds a row's place in the input: file number * FILE_STRIDE + row number."""
-FILE_STRIDE: Final = 1 << 40
+logger = logging.getLogger(__name__)
+
+__all__ = [
+    "FILE_STRIDE",
+    "ROW",
+    "RawBatch",
+    "ReadUnit",
+    "TextFormat",
+    "UnreadableFileError",
+    "cut_units",
+    "find_columns",
+    "read_header",
+    "read_sample",
+    "read_unit",
+]
+
 UNIT_ROWS: Final = 1_000_000
-BATCH_LINES: Final = 50_000
+BLOCK_BYTES: Final = 8 << 20
+"""Text that is parsed at once."""
+SAMPLE_BYTES: Final = 1 << 20
 SAMPLE_ROWS: Final = 10_000
-
-
-class UnreadableFileError(UserError):
-    """A file of the user's that breaks off, or is not what its extension says."""
-
-
-@dataclass(frozen=True)
-class ReadUnit:
-    """A part of the input that one task reads: a file, or some row groups of a Parquet file."""
-
-    path: str
-    format: Format
-    first_row: int
-    """Place of its first row in the input (see ROW)."""
-    row_groups: tuple[int, int] = (0, 0)
-    """First and last + 1; Parquet only."""
-    num_rows: int = -1
-    """Known for Parquet only."""
-    text: TextFormat = AS_USUAL
-    constants: tuple[tuple[str, str | None], ...] = ()
-    """Columns whose value is the same in all rows: the names of Hive folders."""
-    reshape: Reshape | None = None
-    rest: tuple[ReadUnit, ...] = ()
-    """Further files that `reshape.whole` is applied to together with this one."""
-
-
-@dataclass(frozen=True)
-class RawBatch:
-    """Rows as read, under our column names plus ROW, and the lines that are no rows at all."""
-
-    table: pa.Table
-    broken: tuple[tuple[int, str, str], ...] = ()
-    """(place, text, reason)"""
-    num_lines: int = 0
-    """Physical lines of the file that were read for this batch; rows, where there are no lines.
-    It is num_header + num_blank + rows of the table - num_made + num_continued + len(broken)."""
-    num_header: int = 0
-    num_blank: int = 0
-    num_continued: int = 0
-    """Further lines of rows that hold a line break within quotation marks."""
-    num_stray_quotes: int = 0
-    """Rows with a quotation mark that is never closed; it was read as text."""
-    num_repaired: int = 0
-    """Rows in which text that is no Unicode was replaced by U+FFFD."""
-    num_made: int = 0
-    """Rows that a layout or a list of events made, less those that it made them of."""
+DAMAGE: Final = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
 
 
 # --------------------------------------------------------------------------- columns
@@ -118,48 +88,82 @@ def find_columns(
     everywhere = list(dict.fromkeys(name for header in headers for name in header))
     found: dict[str, str] = {}
     for ours, theirs in names.items():
-        is_there = bool(nested.source_columns([theirs], everywhere))
-        if ours in required:
-            for file, header in zip(files, headers, strict=True):
-                if not nested.source_columns([theirs], header):
-                    raise UserError(_missing_column(key, file.path, ours, theirs, header))
-        elif theirs != ours and not is_there:
-            raise UserError(_missing_column(key, files[0].path, ours, theirs, headers[0]))
+        lacking = [k for k, header in enumerate(headers) if not _has(header, theirs)]
+        is_there = len(lacking) < len(files)
+        if lacking and (ours in required or (theirs != ours and not is_there)):
+            file, header = files[lacking[0]], headers[lacking[0]]
+            raise UserError(
+                explain_missing(key, file, ours, theirs, header, file.text or text, everywhere)
+            )
         if is_there:
             found[ours] = theirs
+            if lacking:
+                logger.warning(
+                    "%s: %d of %d files have no column %r (the first is %s): it is missing in all "
+                    "their rows", key, len(lacking), len(files), theirs, files[lacking[0]].path,
+                )  # fmt: skip
+    _check_kinds(files, found, key)
     return found
 
 
-def _missing_column(key: str, path: str, ours: str, theirs: str, header: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(theirs, header, n=1)
-    hint = f"; did you mean data.columns.{ours}={nearest[0]}?" if nearest else ""
-    return (
-        f"{key}: {path} has no column {theirs!r} (data.columns.{ours}); "
-        f"columns there: {', '.join(header)}{hint}"
-    )
+def _has(header: Sequence[str], name: str) -> bool:
+    return bool(nested.source_columns([name], header))
+
+
+def _check_kinds(files: Sequence[SourceFile], found: Mapping[str, str], key: str) -> None:
+    """Refuse a column that is a time or nested in some Parquet files and not in others."""
+    seen: dict[str, tuple[str, str, str]] = {}
+    for file in files:
+        if file.format != "parquet" or file.reshape is not None:
+            continue
+        schema = pq.read_schema(open_input(file.path, is_seekable=True))
+        for theirs in found.values():
+            if theirs not in schema.names:
+                continue
+            kind = schema.types[schema.names.index(theirs)]
+            word = kind_of(kind)
+            first = seen.setdefault(theirs, (word, str(kind), file.path)) if word else None
+            if first and first[0] != word and {first[0], word} & {"time", "nested"}:
+                raise UserError(
+                    f"{key}: the column {theirs!r} is of type {first[1]} in {first[2]} and of type "
+                    f"{kind} in {file.path}: write all files with one type"
+                )
 
 
 def read_header(file: SourceFile, key: str, text: TextFormat = AS_USUAL) -> list[str]:
     """Return the column names of a file; of JSON Lines, the keys of its first rows.
+
+    The names of its folders (`event=click/`) are columns too; where the file has a column of the
+    same name, the file's counts.
 
     Raises:
         UserError: the file cannot be read as what its extension says.
     """
     if file.reshape is not None:
         header = read_header(replace(file, reshape=None, partitions=()), key, text)
-        made = file.reshape.columns(header, ROW)
-        return [*made, *(name for name, _ in file.partitions if name not in made)]
-    text = file.text or text
-    try:
-        if file.format == "parquet":
-            return list(pq.read_schema(open_input(file.path, compressed=False)).names)
-        if file.format == "csv":
-            with io.TextIOWrapper(open_input(file.path), encoding="utf-8-sig", newline="") as lines:
-                return next(csv.reader(lines), [])
-        unit = ReadUnit(file.path, file.format, 0)
-        return next(_read_jsonl(unit, None), RawBatch(pa.table({}))).table.column_names
-    except (OSError, pa.ArrowInvalid, UnicodeDecodeError, EOFError) as error:
-        raise UserError(f"{key}: {file.path} is not readable as {file.format}: {error}") from None
+        header = file.reshape.columns(header, ROW)
+    else:
+        try:
+            header = _read_header(file, file.text or text)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+        except DAMAGE as error:
+            reason = str(error).splitlines()[0]
+            message = f"{key}: {file.path} is not readable as {file.format}: {reason}"
+            raise UserError(message) from None
+    return [*header, *(name for name, _ in file.partitions if name not in header)]
+
+
+def _read_header(file: SourceFile, text: TextFormat) -> list[str]:
+    if file.format == "parquet":
+        return list(pq.read_schema(open_input(file.path, is_seekable=True)).names)
+    if file.format == "csv":
+        return list(read_csv_header(open_text(file.path, text), text, file.path).names)
+    if file.format == "xlsx":
+        return read_xlsx_header(file.path)
+    unit = ReadUnit(file.path, file.format, 0, text=text)
+    first = next(read_json(unit, None, SAMPLE_BYTES), RawBatch(pa.table({})))
+    return [name for name in first.table.column_names if name != ROW]
 
 
 # --------------------------------------------------------------------------- rows
@@ -188,13 +192,13 @@ def cut_units(files: Sequence[SourceFile], key: str, text: TextFormat = AS_USUAL
             else:
                 units.append(unit)
             continue
-        footer = pq.read_metadata(open_input(file.path, compressed=False))
+        footer = pq.read_metadata(open_input(file.path, is_seekable=True))
         start, num_rows = 0, 0
         for group in range(footer.num_row_groups):
             num_rows += footer.row_group(group).num_rows
             if num_rows >= UNIT_ROWS or group + 1 == footer.num_row_groups:
                 unit = ReadUnit(file.path, file.format, first_row, (start, group + 1), num_rows)
-                units.append(unit)
+                units.append(replace(unit, constants=file.partitions))
                 first_row += num_rows
                 start, num_rows = group + 1, 0
     if not any(unit.num_rows for unit in units):
@@ -206,26 +210,30 @@ def _are_together(first: ReadUnit, unit: ReadUnit) -> bool:
     return first.reshape == unit.reshape and unit.reshape is not None and bool(unit.reshape.whole)
 
 
-def read_unit(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator[RawBatch]:
+def read_unit(
+    unit: ReadUnit, columns: Mapping[str, str] | None, block_bytes: int = BLOCK_BYTES
+) -> Iterator[RawBatch]:
     """Read a unit batch by batch, as what a layout and the nesting of its columns make of it.
 
     Args:
         unit: what to read.
         columns: our name -> name in the file, dotted for a field of a column; absent ones are left
             out. None = all, as named.
+        block_bytes: text that is parsed at once; the rows do not depend on it.
 
     Raises:
-        UnreadableFileError: the file breaks off or holds bytes that are not UTF-8.
+        UnreadableFileError: the file breaks off, is damaged, or is in another encoding.
     """
     if unit.reshape is not None:
-        batches = _read_reshaped(unit, unit.reshape)
+        batches = _read_reshaped(unit, unit.reshape, block_bytes)
     elif columns is None:
-        batches = _read_flat(unit, None)
+        batches = _read_flat(unit, None, block_bytes)
     else:
         parts = [theirs.split(".") for theirs in columns.values()]
         names = [".".join(p[:size]) for p in parts for size in range(1, len(p) + 1)]
-        batches = _read_flat(unit, dict(zip(names, names, strict=True)))
+        batches = _read_flat(unit, dict(zip(names, names, strict=True)), block_bytes)
     for batch in batches:
+        batch.check()
         yield batch if columns is None else _pick(batch, columns)
 
 
@@ -252,9 +260,9 @@ def _pick(batch: RawBatch, columns: Mapping[str, str]) -> RawBatch:
 UNEVEN: Final = "lists of different lengths in one row"
 
 
-def _read_reshaped(unit: ReadUnit, reshape: Reshape) -> Iterator[RawBatch]:
+def _read_reshaped(unit: ReadUnit, reshape: Reshape, block_bytes: int) -> Iterator[RawBatch]:
     units = [replace(part, constants=(), reshape=None, rest=()) for part in (unit, *unit.rest)]
-    batches = (batch for part in units for batch in _read_flat(part, None))
+    batches = (batch for part in units for batch in _read_flat(part, None, block_bytes))
     if reshape.whole is None:
         for batch in batches:
             yield _replace_rows(batch, _with_constants(reshape.apply(batch.table), unit.constants))
@@ -280,115 +288,17 @@ def _with_constants(table: pa.Table, constants: Sequence[tuple[str, str | None]]
     return table
 
 
-def _read_flat(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator[RawBatch]:
-    """Read a file's own columns.
-
-    Args:
-        unit: what to read.
-        columns: our name -> name in the file; absent ones are left out. None = all, as named.
-
-    Raises:
-        UnreadableFileError: the file breaks off or holds bytes that are not UTF-8.
-    """
-    readers = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}
+def _read_flat(
+    unit: ReadUnit, columns: Mapping[str, str] | None, block_bytes: int
+) -> Iterator[RawBatch]:
+    """Read a file's own columns, and those of its folders; see read_unit."""
+    readers = {"csv": read_csv, "parquet": read_parquet, "xlsx": read_xlsx}
     try:
-        yield from readers[unit.format](unit, columns)
-    except (pa.ArrowInvalid, OSError, EOFError, UnicodeDecodeError) as error:
-        message = f"{unit.path} is not readable as {unit.format}: {error}"
+        yield from readers.get(unit.format, read_json)(unit, columns, block_bytes)
+    except DAMAGE as error:
+        reason = str(error).splitlines()[0]
+        message = f"{unit.path} is not readable as {unit.format}: {reason}"
         raise UnreadableFileError(message) from None
-
-
-def _read_parquet(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator[RawBatch]:
-    file = pq.ParquetFile(open_input(unit.path, compressed=False))
-    present = file.schema_arrow.names
-    names = None if columns is None else [n for n in present if n in columns.values()]
-    row = unit.first_row
-    for batch in file.iter_batches(65_536, row_groups=list(range(*unit.row_groups)), columns=names):
-        yield RawBatch(_rename(pa.Table.from_batches([batch]), columns, row))
-        row += batch.num_rows
-
-
-def _read_csv(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator[RawBatch]:
-    with io.TextIOWrapper(open_input(unit.path), encoding="utf-8-sig", newline="") as text:
-        header = next(csv.reader(text), [])
-    names = header if columns is None else [n for n in header if n in columns.values()]
-    broken: list[tuple[str, str]] = []
-
-    def keep_broken(row: pyarrow.csv.InvalidRow) -> str:
-        reason = f"{row.actual_columns} fields instead of {row.expected_columns}"
-        broken.append((row.text, reason))
-        return "skip"
-
-    reader = pyarrow.csv.open_csv(
-        open_input(unit.path),
-        read_options=pyarrow.csv.ReadOptions(block_size=8 << 20, use_threads=False),
-        parse_options=pyarrow.csv.ParseOptions(
-            newlines_in_values=True, invalid_row_handler=keep_broken
-        ),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(header, pa.string()),
-            include_columns=names,
-            null_values=[""],
-            strings_can_be_null=True,
-        ),
-    )
-    row = unit.first_row
-    for batch in reader:
-        skipped = tuple((row, text, reason) for text, reason in broken)
-        broken.clear()
-        yield RawBatch(_rename(pa.Table.from_batches([batch]), columns, row), skipped)
-        row += batch.num_rows
-
-
-def _read_jsonl(unit: ReadUnit, columns: Mapping[str, str] | None) -> Iterator[RawBatch]:
-    with io.BufferedReader(open_input(unit.path), 1 << 20) as stream:
-        row = unit.first_row
-        while lines := [line for _, line in zip(range(BATCH_LINES), stream, strict=False)]:
-            rows: list[dict[str, Any]] = []
-            places: list[int] = []
-            broken: list[tuple[int, str, str]] = []
-            for place, line in enumerate(lines, start=row):
-                if not line.strip():
-                    continue
-                try:
-                    value = json.loads(line)
-                except ValueError:
-                    value = None
-                if isinstance(value, dict):
-                    rows.append(value)
-                    places.append(place)
-                else:
-                    broken.append((place, line.decode("utf-8", "replace"), "not a JSON object"))
-            row += len(lines)
-            present = dict.fromkeys(name for value in rows for name in value)
-            wanted = present if columns is None else [n for n in columns.values() if n in present]
-            arrays = {name: _from_python([value.get(name) for value in rows]) for name in wanted}
-            table = pa.table(arrays) if arrays else _no_columns(len(rows))
-            table = _rename(table, columns, 0).set_column(
-                table.num_columns, ROW, pa.array(places, pa.int64())
-            )
-            yield RawBatch(table, tuple(broken))
-
-
-def _no_columns(num_rows: int) -> pa.Table:
-    return pa.table({"": pa.nulls(num_rows)}).select([])
-
-
-def _from_python(values: list[Any]) -> pa.Array:
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # kinds are mixed
-        texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
-        return pa.array(texts, pa.string())
-
-
-def _rename(table: pa.Table, columns: Mapping[str, str] | None, first_row: int) -> pa.Table:
-    if columns is not None:
-        present = {ours: theirs for ours, theirs in columns.items() if theirs in table.column_names}
-        arrays = [table[theirs] for theirs in present.values()]
-        table = pa.table(arrays, names=list(present)) if arrays else _no_columns(table.num_rows)
-    places = np.arange(first_row, first_row + table.num_rows, dtype=np.int64)
-    return table.append_column(ROW, pa.array(places))
 
 
 def read_sample(
@@ -396,7 +306,8 @@ def read_sample(
 ) -> list[RawBatch]:
     """Read the first rows of the first, the middle and the last unit.
 
-    Units without rows are passed over; no rows at all give no batches.
+    Units without rows are passed over; no rows at all give no batches. The batches do not say what
+    became of each line.
     """
     picked = dict.fromkeys([0, len(units) // 2, len(units) - 1])
     rest = [number for number in range(len(units)) if number not in picked]
@@ -404,8 +315,16 @@ def read_sample(
     for count, number in enumerate([*picked, *rest]):
         if count >= len(picked) and batches:
             break
-        for batch in read_unit(units[number], columns):
+        for batch in read_unit(units[number], columns, SAMPLE_BYTES):
             if batch.table.num_rows or batch.broken:
-                batches.append(RawBatch(batch.table.slice(0, num_rows), batch.broken))
+                batches.append(_first_rows(batch, num_rows))
                 break
     return batches
+
+
+def _first_rows(batch: RawBatch, num_rows: int) -> RawBatch:
+    if batch.table.num_rows <= num_rows:
+        return RawBatch(batch.table, batch.broken)
+    last = batch.table[ROW][num_rows - 1].as_py()
+    broken = tuple(line for line in batch.broken if line[0] <= last)
+    return RawBatch(batch.table.slice(0, num_rows), broken)
