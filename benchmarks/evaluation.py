@@ -38,6 +38,7 @@ import numpy as np
 import torch
 
 from benchmarks.peer_metrics import PEERS
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
 from recdiv_core.metrics.judged import Background
@@ -168,7 +169,7 @@ def facts_of(world: Arrays) -> CatalogueFacts:
     """Return what the metrics must know of the items."""
     return catalogue_facts(
         torch.from_numpy(world["embeddings"]),
-        torch.from_numpy(world["categories"]),
+        labels_of_padded(torch.from_numpy(world["categories"])),
         torch.from_numpy(world["popularity"]),
         num_train_users=int(world["train_user"].max()) + 1,
         num_categories=NUM_CATEGORIES,
@@ -342,7 +343,7 @@ def traits_of(facts: CatalogueFacts) -> ItemTraits:
     """Return the same items as slates are made of."""
     return ItemTraits(
         embeddings_VD=facts.unit_VD[:-1],
-        categories_VL=facts.categories_VL[:-1],
+        categories=facts.categories,
         num_categories=facts.num_categories,
         popularity_V=facts.popularity_V[:-1] / facts.popularity_V.sum(),
         num_places=1.0,

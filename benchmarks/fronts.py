@@ -343,7 +343,7 @@ def load_shop(prepared: Path) -> Shop:
     dataset = load_dataset(prepared)
     behaviour = catalogue_facts(
         behaviour_vectors(dataset),
-        dataset.categories_VL,
+        dataset.categories,
         torch.tensor(dataset.catalogue.popularity_V),
         num_train_users=max(1, dataset.manifest.num_train_users),
         num_categories=dataset.catalogue.num_categories,

@@ -26,6 +26,7 @@ import torch
 
 from recdiv_core.data.batches import pack
 from recdiv_core.data.plan import Examples
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.losses.balance import BALANCES, BalanceState
 from recdiv_core.losses.diversity import REGULARISERS
 from recdiv_core.losses.negatives import Negatives, mixed_negatives
@@ -109,7 +110,9 @@ def objectives(rng: np.random.Generator) -> dict[str, Objective]:
         num_negatives=NUM_NEGATIVES,
         traits=ItemTraits(
             embeddings_VD=unit.float(),
-            categories_VL=torch.from_numpy(rng.integers(NUM_CATEGORIES, size=(NUM_ITEMS, 1))),
+            categories=labels_of_padded(
+                torch.from_numpy(rng.integers(NUM_CATEGORIES, size=(NUM_ITEMS, 1)))
+            ),
             num_categories=NUM_CATEGORIES,
             popularity_V=popularity,
             num_places=10.0 * 22_363,

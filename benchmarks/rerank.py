@@ -38,6 +38,7 @@ import numpy as np
 import pyversity
 import torch
 
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.rerank import RERANKERS, Candidates, Options
 from recdiv_core.rerank.candidates import Rule
@@ -116,7 +117,9 @@ def make_candidates(num_users: int, num_candidates: int) -> Candidates:
         torch.from_numpy(items),
         ItemTraits(
             embeddings_VD=torch.nn.functional.normalize(vectors),
-            categories_VL=torch.from_numpy(rng.integers(NUM_CATEGORIES, size=(NUM_ITEMS, 1))),
+            categories=labels_of_padded(
+                torch.from_numpy(rng.integers(NUM_CATEGORIES, size=(NUM_ITEMS, 1)))
+            ),
             num_categories=NUM_CATEGORIES,
             popularity_V=torch.full((NUM_ITEMS,), 1 / NUM_ITEMS),
             num_places=1.0,
@@ -135,9 +138,9 @@ def rules(candidates: Candidates) -> tuple[Rule, ...]:
     attributes = candidates.traits.attributes
     cheap_V1 = torch.where(attributes["price"] < 5, 0, -1)[:, None]
     return (
-        Rule("at most", attributes["brand"][:, None].int(), 1),
-        Rule("at most", attributes["colour"][:, None].int(), 1, window=5),
-        Rule("at least", cheap_V1.int(), 3),
+        Rule("at most", labels_of_padded(attributes["brand"][:, None]), 1),
+        Rule("at most", labels_of_padded(attributes["colour"][:, None]), 1, window=5),
+        Rule("at least", labels_of_padded(cheap_V1), 3),
     )
 
 

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from recdiv_core.data.catalogue import Catalogue, shown_values
 from recdiv_core.data.plan import Examples
+from recdiv_core.data.rule_labels import one_label
 from recdiv_core.errors import UserError
 from recdiv_core.metrics.facts import POPULARITY_GROUPS, popularity_groups
 from recdiv_core.schema import NO_QUERY
@@ -74,11 +76,11 @@ def item_groups(kinds: Sequence[str], catalogue: Catalogue) -> dict[str, Groups]
                 for index, name in enumerate(POPULARITY_GROUPS)
             }
         elif kind == "category":
-            labels_VL = torch.tensor(catalogue.categories_VL)
-            groups[kind] = _most_met(kind, labels_VL, catalogue.categories, popularity)
+            lists = catalogue.category_lists
+            groups[kind] = _most_met(kind, lists, catalogue.categories, popularity)
         elif kind not in USER_KINDS:
             values, names = _column(catalogue, kind)
-            groups[kind] = _most_met(kind, values[:, None], names, popularity)
+            groups[kind] = _most_met(kind, one_label(values.numpy()), names, popularity)
     return groups
 
 
@@ -98,17 +100,19 @@ def _column(catalogue: Catalogue, name: str) -> tuple[torch.Tensor, list[str]]:
 
 
 def _most_met(
-    kind: str, labels_VL: torch.Tensor, names: Sequence[str], popularity_V: torch.Tensor
+    kind: str, lists: pa.ListArray, names: Sequence[str], popularity_V: torch.Tensor
 ) -> Groups:
     """Return the groups of the values with most train events, and of the rest."""
-    is_label_VL = labels_VL >= 0
+    lengths_V = torch.tensor(np.diff(lists.offsets.to_numpy()), dtype=torch.int64)
+    item_N, label_N = torch.repeat_interleave(lengths_V), torch.tensor(lists.flatten().to_numpy())
     events = torch.zeros(max(1, len(names)), dtype=torch.float64)
-    events.index_add_(
-        0, labels_VL[is_label_VL], popularity_V.double()[:, None].expand_as(labels_VL)[is_label_VL]
-    )
+    events.index_add_(0, label_N, popularity_V.double()[item_N])
     kept = events[: len(names)].argsort(descending=True, stable=True)[:MAX_VALUES].tolist()
-    groups = {f"{kind}={names[value]}": (labels_VL == value).any(dim=1) for value in kept}
+
+    def owners(is_wanted_N: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(lists), dtype=torch.bool).index_fill_(0, item_N[is_wanted_N], True)
+
+    groups = {f"{kind}={names[value]}": owners(label_N == value) for value in kept}
     if len(kept) < len(names):
-        is_kept_VL = torch.isin(labels_VL, torch.tensor(kept))
-        groups[f"{kind}={OTHER}"] = (is_label_VL & ~is_kept_VL).any(dim=1)
+        groups[f"{kind}={OTHER}"] = owners(~torch.isin(label_N, torch.tensor(kept)))
     return groups

@@ -147,9 +147,7 @@ def _inspect_one(
         "figures": figures,
         "segments": segments,
     }
-    found = shelves(
-        exposure_V, dataset.catalogue.popularity_V, np.asarray(dataset.catalogue.categories_VL)
-    )
+    found = shelves(exposure_V, dataset.catalogue.popularity_V, dataset.categories)
     return own, (slates_UK, seen), found
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from sklearn.cluster import DBSCAN
 
+from recdiv_core.labels import Labels
 from recdiv_core.metrics.diversity import ild
 from recdiv_core.metrics.facts import CatalogueFacts
 from recdiv_core.metrics.judged import judge
@@ -163,7 +164,7 @@ class Shelf:
     exposure: float
 
 
-def shelves(exposure_V: Integers, demand_V: Integers, categories_VL: Integers) -> list[Shelf]:
+def shelves(exposure_V: Integers, demand_V: Integers, categories: Labels) -> list[Shelf]:
     """Return every category with demand or exposure, the most demanded first.
 
     An item of several categories counts an equal part in each.
@@ -171,16 +172,13 @@ def shelves(exposure_V: Integers, demand_V: Integers, categories_VL: Integers) -
     Args:
         exposure_V: how often each item is shown.
         demand_V: how often each item is clicked or bought.
-        categories_VL: of each item, padded with -1.
+        categories: of each item.
     """
-    is_label = categories_VL >= 0
-    part = is_label / np.maximum(1, is_label.sum(axis=1, keepdims=True))
-    num_categories = int(categories_VL.max(initial=-1)) + 1
+    items = torch.arange(len(categories))
+    item_N, label_N, part_N = (each.numpy() for each in categories.spread(items, torch.float64))
 
     def share(counts_V: Integers) -> Floats:
-        events = np.bincount(
-            categories_VL[is_label], (counts_V[:, None] * part)[is_label], num_categories
-        )
+        events = np.bincount(label_N, counts_V[item_N] * part_N)
         return events / max(1.0, events.sum())
 
     demand, exposure = share(demand_V), share(exposure_V)

@@ -177,9 +177,7 @@ def _items(indices: Sequence[int], catalogue: Catalogue) -> tuple[Item, ...]:
     has_brand = "brand" in catalogue.table.column_names
     found: list[Item] = []
     for index in indices:
-        labels = [
-            catalogue.categories[label] for label in catalogue.categories_VL[index] if label >= 0
-        ]
+        labels = [catalogue.categories[label] for label in catalogue.category_lists[index].as_py()]
         brand = catalogue.table["brand"][index].as_py() if has_brand else None
         found.append(
             Item(

@@ -180,7 +180,6 @@ def view_slates(
         )
         for each in judged
     ]
-    categories_VL = np.asarray(dataset.catalogue.categories_VL)
     popularity_V = dataset.catalogue.popularity_V
     bands, band_V = popularity_bands(dataset.catalogue.popularity_V)
     seconds = time.monotonic() - started
@@ -198,7 +197,8 @@ def view_slates(
         segments=segments(judged, users.length_U, users.is_cold_U),
         sameness=tuple(sameness),
         starved=tuple(
-            len(starved(shelves(each.exposure_V, popularity_V, categories_VL))) for each in judged
+            len(starved(shelves(each.exposure_V, popularity_V, dataset.categories)))
+            for each in judged
         ),
         slices=tuple(finish_groups(tally) for tally in users.groups),
         changes=count_changes(*pair) if pair else None,

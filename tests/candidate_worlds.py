@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.rerank import RERANKERS, Candidates, Options
+from recdiv_core.rerank.candidates import Rule
 
 ATTRIBUTES = ("brand", "colour", "price")
 
@@ -44,7 +46,7 @@ def random_traits(rng, num_items, dim, num_categories, *, zeros=0.0, positive=Fa
         row[:size] = rng.permutation(num_categories)[:size]
     return ItemTraits(
         embeddings_VD=torch.from_numpy(vectors).float(),
-        categories_VL=torch.from_numpy(categories),
+        categories=labels_of_padded(torch.from_numpy(categories)),
         num_categories=num_categories,
         popularity_V=torch.full((num_items,), 1 / num_items),
         num_places=1.0,
@@ -65,7 +67,7 @@ def candidates_of_one(scores, vectors=None, *, categories=None, history=None, at
         torch.arange(num_items)[None],
         ItemTraits(
             embeddings_VD=torch.nn.functional.normalize(vectors),
-            categories_VL=padded,
+            categories=labels_of_padded(padded),
             num_categories=num_categories,
             popularity_V=torch.full((num_items,), 1 / num_items),
             num_places=1.0,
@@ -74,6 +76,11 @@ def candidates_of_one(scores, vectors=None, *, categories=None, history=None, at
         torch.tensor([history or [0.0] * num_categories]),
         torch.zeros(num_items, dtype=torch.int64),
     )
+
+
+def rule(kind, labels, count=1, window=0):
+    """Return a rule whose labels are given as [V, L], padded with -1."""
+    return Rule(kind, labels_of_padded(labels), count, window)
 
 
 def rerank(name, candidates, k, dial, **options):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.losses.aggregate import exposure_share
 from recdiv_core.losses.diversity import penalty
 from recdiv_core.losses.soft_slates import ItemTraits, SoftSlates
@@ -40,7 +41,7 @@ def random_slates(seed, *, membership=None, dtype=torch.float64, k=K, spread=1.0
         candidates_BM=torch.from_numpy(candidates),
         traits=ItemTraits(
             embeddings_VD=torch.from_numpy(vectors).to(dtype),
-            categories_VL=torch.from_numpy(categories),
+            categories=labels_of_padded(torch.from_numpy(categories)),
             num_categories=NUM_CATEGORIES,
             popularity_V=torch.from_numpy(rng.dirichlet(np.full(NUM_ITEMS, 0.3))).to(dtype),
             num_places=100.0,
@@ -51,6 +52,12 @@ def random_slates(seed, *, membership=None, dtype=torch.float64, k=K, spread=1.0
         slate_size=k,
         taught_BM=torch.from_numpy(rng.permuted(is_taught, axis=1)),
     )
+
+
+def lists_of(labels):
+    """Return the labels of every item as lists."""
+    rows = labels[torch.arange(len(labels))].tolist()
+    return [[label for label in row if label >= 0] for row in rows]
 
 
 def replaced(slates, **changes):
@@ -76,7 +83,7 @@ def shop_traits(vectors, num_places):
     items = torch.arange(len(vectors))
     return ItemTraits(
         embeddings_VD=torch.tensor(vectors).float(),
-        categories_VL=items[:, None] % 8,
+        categories=labels_of_padded(items[:, None] % 8),
         num_categories=8,
         popularity_V=exposure_share((items < 8) * 30.0 + 1),
         num_places=float(num_places),

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from sklearn.metrics import f1_score, ndcg_score, roc_auc_score
 
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.metrics import accuracy
 from recdiv_core.metrics.facts import catalogue_facts
 from recdiv_core.metrics.judged import Background, JudgedSlates, judge
@@ -16,7 +17,7 @@ from tests.worlds import pad
 NUM_ITEMS = 40
 FACTS = catalogue_facts(
     torch.zeros(NUM_ITEMS, 2),
-    torch.zeros(NUM_ITEMS, 1, dtype=torch.int64),
+    labels_of_padded(torch.zeros(NUM_ITEMS, 1, dtype=torch.int64)),
     torch.ones(NUM_ITEMS, dtype=torch.int64),
     num_train_users=1,
     num_categories=1,

@@ -36,6 +36,7 @@ LAYERS = {
     "recdiv_core.slate_rules": "words",
     "recdiv_core.whole_files": "words",
     "recdiv_core.wording": "words",
+    "recdiv_core.labels": "pure",
     "recdiv_core.losses": "pure",
     "recdiv_core.metrics": "pure",
     "recdiv_core.rerank": "pure",

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.metrics import diversity
 from recdiv_core.metrics.facts import catalogue_facts
 from recdiv_core.metrics.judged import USERS_AT_ONCE, JudgedSlates, judge
@@ -30,7 +31,7 @@ def slates_of(
     """Return judged slates over 8 items; item i is in category i % 4 unless told otherwise."""
     facts = catalogue_facts(
         torch.tensor(vectors) if vectors else torch.eye(8),
-        pad(categories or [[item % 4] for item in range(8)]),
+        labels_of_padded(pad(categories or [[item % 4] for item in range(8)])),
         torch.ones(8, dtype=torch.int64),
         num_train_users=1,
         num_categories=num_categories,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.losses.diversity import (
     OVER_ALL,
     REGULARISERS,
@@ -37,6 +38,7 @@ from tests.slate_worlds import (
     descend,
     hard_membership,
     hard_slates,
+    lists_of,
     random_slates,
     replaced,
     shop_history,
@@ -93,9 +95,7 @@ def test_ild_of_soft_slates_is_the_mean_cosine_of_pairs_by_their_mass():
 def test_category_entropy_of_hard_slates_is_1_minus_the_diversity_index(seed):
     membership, places = hard_membership(seed)
     slates = random_slates(seed, membership=membership)
-    labels = [
-        [label for label in row if label >= 0] for row in slates.traits.categories_VL.tolist()
-    ]
+    labels = lists_of(slates.traits.categories)
     expected = [
         1 - categories_of_slate(slate, labels, NUM_CATEGORIES, K)["diversity_index"]
         for slate in hard_slates(slates, places)
@@ -198,17 +198,17 @@ def test_ild_of_slates_of_one_item_is_0():
 def test_category_entropy_is_0_where_one_category_is_all_there_can_be(k, num_categories):
     slates = random_slates(8, k=k)
     labels = torch.zeros(NUM_ITEMS, 1, dtype=torch.int64)
-    single = replaced(slates, categories_VL=labels, num_categories=num_categories)
+    single = replaced(slates, categories=labels_of_padded(labels), num_categories=num_categories)
     assert category_entropy(single).tolist() == [0, 0, 0]
 
 
 def test_category_entropy_is_1_for_one_category_and_0_for_an_even_spread():
     slates = random_slates(9)
     flat = replaced(slates, membership_BM=torch.full((3, NUM_CANDIDATES), K / NUM_CANDIDATES))
-    one = replaced(flat, categories_VL=torch.zeros(NUM_ITEMS, 1, dtype=torch.int64))
+    one = replaced(flat, categories=labels_of_padded(torch.zeros(NUM_ITEMS, 1, dtype=torch.int64)))
     labels = torch.zeros(NUM_ITEMS, 1, dtype=torch.int64)
     labels[slates.candidates_BM[0], 0] = torch.arange(NUM_CANDIDATES) % 4
-    even = replaced(flat, categories_VL=labels, num_categories=10)
+    even = replaced(flat, categories=labels_of_padded(labels), num_categories=10)
     assert category_entropy(one).tolist() == pytest.approx([1, 1, 1])
     assert category_entropy(even)[0].item() == pytest.approx(0, abs=1e-6)
 
@@ -230,7 +230,7 @@ def test_the_limit_of_category_entropy_is_the_smaller_of_k_and_categories():
     slates = random_slates(15, membership=torch.full((3, NUM_CANDIDATES), K / NUM_CANDIDATES))
     labels = torch.zeros(NUM_ITEMS, 1, dtype=torch.int64)
     labels[slates.candidates_BM[0, : NUM_CANDIDATES // 2], 0] = 1
-    value = category_entropy(replaced(slates, categories_VL=labels))[0]
+    value = category_entropy(replaced(slates, categories=labels_of_padded(labels)))[0]
     assert value.item() == pytest.approx(1 - math.log(2) / math.log(NUM_CATEGORIES), abs=1e-6)
 
 
@@ -238,9 +238,7 @@ def test_the_limit_of_category_entropy_is_the_smaller_of_k_and_categories():
 def test_category_coverage_of_hard_slates_is_1_minus_the_metric(seed):
     membership, places = hard_membership(seed)
     slates = random_slates(seed, membership=membership)
-    labels = [
-        [label for label in row if label >= 0] for row in slates.traits.categories_VL.tolist()
-    ]
+    labels = lists_of(slates.traits.categories)
     expected = [
         1 - categories_of_slate(slate, labels, NUM_CATEGORIES, K)["category_coverage"]
         for slate in hard_slates(slates, places)
@@ -263,7 +261,7 @@ def test_category_coverage_is_the_mean_over_slates_that_hold_each_item_by_chance
             for q, is_held in zip(few.membership_BM[user].tolist(), held, strict=True)
         )
         items = few.candidates_BM[user][torch.tensor(held) == 1]
-        covered = set(few.traits.categories_VL[items].flatten().tolist()) - {-1}
+        covered = set(few.traits.categories[items].flatten().tolist()) - {-1}
         expected[user] += chance * (1 - len(covered) / K)
     assert category_coverage(few).tolist() == pytest.approx(expected, abs=1e-5)
 
@@ -274,7 +272,7 @@ def test_category_coverage_does_not_press_once_a_category_is_there():
         random_slates(21),
         membership_BM=membership,
         candidates_BM=torch.arange(3)[None],
-        categories_VL=torch.tensor([[0], [0], [1]]).repeat(10, 1),
+        categories=labels_of_padded(torch.tensor([[0], [0], [1]]).repeat(10, 1)),
     )
     category_coverage(slates).sum().backward()
     assert membership.grad[0, 1].item() == pytest.approx(0, abs=1e-5)
@@ -423,9 +421,7 @@ def test_one_pair_of_twins_weighs_more_in_uniformity_than_in_ild():
 def test_calibration_of_hard_slates_is_their_divergence_from_the_history(seed):
     membership, places = hard_membership(seed)
     slates = random_slates(seed, membership=membership)
-    labels = [
-        [label for label in row if label >= 0] for row in slates.traits.categories_VL.tolist()
-    ]
+    labels = lists_of(slates.traits.categories)
     expected = [
         divergence_from_history(slate, labels, history)
         for slate, history in zip(
@@ -440,7 +436,7 @@ def test_calibration_is_0_in_proportion_1_when_all_is_missing_and_0_without_a_hi
         random_slates(28),
         membership_BM=torch.ones(3, 4).double(),
         candidates_BM=torch.arange(4).expand(3, -1),
-        categories_VL=torch.tensor([[0], [0], [0], [1]] * 8)[:NUM_ITEMS],
+        categories=labels_of_padded(torch.tensor([[0], [0], [0], [1]] * 8)[:NUM_ITEMS]),
         history_BG=torch.tensor([[0.75, 0.25, 0], [0, 0, 1], [0, 0, 0]]).double(),
     )
     assert calibration(slates).tolist() == pytest.approx([0, 1, 0], abs=1e-12)
@@ -501,7 +497,7 @@ def test_an_attribute_that_the_catalogue_does_not_have_is_named():
 def shop_metric(name, slates, vectors):
     """Return the mean of a hard metric over slates of the shop, larger = more diverse."""
     traits = shop_traits(vectors, 1)
-    labels = traits.categories_VL.tolist()
+    labels = lists_of(traits.categories)
     history = shop_history(len(slates)).tolist()
     values = {name: index.tolist() for name, index in traits.attributes.items()}
     users = list(zip(slates, history, strict=True))

@@ -110,7 +110,7 @@ def world_by_hand(model, dataset, users, *, filter_seen=True) -> World:
         slates=slates,
         targets=targets,
         embeddings=dataset.text_VH.numpy(),
-        categories=[[c for c in row if c >= 0] for row in dataset.categories_VL.tolist()],
+        categories=dataset.catalogue.category_lists.to_pylist(),
         popularity=dataset.catalogue.popularity_V.tolist(),
         num_train_users=dataset.manifest.num_users - dataset.manifest.num_cold_users,
         num_categories=3,

@@ -5,9 +5,8 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.rerank import NOVELTIES, RERANKERS, Options
-from recdiv_core.rerank.candidates import Rule
 from recdiv_core.rerank.explain import FREE, explain
-from tests.candidate_worlds import candidates_of_one, random_candidates, with_padding
+from tests.candidate_worlds import candidates_of_one, random_candidates, rule, with_padding
 from tests.test_quota import item_rule, labels_of, only, random_rules
 
 DIALS = (0.0, 0.4, 1.0)
@@ -78,8 +77,8 @@ def test_the_rule_that_intervened_is_named():
     brand = torch.tensor([[0], [0], [1], [1], [2], [2]])
     rules = (
         item_rule("exclude", candidates, 2),
-        Rule("at least", only(brand, 2), 1),
-        Rule("at most", brand, 1, window=2),
+        rule("at least", only(brand, 2), 1),
+        rule("at most", brand, 1, window=2),
     )
     chosen, why = explained("mmr", candidates, 4, [0.0], rules)
     assert chosen.tolist() == [[[0, 3, 1, 4]]]
@@ -91,7 +90,7 @@ def test_the_rule_that_intervened_is_named():
 
 def test_what_several_rules_forced_together_is_told_apart():
     brand, colour = torch.tensor([[0], [0], [1]]), torch.tensor([[0], [1], [0]])
-    rules = (Rule("at most", brand, 1), Rule("at most", colour, 1))
+    rules = (rule("at most", brand, 1), rule("at most", colour, 1))
     chosen, why = explained("mmr", candidates_of_one([3.0, 2.0, 1.0]), 2, [0.0], rules)
     assert chosen.tolist() == [[[1, 2]]]
     assert why.rule_BWK.tolist() == [[[2, 0]]]  # in the second place it would be a brand too many
@@ -100,7 +99,7 @@ def test_what_several_rules_forced_together_is_told_apart():
 def test_a_wanted_item_in_the_last_place_is_the_rules():
     candidates = random_candidates(0, num_users=1)
     rules = (
-        Rule("at most", labels_of(candidates, "brand"), 12),
+        rule("at most", labels_of(candidates, "brand"), 12),
         item_rule("include", candidates, 0),
     )
     items = candidates.items_BC[0].tolist()

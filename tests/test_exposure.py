@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.metrics import exposure
 from recdiv_core.metrics.facts import catalogue_facts
 from recdiv_core.metrics.judged import judge
@@ -65,7 +66,7 @@ def test_items_that_are_never_shown_raise_gini_and_lower_coverage(counts):
 def test_novelty_is_the_mean_self_information_in_bits(slate, expected):
     facts = catalogue_facts(
         torch.zeros(4, 2),
-        torch.zeros(4, 1, dtype=torch.int64),
+        labels_of_padded(torch.zeros(4, 1, dtype=torch.int64)),
         torch.tensor([0, 2, 1, 20]),
         num_train_users=8,
         num_categories=1,
@@ -114,7 +115,7 @@ def test_personalisation_by_hand(counts, num_users, expected):
 def test_groups_of_popularity_by_hand():
     facts = catalogue_facts(
         torch.zeros(6, 2),
-        torch.zeros(6, 1, dtype=torch.int64),
+        labels_of_padded(torch.zeros(6, 1, dtype=torch.int64)),
         torch.tensor([0, 50, 20, 10, 10, 10]),
         num_train_users=100,
         num_categories=1,

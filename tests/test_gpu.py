@@ -33,7 +33,7 @@ def traits_on(device: torch.device, traits: ItemTraits) -> ItemTraits:
     return replace(
         traits,
         embeddings_VD=traits.embeddings_VD.to(device),
-        categories_VL=traits.categories_VL.to(device),
+        categories=traits.categories.to(device),
         popularity_V=traits.popularity_V.to(device),
         attributes={name: values.to(device) for name, values in traits.attributes.items()},
     )

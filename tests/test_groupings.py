@@ -20,12 +20,11 @@ from recdiv_core.groupings import (
 def catalogue(**columns) -> Catalogue:
     """Return ten items; item i has i train events and is of category i // 2, item 9 of 0 too."""
     ids = [f"i{item}" for item in range(10)]
-    labels = np.array([[item // 2, -1] for item in range(10)])
-    labels[9, 1] = 0
+    labels = [[item // 2] for item in range(9)] + [[4, 0]]
     return Catalogue(
         item_ids=pa.array(ids),
         titles=pa.array(ids),
-        categories_VL=labels,
+        category_lists=pa.array(labels, pa.list_(pa.int32())),
         categories=("A", "B", "C", "D", "E"),
         popularity_V=np.arange(10),
         is_cold_V=np.arange(10) == 0,

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.metrics.facts import catalogue_facts
 from recdiv_core.metrics.intent import alpha_ndcg, err_ia
 from recdiv_core.metrics.judged import JudgedSlates, judge
@@ -17,7 +18,7 @@ def judged(slate: list[int], targets: list[int], *, k: int = 5) -> JudgedSlates:
     """Return a slate over items A .. E, of the needs a, b, c, b and none."""
     facts = catalogue_facts(
         torch.eye(5),
-        pad([[0], [1], [2], [1], []]),
+        labels_of_padded(pad([[0], [1], [2], [1], []])),
         torch.ones(5, dtype=torch.int64),
         num_train_users=1,
         num_categories=3,

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.metrics import catalogue_facts
 from recdiv_core.sameness import (
     NEAR,
@@ -33,7 +34,7 @@ def unit(rows):
 def facts(vectors, categories):
     return catalogue_facts(
         torch.from_numpy(vectors),
-        torch.tensor(categories),
+        labels_of_padded(torch.tensor(categories)),
         torch.ones(len(vectors), dtype=torch.int64),
         num_train_users=5,
         num_categories=max(max(row) for row in categories) + 1,
@@ -112,7 +113,7 @@ def test_spread_is_that_of_each_slate_alone():
 
 
 def test_a_category_without_its_share_is_starved():
-    categories = np.array([[0, -1], [1, -1], [2, 0], [3, -1]])
+    categories = labels_of_padded(torch.tensor([[0, -1], [1, -1], [2, 0], [3, -1]]))
     found = shelves(np.array([10, 2, 0, 0]), np.array([4, 4, 4, 0]), categories)
     assert found == [
         Shelf(0, pytest.approx(0.5), pytest.approx(10 / 12)),
@@ -123,7 +124,8 @@ def test_a_category_without_its_share_is_starved():
 
 
 def test_nothing_shown_and_nothing_wanted_is_no_category():
-    assert shelves(np.zeros(2, np.int64), np.zeros(2, np.int64), np.array([[0], [1]])) == []
+    none = labels_of_padded(torch.tensor([[0], [1]]))
+    assert shelves(np.zeros(2, np.int64), np.zeros(2, np.int64), none) == []
 
 
 def test_a_segment_is_described_by_its_own_users():

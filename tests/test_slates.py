@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.rerank import RERANKERS, Options
 from recdiv_core.rerank.candidates import Rule
@@ -16,6 +17,7 @@ from recdiv_core.slates import (
     make_slate_grid,
     make_slates,
 )
+from tests.candidate_worlds import rule
 from tests.oracles import mmr_slate
 
 NUM_ITEMS, DIM = 12, 4
@@ -39,7 +41,7 @@ def world(seed, *, num_users=4):
 def traits(embeddings):
     return ItemTraits(
         embeddings_VD=embeddings,
-        categories_VL=torch.arange(NUM_ITEMS)[:, None] % 4,
+        categories=labels_of_padded(torch.arange(NUM_ITEMS)[:, None] % 4),
         num_categories=4,
         popularity_V=LOG_PRIOR.exp(),
         num_places=1.0,
@@ -240,7 +242,7 @@ def test_items_that_may_be_shown_are_counted(num_users):
 
 
 def item_rule(kind, item):
-    return Rule(kind, torch.where(torch.arange(NUM_ITEMS) == item, 0, -1)[:, None])
+    return rule(kind, torch.where(torch.arange(NUM_ITEMS) == item, 0, -1)[:, None])
 
 
 def plain_order(seed, seen=()):
@@ -304,7 +306,7 @@ def test_an_excluded_item_leaves_its_place_to_the_next():
 
 @pytest.mark.parametrize("method", sorted(set(RERANKERS) - {"exposure"}))
 def test_rules_bind_every_method_at_every_dial(method):
-    rules = (Rule("at most", traits(world(7)[2]).categories_VL, 1),)
+    rules = (Rule("at most", traits(world(7)[2]).categories, 1),)
     for diversity in (0.0, 0.7):
         chosen = {"method": method, "diversity": diversity, "num_candidates": 12, "k": 4}
         slates, _ = slates_of(7, [[], [1, 2]], **chosen, options=Options(rules=rules))
@@ -316,7 +318,7 @@ def test_items_that_are_asked_for_and_lack_among_the_candidates_come_besides():
     wanted = sorted(order[6:], key=order.index)  # none among the six candidates
     labels = torch.full((NUM_ITEMS, 1), -1)
     labels[wanted] = 0
-    rules = Options(rules=(Rule("at least", labels, 2), item_rule("include", wanted[0])))
+    rules = Options(rules=(rule("at least", labels, 2), item_rule("include", wanted[0])))
     slates, found = slates_of(8, [[]], num_candidates=6, k=5, options=rules)
     assert slates[0].tolist()[:4] == [*order[:3], wanted[0]]
     assert slates[0].tolist()[4] in wanted
@@ -329,7 +331,7 @@ def test_only_as_many_come_besides_as_lack():
     labels = torch.where(torch.arange(NUM_ITEMS) % 3 == 0, 0, -1)[:, None]
     top_scores, top_items = scores.topk(5, dim=1)
     own, ranked, candidates = with_wanted(
-        scores, top_scores, top_items, [Rule("at least", labels, 3)]
+        scores, top_scores, top_items, [rule("at least", labels, 3)]
     )
     num_there = (top_items % 3 == 0).sum(dim=1)
     assert torch.equal(own.isfinite().sum(dim=1), 5 + (3 - num_there).clamp_min(0))

@@ -9,6 +9,7 @@ from torch import nn
 
 from recdiv_core.data.batches import pack
 from recdiv_core.data.plan import Examples
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.losses.adversarial import SHARES
 from recdiv_core.losses.balance import BALANCES, BalanceState
 from recdiv_core.losses.diversity import OVER_ALL, REGULARISERS, penalty
@@ -42,7 +43,7 @@ def draws(seed):
 def traits(vectors):
     return ItemTraits(
         embeddings_VD=torch.nn.functional.normalize(vectors, dim=1),
-        categories_VL=torch.arange(NUM_ITEMS)[:, None] % 4,
+        categories=labels_of_padded(torch.arange(NUM_ITEMS)[:, None] % 4),
         num_categories=4,
         popularity_V=torch.arange(1.0, NUM_ITEMS + 1) / 136,
         num_places=3.0 * len(USERS),

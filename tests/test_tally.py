@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.metrics import USER_METRICS, Tally, catalogue_facts, finish, tally_slates
 from recdiv_core.metrics.judged import judge
 from tests.metric_oracles import of_every_epoch
@@ -195,7 +196,7 @@ def test_broken_slates_and_targets_are_refused(slates, targets, k, message):
 def test_broken_facts_are_refused(change, message):
     given = {
         "embeddings_VD": torch.eye(3),
-        "categories_VL": torch.tensor([[0], [1], [1]]),
+        "categories": labels_of_padded(torch.tensor([[0], [1], [1]])),
         "popularity_V": torch.tensor([1, 2, 3]),
         "num_train_users": 5,
         "num_categories": 2,

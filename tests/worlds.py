@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recdiv_core.data.text_vectors import vectors_path
+from recdiv_core.labels import labels_of_padded
 from recdiv_core.metrics import CatalogueFacts, Tally, catalogue_facts, tally_slates
 from recdiv_core.metrics.judged import Background
 from recdiv_core.metrics.scorecard import user_metrics
@@ -127,7 +128,7 @@ def pad(lists: Sequence[Sequence[int]]) -> Tensor:
 def facts_of(world: World) -> CatalogueFacts:
     return catalogue_facts(
         torch.from_numpy(world.embeddings),
-        pad(world.categories),
+        labels_of_padded(pad(world.categories)),
         torch.tensor(world.popularity),
         num_train_users=world.num_train_users,
         num_categories=world.num_categories,

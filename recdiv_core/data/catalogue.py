@@ -5,7 +5,7 @@
 Not the vectors of its items (models/). item_index follows a hash of item_id: wherever the lower
 item_index wins a tie, the order of the shop's file decides nothing. Texts are tokenised once, here,
 with the tokeniser of the encoder that will read them.
-V is the size of the catalogue, L the largest number of categories of an item.
+V is the size of the catalogue.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Catalogue:
     Attributes:
         item_ids: [V] string.
         titles: [V] string; empty where the shop gave none.
-        categories_VL: [V, L] int64, indices into the manifest's categories, padded with -1.
-        categories: the names that they stand for.
+        category_lists: [V] list of int32, indices into `categories`; at least one an item.
+        categories: their names, those of the manifest.
         popularity_V: [V] int64, train events.
         is_cold_V: [V] bool, no train event.
         table: the whole table, with the shop's further attributes.
@@ -55,7 +55,7 @@ class Catalogue:
 
     item_ids: pa.Array
     titles: pa.Array
-    categories_VL: Any
+    category_lists: pa.ListArray
     categories: tuple[str, ...]
     popularity_V: Any
     is_cold_V: Any
@@ -78,15 +78,10 @@ def load_catalogue(prepared: Path) -> Catalogue:
     """
     manifest = read_manifest(prepared)
     table = pq.read_table(prepared / "catalogue.parquet")
-    categories = table["categories"].combine_chunks()
-    lengths = pc.list_value_length(categories).to_numpy()
-    categories_VL = np.full((len(lengths), lengths.max(initial=1)), -1, dtype=np.int64)
-    is_filled = np.arange(categories_VL.shape[1]) < lengths[:, None]
-    categories_VL[is_filled] = categories.flatten().to_numpy()
     return Catalogue(
         item_ids=table[ITEM_ID].combine_chunks(),
         titles=table["title"].combine_chunks(),
-        categories_VL=categories_VL,
+        category_lists=table["categories"].combine_chunks(),
         categories=manifest.categories,
         popularity_V=table["popularity"].to_numpy(),
         is_cold_V=table["is_cold"].to_numpy(),

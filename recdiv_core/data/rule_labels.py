@@ -1,3 +1,5 @@
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
 """What rules of slates speak of, looked up in the catalogue: attributes, their values, items.
 
 Not the grammar (slate_rules.py), nor the keeping of the rules (rerank/quota.py). The one idea: the
@@ -12,6 +14,8 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from recdiv_core.data.catalogue import Catalogue, shown_values
 from recdiv_core.errors import UserError
@@ -29,12 +33,12 @@ NO_ATTRIBUTES: Final = {*CATALOGUE.names} - {"is_cold"}
 """Columns that are an item's place, name or numbers; `category` speaks of `categories`."""
 
 
-def labels_of_rule(rule: SlateRule, catalogue: Catalogue) -> np.ndarray:
+def labels_of_rule(rule: SlateRule, catalogue: Catalogue) -> pa.ListArray:
     """Number what a rule counts of each item.
 
     Returns:
-        [V, L] int32 labels padded with -1: the values of the attribute; of a rule of one value or
-        one item 0 where it is, [V, 1]. An unknown value is no label; `(none)` is a category.
+        [V] lists of labels: the values of the attribute; of a rule of one value or one item 0 where
+        it is. An unknown value is no label; `(none)` is a category.
 
     Raises:
         UserError: no such attribute, value or item.
@@ -46,22 +50,34 @@ def labels_of_rule(rule: SlateRule, catalogue: Catalogue) -> np.ndarray:
                 f"rerank.rules: {rule.text!r}: the catalogue has no item_id {rule.item_id!r}"
                 f"{_nearest(rule.item_id, ids)}"
             )
-        return np.where(np.arange(len(ids)) == ids.index(rule.item_id), 0, -1)[:, None].astype("i4")
-    labels_VL, names = _values(rule, catalogue)
+        return one_label(np.where(np.arange(len(ids)) == ids.index(rule.item_id), 0, -1))
+    lists, names = _values(rule, catalogue)
     if not rule.value:
-        return labels_VL.astype(np.int32)
+        return lists
     if rule.value not in names:
         raise UserError(
             f"rerank.rules: {rule.text!r}: no item has {rule.attribute}={rule.value}"
             f"{_nearest(rule.value, names)}"
         )
-    has_value_V = (labels_VL == names.index(rule.value)).any(axis=1)
-    return np.where(has_value_V, 0, -1)[:, None].astype(np.int32)
+    has_value_V = np.zeros(len(lists), dtype=bool)
+    is_value = pc.equal(pc.list_flatten(lists), names.index(rule.value))
+    has_value_V[pc.list_parent_indices(lists).filter(is_value).to_numpy()] = True
+    return one_label(np.where(has_value_V, 0, -1))
 
 
-def _values(rule: SlateRule, catalogue: Catalogue) -> tuple[np.ndarray, Sequence[str]]:
+def one_label(values_V: np.ndarray) -> pa.ListArray:
+    """Return the lists of items with one label at most, -1 = none.
+
+    >>> one_label(np.array([4, -1, 0])).to_pylist()
+    [[4], [], [0]]
+    """
+    ends_V = np.cumsum(values_V >= 0, dtype=np.int32)
+    return pa.ListArray.from_arrays(np.append(np.int32(0), ends_V), values_V[values_V >= 0])
+
+
+def _values(rule: SlateRule, catalogue: Catalogue) -> tuple[pa.ListArray, Sequence[str]]:
     if rule.attribute == "category":
-        return catalogue.categories_VL, catalogue.categories
+        return catalogue.category_lists, catalogue.categories
     columns = [name for name in catalogue.table.column_names if name not in NO_ATTRIBUTES]
     if rule.attribute not in columns:
         known = ["category", *(name for name in columns if name != "category")]
@@ -70,7 +86,7 @@ def _values(rule: SlateRule, catalogue: Catalogue) -> tuple[np.ndarray, Sequence
             f"{_nearest(rule.attribute, known)}; it has {', '.join(known)}"
         )
     values_V, names = shown_values(catalogue, rule.attribute)
-    return values_V[:, None], names
+    return one_label(values_V), names
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

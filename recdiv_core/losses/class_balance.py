@@ -2,12 +2,14 @@
 """Balance of classes: weights and priors that keep frequent items from drowning the others.
 
 Constants computed once from the train split; `weights_N` or `logit_bias_V` of the relevance losses
-carry them. Not a regulariser of slates. Shapes: G categories, V catalogue, L labels an item.
+carry them. Not a regulariser of slates. Shapes: G categories, V catalogue, N labels.
 """
 
 from __future__ import annotations
 
 import torch
+
+from recdiv_core.labels import Labels
 
 
 def effective_number_weights(counts_G: torch.Tensor, beta: float) -> torch.Tensor:
@@ -39,20 +41,21 @@ def effective_number_weights(counts_G: torch.Tensor, beta: float) -> torch.Tenso
     return (weights / weights.mean()).float()
 
 
-def item_weights(weights_G: torch.Tensor, categories_VL: torch.Tensor) -> torch.Tensor:
+def item_weights(weights_G: torch.Tensor, categories: Labels) -> torch.Tensor:
     """Give each item the mean weight of its categories, and 1 to an item without any.
 
     Args:
         weights_G: [G] weights of categories.
-        categories_VL: [V, L] category indices, padded with -1.
+        categories: category indices of every item.
 
     Returns:
         [V], of the dtype of the weights.
     """
-    padded = torch.cat([weights_G, weights_G.new_zeros(1)])  # index -1 is the last
-    num_labels_V = (categories_VL >= 0).sum(1)
-    means_V = padded[categories_VL].sum(1) / num_labels_V.clamp_min(1)
-    return means_V.where(num_labels_V > 0, 1.0)
+    item_V = torch.arange(len(categories), device=weights_G.device)
+    row_N, label_N, part_N = categories.spread(item_V, weights_G.dtype)
+    padded = torch.cat([weights_G, weights_G.new_zeros(1)])  # an entry without a label has 0
+    means_V = padded.new_zeros(len(item_V)).index_add_(0, row_N, padded[label_N] * part_N)
+    return means_V.where(categories.has_any_V, 1.0)
 
 
 def log_prior(popularity_V: torch.Tensor) -> torch.Tensor:

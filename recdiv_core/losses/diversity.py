@@ -134,10 +134,10 @@ def category_coverage(slates: SoftSlates) -> torch.Tensor:
     """
     q = slates.membership_BM
     num_categories = slates.traits.num_categories
-    labels = slates.traits.categories_VL[slates.candidates_BM]
-    left_out = torch.log1p(-q * (1 - SURE))[..., None] * (labels >= 0)
-    log_missed = torch.zeros(q.shape[0], num_categories, dtype=q.dtype, device=q.device)
-    log_missed = log_missed.scatter_add(1, labels.clamp_min(0).flatten(1), left_out.flatten(1))
+    row_N, place_N, part_N = _category_places(slates)
+    left_out_N = torch.log1p(-q * (1 - SURE)).flatten().index_select(0, row_N) * (part_N > 0)
+    log_missed = q.new_zeros(q.shape[0] * num_categories).index_add(0, place_N, left_out_N)
+    log_missed = log_missed.view(q.shape[0], num_categories)
     covered = -torch.expm1(log_missed).sum(1)
     return (1 - covered / max(1, min(slates.slate_size, num_categories))).clamp(0.0, 1.0)
 
@@ -228,12 +228,21 @@ def _attribute_entropy(slates: SoftSlates, name: str) -> torch.Tensor:
 def _category_share(slates: SoftSlates) -> torch.Tensor:
     """Share of each category in each slate, [B, G]; 0 where nothing is left to be shown."""
     q = slates.membership_BM
-    labels = slates.traits.categories_VL[slates.candidates_BM]
-    is_label = labels >= 0
-    part = q[..., None] * is_label / is_label.sum(-1, keepdim=True).clamp_min(1)
-    share = torch.zeros(q.shape[0], slates.traits.num_categories, dtype=q.dtype, device=q.device)
-    share = share.scatter_add(1, labels.clamp_min(0).flatten(1), part.flatten(1))
-    return share / q.sum(1, keepdim=True).clamp_min(EMPTY_SLATE)
+    row_N, place_N, part_N = _category_places(slates)
+    part_N = q.flatten().index_select(0, row_N) * part_N
+    num_categories = slates.traits.num_categories
+    share = q.new_zeros(q.shape[0] * num_categories).index_add(0, place_N, part_N)
+    return share.view(q.shape[0], num_categories) / q.sum(1, keepdim=True).clamp_min(EMPTY_SLATE)
+
+
+def _category_places(slates: SoftSlates) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return of each category of a candidate the candidate, its place in [B, G], and its part."""
+    num_candidates = slates.candidates_BM.shape[1]
+    row_N, label_N, part_N = slates.traits.categories.spread(
+        slates.candidates_BM, slates.membership_BM.dtype
+    )
+    user_N = row_N.div(max(1, num_candidates), rounding_mode="floor")
+    return row_N, user_N * slates.traits.num_categories + label_N, part_N
 
 
 def _unevenness(share_BG: torch.Tensor, slate_size: int) -> torch.Tensor:

@@ -4,7 +4,7 @@
 SoftSlates is of one batch; the ItemTraits in it are the same at every step. Everything but the
 memberships is a constant of the optimisation. How the memberships are formed is in soft_topk.py;
 what they cost in diversity.py (inside one slate) and aggregate.py (all slates together).
-Shapes: B users, M candidates, D dims, L labels an item, G categories, S seen pairs, V catalogue.
+Shapes: B users, M candidates, D dims, G categories, S seen pairs, N labels, V catalogue.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Final
 
 import torch
 
+from recdiv_core.labels import Labels
+
 EMPTY_SLATE: Final = 1e-6
 """Places below which nothing is divided: a user who has seen the whole catalogue has none."""
 
@@ -26,7 +28,7 @@ class ItemTraits:
 
     Attributes:
         embeddings_VD: unit item vectors of a fixed yardstick (the text vectors); zero rows allowed.
-        categories_VL: category indices of every item, padded with -1; at least one an item.
+        categories: category indices of every item; at least one an item.
         num_categories: G.
         popularity_V: share of all train events that each item holds, sums to 1.
         num_places: places that there are when every user is shown one slate.
@@ -34,7 +36,7 @@ class ItemTraits:
     """
 
     embeddings_VD: torch.Tensor
-    categories_VL: torch.Tensor
+    categories: Labels
     num_categories: int
     popularity_V: torch.Tensor
     num_places: float
@@ -92,11 +94,8 @@ def history_shares(
     Returns:
         [B, G], rows sum to 1; a row of zeros for a user without events.
     """
-    labels = traits.categories_VL[item_S]
-    is_label = labels >= 0
-    part = is_label / is_label.sum(1, keepdim=True).clamp_min(1)
-    place = user_S[:, None] * traits.num_categories + labels.clamp_min(0)
-    events = torch.zeros(num_users * traits.num_categories, dtype=part.dtype, device=part.device)
-    events.index_add_(0, place.flatten(), part.flatten())
+    row_N, label_N, part_N = traits.categories.spread(item_S)
+    place_N = user_S[row_N] * traits.num_categories + label_N
+    events = part_N.new_zeros(num_users * traits.num_categories).index_add_(0, place_N, part_N)
     events_BG = events.view(num_users, traits.num_categories)
     return events_BG / events_BG.sum(1, keepdim=True).clamp_min(1e-12)

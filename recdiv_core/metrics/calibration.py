@@ -74,16 +74,17 @@ def _history_beside_slate(slates: JudgedSlates) -> tuple[Tensor, ...]:
 def _history_shares(slates: JudgedSlates) -> tuple[Tensor, Tensor, Tensor]:
     """Return user, category and its share of each pair that occurs in histories, rising."""
     background, num_categories = slates.needed_background, max(1, slates.facts.num_categories)
-    labels_SL = slates.facts.categories_VL[background.history_item_S]
-    is_label_SL = labels_SL >= 0
-    weights_SL = is_label_SL / is_label_SL.sum(dim=1, keepdim=True).clamp(min=1).double()
-    key_SL = background.history_user_S[:, None] * num_categories + labels_SL
-    key_N, order_N = key_SL[is_label_SL].sort()
+    row_N, label_N, part_N = slates.facts.categories.spread(
+        background.history_item_S, torch.float64
+    )
+    is_label_N = part_N > 0
+    key_N = background.history_user_S[row_N] * num_categories + label_N
+    key_N, order_N = key_N[is_label_N].sort()
     is_new_N = torch.ones_like(key_N, dtype=torch.bool)
     is_new_N[1:] = key_N[1:] != key_N[:-1]
     key_P = key_N[is_new_N]
     weight_P = torch.zeros_like(key_P, dtype=torch.float64)
-    weight_P.index_add_(0, is_new_N.cumsum(dim=0) - 1, weights_SL[is_label_SL][order_N])
+    weight_P.index_add_(0, is_new_N.cumsum(dim=0) - 1, part_N[is_label_N][order_N])
     user_P = key_P.div(num_categories, rounding_mode="floor")
     label_P = key_P - user_P * num_categories
     return user_P, label_P, weight_P / _sum_by_user(weight_P, user_P, slates.num_users)[user_P]

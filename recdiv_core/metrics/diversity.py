@@ -93,15 +93,17 @@ def category_ild(slates: JudgedSlates) -> Tensor:
 def _category_distances(slates: JudgedSlates) -> Tensor:
     """Return 1 - Jaccard of each pair of places, [B, K (K - 1) / 2], pairs of the first k first."""
     second_P, first_P = torch.tril_indices(slates.k, slates.k, -1, device=slates.items_BK.device)
-    labels_BKL = slates.labels_BKL
-    sizes_BK = (labels_BKL >= 0).sum(dim=2)
-    common_BP = torch.zeros_like(sizes_BK[:, first_P])
-    for label_BK in labels_BKL.unbind(dim=2):
-        of_first_BP = label_BK.masked_fill(label_BK < 0, -2)[:, first_P]
-        for other_BK in labels_BKL.unbind(dim=2):
-            common_BP += of_first_BP == other_BK[:, second_P]
+    found = slates.sorted_labels
+    num_labels = found.category_BM.shape[1]
+    has_BN = torch.zeros(slates.num_users, slates.k * num_labels, device=second_P.device)
+    cell_BM = found.place_BM * num_labels + found.category_BM
+    has_BN.scatter_add_(1, cell_BM, (found.weights_BM > 0).float())
+    has_BKG = has_BN.view(slates.num_users, slates.k, num_labels)
+    common_BKK = torch.bmm(has_BKG, has_BKG.mT)  # whole numbers, exact in float32
+    common_BP = common_BKK[:, first_P, second_P]
+    sizes_BK = common_BKK.diagonal(dim1=1, dim2=2)
     union_BP = sizes_BK[:, first_P] + sizes_BK[:, second_P] - common_BP
-    return 1 - common_BP / union_BP.clamp(min=1).double()
+    return 1 - common_BP.double() / union_BP.clamp(min=1).double()
 
 
 def gini_simpson(slates: JudgedSlates) -> Tensor:

@@ -4,7 +4,7 @@
 Not of slates or users (judged.py). The one idea: it is checked and brought into its final form
 once, and every tensor has a last row that stands for no item, so that item_index -1 points at it.
 
-Legend: V catalogue, D dims, L labels (categories) of an item, G categories of the catalogue.
+Legend: V catalogue, D dims, G categories of the catalogue.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from recdiv_core.labels import Labels
 
 HEAD_SHARE: Final = 0.5
 """Of the train events, that the most popular items make which are called the head."""
@@ -36,7 +38,7 @@ class CatalogueFacts:
     Attributes:
         unit_VD: float32 vectors of length 1, or 0 for items without a vector.
         squared_norm_V: float64, `unit_VD` squared and summed: 1 up to rounding, or 0.
-        categories_VL: int64 category of each label, padded with -1.
+        categories: of each item, none of no item.
         self_information_V: float64, -log2 of the share of train users who met the item, >= 0.
         popularity_V: float64, train events.
         popularity_place_V: int64, 0 = the item with most train events, ties by item_index; V = no
@@ -51,7 +53,7 @@ class CatalogueFacts:
 
     unit_VD: Tensor
     squared_norm_V: Tensor
-    categories_VL: Tensor
+    categories: Labels
     self_information_V: Tensor
     popularity_V: Tensor
     popularity_place_V: Tensor
@@ -65,7 +67,7 @@ class CatalogueFacts:
         """Return the facts on another device."""
         moved: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in moved.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, (Tensor, Labels)):
                 moved[name] = value.to(device)
         moved["attributes"] = {name: value.to(device) for name, value in self.attributes.items()}
         return CatalogueFacts(**moved)
@@ -90,7 +92,7 @@ class CatalogueFacts:
 
 def catalogue_facts(
     embeddings_VD: Tensor,
-    categories_VL: Tensor,
+    categories: Labels,
     popularity_V: Tensor,
     *,
     num_train_users: int,
@@ -101,7 +103,7 @@ def catalogue_facts(
 
     Args:
         embeddings_VD: item vectors that ILD is measured in, any length (normalised here).
-        categories_VL: int, an item's categories padded with -1; a row of -1 has none.
+        categories: of each item; one may have none.
         popularity_V: int, train events of each item. Unseen items count as met by one user, and no
             item as met by more than all, so that self-information is finite and not negative.
         num_train_users: users with an event in the train window, >= 1.
@@ -112,29 +114,29 @@ def catalogue_facts(
         ValueError: shapes that do not fit, or a category or count out of its range.
     """
     num_items = embeddings_VD.shape[0]
-    if embeddings_VD.ndim != 2 or categories_VL.ndim != 2 or popularity_V.ndim != 1:
+    if embeddings_VD.ndim != 2 or popularity_V.ndim != 1:
         raise ValueError(
-            "expected embeddings [V, D], categories [V, L], popularity [V]; got "
-            f"{list(embeddings_VD.shape)}, {list(categories_VL.shape)}, {list(popularity_V.shape)}"
+            "expected embeddings [V, D], popularity [V]; got "
+            f"{list(embeddings_VD.shape)}, {list(popularity_V.shape)}"
         )
-    if not num_items or categories_VL.shape[0] != num_items or popularity_V.shape[0] != num_items:
+    if not num_items or len(categories) != num_items or popularity_V.shape[0] != num_items:
         raise ValueError(
             f"the same number of items, at least one, in all facts; got {num_items} embeddings, "
-            f"{categories_VL.shape[0]} rows of categories, {popularity_V.shape[0]} counts"
+            f"{len(categories)} rows of categories, {popularity_V.shape[0]} counts"
         )
     if num_train_users < 1 or bool((popularity_V < 0).any()):
         raise ValueError(
             f"counts of the train window: num_train_users >= 1, popularity >= 0; "
             f"got {num_train_users} and a minimum of {int(popularity_V.min())}"
         )
-    check_range("categories", categories_VL, num_categories)
+    check_range("categories", categories.values_N[:-1], num_categories)
     unit_VD = F.pad(F.normalize(embeddings_VD.float(), dim=1), (0, 0, 0, 1))
     place_V = popularity_V.argsort(descending=True, stable=True).argsort()
     share_V = popularity_V.double().clamp(min=1) / num_train_users
     facts = CatalogueFacts(
         unit_VD=unit_VD,
         squared_norm_V=unit_VD.square().sum(dim=1, dtype=torch.float64),
-        categories_VL=F.pad(categories_VL.long(), (0, 0, 0, 1), value=-1),
+        categories=categories,
         self_information_V=F.pad(-share_V.clamp(max=1).log2(), (0, 1)),
         popularity_V=F.pad(popularity_V.double(), (0, 1)),
         popularity_place_V=F.pad(place_V, (0, 1), value=num_items),

@@ -23,6 +23,9 @@ from recdiv_core.metrics.judged import JudgedSlates
 REPEATED: Final = 0.5
 """What serving a need once more is worth, times what it was worth the last time: 1 - alpha."""
 
+LABELS_AT_ONCE: Final = 1 << 22
+"""Labels of targets, with their padding, that are looked at together."""
+
 
 def alpha_ndcg(slates: JudgedSlates) -> Tensor:
     """Return the sum over hits of gain / log2(rank + 1), over that of the ideal order of targets.
@@ -63,9 +66,21 @@ class _Gains:
 def _gains(slates: JudgedSlates) -> _Gains:
     """Return the gain at each place, which does not depend on how many places follow."""
     is_shown_B = slates.is_hit_BK.any(dim=1)
-    need_BTL = _need_of_targets(slates, is_shown_B)
-    targets_BT, items_BK = slates.targets_BT[is_shown_B], slates.items_BK[is_shown_B]
-    hit_BK = slates.is_hit_BK[is_shown_B]
+    row_B = is_shown_B.nonzero()[:, 0]
+    targets_BT = slates.targets_BT[row_B]
+    num_labels = max(1, targets_BT.shape[1] * slates.facts.categories.width(targets_BT))
+    at_once = max(1, LABELS_AT_ONCE // num_labels)
+    starts = range(0, max(1, len(row_B)), at_once)
+    parts = [_gains_of(slates, row_B[start : start + at_once]) for start in starts]
+    needs, gains, ideals = zip(*parts, strict=True)
+    return _Gains(is_shown_B, torch.cat(needs), torch.cat(gains), torch.cat(ideals))
+
+
+def _gains_of(slates: JudgedSlates, row_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return of some users the number of needs, and the gains of slate and ideal order."""
+    targets_BT, items_BK = slates.targets_BT[row_B], slates.items_BK[row_B]
+    need_BTL = _number_needs(slates.facts.categories[targets_BT])
+    hit_BK = slates.is_hit_BK[row_B]
     place_BK = torch.searchsorted(targets_BT, items_BK).clamp(max=targets_BT.shape[1] - 1)
     num_needs = int(need_BTL.max()) + 1 if need_BTL.numel() else 0
     worth_BN = need_BTL.new_ones((len(need_BTL), num_needs + 1), dtype=torch.float64)
@@ -85,21 +100,20 @@ def _gains(slates: JudgedSlates) -> _Gains:
         need_BL = need_BTL[rows_B, best_B].masked_fill(~is_any_B[:, None], -1)
         ideal_BK[:, rank] = _serve(ideal_worth_BN, need_BL)
         is_left_BT[rows_B, best_B] = False
-    return _Gains(is_shown_B, need_BTL.flatten(1).amax(dim=1) + 1, gains_BK, ideal_BK)
+    return need_BTL.flatten(1).amax(dim=1) + 1, gains_BK, ideal_BK
 
 
 def _serve(worth_BN: Tensor, need_BL: Tensor) -> Tensor:
     """Return what an item serving these needs is worth, [B]; they are then worth less."""
-    gain_B = worth_BN.gather(1, need_BL % worth_BN.shape[1]).sum(dim=1)
-    for need_B in need_BL.unbind(dim=1):  # an item's needs are distinct
-        column_B1 = (need_B % worth_BN.shape[1])[:, None]
-        worth_BN.scatter_(1, column_B1, worth_BN.gather(1, column_B1) * REPEATED)
-    return gain_B
+    column_BL = need_BL % worth_BN.shape[1]
+    worth_BL = worth_BN.gather(1, column_BL)
+    # an item's needs are distinct, but for the column of no need, which stays 0
+    worth_BN.scatter_(1, column_BL, worth_BL * REPEATED)
+    return worth_BL.sum(dim=1)
 
 
-def _need_of_targets(slates: JudgedSlates, is_shown_B: Tensor) -> Tensor:
+def _number_needs(labels_BTL: Tensor) -> Tensor:
     """Number each user's needs from 0: [B, T, L] int64, -1 where there is none."""
-    labels_BTL = slates.facts.categories_VL[slates.targets_BT[is_shown_B]]
     sorted_BM, order_BM = labels_BTL.flatten(1).sort(dim=1)
     is_new_BM = sorted_BM >= 0
     is_new_BM[:, 1:] &= sorted_BM[:, 1:] != sorted_BM[:, :-1]

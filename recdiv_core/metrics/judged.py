@@ -186,26 +186,18 @@ class JudgedSlates:
         return squared_length_B - squared_norm_V[self.items_BK].sum(dim=1)
 
     @cached_property
-    def labels_BKL(self) -> Tensor:
-        """Return the categories of the items, int64, padded with -1."""
-        if self.longer is not None:
-            return self.longer.labels_BKL[:, : self.k]
-        return self.facts.categories_VL[self.items_BK]
-
-    @cached_property
     def sorted_labels(self) -> SortedLabels:
         """Return the categories of all labels of each slate, sorted; of slates that are not cut."""
-        is_label_BKL = self.labels_BKL >= 0
-        weights_BKL = is_label_BKL / is_label_BKL.sum(dim=2, keepdim=True).clamp(min=1).double()
-        labels_BM, order_BM = self.labels_BKL.flatten(1).sort(dim=1)
+        labels_BM, place_BM, weights_BM = self.facts.categories.packed(self.items_BK)
+        labels_BM, order_BM = labels_BM.sort(dim=1)
         is_new_BM = torch.zeros_like(labels_BM)
         is_new_BM[:, 1:] = labels_BM[:, 1:] != labels_BM[:, :-1]
         category_BM = is_new_BM.cumsum(dim=1)
         return SortedLabels(
             torch.full_like(labels_BM, -1).scatter(1, category_BM, labels_BM),
             category_BM,
-            order_BM.div(max(1, self.labels_BKL.shape[2]), rounding_mode="floor"),
-            weights_BKL.flatten(1).gather(1, order_BM),
+            place_BM.gather(1, order_BM),
+            weights_BM.gather(1, order_BM),
         )
 
     @cached_property

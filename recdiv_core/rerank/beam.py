@@ -31,11 +31,9 @@ def beam(candidates: Candidates, k: int, num_dials: int, options: Options) -> No
     """
     labels_BCL = candidates.labels_BCL("category")
     shares_BCL = shares_of(labels_BCL).float()
-    labels_B1LC, shares_B1LC = (
-        tensor.transpose(1, 2)[:, None].contiguous() for tensor in (labels_BCL, shares_BCL)
-    )
+    shares_B1LC = shares_BCL.transpose(1, 2)[:, None].contiguous()
     taken_BWLC = shares_B1LC.new_zeros(shares_B1LC.shape).repeat(1, num_dials, 1, 1)
-    labels_of = label_finder(labels_BCL, shares_BCL)
+    shares_of_choice = label_finder(labels_BCL, shares_BCL, default=0.0)
     group: list[Tensor] = []
     novelty_BWC = taken_BWLC.sum(dim=2)
 
@@ -43,8 +41,7 @@ def beam(candidates: Candidates, k: int, num_dials: int, options: Options) -> No
         group.append(best_BW)
         if len(group) == options.beam_width:
             for chosen_BW in group:
-                for label_BW1C, share_BW1C in labels_of(chosen_BW):
-                    taken_BWLC.add_((labels_B1LC == label_BW1C) * share_BW1C)
+                taken_BWLC.add_(shares_of_choice(chosen_BW))
             group.clear()
             novelty_BWC.copy_(-(taken_BWLC * shares_B1LC).sum(dim=2))
         return novelty_BWC

@@ -45,7 +45,7 @@ def breaches(rules: Sequence[Rule], slates_XK: Tensor) -> Tensor:
 def _breaches_of(rule: Rule, slates_NK: Tensor) -> Tensor:
     k = slates_NK.shape[1]
     is_filled_NK = slates_NK >= 0
-    labels_NKL = rule.labels_VL[slates_NK.clamp_min(0)].masked_fill(~is_filled_NK[..., None], -1)
+    labels_NKL = rule.labels[slates_NK]
     if rule.kind == "at most":
         window = rule.window if 0 < rule.window < k else k
         labels_NPE = labels_NKL.unfold(1, window, 1).flatten(2)
@@ -63,9 +63,10 @@ def _breaches_of(rule: Rule, slates_NK: Tensor) -> Tensor:
 
 def earlier_alike(labels_NE: Tensor) -> Tensor:
     """Count for each entry of a list those before it that are equal, [N, E] int64."""
-    place_E = torch.arange(labels_NE.shape[1], device=labels_NE.device)
-    is_alike_NEE = labels_NE[:, :, None] == labels_NE[:, None]
-    return (is_alike_NEE & (place_E[:, None] > place_E)).sum(dim=2)
+    sorted_NE, order_NE = labels_NE.sort(dim=1, stable=True)
+    place_NE = torch.arange(labels_NE.shape[1], device=labels_NE.device).expand_as(sorted_NE)
+    first_NE = torch.searchsorted(sorted_NE, sorted_NE)
+    return torch.empty_like(first_NE).scatter_(1, order_NE, place_NE - first_NE)
 
 
 def num_distinct(labels_NE: Tensor) -> Tensor:
@@ -107,9 +108,7 @@ def least_breach(rule: Rule, labels_BCL: Tensor, candidates: Candidates, k: int)
 
 def rule_labels(rule: Rule, tile: Candidates) -> Tensor:
     """Look up the labels of a tile's candidates, [B, C, L] int32, without columns of none."""
-    labels = rule.labels_VL.index_select(0, tile.items_BC.flatten()).int()
-    labels_BCL = labels.view(*tile.items_BC.shape, -1)
-    labels_BCL.masked_fill_(~tile.is_real_BC[..., None], -1)
+    labels_BCL = rule.labels[tile.items_BC.masked_fill(~tile.is_real_BC, -1)].int()
     if labels_BCL.shape[2] > 1:
         labels_BCL = labels_BCL[..., : max(1, int((labels_BCL >= 0).any(dim=0).any(dim=0).sum()))]
     return labels_BCL

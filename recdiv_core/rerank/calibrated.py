@@ -36,13 +36,13 @@ def calibrated(candidates: Candidates, k: int, num_dials: int, options: Options)
     labels_BCL = candidates.labels_BCL("category")
     shares_BCL = shares_of(labels_BCL)
     relevance_BC = zero_to_one(candidates)
-    labels_B1LC, shares_B1LC, wishes_B1LC = (
+    shares_B1LC, wishes_B1LC = (
         tensor.transpose(1, 2)[:, None].contiguous()
-        for tensor in (labels_BCL, shares_BCL, candidates.wishes_BCL())
+        for tensor in (shares_BCL, candidates.wishes_BCL())
     )
     shown_BWLC = shares_B1LC.new_zeros(shares_B1LC.shape).repeat(1, num_dials, 1, 1)
     tiny = torch.finfo(relevance_BC.dtype).tiny
-    labels_of = label_finder(labels_BCL, shares_BCL)
+    shares_of_choice = label_finder(labels_BCL, shares_BCL, default=0.0)
     length = 0
 
     def novelty() -> Tensor:
@@ -55,8 +55,7 @@ def calibrated(candidates: Candidates, k: int, num_dials: int, options: Options)
     def after(best_BW: Tensor) -> Tensor:
         nonlocal length
         length += 1
-        for label_BW1C, share_BW1C in labels_of(best_BW):
-            shown_BWLC.add_(torch.where(labels_B1LC == label_BW1C, share_BW1C, 0.0))
+        shown_BWLC.add_(shares_of_choice(best_BW))
         return novelty()
 
     return Novelty(relevance_BC, novelty(), after)

@@ -16,6 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from recdiv_core.labels import Labels
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.slate_rules import MOST_RULES, RuleKind
 
@@ -53,7 +54,7 @@ class Candidates:
     def labels_BCL(self, name: str) -> Tensor:
         """Look up the values of an attribute, or the categories, padded with -1."""
         if name == "category":
-            return self.traits.categories_VL[self.items_BC]
+            return self.traits.categories[self.items_BC]
         return self.traits.attributes[name][self.items_BC][..., None]
 
     def wishes_BCL(self) -> Tensor:
@@ -89,13 +90,13 @@ class Rule:
     Attributes:
         kind: of `at most` and `distinct` each label is counted by itself; `at least`, `include` and
             `exclude` have the one label 0.
-        labels_VL: int64 labels of every item, padded with -1; an item of none does not count.
+        labels: of every item; an item of none does not count.
         count: M or N of the rule; 1 of an item.
         window: consecutive places that `at most` counts in; 0 = the whole slate.
     """
 
     kind: RuleKind
-    labels_VL: Tensor
+    labels: Labels
     count: int = 1
     window: int = 0
 
@@ -170,10 +171,9 @@ def _check_rules(rules: Sequence[Rule], num_items: int) -> None:
     if len(rules) > MOST_RULES:
         raise ValueError(f"rerank.rules: {len(rules)} given, at most {MOST_RULES} allowed")
     for rule in rules:
-        if rule.labels_VL.ndim != 2 or len(rule.labels_VL) != num_items:
+        if len(rule.labels) != num_items:
             raise ValueError(
-                f"rerank.rules: expected labels [V, L] with V = {num_items}; got "
-                f"{list(rule.labels_VL.shape)}"
+                f"rerank.rules: expected labels of {num_items} items; got {len(rule.labels)}"
             )
 
 

@@ -10,13 +10,14 @@ Legend: B users of a tile, W dials, C candidates, D dims, K slate length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
+from recdiv_core.labels import FEW
 from recdiv_core.rerank.candidates import Candidates, Options, check_candidates
 from recdiv_core.rerank.quota import Quota
 from recdiv_core.rerank.repair import Places, Repairs
@@ -86,24 +87,24 @@ def choose(
     chosen_BWK = candidates.items_BC.new_full((num_users, len(dials), k), -1)
     if not dials:
         return chosen_BWK
-    size = _tile_size(candidates, k, len(dials))
     is_stuck_BW = torch.zeros_like(chosen_BWK[..., 0], dtype=torch.bool)
 
     def choose_tile(tile: Candidates, gate: Gate | None) -> Tensor:
         return _choose_tile(novelty_of(tile, k, len(dials), options), tile, steps, dials, gate)
 
-    for start in range(0, num_users, size):
-        tile = candidates.of_users(start, start + size)
+    for start, stop in _stretches(candidates, k, len(dials)):
+        tile = candidates.of_users(start, stop)
         quota = Quota(tile, k, len(dials), options.rules) if options.rules else None
-        chosen_BWK[start : start + size, :, :steps] = choose_tile(tile, quota)
+        chosen_BWK[start:stop, :, :steps] = choose_tile(tile, quota)
         if quota is not None:
-            is_stuck_BW[start : start + size] = quota.is_stuck_BW
+            is_stuck_BW[start:stop] = quota.is_stuck_BW
     repairs = Repairs(options.rules, k)
     stuck_N = is_stuck_BW.any(dim=1).nonzero()[:, 0]
-    for start in range(0, len(stuck_N), size):
-        user_b = stuck_N[start : start + size]
-        stuck, is_stuck_bW = candidates.of_rows(user_b), is_stuck_BW[user_b]
-        again_bWK = _choose_again(choose_tile, stuck, is_stuck_bW, repairs)
+    stuck = candidates.of_rows(stuck_N)
+    for start, stop in _stretches(stuck, k, len(dials)):
+        user_b = stuck_N[start:stop]
+        tile, is_stuck_bW = stuck.of_users(start, stop), is_stuck_BW[user_b]
+        again_bWK = _choose_again(choose_tile, tile, is_stuck_bW, repairs)
         chosen_bWK = chosen_BWK[user_b]
         chosen_bWK[..., :steps][is_stuck_bW] = again_bWK[is_stuck_bW]
         chosen_BWK[user_b] = chosen_bWK
@@ -168,12 +169,23 @@ def first_largest(objective_BWC: Tensor) -> Tensor:
     return objective_BWC.argmax(dim=2)
 
 
-def _tile_size(candidates: Candidates, k: int, num_dials: int) -> int:
-    """Return how many users a tile holds: their vectors, and some k rows for each dial."""
-    num_candidates, dim = candidates.scores_BC.shape[1], candidates.traits.embeddings_VD.shape[1]
-    user_bytes = 4 * num_candidates * (dim + (k + 4) * num_dials)
+def _stretches(candidates: Candidates, k: int, num_dials: int) -> Iterator[tuple[int, int]]:
+    """Cut the users into tiles, by their vectors and some k rows for each dial.
+
+    Where candidates have many labels, a tile has room for these too.
+    """
+    num_users, num_candidates = candidates.scores_BC.shape
+    dim, categories = candidates.traits.embeddings_VD.shape[1], candidates.traits.categories
     budget = CPU_TILE_BYTES if candidates.scores_BC.device.type == "cpu" else GPU_TILE_BYTES
-    return max(1, budget // user_bytes)
+    user_bytes = 4 * num_candidates * (dim + (k + 4) * num_dials)
+    start = 0
+    while start < num_users:
+        size = max(1, budget // user_bytes)
+        width = categories.width(candidates.items_BC[start : start + size])
+        if width > FEW:
+            size = max(1, budget // (user_bytes + 16 * num_candidates * width * (1 + num_dials)))
+        yield start, start + size
+        start += size
 
 
 def likeness_rows(

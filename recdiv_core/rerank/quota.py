@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recdiv_core.labels import FEW
 from recdiv_core.rerank.breaches import least_breach, rule_labels
 from recdiv_core.rerank.candidates import Candidates, Rule
 from recdiv_core.slate_rules import RuleKind
@@ -161,10 +162,19 @@ class _Labels:
     def of_choices(self, best_BW: Tensor) -> Tensor:
         """Look up the labels of choices, [B, W, L]."""
         places_BLW = best_BW[:, None].expand(-1, self._chosen_BLC.shape[1], -1)
-        return self._chosen_BLC.gather(2, places_BLW).transpose(1, 2)
+        labels_BWL = self._chosen_BLC.gather(2, places_BLW).transpose(1, 2)
+        if labels_BWL.shape[2] > FEW:  # of candidates; few of the choices may have many
+            labels_BWL = labels_BWL[..., : max(1, int((labels_BWL >= 0).any(0).any(0).sum()))]
+        return labels_BWL
 
     def are_among(self, labels_BWL: Tensor) -> Tensor:
         """Tell which labels of the candidates are among some labels, [B, W, L, C] bool."""
+        if labels_BWL.shape[2] > FEW:
+            table_BWT = labels_BWL.new_zeros((*labels_BWL.shape[:2], int(self.of_BLC.max()) + 3))
+            table_BWT.scatter_(2, labels_BWL.long() - NO_LABEL, 1)[..., :-NO_LABEL] = 0
+            place_B1X = self.of_BLC[:, None].flatten(2).long() - NO_LABEL
+            found_BWX = table_BWT.gather(2, place_B1X.expand(-1, labels_BWL.shape[1], -1))
+            return found_BWX.view(*labels_BWL.shape[:2], *self.of_BLC.shape[1:]) > 0
         first, *others = labels_BWL[..., None, None].unbind(dim=2)
         is_met_BWLC = self.of_BLC[:, None] == first
         for label_BW11 in others:

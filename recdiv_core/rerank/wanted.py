@@ -24,7 +24,7 @@ def exclude(scores_BV: Tensor, rules: Sequence[Rule]) -> None:
     """Set the scores of items that no slate may hold to -inf, so that others become candidates."""
     for rule in rules:
         if rule.kind == "exclude":
-            scores_BV[:, (rule.labels_VL >= 0).any(dim=1)] = -torch.inf
+            scores_BV[:, rule.labels.has_any_V] = -torch.inf
 
 
 def with_wanted(
@@ -50,7 +50,7 @@ def with_wanted(
     is_there_BV = torch.zeros_like(scores_BV, dtype=torch.bool).scatter_(1, items_BC, True)
     added_BA, score_BA = items_BC[:, :0], scores_BC[:, :0]
     for rule in asking:
-        item_I = (rule.labels_VL >= 0).any(dim=1).nonzero()[:, 0]
+        item_I = rule.labels.has_any_V.nonzero()[:, 0]
         is_there_BI = is_there_BV[:, item_I]
         lacks_B1 = rule.count - is_there_BI.sum(dim=1, keepdim=True)
         most = min(rule.count, len(item_I))
@@ -80,6 +80,6 @@ def without_excluded(candidates: Candidates, rules: Sequence[Rule]) -> Candidate
         return candidates
     scores_BC = candidates.scores_BC
     for rule in excluding:
-        is_out_BC = (rule.labels_VL[candidates.items_BC] >= 0).any(dim=2)
+        is_out_BC = rule.labels.has_any_V[candidates.items_BC]
         scores_BC = scores_BC.masked_fill(is_out_BC, -torch.inf)
     return replace(candidates, scores_BC=scores_BC)

@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 
@@ -24,6 +25,7 @@ from recdiv_core.data.catalogue import (
 )
 from recdiv_core.data.rule_labels import labels_of_rule
 from recdiv_core.data.text_vectors import load_vectors
+from recdiv_core.labels import Labels, labels_of_lists
 from recdiv_core.losses.class_balance import effective_number_weights, item_weights, log_prior
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
@@ -53,7 +55,7 @@ class Dataset:
         catalogue: its items.
         text_VH: unit text vectors, [V, H] float32.
         queries_QH: unit text vectors of the queries, [Q, H]; None without queries.
-        categories_VL: category indices of every item, padded with -1.
+        categories: category indices of every item.
         log_prior_V: log of each item's share of train events, smoothed.
         facts: what metrics must know of the catalogue.
     """
@@ -63,7 +65,7 @@ class Dataset:
     catalogue: Catalogue
     text_VH: torch.Tensor
     queries_QH: torch.Tensor | None
-    categories_VL: torch.Tensor
+    categories: Labels
     log_prior_V: torch.Tensor
     facts: CatalogueFacts
 
@@ -73,7 +75,7 @@ class Dataset:
             self,
             text_VH=self.text_VH.to(device),
             queries_QH=None if self.queries_QH is None else self.queries_QH.to(device),
-            categories_VL=self.categories_VL.to(device),
+            categories=self.categories.to(device),
             log_prior_V=self.log_prior_V.to(device),
             facts=self.facts.to(device),
         )
@@ -84,7 +86,7 @@ class Dataset:
         device = self.text_VH.device
         return ItemTraits(
             embeddings_VD=self.text_VH,
-            categories_VL=self.categories_VL,
+            categories=self.categories,
             num_categories=self.catalogue.num_categories,
             popularity_V=self.log_prior_V.exp(),
             num_places=float(self.manifest.num_train_users),
@@ -103,6 +105,7 @@ def load_dataset(prepared: Path) -> Dataset:
     """
     manifest = read_manifest(prepared)
     catalogue = load_catalogue(prepared)
+    categories = as_labels(catalogue.category_lists)
     text = torch.from_numpy(np.array(load_vectors(prepared, manifest)))
     queries = torch.from_numpy(np.array(load_vectors(prepared, manifest, "queries")))
     return Dataset(
@@ -111,11 +114,11 @@ def load_dataset(prepared: Path) -> Dataset:
         catalogue=catalogue,
         text_VH=text,
         queries_QH=queries if len(queries) else None,
-        categories_VL=torch.tensor(catalogue.categories_VL),
+        categories=categories,
         log_prior_V=log_prior(torch.tensor(catalogue.popularity_V)),
         facts=catalogue_facts(
             text,
-            torch.tensor(catalogue.categories_VL),
+            categories,
             torch.tensor(catalogue.popularity_V),
             num_train_users=max(1, manifest.num_train_users),
             num_categories=catalogue.num_categories,
@@ -125,6 +128,12 @@ def load_dataset(prepared: Path) -> Dataset:
             },
         ),
     )
+
+
+def as_labels(lists: pa.ListArray) -> Labels:
+    """Return lists of labels as tensors."""
+    lengths = np.diff(lists.offsets.to_numpy())
+    return labels_of_lists(torch.tensor(lists.flatten().to_numpy()), torch.tensor(lengths))
 
 
 def build_model(config: Config, dataset: Dataset) -> Recommender:
@@ -225,12 +234,11 @@ def target_weights(config: Config, dataset: Dataset) -> torch.Tensor | None:
     beta = config.loss.class_balance_beta
     if not beta:
         return None
-    labels_VL, events_V = dataset.categories_VL, torch.tensor(dataset.catalogue.popularity_V)
-    is_label = labels_VL >= 0
-    events_VL = events_V.to(labels_VL.device)[:, None].expand_as(labels_VL)
-    counts = torch.zeros(dataset.catalogue.num_categories, device=labels_VL.device)
-    counts.index_add_(0, labels_VL[is_label], events_VL[is_label].to(counts.dtype))
-    return item_weights(effective_number_weights(counts, beta), labels_VL)
+    events_V = torch.tensor(dataset.catalogue.popularity_V).to(dataset.text_VH.device)
+    row_N, label_N, part_N = dataset.categories.spread(torch.arange(len(events_V)).to(events_V))
+    counts = part_N.new_zeros(dataset.catalogue.num_categories)
+    counts.index_add_(0, label_N, events_V[row_N] * (part_N > 0).to(counts.dtype))
+    return item_weights(effective_number_weights(counts, beta), dataset.categories)
 
 
 def parameter_groups(
@@ -257,7 +265,7 @@ def slate_policy(config: Config, dataset: Dataset) -> SlatePolicy:
     rules = [
         Rule(
             rule.kind,
-            torch.from_numpy(labels_of_rule(rule, dataset.catalogue)).to(dataset.text_VH.device),
+            as_labels(labels_of_rule(rule, dataset.catalogue)).to(dataset.text_VH.device),
             rule.count,
             rule.window,
         )

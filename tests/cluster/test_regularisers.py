@@ -97,7 +97,7 @@ def show(model, dataset):
         histories,
         finish(tally),
         vectors=dataset.text_VH.double().numpy(),
-        categories=[[c for c in row if c >= 0] for row in dataset.categories_VL.tolist()],
+        categories=dataset.catalogue.category_lists.to_pylist(),
         num_categories=dataset.catalogue.num_categories,
         popularity=dataset.log_prior_V.exp().tolist(),
         attributes=item_attributes(dataset.catalogue),
