@@ -16,11 +16,18 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from recdiv_core.config import Config, override
+from recdiv_core.credentials import (
+    RedactingFormatter,
+    into_environment,
+    redact,
+    show_uncaught,
+)
 from recdiv_core.effects import only_read_by, stale, unread
 from recdiv_core.errors import DivergedError, UserError
 from recdiv_core.settings import Given, read_given
@@ -68,14 +75,12 @@ def run_pipeline(
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1")
     if options is not None:
         options(parser)
+    start_logging("%(asctime)s %(name)s: %(message)s")
     args = parser.parse_intermixed_args()
     if words:
         given = [word for word in args.overrides if not SETTING.match(word)]
         setattr(args, words, given)
         args.overrides = [word for word in args.overrides if word not in given]
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s"
-    )
     for noisy in ("alembic", "httpx", "mlflow.store", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -83,18 +88,19 @@ def run_pipeline(
         with contextlib.redirect_stdout(sys.stderr):
             result = main(_config(pipeline, args), args)
     except DivergedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(redact(f"error: {error}"), file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         mistake = _mistake(error)
         if mistake is None:
             raise
-        print(f"error: {' '.join(str(mistake).splitlines())}", file=sys.stderr)
+        print(redact(f"error: {' '.join(str(mistake).splitlines())}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    print(json.dumps(result, ensure_ascii=False, allow_nan=False), flush=True)
+    text = json.dumps(result, ensure_ascii=False, allow_nan=False)
+    print(redact(text), flush=True)
     return result
 
 
@@ -114,6 +120,7 @@ def _config(pipeline: str, args: argparse.Namespace) -> Config:
         UserError: a file, a key or a value is wrong.
     """
     given = read_given(preset_path(args.preset), args.config, args.overrides)
+    given = replace(given, file=_freed(given.file))
     config = given.config  # validates what is left out below, too
     for message in unread(pipeline, given.line):
         logger.warning("%s", message)
@@ -131,6 +138,38 @@ def _config(pipeline: str, args: argparse.Namespace) -> Config:
         line=only_read_by(pipeline, given.line),
     )
     return override(Config(), given.preset, given.file, args.given.line)
+
+
+def start_logging(line: str) -> None:
+    """Log to stderr, and take the credentials off the command line, into the environment.
+
+    Args:
+        line: format of a log line.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter(line))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    sys.excepthook = show_uncaught
+    try:
+        sys.argv[1:] = _freed_words(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _freed_words(arguments: list[str]) -> list[str]:
+    """Return a command line whose credentials have gone into the environment."""
+    pairs = [word.partition("=") if SETTING.match(word) else ("", "", word) for word in arguments]
+    named = [(key or "argument", value) for key, _, value in pairs]
+    left = into_environment(named, logger)
+    return [f"{key}{equals}{value}" for (key, equals, _), value in zip(pairs, left, strict=True)]
+
+
+def _freed(values: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings of a file whose credentials have gone into the environment."""
+    texts = [(key, value) for key, value in values.items() if isinstance(value, str)]
+    left = into_environment(texts, logger)
+    return {**values, **dict(zip((key for key, _ in texts), left, strict=True))}
 
 
 def preset_names() -> list[str]:

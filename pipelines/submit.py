@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from pipelines import start_logging
 from recdiv_core.errors import UserError
 from recdiv_core.jobs import follow, list_jobs, stop
 from recdiv_core.submit import submit
@@ -22,6 +22,7 @@ from recdiv_core.submit import submit
 
 def main() -> int:
     """Split the command line at `--`, answer it and return the exit status."""
+    start_logging("%(name)s: %(message)s")
     parser = argparse.ArgumentParser("recdiv submit", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--address", default="http://127.0.0.1:8265", help="the Ray dashboard")
@@ -35,7 +36,6 @@ def main() -> int:
     args, command = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
     if command and (args.list or args.follow or args.stop):
         parser.error("what follows -- is submitted: not with --list, --follow or --stop")
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
     try:
         answer, status = _answer(args, command)
     except (UserError, KeyboardInterrupt) as error:

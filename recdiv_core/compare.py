@@ -77,7 +77,7 @@ def compare(
     words = list(dict.fromkeys([run for group in (*groups, *sides.values()) for run in group]))
 
     def uri() -> str:
-        from recdiv_core.tracking import tracking_uri
+        from recdiv_core.tracking_store import tracking_uri
 
         return tracking_uri(config)
 

@@ -19,6 +19,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from recdiv_core.credentials import without_secrets
 from recdiv_core.errors import UserError
 from recdiv_core.slate_rules import check_rules
 
@@ -642,8 +643,10 @@ def flatten(config: Config) -> dict[str, object]:
 
 
 def to_yaml(config: Config) -> str:
-    """Return the config as nested YAML, readable by `load` and `from_tree`."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """Return the config as nested YAML, for `load` and `from_tree`; URIs without secrets."""
+    texts = {key: value for key, value in flatten(config).items() if isinstance(value, str)}
+    stored = {key: without_secrets(text) for key, text in texts.items() if "://" in text}
+    return yaml.safe_dump(override(config, stored).model_dump(mode="json"), sort_keys=False)
 
 
 def known_keys() -> list[str]:

@@ -93,7 +93,7 @@ def find_run(text: str, settings: Mapping[str, object], uri: Callable[[], str]) 
     if not directory.is_dir() and RUN_ID.fullmatch(place):
         from recdiv_core.tracking import run_directory
 
-        directory = run_directory(uri(), place)
+        directory = Path(run_directory(uri(), place))
     if not directory.is_dir():
         raise UserError(
             f"RUN {place}: there is no directory {directory}; allowed: the directory of a training "

@@ -28,6 +28,7 @@ from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec
 
 import recdiv_core
 from recdiv_core.config import Config, to_yaml
+from recdiv_core.credentials import redact
 from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.errors import UserError
 from recdiv_core.gate import pass_gate
@@ -35,7 +36,8 @@ from recdiv_core.given_paths import check_run_name
 from recdiv_core.judged_runs import NamedRun, check_comparable, find_run
 from recdiv_core.schema import read_manifest
 from recdiv_core.serving import SlateMaker
-from recdiv_core.tracking import RunHandle, client_of, run_of, tracking_uri
+from recdiv_core.tracking import RunHandle, run_of
+from recdiv_core.tracking_store import client_of, tracking_uri
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +135,9 @@ def promote(
     client = client_of(uri)
     candidate = _version(client, name, CANDIDATE)
     if candidate is None:
-        raise UserError(f"tracking.uri={uri}: {name} has no candidate; register a RUN first")
+        raise UserError(
+            f"tracking.uri={redact(uri)}: {name} has no candidate; register a RUN first"
+        )
     champion = _version(client, name, CHAMPION)
     rows: list[dict[str, Any]] = []
     if champion is not None and champion.version != candidate.version:

@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from recdiv_core import tracking, trials, trials_text
 from recdiv_core.config import Config
+from recdiv_core.credentials import redact
 from recdiv_core.data_versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.given_paths import output_path
@@ -30,6 +31,7 @@ from recdiv_core.search_space import Objective
 from recdiv_core.slate_page import section, unseen
 from recdiv_core.slate_views import MAX_SCORES, view_slates
 from recdiv_core.tracking import RunHandle
+from recdiv_core.tracking_store import client_of, database_path, tracking_uri
 from recdiv_core.trials import Curve, Front, Sweep, Trial
 from recdiv_core.trials_view import view_links, view_tag, view_url
 from recdiv_core.whole_files import write_whole
@@ -79,7 +81,7 @@ def report(
     logger.info("the trials in MLflow (`make dashboard`): %s", dashboard)
     return {
         "experiment": sweep.experiment,
-        "tracking_uri": tracking.without_password(uri),
+        "tracking_uri": redact(uri),
         "parent_run_id": sweep.run_id,
         "headline": headline,
         "front": [_entry(trial) for trial in main.members],
@@ -106,7 +108,7 @@ def read_sweep(handle: RunHandle, *, curves: bool = True) -> Sweep:
     Raises:
         UserError: the run does not declare two objectives or more.
     """
-    client = tracking.client_of(handle.uri)
+    client = client_of(handle.uri)
     parent = client.get_run(handle.run_id)
     tags = parent.data.tags
     declared = json.loads(tags.get("recdiv.objectives", "[]"))
@@ -146,7 +148,7 @@ def read_sweep(handle: RunHandle, *, curves: bool = True) -> Sweep:
 
 def read_trial(handle: RunHandle, sweep: Sweep) -> Trial:
     """Read one trial of a sweep, without its curves."""
-    client = tracking.client_of(handle.uri)
+    client = client_of(handle.uri)
     run = client.get_run(handle.run_id)
     plain = {handle.run_id} if _is_plain(run) else set[str]()
     return _trial(client, run, sweep.parameters, (), plain, least=sweep.least)
@@ -176,10 +178,10 @@ def existing_store(config: Config) -> str:
     Raises:
         UserError: there is no such store, or it does not answer.
     """
-    uri = tracking.tracking_uri(config)
-    path = tracking.database_path(uri)
+    uri = tracking_uri(config)
+    path = database_path(uri)
     if path is not None and not path.exists():
-        shown = tracking.without_password(uri)
+        shown = redact(uri)
         raise UserError(f"tracking.uri={shown}: there is no such database; {RUN_TUNE}")
     return uri
 
@@ -191,10 +193,10 @@ def newest_sweep(uri: str, config: Config) -> RunHandle | None:
 
 
 def _parent_run(uri: str, config: Config, parent_run_id: str) -> Run:
-    shown = tracking.without_password(uri)
+    shown = redact(uri)
     if parent_run_id:
         try:
-            return MlflowClient(tracking_uri=uri).get_run(parent_run_id)
+            return client_of(uri).get_run(parent_run_id)
         except MlflowException:
             raise UserError(f"no run {parent_run_id} in {shown}") from None
     name = _experiment_name(config)
@@ -215,7 +217,7 @@ def _newest_sweep(uri: str, name: str) -> Run | None:
     experiments = tracking.experiment_ids(uri, name)
     if not experiments:
         return None
-    runs = MlflowClient(tracking_uri=uri).search_runs(
+    runs = client_of(uri).search_runs(
         experiments,
         "tags.`recdiv.kind` = 'sweep'",
         max_results=1,

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Final
 
 from recdiv_core.config import flatten
+from recdiv_core.credentials import passed_on
 from recdiv_core.errors import UserError
 from recdiv_core.jobs import connect
+from recdiv_core.places import is_uri
 from recdiv_core.settings import read_given
 
 logger = logging.getLogger(__name__)
@@ -60,7 +62,14 @@ def submit(command: Sequence[str], address: str, working_dir: Path, env: Sequenc
         UserError: the command, a variable, the tree or the address is wrong; nothing was
             submitted.
     """
-    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **_variables(env)}
+    taken = passed_on()
+    if taken:
+        logger.warning(
+            "%s go to the job as environment variables, which the cluster's dashboard shows; they "
+            "had better be set on the cluster",
+            ", ".join(taken),
+        )
+    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **taken, **_variables(env)}
     check_command(command, working_dir)
     files = list_tree(working_dir)
     client = connect(address)
@@ -130,7 +139,7 @@ def check_command(command: Sequence[str], working_dir: Path) -> None:
     named = {key: places[key] for key in (*_READS, *_WRITES.get(command[0], ()))}
     named |= {"--checkpoint": args.checkpoint, "--out": args.out}
     for key, place in named.items():
-        if place and "://" not in str(place) and not Path(str(place)).is_absolute():
+        if place and not is_uri(str(place)) and not Path(str(place)).is_absolute():
             raise UserError(f"{key}={place} is relative: the job runs elsewhere; give {_SHARED}")
 
 

@@ -40,8 +40,8 @@ from recdiv_core.tracking import (
     machine_watched,
     param_value,
     set_tags,
-    tracking_uri,
 )
+from recdiv_core.tracking_store import tracking_uri
 from recdiv_core.training.callback import TrackingCallback
 from recdiv_core.training.launch import (
     Outcome,

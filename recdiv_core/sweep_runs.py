@@ -29,8 +29,8 @@ from recdiv_core.tracking import (
     set_experiment_tag,
     set_tags,
     start_run,
-    tracking_uri,
 )
+from recdiv_core.tracking_store import tracking_uri
 from recdiv_core.training.callback import log_report
 from recdiv_core.training.trial import is_selected, trial_settings
 from recdiv_core.trials_view import view_tag
@@ -49,7 +49,7 @@ def open_parent(
     handle = find_run(uri, experiment, tags)
     if handle is not None:
         if reopen:
-            reopen_run(handle)
+            reopen_run(handle, config, manifest)
         return handle
     described = {
         "recdiv.space": name,
@@ -81,7 +81,7 @@ def open_trial(
     }
     handle = find_run(parent.uri, parent.experiment_id, tags)
     if handle is not None:
-        reopen_run(handle)
+        reopen_run(handle, config, manifest)
         return handle
     return start_run(
         config,

@@ -1,8 +1,9 @@
 """Runs in MLflow: opened, fed and closed from the driver and the Train controller.
 
-Not for workers: they talk through `ray.train.report` alone. The one idea: no global state. Every
-call names its tracking URI, in a RunHandle that can be pickled to another process, and every URI
-and artefact location is absolute, because Ray changes the working directory of its processes.
+Not the store itself (tracking_store.py), and not for workers: they talk through `ray.train.report`
+alone. The one idea: no global state. Every call names its tracking URI, in a RunHandle that can be
+pickled to another process, and every URI and artefact location is absolute, because Ray changes the
+working directory of its processes.
 
     experiment = a data set; parent run = a sweep; child run = a trial
     params  = the flattened config, JSON where the value is not a string
@@ -21,47 +22,43 @@ import logging
 import math
 import os
 import re
-import socket
-import sqlite3
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal
 
-import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from recdiv_core.config import Config, flatten, to_yaml
+from recdiv_core.credentials import redact, without_secrets
 from recdiv_core.errors import UserError
+from recdiv_core.places import joined
 from recdiv_core.schema import Manifest
+from recdiv_core.tracking_store import (
+    client_of,
+    database_path,
+    patiently,
+    tracking_uri,
+    with_password,
+)
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["train", "sweep", "trial"]
 Ending = Literal["FINISHED", "FAILED", "KILLED"]
 
-SERVERS: Final = ("http", "https")
-DATABASES: Final = ("postgresql", "mysql", "mssql")
-ALLOWED: Final = (
-    "allowed: a database (sqlite:///runs.db, postgresql://..., mysql://..., mssql://...) "
-    "or an MLflow server (http://..., https://...)"
-)
-ANSWER_WITHIN_S: Final = 5.0
-OUTAGE_S: Final = 900.0
-"""How long a store may be away before what was to be logged is given up, and the run with it."""
-PAUSE_S: Final = 2.0
 MAX_PARAMS: Final = 100  # MLflow's limit of params in one request
 MAX_EARLIER: Final = 1000
 """Trials of earlier sweeps that are looked at, the oldest first."""
+ID_TAG: Final = "recdiv.id"
+"""Tag with an id of a run that is known before MLflow gives it its own."""
 OF_THE_PLACE: Final = (
     "run.",
     "tracking.",
@@ -81,7 +78,6 @@ EXPERIMENT_NOTE: Final = (
     "One data set. A run that can be unfolded is a sweep, with its front in `report/report.html`; "
     "the runs below it are its trials, judged by `best/val/...` and, once, by `test/...`."
 )
-PASSWORD: Final = re.compile(r"(://[^:/@\s]*):[^/@\s]+@")
 
 
 @dataclass(frozen=True)
@@ -91,37 +87,6 @@ class RunHandle:
     uri: str
     experiment_id: str
     run_id: str
-
-
-def tracking_uri(config: Config) -> str:
-    """Return the absolute tracking URI of `tracking.uri`, once its store has answered.
-
-    Raises:
-        UserError: a URI that MLflow cannot use (the file store is refused), a server that does
-            not answer within ANSWER_WITHIN_S, or a database that cannot be opened.
-    """
-    uri = config.tracking.uri or "sqlite:///mlflow.db"
-    refusal = f"tracking.uri={without_password(uri)} is not a store of runs; {ALLOWED}"
-    try:
-        url = make_url(uri)
-    except (ValueError, ArgumentError):
-        raise UserError(refusal) from None
-    backend = url.drivername.partition("+")[0]
-    if backend == "sqlite":
-        if url.database in (None, "", ":memory:"):
-            raise UserError(f"tracking.uri={uri} names no file; write sqlite:///path/to/mlflow.db")
-        url = url.set(database=str(Path(str(url.database)).absolute()))
-        uri = url.render_as_string(hide_password=False)
-    elif backend not in (*SERVERS, *DATABASES):
-        raise UserError(refusal)
-    _check_store(uri)
-    return uri
-
-
-def database_path(uri: str) -> Path | None:
-    """Return the file of a SQLite store, None for any other."""
-    url = make_url(uri)
-    return Path(str(url.database)) if url.drivername.partition("+")[0] == "sqlite" else None
 
 
 def experiment_id(uri: str, name: str) -> str:
@@ -147,9 +112,7 @@ def experiment_id(uri: str, name: str) -> str:
             client.restore_experiment(experiment.experiment_id)
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"tracking.uri={without_password(uri)}: experiment {name!r}: {reason}"
-        ) from error
+        raise UserError(f"tracking.uri={redact(uri)}: experiment {name!r}: {reason}") from error
     return experiment.experiment_id
 
 
@@ -184,14 +147,72 @@ def start_run(
     all_tags = _provenance(config, name, kind, manifest) | dict(tags or {})
     if parent_run_id:
         all_tags["mlflow.parentRunId"] = parent_run_id
-    client = client_of(uri)
-    run = client.create_run(experiment, tags=all_tags, run_name=name)
-    params = [Param(key, _param_text(value)) for key, value in flatten(config).items()]
+    run_id = _create_once(uri, experiment, all_tags, name)
+    handle = RunHandle(uri, experiment, run_id)
+    _complete(handle, config, manifest)
+    return handle
+
+
+def _create_once(uri: str, experiment: str, tags: Mapping[str, str], name: str) -> str:
+    """Create a run and return its id; one, though the reply may be lost and the call made again.
+
+    It bears an id of our own, by which it is looked for before it is created again. MLflow's own
+    client repeats a request without looking: the runs that come of it are deleted.
+    """
+    own = uuid.uuid4().hex
+    client = MlflowClient(tracking_uri=with_password(uri))
+    has_been_asked = False
+
+    def made() -> list[str]:
+        found = client.search_runs([experiment], f"tags.`{ID_TAG}` = '{own}'")
+        return [run.info.run_id for run in found]
+
+    def create() -> str:
+        nonlocal has_been_asked
+        if has_been_asked and (found := made()):
+            return found[0]
+        has_been_asked = True
+        return client.create_run(experiment, tags={**tags, ID_TAG: own}, run_name=name).info.run_id
+
+    run_id = patiently(uri, create)
+    if database_path(uri) is None:
+        for other in patiently(uri, made):
+            if other != run_id:
+                client_of(uri).delete_run(other)
+    return run_id
+
+
+def _complete(handle: RunHandle, config: Config, manifest: Manifest) -> None:
+    """Describe a run that is open; where its store refuses, it is closed.
+
+    Raises:
+        UserError: the store of params or of artefacts refuses.
+    """
+    try:
+        _describe(handle, config, manifest)
+    except BaseException as error:
+        with contextlib.suppress(MlflowException, OSError):  # the first error tells more
+            finish_run(handle, "FAILED")
+        if isinstance(error, MlflowException | OSError):
+            shown, reason = redact(handle.uri), redact(str(error)).partition("\n")[0]
+            raise UserError(f"tracking.uri={shown}: run {handle.run_id}: {reason}") from error
+        raise
+
+
+def _describe(handle: RunHandle, config: Config, manifest: Manifest) -> None:
+    """Log what a run says of itself and does not say yet: its params, its data, its config.
+
+    A driver may be lost after it has created the run and before it has logged them.
+    """
+    client = client_of(handle.uri)
+    there = client.get_run(handle.run_id)
+    settings = {key: _param_text(value) for key, value in flatten(config).items()}
+    params = [Param(k, text) for k, text in settings.items() if k not in there.data.params]
     for start in range(0, len(params), MAX_PARAMS):
-        client.log_batch(run.info.run_id, params=params[start : start + MAX_PARAMS])
-    client.log_inputs(run.info.run_id, [_dataset_input(config, manifest)])
-    client.log_text(run.info.run_id, without_password(to_yaml(config)), "config.yaml")
-    return RunHandle(uri, experiment, run.info.run_id)
+        client.log_batch(handle.run_id, params=params[start : start + MAX_PARAMS])
+    if params or not (there.inputs and there.inputs.dataset_inputs):
+        client.log_text(handle.run_id, to_yaml(config), "config.yaml")
+        client.log_inputs(handle.run_id, [_dataset_input(config, manifest)])
 
 
 def find_run(uri: str, experiment: str, tags: Mapping[str, str]) -> RunHandle | None:
@@ -223,14 +244,14 @@ def run_of(uri: str, config: Config) -> RunHandle:
     )
     if not found:
         raise UserError(
-            f"tracking.uri={without_password(uri)} has no run of run.name={config.run.name} in "
+            f"tracking.uri={redact(uri)} has no run of run.name={config.run.name} in "
             f"run.storage={config.run.storage}"
         )
     return RunHandle(uri, found[0].info.experiment_id, found[0].info.run_id)
 
 
-def run_directory(uri: str, run_id: str) -> Path:
-    """Return the directory of a training run or trial, by the id of its MLflow run.
+def run_directory(uri: str, run_id: str) -> str:
+    """Return the directory, a path or URI, of a training run or trial, by the id of its MLflow run.
 
     Raises:
         UserError: no such run, or one that does not say where it is.
@@ -239,17 +260,16 @@ def run_directory(uri: str, run_id: str) -> Path:
         params = client_of(uri).get_run(run_id).data.params
     except MlflowException as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"tracking.uri={without_password(uri)} has no run {run_id}: {reason}"
-        ) from None
+        raise UserError(f"tracking.uri={redact(uri)} has no run {run_id}: {reason}") from None
     if not (params.get("run.storage") and params.get("run.name")):
         raise UserError(f"the MLflow run {run_id} has no run.storage and run.name: not of train")
-    return Path(params["run.storage"]) / params["run.name"]
+    return joined(params["run.storage"], params["run.name"])
 
 
-def reopen_run(handle: RunHandle) -> None:
+def reopen_run(handle: RunHandle, config: Config, manifest: Manifest) -> None:
     """Mark a run as RUNNING again, after it was found and before it is logged to."""
     client_of(handle.uri).update_run(handle.run_id, status="RUNNING")
+    _complete(handle, config, manifest)
 
 
 def log_metrics(handle: RunHandle, metrics: Mapping[str, float], step: int) -> None:
@@ -396,114 +416,6 @@ def close_stale_children(parent: RunHandle) -> int:
     return len(stale)
 
 
-def without_password(text: str) -> str:
-    """Hide the passwords of URIs, for what is shown or stored.
-
-    >>> without_password("postgresql://me:secret@host/runs")
-    'postgresql://me:***@host/runs'
-    """
-    return PASSWORD.sub(r"\1:***@", text)
-
-
-class _PatientClient:
-    """An MlflowClient that waits for a store that is away.
-
-    Whether an error is that of an outage, the store itself is asked; the errors of the REST client,
-    of SQLAlchemy and of artefact stores do not say.
-    """
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._client = MlflowClient(tracking_uri=uri)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._client, name)
-
-        def patiently(*args: Any, **options: Any) -> Any:
-            started, is_there = time.monotonic(), False
-            while True:
-                try:
-                    return method(*args, **options)
-                except (MlflowException, SQLAlchemyError, OSError):
-                    waited = time.monotonic() - started
-                    if is_there or waited > OUTAGE_S:
-                        raise
-                    is_there = _answers(self._uri)  # then another failure is no outage's
-                    if not is_there:
-                        logger.warning(
-                            "%s does not answer: waiting, at most %.0f s more",
-                            without_password(self._uri),
-                            OUTAGE_S - waited,
-                        )
-                        time.sleep(PAUSE_S)
-
-        return patiently
-
-
-def client_of(uri: str) -> MlflowClient:
-    """Return a client of a store, which waits when the store is away."""
-    return cast("MlflowClient", _PatientClient(uri))
-
-
-def _answers(uri: str) -> bool:
-    try:
-        _check_store(uri)
-    except UserError:
-        return False
-    return True
-
-
-def _check_store(uri: str) -> None:
-    url = make_url(uri)
-    backend = url.drivername.partition("+")[0]
-    if backend in SERVERS:
-        _check_server(uri)
-    elif backend == "sqlite":
-        _check_sqlite(uri, Path(str(url.database)))
-    else:
-        _check_database(url)
-
-
-def _check_server(uri: str) -> None:
-    address = re.sub(r"://[^/@]*@", "://", uri).rstrip("/")  # without user and password
-    try:
-        with urllib.request.urlopen(f"{address}/health", timeout=ANSWER_WITHIN_S):
-            return
-    except urllib.error.HTTPError:
-        return  # it answers; whether it is MLflow's, its API says
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(f"tracking.uri={address}: the server does not answer: {reason}") from None
-
-
-def _check_sqlite(uri: str, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise OSError(f"{path} cannot be written")
-        if path.exists():
-            connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
-            try:
-                connection.execute("select count(*) from sqlite_master")
-            finally:
-                connection.close()
-    except (OSError, sqlite3.Error) as error:
-        raise UserError(f"tracking.uri={uri}: the database cannot be opened: {error}") from None
-
-
-def _check_database(url: URL) -> None:
-    """Open a connection once: MLflow itself retries for minutes, with a traceback each time."""
-    default_port = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-    port = url.port or default_port[url.get_backend_name()]
-    try:
-        socket.create_connection((url.host or "localhost", port), ANSWER_WITHIN_S).close()
-        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
-        engine.connect().close()
-    except (OSError, ImportError, SQLAlchemyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"tracking.uri={url}: the database cannot be opened: {reason}") from None
-
-
 def _artifact_location(uri: str, name: str) -> str | None:
     """Return `mlruns/<name>` beside a SQLite database; others decide for themselves."""
     path = database_path(uri)
@@ -512,7 +424,7 @@ def _artifact_location(uri: str, name: str) -> str | None:
 
 
 def _provenance(config: Config, name: str, kind: Kind, manifest: Manifest) -> dict[str, str]:
-    command = without_password(" ".join(sys.argv))
+    command = redact(" ".join(sys.argv))
     facts = {
         "users": manifest.num_users,
         "items": manifest.num_items,
@@ -574,7 +486,7 @@ def _code_version() -> str:
 
 def _param_text(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = without_password(text)
+    text = without_secrets(text) if "://" in text else text
     return text if len(text) <= MAX_PARAM_LENGTH else text[: MAX_PARAM_LENGTH - 3] + "..."
 
 

@@ -69,6 +69,7 @@ LAYERS = {
     "recdiv_core.search": "running",
     "recdiv_core.rungs": "running",
     "recdiv_core.tracking": "running",
+    "recdiv_core.tracking_store": "running",
     "recdiv_core.report": "running",
     "recdiv_core.report_page": "running",
     "recdiv_core.page_style": "running",
@@ -106,7 +107,9 @@ RESERVED = {
     "optuna": {"running"},
     "mlflow": {"running"},
 }
-MLFLOW_MODULES = {"recdiv_core.tracking", "recdiv_core.report", "recdiv_core.registry"}
+MLFLOW_MODULES = {
+    f"recdiv_core.{name}" for name in ("tracking", "tracking_store", "report", "registry")
+}
 PROCESSES = {"recdiv_core.training.loop"}  # a Train worker starts here, with no script before it
 EMPTY_NAMES = {"utils", "util", "helpers", "common", "misc", "base", "manager", "factory"}
 

@@ -20,8 +20,8 @@ from recdiv_core.tracking import (
     log_metrics,
     reopen_run,
     start_run,
-    tracking_uri,
 )
+from recdiv_core.tracking_store import tracking_uri
 
 PREFIXES: Final = ("train/", "val/", "best/", "test/")
 
@@ -67,6 +67,6 @@ def open_run(config: Config, manifest: Manifest) -> RunHandle:
     tags = {"recdiv.run_name": config.run.name, "recdiv.kind": "train"}
     handle = find_run(uri, experiment, tags)
     if handle is not None:
-        reopen_run(handle)
+        reopen_run(handle, config, manifest)
         return handle
     return start_run(config, name=config.run.name, kind="train", manifest=manifest)

@@ -337,7 +337,8 @@ def _run(config: Config, manifest: Manifest) -> dict[str, Any]:
     # imported here: a wrong path has been answered before this takes its seconds
     from recdiv_core.data.text_vectors import ensure_vectors
     from recdiv_core.ray_start import start_ray
-    from recdiv_core.tracking import finish_run, machine_watched, tracking_uri
+    from recdiv_core.tracking import finish_run, machine_watched
+    from recdiv_core.tracking_store import tracking_uri
     from recdiv_core.training.callback import TrackingCallback, open_run
 
     tracking_uri(config)

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import nn
 
 from recdiv_core.config import Config, from_tree
+from recdiv_core.credentials import RedactingFormatter
 from recdiv_core.data.plan import num_steps, start_reader, stream_train
 from recdiv_core.errors import DivergedError
 from recdiv_core.evaluate import tally_split
@@ -529,7 +530,9 @@ def _copy_weights(model: Recommender) -> dict[str, torch.Tensor]:
 
 def start_logging() -> None:
     """Show our own progress in a worker's log, and not a line of Ray's for every report."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     import ray.train.v2._internal.execution.context as context
 
     logging.getLogger(context.__file__).setLevel(logging.WARNING)
