@@ -18,7 +18,7 @@ import torch
 
 from recdiv_core.config import Config, check_dial, override
 from recdiv_core.data.catalogue import load_catalogue
-from recdiv_core.data.text_vectors import ensure_vectors
+from recdiv_core.data.text_vectors import check_vectors, ensure_vectors
 from recdiv_core.data_versions import with_version
 from recdiv_core.errors import UserError
 from recdiv_core.given_paths import local_path
@@ -198,6 +198,7 @@ def check_inputs(config: Config, checkpoint: Path) -> tuple[Path, Manifest]:
     check_data(checkpoint, manifest, prepared)
     check_rerank(config, prepared)
     check_weights(checkpoint)
+    check_vectors(prepared, manifest)
     return prepared, manifest
 
 

@@ -13,8 +13,11 @@ from ray import tune
 
 from recdiv_core import sweep
 from recdiv_core.config import Config, override, to_yaml
+from recdiv_core.data.text_vectors import vectors_path
+from recdiv_core.errors import UserError
 from recdiv_core.evaluate import checkpoint_config, evaluate
-from recdiv_core.schema import EVAL_EXAMPLE, SCHEMA_VERSION, TRAIN_EXAMPLE
+from recdiv_core.models.text_encoder import encoder_sha256
+from recdiv_core.schema import EVAL_EXAMPLE, SCHEMA_VERSION, TRAIN_EXAMPLE, read_manifest
 from recdiv_core.search_space import Constraint, Objective, SearchSpace
 from recdiv_core.training.checkpoint import Progress, save_checkpoint
 from recdiv_core.training.launch import check_config, cpus_per_worker
@@ -37,6 +40,9 @@ def prepared(tmp_path: Path, manifest) -> Path:
         ]
         pq.write_table(pa.table(columns, schema.names), root / split / "part-0.parquet")
     (root / "manifest.json").write_text(manifest.model_dump_json())
+    (root / "vectors").mkdir()
+    for name in ("tokens", "queries"):
+        vectors_path(root, manifest, name).touch()
     return root
 
 
@@ -174,18 +180,50 @@ def test_another_text_encoder(config: Config):
 
 
 def test_more_layers_to_train_than_the_encoder_has(config: Config, prepared: Path, tmp_path: Path):
-    encoder = tmp_path / "encoder"
+    chosen = encoder_of(prepared, tmp_path)
+    message = refusal(config, **chosen, model__text__trainable_layers=3)
+    assert message.endswith(
+        "trainable_layers=3: the encoder {} has 2 layers".format(*chosen.values())
+    )
+    layers = {"model.text.encoder": str(tmp_path / "encoder"), "model.text.trainable_layers": 2}
+    check_config(override(config, layers))
+
+
+def encoder_of(prepared: Path, place: Path, name: str = "") -> dict[str, object]:
+    """Write settings of an encoder, and the manifest of a data set that was prepared with it."""
+    encoder = place / (name or "encoder")
     encoder.mkdir()
     (encoder / "config.json").write_text('{"model_type": "bert", "num_hidden_layers": 2}')
-    manifest = json.loads((prepared / "manifest.json").read_text())
-    manifest["encoder"]["name"] = str(encoder)
-    (prepared / "manifest.json").write_text(json.dumps(manifest))
-    chosen = {"model__text__encoder": str(encoder)}
-    message = refusal(config, **chosen, model__text__trainable_layers=3)
-    assert message == f"model.text.trainable_layers=3: the encoder {encoder} has 2 layers"
-    check_config(
-        override(config, {"model.text.encoder": str(encoder), "model.text.trainable_layers": 2})
-    )
+    manifest = read_manifest(prepared)
+    source = {"name": name or str(encoder), "sha256": encoder_sha256(str(encoder))}
+    changed = manifest.encoder.model_copy(update=source)
+    manifest = manifest.model_copy(update={"encoder": changed})
+    (prepared / "manifest.json").write_text(manifest.model_dump_json())
+    for vectors in ("tokens", "queries"):
+        vectors_path(prepared, manifest, vectors).touch()
+    return {"model__text__encoder": source["name"]}
+
+
+def test_layers_of_an_encoder_that_has_changed_are_not_trained(config, prepared, tmp_path):
+    chosen = encoder_of(prepared, tmp_path)
+    (tmp_path / "encoder" / "model.safetensors").write_bytes(b"other weights")
+    message = refusal(config, **chosen, model__text__trainable_layers=1)
+    assert "weights, tokeniser or settings have changed; run pipelines.prepare again" in message
+
+
+def test_vectors_are_not_made_with_an_encoder_that_has_changed(config, prepared, tmp_path):
+    chosen = encoder_of(prepared, tmp_path)
+    shutil.rmtree(prepared / "vectors")
+    (tmp_path / "encoder" / "tokenizer.json").write_text("{}")
+    assert "the data set was prepared with" in refusal(config, **chosen)
+
+
+def test_vectors_that_cannot_be_made_are_named_before_ray_starts(config, prepared, checkpoint):
+    shutil.rmtree(prepared / "vectors")
+    assert "model.text.encoder=tiny: the model hub cannot be reached" in refusal(config)
+    with pytest.raises(UserError, match="model hub cannot be reached or has no such encoder"):
+        evaluate(checkpoint_config(checkpoint, {}), checkpoint)
+    assert not ray.is_initialized()
 
 
 def test_weights_of_another_shape(config: Config, checkpoint: Path):
@@ -333,9 +371,10 @@ def test_keys_of_another_kind_of_model_are_named_once(config, caplog, changes, i
         ),
     ],
 )
-def test_settings_that_buy_nothing_are_named(config, tmp_path, monkeypatch, caplog, changes, named):
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "config.json").write_text('{"num_hidden_layers": 2}')
+def test_settings_that_buy_nothing_are_named(
+    config, prepared, tmp_path, monkeypatch, caplog, changes, named
+):
+    encoder_of(prepared, tmp_path, "tiny")
     monkeypatch.chdir(tmp_path)
     plain = {"scaling.num_workers": 1, "loss.diversity_weight": 0.0}
     check_config(override(config, plain))

@@ -1,6 +1,8 @@
 """How an encoder is found, and how its states become one vector of a text."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recdiv_core.errors import UserError
 from recdiv_core.models.text_encoder import (
+    OFFLINE_ENCODER,
+    TOKENISER,
+    check_encoder,
     encoder_depth,
+    encoder_sha256,
     encoder_width,
+    load_tokenizer,
     mean_pool,
     pad_tokens,
     resolve_encoder,
@@ -63,3 +71,101 @@ def test_a_directory_without_a_model_is_refused(tmp_path):
 def test_a_path_that_is_no_directory_is_not_asked_of_the_hub(tmp_path):
     with pytest.raises(ValueError, match="neither a directory nor a hub name"):
         resolve_encoder(str(tmp_path / "nowhere"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Return the directory of a tiny BERT: settings, weights, the offline encoder's tokeniser."""
+    from transformers import BertConfig, BertModel
+
+    path = tmp_path_factory.mktemp("encoder")
+    load_tokenizer(resolve_encoder(OFFLINE_ENCODER)).save_pretrained(path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # noqa: TID251
+        sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        model = BertModel(BertConfig(**sizes, intermediate_size=8, vocab_size=30522))
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def encoder(whole: Path, tmp_path: Path) -> Path:
+    """Return a copy to spoil."""
+    return Path(shutil.copytree(whole, tmp_path / "encoder"))
+
+
+def tokeniser_files(encoder: Path) -> list[Path]:
+    return [path for pattern in TOKENISER for path in encoder.glob(pattern)]
+
+
+def test_a_whole_encoder_is_taken(encoder: Path):
+    check_encoder(resolve_encoder(str(encoder)))
+
+
+def test_an_encoder_without_a_tokeniser_is_refused(encoder: Path):
+    for path in tokeniser_files(encoder):
+        path.unlink()
+    with pytest.raises(UserError, match=r"has no tokeniser: none of tokenizer\*\.json, vocab"):
+        check_encoder(str(encoder))
+    with pytest.raises(UserError, match="'red shoe' and 'blue coat' are the same to it"):
+        load_tokenizer(str(encoder))
+
+
+def test_a_tokeniser_without_a_vocabulary_is_refused(encoder: Path):
+    for path in tokeniser_files(encoder):
+        path.unlink()
+    (encoder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    with pytest.raises(UserError, match="its tokeniser has no vocabulary"):
+        check_encoder(str(encoder))
+
+
+def test_an_encoder_without_weights_is_refused(encoder: Path):
+    (encoder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
+        check_encoder(str(encoder))
+
+
+def test_an_encoder_that_lacks_a_shard_is_refused(encoder: Path):
+    (encoder / "model.safetensors").rename(encoder / "model-1-of-2.safetensors")
+    weights = {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}
+    index = encoder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weights}))
+    with pytest.raises(UserError, match=r"lacks model-2-of-2\.safetensors of its weights"):
+        check_encoder(str(encoder))
+
+
+def test_damaged_settings_of_an_encoder_are_named(encoder: Path):
+    (encoder / "tokenizer.json").write_text('{"half')
+    with pytest.raises(UserError, match=r"tokenizer\.json is damaged"):
+        check_encoder(str(encoder))
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "pytorch_model.bin", "model-2-of-9.safetensors", "vocab.txt"]
+)
+def test_a_changed_file_changes_the_fingerprint(encoder: Path, name: str):
+    (encoder / name).write_bytes(b"as it was")
+    before = encoder_sha256(str(encoder))
+    (encoder / name).write_bytes(b"as it is!")
+    assert encoder_sha256(str(encoder)) != before
+
+
+def test_what_an_encoder_is_not_loaded_from_changes_no_fingerprint(encoder: Path):
+    before = encoder_sha256(str(encoder))
+    (encoder / "README.md").write_text("read me")
+    assert encoder_sha256(str(encoder)) == before
+
+
+def test_the_fingerprint_of_an_encoder_of_the_hub_is_of_its_files(encoder, tmp_path, monkeypatch):
+    cached = tmp_path / "hub" / "models--shop--words"
+    shutil.copytree(encoder, cached / "snapshots" / "1")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert encoder_sha256("shop/words") == encoder_sha256(str(encoder))
+
+
+@pytest.mark.parametrize("name", ["all-MiniLM-L6-v3", "shop/no-such-words", "two words", "a//b"])
+def test_an_encoder_that_is_nowhere_is_refused_with_what_is_allowed(name: str):
+    with pytest.raises(UserError, match=r"hub cannot be reached or has no such encoder .* allowed"):
+        check_encoder(resolve_encoder(name))

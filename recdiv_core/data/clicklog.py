@@ -74,6 +74,7 @@ def prepare(config: Config) -> dict[str, object]:
                 point(out, version)
             logger.info("%s is there already, made from the same input and settings", out)
             return _summary(out, started, is_reused=True)
+    _check_encoder(encoder_path)
     with building(out) as work:
         start_ray(config)
         with _explained_failures():
@@ -185,6 +186,12 @@ def _resolve_encoder(config: Config) -> tuple[str, EncoderSource]:
         fields=text.fields,
     )
     return path, source
+
+
+def _check_encoder(path: str) -> None:
+    from recdiv_core.models.text_encoder import check_encoder
+
+    check_encoder(path)
 
 
 def _settings(config: Config) -> dict[str, object]:

@@ -55,26 +55,49 @@ def load_vectors(prepared: Path, manifest: Manifest, name: str = "tokens") -> np
     return np.load(path, mmap_mode="r")
 
 
+def check_vectors(prepared: Path, manifest: Manifest) -> None:
+    """Check, before Ray starts, that vectors which are not cached yet can be made.
+
+    Raises:
+        UserError: see `checked_encoder`.
+    """
+    if _missing(prepared, manifest):
+        checked_encoder(manifest)
+
+
+def checked_encoder(manifest: Manifest) -> str:
+    """Return the resolved encoder of a prepared data set.
+
+    Raises:
+        UserError: it is not there, or not the one that the data set was prepared with.
+    """
+    source = resolve_encoder(manifest.encoder.name)
+    digest = encoder_sha256(source)
+    if digest != manifest.encoder.sha256:
+        raise UserError(
+            f"the files of model.text.encoder={manifest.encoder.name} have sha256 {digest[:12]}, "
+            f"the data set was prepared with {manifest.encoder.sha256[:12]}: weights, tokeniser or "
+            "settings have changed; run pipelines.prepare again"
+        )
+    return source
+
+
+def _missing(prepared: Path, manifest: Manifest) -> dict[str, Path]:
+    paths = {name: vectors_path(prepared, manifest, name) for name in ("tokens", "queries")}
+    return {name: path for name, path in paths.items() if not path.is_file()}
+
+
 def ensure_vectors(prepared: Path, manifest: Manifest) -> None:
     """Compute the vectors of items and queries that are not cached yet; Ray must run.
 
     Raises:
-        UserError: the encoder found now is not the one whose tokeniser made the tokens.
+        UserError: see `checked_encoder`.
     """
-    source = resolve_encoder(manifest.encoder.name)
-    wanted = {
-        path: load_tokens(prepared, name)
-        for name in ("tokens", "queries")
-        if not (path := vectors_path(prepared, manifest, name)).is_file()
-    }
-    if not wanted:
+    missing = _missing(prepared, manifest)
+    if not missing:
         return
-    digest = encoder_sha256(source)
-    if digest != manifest.encoder.sha256:
-        raise UserError(
-            f"the encoder {manifest.encoder.name} has sha256 {digest}, the data set was "
-            f"prepared with {manifest.encoder.sha256}; run pipelines.prepare again"
-        )
+    source = checked_encoder(manifest)
+    wanted = {path: load_tokens(prepared, name) for name, path in missing.items()}
     parts = {path: path.with_suffix(f".part{time.time_ns()}") for path in wanted}
     try:
         _encode_all({parts[path]: tokens for path, tokens in wanted.items()}, source)

@@ -111,6 +111,9 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
             f"eval.objective={config.eval.objective} is not measured; allowed: "
             f"{', '.join(MEASURED)}"
         )
+    from recdiv_core.data.text_vectors import check_vectors
+
+    check_vectors(prepared, manifest)
     _warn_no_effect(config)
     return override(config, changes), manifest
 
@@ -172,6 +175,7 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
             f"model.text.encoder={manifest.encoder.name}: give that, or prepare again"
         )
     if text.enabled and text.trainable_layers:
+        from recdiv_core.data.text_vectors import checked_encoder
         from recdiv_core.models.text_encoder import encoder_depth, resolve_encoder
 
         depth = encoder_depth(resolve_encoder(text.encoder))
@@ -180,6 +184,7 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
                 f"model.text.trainable_layers={text.trainable_layers}: the encoder {text.encoder} "
                 f"has {depth} layers"
             )
+        checked_encoder(manifest)
     _check_attributes(config, prepared)
     check_dial(config)
     if not config.train.init_from:
