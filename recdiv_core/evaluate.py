@@ -24,7 +24,7 @@ from recdiv_core.errors import UserError
 from recdiv_core.given_paths import local_path
 from recdiv_core.groupings import check_kinds, item_groups
 from recdiv_core.held_out import held_out_of_split
-from recdiv_core.metrics.tally import Tally, tally_slates
+from recdiv_core.metrics.tally import Tally, judged_users, tally_slates
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.ray_start import start_ray
@@ -39,6 +39,7 @@ from recdiv_core.training.build import (
 )
 from recdiv_core.training.check_rerank import check_rerank
 from recdiv_core.training.checkpoint import check_data, check_weights, read_config
+from recdiv_core.wording import few_judged
 
 logger = logging.getLogger(__name__)
 
@@ -168,13 +169,18 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
     check_unchanged(prepared, manifest)
     scorecard = sum(shares[1:], shares[0])
     tally = scorecard.tallies[0]
+    found = finish_split(scorecard, item_groups(config.eval.slices, load_catalogue(prepared)))
+    counts = judged_users(tally)
+    found["metrics"] |= counts
+    for warning in few_judged({f"{split}/{name}": count for name, count in counts.items()}):
+        logger.warning("%s", warning)
     return {
         "checkpoint": str(checkpoint),
         "split": split,
         "k": tally.k,
         "num_users": int(tally.num_users),
         "num_users_without_targets": int(tally.num_users_without_targets),
-        **finish_split(scorecard, item_groups(config.eval.slices, load_catalogue(prepared))),
+        **found,
     }
 
 

@@ -21,7 +21,7 @@ from recdiv_core.trials import (
     recommended,
     referred,
 )
-from recdiv_core.wording import number, short, title
+from recdiv_core.wording import few_judged, number, short, title, users_judged
 
 ESCAPED_BAR: Final = r"\|"
 
@@ -95,8 +95,18 @@ def notes(front: Front, sweep: Sweep) -> list[str]:
     if front.members and front.test_hypervolume is None:
         said.append("Some members of the front have no test figures.")
     if front.judged:
+        said += _users_notes(front.judged[0])
         said.append(_seeds_note(front, sweep))
     return said
+
+
+def _users_notes(trial: Trial) -> list[str]:
+    """Say of how many users the figures are; it is the same for all trials of a sweep."""
+    figures = {f"val/{name}": value for name, value in trial.val.items()}
+    figures |= {f"test/{name}": value for name, value in trial.test.items()}
+    counts = [f"{split}: {said}" for split, said in users_judged(figures).items()]
+    few = [f"{warning[:1].upper()}{warning[1:]}." for warning in few_judged(figures)]
+    return few or ([f"Users: {', '.join(counts)}."] if counts else [])
 
 
 def _seeds_note(front: Front, sweep: Sweep) -> str:

@@ -14,12 +14,40 @@ SYMBOLS: Final = {
 }
 """Short names of the dials, for labels in a plot."""
 
+FEW_JUDGED: Final = 0.5
+"""Share of the users with something held out below which figures say little of the shop."""
+
 
 def title(metric: str) -> str:
     """Return a metric's name for people: `ndcg_at_10` -> `NDCG@10`."""
     name, at, cut_off = metric.partition("_at_")
     acronyms = {"ndcg": "NDCG", "ild": "ILD", "map": "MAP", "mrr": "MRR", "f1": "F1"}
     return f"{acronyms.get(name, name.replace('_', ' '))}{'@' if at else ''}{cut_off}"
+
+
+def users_judged(figures: Mapping[str, float]) -> dict[str, str]:
+    """Say of how many users the figures of a run are, by split; nothing where it is not known.
+
+    >>> users_judged({"test/num_judged": 6.0, "test/num_held_out": 60.0})
+    {'test': '6 of 60 users judged'}
+    """
+    return {
+        split: f"{figures[f'{split}/num_judged']:,.0f} of {figures[f'{split}/num_held_out']:,.0f} "
+        "users judged"
+        for split in ("val", "test")
+        if f"{split}/num_judged" in figures
+    }
+
+
+def few_judged(figures: Mapping[str, float]) -> list[str]:
+    """Say of which splits fewer than FEW_JUDGED of the users are judged, why, and the remedy."""
+    return [
+        f"{split}: only {said}. All held-out items of the others stand in their histories, which "
+        "eval.filter_seen=true leaves out of slates; where customers buy the same items again, "
+        "set eval.filter_seen=false"
+        for split, said in users_judged(figures).items()
+        if figures[f"{split}/num_judged"] < FEW_JUDGED * figures[f"{split}/num_held_out"]
+    ]
 
 
 def number(value: float | None) -> str:

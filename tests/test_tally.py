@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from recdiv_core.errors import UserError
 from recdiv_core.labels import labels_of_padded
 from recdiv_core.metrics import USER_METRICS, Tally, catalogue_facts, finish, tally_slates
 from recdiv_core.metrics.judged import judge
+from recdiv_core.metrics.tally import judged_users
 from tests.metric_oracles import of_every_epoch
 from tests.worlds import facts_of, pad, random_world, tally_of
 
@@ -152,6 +154,18 @@ def test_a_popularity_ranking_has_a_higher_gini_than_a_random_one():
 def test_nothing_judged_is_an_error():
     with pytest.raises(ValueError, match="nothing to measure"):
         finish(Tally.zeros(30, k=10))
+
+
+def test_the_users_who_are_judged_are_counted_over_all_workers():
+    world = dataclasses.replace(random_world(3), targets=[[]] * 10 + [[1]] * 30)
+    parts = [tally_of(world, k=10, users=range(rank, 40, 2)) for rank in range(2)]
+    assert judged_users(parts[0] + parts[1]) == {"num_judged": 30.0, "num_held_out": 40.0}
+
+
+def test_where_nobody_is_judged_the_setting_that_mends_it_is_named():
+    world = dataclasses.replace(random_world(3), targets=[[]] * 40)
+    with pytest.raises(UserError, match=r"its 40 users .*; set eval\.filter_seen=false"):
+        finish(tally_of(world, k=10))
 
 
 def test_tallies_of_another_k_do_not_add():

@@ -1,5 +1,6 @@
 """Judging trials: fronts small enough to check by eye."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -132,6 +133,27 @@ def test_the_headline_says_so_when_nothing_beats_the_plain_model():
 def test_the_headline_without_a_baseline_gives_plain_figures():
     front = trials.judge([BENT, WIDE], NDCG, COVERAGE)
     assert "NDCG@10 0.24 and coverage@10 0.3 on test" in trials_text.headline(front)
+
+
+@pytest.mark.parametrize(
+    ("num_judged", "said"),
+    [
+        (60, "Users: val: 55 of 60 users judged, test: 60 of 60 users judged."),
+        (30, "Users: val: 55 of 60 users judged, test: 30 of 60 users judged."),
+        (29, "Test: only 29 of 60 users judged. .* set eval.filter_seen=false."),
+    ],
+)
+def test_notes_say_of_how_many_users_the_figures_are(num_judged, said):
+    val = {**PLAIN.val, "num_judged": 55.0, "num_held_out": 60.0}
+    test = {**PLAIN.test, "num_judged": float(num_judged), "num_held_out": 60.0}
+    some = (replace(PLAIN, val=val, test=test), BENT, WIDE)
+    notes = trials_text.notes(trials.judge(some, NDCG, COVERAGE), sweep(*some))
+    assert any(re.fullmatch(said, note) for note in notes)
+
+
+def test_of_a_run_that_counted_no_users_nothing_is_said_of_them():
+    said = trials_text.notes(trials.judge([PLAIN, BENT, WIDE], NDCG, COVERAGE), sweep(PLAIN))
+    assert not any("users" in note for note in said)
 
 
 @pytest.mark.parametrize(

@@ -207,15 +207,33 @@ def tally_judged(slates: JudgedSlates, metrics: UserMetrics = USER_METRICS) -> T
     )
 
 
+def judged_users(tally: Tally) -> dict[str, float]:
+    """Return of how many users the metrics are: `num_judged` of `num_held_out`.
+
+    `num_held_out` counts the users of the split, each with something held out. Not judged are those
+    whose held-out items all stand in their histories, where seen items are left out of slates.
+    """
+    num_judged = int(tally.num_users)
+    num_held_out = num_judged + int(tally.num_users_without_targets)
+    return {"num_judged": float(num_judged), "num_held_out": float(num_held_out)}
+
+
 def finish(tally: Tally) -> dict[str, float]:
     """Divide: return the metrics under their names with the cut-off, such as `ndcg_at_10`.
 
     Raises:
-        ValueError: no user has been judged, so there is nothing to measure.
+        UserError: no user has been judged, so there is nothing to measure.
     """
     num_users = int(tally.num_users)
     if not num_users:
-        raise UserError("no user with a held-out target was judged: there is nothing to measure")
+        num_without = int(tally.num_users_without_targets)
+        why = (
+            f": all held-out items of its {num_without} users stand in their histories, which "
+            "eval.filter_seen=true leaves out of slates; set eval.filter_seen=false"
+            if num_without
+            else ": the split holds no user"
+        )
+        raise UserError(f"no user can be judged, there is nothing to measure{why}")
     means = tally.sums / num_users
     values = {name: float(mean) for name, mean in zip(tally.names, means, strict=True)}
     values |= {name: metric(tally.exposure_V) for name, metric in SYSTEM_METRICS.items()}

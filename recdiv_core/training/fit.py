@@ -21,7 +21,7 @@ import torch
 from recdiv_core.config import Config, from_tree
 from recdiv_core.data.cooccurrence import count_pairs, count_recent
 from recdiv_core.evaluate import tally_split
-from recdiv_core.metrics.tally import finish
+from recdiv_core.metrics.tally import finish, judged_users
 from recdiv_core.models.baselines import (
     Baseline,
     fit_ease,
@@ -122,7 +122,7 @@ def _judge(config: Config, baseline: Baseline, dataset: Dataset, split: str) -> 
         rank=0,
         world_size=1,
     )
-    return finish(tally)
+    return finish(tally) | judged_users(tally)
 
 
 def _below(prefix: str, values: dict[str, float]) -> dict[str, float]:

@@ -35,6 +35,7 @@ from recdiv_core.training.run_files import (
     write_result,
     write_run_file,
 )
+from recdiv_core.wording import few_judged, users_judged
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
@@ -332,9 +333,20 @@ def run(config: Config) -> dict[str, Any]:
         with claim_run(config):
             finished = existing_result(config)  # another process may just have ended
             if finished is None:
-                return _run(config, manifest)
+                result = _run(config, manifest)
+                _tell_users(result["metrics"])
+                return result
     logger.info("run.name=%s is finished already", config.run.name)
+    _tell_users(finished["metrics"])
     return finished
+
+
+def _tell_users(metrics: Mapping[str, float]) -> None:
+    """Log of how many users the metrics are."""
+    for split, said in users_judged(metrics).items():
+        logger.info("%s: %s", split, said)
+    for warning in few_judged(metrics):
+        logger.warning("%s", warning)
 
 
 def _run(config: Config, manifest: Manifest) -> dict[str, Any]:

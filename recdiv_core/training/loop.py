@@ -30,7 +30,7 @@ from recdiv_core.data.plan import num_steps, start_reader, stream_train
 from recdiv_core.errors import DivergedError
 from recdiv_core.evaluate import tally_split
 from recdiv_core.losses.balance import BalanceState, observe
-from recdiv_core.metrics.tally import finish
+from recdiv_core.metrics.tally import finish, judged_users
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.text_encoder import pad_tokens
 from recdiv_core.ray_start import quieten
@@ -349,8 +349,8 @@ class _Trainer:
         flat = tally.flat()
         if self.world_size > 1:
             dist.all_reduce(flat)
-        values = finish(tally.from_flat(flat))
-        return values
+        tally = tally.from_flat(flat)
+        return finish(tally) | judged_users(tally)
 
     def _end_epoch(
         self, epoch: int, values: Mapping[str, float], figures: Mapping[str, float]
