@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal, cast
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from recdiv_core.credentials import without_secrets
 from recdiv_core.errors import UserError
@@ -56,6 +56,9 @@ RerankAttribute = Literal["category", "brand", "colour", "price"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Event = Literal["impression", "click", "cart", "purchase"]
 
+LEAST_WEIGHT: Final = 1e-6
+"""Of a kind of event; the largest is its inverse."""
+
 GONE: Final = ("tracking.parent_run_id",)
 """Keys that did nothing and stand in checkpoints of older versions: dropped when those are read."""
 
@@ -69,6 +72,13 @@ class _Section(BaseModel):
         coerce_numbers_to_str=True,
         protected_namespaces=(),
     )
+
+
+def _event_weight(value: float) -> float:
+    """Refuse what float32 has no sum of."""
+    if not LEAST_WEIGHT <= value <= 1 / LEAST_WEIGHT:
+        raise ValueError(f"allowed are {LEAST_WEIGHT:g} to {1 / LEAST_WEIGHT:g}")
+    return value
 
 
 class ColumnsConfig(_Section):
@@ -135,8 +145,8 @@ class DataConfig(_Section):
     """Kinds of event that count as positive; ignored when the log has no event column."""
     min_rating: float = 0.0
     """Lowest rating of an event that counts; rows below are left out, 0 = none are."""
-    event_weights: dict[Event, Annotated[float, Field(gt=0.0)]] = {}
-    """Weight of a kind of event in the relevance loss; 1 where not given."""
+    event_weights: dict[Event, Annotated[float, AfterValidator(_event_weight)]] = {}
+    """Weight of a kind of event in the relevance loss, from 1e-6 to 1e6; 1 where not given."""
     max_quarantined: Unit = 0.05
     """Share of rows that may be rejected before the job stops."""
     min_user_events: int = Field(default=1, ge=1)
@@ -314,8 +324,9 @@ class RerankConfig(_Section):
     rules: tuple[str, ...] = ()
     """What every slate keeps, whatever the dial: `at most M of ATTRIBUTE[=VALUE] [in W]` (W
     consecutive places), `at least M of ATTRIBUTE=VALUE`, `at least N distinct ATTRIBUTE`,
-    `include ITEM_ID`, `exclude ITEM_ID`. An attribute is `category` or a column of the catalogue;
-    a value of `price` is `band 1` (cheapest) to `band 5`; see docs/slates.md."""
+    `include ITEM_ID`, `exclude ITEM_ID` (any number of them). An attribute is `category` or a
+    column of the catalogue; a value of `price` is `band 1` (cheapest) to `band 5`; see
+    docs/slates.md."""
     logit_adjustment: float = Field(default=0.0, ge=0.0)
     """Times log popularity, taken off the scores before anything is ranked (post hoc)."""
 
@@ -475,10 +486,11 @@ class Config(_Section):
         if self.rerank.attributes and not sum(self.rerank.attributes.values()):
             raise UserError("rerank.attributes: the weights must sum to more than 0")
         check_rules(self.rerank.rules, self.eval.k)
-        if self.rerank.rules and self.rerank.method == "exposure":
+        kept = [text for text in self.rerank.rules if not text.lstrip().startswith("exclude ")]
+        if kept and self.rerank.method == "exposure":
             raise UserError(
-                "rerank.rules do not go with rerank.method=exposure, which serves all users "
-                "together; allowed is any other method"
+                f"rerank.rules: {kept[0]!r} does not go with rerank.method=exposure, which serves "
+                "all users together; allowed are `exclude ITEM_ID`, or any other method"
             )
         if not self.data.events:
             raise UserError("data.events must name at least one kind of event")
@@ -703,5 +715,6 @@ def _explain(error: pydantic.ValidationError) -> str:
             lines.append(str(problem["msg"]).removeprefix("Value error, "))
         else:
             hint = ", such as [a, b]" if problem["type"] == "tuple_type" else ""
-            lines.append(f"{key}: got {problem['input']!r}; {problem['msg']}{hint}")
+            said = str(problem["msg"]).removeprefix("Value error, ")
+            lines.append(f"{key}: got {problem['input']!r}; {said}{hint}")
     return "; ".join(lines)

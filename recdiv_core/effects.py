@@ -24,8 +24,8 @@ _DATA: Final = ("prepare",)
 
 READERS: Final[dict[str, tuple[str, ...]]] = {
     "data.": _DATA,
-    "data.prepared": (*_TRAIN, *_JUDGE, *_CHECK),
-    "data.name": (*_DATA, "report"),
+    "data.prepared": (*_TRAIN, *_JUDGE, *_CHECK, "dashboard"),
+    "data.name": (*_DATA, "report", "dashboard"),
     "split.": _DATA,
     "model.": _TRAIN,
     "model.kind": (*_TRAIN, *_JUDGE),
@@ -49,7 +49,7 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "scaling.address": (*_DATA, *_TRAIN, "evaluate", "recommend"),
     "run.": (*_TRAIN, "register"),
     "run.storage": (*_TRAIN, "register", "report"),
-    "tracking.": (*_TRAIN, "compare", "register", "report"),
+    "tracking.": (*_TRAIN, "compare", "register", "report", "dashboard"),
     "seed": (*_DATA, *_TRAIN),
 }
 """Key, or a section with its dot -> the pipelines that read it; the longest one that fits counts.

@@ -9,7 +9,7 @@ divided: the metrics are the same on any number of workers. Not the metrics them
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,12 +184,15 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
     }
 
 
-def check_inputs(config: Config, checkpoint: Path) -> tuple[Path, Manifest]:
+def check_inputs(
+    config: Config, checkpoint: Path, *, swept: Collection[str] = ()
+) -> tuple[Path, Manifest]:
     """Check all that a checkpoint is judged or recommended with, before Ray starts.
 
     Args:
         config: with a version in `data.prepared`, see `with_version`.
         checkpoint: directory.
+        swept: keys that may still change, such as the dial of a grid.
 
     Returns:
         the prepared data set, absolute, and its manifest.
@@ -202,7 +205,7 @@ def check_inputs(config: Config, checkpoint: Path) -> tuple[Path, Manifest]:
     manifest = read_manifest(prepared)
     check_files(prepared, manifest)
     check_data(checkpoint, manifest, prepared)
-    check_rerank(config, prepared)
+    check_rerank(config, prepared, swept=swept)
     check_weights(checkpoint)
     check_vectors(prepared, manifest)
     return prepared, manifest

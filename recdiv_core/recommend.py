@@ -36,6 +36,7 @@ from recdiv_core.rerank.breaches import gave_way
 from recdiv_core.rerank.explain import explain
 from recdiv_core.schema import Manifest, check_unchanged
 from recdiv_core.slate_files import PartWriter, part_path, remove_unfinished, slate_table
+from recdiv_core.slate_rules import SlateRule, group_rules
 from recdiv_core.slates import SlateGrid, make_slate_grid
 from recdiv_core.training.build import load_dataset, load_model, slate_policy
 from recdiv_core.whole_files import write_json
@@ -84,7 +85,9 @@ def recommend(
             something else.
     """
     config = with_version(config)
-    prepared, manifest = check_inputs(config, checkpoint)
+    prepared, manifest = check_inputs(
+        config, checkpoint, swept=("rerank.diversity",) if dials else ()
+    )
     _check_dials(config, dials)
     if explained and config.rerank.method not in NOVELTIES:
         raise UserError(
@@ -312,14 +315,15 @@ class _Recommender:
 
     def _notes(self, grid: SlateGrid) -> list[dict[str, Any]]:
         """Return the further columns of each dial's slates."""
-        options, words = self.policy.options, [*self.task.config.rerank.rules]
+        options, texts = self.policy.reranker_options, self.task.config.rerank.rules
         notes: list[dict[str, Any]] = [{} for _ in self.task.dials]
-        if options.rules:
+        groups = [rules for rules in group_rules(texts) if rules[0].kind != "exclude"]
+        if texts:
             broken_BWR = gave_way(options.rules, grid.items_BWK).cpu().numpy()
+            items_BWK = grid.items_BWK.cpu().numpy()
             for index, own in enumerate(notes):
-                said = [
-                    [words[rule] for rule in np.flatnonzero(row)] for row in broken_BWR[:, index]
-                ]
+                rows = zip(broken_BWR[:, index], items_BWK[:, index], strict=True)
+                said = [self._words(groups, broken_R, slate_K) for broken_R, slate_K in rows]
                 own["gave_way"] = pa.array(said, pa.list_(pa.string()))
         if self.task.explained:
             why = explain(
@@ -329,9 +333,23 @@ class _Recommender:
                 self.task.dials,
                 options,
             )
+            words = [r[0].text if len(r) == 1 else f"include {len(r)} items" for r in groups]
             names = np.array([*words, SEVERAL, ""], dtype=object)  # -1: no rule
             for index, own in enumerate(notes):
                 own["relevance"] = why.relevance_BWK[:, index].cpu().numpy()
                 own["novelty"] = why.novelty_BWK[:, index].cpu().numpy()
                 own["rule"] = names[why.rule_BWK[:, index].cpu().numpy()]
         return notes
+
+    def _words(
+        self, groups: Sequence[Sequence[SlateRule]], broken_R: np.ndarray, slate_K: np.ndarray
+    ) -> list[str]:
+        """Return the rules that a slate breaks; of rules that include items, those that lack."""
+        words: list[str] = []
+        for index in np.flatnonzero(broken_R):
+            rules = groups[int(index)]
+            if len(rules) > 1:
+                there = set(self.item_ids.take(pa.array(slate_K[slate_K >= 0])).to_pylist())
+                rules = [rule for rule in rules if rule.item_id not in there]
+            words += [rule.text for rule in rules]
+        return words

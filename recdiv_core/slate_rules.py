@@ -11,7 +11,7 @@ but for commas and colons.
     at least M of ATTRIBUTE=VALUE         that value stands M times or more
     at least N distinct ATTRIBUTE         N different values of it or more
     include ITEM_ID                       that item stands in every slate
-    exclude ITEM_ID                       in none
+    exclude ITEM_ID                       in none; a block list of any length
 
 A value that ends as ` in 5` does is put in double quotes.
 """
@@ -19,6 +19,7 @@ A value that ends as ` in 5` does is put in double quotes.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ from recdiv_core.errors import UserError
 RuleKind = Literal["exclude", "include", "at most", "at least", "distinct"]
 
 MOST_RULES: Final = 31
-"""Rules a slate; how often they are broken is told apart by their kind up to this number."""
+"""Rules a slate, all `include` counting as one; how often they are broken is told apart by their
+kind up to this number."""
 
 FORMS: Final[dict[RuleKind, str]] = {
     "at most": "at most M of ATTRIBUTE[=VALUE] [in W]",
@@ -74,6 +76,7 @@ class SlateRule:
     item_id: str = ""
 
 
+@functools.lru_cache(maxsize=100_000)  # a block list is parsed each time that a config is checked
 def parse_rule(text: str) -> SlateRule:
     """Parse a rule.
 
@@ -103,6 +106,21 @@ value='Acme', window=5, item_id='')
         f"rerank.rules: {text!r} is no rule{_nearest_form(text)}; allowed are "
         f"{', '.join(FORMS.values())}"
     )
+
+
+def group_rules(texts: Sequence[str]) -> list[list[SlateRule]]:
+    """Parse rules, and put together what is kept as one: all `include`, and all `exclude`.
+
+    >>> [
+    ...     [rule.text for rule in group]
+    ...     for group in group_rules(["exclude a", "at most 1 of brand", "exclude b"])
+    ... ]
+    [['exclude a', 'exclude b'], ['at most 1 of brand']]
+    """
+    groups: dict[str, list[SlateRule]] = {}
+    for index, rule in enumerate(map(parse_rule, texts)):
+        groups.setdefault(rule.kind if rule.item_id else str(index), []).append(rule)
+    return list(groups.values())
 
 
 def _check_numbers(rule: SlateRule, window: str | None) -> None:
@@ -135,8 +153,12 @@ def check_rules(texts: Sequence[str], k: int) -> None:
         UserError: too many of them, more asked for than there are places, or two that contradict.
     """
     rules = [parse_rule(text) for text in texts]
-    if len(rules) > MOST_RULES:
-        raise UserError(f"rerank.rules: {len(rules)} rules; allowed are at most {MOST_RULES}")
+    num_of_attributes = sum(not rule.item_id for rule in rules)
+    if num_of_attributes >= MOST_RULES:
+        raise UserError(
+            f"rerank.rules: {num_of_attributes} rules of attributes; allowed are at most "
+            f"{MOST_RULES - 1}, and any number of `exclude ITEM_ID`"
+        )
     included = {rule.item_id: rule for rule in rules if rule.kind == "include"}
     if len(included) > k:
         raise UserError(f"rerank.rules include {len(included)} items, but eval.k={k}")

@@ -8,7 +8,7 @@ catalogue, C candidates, K slate length, W dials, S (user, item) pairs seen, P (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import torch
@@ -45,6 +45,12 @@ class SlatePolicy:
     num_candidates: int
     logit_adjustment: float
     options: Options = field(default_factory=Options)
+
+    @property
+    def reranker_options(self) -> Options:
+        """The options without `exclude`: what that names is no candidate."""
+        kept = tuple(rule for rule in self.options.rules if rule.kind != "exclude")
+        return replace(self.options, rules=kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +130,8 @@ def make_slate_grid(
     rules = policy.options.rules
     exclude(scores_BV, rules)
     is_reranked = policy.method != "none" and max(dials) > 0
-    depth = policy.num_candidates if is_reranked or rules else policy.k
+    looks_further = is_reranked or policy.reranker_options.rules
+    depth = policy.num_candidates if looks_further else policy.k
     scores_BC, items_BC = top_scores(scores_BV, min(depth, scores_BV.shape[1]))
     scores_BC, ranked_BC, items_BC = with_wanted(scores_BV, scores_BC, items_BC, rules)
     history_BG = (
@@ -140,7 +147,7 @@ def make_slate_grid(
         seen_item_S.new_zeros(traits.num_items) if exposure_V is None else exposure_V,
     )
     rerank = RERANKERS[policy.method if is_reranked else "none"]
-    chosen_BWK = rerank(candidates, policy.k, dials, policy.options)
+    chosen_BWK = rerank(candidates, policy.k, dials, policy.reranker_options)
     is_empty_BWK = chosen_BWK < 0
     places_BX = chosen_BWK.clamp_min(0).flatten(1)
     items_BWK = items_BC.gather(1, places_BX).view_as(chosen_BWK)

@@ -40,7 +40,7 @@ _WRITES: Final = {
     "tune": ("run.storage", "tracking.uri"),
     "report": ("run.storage", "tracking.uri"),
 }
-_HERE_ONLY: Final = {"submit", "init"}
+_HERE_ONLY: Final = {"submit", "init", "dashboard"}
 """Pipelines that make no sense as a job."""
 _SHARED: Final = "an absolute path on storage that all nodes share, or a URI"
 _READS: Final = ("data.clicks", "data.items", "data.prepared", "train.init_from")

@@ -96,7 +96,8 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
     check_search(space, name)
     space = at_k(space, config.eval.k, name)
     hours = Hours(space.max_hours)
-    config, manifest = check_config(config)
+    swept = {*space.parameters, *(space.warm_start or {})}
+    config, manifest = check_config(config, swept=swept)
     _check_objectives(config, space, name)
     if existing_result(config) is None:
         with claim_run(config):

@@ -364,10 +364,10 @@ def test_keys_of_another_kind_of_model_are_named_once(config, caplog, changes, i
         ({"train.precision": "bf16"}, "train.precision=bf16 on the CPU"),
         ({"train.compile": True}, "train.compile=true on the CPU"),
         ({"loss.relevance": "bpr", "loss.focal_gamma": 1.0}, "no effect with loss.relevance=bpr"),
-        ({"loss.diversity_warmup": 0.5}, "loss.diversity_warmup has no effect"),
+        ({"loss.diversity_warmup": 0.5}, "loss.diversity_warmup: no effect with loss.div"),
         (
             {"scaling.shard_encoder": True, "model.text.trainable_layers": 1},
-            "scaling.shard_encoder has no effect with scaling.num_workers=1",
+            "scaling.shard_encoder: no effect with scaling.num_workers=1",
         ),
     ],
 )

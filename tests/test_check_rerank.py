@@ -27,18 +27,22 @@ def test_an_attribute_that_the_catalogue_lacks_is_refused(prepared):
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
-        ({"diversity": 0.5}, "rerank.diversity has no effect with rerank.method=none"),
-        ({"window": 3, "method": "mmr"}, "rerank.window has no effect with rerank.method=mmr"),
+        ({"diversity": 0.5}, "rerank.diversity: no effect with rerank.method=none"),
+        ({"method": "msd"}, "rerank.method: no effect with rerank.diversity=0.0"),
         (
-            {"beam_width": 2, "method": "xquad"},
-            "rerank.beam_width has no effect with rerank.method=xquad",
+            {"window": 3, "method": "mmr", "diversity": 0.5},
+            "rerank.window: no effect with rerank.method=mmr",
         ),
         (
-            {"attributes": {"category": 1.0}, "method": "dpp"},
-            "rerank.attributes has no effect with rerank.method=dpp",
+            {"beam_width": 2, "method": "xquad", "diversity": 0.5},
+            "rerank.beam_width: no effect with rerank.method=xquad",
         ),
         (
-            {"num_candidates": 10, "method": "msd"},
+            {"attributes": {"category": 1.0}, "method": "dpp", "diversity": 0.5},
+            "rerank.attributes: no effect with rerank.method=dpp",
+        ),
+        (
+            {"num_candidates": 10, "method": "msd", "diversity": 0.5},
             "rerank.num_candidates=10 is eval.k: rerank.method=msd has nothing to choose from and "
             "only changes the order",
         ),

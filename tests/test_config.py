@@ -32,7 +32,9 @@ SETTINGS = st.fixed_dictionaries(
         "data.clicks": TEXT,
         "data.columns.timestamp": TEXT,
         "data.events": st.lists(st.sampled_from(get_args(Event)), min_size=1).map(tuple),
-        "data.event_weights": st.dictionaries(st.sampled_from(get_args(Event)), POSITIVE),
+        "data.event_weights": st.dictionaries(
+            st.sampled_from(get_args(Event)), st.floats(1e-6, 1e6)
+        ),
         "split.val_from": TEXT,
         "model.text.enabled": st.booleans(),
         "model.text.fields": st.lists(TEXT, min_size=1).map(tuple),
@@ -188,7 +190,6 @@ def test_settings_that_contradict_each_other_are_refused(overrides, message):
         ("data.events=click", r"data.events: got 'click'; .* tuple, such as \[a, b\]"),
         ("data.events=[]", "data.events must name at least one kind of event"),
         ("data.events=[", r"data.events=\[: the value is not valid YAML"),
-        ("data.event_weights.click=0", "data.event_weights.click: got 0; .* greater than 0"),
         ("loss.diversity.idl=1", "loss.diversity.idl: got 'idl'; Input should be 'ild'"),
         ("model.dim=63", "model.dim=63 must be a multiple of model.num_heads=2"),
         ("rerank.num_candidates=5", "rerank.num_candidates=5 must be at least eval.k=10"),
@@ -213,8 +214,17 @@ def test_a_wrong_override_says_what_is_right(text: str, message: str):
 
 
 def test_rules_do_not_go_with_exposure():
-    with pytest.raises(ValueError, match=r"rerank.rules do not go with rerank.method=exposure"):
-        load(None, ["rerank.method=exposure", "rerank.rules=[exclude A]"])
+    with pytest.raises(UserError, match=r"'include A' does not go with rerank.method=exposure"):
+        load(None, ["rerank.method=exposure", "rerank.rules=[include A]"])
+    assert load(None, ["rerank.method=exposure", "rerank.rules=[exclude A]"])
+
+
+@pytest.mark.parametrize("weight", ["1e40", "1e-46", "0", "-1"])
+def test_a_weight_of_an_event_is_refused_with_the_allowed_range(weight: str):
+    with pytest.raises(
+        UserError, match=r"data.event_weights.cart: got .*; allowed are 1e-06 to 1e\+06"
+    ):
+        load(None, [f"data.event_weights={{cart: {weight}}}"])
 
 
 @pytest.mark.parametrize(

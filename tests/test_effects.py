@@ -9,7 +9,7 @@ from recdiv_core.effects import READERS, only_read_by, readers, unread
 from tests.key_reach import Source, module_files, reads
 
 PIPELINES = ("prepare", "audit", "train", "tune", "evaluate", "recommend")
-PIPELINES += ("inspect", "compare", "report", "register")
+PIPELINES += ("inspect", "compare", "report", "register", "dashboard")
 
 # what a pipeline reaches a reading of, and yet cannot be set by its call
 OF_THE_CHECKPOINT = ("model.", "loss.conditioned")
@@ -27,9 +27,7 @@ NOT_OF_THE_CALL = {
 }
 
 # keys that came before the code that reads them
-COMING = {"data.layout", "data.item_columns", "data.separator", "data.header", "data.encoding"}
-COMING |= {"data.item_separator", "data.item_header", "data.item_encoding", "data.null_words"}
-COMING |= {"data.timestamp_format", "data.event_names"}
+COMING = {"data.layout"}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import pytest
 
 from recdiv_core.config import Config, override
 from recdiv_core.data.catalogue import load_catalogue
-from recdiv_core.data.rule_labels import labels_of_rule
+from recdiv_core.data.rule_labels import labels_of_items, labels_of_rule
+from recdiv_core.errors import UserError
 from recdiv_core.slate_rules import parse_rule
 from recdiv_core.training.build import load_dataset, slate_policy
 from recdiv_core.training.check_rerank import check_rerank
@@ -87,7 +88,9 @@ def test_a_policy_has_the_rules_in_the_order_of_the_config(prepared):
 
 
 def test_rules_with_nothing_to_choose_from_are_named(prepared, caplog):
-    config = override(Config(), {"rerank.rules": ["exclude i1"], "rerank.num_candidates": 10})
+    config = override(
+        Config(), {"rerank.rules": ["at most 1 of brand"], "rerank.num_candidates": 10}
+    )
     check_rerank(config, prepared)
     assert [record.getMessage() for record in caplog.records] == [
         "rerank.num_candidates=10 is eval.k: rerank.rules have nothing to choose from"
@@ -96,3 +99,24 @@ def test_rules_with_nothing_to_choose_from_are_named(prepared, caplog):
 
 def test_without_rules_the_catalogue_is_not_read(tmp_path):
     check_rerank(Config(), tmp_path / "nowhere")
+
+
+def test_rules_of_items_are_one_mask_a_kind(prepared):
+    texts = ["exclude i0", "include i3", "exclude i4", "include i1", "include i3"]
+    policy = slate_policy(override(Config(), {"rerank.rules": texts}), load_dataset(prepared))
+    exclude, include = policy.options.rules
+    assert (exclude.kind, include.kind, include.count) == ("exclude", "include", 2)
+    catalogue = load_catalogue(prepared)
+    for rule, listed in (
+        (exclude, [[0], [], [], [], [0], []]),
+        (include, [[], [0], [], [0], [], []]),
+    ):
+        rules = [parse_rule(text) for text in texts if text.startswith(rule.kind)]
+        assert labels_of_items(rules, catalogue).to_pylist() == listed
+    assert [rule.kind for rule in policy.reranker_options.rules] == ["include"]
+
+
+def test_unknown_items_of_a_block_list_are_counted(prepared):
+    config = override(Config(), {"rerank.rules": ["exclude i1", "exclude x", "exclude y"]})
+    with pytest.raises(UserError, match=r"'exclude x': .* no item_id 'x' \(and 1 more\)"):
+        check_rerank(config, prepared)

@@ -1,6 +1,6 @@
 import pytest
 
-from recdiv_core.slate_rules import SlateRule, check_rules, parse_rule
+from recdiv_core.slate_rules import SlateRule, check_rules, group_rules, parse_rule
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_what_is_no_rule_is_refused_with_the_nearest_form(text, message):
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        (["at most 2 of brand"] * 32, "32 rules; allowed are at most 31"),
+        (["at most 2 of brand"] * 31, "31 rules of attributes; allowed are at most 30"),
         (["include A", "include B", "include C"], "include 3 items, but eval.k=2"),
         (["at least 3 of brand=A"], "'at least 3 of brand=A' asks for more than eval.k=2 places"),
         (["include A", "exclude A"], "'exclude A' contradicts 'include A'"),
@@ -91,3 +91,16 @@ def test_rules_that_no_slate_keeps_are_refused(rules, message):
 def test_rules_that_a_slate_may_keep_are_not():
     rules = ["at least 2 of brand=A", "at most 1 of brand=B", "at most 1 of brand in 2"]
     check_rules([*rules, "include A", "include A", "exclude B", "at least 3 distinct brand"], 3)
+
+
+def test_a_block_list_may_be_of_any_length():
+    check_rules([f"exclude item {item}" for item in range(20_000)], 10)
+
+
+def test_all_that_names_items_is_kept_together():
+    texts = ["include a", "exclude x", "at most 1 of brand", "include b", "exclude y"]
+    assert [[rule.text for rule in group] for group in group_rules(texts)] == [
+        ["include a", "include b"],
+        ["exclude x", "exclude y"],
+        ["at most 1 of brand"],
+    ]

@@ -44,13 +44,7 @@ def labels_of_rule(rule: SlateRule, catalogue: Catalogue) -> pa.ListArray:
         UserError: no such attribute, value or item.
     """
     if rule.item_id:
-        ids = catalogue.item_ids.to_pylist()
-        if rule.item_id not in ids:
-            raise UserError(
-                f"rerank.rules: {rule.text!r}: the catalogue has no item_id {rule.item_id!r}"
-                f"{_nearest(rule.item_id, ids)}"
-            )
-        return one_label(np.where(np.arange(len(ids)) == ids.index(rule.item_id), 0, -1))
+        return labels_of_items([rule], catalogue)
     lists, names = _values(rule, catalogue)
     if not rule.value:
         return lists
@@ -73,6 +67,27 @@ def one_label(values_V: np.ndarray) -> pa.ListArray:
     """
     ends_V = np.cumsum(values_V >= 0, dtype=np.int32)
     return pa.ListArray.from_arrays(np.append(np.int32(0), ends_V), values_V[values_V >= 0])
+
+
+def labels_of_items(rules: Sequence[SlateRule], catalogue: Catalogue) -> pa.ListArray:
+    """Return label 0 for the items that rules of items speak of, none for others.
+
+    Raises:
+        UserError: an item that the catalogue does not have.
+    """
+    ids = pa.array([rule.item_id for rule in rules], catalogue.item_ids.type)
+    found = pc.index_in(ids, catalogue.item_ids)
+    unknown = [rule for rule, place in zip(rules, found.to_pylist(), strict=True) if place is None]
+    if unknown:
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        known = catalogue.item_ids.slice(0, MOST_COMPARED).to_pylist()
+        raise UserError(
+            f"rerank.rules: {unknown[0].text!r}: the catalogue has no item_id "
+            f"{unknown[0].item_id!r}{more}{_nearest(unknown[0].item_id, known)}"
+        )
+    labels_V = np.full(len(catalogue.item_ids), -1, dtype=np.int32)
+    labels_V[found.to_numpy(zero_copy_only=False)] = 0
+    return one_label(labels_V)
 
 
 def _values(rule: SlateRule, catalogue: Catalogue) -> tuple[pa.ListArray, Sequence[str]]:

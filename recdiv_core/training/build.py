@@ -6,6 +6,7 @@ worker needs of the data set besides the examples is in a Dataset, loaded once a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from recdiv_core.data.catalogue import (
     load_catalogue,
     load_tokens,
 )
-from recdiv_core.data.rule_labels import labels_of_rule
+from recdiv_core.data.rule_labels import labels_of_items, labels_of_rule
 from recdiv_core.data.text_vectors import load_vectors
 from recdiv_core.labels import Labels, labels_of_lists
 from recdiv_core.losses.class_balance import effective_number_weights, item_weights, log_prior
@@ -39,7 +40,7 @@ from recdiv_core.models.trainable_encoder import trainable_encoder
 from recdiv_core.rerank import Options
 from recdiv_core.rerank.candidates import Rule
 from recdiv_core.schema import Manifest, read_manifest
-from recdiv_core.slate_rules import parse_rule
+from recdiv_core.slate_rules import SlateRule, group_rules
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.checkpoint import load_weights, read_weights
 from recdiv_core.training.objective import Attack, Objective
@@ -259,17 +260,21 @@ def parameter_groups(
     ]
 
 
+def _labels_of(rules: Sequence[SlateRule], catalogue: Catalogue) -> pa.ListArray:
+    first = rules[0]
+    return labels_of_items(rules, catalogue) if first.item_id else labels_of_rule(first, catalogue)
+
+
 def slate_policy(config: Config, dataset: Dataset) -> SlatePolicy:
     """Return how the config makes slates of scores, with its rules in terms of the data set."""
-    said = [parse_rule(text) for text in config.rerank.rules]
     rules = [
         Rule(
-            rule.kind,
-            as_labels(labels_of_rule(rule, dataset.catalogue)).to(dataset.text_VH.device),
-            rule.count,
-            rule.window,
+            rules[0].kind,
+            as_labels(_labels_of(rules, dataset.catalogue)).to(dataset.text_VH.device),
+            len({rule.item_id for rule in rules}) if rules[0].item_id else rules[0].count,
+            rules[0].window,
         )
-        for rule in said
+        for rules in group_rules(config.rerank.rules)
     ]
     return SlatePolicy(
         k=config.eval.k,

@@ -6,21 +6,28 @@ Not the grammar of rules (slate_rules.py), nor what the catalogue calls things (
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config, rerank_candidates
 from recdiv_core.data.catalogue import load_catalogue
-from recdiv_core.data.rule_labels import labels_of_rule
+from recdiv_core.data.rule_labels import labels_of_items, labels_of_rule
 from recdiv_core.errors import UserError
+from recdiv_core.idle import idle_in_reranking
 from recdiv_core.slate_rules import parse_rule
 
 logger = logging.getLogger(__name__)
 
 
-def check_rerank(config: Config, prepared: Path) -> None:
+def check_rerank(config: Config, prepared: Path, *, swept: Collection[str] = ()) -> None:
     """Refuse attributes that the catalogue does not have, and name settings without effect.
+
+    Args:
+        config: of the run.
+        prepared: whose catalogue.
+        swept: keys that may still change.
 
     Raises:
         UserError: `rerank.attributes` names no column of the catalogue, or `rerank.rules` an
@@ -37,12 +44,14 @@ def check_rerank(config: Config, prepared: Path) -> None:
             )
     if rerank.rules:
         catalogue = load_catalogue(prepared)
-        for text in rerank.rules:
-            labels_of_rule(parse_rule(text), catalogue)
-    if rerank.method == "none" and rerank.diversity:
-        logger.warning("rerank.diversity has no effect with rerank.method=none")
+        rules = [parse_rule(text) for text in rerank.rules]
+        labels_of_items([rule for rule in rules if rule.item_id], catalogue)
+        for rule in rules:
+            if not rule.item_id:
+                labels_of_rule(rule, catalogue)
     num_candidates = rerank_candidates(config)
-    if rerank.rules and num_candidates == config.eval.k:
+    binds = any(parse_rule(text).kind != "exclude" for text in rerank.rules)
+    if binds and num_candidates == config.eval.k:
         logger.warning(
             "rerank.num_candidates=%d is eval.k: rerank.rules have nothing to choose from",
             num_candidates,
@@ -54,10 +63,5 @@ def check_rerank(config: Config, prepared: Path) -> None:
             num_candidates,
             rerank.method,
         )
-    for key, value, methods in (
-        ("window", rerank.window, ("dpp", "ssd")),
-        ("attributes", rerank.attributes, ("alpha",)),
-        ("beam_width", rerank.beam_width > 1, ("beam",)),
-    ):
-        if value and rerank.method not in methods:
-            logger.warning("rerank.%s has no effect with rerank.method=%s", key, rerank.method)
+    for message in idle_in_reranking(config, swept=swept):
+        logger.warning("%s", message)

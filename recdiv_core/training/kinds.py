@@ -22,6 +22,16 @@ BASELINE_KEYS: Final = {
 }
 """Key -> the one `model.kind` that it is of."""
 
+OF_TRAINING: Final = (
+    "model.",
+    "loss.",
+    "train.",
+    "scaling.num_workers",
+    "scaling.shard_encoder",
+    "scaling.preemptible",
+)
+"""What only a trained model has."""
+
 OF_ANY_KIND: Final = (
     "model.kind",
     "model.temperature",
@@ -51,7 +61,7 @@ def idle_keys(config: Config) -> list[str]:
     kind, default = config.model.kind, flatten(Config())
     idle: list[str] = []
     for key, value in flatten(config).items():
-        of_training = key.startswith(("model.", "loss.", "train.")) and key not in OF_ANY_KIND
+        of_training = key.startswith(OF_TRAINING) and key not in OF_ANY_KIND
         owner = BASELINE_KEYS.get(key, "neural" if of_training else kind)
         if owner != kind and value != default[key]:
             idle.append(key)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +23,7 @@ from recdiv_core.data.plan import track_readers_here
 from recdiv_core.data_versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.given_paths import local_path
+from recdiv_core.idle import idle_in_training
 from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.training.check_rerank import check_rerank
 from recdiv_core.training.kinds import check_size, idle_keys
@@ -91,7 +92,7 @@ class Outcome:
     metrics: dict[str, float]
 
 
-def check_config(config: Config) -> tuple[Config, Manifest]:
+def check_config(config: Config, *, swept: Collection[str] = ()) -> tuple[Config, Manifest]:
     """Check what a training run needs before Ray starts, and make its paths absolute.
 
     Raises:
@@ -101,7 +102,7 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
     config = place_run(config, "train")
     prepared, manifest = check_prepared(config)
     config = with_data_settings(config, manifest)
-    check_rerank(config, prepared)
+    check_rerank(config, prepared, swept=swept)
     changes: dict[str, object] = {"data.prepared": str(prepared)}
     if config.model.kind == "neural":
         changes |= _check_training(config, prepared, manifest)
@@ -115,7 +116,7 @@ def check_config(config: Config) -> tuple[Config, Manifest]:
     from recdiv_core.data.text_vectors import check_vectors
 
     check_vectors(prepared, manifest)
-    _warn_no_effect(config)
+    _warn_no_effect(config, manifest.num_items, swept)
     return override(config, changes), manifest
 
 
@@ -421,18 +422,15 @@ def _check_attributes(config: Config, prepared: Path) -> None:
             )
 
 
-def _warn_no_effect(config: Config) -> None:
-    """Name settings that change nothing in this run."""
-    if config.rerank.diversity and config.rerank.method == "none":
-        logger.warning("rerank.diversity has no effect with rerank.method=none")
+def _warn_no_effect(config: Config, num_items: int, swept: Collection[str]) -> None:
+    """Name settings that change nothing in this run, or cost more than they gain."""
     idle = idle_keys(config)
     if idle:
         logger.warning("%s: no effect with model.kind=%s", ", ".join(idle), config.model.kind)
-    if config.model.kind == "neural":
-        _warn_no_effect_on_training(config)
-
-
-def _warn_no_effect_on_training(config: Config) -> None:
+    if config.model.kind != "neural":
+        return
+    for message in idle_in_training(config, num_items, swept=swept):
+        logger.warning("%s", message)
     if config.train.precision != "fp32" and not config.scaling.use_gpu:
         logger.warning(
             "train.precision=%s on the CPU is slower than fp32 and gains nothing; it is meant for "
@@ -444,15 +442,3 @@ def _warn_no_effect_on_training(config: Config) -> None:
             "train.compile=true on the CPU takes a minute at the start of a run and gains little; "
             "it is meant for scaling.use_gpu=true"
         )
-    if config.scaling.shard_encoder and config.scaling.num_workers == 1:
-        logger.warning("scaling.shard_encoder has no effect with scaling.num_workers=1")
-    loss = config.loss
-    is_exact = loss.relevance in ("auto", "softmax")
-    if (loss.focal_gamma or loss.logit_adjustment) and not is_exact:
-        logger.warning(
-            "loss.focal_gamma and loss.logit_adjustment have no effect with loss.relevance=%s; "
-            "they are of the exact softmax",
-            loss.relevance,
-        )
-    if loss.diversity_warmup and not loss.diversity_weight:
-        logger.warning("loss.diversity_warmup has no effect with loss.diversity_weight=0")

@@ -254,7 +254,7 @@ class _Work:
     def _ascent(self, losses: PartLosses) -> torch.Tensor | None:
         """Return what noise climbs, where that is not the loss itself."""
         ascends = self.objective.attack.ascends
-        if ascends == "loss" or self.objective.attack.kind == "none":
+        if ascends == "loss" or not self.objective.attack.is_noise:
             return None
         if ascends == "relevance":
             return losses.relevance * self.relevance_scale

@@ -1,0 +1,231 @@
+# pyright: strict
+"""Settings that change nothing in a run because of other settings: each is named in a warning.
+
+Not which pipeline reads which key (effects.py), nor what depends on `model.kind`
+(training/kinds.py). The one idea: a table says what a key needs; tests/test_idle.py changes every
+key of a training step and proves that the outcome changes, or that the key is named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+from recdiv_core.config import Config, flatten
+
+
+@dataclass(frozen=True)
+class Need:
+    """What some keys need to have an effect.
+
+    Attributes:
+        keys: that have none otherwise.
+        of: the keys that decide it, shown with their values.
+        is_met: tells whether the keys have an effect, by the config and the items of the catalogue.
+    """
+
+    keys: tuple[str, ...]
+    of: tuple[str, ...]
+    is_met: Callable[[Config, int], bool]
+
+
+def relevance_of(config: Config, num_items: int) -> str:
+    """Return the relevance loss that `auto` stands for."""
+    if config.loss.relevance != "auto":
+        return config.loss.relevance
+    return "softmax" if num_items <= config.loss.softmax_max_items else "sampled_softmax"
+
+
+def adds_noise(config: Config) -> bool:
+    """Tell whether noise is added to embeddings."""
+    return config.loss.adversarial not in ("none", "awp")
+
+
+def forms_slates(config: Config) -> bool:
+    """Tell whether training forms soft slates."""
+    return (
+        config.loss.diversity_weight > 0
+        or config.loss.balance == "epsilon_constraint"
+        or (adds_noise(config) and config.loss.adversarial_ascends == "penalty")
+    )
+
+
+def reranks(config: Config) -> bool:
+    """Tell whether anything is re-ranked."""
+    return config.rerank.method != "none" and config.rerank.diversity > 0
+
+
+def _binds(config: Config) -> bool:
+    return any(not rule.lstrip().startswith("exclude ") for rule in config.rerank.rules)
+
+
+def _is_fine_tuned(config: Config) -> bool:
+    return config.model.text.enabled and config.model.text.trainable_layers > 0
+
+
+_RELEVANCE: Final = ("loss.relevance",)
+_SLATES: Final = ("loss.diversity_weight", "loss.balance", "loss.adversarial")
+_EPSILON: Final = "epsilon_constraint"
+
+TRAINING: Final = (
+    Need(
+        ("loss.num_negatives",),
+        ("loss.relevance", "loss.negatives"),
+        lambda c, v: relevance_of(c, v) != "softmax" and c.loss.negatives != "in_batch",
+    ),
+    Need(
+        ("loss.negatives", "loss.mask_history"),
+        _RELEVANCE,
+        lambda c, v: relevance_of(c, v) != "softmax",
+    ),
+    Need(("loss.logq_alpha",), _RELEVANCE, lambda c, v: relevance_of(c, v) == "sampled_softmax"),
+    Need(("loss.gbce_calibration",), _RELEVANCE, lambda c, _: c.loss.relevance == "gbce"),
+    Need(
+        ("loss.focal_gamma", "loss.logit_adjustment"),
+        _RELEVANCE,
+        lambda c, v: relevance_of(c, v) == "softmax",
+    ),
+    Need(("loss.softmax_max_items",), _RELEVANCE, lambda c, _: c.loss.relevance == "auto"),
+    Need(
+        ("loss.diversity_weight", "loss.diversity_warmup"),
+        ("loss.balance",),
+        lambda c, _: c.loss.balance != _EPSILON,
+    ),
+    Need(
+        ("loss.diversity_warmup",),
+        ("loss.diversity_weight",),
+        lambda c, _: c.loss.diversity_weight > 0 or c.loss.balance == _EPSILON,
+    ),
+    Need(
+        (
+            "loss.diversity",
+            "loss.slate_form",
+            "loss.slate_size",
+            "loss.slate_candidates",
+            "loss.slate_temperature",
+        ),
+        _SLATES,
+        lambda c, _: forms_slates(c),
+    ),
+    Need(
+        ("loss.distil_method", "loss.distil_diversity"),
+        (*_SLATES, "loss.diversity"),
+        lambda c, _: forms_slates(c) and c.loss.diversity.get("distil", 0.0) > 0,
+    ),
+    Need(
+        ("loss.balance",),
+        ("loss.diversity_weight",),
+        lambda c, _: c.loss.diversity_weight > 0 or c.loss.balance == _EPSILON,
+    ),
+    Need(
+        ("loss.min_diversity", "loss.constraint_rate"),
+        ("loss.balance",),
+        lambda c, _: c.loss.balance == _EPSILON,
+    ),
+    Need(
+        ("loss.adversarial_on", "loss.adversarial_ascends"),
+        ("loss.adversarial",),
+        lambda c, _: adds_noise(c),
+    ),
+    Need(
+        ("loss.adversarial_epsilon",),
+        ("loss.adversarial",),
+        lambda c, _: c.loss.adversarial != "none",
+    ),
+    Need(
+        ("loss.adversarial_steps", "loss.adversarial_step_size"),
+        ("loss.adversarial",),
+        lambda c, _: c.loss.adversarial in ("pgd", "freelb"),
+    ),
+    Need(
+        ("model.id_dropout", "model.text.trainable_layers", "model.text.lora_rank"),
+        ("model.text.enabled",),
+        lambda c, _: c.model.text.enabled,
+    ),
+    Need(
+        ("train.text_learning_rate",),
+        ("model.text.enabled", "model.text.trainable_layers"),
+        lambda c, _: _is_fine_tuned(c),
+    ),
+    Need(("train.patience",), ("train.select",), lambda c, _: c.train.select == "best"),
+    Need(
+        ("scaling.shard_encoder",),
+        ("scaling.num_workers",),
+        lambda c, _: c.scaling.num_workers > 1,
+    ),
+)
+"""Of what a trained model is trained with."""
+
+UNTRAINED: Final = ("train.epochs", "train.init_from", "train.select", "train.keep_checkpoints")
+"""Keys of training that are read where `train.epochs` is 0."""
+
+RERANKING: Final = (
+    Need(("rerank.diversity",), ("rerank.method",), lambda c, _: c.rerank.method != "none"),
+    Need(("rerank.method",), ("rerank.diversity",), lambda c, _: c.rerank.diversity > 0),
+    Need(
+        ("rerank.window",),
+        ("rerank.method",),
+        lambda c, _: c.rerank.method in ("dpp", "ssd"),
+    ),
+    Need(("rerank.attributes",), ("rerank.method",), lambda c, _: c.rerank.method == "alpha"),
+    Need(("rerank.beam_width",), ("rerank.method",), lambda c, _: c.rerank.method == "beam"),
+    Need(("rerank.alpha",), ("rerank.method",), lambda c, _: c.rerank.method in ("xquad", "alpha")),
+    Need(
+        ("rerank.num_candidates",),
+        ("rerank.method", "rerank.diversity", "rerank.rules"),
+        lambda c, _: reranks(c) or _binds(c),
+    ),
+)
+"""Of what slates are made with."""
+
+
+def idle_in_training(config: Config, num_items: int, *, swept: Collection[str] = ()) -> list[str]:
+    """Return a message for the keys that change nothing in the training of a model.
+
+    Args:
+        config: of the run.
+        num_items: of the catalogue.
+        swept: keys that may still change: what depends on them is not named.
+    """
+    if not config.train.epochs and "train.epochs" not in swept:
+        keys = [
+            key
+            for key in _changed(config)
+            if key.startswith(("loss.", "train."))
+            and key not in UNTRAINED
+            and not (key.startswith("loss.") and config.loss.conditioned)
+        ]
+        return [f"{', '.join(keys)}: no effect with train.epochs=0"] if keys else []
+    return _messages(TRAINING, config, num_items, swept)
+
+
+def idle_in_reranking(config: Config, *, swept: Collection[str] = ()) -> list[str]:
+    """Return a message for the keys of `rerank` that change no slate; see `idle_in_training`."""
+    return _messages(RERANKING, config, 0, swept)
+
+
+def _changed(config: Config) -> list[str]:
+    default = flatten(Config())
+    return [key for key, value in flatten(config).items() if value != default[key]]
+
+
+def _messages(
+    needs: Collection[Need], config: Config, num_items: int, swept: Collection[str]
+) -> list[str]:
+    values, changed = flatten(config), _changed(config)
+    messages: list[str] = []
+    named: set[str] = set()
+    for need in needs:
+        if need.is_met(config, num_items) or set(need.of) & set(swept):
+            continue
+        keys = [key for key in need.keys if key in changed and key not in named]
+        named |= set(keys)
+        if keys:
+            causes = ", ".join(f"{key}={_shown(values[key])}" for key in need.of)
+            messages.append(f"{', '.join(keys)}: no effect with {causes}")
+    return messages
+
+
+def _shown(value: object) -> str:
+    return str(list(value)) if isinstance(value, tuple) else str(value)  # pyright: ignore

@@ -1,0 +1,291 @@
+"""Every setting of a training step and of slates changes the outcome, or is named in a warning."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from recdiv_core.config import Config, known_keys, override
+from recdiv_core.data.plan import list_fragments, plan_epoch, read_pieces, train_examples
+from recdiv_core.idle import idle_in_reranking, idle_in_training
+from recdiv_core.losses.balance import BalanceState, observe
+from recdiv_core.schema import NO_QUERY, TRAIN_EXAMPLE
+from recdiv_core.slates import make_slates
+from recdiv_core.training.build import (
+    build_model,
+    build_objective,
+    load_dataset,
+    parameter_groups,
+    slate_policy,
+)
+from recdiv_core.training.feed import Feed
+from recdiv_core.training.loop import PRECISIONS, schedule, warmup
+from recdiv_core.training.step import train_step
+from tests.worlds import write_dataset
+
+NUM_ITEMS, NUM_USERS, NUM_STEPS = 30, 24, 4
+
+SMALL = {
+    "model.dim": 8,
+    "model.num_layers": 1,
+    "model.max_history": 6,
+    "model.dropout": 0.0,
+    "train.batch_size": 12,
+    "train.warmup_steps": 2,
+    "train.epochs": 2,
+    "eval.k": 3,
+    "loss.slate_size": 3,
+    "loss.slate_candidates": 12,
+}
+DIVERSE = {"loss.diversity_weight": 0.5}
+SAMPLED = {"loss.relevance": "sampled_softmax", "loss.num_negatives": 8}
+EPSILON = {"loss.balance": "epsilon_constraint"}
+RERANKED = {"rerank.method": "mmr", "rerank.diversity": 0.6}
+
+# key -> another value, and what else must be set for it to have an effect
+KEYS: dict[str, tuple[object, dict[str, object]]] = {
+    "model.dim": (12, {}),
+    "model.num_layers": (2, {}),
+    "model.num_heads": (4, {}),
+    "model.max_history": (4, {}),
+    "model.dropout": (0.4, {}),
+    "model.id_dropout": (0.5, {}),
+    "model.temperature": (0.5, {}),
+    "model.text.enabled": (False, {}),
+    "loss.relevance": ("bpr", {}),
+    "loss.softmax_max_items": (5, {}),
+    "loss.num_negatives": (3, SAMPLED),
+    "loss.logq_alpha": (0.3, SAMPLED | {"loss.negatives": "in_batch"}),
+    "loss.negatives": ("mixed", SAMPLED),
+    "loss.mask_history": (True, SAMPLED),
+    "loss.gbce_calibration": (0.2, SAMPLED | {"loss.relevance": "gbce"}),
+    "loss.focal_gamma": (2.0, {}),
+    "loss.logit_adjustment": (0.5, {}),
+    "loss.class_balance_beta": (0.9, {}),
+    "loss.diversity_weight": (0.4, {}),
+    "loss.diversity_warmup": (0.7, DIVERSE),
+    "loss.conditioned": (True, DIVERSE),
+    "loss.diversity": ({"dpp": 1.0}, DIVERSE),
+    "loss.distil_method": ("msd", DIVERSE | {"loss.diversity": {"distil": 1.0}}),
+    "loss.distil_diversity": (0.9, DIVERSE | {"loss.diversity": {"distil": 1.0}}),
+    "loss.slate_form": ("softsort", DIVERSE),
+    "loss.slate_size": (4, DIVERSE),
+    "loss.slate_candidates": (5, DIVERSE),
+    "loss.slate_temperature": (0.9, DIVERSE),
+    "loss.balance": ("tchebycheff", DIVERSE),
+    "loss.min_diversity": (0.9, EPSILON),
+    "loss.constraint_rate": (0.8, EPSILON),
+    "loss.adversarial": ("fgm", {}),
+    "loss.adversarial_ascends": ("relevance", DIVERSE | {"loss.adversarial": "fgm"}),
+    "loss.adversarial_epsilon": (0.6, {"loss.adversarial": "awp"}),
+    "loss.adversarial_steps": (4, {"loss.adversarial": "pgd"}),
+    "loss.adversarial_step_size": (0.02, {"loss.adversarial": "freelb"}),
+    "train.epochs": (3, {}),
+    "train.batch_size": (6, {}),
+    "train.learning_rate": (0.01, {}),
+    "train.weight_decay": (0.5, {}),
+    "train.clip_norm": (0.01, {}),
+    "train.warmup_steps": (3, {}),
+    "train.final_lr_share": (0.9, {}),
+    "train.precision": ("bf16", {}),
+    "train.augment": ({"crop": 0.9}, {}),
+    "rerank.method": ("dpp", RERANKED),
+    "rerank.diversity": (1.0, RERANKED),
+    "rerank.num_candidates": (4, RERANKED),
+    "rerank.window": (1, RERANKED | {"rerank.method": "dpp"}),
+    "rerank.alpha": (0.1, RERANKED | {"rerank.method": "xquad"}),
+    "rerank.beam_width": (3, RERANKED | {"rerank.method": "beam"}),
+    "rerank.attributes": ({"brand": 1.0}, RERANKED | {"rerank.method": "alpha"}),
+    "rerank.rules": (["exclude i1"], {}),
+    "rerank.logit_adjustment": (2.0, {}),
+    "eval.k": (4, {}),
+    "eval.filter_seen": (False, {}),
+    "seed": (7, {}),
+}
+
+# keys of these sections that a single step does not show, and where each is shown instead
+ELSEWHERE = {
+    "model.kind": "tests/test_fit.py",
+    "model.baseline.": "tests/test_baselines.py, training/kinds.py",
+    "model.diversity": "tests/test_towers.py: of a conditioned model, asked after training",
+    "model.text.": "tests/test_trainable_encoder.py, tests/cluster/test_fine_tuning.py",
+    "loss.adversarial_on": "tests/test_trainable_encoder.py: needs a trained encoder",
+    "train.text_learning_rate": "tests/test_trainable_encoder.py",
+    "train.token_mask": "tests/test_augment.py",
+    "train.field_dropout": "tests/test_augment.py",
+    "train.accumulation": "tests/test_step.py: memory alone, the weights stay",
+    "train.compile": "tests/test_compile.py",
+    "train.select": "tests/cluster/test_train.py",
+    "train.patience": "tests/cluster/test_train.py",
+    "train.checkpoint_every_steps": "tests/cluster/test_resume.py",
+    "train.keep_checkpoints": "tests/cluster/test_resume.py",
+    "train.max_failures": "tests/cluster/test_resume.py",
+    "train.init_from": "tests/cluster/test_train.py",
+    "eval.batch_size": "tests/test_evaluate.py: memory alone",
+    "eval.cutoffs": "tests/test_evaluate.py",
+    "eval.slices": "tests/test_evaluate.py",
+    "eval.objective": "tests/test_config.py",
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, manifest):
+    prepared = tmp_path_factory.mktemp("prepared")
+    write_dataset(prepared, manifest, num_items=NUM_ITEMS, num_queries=0)
+    path = prepared / "catalogue.parquet"
+    brands = pa.array([f"b{item % 4}" for item in range(NUM_ITEMS)])
+    pq.write_table(pq.read_table(path).append_column("brand", brands), path)
+    rng = np.random.default_rng(0)
+    # popular items are met more often, so that what leans on popularity shows itself
+    histories = [
+        (NUM_ITEMS * rng.random(rng.integers(2, 12)) ** 2).astype(int) for _ in range(NUM_USERS)
+    ]
+    rows = [
+        {
+            "user_id": f"u{user}",
+            "items": items.tolist(),
+            "queries": [NO_QUERY] * len(items),
+            "weights": [1.0] * len(items),
+        }
+        for user, items in enumerate(histories)
+    ]
+    (prepared / "train").mkdir()
+    table = pa.Table.from_pylist(rows, TRAIN_EXAMPLE)
+    pq.write_table(table, prepared / "train" / "part-0.parquet", row_group_size=7)
+    return load_dataset(prepared)
+
+
+def outcome(dataset, config: Config) -> list[torch.Tensor]:
+    """Train some steps; return the weights, the figures of the steps and slates made then."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)  # noqa: TID251
+        model = build_model(config, dataset)
+        objective = build_objective(config, dataset, model)
+        groups = parameter_groups(
+            model,
+            learning_rate=config.train.learning_rate,
+            text_learning_rate=config.train.text_learning_rate,
+            weight_decay=config.train.weight_decay,
+        )
+        optimizer, feed = (
+            torch.optim.AdamW(groups),
+            Feed(config, dataset, objective, None, rank=0, world_size=1),
+        )
+        fragments = list_fragments(dataset.prepared, "train")
+        steps = [
+            step
+            for epoch in range(1, config.train.epochs + 1)
+            for step in plan_epoch(
+                fragments,
+                batch_size=config.train.batch_size,
+                rank=0,
+                world_size=1,
+                accumulation=1,
+                seed=config.seed,
+                epoch=epoch,
+            )
+        ]
+        base_rates, places_V, state = (
+            [group["lr"] for group in optimizer.param_groups],
+            torch.zeros(NUM_ITEMS),
+            BalanceState(),
+        )
+        figures = []
+        for step, pieces in enumerate(steps[:NUM_STEPS]):
+            parts = feed.parts([train_examples(read_pieces(piece, {})) for piece in pieces], step)
+            factor = schedule(
+                step,
+                num_steps=len(steps),
+                warmup_steps=config.train.warmup_steps,
+                final_share=config.train.final_lr_share,
+            )
+            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = rate * factor
+            w = warmup(step, num_steps=len(steps), share=config.loss.diversity_warmup)
+            sums = train_step(
+                model,
+                parts,
+                replace(objective, diversity_weight=w * objective.diversity_weight),
+                optimizer,
+                torch.amp.GradScaler("cpu", enabled=False),
+                precision=PRECISIONS[config.train.precision],
+                clip_norm=config.train.clip_norm,
+                places_V=places_V,
+                negatives=feed.negatives(parts, step),
+                balance=state,
+            )
+            figures += [sums.loss, sums.relevance, sums.penalty, sums.grad_norm]
+            state = observe(
+                state,
+                relevance=sums.relevance / max(1e-12, sums.weight) / objective.log_items,
+                penalty=sums.penalty / max(1.0, sums.num_penalised),
+                min_diversity=config.loss.min_diversity,
+                rate=config.loss.constraint_rate,
+            )
+    return [torch.tensor(figures), *model.state_dict().values(), *slates(dataset, config)]
+
+
+def slates(dataset, config: Config) -> list[torch.Tensor]:
+    """Return slates of scores that do not depend on the model, as the config makes them."""
+    rng = np.random.default_rng(3)
+    scores_BV = torch.from_numpy(rng.normal(size=(16, NUM_ITEMS)).astype(np.float32))
+    seen_user_S, seen_item_S = torch.arange(16), scores_BV.argmax(dim=1)
+    policy = slate_policy(config, dataset)
+    seen = (seen_user_S, seen_item_S)
+    items_BK, _ = make_slates(scores_BV, *seen, dataset.traits, dataset.log_prior_V, policy)
+    return [items_BK]
+
+
+def differ(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    pairs = zip(one, other, strict=False)
+    return len(one) != len(other) or any(not torch.equal(a, b) for a, b in pairs)
+
+
+def test_every_key_of_a_step_and_of_slates_is_here():
+    sections = ("model.", "loss.", "train.", "rerank.", "eval.", "seed")
+    known = {key for key in known_keys() if key.startswith(sections)}
+    assert {key for key in known if not key.startswith(tuple(ELSEWHERE))} | {
+        "model.text.enabled"
+    } == set(KEYS)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_changes_the_outcome_where_what_it_needs_is_set(dataset, key: str):
+    value, needed = KEYS[key]
+    config = override(Config(), SMALL, needed)
+    changed = override(config, {key: value})
+    assert differ(outcome(dataset, changed), outcome(dataset, config))
+    messages = idle_in_training(changed, NUM_ITEMS) + idle_in_reranking(changed)
+    assert not [message for message in messages if key in message.partition(":")[0].split(", ")]
+
+
+REFUSED = {"loss.conditioned"}  # without a weight: tests/test_config.py
+
+
+@pytest.mark.parametrize(
+    "key", [key for key, (_, needed) in KEYS.items() if needed and key not in REFUSED]
+)
+def test_a_key_without_what_it_needs_is_named_and_changes_nothing(dataset, key: str):
+    config = override(Config(), SMALL)
+    changed = override(config, {key: KEYS[key][0]})
+    messages = idle_in_training(changed, NUM_ITEMS) + idle_in_reranking(changed)
+    named = [message for message in messages if key in message.partition(":")[0].split(", ")]
+    assert len(named) == 1
+    assert not differ(outcome(dataset, changed), outcome(dataset, config))
+
+
+def test_what_a_sweep_still_changes_decides_nothing():
+    config = override(Config(), {"rerank.method": "msd"})
+    assert idle_in_reranking(config) == ["rerank.method: no effect with rerank.diversity=0.0"]
+    assert idle_in_reranking(config, swept={"rerank.diversity"}) == []
+
+
+def test_where_nothing_is_trained_the_settings_of_training_are_named():
+    config = override(Config(), {"train.epochs": 0, "train.batch_size": 8, "loss.focal_gamma": 1.0})
+    assert idle_in_training(config, 5) == [
+        "loss.focal_gamma, train.batch_size: no effect with train.epochs=0"
+    ]
+    assert idle_in_training(config, 5, swept={"train.epochs"}) == []
