@@ -8,6 +8,8 @@ it shows its traceback and ends with status 1.
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class UserError(ValueError):
     """Wrong input: a file, a row, a setting or a name that the user gave.
@@ -22,3 +24,7 @@ class DivergedError(ArithmeticError):
     Neither wrong input nor a bug: exit status 1, the message without a traceback. The message says
     which settings to change.
     """
+
+
+INIT_MENDS: Final = "`recdiv init FILES` writes a config for them"
+"""Ends a refusal that a config made by `init` would mend."""

@@ -25,6 +25,7 @@ from recdiv_core.config import Config, flatten
 from recdiv_core.data import audit, catalogue, events, examples, items, readers, staging, traces
 from recdiv_core.data.files import SourceFile, describe_sources, list_files
 from recdiv_core.data.findings import to_json
+from recdiv_core.data.layout_files import Given, find_given
 from recdiv_core.data_versions import building, find_view, point, publish, version_place
 from recdiv_core.errors import UserError
 from recdiv_core.given_paths import check_run_name, output_path
@@ -63,7 +64,9 @@ def prepare(config: Config) -> dict[str, object]:
     started = time.monotonic()
     out = _target(config)
     is_demo = config.data.source == "demo"
-    inputs = None if is_demo else _open(config.data.clicks, config.data.items, config)
+    given = None if is_demo else find_given(config)
+    config = given.config if given else config
+    inputs = _open(given) if given else None
     sources = inputs.sources if inputs else _demo_sources(config)
     encoder_path, encoder = _resolve_encoder(config)
     fingerprint = _fingerprint(sources, config, encoder)
@@ -132,17 +135,16 @@ class _Inputs:
     sources: tuple[dict[str, str | int], ...]
 
 
-def _open(clicks: str, items_path: str, config: Config) -> _Inputs:
+def _open(given: Given) -> _Inputs:
     """Check everything of the input that can be checked without Ray."""
-    click_files = list_files(clicks, "data.clicks")
-    item_files = list_files(items_path, "data.items") if items_path else []
-    raw = _read_items(item_files, click_files, config)
-    log = events.open_log(click_files, raw.item_ids, config)
+    config = given.config
+    raw = _read_items(given.items, given.clicks, config)
+    log = events.open_log(given.clicks, raw.item_ids, config)
     examples.choose_protocol(config, log.has_timestamps)
     for name in ("val_from", "test_from"):
         if text := getattr(config.split, name):
             examples.parse_cut(text, f"split.{name}")
-    return _Inputs(raw, log, describe_sources([*click_files, *item_files]))
+    return _Inputs(raw, log, describe_sources([*given.clicks, *given.items, *given.beside]))
 
 
 def _generate(work: Path, config: Config) -> tuple[catalogue.RawCatalogue, events.ClickLog]:
@@ -153,7 +155,8 @@ def _generate(work: Path, config: Config) -> tuple[catalogue.RawCatalogue, event
     )
     if (work / "source" / "truth").is_dir():
         (work / "source" / "truth").rename(work / "truth")
-    inputs = _open(str(clicks), str(items), config)
+    made = (list_files(str(clicks), "data.clicks"), list_files(str(items), "data.items"))
+    inputs = _open(Given(config, *made, []))
     return inputs.raw, inputs.log
 
 

@@ -28,7 +28,7 @@ from recdiv_core.config import Config
 from recdiv_core.data import readers, timestamps, traces, values
 from recdiv_core.data.files import SourceFile, TextFormat
 from recdiv_core.data.values import as_mask
-from recdiv_core.errors import UserError
+from recdiv_core.errors import INIT_MENDS, UserError
 from recdiv_core.schema import (
     CLICK_LOG_REQUIRED,
     EVENT,
@@ -229,12 +229,14 @@ def judge_rows(
         config: for the kinds of event that count and the number of shards.
     """
     row = _read_values(batch.table, log, item_ids, config)
-    reasons_N = _find_reasons(row, log)
+    faults_N = _find_reasons(row, log)
+    # of a kind that data.event_names drops nothing is asked, not even an item
+    reasons_N = np.where(row.events_N == LEFT_OUT, 0, faults_N)
     rules_N = np.where(reasons_N == 0, _find_rules(row, config), 0)
     is_search_N = row.is_search_N & (reasons_N == REJECTED.index("missing item_id"))
     reasons_N = np.where(is_search_N, 0, reasons_N)
     rules_N = np.where(is_search_N, DROPPED.index("search without a result"), rules_N)
-    is_sound_N = (reasons_N == 0) & ~is_search_N
+    is_sound_N = (faults_N == 0) & ~is_search_N
     is_kept_N = is_sound_N & (rules_N == 0)
     hashes = hash_users(row.user_ids)
     columns = [
@@ -470,7 +472,7 @@ def check_rejected(counts: RowCounts, limit: float, config: Config, source: str)
     raise UserError(
         f"{source}: {num_rejected} of {counts.num_rows} rows cannot be used ({reasons}); e.g. "
         f"{counts.examples[reason]}; {hint}, or raise data.max_quarantined="
-        f"{config.data.max_quarantined}"
+        f"{config.data.max_quarantined}{f'; {INIT_MENDS}' if reason in LOOK_AT else ''}"
     )
 
 

@@ -230,6 +230,18 @@ def _is_data(parts: tuple[str, ...]) -> bool:
     return not any(part.startswith(("_", ".")) for part in parts)
 
 
+def find_paths(given: str, key: str) -> list[str]:
+    """Return the paths of all that a path, directory, glob or URI stands for, whatever they hold.
+
+    Raises:
+        UserError: nothing given, or nothing there.
+    """
+    if not given:
+        raise UserError(f"{key} is empty: give a path, directory, glob or URI")
+    found = _list_uri(given, key) if is_uri(given) else _list_local(given, key)
+    return sorted(info[0] for info in found)
+
+
 def describe_sources(files: Sequence[SourceFile]) -> tuple[dict[str, str | int], ...]:
     """Say what was read: path, bytes, and the sha256 of small inputs or the time of change."""
     is_small = sum(file.num_bytes for file in files) <= HASHED_BYTES

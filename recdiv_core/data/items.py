@@ -86,7 +86,8 @@ def read_items_of_log(files: Sequence[SourceFile], config: Config) -> RawCatalog
     parts: list[pa.Table] = []
     for unit in readers.cut_units(files, "data.clicks", text):
         for batch in readers.read_unit(unit, columns):
-            table = _clean_types(batch.table.select(list(columns)), config)
+            present = [name for name in columns if name in batch.table.column_names]
+            table = _clean_types(batch.table.select(present), config)
             parts.append(_first_of_each(table))
     if not parts or not (table := _first_of_each(_concatenate(parts))).num_rows:
         raise UserError(f"data.clicks={config.data.clicks} holds no item to make a catalogue of")

@@ -68,7 +68,7 @@ def amazon_2023(table: pa.Table, side: Side) -> pa.Table:
 
 def _amazon(table: pa.Table, category: pa.Array) -> pa.Table:
     price = pc.replace_substring(_text(table, "price"), ",", "")
-    found = pc.struct_field(pc.extract_regex(price, r"^\$?\s*(?P<n>[0-9]+(\.[0-9]+)?)"), ["n"])
+    found = pc.struct_field(pc.extract_regex(price, r"^\$?\s*(?P<n>[0-9]+(?:\.[0-9]+)?)"), ["n"])
     item = "parent_asin" if "parent_asin" in table.column_names else "asin"
     return _table(
         table,
@@ -286,6 +286,17 @@ def mind_news(table: pa.Table, side: Side) -> pa.Table:
     return table.append_column("category", path)
 
 
+def first_of_same(table: pa.Table, side: Side) -> pa.Table:
+    """MIND: the articles of the parts of the data set overlap; of equal rows the first is kept."""
+    del side
+    names = [name for name in table.column_names if name != ROW]
+    columns = [_text(table, name).to_pylist() for name in names]
+    first: dict[tuple[str | None, ...], int] = {}
+    for number, row in enumerate(zip(*columns, strict=True)):
+        first.setdefault(row, number)
+    return table.take(pa.array(list(first.values()), pa.int64()))
+
+
 def lastfm_events(table: pa.Table, side: Side) -> pa.Table:
     """Last.fm 1K: a track without an id is told by its artist and its name."""
     del side
@@ -299,23 +310,26 @@ def lastfm_events(table: pa.Table, side: Side) -> pa.Table:
 def recbole_columns(table: pa.Table, side: Side) -> pa.Table:
     """RecBole: names end in a type (`item_id:token`); words of a `token_seq` of labels are parted.
 
-    The first column that is usual for a title or a category is called so.
+    The first column that has a usual name for something of ours is called by our name.
     """
     del side
-    names = {name: name.partition(":") for name in table.column_names}
-    bare = [stem for stem, _, _ in names.values()]
+    bare = [name.partition(":")[0] for name in table.column_names]
     renamed = table.rename_columns(bare)
     for ours, usual in RECBOLE_NAMES.items():
         theirs = next((name for name in usual if name in bare), None)
         if ours not in bare and theirs is not None:
             values = _text(renamed, theirs)
-            if ours == "category" and f"{theirs}:token_seq" in names:
+            if ours == "category" and f"{theirs}:token_seq" in table.column_names:
                 values = pc.replace_substring(values, " ", LABELS)
             renamed = renamed.append_column(ours, values)
+    if not {"title", "user_id"} & set(renamed.column_names):  # a catalogue of attributes alone
+        renamed = renamed.append_column("title", pa.nulls(table.num_rows, pa.string()))
     return renamed
 
 
 RECBOLE_NAMES: Final = {
+    "user_id": ("session_id",),
+    "item_id": ("product_id", "movie_id", "artist_id", "artists_id", "track_id", "business_id"),
     "title": ("movie_title", "name", "item_name", "product_name", "artist_name", "track_name"),
     "category": ("class", "genre", "categories", "genres", "category_id", "categoryid"),
 }

@@ -34,6 +34,7 @@ class Part:
         rows: function on each batch; None = the columns are taken as they are.
         whole: function on all rows of the part together, whatever files they are from.
         beside: name -> patterns of the files that `rows` and `whole` read besides.
+        optional: those of `beside` that may be missing.
     """
 
     names: tuple[str, ...]
@@ -46,6 +47,7 @@ class Part:
     rows: Rows | None = None
     whole: Rows | None = None
     beside: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    optional: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,14 @@ class Layout:
     Attributes:
         log: alternatives; the first whose files are there is read, all its parts together.
         items: the same of the catalogue; empty = the catalogue is made from the log.
+        needs_items: False = it is made from the log too where none of `items` is there.
         settings: keys below `data.`, as in a YAML file.
         marks: column names by which `recdiv init` knows the log when its files are renamed.
     """
 
     log: tuple[tuple[Part, ...], ...]
     items: tuple[tuple[Part, ...], ...] = ()
+    needs_items: bool = True
     settings: Mapping[str, object] = field(default_factory=dict[str, object])
     marks: tuple[str, ...] = ()
 
@@ -76,7 +80,7 @@ AMAZON: Final = {
     "columns.item_id": "asin",
     "columns.timestamp": "unixReviewTime",
     "columns.rating": "overall",
-    "item_columns": {"item_id": "item_id"},
+    "item_columns": {"item_id": "item_id", "rating": "rating"},
 }
 PURCHASES: Final = (("event", "purchase"),)
 
@@ -170,9 +174,11 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
                     rows=rows.retailrocket_categories,
                     whole=rows.retailrocket_items,
                     beside={"tree": ("category_tree.csv",), "events": ("events.csv",)},
+                    optional=("tree", "events"),
                 ),
             ),
         ),
+        needs_items=False,
         settings={
             "columns.user_id": "visitorid",
             "columns.item_id": "itemid",
@@ -315,6 +321,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
                         *("title_entities", "abstract_entities"),
                     ),
                     rows=rows.mind_news,
+                    whole=rows.first_of_same,
                 ),
             ),
         ),
@@ -364,7 +371,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
     "recbole": Layout(
         log=((Part(("*.inter",), format="csv", separator="\t", rows=rows.recbole_columns),),),
         items=((Part(("*.item",), format="csv", separator="\t", rows=rows.recbole_columns),),),
-        marks=("user_id:token", "item_id:token"),
+        needs_items=False,
     ),
     "ubi": Layout(
         log=(
@@ -378,6 +385,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
                             "*ubi*queries*.jsonl",
                         )
                     },
+                    optional=("queries",),
                 ),
             ),
         ),

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recdiv_core.data.values import as_floats, as_mask, as_text
-from recdiv_core.errors import UserError
+from recdiv_core.errors import INIT_MENDS, UserError
 
 TimeUnit = Literal["iso", "s", "ms", "us", "ns", "digits", "pattern", "order"]
 
@@ -146,7 +146,7 @@ def _refusal(name: str, column: pa.Array, reason: str) -> UserError:
     return UserError(
         f"data.columns.timestamp={name}: {reason} (found {shown}); allowed: ISO 8601, epoch "
         "seconds, milli-, micro- or nanoseconds, 20240131, order numbers, or any other way that "
-        "data.timestamp_format describes"
+        f"data.timestamp_format describes; {INIT_MENDS}"
     )
 
 

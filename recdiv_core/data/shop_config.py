@@ -1,0 +1,120 @@
+"""What was found out about a shop's files, as a config file with comments.
+
+Not the finding out (look.py). The file is plain YAML of config keys, which `--config` takes. Every
+value is quoted and every comment is one line of printable text, whatever names the files have.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from recdiv_core.data.look import Findings
+from recdiv_core.errors import UserError
+
+WIDTH: Final = 100
+
+
+def to_yaml(findings: Findings, name: str) -> str:
+    """Return the text of a config file."""
+    lines = [
+        "# Written by `recdiv init` from samples of the files. Check it, then run:",
+        f"#   recdiv prepare --config {_printable(name)}",
+    ]
+    if findings.questions:
+        lines.append(f"# It asks {len(findings.questions)} question(s): look for QUESTION.")
+    lines.append("data:")
+    tree: dict[str, dict[str, object] | object] = {}
+    for key, value in findings.settings.items():
+        parts = key.split(".")[1:]
+        if len(parts) == 1:
+            tree[parts[0]] = value
+        else:
+            section = tree.setdefault(parts[0], {})
+            assert isinstance(section, dict)
+            section[parts[1]] = value
+    for name_of_key, value in tree.items():
+        lines += _lines(name_of_key, value, findings)
+    for question in findings.questions:
+        lines += ["", *_wrap(f"QUESTION: {question.text}", "# "), "# One of these:"]
+        lines += [f"#   {key}: {_value(value)}" for key, value in question.answers]
+    if findings.questions:
+        lines.insert(3, "# An answer goes below `data:`, or on the command line as key=value.")
+    return "\n".join(lines) + "\n"
+
+
+def _lines(key: str, value: object, findings: Findings) -> list[str]:
+    note = findings.notes.get(f"data.{key}", "")
+    above = _wrap(note, "  # ") if note else []
+    if not isinstance(value, dict):
+        return [*above, f"  {key}: {_value(value)}"]
+    inner: list[str] = []
+    for name, one in value.items():
+        why = findings.notes.get(f"data.{key}.{name}", "")
+        comment = f"  # {_printable(why)}" if why else ""
+        inner.append(f"    {_key(str(name))}: {_value(one)}{comment}")
+    return [*above, f"  {key}:", *inner]
+
+
+def _key(name: str) -> str:
+    return name if name.isidentifier() and name.isascii() else _value(name)
+
+
+def _value(value: object) -> str:
+    """Write a value on one line; text is always quoted."""
+    return yaml.safe_dump(
+        value, default_style='"', default_flow_style=True, allow_unicode=True, width=1 << 30
+    ).strip()
+
+
+def _wrap(text: str, start: str) -> list[str]:
+    lines, line = [], start
+    for word in _printable(text).split(" "):
+        if len(line) + len(word) > WIDTH and line != start:
+            lines.append(line.rstrip())
+            line = start
+        line += f"{word} "
+    return [*lines, line.rstrip()]
+
+
+def _printable(text: str) -> str:
+    """Return text without line ends and control characters."""
+    return "".join(mark if mark.isprintable() else " " for mark in text)
+
+
+def check_free(out: Path) -> None:
+    """Refuse a place that is taken, before any file is looked at.
+
+    Raises:
+        UserError: something is there, or it is no place for a file.
+    """
+    try:
+        is_taken = out.exists() or out.is_symlink()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out {str(out)!r} is no place for a file: {error}") from None
+    if is_taken:
+        raise UserError(f"--out {out} is there and is not overwritten")
+
+
+def write(findings: Findings, out: Path) -> None:
+    """Write the config file; a file that is there is not overwritten.
+
+    Raises:
+        UserError: it is there, or cannot be written.
+    """
+    check_free(out)
+    try:
+        content = to_yaml(findings, str(out)).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            "the name of a file or column is no Unicode text, which a config file cannot hold: "
+            "rename it"
+        ) from None
+    try:
+        with out.open("xb") as stream:
+            stream.write(content)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"--out {str(out)!r} cannot be written: {reason}") from None

@@ -1,0 +1,325 @@
+import gzip
+import json
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recdiv_core.config import Config
+from recdiv_core.data import guess, look, shop_config
+from recdiv_core.data.sniff import sniff
+from recdiv_core.errors import UserError
+from recdiv_core.settings import load as load_config
+from tests.published import PUBLISHED, lines, rows
+from tests.test_layouts import config_of, load
+
+RENAMED = ("amazon-2014", "amazon-2018", "amazon-2023", "rees46", "hm", "otto", "online-retail")
+
+
+def init(*given, out):
+    """Look at files as `recdiv init` does, and read the file that it writes."""
+    findings = look.look_at([str(path) for path in given])
+    shop_config.write(findings, out)
+    return findings, load_config(out)
+
+
+def counts_of(config):
+    _, raw, _, kept, counts = load(config)
+    users = {event["user_id"] for event in kept}
+    kinds = sorted((event["event"], event["timestamp"]) for event in kept)
+    return len(raw.table), len(users), kinds, counts.dropped, counts.rejected
+
+
+@pytest.mark.parametrize("published", PUBLISHED, ids=lambda published: published.layout)
+def test_a_published_data_set_is_recognised_and_read_alike(tmp_path, published):
+    place = tmp_path / "data"
+    place.mkdir()
+    published.write(place)
+    findings, config = init(place, out=tmp_path / "shop.yaml")
+    assert findings.questions == []
+    assert counts_of(config) == counts_of(config_of(place, published.layout))
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_a_published_log_is_recognised_under_another_name(tmp_path, name):
+    published = next(p for p in PUBLISHED if p.layout == name)
+    published.write(tmp_path)
+    expected = counts_of(config_of(tmp_path, name))
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    given = [path for path in tmp_path.iterdir() if path.is_file()]
+    for path in given:
+        is_items = path.name.startswith(("meta", "articles"))
+        suffix = path.name[path.name.index(".") :]
+        path.rename(place / (path.name if is_items else f"my-{path.stat().st_ino}{suffix}"))
+    if name == "otto":
+        next(p for p in place.iterdir() if p.stat().st_size < 100).unlink()
+    _, config = init(place, out=tmp_path / "shop.yaml")
+    assert counts_of(config) == expected
+
+
+def write_shop(root, head="visitor;sku;when;action", separator=";"):
+    root.mkdir(exist_ok=True)
+    kinds = ["view"] * 12 + ["add_to_cart"] * 5 + ["purchase"] * 3
+    lines(
+        root / "log.csv",
+        [head]
+        + [
+            separator.join([f"v{u}", f"{i}", f"2024-03-{1 + n:02} 08:00:00", kinds[n]])
+            for u, i, n in rows()
+        ],
+    )
+    lines(
+        root / "products.csv",
+        ["id,name,color,list_price"] + [f"{i}.0,Blüe shoe {i},blue,{i}.99" for i in range(1, 6)],
+        "latin-1",
+    )
+    return root
+
+
+def test_a_shop_s_own_files_are_told_apart_and_mapped(tmp_path):
+    write_shop(tmp_path / "in")
+    findings, config = init(tmp_path / "in", out=tmp_path / "shop.yaml")
+    data = config.data
+    assert data.clicks.endswith("in/log.csv")
+    assert data.items.endswith("in/products.csv")
+    assert (data.separator, data.item_separator, data.item_encoding) == (";", "", "latin-1")
+    assert data.columns.user_id == "visitor"
+    assert data.columns.item_id == "sku"
+    assert data.columns.timestamp == "when"
+    assert data.columns.event == "action"
+    assert data.event_names == {"view": "click", "add_to_cart": "cart"}
+    assert data.item_columns == {
+        "item_id": "id",
+        "title": "name",
+        "colour": "color",
+        "price": "list_price",
+    }
+    assert findings.questions == []
+    text = (tmp_path / "shop.yaml").read_text()
+    assert "view (12), add_to_cart (5), purchase (3)" in text
+    plain = text.replace("\n  #", "")
+    assert (
+        "100% of the log's item ids in the sample are in the catalogue (1.0 taken for 1)" in plain
+    )
+
+
+def test_what_init_writes_for_a_shop_can_be_read(tmp_path):
+    write_shop(tmp_path / "in")
+    _, config = init(tmp_path / "in", out=tmp_path / "shop.yaml")
+    num_items, num_users, kinds, _, rejected = counts_of(config)
+    assert (num_items, num_users, len(kinds), rejected.total()) == (5, 5, 20, 0)
+
+
+def test_a_file_without_a_header_gets_one(tmp_path):
+    lines(
+        tmp_path / "in" / "log.txt",
+        [f"{u}\t{1000 + i}\tview\t{1_400_000_000 + n}" for u, i, n in rows()],
+    )
+    _, config = init(tmp_path / "in", out=tmp_path / "shop.yaml")
+    assert config.data.separator == "\t"
+    assert set(config.data.header) >= {"timestamp", "event"}
+    assert config.data.header[2:] == ("event", "timestamp")
+
+
+def test_nested_json_lines_and_several_files_are_one_log(tmp_path):
+    place = tmp_path / "in"
+    place.mkdir()
+    for part in range(5):
+        content = "".join(
+            json.dumps(
+                {
+                    "visitorId": u,
+                    "events": [{"productId": i, "ts": (1_400_000_000 + n) * 1000, "type": "view"}],
+                }
+            )
+            + "\n"
+            for u, i, n in rows()
+        )
+        (place / f"part-{part}.jsonl.gz").write_bytes(gzip.compress(content.encode()))
+    lines(place / "README.md", ["# a shop"])
+    _, config = init(place, out=tmp_path / "shop.yaml")
+    assert config.data.clicks.endswith("in/part-*.jsonl.gz")
+    assert config.data.columns.user_id == "visitorId"
+    assert config.data.columns.item_id == "events.productId"
+    assert config.data.columns.timestamp == "events.ts"
+    assert config.data.columns.event == "events.type"
+    assert len(load(config)[3]) == 100
+
+
+def test_parquet_of_typed_columns_needs_no_settings(tmp_path):
+    users, items, places = zip(*rows(), strict=True)
+    times = pa.array([1_400_000_000_000_000 + n for n in places], pa.timestamp("us"))
+    table = pa.table({"user_id": users, "item_id": items, "timestamp": times})
+    pq.write_table(table, tmp_path / "log.parquet")
+    findings, config = init(tmp_path / "log.parquet", out=tmp_path / "shop.yaml")
+    assert list(findings.settings) == ["data.clicks"]
+    assert len(load(config)[3]) == 20
+
+
+def test_what_cannot_be_told_is_asked_with_its_answers(tmp_path):
+    lines(
+        tmp_path / "in" / "log.csv",
+        ["session,product_id,date,action,agent"]
+        + [f"{u},{i},0{1 + n % 9}/02/2024,{'zoomed' if n % 2 else 'view'},x" for u, i, n in rows()],
+    )
+    findings, _ = init(tmp_path / "in", out=tmp_path / "shop.yaml")
+    asked = [question.text for question in findings.questions]
+    assert len(asked) == 3
+    assert "Which column names the user?" in asked[0]
+    assert "a day and a month, or a month and a day?" in asked[1]
+    assert "What is the kind of event 'zoomed' (10 rows of the sample)?" in asked[2]
+    text = (tmp_path / "shop.yaml").read_text()
+    assert "QUESTION" in text
+    assert '#   data.timestamp_format: "%d/%m/%Y"' in text
+    assert '#   data.event_names.zoomed: "drop"' in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", "is an empty file|is empty"),
+        ("a.bin", bytes(range(256)) * 40, "binary"),
+        ("a.png", b"\x89PNG\r\n\x1a\n" + b"\0" * 200, "binary"),
+        ("a.pdf", b"%PDF-1.7 and so on", "PDF"),
+        ("a.csv.gz", b"\x1f\x8bbroken", "a.csv.gz: "),
+        ("a.parquet", b"not parquet", "parquet"),
+        ("a.csv", b"just,some\nwords,here\n", "none of the files looks like a click log"),
+        ("a.json", b"[1, 2, 3]", "none of the"),
+    ],
+)
+def test_files_that_are_no_log_are_refused_in_one_line(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        look.look_at([str(tmp_path / name)])
+    assert "\n" not in str(caught.value)
+
+
+def run_init(monkeypatch, capsys, *arguments):
+    from pipelines import init as script
+
+    monkeypatch.setattr(sys, "argv", ["init", *map(str, arguments)])
+    status = script.main()
+    return status, capsys.readouterr()
+
+
+def test_the_command_prints_one_json_line_and_does_not_overwrite(tmp_path, monkeypatch, capsys):
+    write_shop(tmp_path / "in")
+    out = tmp_path / "my shop.yaml"
+    status, said = run_init(monkeypatch, capsys, tmp_path / "in", "--out", out)
+    assert status == 0
+    assert json.loads(said.out) == {"config": str(out), "layout": "", "questions": []}
+    assert "click log" in said.err
+    assert "catalogue" in said.err
+    before = out.read_text()
+    status, said = run_init(monkeypatch, capsys, tmp_path / "in", "--out", out)
+    assert (status, said.out) == (2, "")
+    assert said.err == f"error: --out {out} is there and is not overwritten\n"
+    assert out.read_text() == before
+
+
+@pytest.mark.parametrize("out", ["nowhere/shop.yaml", "x" * 300, "a\0b"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys, out):
+    write_shop(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    status, said = run_init(monkeypatch, capsys, "in", "--out", out)
+    assert status == 2
+    assert "--out" in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_names_of_files_and_columns_cannot_break_the_config(tmp_path):
+    place = tmp_path / 'it\'s: "a" #shop\n- x'
+    place.mkdir()
+    head = "user id: #1;item\\id;ti'me;{action}"
+    write_shop(place, head)
+    _, config = init(place / "log.csv", place / "products.csv", out=tmp_path / "shop.yaml")
+    assert config.data.clicks == str(place / "log.csv")
+    assert config.data.columns.user_id == "user id: #1"
+
+
+def test_looking_imports_neither_torch_nor_ray(tmp_path):
+    write_shop(tmp_path / "in")
+    code = (
+        "import sys; from pipelines import init; sys.argv = ['init', 'in', '--out', 'o.yaml'];"
+        "assert init.main() == 0;"
+        "print([m for m in ('torch', 'ray', 'mlflow', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_only_the_start_of_a_large_file_is_read(tmp_path):
+    path = tmp_path / "log.csv"
+    with path.open("w") as stream:
+        stream.write("user_id,item_id,timestamp\n")
+        stream.write("1,2,1400000000\n" * 3_000_000)
+        stream.write('"a broken end')
+    assert sniff(str(path)).table.num_rows <= 10_000
+
+
+@settings(max_examples=50)
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_any_text_in_a_finding_is_read_back_from_the_yaml(tmp_path_factory, value, note):
+    findings = look.Findings()
+    findings.set("data.clicks", value, note)
+    findings.set("data.item_columns", {"title": value})
+    out = tmp_path_factory.mktemp("init") / "shop.yaml"
+    shop_config.write(findings, out)
+    config = load_config(out)
+    assert config.data.clicks == value
+    assert config.data.item_columns == {"title": value}
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("CustomerID", "user_id"),
+        ("visitor_id", "user_id"),
+        ("articleId", "item_id"),
+        ("StockCode", "item_id"),
+        ("event_time", "timestamp"),
+        ("createdAt", "timestamp"),
+        ("eventType", "event"),
+        ("searchTerm", "query"),
+    ],
+)
+def test_usual_names_of_columns_are_known(name, role):
+    column = guess.Column(
+        name, pa.array({"timestamp": ["2024-01-01"], "event": ["view"]}.get(role, ["a", "b"]))
+    )
+    other = guess.Column("misc", pa.array(["x", "y"]))
+    assert guess.guess_roles([other, column], guess.OF_LOG)[role].column == name
+
+
+def test_the_default_config_is_not_changed_by_looking():
+    assert load_config() == Config()
+
+
+def test_kinds_of_event_are_found_in_the_names_of_folders(tmp_path):
+    for kind in ("view", "basket", "order"):
+        lines(
+            tmp_path / "in" / f"event={kind}" / "part-0.csv",
+            ["user_id,item_id,timestamp"] + [f"{u},{i},{1_400_000_000 + n}" for u, i, n in rows()],
+        )
+    _, config = init(tmp_path / "in", out=tmp_path / "shop.yaml")
+    assert config.data.clicks == str(tmp_path / "in")
+    assert config.data.event_names == {"view": "click", "basket": "cart", "order": "purchase"}
+
+
+def test_a_log_without_a_catalogue_names_the_attributes_of_items(tmp_path):
+    lines(
+        tmp_path / "log.csv",
+        ["uid,product_id,ts,product_name,genre"]
+        + [f"u{u},{i},{1_400_000_000 + n},Shoe {i},shoes" for u, i, n in rows()],
+    )
+    _, config = init(tmp_path / "log.csv", out=tmp_path / "shop.yaml")
+    assert config.data.items == ""
+    assert config.data.columns.title == "product_name"
+    assert config.data.columns.category == "genre"
