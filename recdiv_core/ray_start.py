@@ -14,10 +14,11 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from recdiv_core.config import Config
 from recdiv_core.errors import UserError
+from recdiv_core.ray_leftovers import end_leftovers, mark_session
 
 IDLE_ENDS_AFTER_MS: Final = "RAY_idle_worker_killing_time_threshold_ms"
 """Ray's setting of a node, which its processes inherit; a second unless set."""
@@ -57,7 +58,7 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
     address = config.scaling.address
     is_local = address == "local"
     try:
-        ray.init(
+        joined: Any = ray.init(
             address=address,
             logging_level=logging.WARNING,
             # of a Ray that ends with this process: two seconds of its start, and CPU as long
@@ -68,6 +69,10 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
             f"scaling.address={address}: no Ray cluster there ({error}); "
             f"allowed: local, auto, or host:port of a running one"
         ) from None
+    if is_local:
+        session = Path(joined.address_info["session_dir"])
+        mark_session(session)
+        end_leftovers(session.parent)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end_as_on_ctrl_c)  # Ray's own answer aborts a sweep
     if shared and not is_local:

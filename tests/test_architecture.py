@@ -46,6 +46,7 @@ LAYERS = {
     "recdiv_core.data": "data",
     "recdiv_core.ray_start": "data",
     "recdiv_core.ray_errors": "data",
+    "recdiv_core.ray_leftovers": "data",
     "recdiv_core.training": "running",
     "recdiv_core.slates": "running",
     "recdiv_core.evaluate": "running",

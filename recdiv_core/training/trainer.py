@@ -21,6 +21,10 @@ from ray._private.state import actors
 from ray.train import Result, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.metrics import (
+    ControllerMetricsCallback,
+    WorkerMetricsCallback,
+)
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController, placement_group_cleaner
@@ -35,9 +39,11 @@ class PlannedTrainer(TorchTrainer):
     """A TorchTrainer without processes beside its workers, whose workers ask for no dataset."""
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
-        replaced = (DatasetsCallback, PlacementGroupCleanerCallback)
+        replaced = [DatasetsCallback, PlacementGroupCleanerCallback]
+        if not str(self.run_config.name).isascii():  # Ray 2.60 counts under ASCII names only
+            replaced += [ControllerMetricsCallback, WorkerMetricsCallback]
         callbacks = super()._create_default_callbacks()
-        kept = [callback for callback in callbacks if not isinstance(callback, replaced)]
+        kept = [callback for callback in callbacks if not isinstance(callback, tuple(replaced))]
         return [CleanUp(), *kept] if ray.get_runtime_context().get_actor_id() else kept
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
