@@ -14,7 +14,7 @@ BENCH ?= $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py)))
 READY := .venv/.ready
 PY := .venv/bin/python
 
-.PHONY: setup demo test check fmt lint type test-cluster test-faults golden bench dashboard help
+.PHONY: setup demo test nightly check fmt lint type test-cluster test-faults golden bench dashboard help
 
 setup: $(READY)  ## make the environment in .venv, in about a minute (PYTHON=python3.12, INSTALLER=pip)
 
@@ -36,6 +36,10 @@ test-cluster: $(READY)  ## only the tests that start a local Ray cluster
 
 test-faults: $(READY)  ## only the tests that kill somebody or cut a connection; not all are in `make test`
 	@$(PY) -m pytest --quiet -m faults tests/cluster
+
+nightly: $(READY)  ## all tests that need no GPU, the slow ones too, and the fuzz test at 1,000 inputs
+	@RECDIV_FUZZ=1000 $(PY) -m pytest --quiet -n auto -m "not ray and not gpu"
+	@$(PY) -m pytest --quiet -m ray tests/cluster
 
 check: lint type test  ## what a change must pass: lint, types, tests
 
