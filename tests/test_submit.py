@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from recdiv_core.errors import UserError
 from recdiv_core.submit import check_command, list_tree, submit
 
 KEPT = ["run.storage=s3://bucket/runs", "tracking.uri=https://mlflow.example"]
@@ -45,6 +46,35 @@ def test_a_wrong_command_is_answered_before_anything_is_shipped(
 ):
     with pytest.raises(ValueError, match=message):
         check_command(command, tree)
+
+
+def test_a_config_file_is_checked_and_shipped_with_the_tree(tree: Path):
+    file = tree / "shop.yaml"
+    file.write_text("run.storage: s3://bucket/runs\ntracking: {uri: https://mlflow.example}\n")
+    command = ["tune", "--space", "tradeoff", "--config"]
+    check_command([*command, "shop.yaml"], tree)
+    check_command([*command, "./shop.yaml"], tree)
+    assert "shop.yaml" in list_tree(tree)
+    with pytest.raises(UserError, match=r"--config none.yaml is not a file in --working-dir"):
+        check_command([*command, "none.yaml"], tree)
+    with pytest.raises(UserError, match=r"shop.yaml would not be shipped: give a path below"):
+        check_command([*command, str(file)], tree)
+    file.write_text("evla.k: 20\n")
+    with pytest.raises(UserError, match=r"shop.yaml: unknown key 'evla.k'"):
+        check_command([*command, "shop.yaml"], tree)
+
+
+def test_a_config_file_that_git_ignores_is_refused(tree: Path):
+    (tree / ".gitignore").write_text("*.yaml\n")
+    (tree / "shop.yaml").write_text("seed: 1\n")
+    with pytest.raises(UserError, match=r"shop.yaml would not be shipped"):
+        check_command(["prepare", "data.out=/shared/shop", "--config", "shop.yaml"], tree)
+
+
+def test_paths_of_a_config_file_must_be_shared_too(tree: Path):
+    (tree / "shop.yaml").write_text("data: {clicks: log.csv, out: /shared/shop}\n")
+    with pytest.raises(UserError, match=r"data.clicks=log.csv is relative: the job runs elsewhere"):
+        check_command(["prepare", "--config", "shop.yaml"], tree)
 
 
 def test_the_tree_is_what_git_sees(tree: Path):
