@@ -59,7 +59,7 @@ Event = Literal["impression", "click", "cart", "purchase"]
 LEAST_WEIGHT: Final = 1e-6
 """Of a kind of event; the largest is its inverse."""
 
-GONE: Final = ("tracking.parent_run_id",)
+GONE: Final = ("tracking.parent_run_id", "data.columns.slate_id")
 """Keys that did nothing and stand in checkpoints of older versions: dropped when those are read."""
 
 
