@@ -119,7 +119,7 @@ def test_queries_and_weights_go_with_their_items():
 
 def test_ties_across_a_cut_are_counted_for_each_neighbour_pair():
     events = make_events(
-        [[(5, 0, -1), (5, 1, -1), (5, 2, -1)], [(1, 0, -1), (2, 0, -1), (2, 0, -1)]]
+        [[(5, 0, -1), (5, 1, -1), (5, 2, -1)], [(5, 0, -1), (6, 0, -1), (6, 0, -1)]]
     )
     assert split.count_ties(events, split.count_leave_last_out(events.offsets_B)) == 3
 

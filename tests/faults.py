@@ -1,0 +1,478 @@
+"""The faults of tests/mutate.py: a table, longer than a module should be because it is data.
+
+A file of recdiv_core -> the tests that must notice, and (original text, faulty text) pairs. The
+original stands once in the file, up to and with what is left out of the pair's text. Kinds: signs,
+steps of one, wrong denominators, missing masks, orders of ties, ratios before sums.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+Faults = dict[str, tuple[str, list[tuple[str, str]]]]
+
+LOSSES: Final[Faults] = {
+    "losses/diversity.py": (
+        "test_diversity_losses",
+        [
+            ("mean.square().sum(1) - own", "mean.square().sum(1)"),
+            ("return similarity.clamp(0.0, 1.0)", "return (1 - similarity).clamp(0.0, 1.0)"),
+            ("other = 1 - torch.eye(", "other = 1 - 0 * torch.eye("),
+            ("(SHARPNESS * (cosines - 1)).exp()", "(SHARPNESS * cosines).exp()"),
+            ("((bound - log_det) / bound", "(log_det / bound"),
+            ("log_det = 2 * factor", "log_det = factor"),
+            (".flatten().index_select(0, row_N) * part_N\n", ".flatten().index_select(0, row_N)\n"),
+            (
+                "history * (history.clamp_min(tiny).log() - slate",
+                "slate * (history.clamp_min(tiny).log() - slate",
+            ),
+            ("torch.where(history.sum(1) > 0, breadth", "torch.where(history.sum(1) > 9, breadth"),
+            ("max(1, min(slates.slate_size, num_categories))", "max(1, slates.slate_size)"),
+            ("values.clamp_min(0), q * (values >= 0)", "values.clamp_min(0), q"),
+            ("weight / total * REGULARISERS", "weight * REGULARISERS"),
+            ("kept / taught.sum(1).clamp_min(1)", "kept / slates.slate_size"),
+        ],
+    ),
+    "losses/aggregate.py": (
+        "test_aggregate",
+        [
+            ("slates.traits.num_places / SHOWN_ENOUGH", "slates.traits.num_places"),
+            ("(excess - math.log(floor)) / (math.log(max", "(math.log(max"),
+            (".pow(power)", ".pow(1 - 0.9 * power)"),
+            ("own.clamp_min(torch.finfo(own.dtype).tiny).log() - common", "common"),
+            ("(q * cost).sum(1) / q.sum(1)", "(q * cost).sum(1) / q.sum()"),
+        ],
+    ),
+    "losses/relevance.py": (
+        "test_relevance",
+        [
+            ("shift_S = -logq_alpha * log_expected_S", "shift_S = logq_alpha * log_expected_S"),
+            ("is_out_RS = negatives_S == targets[:, None]", "is_out_RS = negatives_S == -1"),
+            (
+                "beta_R = 1 - calibration * (1 - sampled_R)",
+                "beta_R = calibration * (1 - sampled_R)",
+            ),
+            ("margin_RS = positive_R[:, None] - negative_RS", "margin_RS = negative_RS"),
+            ("pairs_R / (~is_out_RS).sum(1)", "pairs_R / is_out_RS.shape[1]"),
+            ("factor * (1 + gamma", "factor * (1 - gamma"),
+            ("odds.scatter_add_(1, targets, -norm)", "odds.scatter_add_(1, targets, -0.5 * norm)"),
+            (
+                "num_others = max(1, items_VD.shape[0] - 1)",
+                "num_others = max(1, items_VD.shape[0])",
+            ),
+            ("is_out_RS = is_out_RS | is_masked", "is_out_RS = is_out_RS | False"),
+        ],
+    ),
+    "losses/soft_topk.py": (
+        "test_soft_topk",
+        [
+            (
+                "too_many = torch.sigmoid(scaled - middle).sum(1, keepdim=True) > k",
+                "too_many = torch.sigmoid(scaled - middle).sum(1, keepdim=True) > k - 1",
+            ),
+            ("return slope * centred / ctx.temperature", "return slope * centred"),
+            ("slope = soft * (1 - soft)", "slope = soft"),
+            ("left = left + _log", "left = left - _log"),
+            ("room = k - is_full.sum(1, keepdim=True)", "room = k"),
+        ],
+    ),
+    "losses/balance.py": (
+        "test_balance",
+        [
+            ("excess = penalty - (1 - min_diversity)", "excess = penalty - min_diversity"),
+            ("return 1 - w, w\n", "return w, 1 - w\n"),
+            ("(distance_r >= distance_p)", "(distance_r > distance_p)"),
+            ("conflict = _dot(a, b).clamp_max(0.0)", "conflict = _dot(a, b)"),
+            ("gap).clamp(0.0, 1.0)", "gap)"),
+            ("max(0.0, state.multiplier + rate * excess)", "state.multiplier + rate * excess"),
+        ],
+    ),
+    "losses/negatives.py": (
+        "test_negatives",
+        [
+            ("max(0, targets_N.shape[0] - 1)", "max(0, targets_N.shape[0])"),
+            ("uniform_U.shape[0] / log_share_V.shape[0]", "uniform_U.shape[0]"),
+        ],
+    ),
+    "losses/class_balance.py": (
+        "test_class_balance",
+        [
+            ("weights / weights.mean()", "weights / weights.sum()"),
+            ("popularity_V.double() + 1", "popularity_V.double() + 1e-9"),
+            (".where(categories.has_any_V, 1.0)", ""),
+        ],
+    ),
+    "losses/adversarial.py": (
+        "test_adversarial",
+        [
+            ("usable.sign()", "-usable.sign()"),
+            (
+                "(epsilon / norm_P.clamp_min(_tiny(moved))).clamp_max(1.0)",
+                "(epsilon / norm_P.clamp_min(_tiny(moved)))",
+            ),
+            ("2 * draws_PD - 1", "2 * draws_PD"),
+            ("weight.add_((length * direction)", "weight.sub_((length * direction)"),
+        ],
+    ),
+    "losses/soft_slates.py": (
+        "test_soft_slates",
+        [("events_BG / events_BG.sum(1, keepdim=True)", "events_BG / events_BG.sum()")],
+    ),
+}
+
+METRICS: Final[Faults] = {
+    "metrics/accuracy.py": (
+        "test_accuracy",
+        [
+            (
+                "return _num_hits(slates) / slates.k",
+                "return _num_hits(slates) / slates.is_item_BK.sum(1)",
+            ),
+            (
+                "slates.num_targets_B.clamp(max=slates.k) - 1\n",
+                "slates.num_targets_B.clamp(max=slates.k) - 2\n",
+            ),
+            ("(_ranks(slates) + 1).log2()", "(_ranks(slates) + 2).log2()"),
+            ("sums_B / slates.num_targets_B.clamp(max=slates.k)", "sums_B / slates.num_targets_B"),
+            ("num_targets_B * (num_targets_B - 1) / 2", "0.0 * num_targets_B"),
+            ("2 * first * second / total", "first * second / total"),
+            (".amax(dim=1)\n\n\ndef map_", ".sum(dim=1)\n\n\ndef map_"),
+        ],
+    ),
+    "metrics/diversity.py": (
+        "test_diversity test_scorecard",
+        [
+            (
+                "slates.length_B * (slates.length_B - 1)\n    ild_B",
+                "slates.k * (slates.length_B - 1)\n    ild_B",
+            ),
+            (
+                "min(slates.k, slates.facts.num_categories)\n    if",
+                "slates.facts.num_categories\n    if",
+            ),
+            (".masked_fill(~is_pair_BKK, torch.inf)", ""),
+            ("sizes_BK[:, second_P] - common_BP", "sizes_BK[:, second_P]"),
+            ("1 - shares_BM.square().sum(dim=1)", "shares_BM.square().sum(dim=1)"),
+            ("values_BK >= 0\n", "values_BK >= -1\n"),
+        ],
+    ),
+    "metrics/exposure.py": (
+        "test_exposure test_scorecard",
+        [
+            ("(exposure_V > 0).double()", "(exposure_V > 1).double()"),
+            ("2 * ranks_V - num_items - 1", "2 * ranks_V - num_items"),
+            ("exposure_V * (exposure_V - 1)", "exposure_V * exposure_V"),
+            ("bits_BK.sum(dim=1) / slates.length_B.clamp(min=1)", "bits_BK.sum(dim=1) / slates.k"),
+            ("slates.is_item_BK & ~is_popular_BK", "~is_popular_BK"),
+            (
+                ".clamp(min=0).double() / slates.facts.num_items",
+                ".double() / slates.facts.num_items",
+            ),
+            ("slates.length_B == slates.k", "slates.length_B >= slates.k - 1"),
+        ],
+    ),
+    "metrics/facts.py": (
+        "test_exposure test_scorecard test_tally",
+        [
+            (
+                "popularity_V.argsort(descending=True, stable=True)",
+                "popularity_V.flip(0).argsort(descending=True, stable=True).sub(len(popularity_V) - 1).neg()",
+            ),
+            ("share_before_V >= TAIL_FROM", "share_before_V > TAIL_FROM"),
+            (
+                "popularity_V.double().clamp(min=1) / num_train_users",
+                "popularity_V.double().clamp(min=1)",
+            ),
+            ("popularity_V == 0, len(popularity_V) + 1", "popularity_V == 0, len(popularity_V)"),
+        ],
+    ),
+    "metrics/tally.py": (
+        "test_tally",
+        [
+            ("means = tally.sums / num_users", "means = tally.sums / (num_users + 1)"),
+            ("num_users=self.num_users + other.num_users", "num_users=self.num_users"),
+            ("slates.items_BK[slates.is_item_BK]", "slates.items_BK[slates.is_hit_BK]"),
+            ("num_held_out = num_judged + int", "num_held_out = int"),
+        ],
+    ),
+    "metrics/judged.py": (
+        "test_tally test_scorecard",
+        [
+            ("& (items_BK >= 0)\n", "\n"),
+            ("- squared_norm_V[self.items_BK].sum(dim=1)", ""),
+            ("is_new_BM[:, 1:] = labels_BM[:, 1:] != labels_BM[:, :-1]", "is_new_BM[:, 1:] = 1"),
+            ("found.place_BM >= self.k", "found.place_BM > self.k"),
+        ],
+    ),
+    "metrics/calibration.py": (
+        "test_calibration test_scorecard",
+        [
+            ("(history_H / mixed_H).log()", "(mixed_H / history_H).log()"),
+            ("(1 - SMOOTHING) * slate_H + SMOOTHING * history_H", "slate_H + SMOOTHING"),
+            ("torch.where(keys[place] == wanted, values[place], 0.0)", "values[place]"),
+        ],
+    ),
+    "metrics/intent.py": (
+        "test_intent test_scorecard",
+        [
+            ("worth_BL * REPEATED", "worth_BL"),
+            (".masked_fill(~hit_BK[:, rank, None], -1)", ""),
+            ("worth_BN[:, -1] = 0", "worth_BN[:, -1] = 1"),
+            ("gain_BT.masked_fill(~is_left_BT, -1).argmax(dim=1)", "gain_BT.argmax(dim=1)"),
+        ],
+    ),
+    "metrics/groups.py": (
+        "test_scorecard test_groupings test_evaluate",
+        [
+            ("& (slates.targets_BT >= 0)\n", "\n"),
+            ("[:, slates.is_judged_R]", "[:, : slates.num_users]"),
+            ("num_targets_B=is_wanted_NT.sum(dim=1)", "num_targets_B=slates.num_targets_B[user_N]"),
+        ],
+    ),
+    "metrics/fairness.py": (
+        "test_fairness",
+        [
+            ("shown / (size / num_items)", "shown / size"),
+            ("statistics.pstdev(rates)", "statistics.stdev(rates)"),
+            ("max(1, min_size)", "max(1, min_size + 1)"),
+        ],
+    ),
+    "metrics/bootstrap.py": (
+        "test_bootstrap",
+        [
+            ("(fewer + 1) / (len(samples) + 1)", "fewer / len(samples)"),
+            ("(len(p_values) - rank) * p_values", "len(p_values) * p_values"),
+            ("largest = max(largest, min", "largest = (min"),
+        ],
+    ),
+    "metrics/jackknife.py": (
+        "test_jackknife",
+        [
+            ("* (num_groups - 1) / num_groups\n", "/ num_groups\n"),
+            ("(values_U.sum() - sums_G) / num_left_G", "(values_U.sum() - sums_G) / len(group_U)"),
+            (
+                "slates_UK.ravel() + 1, minlength=num_items + 1)[1:]",
+                "slates_UK.ravel() % num_items, minlength=num_items)",
+            ),
+        ],
+    ),
+    "metrics/repeats.py": (
+        "test_repeats",
+        [
+            ("math.sqrt(len(values))", "math.sqrt(len(values) - 1)"),
+            ("0.5 + level / 2", "level"),
+        ],
+    ),
+    "labels.py": (
+        "test_labels",
+        [
+            (".where(place_L < lengths, -1)", ""),
+            ("(labels_IL >= 0) * part_I1", "part_I1.expand_as(labels_IL)"),
+            ("before_I = lengths_I.cumsum(0) - lengths_I", "before_I = lengths_I.cumsum(0)"),
+            ("label_N.masked_fill(part_N == 0, -1)", "label_N"),
+        ],
+    ),
+}
+
+RERANKERS: Final[Faults] = {
+    "rerank/mmr.py": (
+        "test_mmr test_compiled",
+        [("torch.minimum(nearest", "torch.maximum(nearest"), ("offset=1.0", "offset=0.5")],
+    ),
+    "rerank/msd.py": (
+        "test_msd test_compiled",
+        [("2 / max(1, k - 1)", "2 / k"), ("alpha=share", "alpha=1")],
+    ),
+    "rerank/dpp.py": (
+        "test_dpp test_compiled",
+        [(".clamp_min(SMALLEST).log_()", ".clamp_min(SMALLEST)"), ("exact=True", "exact=False")],
+    ),
+    "rerank/ssd.py": (
+        "test_ssd test_compiled",
+        [("offset=-BIAS", "offset=0.0"), (".sqrt_()", "")],
+    ),
+    "rerank/span.py": (
+        "test_dpp test_ssd test_compiled",
+        [
+            (
+                "self.left_RC.addcmul_(row_RC, row_RC, value=-1)",
+                "self.left_RC.addcmul_(row_RC, row_RC)",
+            ),
+            ("sine_R1 * oldest_RC\n            oldest", "0 * oldest_RC\n            oldest"),
+            ("min(k - 1, window or k - 1)", "min(k, window or k)"),
+        ],
+    ),
+    "rerank/compiled.py": (
+        "test_compiled",
+        [
+            ("- np.int64(n))\n    return", "+ np.int64(n))\n    return"),
+            (
+                "ONE - cosine_MN[row, n])\n\n\n@_compiled()\ndef _add_distances",
+                "cosine_MN[row, n])\n\n\n@_compiled()\ndef _add_distances",
+            ),
+        ],
+    ),
+    "rerank/xquad.py": (
+        "test_xquad",
+        [("options.alpha * shares_BCL", "options.alpha + 0 * shares_BCL")],
+    ),
+    "rerank/fading.py": (
+        "test_xquad test_alpha test_labels",
+        [
+            ("1 - met_BCL, default=1.0", "met_BCL, default=1.0"),
+            ("default=1.0", "default=0.5"),
+            ("labels_of(best_BW) + 1, values_of", "labels_of(best_BW).clamp_min(0), values_of"),
+        ],
+    ),
+    "rerank/alpha.py": (
+        "test_alpha",
+        [
+            ("weight / total * shares_of", "weight * shares_of"),
+            ("own_BCL * len(names) + index", "own_BCL"),
+        ],
+    ),
+    "rerank/calibrated.py": (
+        "test_calibrated",
+        [
+            ("(1 - KEPT_TASTE) / (length + 1)", "(1 - KEPT_TASTE) / (length + 2)"),
+            ("with_BWLC.clamp_min(tiny).log() - without", "without"),
+        ],
+    ),
+    "rerank/beam.py": (
+        "test_beam",
+        [("novelty_BWC.copy_(-(", "novelty_BWC.copy_(("), ("== options.beam_width", ">= 1")],
+    ),
+    "rerank/exposure.py": (
+        "test_rerank_exposure",
+        [
+            ("worth_P.argsort(descending=True, stable=True)", "worth_P.argsort(stable=True)"),
+            ("place_P >= free_V", "place_P > free_V"),
+            ("candidates.exposure_V.sum()) + num_users * k", "candidates.exposure_V.sum())"),
+            ("is_open_BC.cumsum(dim=1) <= k", "is_open_BC.cumsum(dim=1) < k"),
+        ],
+    ),
+    "rerank/relevance.py": (
+        "test_rerank test_mmr test_dpp",
+        [
+            ("(scores_BC - low_B1) /", "scores_BC /"),
+            (
+                ".square().sum(dim=1, keepdim=True) / num_real_B1).sqrt()",
+                ".square().sum(dim=1, keepdim=True)).sqrt()",
+            ),
+        ],
+    ),
+    "rerank/greedy.py": (
+        "test_rerank test_mmr test_quota",
+        [
+            ("left_BWC.scatter_(2, best_BW[..., None], -torch.inf)", "pass"),
+            ("(1 - weigh_W)[:, None]", "(1 + weigh_W)[:, None]"),
+            (
+                "is_end_B1K = torch.arange(steps, device=picks_KBW.device) >= num",
+                "is_end_B1K = torch.arange(steps, device=picks_KBW.device) > num",
+            ),
+        ],
+    ),
+    "rerank/none.py": (
+        "test_rerank",
+        [("argsort(dim=1, descending=True, stable=True)", "argsort(dim=1, stable=True)")],
+    ),
+    "rerank/quota.py": (
+        "test_quota",
+        [
+            ("num_alike_BWL < self._most", "num_alike_BWL <= self._most"),
+            ("len(self._past) >= self._window", "len(self._past) > self._window"),
+            ("short_BWC > after_B11 * need.most_B11", "short_BWC >= after_B11 * need.most_B11"),
+            ("self._is_new_BWLC &= ~is_met_BWLC", "self._is_new_BWLC &= is_met_BWLC"),
+            (
+                "(labels_BWL >= 0).any(0).any(0).sum()))]",
+                "(labels_BWL >= 0).any(0).any(0).sum()) - 1)]",
+            ),
+        ],
+    ),
+    "rerank/breaches.py": (
+        "test_quota",
+        [
+            (">= rule.count\n        over_NP", "> rule.count\n        over_NP"),
+            ("place_NE - first_NE)", "place_NE)"),
+            ("clamp_min(0)\n        is_window_NP", "clamp_min(1)\n        is_window_NP"),
+        ],
+    ),
+    "rerank/program.py": (
+        "test_quota",
+        [
+            ("cost *= 1 + most", "cost *= 1"),
+            (
+                "rule.count, (over, -1.0))\n                continue",
+                "rule.count + 1, (over, -1.0))\n                continue",
+            ),
+        ],
+    ),
+    "rerank/wanted.py": (
+        "test_slates",
+        [
+            ("is_beyond_BM, -torch.inf", "~is_beyond_BM, -torch.inf"),
+            ("scores_BC[:, -1:], -torch.inf)", "score_BA, -torch.inf)"),
+        ],
+    ),
+    "models/top_scores.py": (
+        "test_top_scores",
+        [
+            ("keys = (-tied_tk", "keys = (tied_tk"),
+            ("is_equal_V.nonzero()[:num_places, 0]", "is_equal_V.nonzero()[-num_places:, 0]"),
+            ("first = values_bN.shape[1] - k", "first = values_bN.shape[1] - k - 1"),
+        ],
+    ),
+    "models/baselines.py": (
+        "test_baselines",
+        [
+            ('np.argsort(-counts_V, kind="stable")', 'np.argsort(counts_V, kind="stable")'),
+            ("np.lexsort((col, -similarity, row))", "np.lexsort((-col, -similarity, row))"),
+            ("weight_VV /= -inverse", "weight_VV /= inverse"),
+            (
+                "np.sqrt(users_V[row] * users_V[col]) + shrinkage",
+                "np.sqrt(users_V[row] * users_V[col])",
+            ),
+        ],
+    ),
+    "slates.py": (
+        "test_slates",
+        [
+            ("scores_BV -= policy.logit_adjustment", "scores_BV += policy.logit_adjustment"),
+            ("if policy.filter_seen:\n", "if False:\n"),
+            ("(balance_P.double() + num_items - 1) / 2", "(balance_P.double() + num_items) / 2"),
+        ],
+    ),
+}
+
+SPLITS: Final[Faults] = {
+    "data/split.py": (
+        "test_split",
+        [
+            ("times_N < val_from", "times_N <= val_from"),
+            ("before_test - before_val, np.diff", "before_test, np.diff"),
+            ("lengths >= 3", "lengths >= 2"),
+            (
+                "in_core_B = _sum_by_user(is_train_N, events.offsets_B) >= min",
+                "in_core_B = _sum_by_user(is_train_N, events.offsets_B) > min",
+            ),
+            ("counts_B3[:, :part].sum(1)", "counts_B3[:, : part + 1].sum(1)"),
+            ("step = MAX_EXAMPLE_EVENTS - 1", "step = MAX_EXAMPLE_EVENTS"),
+            (
+                "is_train_N = (mark_parts(counts_B3) == TRAIN) & in_core_V[events.items_N]",
+                "is_train_N = in_core_V[events.items_N]",
+            ),
+            (
+                "is_first = _mark_first(rows_M, events.items_N[held_out])",
+                "is_first = np.ones(len(rows_M), bool)",
+            ),
+            ("(query_R[rows_M] == NO_QUERY) | (events", "(events"),
+            (
+                "(np.diff(events.times_N) == 0) & (np.diff(events.users_N) == 0)",
+                "(np.diff(events.times_N) == 0)",
+            ),
+            ("pa.array(~has_train_B[users_R])", "pa.array(has_train_B[users_R])"),
+        ],
+    ),
+}
+
+ADAPTERS: Final[Faults] = {}
