@@ -132,7 +132,7 @@ def check_comparable(runs: Sequence[NamedRun]) -> None:
             )
     check_data(first.checkpoint, manifest, prepared)
     check_files(prepared, manifest)
-    for run in runs:
+    for run in {repr(run.config.rerank): run for run in runs}.values():  # each warning once
         check_rerank(run.config, prepared)
 
 

@@ -252,6 +252,11 @@ def test_a_directory_that_is_no_checkpoint(config: Config, checkpoint: Path):
     assert "not a checkpoint" in refusal(config, train__init_from=str(checkpoint))
 
 
+def test_k_alone_is_enough(config: Config):
+    checked, _ = check_config(override(config, {"eval.k": 20}))
+    assert checked.eval.objective_at_k == "ndcg_at_20"
+
+
 def test_an_objective_that_is_not_measured(config: Config):
     assert "eval.objective=gini is not measured; allowed: ndcg, recall" in refusal(
         config, eval__objective="gini"
