@@ -3,7 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given as inputs
+from hypothesis import settings
+from hypothesis import strategies as st
 
+from recdiv_core.config import Config, known_keys
 from recdiv_core.errors import UserError
 from recdiv_core.settings import Given, parse_overrides, read_given
 
@@ -92,3 +97,33 @@ def test_what_stands_above_a_checkpoint_is_the_file_then_the_command_line(file):
 def test_a_colon_without_a_space_is_explained(override):
     with pytest.raises(UserError, match=r"write a space after the colon: \{(ild|dpp): [12]\}"):
         read_given(None, None, [override]).config  # noqa: B018
+
+
+WORDS = st.sampled_from(["{ild:1}", "[1, 2]", "{a: 1}", "~", "1e999", ".nan", "&a [*a]", "!!x 1"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+def ended(file: Path | None, *overrides: str) -> Config | str:
+    """Return the config, or what is said of a mistake; any other error is a bug."""
+    try:
+        return read_given(None, file, overrides).config
+    except UserError as error:
+        return str(error)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@inputs(st.sampled_from(known_keys()) | st.text(max_size=12), st.text(max_size=12) | WORDS)
+def test_whatever_is_typed_ends_in_a_config_or_in_one_line(key: str, value: str):
+    assert ended(None, f"{key}={value}")
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@inputs(st.dictionaries(st.sampled_from(known_keys()) | st.text(max_size=9), VALUES, max_size=3))
+def test_whatever_a_config_file_holds_ends_in_a_config_or_in_one_line(tmp_path_factory, tree):
+    file = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    file.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    assert ended(file)
