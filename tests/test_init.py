@@ -1,7 +1,9 @@
 import gzip
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -175,8 +177,36 @@ def test_what_cannot_be_told_is_asked_with_its_answers(tmp_path):
     assert "What is the kind of event 'zoomed' (10 rows of the sample)?" in asked[2]
     text = (tmp_path / "shop.yaml").read_text()
     assert "QUESTION" in text
-    assert '#   data.timestamp_format: "%d/%m/%Y"' in text
-    assert '#   data.event_names.zoomed: "drop"' in text
+    assert '\n  # timestamp_format: "%d/%m/%Y"\n' in text
+    assert '\n    # zoomed: "drop"\n' in text
+
+
+def test_an_answer_is_given_by_taking_its_mark_away(tmp_path):
+    test_what_cannot_be_told_is_asked_with_its_answers(tmp_path)
+    text = (tmp_path / "shop.yaml").read_text()
+    answers = ('timestamp_format: "%m/%d/%Y"', 'zoomed: "cart"', 'user_id: "agent"')
+    for answer in answers:
+        assert f"# {answer}" in text
+        text = text.replace(f"# {answer}", answer)
+    text = text.replace('    user_id: "session"', '    # user_id: "session"')
+    (tmp_path / "shop.yaml").write_text(text)
+    data = load_config(tmp_path / "shop.yaml").data
+    assert data.timestamp_format == "%m/%d/%Y"
+    assert data.event_names == {"view": "click", "zoomed": "cart"}
+    assert data.columns.user_id == "agent"
+
+
+def test_an_answer_to_a_table_that_is_not_there_makes_the_table(tmp_path):
+    lines(
+        tmp_path / "log.csv",
+        ["user_id,item_id,timestamp,event"]
+        + [f"{u},{i},{1_400_000_000 + n},{'zoomed' if n else 'click'}" for u, i, n in rows()],
+    )
+    init(tmp_path / "log.csv", out=tmp_path / "shop.yaml")
+    text = (tmp_path / "shop.yaml").read_text()
+    answer = 'event_names: {zoomed: "cart"}'
+    (tmp_path / "shop.yaml").write_text(text.replace(f"# {answer}", answer))
+    assert load_config(tmp_path / "shop.yaml").data.event_names == {"zoomed": "cart"}
 
 
 @pytest.mark.parametrize(
@@ -250,7 +280,12 @@ def test_looking_imports_neither_torch_nor_ray(tmp_path):
         "print([m for m in ('torch', 'ray', 'mlflow', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.splitlines()[-1] == "[]"
 
@@ -323,3 +358,25 @@ def test_a_log_without_a_catalogue_names_the_attributes_of_items(tmp_path):
     assert config.data.items == ""
     assert config.data.columns.title == "product_name"
     assert config.data.columns.category == "genre"
+
+
+NAMES_OF_FILES = st.sampled_from(["a.csv", "a.tsv", "a.json", "a.jsonl.gz", "a.txt", "a.parquet"])
+CELLS = st.sampled_from(
+    ["1", "u1", "", "NULL", '"', '"x', "2024-01-01", "1400000000", "view", "a,b", "Ü", "\0", "{"]
+)
+TABLES = st.lists(st.lists(CELLS, min_size=1, max_size=5).map(",".join), max_size=8)
+CONTENTS = st.one_of(st.binary(max_size=200), TABLES.map(lambda table: "\n".join(table).encode()))
+
+
+@settings(max_examples=100)
+@given(NAMES_OF_FILES, CONTENTS)
+def test_any_bytes_end_in_a_config_or_in_one_line(tmp_path_factory, name, content):
+    place = tmp_path_factory.mktemp("fuzz")
+    (place / name).write_bytes(content)
+    said = ""
+    try:
+        shop_config.write(look.look_at([str(place)]), place / "shop.yaml")
+        load_config(place / "shop.yaml")
+    except UserError as error:
+        said = str(error)
+    assert "\n" not in said

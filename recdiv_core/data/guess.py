@@ -158,6 +158,9 @@ def guess_roles(columns: Sequence[Column], roles: Sequence[str]) -> dict[str, Gu
     return found
 
 
+BY_PLACE: Final = "by its place; nothing names it"
+
+
 def guess_unnamed(columns: Sequence[Column], items: Sequence[pa.Array]) -> dict[str, Guess]:
     """Take the columns of a log without names by their values and their order alone.
 
@@ -186,9 +189,11 @@ def guess_unnamed(columns: Sequence[Column], items: Sequence[pa.Array]) -> dict[
     shares = [max((share_found(c.values, ids)[0] for ids in items), default=0.0) for c in rest]
     best = max(shares)
     item = rest[1] if best < 0.5 or shares[1] > best - 0.05 else rest[shares.index(best)]
-    how = "most of its values are in the catalogue" if best > 0.5 else "by its place"
+    others = [share for share, column in zip(shares, rest, strict=True) if column is not item]
+    is_sure = best > 0.5 and max(others) < best - 0.3
+    how = "most of its values are in the catalogue" if best > 0.5 else BY_PLACE
     user = next(column for column in rest if column is not item)
-    found["user_id"] = Guess(user.name, "by its place; nothing names it", 1.0)
+    found["user_id"] = Guess(user.name, "the first of the others" if is_sure else BY_PLACE, 1.0)
     found["item_id"] = Guess(item.name, how, 1.0)
     return found
 

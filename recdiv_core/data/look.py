@@ -234,7 +234,13 @@ def _name_unnamed(groups: Sequence[Group]) -> list[Group]:
         if group.sample.has_header:
             named.append(group)
             continue
-        others = [c.values for other in groups if other is not group for c in other.columns[:3]]
+        others = [
+            column.values
+            for other in groups
+            if other is not group
+            for column in other.columns
+            if column.num_distinct > 0.9 * len(column.values)
+        ]
         log = guess.guess_unnamed(group.columns, others)
         items = {} if log else guess.guess_unnamed_items(group.columns)
         named.append(replace(group, log=log, items=items))
@@ -288,7 +294,7 @@ def _set_header(
     names = [ours.get(name, name) for name in group.sample.columns]
     findings.set(f"{prefix}header", names, "the file does not name its columns; these are guesses")
     for role, other in (("user_id", "item_id"), ("item_id", "user_id")):
-        if role in roles and roles[role].evidence.startswith("by its place"):
+        if role in roles and roles[role].evidence == guess.BY_PLACE:
             swapped = [{role: other, other: role}.get(name, name) for name in names]
             findings.questions.append(
                 Question(

@@ -44,7 +44,7 @@ def _match(files: Sequence[Sniffed], layout: Layout, *, by_name: bool) -> list[S
             for part in parts
             for file in files
             if (is_of(file.file.path, part) if by_name else _has_marks(file, layout))
-            and (not by_name or _fits(file, part, layout))
+            and (not by_name or _fits(file, part, layout, files))
         ]
         if found:
             return found
@@ -55,10 +55,12 @@ def _has_marks(file: Sniffed, layout: Layout) -> bool:
     return bool(layout.marks) and set(layout.marks) <= set(file.columns)
 
 
-def _fits(file: Sniffed, part: Part, layout: Layout) -> bool:
+def _fits(file: Sniffed, part: Part, layout: Layout, files: Sequence[Sniffed]) -> bool:
     if part.header:
-        is_anything = any(name.startswith("*.") for name in part.names)
-        return len(part.header) == len(file.columns) and not is_anything and not file.has_header
+        is_anybodys = any(name.startswith("*.") for name in part.names) and not any(
+            is_of(other.file.path, one) for other in files for ones in layout.items for one in ones
+        )
+        return len(part.header) == len(file.columns) and not is_anybodys and not file.has_header
     return not layout.marks or _has_marks(file, layout)
 
 

@@ -11,51 +11,75 @@ from typing import Final
 
 import yaml
 
-from recdiv_core.data.look import Findings
+from recdiv_core.data.look import Findings, Question
 from recdiv_core.errors import UserError
 
 WIDTH: Final = 100
 
 
 def to_yaml(findings: Findings, name: str) -> str:
-    """Return the text of a config file."""
+    """Return the text of a config file; a question stands where its answer belongs."""
     lines = [
         "# Written by `recdiv init` from samples of the files. Check it, then run:",
         f"#   recdiv prepare --config {_printable(name)}",
     ]
     if findings.questions:
-        lines.append(f"# It asks {len(findings.questions)} question(s): look for QUESTION.")
+        lines.append(
+            f"# {len(findings.questions)} question(s): look for QUESTION and leave one answer "
+            "without its #."
+        )
     lines.append("data:")
-    tree: dict[str, dict[str, object] | object] = {}
+    tree: dict[str, object] = {}
     for key, value in findings.settings.items():
-        parts = key.split(".")[1:]
-        if len(parts) == 1:
-            tree[parts[0]] = value
+        section, _, entry = key.removeprefix("data.").partition(".")
+        if entry:
+            table = tree.setdefault(section, {})
+            assert isinstance(table, dict)
+            table[entry] = value
         else:
-            section = tree.setdefault(parts[0], {})
-            assert isinstance(section, dict)
-            section[parts[1]] = value
-    for name_of_key, value in tree.items():
-        lines += _lines(name_of_key, value, findings)
-    for question in findings.questions:
-        lines += ["", *_wrap(f"QUESTION: {question.text}", "# "), "# One of these:"]
-        lines += [f"#   {key}: {_value(value)}" for key, value in question.answers]
-    if findings.questions:
-        lines.insert(3, "# An answer goes below `data:`, or on the command line as key=value.")
+            tree[section] = value
+    asked = {key: question for question in findings.questions for key, _ in question.answers[:1]}
+    for key, value in tree.items():
+        lines += _lines(key, value, findings, asked)
+    for key, question in asked.items():  # those of settings that are not there
+        section, _, entry = key.removeprefix("data.").partition(".")
+        lines += _ask(question, "  ", f"{section}: " if entry else "")
     return "\n".join(lines) + "\n"
 
 
-def _lines(key: str, value: object, findings: Findings) -> list[str]:
+def _lines(key: str, value: object, findings: Findings, asked: dict[str, Question]) -> list[str]:
     note = findings.notes.get(f"data.{key}", "")
     above = _wrap(note, "  # ") if note else []
     if not isinstance(value, dict):
+        question = asked.pop(f"data.{key}", None)
+        above += _ask(question, "  ") if question else []
         return [*above, f"  {key}: {_value(value)}"]
     inner: list[str] = []
     for name, one in value.items():
+        question = asked.pop(f"data.{key}.{name}", None)
+        inner += _ask(question, "    ") if question else []
         why = findings.notes.get(f"data.{key}.{name}", "")
         comment = f"  # {_printable(why)}" if why else ""
         inner.append(f"    {_key(str(name))}: {_value(one)}{comment}")
+    for name in [name for name in asked if name.startswith(f"data.{key}.")]:
+        inner += _ask(asked.pop(name), "    ")
     return [*above, f"  {key}:", *inner]
+
+
+def _ask(question: Question, indent: str, section: str = "") -> list[str]:
+    """Write a question and its answers, all as comments.
+
+    Args:
+        question: what is asked.
+        indent: blanks before the answers, of the place that they belong to.
+        section: `name: ` of a table that is not there yet.
+    """
+    lines = _wrap(f"QUESTION: {question.text}", f"{indent}# ")
+    for key, value in question.answers:
+        name = _key(key.removeprefix("data.").partition(".")[2]) if "." in key[5:] else key[5:]
+        answer = f"{section}{{{name}: {_value(value)}}}" if section else f"{name}: {_value(value)}"
+        lines.append(f"{indent}# {_printable(answer)}")
+    return lines
 
 
 def _key(name: str) -> str:
