@@ -9,6 +9,7 @@ from torch._dynamo.utils import counters
 
 from recdiv_core.losses.balance import BalanceState
 from recdiv_core.losses.soft_slates import ItemTraits
+from recdiv_core.models.top_scores import top_scores
 from recdiv_core.training.shards import shard_encoder, whole
 from recdiv_core.training.step import train_step
 from tests.test_step import NUM_ITEMS, USERS, assert_equal_weights, fresh_model, objective, part
@@ -117,3 +118,11 @@ def test_an_encoder_in_shards_has_the_gradients_of_a_whole_one(source, tmp_path)
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient.cpu(), atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_of_equal_scores_the_lower_index_comes_first():
+    scores = torch.randn(8, 5000, generator=torch.Generator().manual_seed(0)).round()
+    values, index = top_scores(scores.to(DEVICE), 50)
+    order = scores.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(values.cpu(), order.values[:, :50])
+    assert torch.equal(index.cpu(), order.indices[:, :50])

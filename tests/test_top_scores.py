@@ -4,7 +4,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recdiv_core.models.top_scores import GROUP, USERS_AT_ONCE, top_scores
+from recdiv_core.models.top_scores import (
+    GROUP,
+    USERS_AT_ONCE,
+    _by_index,
+    _by_two_sorts,
+    top_scores,
+)
 
 
 def scores(num_users: int, num_items: int, seed: int) -> torch.Tensor:
@@ -42,6 +48,13 @@ def test_of_equal_scores_the_lower_index_comes_first(num_items, levels, k, odd, 
     order = scores_BV.sort(dim=1, descending=True, stable=True)
     assert torch.equal(values.nan_to_num(7e30), order.values[:, :k].nan_to_num(7e30))
     assert torch.equal(index, order.indices[:, :k])
+
+
+@given(levels=st.sampled_from([0.0, 0.5, 3.0]), k=st.integers(1, 20), seed=st.integers(0, 2**20))
+def test_the_order_of_a_gpu_is_that_of_the_cpu(levels, k, seed):
+    falling, index = (scores(3, 40, seed) * levels).round().topk(k, dim=1)
+    expected = _by_index(falling, index.clone())
+    assert torch.equal(_by_two_sorts(falling, index), expected)
 
 
 def test_items_that_must_not_be_chosen_come_last():

@@ -68,9 +68,7 @@ def _settle_tie(scores_V: Tensor, values_k: Tensor, index_k: Tensor) -> None:
 def _by_index(falling_bk: Tensor, index_bk: Tensor) -> Tensor:
     """Return the index of falling values, that of equal ones rising."""
     if falling_bk.is_cuda:
-        index_bk, order_bk = index_bk.sort(dim=1)
-        order_bk = falling_bk.gather(1, order_bk).sort(dim=1, descending=True, stable=True).indices
-        return index_bk.gather(1, order_bk)
+        return _by_two_sorts(falling_bk, index_bk)
     is_tied_b = ~(falling_bk[:, 1:] < falling_bk[:, :-1]).all(dim=1)
     if bool(is_tied_b.any()):
         tied_tk = index_bk[is_tied_b]
@@ -78,6 +76,13 @@ def _by_index(falling_bk: Tensor, index_bk: Tensor) -> Tensor:
         order_tk = torch.from_numpy(np.lexsort(keys, axis=1)).flip(1)  # pyright: ignore[reportUnknownMemberType]
         index_bk[is_tied_b] = tied_tk.gather(1, order_tk)
     return index_bk
+
+
+def _by_two_sorts(falling_bk: Tensor, index_bk: Tensor) -> Tensor:
+    """Return the same without looking at the values first, for which the host would wait."""
+    index_bk, order_bk = index_bk.sort(dim=1)
+    order_bk = falling_bk.gather(1, order_bk).sort(dim=1, descending=True, stable=True).indices
+    return index_bk.gather(1, order_bk)
 
 
 def _top_of_groups(scores_bV: Tensor, k: int) -> tuple[Tensor, Tensor]:
