@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from recdiv_core.errors import UserError
 from recdiv_core.labels import labels_of_padded
 from recdiv_core.metrics import USER_METRICS, Tally, catalogue_facts, finish, tally_slates
 from recdiv_core.metrics.judged import judge
 from recdiv_core.metrics.tally import judged_users
+from recdiv_core.wording import few_judged
 from tests.metric_oracles import of_every_epoch
 from tests.worlds import facts_of, pad, random_world, tally_of
 
@@ -162,10 +162,13 @@ def test_the_users_who_are_judged_are_counted_over_all_workers():
     assert judged_users(parts[0] + parts[1]) == {"num_judged": 30.0, "num_held_out": 40.0}
 
 
-def test_where_nobody_is_judged_the_setting_that_mends_it_is_named():
-    world = dataclasses.replace(random_world(3), targets=[[]] * 40)
-    with pytest.raises(UserError, match=r"its 40 users .*; set eval\.filter_seen=false"):
-        finish(tally_of(world, k=10))
+def test_where_nobody_is_judged_the_metrics_are_those_of_nobody_and_the_remedy_is_named():
+    tally = tally_of(dataclasses.replace(random_world(3), targets=[[]] * 40), k=10)
+    assert set(finish(tally).values()) == {0.0}
+    counts = {f"test/{name}": count for name, count in judged_users(tally).items()}
+    (warning,) = few_judged(counts)
+    assert warning.startswith("test: only 0 of 40 users judged")
+    assert "set eval.filter_seen=false" in warning
 
 
 def test_tallies_of_another_k_do_not_add():

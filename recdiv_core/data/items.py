@@ -84,6 +84,7 @@ def read_items_of_log(files: Sequence[SourceFile], config: Config) -> RawCatalog
     text = log_text(config)
     columns = readers.find_columns(files, wanted, (ITEM_ID,), "data.clicks", text)
     parts: list[pa.Table] = []
+    logger.info("data.items is not given: looking for items in the click log")
     for unit in readers.cut_units(files, "data.clicks", text):
         for batch in readers.read_unit(unit, columns):
             present = [name for name in columns if name in batch.table.column_names]

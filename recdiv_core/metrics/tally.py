@@ -221,19 +221,17 @@ def judged_users(tally: Tally) -> dict[str, float]:
 def finish(tally: Tally) -> dict[str, float]:
     """Divide: return the metrics under their names with the cut-off, such as `ndcg_at_10`.
 
+    All are 0 where every held-out item stands in its user's history and so in no slate. The metrics
+    are then those of nobody, as `judged_users` says.
+
     Raises:
-        UserError: no user has been judged, so there is nothing to measure.
+        UserError: the split holds no user.
     """
     num_users = int(tally.num_users)
+    if not num_users and not int(tally.num_users_without_targets):
+        raise UserError("the split holds no user: there is nothing to measure")
     if not num_users:
-        num_without = int(tally.num_users_without_targets)
-        why = (
-            f": all held-out items of its {num_without} users stand in their histories, which "
-            "eval.filter_seen=true leaves out of slates; set eval.filter_seen=false"
-            if num_without
-            else ": the split holds no user"
-        )
-        raise UserError(f"no user can be judged, there is nothing to measure{why}")
+        return {f"{name}_at_{tally.k}": 0.0 for name in (*tally.names, *SYSTEM_METRICS)}
     means = tally.sums / num_users
     values = {name: float(mean) for name, mean in zip(tally.names, means, strict=True)}
     values |= {name: metric(tally.exposure_V) for name, metric in SYSTEM_METRICS.items()}
