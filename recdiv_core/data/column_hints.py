@@ -41,11 +41,17 @@ def explain_missing(
         return said + hint
     if theirs in everywhere:
         return f"{said}; other files of the input have it; columns there: {shown[:MAX_SHOWN]}"
-    lower = {name.lower(): name for name in header}
-    nearest = lower.get(theirs.lower())
-    nearest = nearest or next(iter(difflib.get_close_matches(theirs, header, n=1)), None)
+    nearest = _nearest(theirs, header)
     hint = f"; did you mean {columns}.{ours}={nearest}?" if nearest else ""
     return f"{said}; columns there: {shown[:MAX_SHOWN]}{hint}"
+
+
+def _nearest(theirs: str, header: Sequence[str]) -> str | None:
+    lower = {name.lower(): name for name in header}
+    parts = set(theirs.lower().split("_"))
+    alike = difflib.get_close_matches(theirs.lower(), lower, n=1)
+    alike = alike or [name for name in lower if name in parts]
+    return lower[alike[0]] if alike else None
 
 
 def _explain_text(file: SourceFile, theirs: str, header: Sequence[str], text: TextFormat) -> str:

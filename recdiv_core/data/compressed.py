@@ -120,7 +120,7 @@ def _read_zip(path: str) -> Iterator[bytes]:
             with archive.open(zip_member(archive, path)) as member:
                 while chunk := member.read(CHUNK_BYTES):
                     yield chunk
-        except (zipfile.BadZipFile, zlib.error) as error:
+        except (zipfile.BadZipFile, zlib.error, pa.ArrowInvalid) as error:
             raise EOFError(f"the zip archive is damaged or breaks off ({error})") from None
         except (RuntimeError, NotImplementedError) as error:  # a password, an unknown compression
             raise UserError(f"{path} cannot be unpacked: {error}") from None

@@ -129,7 +129,7 @@ def _find_format(path: str, key: str) -> Format:
         with open_input(path, is_seekable=True) as file:
             try:
                 members = zipfile.ZipFile(cast("IO[bytes]", file)).namelist()
-            except zipfile.BadZipFile as error:
+            except (zipfile.BadZipFile, pa.ArrowInvalid) as error:
                 raise UserError(f"{key}: {redact(path)} is no zip archive: {error}") from None
         kinds = {EXTENSIONS.get(Path(member).suffix.lower(), "csv") for member in members}
         return "jsonl" if kinds == {"jsonl"} else "csv"
@@ -173,7 +173,10 @@ def _list_local(given: str, key: str) -> list[_Found]:
             raise UserError(f"{key}={given} is a directory without files")
     elif any(mark in given for mark in "*?["):
         pattern = str(root.relative_to(root.anchor))
-        paths = [path for path in Path(root.anchor).glob(pattern) if path.is_file()]
+        found = set(Path(root.anchor).glob(pattern))
+        below = {p for path in found if path.is_dir() for p in path.rglob("*") if p.is_file()}
+        paths = [p for p in found if p.is_file()]
+        paths += [p for p in below - found if _is_data(p.parts[len(root.parts) :])]
         fixed = Path(re.split(r"[*?[]", str(root))[0] + "x").parent
         if not paths:
             raise UserError(f"{key}={given} matches no file")

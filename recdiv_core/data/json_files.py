@@ -206,7 +206,10 @@ def from_python(values: list[Any], repaired: set[int]) -> pa.Array:
         repaired: places are added where half a surrogate pair, which is no text, was replaced.
     """
     try:
-        return pa.array(values)
+        array = pa.array(values)
+        if not pa.types.is_binary(array.type):
+            return array
+        return from_python([v and v.decode("utf-8", "replace") for v in values], repaired)
     except UnicodeEncodeError:
         fixed = [_repair(value) for value in values]
         repaired.update(k for k, value in enumerate(values) if fixed[k] != value)

@@ -34,12 +34,11 @@ def read_parquet(
     """Read the row groups of a unit."""
     del block_bytes
     file = pq.ParquetFile(open_input(unit.path, is_seekable=True))
+    groups = list(range(*unit.row_groups))
     chosen = choose_columns(columns, file.schema_arrow.names)
     names = [file.schema_arrow.names[place] for place in chosen.values()]
     first = 1
-    for batch in file.iter_batches(
-        BATCH_ROWS, row_groups=list(range(*unit.row_groups)), columns=list(dict.fromkeys(names))
-    ):
+    for batch in _read_batches(file, groups, list(dict.fromkeys(names)), unit.path):
         repaired: set[int] = set()
         read = batch.schema.names
         arrays = {
@@ -50,6 +49,28 @@ def read_parquet(
         table = make_table(arrays, rows, unit, columns)
         yield RawBatch(table, num_lines=batch.num_rows, num_repaired=len(repaired))
         first += batch.num_rows
+
+
+def _read_batches(
+    file: pq.ParquetFile, groups: list[int], names: list[str], path: str
+) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        for name in names:  # which column is it?
+            try:
+                for _ in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=[name]):
+                    pass
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise _refuse(
+                    f"{path}: {name}", file.schema_arrow.field(name).type, error
+                ) from None
+        raise
+
+
+def _refuse(place: str, kind: pa.DataType, error: Exception) -> UnreadableFileError:
+    reason = str(error).splitlines()[0]
+    return UnreadableFileError(f"{place} has the type {kind}, which cannot be read: {reason}")
 
 
 def kind_of(kind: pa.DataType) -> str:
@@ -89,10 +110,7 @@ def plain_column(array: pa.Array, place: str, repaired: set[int]) -> pa.Array:
         ValueError,
         OverflowError,
     ) as error:
-        reason = str(error).splitlines()[0]
-        raise UnreadableFileError(
-            f"{place} has the type {array.type}, which cannot be read: {reason}"
-        ) from None
+        raise _refuse(place, array.type, error) from None
 
 
 def _plain(array: pa.Array, repaired: set[int]) -> pa.Array:

@@ -80,7 +80,8 @@ def find_columns(
         UserError: unreadable file, or a required or mapped column is missing.
     """
     with ThreadPoolExecutor(8) as pool:
-        headers = list(pool.map(lambda file: read_header(file, key, text), files))
+        split = list(pool.map(lambda file: _split_header(file, key, text), files))
+    headers = [[*own, *folders] for own, folders in split]
     for file, header in zip(files, headers, strict=True):
         twice = [name for name in names.values() if header.count(name) > 1]
         if twice:
@@ -103,6 +104,13 @@ def find_columns(
                     "their rows", key, len(lacking), len(files), theirs, files[lacking[0]].path,
                 )  # fmt: skip
     _check_kinds(files, found, key)
+    own = {name for header, _ in split for name in header}
+    for theirs in found.values():
+        if theirs in own and any(theirs in dict(file.partitions) for file in files):
+            logger.info(
+                "%s: column %r is in the files and in the names of their folders: the values in "
+                "the files are taken", key, theirs,
+            )  # fmt: skip
     return found
 
 
@@ -139,6 +147,12 @@ def read_header(file: SourceFile, key: str, text: TextFormat = AS_USUAL) -> list
     Raises:
         UserError: the file cannot be read as what its extension says.
     """
+    own, folders = _split_header(file, key, text)
+    return [*own, *folders]
+
+
+def _split_header(file: SourceFile, key: str, text: TextFormat) -> tuple[list[str], list[str]]:
+    """Return the columns in a file, and those that only the names of its folders give it."""
     if file.reshape is not None:
         header = read_header(replace(file, reshape=None, partitions=()), key, text)
         header = file.reshape.columns(header, ROW)
@@ -151,7 +165,7 @@ def read_header(file: SourceFile, key: str, text: TextFormat = AS_USUAL) -> list
             reason = str(error).splitlines()[0]
             message = f"{key}: {file.path} is not readable as {file.format}: {reason}"
             raise UserError(message) from None
-    return [*header, *(name for name, _ in file.partitions if name not in header)]
+    return header, [name for name, _ in file.partitions if name not in header]
 
 
 def _read_header(file: SourceFile, text: TextFormat) -> list[str]:

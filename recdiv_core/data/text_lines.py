@@ -103,8 +103,9 @@ def _find_encoding(first: bytes, text: TextFormat, path: str) -> tuple[str, byte
         if first.startswith(mark):
             return name, mark if name == "utf-8" else b""
     try:
-        b"".decode(text.encoding)
         name = codecs.lookup(text.encoding).name
+        codecs.getincrementaldecoder(name)
+        b"\0\0\0\0".decode(name)  # not all codecs are of text
     except (LookupError, ValueError):
         raise UserError(
             f"{key}={text.encoding} is unknown; allowed: utf-8, latin-1, cp1252, utf-16, and the "

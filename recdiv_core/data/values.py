@@ -29,18 +29,29 @@ def as_text(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if pa.types.is_floating(array.type):
-        array = pc.if_else(pc.is_finite(array), array, None)
-        if pc.all(pc.equal(pc.floor(array), array)).as_py() is not False:
-            array = array.cast(pa.int64(), safe=False)
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-        rows = array.to_pylist()
-        texts = [None if r is None else "|".join(str(x) for x in r if x is not None) for r in rows]
-        array = pa.array(texts, pa.string())
-    if pa.types.is_struct(array.type):
-        texts = [None if r is None else json.dumps(r, default=str) for r in array.to_pylist()]
-        array = pa.array(texts, pa.string())
+        array = _float_texts(array.cast(pa.float64()))
+    if pa.types.is_nested(array.type):
+        array = pa.array([_nested_text(row) for row in array.to_pylist()], pa.string())
     array = array.cast(pa.string())
     return pc.if_else(pc.equal(array, ""), pa.scalar(None, pa.string()), array)
+
+
+def _float_texts(array: pa.Array) -> pa.Array:
+    """Write each number as short as it can be; a whole one in all its digits."""
+    array = pc.if_else(pc.is_finite(array), array, None)
+    is_whole = pc.and_(pc.equal(pc.floor(array), array), pc.less(pc.abs(array), 2.0**63))
+    whole = pc.if_else(is_whole, array, 0.0).cast(pa.int64(), safe=False)
+    return pc.if_else(is_whole, whole.cast(pa.string()), array.cast(pa.string()))
+
+
+def _nested_text(row: Any) -> str | None:
+    if row is None:
+        return None
+    if isinstance(row, list) and not any(isinstance(value, dict | list) for value in row):
+        return "|".join(str(value) for value in row if value is not None)
+    if isinstance(row, list) and all(isinstance(value, tuple) for value in row):
+        row = {str(key): value for key, value in row}  # a map
+    return json.dumps(row, default=str, ensure_ascii=False)
 
 
 def as_floats(text: pa.Array) -> Any:
