@@ -75,6 +75,8 @@ def report(
     write_whole(page, render(sweep, fronts, headline, notes, shown))
     draw_png(fronts, picture, sweep.references)
     logger.info("%s", headline)
+    for warning in trials_text.few_users(main):
+        logger.warning("%s", warning)
     _log(handle, sweep, fronts, headline, (page, picture))
     _log_courses(handle, sweep, fronts)
     dashboard = view_url(uri, handle.experiment_id, handle.run_id)

@@ -95,18 +95,26 @@ def notes(front: Front, sweep: Sweep) -> list[str]:
     if front.members and front.test_hypervolume is None:
         said.append("Some members of the front have no test figures.")
     if front.judged:
-        said += _users_notes(front.judged[0])
+        said += few_users(front) or _users_note(front)
         said.append(_seeds_note(front, sweep))
     return said
 
 
-def _users_notes(trial: Trial) -> list[str]:
-    """Say of how many users the figures are; it is the same for all trials of a sweep."""
-    figures = {f"val/{name}": value for name, value in trial.val.items()}
-    figures |= {f"test/{name}": value for name, value in trial.test.items()}
-    counts = [f"{split}: {said}" for split, said in users_judged(figures).items()]
-    few = [f"{warning[:1].upper()}{warning[1:]}." for warning in few_judged(figures)]
-    return few or ([f"Users: {', '.join(counts)}."] if counts else [])
+def few_users(front: Front) -> list[str]:
+    """Warn where the figures are of few of the users; they are the same for all trials."""
+    return [f"{said[:1].upper()}{said[1:]}." for said in few_judged(_figures(front))]
+
+
+def _users_note(front: Front) -> list[str]:
+    counts = [f"{split}: {said}" for split, said in users_judged(_figures(front)).items()]
+    return [f"Users: {', '.join(counts)}."] if counts else []
+
+
+def _figures(front: Front) -> dict[str, float]:
+    splits = {"val": front.judged[0].val, "test": front.judged[0].test} if front.judged else {}
+    return {
+        f"{split}/{name}": value for split, own in splits.items() for name, value in own.items()
+    }
 
 
 def _seeds_note(front: Front, sweep: Sweep) -> str:

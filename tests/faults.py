@@ -475,4 +475,97 @@ SPLITS: Final[Faults] = {
     ),
 }
 
-ADAPTERS: Final[Faults] = {}
+ADAPTERS: Final[Faults] = {
+    "data/values.py": (
+        "test_values",
+        [
+            ('"|".join(str(x)', '",".join(str(x)'),
+            ("pc.if_else(pc.is_finite(array), array, None)", "array.fill_null(0)"),
+            ("array)).as_py() is not False", "array)).as_py() is False"),
+            ("pc.utf8_lower(bare)", "bare"),
+            ("([+-]?[0-9]+)\\.0+$", "([+-]?[0-9]+)\\.[0-9]+$"),
+            (".casefold())", ")"),
+            ("flags.fill_null(False)", "flags.fill_null(True)"),
+            ('pc.if_else(pc.equal(array, "")', 'pc.if_else(pc.equal(array, "a")'),
+        ],
+    ),
+    "data/timestamps.py": (
+        "test_timestamps",
+        [
+            ("size >= LARGEST[unit] for", "size > LARGEST[unit] * 1000 for"),
+            ("> len(distinct) / 2", "> 0"),
+            ("exact = whole // 1000 if", "exact = whole // 100 if"),
+            ("(size >= smallest) & ", ""),
+            ('*)?$"))] = 2', '*)?$"))] = 0'),
+            ("(given < END_US / scale)", "(given < END_US * scale)"),
+            ("(UTC|GMT)$", "(GMT)$"),
+            ('name == "order" or size < SMALLEST', "size < SMALLEST"),
+            ("np.where(is_number, 2, 1)", "np.where(is_number, 1, 1)"),
+        ],
+    ),
+    "data/csv_lines.py": (
+        "test_csv_lines test_readers",
+        [
+            ("num_stray += b'\"' in text[pos:end]", "num_stray += 0"),
+            ("if cost < best[k]:", "if cost <= best[k]:"),
+            ("COST_SWALLOWED * int(", "0 * int("),
+            ("is_odd[list(undecodable)] = True", "pass"),
+            ("(row.number - 1, row.actual_columns)", "(row.number - 2, row.actual_columns)"),
+            ('order = np.argsort(lines_N, kind="stable")', "order = np.arange(len(lines_N))"),
+            ("found.rows.append((start, jump[1]))", "found.rows.append((start + 1, jump[1]))"),
+            (" or number in block.undecodable", ""),
+        ],
+    ),
+    "data/readers.py": (
+        "test_readers test_reshape",
+        [
+            ("first_row = number * FILE_STRIDE", "first_row = 0"),
+            ("first_row += num_rows", "first_row += 0"),
+            ("if lacking and (ours in required", "if not is_there and (ours in required"),
+            ("start, num_rows = group + 1, 0", "start, num_rows = group, 0"),
+            ("if name not in table.column_names:", "if False:"),
+            ("header.count(name) > 1", "header.count(name) > 2"),
+        ],
+    ),
+    "data/nested.py": (
+        "test_nested",
+        [
+            ("sizes == lengths[0]", "sizes == sizes"),
+            ("fill_null(0).to_numpy", "fill_null(1).to_numpy"),
+            ("path = path[size:]", "path = path[1:]"),
+            ("(path or name in lists)", "(path and name in lists)"),
+            ("pa.array(~is_even)", "pa.array(is_even)"),
+        ],
+    ),
+    "data/events.py": (
+        "test_events",
+        [
+            ("row.times_N < 0,", "row.times_N < -9,"),
+            ("row.items_N < 0,", "row.items_N < -1,"),
+            ("(row.times_N > log.latest)", "(row.times_N < log.latest)"),
+            ("(row.ratings_N < least)", "(row.ratings_N <= least)"),
+            ("~np.isin(row.events_N, wanted)", "np.isin(row.events_N, wanted)"),
+            ("(faults_N == 0) & ~is_search_N", "(faults_N == 0)"),
+            ("hashes % config.data.num_shards", "hashes % 2"),
+        ],
+    ),
+    "data/staging.py": (
+        "test_staging",
+        [
+            (
+                '("user", "time", "item", "event", "query", "session")',
+                '("user", "time", "item", "query", "session")',
+            ),
+            ("(np.diff(times) > gap_us)", "(np.diff(times) >= gap_us)"),
+            (" & (session[1:] < 0)", ""),
+            ('by_time = (codes["row"], codes["time"]', 'by_time = (-codes["row"], codes["time"]'),
+            ("len(order) - len(kept)", "len(kept)"),
+        ],
+    ),
+    "data/items.py": (
+        "test_catalogue",
+        [
+            ("table.take(pc.sort_indices(digests))", "table"),
+        ],
+    ),
+}

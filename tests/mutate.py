@@ -23,6 +23,7 @@ from tests.faults import ADAPTERS, LOSSES, METRICS, RERANKERS, SPLITS, Faults
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("recdiv_core", "tests", "pipelines", "tune_spaces", "benchmarks", "docs", "README.md")
+PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--doctest-modules")
 FAMILIES: dict[str, Faults] = {
     "losses": LOSSES,
     "metrics": METRICS,
@@ -86,7 +87,7 @@ def try_fault(tree: Path, file: str, original: str, faulty: str, tests: list[str
     try:
         places = [f"tests/{name}.py" for name in tests]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *places],
+            [sys.executable, *PYTEST, *places, f"recdiv_core/{file}"],
             cwd=tree,
             env={**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
