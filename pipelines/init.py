@@ -37,14 +37,15 @@ def main() -> int:
 
 def _answer(files: list[str], out: Path) -> dict[str, object]:
     from recdiv_core.data import look, shop_config
+    from recdiv_core.data.sniff import printable
 
     shop_config.check_free(out)
     findings = look.look_at(files)
     shop_config.write(findings, out)
     for name, role, evidence in findings.table:
-        print(f"{name[:40]:<42}{role:<12}{evidence}", file=sys.stderr)
+        print(printable(f"{name[:40]:<42}{role:<12}{evidence}"), file=sys.stderr)
     for question in findings.questions:
-        print(f"question: {question.text}", file=sys.stderr)
+        print(printable(f"question: {question.text}"), file=sys.stderr)
     layout = findings.settings.get("data.layout", "")
     questions = [question.text for question in findings.questions]
     if layout:

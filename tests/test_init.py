@@ -16,7 +16,7 @@ from recdiv_core.data import guess, look, shop_config
 from recdiv_core.data.sniff import sniff
 from recdiv_core.errors import UserError
 from recdiv_core.settings import load as load_config
-from tests.published import PUBLISHED, lines, rows
+from tests.published import FIRST_S, PUBLISHED, lines, rows
 from tests.test_layouts import config_of, load
 
 RENAMED = ("amazon-2014", "amazon-2018", "amazon-2023", "rees46", "hm", "otto", "online-retail")
@@ -380,3 +380,25 @@ def test_any_bytes_end_in_a_config_or_in_one_line(tmp_path_factory, name, conten
     except UserError as error:
         said = str(error)
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["array.json", "literals.json", "lines.json"])
+def test_all_ways_of_json_are_read_as_init_found_them(tmp_path, name):
+    events = [{"user_id": u, "item_id": f"i{i}", "timestamp": FIRST_S + n} for u, i, n in rows()]
+    content = {
+        "array.json": json.dumps(events),
+        "literals.json": "".join(f"{event!r}\n" for event in events),
+        "lines.json": "".join(json.dumps(event) + "\n" for event in events),
+    }[name]
+    (tmp_path / name).write_text(content)
+    _, config = init(tmp_path / name, out=tmp_path / "shop.yaml")
+    assert len(load(config)[3]) == 20
+
+
+def test_a_log_whose_extension_prepare_does_not_know_is_to_be_renamed(tmp_path):
+    lines(
+        tmp_path / "clicks.export",
+        ["user_id,item_id,timestamp"] + [f"{u},{i},{FIRST_S + n}" for u, i, n in rows()],
+    )
+    with pytest.raises(UserError, match=r"clicks.export has an unknown extension.*rename it"):
+        look.look_at([str(tmp_path)])

@@ -10,6 +10,7 @@ from recdiv_core.data.csv_files import find_separator, first_rows, guess_separat
 from recdiv_core.data.csv_lines import NUMBER
 from recdiv_core.data.files import SourceFile, TextFormat
 from recdiv_core.data.text_lines import open_text
+from recdiv_core.errors import INIT_MENDS
 
 MAX_SHOWN: Final = 300
 
@@ -38,12 +39,12 @@ def explain_missing(
     shown = ", ".join(repr(name) if name != name.strip() or not name else name for name in header)
     said = f"{key}: {file.path} has no column {theirs!r} ({columns}.{ours})"
     if file.format == "csv" and (hint := _explain_text(file, theirs, header, text)):
-        return said + hint
+        return f"{said}{hint}; {INIT_MENDS}"
     if theirs in everywhere:
         return f"{said}; other files of the input have it; columns there: {shown[:MAX_SHOWN]}"
     nearest = _nearest(theirs, header)
     hint = f"; did you mean {columns}.{ours}={nearest}?" if nearest else ""
-    return f"{said}; columns there: {shown[:MAX_SHOWN]}{hint}"
+    return f"{said}; columns there: {shown[:MAX_SHOWN]}{hint}; {INIT_MENDS}"
 
 
 def _nearest(theirs: str, header: Sequence[str]) -> str | None:

@@ -18,12 +18,12 @@ import pyarrow as pa
 from recdiv_core.config import ColumnsConfig, Config, override
 from recdiv_core.data import guess
 from recdiv_core.data.csv_files import TAB_EXTENSIONS
-from recdiv_core.data.files import find_paths
+from recdiv_core.data.files import find_paths, list_files
 from recdiv_core.data.guess import Column, Guess
 from recdiv_core.data.layout_files import find_given
 from recdiv_core.data.readers import ROW
 from recdiv_core.data.recognise import recognise
-from recdiv_core.data.sniff import Sniffed, sniff
+from recdiv_core.data.sniff import NAMES, Sniffed, printable, sniff
 from recdiv_core.errors import UserError
 from recdiv_core.places import is_uri, name_of
 
@@ -142,9 +142,12 @@ def look_at(given: Sequence[str]) -> Findings:
             "none of the files looks like a click log: a user, an item and a time in each row; "
             f"looked at: {'; '.join(_say(file) for file in readable[:5])}"
         )
+    _check_extension(log.sample)
     others = [group for group in groups if group is not log]
     items = max(others, key=lambda group: group.items_score, default=None)
     items = items if items is not None and items.items_score > 0 else None
+    if items is not None:
+        _check_extension(items.sample)
     _describe_log(log, paths, findings, has_items=items is not None)
     if items is not None:
         _describe_items(items, log, paths, findings)
@@ -169,12 +172,20 @@ def _describe_layout(
         findings.table.append((file.name, role, file.describe()))
 
 
+def _check_extension(file: Sniffed) -> None:
+    """Refuse a file that `prepare` would not open: formats are known by the extension."""
+    try:
+        list_files(file.file.path, "FILE")
+    except UserError as error:
+        raise UserError(f"{error}; it holds {NAMES[file.file.format]}: rename it") from None
+
+
 def _say(file: Sniffed) -> str:
-    return f"{file.name} ({', '.join(file.columns)[:120]})"
+    return printable(f"{file.name} ({', '.join(file.columns)[:120]})")
 
 
 def _say_unreadable(files: Sequence[Sniffed]) -> str:
-    said = "; ".join(f"{file.name}: {file.problem}" for file in files[:5])
+    said = printable("; ".join(f"{file.name}: {file.problem}" for file in files[:5]))
     return f"none of the {len(files)} files can be read: {said}"
 
 

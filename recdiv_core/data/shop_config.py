@@ -12,6 +12,7 @@ from typing import Final
 import yaml
 
 from recdiv_core.data.look import Findings, Question
+from recdiv_core.data.sniff import printable
 from recdiv_core.errors import UserError
 
 WIDTH: Final = 100
@@ -21,7 +22,7 @@ def to_yaml(findings: Findings, name: str) -> str:
     """Return the text of a config file; a question stands where its answer belongs."""
     lines = [
         "# Written by `recdiv init` from samples of the files. Check it, then run:",
-        f"#   recdiv prepare --config {_printable(name)}",
+        f"#   recdiv prepare --config {printable(name)}",
     ]
     if findings.questions:
         lines.append(
@@ -59,7 +60,7 @@ def _lines(key: str, value: object, findings: Findings, asked: dict[str, Questio
         question = asked.pop(f"data.{key}.{name}", None)
         inner += _ask(question, "    ") if question else []
         why = findings.notes.get(f"data.{key}.{name}", "")
-        comment = f"  # {_printable(why)}" if why else ""
+        comment = f"  # {printable(why)}" if why else ""
         inner.append(f"    {_key(str(name))}: {_value(one)}{comment}")
     for name in [name for name in asked if name.startswith(f"data.{key}.")]:
         inner += _ask(asked.pop(name), "    ")
@@ -78,7 +79,7 @@ def _ask(question: Question, indent: str, section: str = "") -> list[str]:
     for key, value in question.answers:
         name = _key(key.removeprefix("data.").partition(".")[2]) if "." in key[5:] else key[5:]
         answer = f"{section}{{{name}: {_value(value)}}}" if section else f"{name}: {_value(value)}"
-        lines.append(f"{indent}# {_printable(answer)}")
+        lines.append(f"{indent}# {printable(answer)}")
     return lines
 
 
@@ -95,17 +96,12 @@ def _value(value: object) -> str:
 
 def _wrap(text: str, start: str) -> list[str]:
     lines, line = [], start
-    for word in _printable(text).split(" "):
+    for word in printable(text).split(" "):
         if len(line) + len(word) > WIDTH and line != start:
             lines.append(line.rstrip())
             line = start
         line += f"{word} "
     return [*lines, line.rstrip()]
-
-
-def _printable(text: str) -> str:
-    """Return text without line ends and control characters."""
-    return "".join(mark if mark.isprintable() else " " for mark in text)
 
 
 def check_free(out: Path) -> None:

@@ -80,6 +80,11 @@ class Sniffed:
         return ", ".join([*words, f"{len(self.columns)} columns"])
 
 
+def printable(text: str) -> str:
+    """Return text on one line, without control characters."""
+    return "".join(mark if mark.isprintable() else " " for mark in text)
+
+
 def sniff(path: str) -> Sniffed:
     """Look at the start of a file."""
     nothing = Sniffed(SourceFile(path, "csv", 0, ""), pa.table({}))
@@ -158,7 +163,10 @@ def _read_shape(head: bytes, path: str) -> tuple[TextFormat, bool]:
         line.rstrip("\r")
         for line in head.decode(encoding, "replace").lstrip("\ufeff").split("\n")[:200]
     ]
-    lines = [line for line in (lines[:-1] if len(lines) > 1 else lines) if line.strip()]
+    is_cut = len(head) >= HEAD_BYTES and 1 < len(lines) < 200  # in its last line
+    lines = [line for line in (lines[:-1] if is_cut else lines) if line.strip()]
+    if not lines:
+        raise UserError("holds no lines")
     usual = "\t" if re.search(r"\.(tsv|inter|item)(\.|$)", path.lower()) else ","
     separator = _separator_of(lines, usual)
     rows = [_split(line, separator) for line in lines]
