@@ -2,6 +2,8 @@ import pytest
 
 from recdiv_core.config import Config, override
 from recdiv_core.data import clicklog, examples
+from recdiv_core.errors import UserError
+from recdiv_core.schema import EncoderSource
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,49 @@ def test_wrong_input_is_answered_before_ray_starts(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         clicklog.prepare(override(Config(), write_shop(tmp_path) | change))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["items.csv", "log.csv"]
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("log.csv/out", "data.out=.* lies below .*log.csv, which is no directory"),
+        ("log.csv", "is there and is no prepared data set"),
+        ("a" * 250, "has 250 bytes; allowed are at most 200"),
+        ("a" * 300, "a name has 300 bytes"),
+        ("a\0b", "holds a NUL character"),
+        ("~nobody-of-this-name/shop", "there is no home directory for its ~"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_answered_before_ray_starts(
+    tmp_path, monkeypatch, out, message
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message) as refused:
+        clicklog.prepare(override(Config(), write_shop(tmp_path) | {"data.out": out}))
+    assert len(str(refused.value).splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["items.csv", "log.csv"]
+
+
+@pytest.mark.parametrize("name", ["../shop", "..", "a\nb"])
+def test_a_name_that_is_no_directory_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match=r"data.name=.* must be one name"):
+        clicklog.prepare(override(Config(), write_shop(tmp_path) | {"data.name": name}))
+
+
+def test_the_gap_of_sessions_changes_no_fingerprint():
+    encoder = EncoderSource(name="tiny", sha256="0" * 64, max_tokens=8, fields=("title",))
+
+    def fingerprint(**values):
+        return clicklog._fingerprint([], override(Config(), values), encoder)
+
+    assert fingerprint(**{"data.session_gap_s": 60.0}) == fingerprint()
+    assert fingerprint(**{"data.min_user_events": 2}) != fingerprint()
+
+
+def test_half_a_manifest_is_prepared_again(tmp_path, caplog):
+    (tmp_path / "manifest.json").write_text('{"schema_version": 1, "finger')
+    assert not clicklog._is_made(tmp_path, "f" * 64, Config())
+    assert "is damaged" in caplog.text
 
 
 def test_a_directory_of_something_else_is_not_overwritten(tmp_path):
