@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final, cast
 
 from recdiv_core.config import Config, flatten
+from recdiv_core.given_paths import local_path
 
 _TRAIN: Final = ("train", "tune")
 _JUDGE: Final = ("evaluate", "recommend", "compare", "register")
@@ -94,8 +94,11 @@ def stale(pipeline: str, settings: Mapping[str, object], config: Config) -> list
         pipeline: which reads `data.prepared`, or not.
         settings: of a config file, by their dotted keys.
         config: of the call.
+
+    Raises:
+        UserError: `data.prepared` cannot be a path.
     """
-    manifest = Path(config.data.prepared or ".") / "manifest.json"
+    manifest = local_path(config.data.prepared or ".", "data.prepared") / "manifest.json"
     if pipeline not in READERS["data.prepared"] or not manifest.is_file():
         return []
     try:

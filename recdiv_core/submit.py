@@ -23,6 +23,7 @@ from typing import Final
 from recdiv_core.config import flatten
 from recdiv_core.credentials import passed_on
 from recdiv_core.errors import UserError
+from recdiv_core.given_paths import local_path
 from recdiv_core.jobs import connect
 from recdiv_core.places import is_uri
 from recdiv_core.settings import read_given
@@ -70,6 +71,7 @@ def submit(command: Sequence[str], address: str, working_dir: Path, env: Sequenc
             ", ".join(taken),
         )
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **taken, **_variables(env)}
+    working_dir = local_path(working_dir, "--working-dir")
     check_command(command, working_dir)
     files = list_tree(working_dir)
     client = connect(address)
