@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from recdiv_core import data_versions
+from recdiv_core.config import Config, override
 from recdiv_core.data_versions import (
     building,
     find_view,
@@ -15,8 +16,10 @@ from recdiv_core.data_versions import (
     point,
     publish,
     version_place,
+    with_version,
 )
 from recdiv_core.errors import UserError
+from recdiv_core.schema import check_unchanged
 
 PRINTS = [f"{letter}" * 64 for letter in "abcdef"]
 
@@ -175,3 +178,29 @@ def test_a_lock_that_is_held_keeps_a_version(view):
     prepare(view, "9" * 64)
     assert not version.is_dir()
     assert data_versions.KEPT == 2
+
+
+def test_a_data_set_that_changed_is_told(view, manifest):
+    prepare(view, manifest.fingerprint)
+    version = open_version(view)
+    check_unchanged(version, manifest)
+    prepare(view, PRINTS[1])
+    check_unchanged(version, manifest)
+    for content in ('{"fingerprint": "a"}', '{"finger', "[]"):
+        (version / "manifest.json").write_text(content)
+        with pytest.raises(UserError, match="was changed while it was read"):
+            check_unchanged(version, manifest)
+    (version / "manifest.json").unlink()
+    with pytest.raises(UserError, match="is not readable"):
+        check_unchanged(version, manifest)
+
+
+def test_a_checkpoint_finds_the_version_that_it_was_trained_on(view):
+    prepare(view, PRINTS[0])
+    prepare(view, PRINTS[1])
+    config = override(Config(), {"data.prepared": str(view)})
+    for fingerprint in PRINTS[:2]:
+        found = with_version(config, fingerprint).data.prepared
+        assert found == str(version_place(view, fingerprint))
+    assert with_version(config, PRINTS[5]).data.prepared == str(version_place(view, PRINTS[1]))
+    assert with_version(Config()).data.prepared == ""

@@ -17,6 +17,7 @@ from recdiv_core.training.loop import (
 )
 from recdiv_core.training.shards import clip_gradients
 from recdiv_core.training.step import StepSums
+from tests.test_step import USERS, Training
 
 
 def sums(grad_norm, loss=8.0):
@@ -79,3 +80,44 @@ def test_a_short_training_most_of_whose_steps_overflowed_does_not_finish():
     with pytest.raises(DivergedError, match=r"6 of 10 steps overflowed.*lower train.learning_rate"):
         check_skipped(6, 10, "fp16")
     assert MAX_SKIPPED == 0.5
+
+
+def overflowing():
+    """Return a training of fp16 whose scale is too high for its first step."""
+    training = Training(precision=torch.float16, diversity_weight=0.3)
+    training.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    return training
+
+
+def test_a_real_step_that_overflows_leaves_weights_and_exposure_as_they_were():
+    training = overflowing()
+    before = {name: value.clone() for name, value in training.model.state_dict().items()}
+    assert training.step(USERS).is_skipped
+    assert training.places_V.abs().sum() == 0
+    for name, value in training.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_real_steps_go_on_once_the_scale_is_low_enough():
+    training = overflowing()
+    taken = [training.step(USERS) for _ in range(40)]
+    num_skipped = sum(step.is_skipped for step in taken)
+    assert 0 < num_skipped < 39
+    assert not any(step.is_skipped for step in taken[num_skipped:])
+    assert training.places_V.abs().sum() > 0
+    figures = _epoch_figures(taken)
+    assert all(math.isfinite(value) for value in figures.values())
+
+
+def test_a_real_training_whose_loss_is_no_number_ends():
+    training = Training(precision=torch.float16)
+    with torch.no_grad():
+        next(training.model.parameters()).fill_(math.nan)
+
+    def train():
+        for step in range(30):
+            assert training.step(USERS).is_skipped
+            check_scale(training.scaler.get_scale(), step, step + 1)
+
+    with pytest.raises(DivergedError, match="training diverged: 11 steps overflowed"):
+        train()
