@@ -29,7 +29,7 @@ from recdiv_core.metrics.judged import JudgedSlates, judge
 from recdiv_core.metrics.tally import USER_METRICS
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender
-from recdiv_core.schema import Manifest, check_files, read_manifest
+from recdiv_core.schema import Manifest, check_files, check_unchanged, read_manifest
 from recdiv_core.settings import parse_overrides
 from recdiv_core.slates import SlatePolicy
 from recdiv_core.training.build import (
@@ -182,6 +182,7 @@ def judge_runs(
         policies = [slate_policy(run.config, dataset)]
         judged += judge_users(model, dataset, split, policies, measures, config=run.config)
         logger.info("%s: judged on %d users", run.name, len(judged[-1].slates_UK))
+    check_unchanged(dataset.prepared, dataset.manifest)
     return judged
 
 
