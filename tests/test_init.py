@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recdiv_core.config import Config
-from recdiv_core.data import guess, look, shop_config
+from recdiv_core.data import guess, look, mapping, shop_config
 from recdiv_core.data.sniff import sniff
 from recdiv_core.errors import UserError
 from recdiv_core.settings import load as load_config
@@ -302,7 +302,7 @@ def test_only_the_start_of_a_large_file_is_read(tmp_path):
 @settings(max_examples=50)
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_any_text_in_a_finding_is_read_back_from_the_yaml(tmp_path_factory, value, note):
-    findings = look.Findings()
+    findings = mapping.Findings()
     findings.set("data.clicks", value, note)
     findings.set("data.item_columns", {"title": value})
     out = tmp_path_factory.mktemp("init") / "shop.yaml"
@@ -402,3 +402,21 @@ def test_a_log_whose_extension_prepare_does_not_know_is_to_be_renamed(tmp_path):
     )
     with pytest.raises(UserError, match=r"clicks.export has an unknown extension.*rename it"):
         look.look_at([str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", ["retailrocket", "rees46", "otto", "ubi"])
+def test_a_shop_s_own_catalogue_is_read_beside_a_published_log(tmp_path, name):
+    place = tmp_path / "in"
+    place.mkdir()
+    published = next(p for p in PUBLISHED if p.layout == name)
+    published.write(place)
+    for path in place.glob("item_prop*"):
+        path.unlink()
+    ids = [f"{15_000 + i}" if name == "otto" else f"{i}" for i in range(1, 6)]
+    lines(place / "my-items.csv", ["sku,name"] + [f"{item},Thing {item}" for item in ids])
+    _, config = init(place, out=tmp_path / "shop.yaml")
+    assert config.data.layout == name
+    _, raw, _, kept, counts = load(config)
+    assert set(raw.table["title"].to_pylist()) == {f"Thing {item}" for item in ids}
+    assert len(kept) == sum(published.kinds.values())
+    assert counts.rejected == {}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from recdiv_core.config import Config, flatten, override
+from recdiv_core.config import Config, DataConfig, flatten, override
 from recdiv_core.data.files import SourceFile, TextFormat, find_paths, list_files
 from recdiv_core.data.layouts import COMPRESSED, Layout, Part, find_layout
 from recdiv_core.data.reshape import Reshape, Side
@@ -57,16 +57,19 @@ def find_given(config: Config) -> Given:
     log = _match(paths, layout.log, "data.clicks", config, fallback=_is_file(data.clicks, paths))
     around = _paths_around(data.clicks, paths)
     catalogue: list[tuple[str, Part]] = []
+    own: list[SourceFile] = []
     if data.items:
         found = find_paths(data.items, "data.items")
-        catalogue = _match(
-            found, layout.items, "data.items", config, fallback=_is_file(data.items, found)
-        )
         around = sorted({*around, *_paths_around(data.items, found)})
+        if _has_any(found, layout.items):
+            catalogue = _match(found, layout.items, "data.items", config, fallback=False)
+        else:
+            own = list_files(data.items, "data.items")
+            config = override(config, {"data.item_columns": _own_columns(layout, data)})
     elif layout.items and (layout.needs_items or _has_any(around, layout.items)):
         catalogue = _match(around, layout.items, "data.items", config, fallback=False)
     clicks = [_attach(path, part, around, config, "data.clicks") for path, part in log]
-    items = [_attach(path, part, around, config, "data.items") for path, part in catalogue]
+    items = [_attach(path, part, around, config, "data.items") for path, part in catalogue] or own
     read = {file.path for file in (*clicks, *items)}
     sides = [dict(file.reshape.side) for file in (*clicks, *items) if file.reshape]
     beside = {path for side in sides for paths in side.values() for path in paths} - read
@@ -93,6 +96,12 @@ def with_settings(config: Config, layout: Layout) -> Config:
         elif now[key] == usual[key]:
             values[key] = value
     return override(config, values)
+
+
+def _own_columns(layout: Layout, data: DataConfig) -> dict[str, str]:
+    """Return the names of columns in a catalogue of the shop's own: the layout's do not count."""
+    mapped = [key.partition(".")[2] for key in layout.settings if key.startswith("columns.")]
+    return {name: getattr(data.columns, name) for name in mapped} | data.item_columns
 
 
 def _table(value: object) -> Mapping[str, object]:
@@ -128,11 +137,6 @@ def _match(
         suffix = _plain(paths[0]).rpartition(".")[2]
         parts = next((p for p in alternatives if p[0].names[0].endswith(suffix)), alternatives[0])
         return [(paths[0], parts[0])]
-    if fallback:
-        raise UserError(
-            f"data.items={config.data.items}: the layout {config.data.layout} has no catalogue of "
-            "its own; leave data.items empty, or leave data.layout empty and map the columns"
-        )
     expected = " or ".join(
         " and ".join(_say(name) for part in parts for name in part.names) for parts in alternatives
     )

@@ -1,7 +1,7 @@
 """What was found out about a shop's files, as a config file with comments.
 
-Not the finding out (look.py). The file is plain YAML of config keys, which `--config` takes. Every
-value is quoted and every comment is one line of printable text, whatever names the files have.
+Not the finding out (look.py, mapping.py). The file is plain YAML of config keys, which `--config`
+takes. Every value is quoted and every comment is printable text, whatever names the files have.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 import yaml
 
-from recdiv_core.data.look import Findings, Question
+from recdiv_core.data.mapping import Findings, Question
 from recdiv_core.data.sniff import printable
 from recdiv_core.errors import UserError
 
