@@ -21,14 +21,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from recdiv_core.config import Config, override
+from recdiv_core.config import Config, check_keys, override
 from recdiv_core.credentials import (
     RedactingFormatter,
     into_environment,
     redact,
     show_uncaught,
 )
-from recdiv_core.effects import only_read_by, stale, unread
+from recdiv_core.effects import ON_CHECKPOINTS, of_the_call, only_read_by, stale, unread
 from recdiv_core.errors import DivergedError, UserError
 from recdiv_core.settings import Given, read_given
 
@@ -121,7 +121,12 @@ def _config(pipeline: str, args: argparse.Namespace) -> Config:
     """
     given = read_given(preset_path(args.preset), args.config, args.overrides)
     given = replace(given, file=_freed(given.file))
-    config = given.config  # validates what is left out below, too
+    if pipeline in ON_CHECKPOINTS:
+        # values are judged beside the checkpoint's own: here they might not fit the defaults
+        check_keys(given.line)
+        config = override(Config(), of_the_call(given.preset), of_the_call(given.own))
+    else:
+        config = given.config  # judges what is left out below, too
     for message in unread(pipeline, given.line):
         logger.warning("%s", message)
     if args.preset and pipeline in ("evaluate", "recommend"):
@@ -137,6 +142,8 @@ def _config(pipeline: str, args: argparse.Namespace) -> Config:
         file=only_read_by(pipeline, given.file),
         line=only_read_by(pipeline, given.line),
     )
+    if pipeline in ON_CHECKPOINTS:
+        return config
     return override(Config(), given.preset, given.file, args.given.line)
 
 

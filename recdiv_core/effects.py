@@ -18,31 +18,32 @@ from recdiv_core.config import Config, flatten
 from recdiv_core.given_paths import local_path
 
 _TRAIN: Final = ("train", "tune")
-_JUDGE: Final = ("evaluate", "recommend", "compare", "register")
+ON_CHECKPOINTS: Final = ("evaluate", "recommend", "compare", "register")
+"""Pipelines that take a checkpoint's own settings in place of defaults and preset."""
 _CHECK: Final = ("audit", "inspect", "report")
 _DATA: Final = ("prepare",)
 
 READERS: Final[dict[str, tuple[str, ...]]] = {
     "data.": _DATA,
-    "data.prepared": (*_TRAIN, *_JUDGE, *_CHECK, "dashboard"),
+    "data.prepared": (*_TRAIN, *ON_CHECKPOINTS, *_CHECK, "dashboard"),
     "data.name": (*_DATA, "report", "dashboard"),
     "split.": _DATA,
     "model.": _TRAIN,
-    "model.kind": (*_TRAIN, *_JUDGE),
-    "model.diversity": (*_TRAIN, *_JUDGE),
+    "model.kind": (*_TRAIN, *ON_CHECKPOINTS),
+    "model.diversity": (*_TRAIN, *ON_CHECKPOINTS),
     "model.text.encoder": (*_DATA, *_TRAIN),
     "model.text.max_tokens": _DATA,
     "model.text.fields": _DATA,
     "loss.": _TRAIN,
-    "rerank.": (*_TRAIN, *_JUDGE),
+    "rerank.": (*_TRAIN, *ON_CHECKPOINTS),
     "train.": _TRAIN,
-    "eval.": (*_TRAIN, *_JUDGE),
+    "eval.": (*_TRAIN, *ON_CHECKPOINTS),
     "eval.cutoffs": ("evaluate",),
     "eval.slices": ("tune", "evaluate", "report"),
     "eval.objective": _TRAIN,
     "scaling.": (*_TRAIN, "evaluate", "recommend"),
-    "scaling.use_gpu": (*_TRAIN, *_JUDGE, "report"),
-    "scaling.threads_per_worker": (*_TRAIN, *_JUDGE, "inspect", "report"),
+    "scaling.use_gpu": (*_TRAIN, *ON_CHECKPOINTS),
+    "scaling.threads_per_worker": (*_TRAIN, *ON_CHECKPOINTS, "inspect"),
     "scaling.shard_encoder": _TRAIN,
     "scaling.max_concurrent_trials": ("tune",),
     "scaling.preemptible": _TRAIN,
@@ -85,6 +86,16 @@ def unread(pipeline: str, settings: Mapping[str, object]) -> list[str]:
 def only_read_by(pipeline: str, settings: Mapping[str, object]) -> dict[str, object]:
     """Return the settings that a pipeline reads."""
     return {key: value for key, value in settings.items() if pipeline in readers(key)}
+
+
+def of_the_call(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings that are of a call and of no checkpoint: places, and where runs are.
+
+    >>> of_the_call({"tracking.uri": "sqlite:///runs.db", "eval.k": 5})
+    {'tracking.uri': 'sqlite:///runs.db'}
+    """
+    of_call = ("tracking.", "run.", "data.prepared")
+    return {key: value for key, value in settings.items() if key.startswith(of_call)}
 
 
 def stale(pipeline: str, settings: Mapping[str, object], config: Config) -> list[str]:

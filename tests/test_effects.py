@@ -20,7 +20,14 @@ NOT_OF_THE_CALL = {
     "compare": OF_THE_CHECKPOINT,
     "register": OF_THE_CHECKPOINT,
     # a report judges each run with the run's own settings
-    "report": (*OF_THE_CHECKPOINT, "rerank.", "eval.k", "eval.filter_seen", "eval.batch_size"),
+    "report": (
+        *OF_THE_CHECKPOINT,
+        "rerank.",
+        "eval.k",
+        "eval.filter_seen",
+        "eval.batch_size",
+        "scaling.",
+    ),
     # the report that it ends with takes the name from the prepared data set, which a sweep has
     "tune": ("data.name",),
     "prepare": (OF_WORKERS,),

@@ -214,6 +214,12 @@ def test_a_setting_that_a_checkpoint_pipeline_does_not_read_is_left_out(run, cap
     ]
 
 
+@pytest.mark.parametrize("setting", ["rerank.num_candidates=8", "eval.k=200"])
+def test_what_is_given_beside_a_checkpoint_need_not_fit_the_defaults(run, setting: str):
+    done = run("evaluate", *NEEDED["evaluate"], setting, "rerank.num_candidates=8")
+    assert done.stderr == "error: checkpoint nowhere is not a directory\n"
+
+
 def test_the_values_of_settings_without_effect_are_judged_too(run):
     assert "split.val_share" in run("train", "split.val_share=7").stderr
 
