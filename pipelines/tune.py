@@ -39,7 +39,7 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
         raise UserError(f"--space {args.space} is unknown; allowed: {', '.join(space_names())}")
     space = importlib.import_module(f"tune_spaces.{args.space}").SPACE
     # what the space fixes stands above files and below this call's own `key=value`
-    covered = [key for key in space.fixed if key in args.given.file]
+    covered = [key for key in args.given.file if key.startswith(tuple(space.fixed))]
     if covered:
         logger.warning(
             "--config %s: %s: --space %s has its own; give them on the command line to change that",

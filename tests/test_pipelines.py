@@ -214,6 +214,17 @@ def test_a_setting_that_a_checkpoint_pipeline_does_not_read_is_left_out(run, cap
     ]
 
 
+def test_a_space_says_which_settings_of_a_config_file_it_covers(run, caplog, tmp_path: Path):
+    file = tmp_path / "shop.yaml"
+    file.write_text("train: {epochs: 9, batch_size: 8}\n")
+    done = run("tune", "--space", "smoke", "--config", str(file))
+    assert "data.prepared is not set" in done.stderr
+    assert caplog.messages == [
+        f"--config {file}: train.epochs: --space smoke has its own; give them on the command line "
+        "to change that"
+    ]
+
+
 @pytest.mark.parametrize("setting", ["rerank.num_candidates=8", "eval.k=200"])
 def test_what_is_given_beside_a_checkpoint_need_not_fit_the_defaults(run, setting: str):
     done = run("evaluate", *NEEDED["evaluate"], setting, "rerank.num_candidates=8")

@@ -339,3 +339,29 @@ def test_only_as_many_come_besides_as_lack():
     assert bool((candidates[is_added] % 3 == 0).all())
     assert torch.equal(own[is_added], scores.gather(1, candidates)[is_added])
     assert torch.equal(ranked[is_added], top_scores[:, -1:].expand_as(ranked)[is_added])
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(sorted(set(RERANKERS) - {"exposure"})),
+    st.sampled_from([0.0, 0.6]),
+    st.lists(st.integers(0, NUM_ITEMS - 1), unique=True, max_size=4),
+    st.lists(st.integers(0, NUM_ITEMS - 1), unique=True, max_size=5),
+    st.integers(0, 50),
+)
+def test_rules_of_items_are_kept_alike_apart_or_as_one(method, diversity, ins, outs, seed):
+    def together(kind, chosen):
+        labels = torch.full((NUM_ITEMS, 1), -1)
+        labels[chosen] = 0
+        return [rule(kind, labels, max(1, len(chosen)))] if chosen else []
+
+    ins = [item for item in ins if item not in outs]
+    apart = [item_rule("include", item) for item in ins]
+    apart += [item_rule("exclude", item) for item in outs]
+    chosen = {"method": method, "diversity": diversity, "num_candidates": 6}
+    wanted, scores = slates_of(seed, [[], [0, 1]], **chosen, options=Options(rules=tuple(apart)))
+    one = (*together("include", ins), *together("exclude", outs))
+    slates, found = slates_of(seed, [[], [0, 1]], **chosen, options=Options(rules=one))
+    assert slates.tolist() == wanted.tolist()
+    assert torch.equal(found, scores)
+    assert not set(slates.flatten().tolist()) & set(outs)
