@@ -152,3 +152,9 @@ def test_a_moment_is_the_same_in_any_unit(moment, unit):
     assert timestamps.parse_times(pa.array([number]), found)[0].tolist() == [expected]
     spelt = pa.array([moment.replace(microsecond=0).isoformat(sep=" ") + " UTC"])
     assert timestamps.read_times(spelt)[0].tolist() == [expected]
+
+
+@pytest.mark.parametrize("pattern", ["%Q", "%", "%Y%Y"])
+def test_a_pattern_that_is_none_names_the_key(pattern):
+    with pytest.raises(UserError, match=f"data.timestamp_format={pattern} cannot be used"):
+        timestamps.detect_times(pa.array(["2024"]), "timestamp", pattern)

@@ -36,7 +36,7 @@ def explain_missing(
         everywhere: columns of all files of the input.
     """
     columns = f"{text.prefix}columns"
-    shown = ", ".join(repr(name) if name != name.strip() or not name else name for name in header)
+    shown = ", ".join(_show(name) for name in header)
     said = f"{key}: {file.path} has no column {theirs!r} ({columns}.{ours})"
     if file.format == "csv" and (hint := _explain_text(file, theirs, header, text)):
         return f"{said}{hint}; {INIT_MENDS}"
@@ -45,6 +45,11 @@ def explain_missing(
     nearest = _nearest(theirs, header)
     hint = f"; did you mean {columns}.{ours}={nearest}?" if nearest else ""
     return f"{said}; columns there: {shown[:MAX_SHOWN]}{hint}; {INIT_MENDS}"
+
+
+def _show(name: str) -> str:
+    is_plain = name.isprintable() and name and name == name.strip()
+    return name if is_plain else repr(name)
 
 
 def _nearest(theirs: str, header: Sequence[str]) -> str | None:

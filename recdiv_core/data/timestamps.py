@@ -86,7 +86,11 @@ def detect_times(column: pa.Array, name: str, pattern: str = "") -> TimeFormat:
     text = pc.utf8_trim_whitespace(as_text(column))
     if pattern:
         found = TimeFormat("pattern", pattern)
-        if not (parse_times(text, found)[1] == 0).any():
+        try:
+            faults = parse_times(text, found)[1]
+        except (ValueError, re.error) as error:  # of pandas, on a wrong pattern
+            raise UserError(f"data.timestamp_format={pattern} cannot be used: {error}") from None
+        if not (faults == 0).any():
             raise _refusal(name, text, f"no value is written as data.timestamp_format={pattern}")
         return found
     numbers = as_floats(text)
