@@ -16,7 +16,7 @@ from recdiv_core.data import guess, look, mapping, shop_config
 from recdiv_core.data.sniff import sniff
 from recdiv_core.errors import UserError
 from recdiv_core.settings import load as load_config
-from tests.published import FIRST_S, PUBLISHED, lines, rows
+from tests.published import FIRST_S, PUBLISHED, RETAIL, lines, online_retail_rows, rows
 from tests.test_layouts import config_of, load
 
 RENAMED = ("amazon-2014", "amazon-2018", "amazon-2023", "rees46", "hm", "otto", "online-retail")
@@ -420,3 +420,38 @@ def test_a_shop_s_own_catalogue_is_read_beside_a_published_log(tmp_path, name):
     assert set(raw.table["title"].to_pylist()) == {f"Thing {item}" for item in ids}
     assert len(kept) == sum(published.kinds.values())
     assert counts.rejected == {}
+
+
+def test_all_ids_of_a_large_catalogue_are_compared_with_the_log(tmp_path):
+    size = 30_000
+    lines(tmp_path / "in" / "items.csv", ["sku,name"] + [f"s{n},Thing {n}" for n in range(size)])
+    lines(
+        tmp_path / "in" / "log.csv",
+        ["user_id,sku,timestamp"] + [f"u{n % 9},s{size - 1 - n},{FIRST_S + n}" for n in range(99)],
+    )
+    findings, _ = init(tmp_path / "in", out=tmp_path / "shop.yaml")
+    assert findings.questions == []
+    assert "100% of the log's item ids" in findings.notes["data.items"]
+
+
+def test_a_workbook_is_recognised(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl", reason="needs openpyxl, of the extra xlsx")
+    book = openpyxl.Workbook()
+    book.active.append(RETAIL.split(","))
+    for row in online_retail_rows():
+        book.active.append([*row, "United Kingdom"])
+    book.save(tmp_path / "sales of 2010.xlsx")
+    _, config = init(tmp_path / "sales of 2010.xlsx", out=tmp_path / "shop.yaml")
+    assert config.data.layout == "online-retail"
+    assert len(load(config)[3]) == 18
+
+
+def test_rare_kinds_of_event_are_looked_for_beyond_the_first_rows(tmp_path):
+    kinds = ["click"] * 29_000 + ["buy"] * 1_000
+    lines(
+        tmp_path / "log.csv",
+        ["user_id,item_id,timestamp,event"]
+        + [f"u{n % 99},i{n % 77},{FIRST_S + n},{kind}" for n, kind in enumerate(kinds)],
+    )
+    _, config = init(tmp_path / "log.csv", out=tmp_path / "shop.yaml")
+    assert config.data.event_names == {"buy": "purchase"}

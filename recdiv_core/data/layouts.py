@@ -409,6 +409,13 @@ ALIASES: Final[Mapping[str, str]] = {
     "movielens-latest": "movielens-20m",
     "lastfm": "lastfm-1k",
     "taobao": "taobao-userbehavior",
+    "h&m": "hm",
+    "online-retail-ii": "online-retail",
+    "mind-small": "mind",
+    "mind-large": "mind",
+    "retail-rocket": "retailrocket",
+    "rees46-multi-category": "rees46",
+    "opensearch-ubi": "ubi",
 }
 
 

@@ -10,14 +10,20 @@ import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import pyarrow as pa
 
 from recdiv_core.data import guess
 from recdiv_core.data.csv_files import TAB_EXTENSIONS
 from recdiv_core.data.guess import Column, Guess
-from recdiv_core.data.sniff import Sniffed
+from recdiv_core.data.readers import cut_units, read_unit
+from recdiv_core.data.sniff import SAMPLE_ROWS, Sniffed
+from recdiv_core.data.values import as_text
 from recdiv_core.places import name_of
+
+MAX_IDS: Final = 1_000_000
+"""Ids of a catalogue that are compared with those of the log."""
 
 
 @dataclass(frozen=True)
@@ -282,9 +288,27 @@ def join(items: Group, wanted: pa.Array) -> tuple[dict[str, Guess], tuple[float,
     if best[2]:
         roles = {role: g for role, g in roles.items() if g.column != best[2] or role == "item_id"}
         roles["item_id"] = Guess(best[2], "it holds the ids of the log", 3.0)
-    how = f" ({best[1]})" if best[1] else ""
-    said = f"{best[0]:.0%} of the log's item ids in the sample are in the catalogue{how}"
-    return roles, (best[0], said)
+    share, change, _ = best
+    if share < 0.95 and len(items.sample.table) >= SAMPLE_ROWS:
+        ids, is_whole = _more_ids(items, roles["item_id"].column)
+        share, change = guess.share_found(wanted, ids)
+        if not is_whole and share < 0.95:
+            said = f"{share:.0%} of the log's item ids in the sample are in the catalogue's first "
+            return roles, (1.0, f"{said}{len(ids):,} rows")
+    how = f" ({change})" if change else ""
+    said = f"{share:.0%} of the log's item ids in the sample are in the catalogue{how}"
+    return roles, (share, said)
+
+
+def _more_ids(items: Group, column: str) -> tuple[pa.Array, bool]:
+    """Read the ids of a large catalogue: at most about MAX_IDS of its first file, and is it all."""
+    found: list[pa.Array] = []
+    for unit in cut_units([items.sample.file], "FILE"):
+        for batch in read_unit(unit, {"item_id": column}):
+            found.append(as_text(batch.table["item_id"]))
+            if sum(map(len, found)) >= MAX_IDS:
+                return pa.concat_arrays(found), False
+    return pa.concat_arrays(found), len(items.files) == 1
 
 
 def _place_of(files: Sequence[str], paths: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from recdiv_core.data.compressed import read_chunks
@@ -109,7 +110,16 @@ def _sniff(path: str) -> Sniffed:
     batch = next(read_unit(cut_units([file], "FILE")[0], None), None)
     if batch is None or not batch.table.num_rows:
         raise UserError("holds no rows")
-    return Sniffed(file, batch.table.slice(0, SAMPLE_ROWS), has_header)
+    return Sniffed(file, _sample(batch.table), has_header)
+
+
+def _sample(table: pa.Table) -> pa.Table:
+    """Return the first rows of a batch, and others from all over it."""
+    if table.num_rows <= SAMPLE_ROWS:
+        return table
+    half = SAMPLE_ROWS // 2
+    others = np.linspace(half, table.num_rows - 1, SAMPLE_ROWS - half, dtype=np.int64)
+    return table.take(pa.array(np.concatenate([np.arange(half), others])))
 
 
 def _format_by_name(path: str) -> Format | None:
