@@ -28,7 +28,7 @@ demo: $(READY)  ## the main job on the built-in shop: click log -> front in MLfl
 	@$(PY) -m pipelines.report --preset demo
 
 test: $(READY)  ## unit tests, then the tests that start a local Ray cluster
-	@$(PY) -m pytest --quiet -n auto
+	@$(PY) -m pytest --quiet -n auto --dist loadfile
 	@$(PY) -m pytest --quiet -m "ray and not slow" tests/cluster
 
 test-cluster: $(READY)  ## only the tests that start a local Ray cluster
@@ -38,7 +38,7 @@ test-faults: $(READY)  ## only the tests that kill somebody or cut a connection;
 	@$(PY) -m pytest --quiet -m faults tests/cluster
 
 nightly: $(READY)  ## all tests that need no GPU, the slow ones too, and the fuzz test at 1,000 inputs
-	@RECDIV_FUZZ=1000 $(PY) -m pytest --quiet -n auto -m "not ray and not gpu"
+	@RECDIV_FUZZ=1000 $(PY) -m pytest --quiet -n auto --dist loadfile -m "not ray and not gpu"
 	@$(PY) -m pytest --quiet -m ray tests/cluster
 
 check: lint type test  ## what a change must pass: lint, types, tests

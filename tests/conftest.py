@@ -1,15 +1,20 @@
 """Settings of the test process, made before anything imports torch, transformers or ray."""
 
+from __future__ import annotations
+
 import logging
 import os
 import uuid
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import hypothesis
 import pytest
 
 from recdiv_core.schema import SCHEMA_VERSION, EncoderSource, Manifest
+
+if TYPE_CHECKING:
+    from tests.sweep_worlds import SweptShop
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -55,6 +60,16 @@ def manifest() -> Manifest:
         seed=0,
         versions={},
     )
+
+
+@pytest.fixture(scope="session")
+def swept_shop(
+    tmp_path_factory: pytest.TempPathFactory, mlflow_uri: str, manifest: Manifest
+) -> SweptShop:
+    """Return a sweep of three trials with all that is behind it; whoever spoils it takes a copy."""
+    from tests.sweep_worlds import write_swept_shop
+
+    return write_swept_shop(tmp_path_factory.mktemp("swept"), mlflow_uri, manifest)
 
 
 class Bucket(NamedTuple):

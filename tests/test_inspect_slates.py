@@ -15,12 +15,12 @@ from recdiv_core.inspect_slates import inspect
 from recdiv_core.recommend import PLAN
 from recdiv_core.sameness import latest_distinct
 from recdiv_core.schema import SLATE
-from tests.sweep_worlds import HOSTILE, K, write_swept_shop
+from tests.sweep_worlds import HOSTILE, K
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory, mlflow_uri, manifest):
-    return write_swept_shop(tmp_path_factory.mktemp("swept"), mlflow_uri, manifest)
+def shop(swept_shop):
+    return swept_shop
 
 
 def write(place, slates, plan=None):

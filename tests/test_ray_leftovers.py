@@ -57,8 +57,8 @@ def test_what_another_session_or_machine_has_is_left_alone(session, agent, tmp_p
 
 def test_only_processes_whose_parent_has_ended_are_orphans():
     code = (
-        "import subprocess; p = subprocess.Popen(['sleep', '30'], stdout=subprocess.DEVNULL)\n"
-        "print(p.pid)"
+        "import subprocess; end = subprocess.DEVNULL\n"
+        "print(subprocess.Popen(['sleep', '30'], stdout=end, stderr=end).pid)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     pid = int(done.stdout)

@@ -14,13 +14,12 @@ from recdiv_core.evaluate import checkpoint_config
 from recdiv_core.recommend import PLAN, SEVERAL, _Recommender, _Task, dials_of, recommend
 from recdiv_core.settings import parse_overrides
 from recdiv_core.slate_files import part_path
-from tests.sweep_worlds import K, write_swept_shop
+from tests.sweep_worlds import K
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, mlflow_uri, manifest) -> Path:
-    shop = write_swept_shop(tmp_path_factory.mktemp("swept"), mlflow_uri, manifest)
-    return next(shop.storage.glob("*/checkpoint_1"))
+def checkpoint(swept_shop) -> Path:
+    return next(swept_shop.storage.glob("*/checkpoint_1"))
 
 
 def refused(checkpoint, out, *overrides, users="test", dials=()):

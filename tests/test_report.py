@@ -93,6 +93,13 @@ def sweep(config: Config, manifest: Manifest) -> RunHandle:
     return write_sweep(config, manifest, f"first {HOSTILE}", trials)
 
 
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing, for tests of figures alone: a page and a picture take longer than a sweep."""
+    monkeypatch.setattr("recdiv_core.report.render", lambda *_: "")
+    monkeypatch.setattr("recdiv_core.report.draw_png", lambda _, picture, __: picture.touch())
+
+
 @pytest.fixture(scope="module")
 def made(config: Config, sweep: RunHandle) -> dict:
     return report(config, parent_run_id=sweep.run_id)
@@ -169,9 +176,12 @@ def test_the_parent_run_holds_hypervolume_and_knee(made, sweep):
     assert "\n| w = 0 |" in data.tags["mlflow.note.content"]
 
 
-def test_the_parent_run_holds_the_hypervolume_over_the_course_of_the_trials(made, sweep, config):
+@pytest.mark.usefixtures("without_pictures")
+def test_the_parent_run_holds_the_hypervolume_over_the_course_of_the_trials(
+    made, sweep, config, tmp_path
+):
     client = MlflowClient(tracking_uri=sweep.uri)
-    report(config, parent_run_id=sweep.run_id)  # a second report logs nothing twice
+    report(config, parent_run_id=sweep.run_id, out=tmp_path)  # logs nothing twice
     course = client.get_metric_history(sweep.run_id, "hypervolume/coverage_at_10")
     assert [point.step for point in course] == [1, 2, 3, 4]
     assert course[0].value == pytest.approx(0.050 * 0.40)
@@ -227,6 +237,7 @@ def test_the_picture_is_a_png(made):
     assert Path(made["picture"]).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_newest_sweep_of_a_data_set_is_taken(config, manifest, tmp_path):
     other = manifest.model_copy(update={"name": "other"})
     write_sweep(config, other, "older", {"plain": 0.0})
@@ -265,6 +276,7 @@ def test_a_missing_database_is_not_made(config, tmp_path):
     assert not (tmp_path / "none.db").exists()
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_baseline_has_had_the_epochs_of_the_trials(config: Config, manifest: Manifest):
     sweep = write_sweep(config, manifest, "warm", {"base": 0.0})
     warm = override(config, {"train.init_from": "base/checkpoint"})
@@ -282,6 +294,7 @@ def test_the_baseline_has_had_the_epochs_of_the_trials(config: Config, manifest:
     assert report(config, parent_run_id=sweep.run_id)["baseline"]["name"] == "plain"
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_dial_0_of_a_conditioned_model_is_the_baseline(config: Config, manifest: Manifest):
     sweep = write_sweep(config, manifest, "dials", {})
     model = {"loss.conditioned": True, "loss.diversity_weight": 0.3, "train.init_from": "base"}
@@ -407,6 +420,7 @@ def test_references_are_drawn_and_listed_and_are_no_trials(beside, made):
     assert Path(beside["picture"]).stat().st_size > Path(made["picture"]).stat().st_size
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_baseline_among_the_trials_is_not_the_plain_model(config, manifest, tmp_path):
     sweep = write_sweep(config, manifest, "kinds", {})
     trial = override(config, {"model.kind": "popular"})
@@ -470,6 +484,7 @@ def test_the_row_of_a_sweep_has_the_figures_of_its_recommended_trial(config, swe
     assert figures["test/coverage_at_10"] == knee["test"]["coverage_at_10"]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_sweep_of_a_baseline_is_no_baseline_of_the_next(config, manifest, tmp_path):
     own = manifest.model_copy(update={"name": "eased", "fingerprint": "d" * 64})
     first = write_sweep(override(config, {"model.kind": "ease"}), own, "eased", {"plain": 0.0})

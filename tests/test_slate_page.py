@@ -14,7 +14,7 @@ from recdiv_core.config import override
 from recdiv_core.report import report
 from recdiv_core.slate_page import unseen
 from recdiv_core.wording import worded
-from tests.sweep_worlds import HOSTILE, write_swept_shop
+from tests.sweep_worlds import HOSTILE
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -58,8 +58,8 @@ class Words(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory, mlflow_uri, manifest):
-    return write_swept_shop(tmp_path_factory.mktemp("swept"), mlflow_uri, manifest)
+def shop(swept_shop):
+    return swept_shop
 
 
 def write_page(shop, out: Path, **options) -> str:

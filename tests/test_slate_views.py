@@ -22,7 +22,7 @@ from recdiv_core.slate_figures import exposure_curve, popularity_bands, segments
 from recdiv_core.slate_views import choose_runs, view_slates
 from recdiv_core.training.build import load_dataset, load_model, slate_policy
 from recdiv_core.training.checkpoint import read_config
-from tests.sweep_worlds import NUM_USERS, K, write_swept_shop
+from tests.sweep_worlds import NUM_USERS, K
 from tests.test_trials import COVERAGE, NDCG, trial
 
 KINDS = ("user", "query", "popularity", "category", "brand")
@@ -31,8 +31,8 @@ exposures = st.lists(st.integers(0, 9), min_size=1, max_size=150).map(np.array)
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory, mlflow_uri, manifest):
-    return write_swept_shop(tmp_path_factory.mktemp("swept"), mlflow_uri, manifest)
+def shop(swept_shop):
+    return swept_shop
 
 
 @pytest.fixture(scope="module")

@@ -35,9 +35,8 @@ def test_the_same_command_answers_at_once(shop, fitted):
     assert sorted(Path(fitted["checkpoint"]).parent.iterdir()) == before
 
 
-@pytest.mark.parametrize("num_workers", [1, 3])
-def test_a_checkpoint_is_evaluated_alike_on_any_workers(fitted, num_workers):
-    place = ["--checkpoint", fitted["checkpoint"], f"scaling.num_workers={num_workers}"]
+def test_a_checkpoint_is_evaluated_alike_on_other_workers(fitted):
+    place = ["--checkpoint", fitted["checkpoint"], "scaling.num_workers=3"]
     judged = run("evaluate", *place, "eval.batch_size=8")
     of_fit = figures_of(fitted["metrics"], "test/")
     assert {n: judged["metrics"][n] for n in of_fit} == pytest.approx(of_fit, abs=1e-12)
