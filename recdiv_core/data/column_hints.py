@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from recdiv_core.data.csv_files import find_separator, first_rows, guess_separator
-from recdiv_core.data.csv_lines import NUMBER
+from recdiv_core.data.csv_rows import NUMBER
 from recdiv_core.data.files import SourceFile, TextFormat
 from recdiv_core.data.text_lines import open_text
 from recdiv_core.errors import INIT_MENDS

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from recdiv_core.data import csv_lines
+from recdiv_core.data import csv_rows
+from recdiv_core.data.csv_lines import parse_block
 from recdiv_core.data.files import TextFormat
 from recdiv_core.data.text_lines import (
     TextFile,
@@ -56,7 +57,7 @@ def find_separator(text: TextFormat, path: str) -> str:
 def read_csv_header(file: TextFile, text: TextFormat, path: str) -> Header:
     """Read the names of the columns, or take them from the settings."""
     separator = find_separator(text, path)
-    fields, num_lines, num_blank = csv_lines.read_first(file.head, separator.encode())
+    fields, num_lines, num_blank = csv_rows.read_first(file.head, separator.encode())
     found = tuple(value.decode("utf-8", "replace").strip() for value in fields)
     given = tuple(name.strip() for name in text.header)
     if not given or found == given:
@@ -75,7 +76,7 @@ def read_csv_header(file: TextFile, text: TextFormat, path: str) -> Header:
 def guess_separator(file: TextFile, wanted: set[str]) -> str:
     """Return the separator that gives the first line the wanted columns; empty = none does."""
     for separator in GUESSES:
-        fields, _, _ = csv_lines.read_first(file.head, separator.encode())
+        fields, _, _ = csv_rows.read_first(file.head, separator.encode())
         if wanted <= {value.decode("utf-8", "replace").strip() for value in fields}:
             return separator
     return ""
@@ -84,7 +85,7 @@ def guess_separator(file: TextFile, wanted: set[str]) -> str:
 def first_rows(file: TextFile, separator: str, count: int = 20) -> list[list[str]]:
     """Return the fields of a file's first lines, as far as they are well formed."""
     lines = [line for line in file.head.split(b"\n", 2 * count) if line.strip()]
-    rows = [csv_lines.split_line(line.rstrip(b"\r"), separator.encode())[0] for line in lines]
+    rows = [csv_rows.split_line(line.rstrip(b"\r"), separator.encode())[0] for line in lines]
     return [[value.decode("utf-8", "replace") for value in row] for row in rows[:count]]
 
 
@@ -95,7 +96,7 @@ def read_csv(
     file = open_text(unit.path, unit.text)
     header = read_csv_header(file, unit.text, unit.path)
     separator = find_separator(unit.text, unit.path).encode()
-    shape = csv_lines.find_shape(file.head, separator, len(header.names))
+    shape = csv_rows.find_shape(file.head, separator, len(header.names))
     chosen = choose_columns(columns, header.names)
     skipped = (header.num_header, header.num_blank)
     num_lines, num_known = sum(skipped), sum(skipped)
@@ -107,7 +108,7 @@ def read_csv(
         shift = held.count(b"\n") if held else 0
         bad = held_bad | {number + shift: reason for number, reason in bad.items()}
         data = held + fresh
-        parsed = csv_lines.parse_block(
+        parsed = parse_block(
             data, shape, list(chosen.values()), bad, num_lines=shift + count, is_last=is_last
         )
         num_known += parsed.num_added

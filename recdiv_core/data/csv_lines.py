@@ -2,19 +2,15 @@
 # (pyarrow.compute makes its functions when it is imported)
 """Blocks of CSV lines as Arrow columns; every physical line is accounted for.
 
-Not the cutting of a file into blocks (text_lines.py). Arrow parses the plain lines: those in which
-every quotation mark that opens a field also closes it. The others, `odd` lines, are read here: one
-may begin a row that goes on over the next lines, or its quotation mark is a stray one. The reading
-that explains the lines best is taken, by a cost: a line that is no row costs more than a stray
-quotation mark, and a row that swallows what looks like a row of its own costs nearly as much. The
-decision rests on the lines alone, never on where a block ends.
+Not the cutting of a file into blocks (text_lines.py), nor what one row is (csv_rows.py). Arrow
+parses the plain lines: those in which every quotation mark that opens a field also closes it. The
+others are read line by line (odd_lines.py).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -22,31 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from recdiv_core.data.csv_rows import Shape
+from recdiv_core.data.odd_lines import Block, OddLines, describe_width, read_odd
 from recdiv_core.data.text_lines import line_places
 
-MAX_ROW_LINES: Final = 1000
-"""Physical lines of one row, at most."""
-MAX_ROW_BYTES: Final = 1 << 20
-"""Length of a row with line breaks in it, at most."""
 MAX_TEXT: Final = 100_000
 """Characters of a broken line that are kept."""
-COST_BROKEN: Final = 4
-COST_SWALLOWED: Final = 3
-COST_UNLIKE: Final = 2
-"""Of a row of the right width with a word where the other rows have a number or a time."""
-UNCLOSED: Final = "a quotation mark that is never closed"
-NUMBER: Final = re.compile(rb"[-+]?[0-9][-+0-9.,:/ TZeEUC]*")
-SAMPLE_LINES: Final = 200
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the rows of a file look like."""
-
-    separator: bytes
-    num_fields: int
-    is_number: tuple[bool, ...]
-    """Of each column: do its first values look like numbers or times?"""
 
 
 @dataclass
@@ -68,272 +45,6 @@ class Parsed:
     undecodable: dict[int, str]
     num_added: int = 0
     """Lines more than there are \\n: lone carriage returns that were taken for line ends."""
-
-
-class _UnfinishedError(Exception):
-    """The row goes on after the block."""
-
-
-def split_line(text: bytes, separator: bytes) -> tuple[list[bytes], int]:
-    """Return the fields of one line, and how many of them hold a stray quotation mark.
-
-    >>> split_line(b'a,"b, c","d', b",")
-    ([b'a', b'b, c', b'"d'], 1)
-    """
-    if b'"' not in text:
-        return text.split(separator), 0
-    fields: list[bytes] = []
-    num_stray, pos = 0, 0
-    while True:
-        close = _find_close(text, pos + 1, separator) if text.startswith(b'"', pos) else -1
-        if close >= 0:
-            fields.append(text[pos + 1 : close].replace(b'""', b'"'))
-            pos = close + 1
-        else:
-            end = text.find(separator, pos)
-            end = len(text) if end < 0 else end
-            fields.append(text[pos:end])
-            num_stray += b'"' in text[pos:end]
-            pos = end
-        if pos >= len(text):
-            return fields, num_stray
-        pos += len(separator)
-
-
-def _find_close(text: bytes, pos: int, separator: bytes) -> int:
-    """Return where a quoted field closes: a quotation mark before a separator or a line end."""
-    while True:
-        quote = text.find(b'"', pos)
-        if quote < 0:
-            return -1
-        after = quote + 1
-        if text.startswith(b'"', after):
-            pos = after + 1
-            continue
-        is_end = after == len(text) or text.startswith(separator, after)
-        return quote if is_end or re.compile(rb"\r*(\n|$)").match(text, after) else -2
-
-
-def _read_across(
-    text: bytes, start: int, separator: bytes, is_last: bool
-) -> tuple[list[bytes], int] | None:
-    """Read a row that may go on over lines, by the letter of RFC 4180; None = there is none.
-
-    Args:
-        text: the row begins at `start`.
-        start: place in the text.
-        separator: between fields.
-        is_last: nothing follows the text.
-
-    Returns:
-        Its fields, and the place of its line end.
-    """
-    limit = start + MAX_ROW_BYTES
-    fields: list[bytes] = []
-    pos = start
-    while True:
-        if text.startswith(b'"', pos):
-            close = _find_close(text, pos + 1, separator)
-            if close == len(text) - 1 and not is_last:
-                raise _UnfinishedError  # what follows the quotation mark is not known
-            if close == -1 and not is_last and len(text) <= limit:
-                raise _UnfinishedError
-            if close < 0 or close > limit:
-                return None
-            fields.append(text[pos + 1 : close].replace(b'""', b'"'))
-            pos = close + 1
-        else:
-            line_end = text.find(b"\n", pos)
-            line_end = len(text) if line_end < 0 else line_end
-            end = text.find(separator, pos, line_end)
-            end = line_end if end < 0 else end
-            fields.append(text[pos:end].rstrip(b"\r") if end == line_end else text[pos:end])
-            if b'"' in fields[-1]:
-                return None
-            pos = end
-        if not text.startswith(separator, pos):
-            return fields, pos
-        pos += len(separator)
-
-
-def read_first(head: bytes, separator: bytes) -> tuple[list[bytes], int, int]:
-    """Return the fields of a file's first row, its number of lines, and the blank lines before."""
-    starts, ends, _ = line_places(head)
-    filled = np.flatnonzero(ends > starts)
-    if not len(filled):
-        return [], 0, len(starts)
-    first = int(filled[0])
-    fields, num_stray = split_line(head[starts[first] : ends[first]], separator)
-    if num_stray:
-        across = _read_across(head, int(starts[first]), separator, is_last=True)
-        if across and (num_lines := head.count(b"\n", int(starts[first]), across[1]) + 1) <= 10:
-            return across[0], num_lines, first
-    return fields, 1, first
-
-
-def find_shape(head: bytes, separator: bytes, num_fields: int) -> Shape:
-    """Look at the first lines of a file for what its rows hold."""
-    counts = np.zeros(num_fields, dtype=np.int64)
-    num_rows = 0
-    for line in head.split(b"\n", SAMPLE_LINES + 1)[1 : SAMPLE_LINES + 1]:
-        fields, num_stray = split_line(line.rstrip(b"\r"), separator)
-        if not num_stray and len(fields) == num_fields:
-            num_rows += 1
-            counts += [NUMBER.fullmatch(value) is not None for value in fields]
-    return Shape(separator, num_fields, tuple(bool(n > 0.9 * num_rows) for n in counts))
-
-
-# --------------------------------------------------------------------------- odd lines
-
-
-@dataclass
-class _Block:
-    data: bytes
-    starts: np.ndarray
-    ends: np.ndarray
-    nexts: np.ndarray
-    is_odd: np.ndarray
-    undecodable: dict[int, str]
-    is_last: bool
-    shape: Shape
-
-    def line(self, number: int) -> bytes:
-        return self.data[self.starts[number] : self.ends[number]]
-
-
-@dataclass
-class _Odd:
-    """What became of the odd lines and of those that belong to them."""
-
-    rows: list[tuple[int, list[bytes]]] = field(default_factory=list)
-    broken: list[tuple[int, str]] = field(default_factory=list)
-    taken: list[tuple[int, int]] = field(default_factory=list)
-    """First and last + 1 of the lines that are spoken for here."""
-    num_continued: int = 0
-    num_stray_quotes: int = 0
-    num_lines: int = 0
-    """Lines of the block before the row that goes on in the next."""
-
-
-def _read_odd(block: _Block) -> _Odd:
-    found = _Odd(num_lines=len(block.starts))
-    done = 0
-    for number in np.flatnonzero(block.is_odd).tolist():
-        if number < done:
-            continue
-        try:
-            jumps, end = _find_jumps(block, number)
-        except _UnfinishedError:
-            found.num_lines = number
-            break
-        costs = [_cost_alone(block, k) for k in range(number, end)] if jumps else [0]
-        for start, stop in _choose(number, end, jumps, costs, block):
-            _settle(block, start, stop, jumps.get(start), found)
-        done = end
-    return found
-
-
-def _find_jumps(block: _Block, first: int) -> tuple[dict[int, tuple[int, list[bytes]]], int]:
-    """Return the rows over several lines that can begin at or after an odd line.
-
-    Returns:
-        First line -> (last line + 1, fields); and the line that every reading comes to.
-    """
-    jumps: dict[int, tuple[int, list[bytes]]] = {}
-    end, number = first + 1, first
-    while number < min(end, first + MAX_ROW_LINES):
-        row = None
-        if block.is_odd[number]:
-            start = int(block.starts[number])
-            row = _read_across(block.data, start, block.shape.separator, block.is_last)
-        if row and len(row[0]) == block.shape.num_fields:
-            stop = int(np.searchsorted(block.starts, row[1], side="right"))
-            if number + 1 < stop <= number + MAX_ROW_LINES:
-                jumps[number] = (stop, row[0])
-                end = max(end, stop)
-        number += 1
-    return jumps, end
-
-
-def _cost_alone(block: _Block, number: int) -> int:
-    """Say how badly a line explains itself as a row of its own."""
-    text = block.line(number)
-    if not text:
-        return 0
-    fields, num_stray = split_line(text, block.shape.separator)
-    if len(fields) != block.shape.num_fields or number in block.undecodable:
-        return COST_BROKEN
-    return num_stray + (0 if _is_like_others(fields, block.shape) else COST_UNLIKE)
-
-
-def _is_like_others(fields: Sequence[bytes], shape: Shape) -> bool:
-    return all(
-        not is_number or NUMBER.fullmatch(value)
-        for value, is_number in zip(fields, shape.is_number, strict=True)
-    )
-
-
-def _choose(
-    first: int,
-    end: int,
-    jumps: dict[int, tuple[int, list[bytes]]],
-    costs: Sequence[int],
-    block: _Block,
-) -> list[tuple[int, int]]:
-    """Cut the lines [first, end) into rows at the least cost; at equal cost line by line."""
-    looks_like_row = [
-        bool(block.line(first + k)) and cost < COST_UNLIKE for k, cost in enumerate(costs)
-    ]
-    swallowed = np.concatenate([[0], np.cumsum(looks_like_row)])
-    best = [0] * (end - first + 1)
-    stops = [0] * (end - first)
-    for k in range(end - first - 1, -1, -1):
-        best[k], stops[k] = costs[k] + best[k + 1], k + 1
-        if first + k in jumps:
-            stop = jumps[first + k][0] - first
-            cost = COST_SWALLOWED * int(swallowed[stop] - swallowed[k + 1]) + best[stop]
-            if cost < best[k]:
-                best[k], stops[k] = cost, stop
-    cuts: list[tuple[int, int]] = []
-    k = 0
-    while k < end - first:
-        cuts.append((first + k, first + stops[k]))
-        k = stops[k]
-    return cuts
-
-
-def _settle(
-    block: _Block, start: int, stop: int, jump: tuple[int, list[bytes]] | None, found: _Odd
-) -> None:
-    bad = [number for number in range(start, stop) if number in block.undecodable]
-    if stop > start + 1 and jump:
-        found.taken.append((start, stop))
-        if bad:
-            reason = f"line {bad[0] - start + 1} of the row: {block.undecodable[bad[0]]}"
-            found.broken += [(number, reason) for number in range(start, stop)]
-        else:
-            found.rows.append((start, jump[1]))
-            found.num_continued += stop - start - 1
-    elif block.is_odd[start]:
-        found.taken.append((start, stop))
-        fields, num_stray = split_line(block.line(start), block.shape.separator)
-        if bad:
-            found.broken.append((start, block.undecodable[start]))
-        elif len(fields) == block.shape.num_fields:
-            found.rows.append((start, fields))
-            found.num_stray_quotes += num_stray > 0
-        else:
-            is_unclosed = any(value.startswith(b'"') for value in fields) and num_stray
-            found.broken.append(
-                (start, UNCLOSED if is_unclosed else _width(len(fields), block.shape))
-            )
-
-
-def _width(num_fields: int, shape: Shape) -> str:
-    return f"{num_fields} fields instead of {shape.num_fields}"
-
-
-# --------------------------------------------------------------------------- blocks
 
 
 def parse_block(
@@ -404,8 +115,8 @@ def _parse(
     starts, ends, nexts = line_places(data)
     is_odd = _find_odd(data, starts, nexts, shape.separator)
     is_odd[list(undecodable)] = True
-    block = _Block(data, starts, ends, nexts, is_odd, undecodable, is_last, shape)
-    odd = _read_odd(block) if is_odd.any() else _Odd(num_lines=len(starts))
+    block = Block(data, starts, ends, nexts, is_odd, undecodable, is_last, shape)
+    odd = read_odd(block) if is_odd.any() else OddLines(num_lines=len(starts))
     num_lines = odd.num_lines
     num_bytes = int(nexts[num_lines - 1]) if num_lines else 0
     is_free = np.ones(num_lines, dtype=bool)
@@ -457,7 +168,8 @@ def _parse_plain(data: bytes, shape: Shape, wanted: Sequence[int], num_lines: in
         return None  # blank lines
     lines = data.split(b"\n") if invalid else []
     broken = [
-        (place, _cut(lines[place].rstrip(b"\r")), _width(width, shape)) for place, width in invalid
+        (place, _cut(lines[place].rstrip(b"\r")), describe_width(width, shape))
+        for place, width in invalid
     ]
     if not all(text.strip() for _, text, _ in broken):
         return None
@@ -487,7 +199,7 @@ def _plain_value(separator: bytes) -> tuple[str, str]:
     return rf'(?:"(?:[^"\r\n]|"")*"|[^"\r\n{sep}][^\r\n{sep}]*|)', sep
 
 
-def _text(block: _Block, number: int) -> str:
+def _text(block: Block, number: int) -> str:
     return _cut(block.line(number))
 
 
@@ -496,7 +208,7 @@ def _cut(line: bytes) -> str:
 
 
 def _read_plain(
-    block: _Block, plain: np.ndarray, wanted: Sequence[int]
+    block: Block, plain: np.ndarray, wanted: Sequence[int]
 ) -> tuple[pa.Table, np.ndarray, list[tuple[int, str, str]]]:
     """Have Arrow parse the lines that are one row each."""
     if not len(plain):
@@ -513,7 +225,7 @@ def _read_plain(
     is_row[[place for place, _ in invalid]] = False
     assert table.num_rows == np.count_nonzero(is_row), "Arrow read other rows than there are lines"
     broken = [
-        (int(plain[place]), _text(block, int(plain[place])), _width(width, block.shape))
+        (int(plain[place]), _text(block, int(plain[place])), describe_width(width, block.shape))
         for place, width in invalid
     ]
     return table, plain[is_row], broken

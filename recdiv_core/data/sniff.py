@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from recdiv_core.data.compressed import read_chunks
 from recdiv_core.data.csv_files import GUESSES
-from recdiv_core.data.csv_lines import split_line
+from recdiv_core.data.csv_rows import split_line
 from recdiv_core.data.files import Format, SourceFile, TextFormat, list_files
 from recdiv_core.data.readers import ROW, cut_units, read_unit
 from recdiv_core.errors import UserError
