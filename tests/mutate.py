@@ -3,8 +3,10 @@
     python -m tests.mutate                    # all, about ten minutes
     python -m tests.mutate splits losses/balance.py
 
-Not part of the suite: run it after losses, metrics, re-rankers, splits or adapters have changed. A
-fault that no test notices is named at the end, and the exit status is 1. The table is in faults.py.
+Each fault is tried in a fork of this process, which has imported what takes seconds and none of our
+modules. Not part of the suite: run it after losses, metrics, re-rankers, splits or adapters have
+changed. A fault that no test notices is named at the end, and the exit status is 1. The table is in
+faults.py.
 """
 
 from __future__ import annotations
@@ -13,17 +15,33 @@ import json
 import logging
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+from importlib import import_module
+from importlib.util import cache_from_source
 from pathlib import Path
+
+import hypothesis
+import pytest
 
 from tests.faults import ADAPTERS, LOSSES, METRICS, RERANKERS, SPLITS, Faults
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("recdiv_core", "tests", "pipelines", "tune_spaces", "benchmarks", "docs", "README.md")
-PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--doctest-modules")
+PYTEST = (
+    *("-x", "-q", "-p", "no:cacheprovider", "--no-showlocals", "--tb=no"),
+    *("-W", "ignore:Module already imported so cannot be rewritten"),
+    "--hypothesis-profile=fault",
+)
+SLOW_IMPORTS = (
+    *("torch", "numba", "scipy.optimize", "scipy.special", "sklearn.cluster", "sklearn.metrics"),
+    *("pandas", "pyarrow.csv", "pyarrow.parquet", "pyarrow.dataset"),
+)
+OURS = ("tests", "recdiv_core")
+MOST_S = 300
+"""Seconds after which a fault counts as noticed: it may make a loop endless."""
 FAMILIES: dict[str, Faults] = {
     "losses": LOSSES,
     "metrics": METRICS,
@@ -47,6 +65,12 @@ def main(names: list[str]) -> int:
         raise SystemExit(f"no such family or file; there are {', '.join(FAMILIES)}")
     survivors: list[str] = []
     num_faults = 0
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in SLOW_IMPORTS:
+        import_module(name)
+    # the first example that fails will do
+    phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+    hypothesis.settings.register_profile("fault", deadline=None, derandomize=True, phases=phases)
     with tempfile.TemporaryDirectory(prefix="mutate-") as directory:
         tree = copy_tree(Path(directory))
         for file, (tests, pairs) in chosen.items():
@@ -56,7 +80,8 @@ def main(names: list[str]) -> int:
                 is_noticed = try_fault(tree, file, original, faulty, tests.split())
                 verdict = "noticed" if is_noticed else "SURVIVED"
                 took_s = time.monotonic() - started
-                logger.info("%-9s %5.1f s  %s: %s", verdict, took_s, file, faulty.strip()[:60])
+                shown = " ".join(faulty.split())[:60]
+                logger.info("%-9s %5.1f s  %s: %s", verdict, took_s, file, shown)
                 if not is_noticed:
                     survivors.append(f"{file}: {original!r} -> {faulty!r}")
     sys.stdout.write(json.dumps({"num_faults": num_faults, "survivors": survivors}) + "\n")
@@ -85,20 +110,34 @@ def try_fault(tree: Path, file: str, original: str, faulty: str, tests: list[str
         )
     path.write_text(text.replace(original, faulty), encoding="utf-8")
     try:
-        places = [f"tests/{name}.py" for name in tests]
-        done = subprocess.run(
-            [sys.executable, *PYTEST, *places, f"recdiv_core/{file}"],
-            cwd=tree,
-            env={**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        code = run_pytest(tree, [*(f"tests/{name}.py" for name in tests), f"recdiv_core/{file}"])
     finally:
         path.write_text(text, encoding="utf-8")
-    if done.returncode not in (0, 1):  # the tests themselves could not be run
-        raise SystemExit(f"{file}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}")
-    return done.returncode == 1
+        # what was compiled of the fault may be of the same second and size
+        Path(cache_from_source(str(path))).unlink(missing_ok=True)
+    if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
+        raise SystemExit(f"{file}: {' '.join(tests)} could not be run: pytest ended with {code}")
+    return code != pytest.ExitCode.OK
+
+
+def run_pytest(tree: Path, places: list[str]) -> int:
+    """Return how pytest ends in a fork of this process; below 0: the signal that ended it."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = int(pytest.ExitCode.INTERNAL_ERROR)
+    try:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        os.chdir(tree)
+        signal.alarm(MOST_S)
+        sys.path.insert(0, str(tree))
+        for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
+            del sys.modules[name]
+        code = int(pytest.main([*PYTEST, *places]))
+    finally:  # all else in this process belongs to its parent
+        os._exit(code)
 
 
 if __name__ == "__main__":
