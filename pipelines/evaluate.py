@@ -22,7 +22,7 @@ from recdiv_core.whole_files import write_json
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="path or URI")
     parser.add_argument("--split", default="test", choices=("val", "test"))
     parser.add_argument("--out", type=Path, metavar="PATH", help="also write metrics.json there")
 

@@ -23,7 +23,7 @@ from recdiv_core.config import Config
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="path or URI")
     parser.add_argument("--out", required=True, type=Path, metavar="PATH")
     parser.add_argument(
         "--users",

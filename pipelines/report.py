@@ -6,7 +6,7 @@
 The sweep is the newest unless `--run` names its parent run. Writes `report.html` and `front.png`,
 logs both to the parent run, prints the front as one JSON line. Up to three runs are judged again,
 in this process, to show what their slates are like (`--no-slates`: none; `--slates`: on a large
-data set too).
+data set too); the users shown are numbered, `--show-ids` names them.
 """
 
 import argparse
@@ -23,13 +23,22 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slates", action=argparse.BooleanOptionalAction, help="judge a few runs and show slates"
     )
+    parser.add_argument(
+        "--show-ids", action="store_true", help="name the users of example slates by user_id"
+    )
 
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Report on a sweep."""
     from recdiv_core.report import report
 
-    return report(config, parent_run_id=args.run, out=args.out, slates=args.slates)
+    return report(
+        config,
+        parent_run_id=args.run,
+        out=args.out,
+        slates=args.slates,
+        show_ids=args.show_ids,
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import tune_spaces
 from pipelines import run_pipeline
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
+from recdiv_core.ray_start import set_environment
 from recdiv_core.training.launch import check_prepared
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Run one sweep."""
     if args.space not in space_names():
         raise UserError(f"--space {args.space} is unknown; allowed: {', '.join(space_names())}")
+    set_environment(config)  # before the space imports ray
     space = importlib.import_module(f"tune_spaces.{args.space}").SPACE
     # what the space fixes stands above files and below this call's own `key=value`
     covered = [key for key in args.given.file if key.startswith(tuple(space.fixed))]

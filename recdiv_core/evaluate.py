@@ -21,12 +21,12 @@ from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.text_vectors import check_vectors, ensure_vectors
 from recdiv_core.data_versions import with_version
 from recdiv_core.errors import UserError
-from recdiv_core.given_paths import local_path
 from recdiv_core.groupings import check_kinds, item_groups
 from recdiv_core.held_out import held_out_of_split
 from recdiv_core.metrics.tally import Tally, judged_users, tally_slates
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender
+from recdiv_core.places import absolute_place, joined
 from recdiv_core.ray_start import start_ray
 from recdiv_core.schema import Manifest, check_files, check_unchanged, read_manifest
 from recdiv_core.scorecards import Scorecard, finish_split, scorecard_of
@@ -39,6 +39,7 @@ from recdiv_core.training.build import (
 )
 from recdiv_core.training.check_rerank import check_rerank
 from recdiv_core.training.checkpoint import check_data, check_weights, read_config
+from recdiv_core.training.checkpoint_copies import local_checkpoint
 from recdiv_core.wording import few_judged
 
 logger = logging.getLogger(__name__)
@@ -129,12 +130,12 @@ def slates_of_split(
         yield made
 
 
-def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[str, Any]:
+def evaluate(config: Config, checkpoint: str | Path, *, split: str = "test") -> dict[str, Any]:
     """Evaluate a checkpoint on `scaling.num_workers` Ray workers.
 
     Args:
         config: `eval`, `rerank`, `scaling` and `data.prepared` to use; see `checkpoint_config`.
-        checkpoint: directory.
+        checkpoint: directory, path or URI.
         split: `val` or `test`.
 
     Returns:
@@ -161,10 +162,8 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
         num_cpus=config.scaling.cpus_per_worker or 0.5, num_gpus=float(use_gpu), max_retries=2
     )(_tally_share)
     world_size = config.scaling.num_workers
-    parts = [
-        share.remote(config, checkpoint.absolute(), split, rank, world_size)
-        for rank in range(world_size)
-    ]
+    place = absolute_place(checkpoint, "--checkpoint")
+    parts = [share.remote(config, place, split, rank, world_size) for rank in range(world_size)]
     shares: list[Scorecard] = ray.get(parts)
     check_unchanged(prepared, manifest)
     scorecard = sum(shares[1:], shares[0])
@@ -185,13 +184,13 @@ def evaluate(config: Config, checkpoint: Path, *, split: str = "test") -> dict[s
 
 
 def check_inputs(
-    config: Config, checkpoint: Path, *, swept: Collection[str] = ()
+    config: Config, place: str | Path, *, swept: Collection[str] = ()
 ) -> tuple[Path, Manifest]:
     """Check all that a checkpoint is judged or recommended with, before Ray starts.
 
     Args:
         config: with a version in `data.prepared`, see `with_version`.
-        checkpoint: directory.
+        place: of the checkpoint, path or URI.
         swept: keys that may still change, such as the dial of a grid.
 
     Returns:
@@ -204,6 +203,7 @@ def check_inputs(
     prepared = Path(config.data.prepared)
     manifest = read_manifest(prepared)
     check_files(prepared, manifest)
+    checkpoint = local_checkpoint(place, "--checkpoint")
     check_data(checkpoint, manifest, prepared)
     check_rerank(config, prepared, swept=swept)
     check_weights(checkpoint)
@@ -211,21 +211,16 @@ def check_inputs(
     return prepared, manifest
 
 
-def start_with_gpu(config: Config, checkpoint: Path) -> None:
+def start_with_gpu(config: Config, checkpoint: str | Path) -> None:
     """Start or join Ray.
 
     Raises:
         UserError: a GPU is asked of this machine, and Ray sees none; or a node does not see the
             data or the checkpoint.
     """
-    prepared, checkpoint = Path(config.data.prepared), checkpoint.absolute()
-    start_ray(
-        config,
-        {
-            "data.prepared": prepared / "manifest.json",
-            "--checkpoint": checkpoint / "checkpoint.json",
-        },
-    )
+    shared = {"data.prepared": str(Path(config.data.prepared) / "manifest.json")}
+    shared["--checkpoint"] = joined(absolute_place(checkpoint, "--checkpoint"), "checkpoint.json")
+    start_ray(config, shared)
     import ray
 
     scaling = config.scaling
@@ -233,12 +228,11 @@ def start_with_gpu(config: Config, checkpoint: Path) -> None:
         raise UserError("scaling.use_gpu=true: Ray sees no GPU on this machine")
 
 
-def _tally_share(
-    config: Config, checkpoint: Path, split: str, rank: int, world_size: int
-) -> Scorecard:
+def _tally_share(config: Config, place: str, split: str, rank: int, world_size: int) -> Scorecard:
     torch.set_num_threads(config.scaling.threads_per_worker)
     device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
     dataset = load_dataset(Path(config.data.prepared)).to(device)
+    checkpoint = local_checkpoint(place, "--checkpoint")
     share = held_out_of_split(
         load_model(config, dataset, checkpoint).to(device),
         dataset,
@@ -258,13 +252,13 @@ def _tally_share(
     )
 
 
-def checkpoint_config(checkpoint: Path, settings: Mapping[str, object]) -> Config:
+def checkpoint_config(checkpoint: str | Path, settings: Mapping[str, object]) -> Config:
     """Return a checkpoint's config with the settings of this call, by their dotted keys.
 
     Raises:
         UserError: not a checkpoint, or a wrong setting.
     """
-    own = read_config(local_path(checkpoint, "--checkpoint"))
+    own = read_config(local_checkpoint(checkpoint, "--checkpoint"))
     config = override(own, settings)
     if config.model.kind != own.model.kind:
         raise UserError(

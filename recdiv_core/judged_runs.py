@@ -29,6 +29,7 @@ from recdiv_core.metrics.judged import JudgedSlates, judge
 from recdiv_core.metrics.tally import USER_METRICS
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender
+from recdiv_core.places import is_uri
 from recdiv_core.schema import Manifest, check_files, check_unchanged, read_manifest
 from recdiv_core.settings import parse_overrides
 from recdiv_core.slates import SlatePolicy
@@ -46,6 +47,7 @@ from recdiv_core.training.checkpoint import (
     read_config,
     read_fingerprint,
 )
+from recdiv_core.training.checkpoint_copies import checkpoint_of_run, local_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +64,15 @@ class NamedRun:
 
     Attributes:
         name: as it was given.
-        checkpoint: whose weights stand for it.
+        checkpoint: whose weights stand for it, on this machine.
         config: it is judged with.
+        place: where the checkpoint lies, path or URI.
     """
 
     name: str
     checkpoint: Path
     config: Config
+    place: str
 
 
 def find_run(text: str, settings: Mapping[str, object], uri: Callable[[], str]) -> NamedRun:
@@ -89,23 +93,32 @@ def find_run(text: str, settings: Mapping[str, object], uri: Callable[[], str]) 
                 f"{text}: {setting} cannot be of one run alone; allowed behind a + are "
                 "rerank.* and model.diversity; give others as arguments, for all runs"
             )
-    directory = local_path(place, "RUN")
-    if not directory.is_dir() and RUN_ID.fullmatch(place):
-        from recdiv_core.tracking import run_directory
-
-        directory = Path(run_directory(uri(), place))
-    if not directory.is_dir():
-        raise UserError(
-            f"RUN {place}: there is no directory {directory}; allowed: the directory of a training "
-            "run (runs/NAME), a checkpoint, or the id of an MLflow run"
-        )
-    is_checkpoint = (directory / "checkpoint.json").is_file()
-    checkpoint = directory if is_checkpoint else chosen_checkpoint(directory)
+    place = _checkpoint_of(place, uri)
+    checkpoint = local_checkpoint(place, "RUN")
     config = override(read_config(checkpoint), settings, parse_overrides(own))
     config = with_version(config, read_fingerprint(checkpoint))
     check_dial(config)
     check_weights(checkpoint)
-    return NamedRun(text, checkpoint, config)
+    return NamedRun(text, checkpoint, config, place)
+
+
+def _checkpoint_of(named: str, uri: Callable[[], str]) -> str:
+    """Return the path or URI of the checkpoint that a RUN names."""
+    place = named
+    if RUN_ID.fullmatch(named) and not Path(named).is_dir():
+        from recdiv_core.tracking import run_directory
+
+        place = run_directory(uri(), named)
+    if is_uri(place):
+        return checkpoint_of_run(place, "RUN")
+    directory = local_path(place, "RUN")
+    if not directory.is_dir():
+        raise UserError(
+            f"RUN {named}: there is no directory {directory}; allowed: the directory of a training "
+            "run (runs/NAME), a checkpoint, either as a path or a URI, or the id of an MLflow run"
+        )
+    is_checkpoint = (directory / "checkpoint.json").is_file()
+    return str(directory if is_checkpoint else chosen_checkpoint(directory))
 
 
 def check_comparable(runs: Sequence[NamedRun]) -> None:

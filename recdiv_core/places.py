@@ -58,6 +58,11 @@ def filesystem_of(place: str | Path, key: str) -> tuple[pyarrow.fs.FileSystem, s
     return filesystem, path
 
 
+def absolute_place(place: str | Path, key: str) -> str:
+    """Return a place as another process may take it: a URI as it is, a path absolute."""
+    return str(place) if is_uri(place) else filesystem_of(place, key)[1]
+
+
 def joined(place: str, *names: str) -> str:
     """Return the place of a name below a directory; the options of a URI stay at its end.
 

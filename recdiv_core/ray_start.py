@@ -12,16 +12,23 @@ import signal
 import threading
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 from recdiv_core.config import Config
+from recdiv_core.credentials import passed_on
 from recdiv_core.errors import UserError
+from recdiv_core.places import is_uri
 from recdiv_core.ray_leftovers import end_leftovers, mark_session
 
 IDLE_ENDS_AFTER_MS: Final = "RAY_idle_worker_killing_time_threshold_ms"
 """Ray's setting of a node, which its processes inherit; a second unless set."""
+
+ON_LOOPBACK: Final = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Makes a local Ray listen on 127.0.0.1 alone, on Linux too; read when ray is imported. (Ray 2.60
+turns `ray.init(_node_ip_address="127.0.0.1")` back into the machine's own address.)"""
 
 ENVIRONMENT: Final = {
     IDLE_ENDS_AFTER_MS: "120000",  # so that what read for one run reads for the next (data/plan.py)
@@ -63,12 +70,15 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
             logging_level=logging.WARNING,
             # of a Ray that ends with this process: two seconds of its start, and CPU as long
             include_dashboard=False if is_local else None,
+            runtime_env=None if is_local else _passing_on(),
         )
     except ConnectionError as error:
         raise UserError(
             f"scaling.address={address}: no Ray cluster there ({error}); "
             f"allowed: local, auto, or host:port of a running one"
         ) from None
+    for name in ON_LOOPBACK:
+        os.environ.pop(name, None)  # Ray's processes have it; a `ray start` of ours must not
     if is_local:
         session = Path(joined.address_info["session_dir"])
         mark_session(session)
@@ -76,7 +86,16 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end_as_on_ctrl_c)  # Ray's own answer aborts a sweep
     if shared and not is_local:
-        check_shared({k: Path(v) for k, v in shared.items() if "://" not in str(v)})
+        check_shared({k: Path(v) for k, v in shared.items() if not is_uri(v)})
+
+
+def _passing_on() -> dict[str, Any] | None:
+    """Return what gives the workers of a cluster the credentials that came from URIs.
+
+    Not `env_vars`: the nodes' logs and the dashboard show those.
+    """
+    taken = passed_on()
+    return {"worker_process_setup_hook": partial(os.environ.update, taken)} if taken else None
 
 
 def end_as_on_ctrl_c(number: int, frame: FrameType | None) -> None:
@@ -87,7 +106,10 @@ def end_as_on_ctrl_c(number: int, frame: FrameType | None) -> None:
 
 
 def set_environment(config: Config) -> None:
-    """Give this process, and those that it starts, our settings of Ray."""
+    """Give this process, and those that it starts, our settings of Ray; before ray is imported."""
+    if config.scaling.address == "local":
+        for name, value in ON_LOOPBACK.items():
+            os.environ.setdefault(name, value)
     if config.scaling.preemptible:
         os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"
     for name, value in ENVIRONMENT.items():

@@ -31,6 +31,7 @@ from recdiv_core.errors import UserError
 from recdiv_core.evaluate import check_inputs, start_with_gpu
 from recdiv_core.given_paths import output_path
 from recdiv_core.held_out import score_users, scoring_of
+from recdiv_core.places import absolute_place
 from recdiv_core.rerank import NOVELTIES
 from recdiv_core.rerank.breaches import gave_way
 from recdiv_core.rerank.explain import explain
@@ -39,6 +40,7 @@ from recdiv_core.slate_files import PartWriter, part_path, remove_unfinished, sl
 from recdiv_core.slate_rules import SlateRule, group_rules
 from recdiv_core.slates import SlateGrid, make_slate_grid
 from recdiv_core.training.build import load_dataset, load_model, slate_policy
+from recdiv_core.training.checkpoint_copies import local_checkpoint
 from recdiv_core.whole_files import write_json
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ KEPT: Final = ("model.", "rerank.", "eval.k", "eval.filter_seen", "eval.batch_si
 
 def recommend(
     config: Config,
-    checkpoint: Path,
+    checkpoint: str | Path,
     out: Path,
     *,
     users: str,
@@ -69,7 +71,7 @@ def recommend(
 
     Args:
         config: `data.prepared`, `eval`, `rerank`, `scaling`; see `evaluate.checkpoint_config`.
-        checkpoint: directory.
+        checkpoint: directory, path or URI.
         out: directory to write: `part-*.parquet` with rows of SLATE, in `diversity=D/` for each
             dial of a grid.
         users: `all` with their complete histories, or those of a split as they are evaluated.
@@ -98,7 +100,12 @@ def recommend(
         raise UserError(f"--users {users}: data.prepared={prepared} holds no {users} example")
     out, is_grid = output_path(out, "--out").absolute(), bool(dials)
     dials = list(dials) or [config.rerank.diversity]
-    _open_directory(out, _plan(config, checkpoint, manifest, users, dials, explained))
+    _open_directory(
+        out,
+        _plan(
+            config, local_checkpoint(checkpoint, "--checkpoint"), manifest, users, dials, explained
+        ),
+    )
     start_with_gpu(config, checkpoint)
     ensure_vectors(prepared, manifest)
     if users == "all":
@@ -113,7 +120,9 @@ def recommend(
     if len(left) < len(parts):
         logger.info("%d of %d parts are there already", len(parts) - len(left), len(parts))
     remove_unfinished(out)
-    task = _Task(config, checkpoint.absolute(), parts, places, dials, explained)
+    task = _Task(
+        config, absolute_place(checkpoint, "--checkpoint"), parts, places, dials, explained
+    )
     rate = _make_parts(task, left, lambda: check_unchanged(prepared, manifest))
     remove_unfinished(out)  # of workers that were lost
     return {
@@ -212,7 +221,7 @@ class _Task:
     """What an actor needs to know: `places` has a directory a dial."""
 
     config: Config
-    checkpoint: Path
+    checkpoint: str
     parts: Sequence[Sequence[Piece]]
     places: Sequence[Path]
     dials: Sequence[float]
@@ -270,7 +279,8 @@ class _Recommender:
         self.task = task
         self.dataset = load_dataset(Path(config.data.prepared)).to(device)
         self.policy = slate_policy(config, self.dataset)
-        model = load_model(config, self.dataset, task.checkpoint).to(device)
+        checkpoint = local_checkpoint(task.checkpoint, "--checkpoint")
+        model = load_model(config, self.dataset, checkpoint).to(device)
         self.score = scoring_of(model, config.model.diversity)
         self.item_ids = self.dataset.catalogue.table["item_id"].combine_chunks()
 

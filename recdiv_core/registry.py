@@ -21,6 +21,7 @@ from typing import Any, Final
 import mlflow.pyfunc
 import pandas as pd
 import pyarrow.parquet as pq
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
@@ -34,10 +35,11 @@ from recdiv_core.errors import UserError
 from recdiv_core.gate import pass_gate
 from recdiv_core.given_paths import check_run_name
 from recdiv_core.judged_runs import NamedRun, check_comparable, find_run
+from recdiv_core.query_index import read_queries, write_keys
 from recdiv_core.schema import read_manifest
 from recdiv_core.serving import SlateMaker
 from recdiv_core.tracking import RunHandle, run_of
-from recdiv_core.tracking_store import client_of, tracking_uri
+from recdiv_core.tracking_store import client_of, patiently, tracking_uri, with_password
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +63,16 @@ class SlateModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Return `item_ids` and `scores` of each row's slate, in order."""
+        """Return `item_ids` and `scores` of each row's slate, in order, and `query_is_known`."""
         asked = {name.replace(".", "_"): value for name, value in (params or {}).items()}
         queries = list(model_input["query"]) if "query" in model_input else None
         slates = self.maker.slates([list(h) for h in model_input["history"]], queries, **asked)
         return pd.DataFrame(
-            {"item_ids": [s.item_ids for s in slates], "scores": [s.scores for s in slates]},
+            {
+                "item_ids": [s.item_ids for s in slates],
+                "scores": [s.scores for s in slates],
+                "query_is_known": [s.query_is_known for s in slates],
+            },
             index=model_input.index,
         )
 
@@ -105,9 +111,7 @@ def register(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     source = f"{client.get_run(handle.run_id).info.artifact_uri}/{place}"
-    version = client.create_model_version(
-        name, source, run_id=handle.run_id, tags={RUN_TAG: str(run.checkpoint)}
-    ).version
+    version = _create_version(uri, name, source, handle.run_id, run.place)
     client.set_registered_model_alias(name, CANDIDATE, str(version))
     logger.info("%s is version %s of %s, the candidate", text, version, name)
     return {
@@ -180,11 +184,12 @@ def _save(run: NamedRun, work: Path, model: Path) -> None:
     source = Path(run.config.data.prepared)
     manifest = read_manifest(source)
     vectors = [vectors_path(source, manifest, name) for name in ("tokens", "queries")]
-    files = [source / file for file in ("manifest.json", "catalogue.parquet", "queries.arrow")]
+    files = [source / file for file in ("manifest.json", "catalogue.parquet")]
     for path in (*files, *vectors):
         target = prepared / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
+    write_keys(read_queries(source), prepared)
     mlflow.pyfunc.save_model(
         model,
         python_model=SlateModel(),
@@ -205,7 +210,13 @@ def _signature(config: Config) -> ModelSignature:
     text = Array(DataType.string)
     return ModelSignature(
         inputs=Schema([ColSpec(text, "history"), ColSpec("string", "query", required=False)]),
-        outputs=Schema([ColSpec(text, "item_ids"), ColSpec(Array(DataType.double), "scores")]),
+        outputs=Schema(
+            [
+                ColSpec(text, "item_ids"),
+                ColSpec(Array(DataType.double), "scores"),
+                ColSpec("boolean", "query_is_known"),
+            ]
+        ),
         params=ParamSchema(
             [
                 ParamSpec("k", "long", config.eval.k),
@@ -220,6 +231,22 @@ def _requirements() -> list[str]:
     """Return what the package needs, without its extras."""
     wanted = importlib.metadata.requires("recdiv") or []
     return [text for text in wanted if "extra ==" not in text]
+
+
+def _create_version(uri: str, name: str, source: str, run_id: str, place: str) -> str:
+    """Create a version of a model and return its number; one, though the reply may be lost."""
+    client = MlflowClient(tracking_uri=with_password(uri))
+
+    def create() -> str:
+        found = client.search_model_versions(f"name = '{name}' and source_path = '{source}'")
+        if found:
+            return min((each.version for each in found), key=int)
+        return client.create_model_version(
+            name, source, run_id=run_id, tags={RUN_TAG: place}
+        ).version
+
+    patiently(uri, create)
+    return create()
 
 
 def _version(client: Any, name: str, alias: str) -> Any:

@@ -24,6 +24,7 @@ from recdiv_core.credentials import redact
 from recdiv_core.data_versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.given_paths import output_path
+from recdiv_core.places import is_uri
 from recdiv_core.points import ended_points, points
 from recdiv_core.report_page import CURVES, draw_png, render
 from recdiv_core.schema import read_manifest
@@ -45,7 +46,12 @@ PROVENANCE: Final = ("manifest", "code_version", "seed", "command", "ray_job_id"
 
 
 def report(
-    config: Config, *, parent_run_id: str = "", out: Path | None = None, slates: bool | None = None
+    config: Config,
+    *,
+    parent_run_id: str = "",
+    out: Path | None = None,
+    slates: bool | None = None,
+    show_ids: bool = False,
 ) -> dict[str, object]:
     """Judge a sweep, write `report.html` and `front.png`, log both to its parent run.
 
@@ -56,6 +62,7 @@ def report(
         out: directory of the two files; None = `<run.storage>/reports/<name of the parent run>`.
         slates: judge a few runs again and show what their slates are like; None = where that takes
             no more than some minutes.
+        show_ids: name the users whose slates are shown by their user_id; False = number them.
 
     Raises:
         UserError: no such sweep, or its objectives are not declared.
@@ -71,7 +78,10 @@ def report(
     directory = out or _default_directory(config, sweep.name)
     directory.mkdir(parents=True, exist_ok=True)
     page, picture = directory / "report.html", directory / "front.png"
-    shown = "" if slates is False else _slate_section(config, uri, fronts, is_asked=bool(slates))
+    most = None if slates else MAX_SCORES
+    shown = ""
+    if slates is not False:
+        shown = _slate_section(config, uri, fronts, max_scores=most, show_ids=show_ids)
     write_whole(page, render(sweep, fronts, headline, notes, shown))
     draw_png(fronts, picture, sweep.references)
     logger.info("%s", headline)
@@ -156,7 +166,14 @@ def read_trial(handle: RunHandle, sweep: Sweep) -> Trial:
     return _trial(client, run, sweep.parameters, (), plain, least=sweep.least)
 
 
-def _slate_section(config: Config, uri: str, fronts: Sequence[Front], *, is_asked: bool) -> str:
+def _slate_section(
+    config: Config,
+    uri: str,
+    fronts: Sequence[Front],
+    *,
+    max_scores: int | None,
+    show_ids: bool,
+) -> str:
     """Return what the page says of slates; where it cannot, why: a report never fails for that."""
     prepared = config.data.prepared
     try:
@@ -165,7 +182,8 @@ def _slate_section(config: Config, uri: str, fronts: Sequence[Front], *, is_aske
             lambda: uri,
             {"data.prepared": str(Path(prepared).absolute())} if prepared else {},
             kinds=config.eval.slices,
-            max_scores=None if is_asked else MAX_SCORES,
+            max_scores=max_scores,
+            show_ids=show_ids,
         )
     except (ValueError, OSError, MemoryError, RuntimeError) as error:  # torch's are the last
         is_odd = not isinstance(error, UserError | OSError | MemoryError)
@@ -335,7 +353,7 @@ def _curve(client: MlflowClient, run: Run, metric: str) -> Curve:
 
 
 def _default_directory(config: Config, name: str) -> Path:
-    storage = config.run.storage if "://" not in config.run.storage else "runs"
+    storage = config.run.storage if not is_uri(config.run.storage) else "runs"
     return Path(storage) / "reports" / (re.sub(r"[^\w.-]+", "_", name).strip(".") or "sweep")
 
 

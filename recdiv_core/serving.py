@@ -7,22 +7,25 @@ shop's log runs ahead of its model.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from recdiv_core.config import rerank_candidates
 from recdiv_core.data.plan import Examples
 from recdiv_core.errors import UserError
 from recdiv_core.held_out import Scoring, score_users, scoring_of
+from recdiv_core.query_index import read_queries
 from recdiv_core.schema import NO_QUERY
 from recdiv_core.slates import make_slates
 from recdiv_core.training.build import load_dataset, load_model, slate_policy
 from recdiv_core.training.checkpoint import read_config
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Slate:
 
     item_ids: list[str]
     scores: list[float]
+    query_is_known: bool = True
+    """False = there was a query, and the click log had none like it."""
 
 
 class SlateMaker:
@@ -48,9 +53,8 @@ class SlateMaker:
         self.policy = slate_policy(self.config, self.dataset)
         self.item_ids: list[str] = self.dataset.catalogue.table["item_id"].to_pylist()
         self.item_index = {item_id: index for index, item_id in enumerate(self.item_ids)}
-        with pa.memory_map(str(prepared / "queries.arrow")) as source:
-            queries = pa.ipc.open_file(source).read_all()["query"].to_pylist()
-        self.query_index = {query: index for index, query in enumerate(queries)}
+        self.queries = read_queries(prepared)
+        self._has_warned = False
         self._scoring: tuple[float, Scoring] | None = None
 
     def slates(
@@ -66,8 +70,9 @@ class SlateMaker:
 
         Args:
             histories: item_ids of each user, the oldest first; may be empty.
-            queries: what each user looks for, None or empty = nothing; one that the click log did
-                not have is overlooked.
+            queries: what each user looks for, None or empty = nothing; case, blanks and forms of
+                the same letters make no difference. One that the click log did not have is
+                overlooked: its slate says so, and a warning once.
             k: slate length, >= 1.
             model_diversity: the dial of a conditioned model, in [0, 1].
             rerank_diversity: the dial of the re-ranker, in [0, 1].
@@ -80,9 +85,16 @@ class SlateMaker:
         made: list[Slate] = []
         size = self.config.eval.batch_size
         starts = range(0, len(histories), size)
+        given = queries or [None] * len(histories)
+        asked = [query if isinstance(query, str) else "" for query in given]
+        numbers = [self.queries.find(query) if query.strip() else NO_QUERY for query in asked]
+        unknown = [
+            bool(query.strip()) and number == NO_QUERY
+            for query, number in zip(asked, numbers, strict=True)
+        ]
+        self._warn(sum(unknown))
         batches = (
-            self._examples(histories[at : at + size], None if queries is None else queries[at:])
-            for at in starts
+            self._examples(histories[at : at + size], numbers[at : at + size]) for at in starts
         )
         score = self._scoring_at(model_diversity)
         for held_out in score_users(
@@ -100,25 +112,31 @@ class SlateMaker:
             for items, scores in zip(items_BK.tolist(), scores_BK.tolist(), strict=True):
                 places = [place for place, item in enumerate(items) if item >= 0]
                 made.append(
-                    Slate([self.item_ids[items[p]] for p in places], [scores[p] for p in places])
+                    Slate(
+                        [self.item_ids[items[p]] for p in places],
+                        [scores[p] for p in places],
+                        query_is_known=not unknown[len(made)],
+                    )
                 )
         return made
 
-    def _examples(
-        self, histories: Sequence[Sequence[str]], queries: Sequence[str | None] | None
-    ) -> Examples:
+    def _warn(self, num_unknown: int) -> None:
+        if num_unknown and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%d queries are not in the click log of this model and are overlooked; said once",
+                num_unknown,
+            )
+
+    def _examples(self, histories: Sequence[Sequence[str]], queries: Sequence[int]) -> Examples:
         known = [
             [self.item_index[item] for item in history if item in self.item_index]
             for history in histories
         ]
-        asked = queries or [None] * len(known)
         return Examples(
             items=np.array([item for history in known for item in history], np.int64),
             lengths=np.array([len(history) for history in known], np.int64),
-            queries=np.array(
-                [self.query_index.get(query or "", NO_QUERY) for query in asked[: len(known)]],
-                np.int64,
-            ),
+            queries=np.array(queries, np.int64),
             weights=np.zeros(0, np.float32),
             targets=np.zeros(0, np.int64),
             target_lengths=np.zeros(len(known), np.int64),

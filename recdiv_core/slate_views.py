@@ -132,6 +132,7 @@ def view_slates(
     *,
     kinds: Sequence[str],
     max_scores: int | None,
+    show_ids: bool = False,
 ) -> SlateViews:
     """Judge the runs that a front points at, those that are still there, and look at their slates.
 
@@ -141,6 +142,8 @@ def view_slates(
         settings: dotted key -> value for all runs.
         kinds: of slices, see `groupings`.
         max_scores: users x items of a run that may be scored; None = any number.
+        show_ids: name the users of examples by their user_id, which may say who they are; False =
+            number them.
 
     Raises:
         UserError: nothing can be shown, and why.
@@ -202,7 +205,10 @@ def view_slates(
         ),
         slices=tuple(finish_groups(tally) for tally in users.groups),
         changes=count_changes(*pair) if pair else None,
-        examples=tuple(show(user, pair, dataset.catalogue) for user in users.shown),
+        examples=tuple(
+            show(user if show_ids else replace(user, user_id=str(number)), pair, dataset.catalogue)
+            for number, user in enumerate(users.shown, start=1)
+        ),
         notes=tuple(notes),
         seconds=seconds,
     )

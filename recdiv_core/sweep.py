@@ -21,10 +21,12 @@ from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray.tune.schedulers import FIFOScheduler
 
 from recdiv_core.config import Config, override, to_yaml
+from recdiv_core.credentials import redact
 from recdiv_core.data.plan import track_readers_here
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.errors import UserError
 from recdiv_core.metrics.repeats import means_of
+from recdiv_core.places import joined
 from recdiv_core.ray_start import start_ray
 from recdiv_core.report import report
 from recdiv_core.rungs import FrontScheduler, RungMemory
@@ -49,6 +51,7 @@ from recdiv_core.training.launch import (
     cpus_per_worker,
     launch,
     measured_names,
+    ray_storage,
     shared_places,
 )
 from recdiv_core.training.run_files import (
@@ -242,7 +245,7 @@ def _train_once(config: Config, name: str, parent: RunHandle, manifest: Manifest
         config,
         {
             "run.name": name,
-            "run.storage": f"{config.run.storage}/{config.run.name}",
+            "run.storage": joined(config.run.storage, config.run.name),
         },
     )
     finished = existing_result(config)
@@ -271,7 +274,7 @@ def _run_trials(
     cluster = ray.cluster_resources()
     concurrent = concurrent_trials(config, cluster)
     cpus_per_worker(config, cluster, concurrent)  # refuses here what could never start
-    root = f"{config.run.storage}/{config.run.name}"
+    root = joined(config.run.storage, config.run.name)
     trainable = tune.with_resources(
         trial_function(config, manifest.fingerprint, root, concurrent),
         DRIVER_PLACE,
@@ -279,11 +282,14 @@ def _run_trials(
     # a searcher holds the domains itself; Tune walks only those that are given to it
     is_walked = space.search == "grid" and not space.seeds
     parameters = dict(space.parameters) if is_walked else {}
-    place = f"{root}/tune"
-    if tune.Tuner.can_restore(place):
-        logger.info("going on with the sweep in %s", place)
+    place = joined(root, "tune")
+    stored = ray_storage(place)
+    where, filesystem = stored["storage_path"], stored.get("storage_filesystem")
+    if tune.Tuner.can_restore(where, storage_filesystem=filesystem):
+        logger.info("going on with the sweep in %s", redact(place))
         tuner = tune.Tuner.restore(
-            place,
+            where,
+            storage_filesystem=filesystem,
             trainable=trainable,
             param_space=parameters,
             resume_unfinished=True,
@@ -308,7 +314,7 @@ def _run_trials(
                 trial_dirname_creator=trial_name,
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=root, callbacks=[tracking, *callbacks], verbose=0
+                name="tune", callbacks=[tracking, *callbacks], verbose=0, **ray_storage(root)
             ),
         )
     on_interrupt = signal.getsignal(signal.SIGINT)

@@ -66,6 +66,7 @@ LAYERS = {
     "recdiv_core.gate": "running",
     "recdiv_core.registry": "running",
     "recdiv_core.serving": "running",
+    "recdiv_core.query_index": "running",
     "recdiv_core.sweep": "running",
     "recdiv_core.sweep_runs": "running",
     "recdiv_core.search": "running",

@@ -93,3 +93,55 @@ def test_the_kubernetes_cluster_has_the_ray_of_the_tested_set(kuberay: dict[str,
     assert tested is not None
     assert kuberay["RayCluster"]["spec"]["rayVersion"] == tested[1]
     assert all(pod["containers"][0]["image"].endswith(f":{tested[1]}") for pod in pods(kuberay))
+
+
+# --------------------------------------------------------------------------- who may reach it
+
+
+def test_ssh_is_open_to_nobody_but_whom_the_user_lets_in(cluster: dict[str, Any]):
+    # without a group of its own a node gets Ray's, which lets SSH in from everywhere
+    nodes = prepare_config(cluster)["available_node_types"].values()
+    groups = [node["node_config"]["SecurityGroupIds"] for node in nodes]
+    assert groups == [["sg-00000000000000000"]] * 2
+    text = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+    assert "0.0.0.0" not in text
+
+
+def test_the_shared_directory_is_the_clusters_user_s_alone(cluster: dict[str, Any]):
+    commands = " ".join(cluster["initialization_commands"])
+    assert re.findall(r"ch(?:mod|own) \S+ /shared", commands) == [
+        "chown 1000:1000 /shared",
+        "chmod 0770 /shared",
+    ]
+
+
+def test_every_ray_on_aws_asks_for_the_token(cluster: dict[str, Any]):
+    starts = [*cluster["head_start_ray_commands"], *cluster["worker_start_ray_commands"]]
+    assert all("RAY_AUTH_MODE=token" in each for each in starts if "ray start" in each)
+    assert "--dashboard-host=127.0.0.1" in " ".join(starts)
+
+
+def test_every_ray_on_kubernetes_asks_for_the_token(kuberay: dict[str, dict[str, Any]]):
+    spec = kuberay["RayCluster"]["spec"]
+    containers = [pod["containers"][0] for pod in pods(kuberay)]
+    for holder in (spec["autoscalerOptions"], *containers):
+        variables = {each["name"]: each for each in holder["env"]}
+        assert variables["RAY_AUTH_MODE"]["value"] == "token"
+        token = variables["RAY_AUTH_TOKEN"]
+        assert token["valueFrom"]["secretKeyRef"]["key"] == "auth_token"
+        assert "value" not in token, "a token does not stand in the file"
+
+
+def test_only_the_clusters_own_pods_reach_it(kuberay: dict[str, dict[str, Any]]):
+    cluster = kuberay["RayCluster"]
+    own = {"matchLabels": {"ray.io/cluster": cluster["metadata"]["name"]}}
+    policy = kuberay["NetworkPolicy"]["spec"]
+    assert policy["podSelector"] == own
+    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["ingress"] == [{"from": [{"podSelector": own}]}]
+    assert cluster["spec"]["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "127.0.0.1"
+
+
+def test_pods_run_as_the_one_user_of_the_volume(kuberay: dict[str, dict[str, Any]]):
+    for pod in pods(kuberay):
+        assert pod["securityContext"] == {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000}

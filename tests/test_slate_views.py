@@ -41,9 +41,14 @@ def front(shop):
     return trials.judge(sweep.trials, *trials.axes(sweep)[0])
 
 
-def view(shop, front, settings=None, max_scores=None):
+def view(shop, front, settings=None, max_scores=None, show_ids=False):
     return view_slates(
-        front, lambda: shop.sweep.uri, settings or {}, kinds=KINDS, max_scores=max_scores
+        front,
+        lambda: shop.sweep.uri,
+        settings or {},
+        kinds=KINDS,
+        max_scores=max_scores,
+        show_ids=show_ids,
     )
 
 
@@ -114,7 +119,14 @@ def test_bands_hold_every_item_once_and_their_coverage_is_that_of_the_run(views)
         assert shown / sum(sizes) == pytest.approx(views.figures[place]["coverage"].value)
 
 
-def test_examples_are_the_users_of_the_split_with_their_targets(shop, views):
+def test_users_of_examples_are_numbered_unless_their_ids_are_asked_for(views):
+    assert [example.user_id for example in views.examples] == [
+        str(number) for number in range(1, len(views.examples) + 1)
+    ]
+
+
+def test_examples_are_the_users_of_the_split_with_their_targets(shop, front):
+    views = view(shop, front, show_ids=True)
     written = {user["user_id"]: user for user in shop.users}
     assert next(rule for rule, _ in RULES) in {example.rule for example in views.examples}
     for example in views.examples:

@@ -22,8 +22,8 @@ from recdiv_core.config import Config, check_dial, flatten, override, to_yaml
 from recdiv_core.data.plan import track_readers_here
 from recdiv_core.data_versions import open_version
 from recdiv_core.errors import UserError
-from recdiv_core.given_paths import local_path
 from recdiv_core.idle import idle_in_training
+from recdiv_core.places import filesystem_of, is_uri, sibling
 from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.training.check_rerank import check_rerank
 from recdiv_core.training.kinds import check_size, idle_keys
@@ -192,12 +192,13 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
     if not config.train.init_from:
         return {}
     from recdiv_core.training.checkpoint import check_data, check_weights, read_config
+    from recdiv_core.training.checkpoint_copies import local_checkpoint
 
-    start = local_path(config.train.init_from, "train.init_from").absolute()
+    start = local_checkpoint(config.train.init_from, "train.init_from")
     _check_shape(config, read_config(start))
     check_data(start, manifest)
     check_weights(start)
-    return {"train.init_from": str(start)}
+    return {} if is_uri(config.train.init_from) else {"train.init_from": str(start)}
 
 
 def measured_names(k: int) -> list[str]:
@@ -224,6 +225,12 @@ def cpus_per_worker(config: Config, cluster: Mapping[str, float], concurrent: in
             f"scaling.cpus_per_worker={asked} times {workers} workers is more than Ray's "
             f"{cpus:.0f} CPUs"
         )
+    if not cpus and config.scaling.address != "local":
+        logger.info(
+            "the cluster has no CPU yet: asking for %g a worker (scaling.cpus_per_worker)",
+            asked or 1.0,
+        )
+        return asked or 1.0
     share = int(100 * cpus * (1 - LEFT_TO_OTHERS) / workers) / 100
     return asked or max(0.01, min(1.0, share))
 
@@ -274,7 +281,7 @@ def launch(
         ),
         run_config=ray.train.RunConfig(
             name=config.run.name,
-            storage_path=config.run.storage,
+            **ray_storage(config.run.storage),
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.train.keep_checkpoints),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
@@ -291,7 +298,17 @@ def launch(
         raise told from None
     assert result.checkpoint is not None
     assert result.metrics is not None
-    return Outcome(str(result.checkpoint.path), _finite(config, result.metrics))
+    path = str(result.checkpoint.path)
+    place = sibling(config.run.storage, path) if is_uri(config.run.storage) else path
+    return Outcome(place, _finite(config, result.metrics))
+
+
+def ray_storage(place: str) -> dict[str, Any]:
+    """Return where Ray is to write, as the arguments of its RunConfigs (Train's and Tune's)."""
+    if not is_uri(place):
+        return {"storage_path": place}
+    filesystem, path = filesystem_of(place, "run.storage")
+    return {"storage_path": path, "storage_filesystem": filesystem}
 
 
 def _finite(config: Config, metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -53,6 +53,7 @@ from recdiv_core.training.checkpoint import (
     read_progress,
     save_checkpoint,
 )
+from recdiv_core.training.checkpoint_copies import local_checkpoint
 from recdiv_core.training.feed import Feed
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.run_files import last_checkpoint
@@ -110,7 +111,8 @@ class _Trainer:
         torch.manual_seed(config.seed)  # noqa: TID251
         self.model = build_model(config, self.dataset)
         if config.train.init_from:
-            load_weights(Path(config.train.init_from), self.model, may_lack="dial")
+            start = local_checkpoint(config.train.init_from, "train.init_from")
+            load_weights(start, self.model, may_lack="dial")
         self.progress = Progress()
         self.best_weights = _copy_weights(self.model)
         self.places_V = torch.zeros(len(self.dataset.catalogue), device=self.device)

@@ -26,7 +26,7 @@ from recdiv_core.config import Config, flatten, from_tree, override
 from recdiv_core.data_versions import is_same_set, open_version
 from recdiv_core.errors import UserError
 from recdiv_core.given_paths import check_run_name, local_path, output_path
-from recdiv_core.places import filesystem_of, is_uri
+from recdiv_core.places import filesystem_of, is_uri, joined
 from recdiv_core.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _refuse_constant(name: str) -> float:
 
 def _say_damaged(config: Config, name: str, error: Exception) -> None:
     reason = str(error).partition("\n")[0]
-    place = f"{config.run.storage}/{config.run.name}/{name}"
+    place = joined(config.run.storage, config.run.name, name)
     logger.warning("%s is damaged (%s): taken as absent", place, reason)
 
 

@@ -16,6 +16,7 @@ from ray import tune
 from ray.train import Checkpoint, UserCallback
 
 from recdiv_core.config import Config, from_tree, override, to_yaml
+from recdiv_core.places import joined
 from recdiv_core.ray_start import set_environment
 from recdiv_core.training.launch import launch
 from recdiv_core.training.workers import Workers
@@ -55,7 +56,7 @@ def trial_settings(shared: Config, sample: Mapping[str, Any], root: str, name: s
         {
             **sample,
             "run.name": name,
-            "run.storage": f"{root}/trials",
+            "run.storage": joined(root, "trials"),
         },
     )
 
