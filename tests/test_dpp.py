@@ -1,8 +1,12 @@
+from functools import partial
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from recdiv_core.rerank import NOVELTIES, RERANKERS, Options
+from recdiv_core.rerank.greedy import choose
 from tests.candidate_worlds import random_candidates, rerank, slate_of_one, vectors_of
 from tests.oracles import greedy_regret, log_volume, standard_scores
 
@@ -26,9 +30,12 @@ def test_dpp_takes_what_adds_most_to_the_log_determinant(window, seed, k, dial):
         grown = log_volume([*near, item], vectors) - log_volume(near, vectors)
         return (1 - dial) * relevance[item] + dial * grown
 
-    slate = rerank("dpp", candidates, k, dial, window=window)[0].tolist()
-    assert len(slate) == k
-    assert greedy_regret(slate, relevance, value) < 1e-4
+    # compiled, and as tensors
+    told = Options(window=window)
+    for choose_slates in (RERANKERS["dpp"], partial(choose, NOVELTIES["dpp"])):
+        slate = choose_slates(candidates, k, [dial], told)[0, 0].tolist()
+        assert len(slate) == k
+        assert greedy_regret(slate, relevance, value) < 1e-4
 
 
 def test_dpp_leaves_what_lies_in_the_span_to_the_end_in_order_of_relevance():
