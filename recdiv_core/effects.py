@@ -89,12 +89,12 @@ def only_read_by(pipeline: str, settings: Mapping[str, object]) -> dict[str, obj
 
 
 def of_the_call(settings: Mapping[str, object]) -> dict[str, object]:
-    """Return the settings that are of a call and of no checkpoint: places, and where runs are.
+    """Return the settings that are of a call and of no checkpoint: data, and where runs are.
 
     >>> of_the_call({"tracking.uri": "sqlite:///runs.db", "eval.k": 5})
     {'tracking.uri': 'sqlite:///runs.db'}
     """
-    of_call = ("tracking.", "run.", "data.prepared")
+    of_call = ("tracking.", "run.", "data.", "split.")
     return {key: value for key, value in settings.items() if key.startswith(of_call)}
 
 
