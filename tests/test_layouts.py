@@ -1,8 +1,13 @@
 import collections
 import datetime
+import gzip
+import re
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recdiv_core.config import Config, override
 from recdiv_core.data import events, items, layout_rows, layouts, readers
@@ -226,3 +231,66 @@ def test_a_recbole_log_of_sessions_and_of_other_items_is_named_by_its_columns():
     assert made["item_id"].to_pylist() == ["a"]
     items_only = pa.table({"item_id:token": ["a"], "price:float": ["1"], readers.ROW: [0]})
     assert layout_rows.recbole_columns(items_only, {})["title"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize("kind", ["list", "large_list", "fixed"])
+def test_lists_of_parquet_are_a_row_an_event_without_a_layout(tmp_path, kind):
+    make = {
+        "list": pa.list_,
+        "large_list": pa.large_list,
+        "fixed": lambda inner: pa.list_(inner, 2),
+    }[kind]
+    pq.write_table(
+        pa.table(
+            {
+                "user_id": ["a", "b"],
+                "item_id": pa.array([["x", "y"], ["y", "z"]], make(pa.string())),
+                "timestamp": pa.array([[1, 2], [3, 4]], make(pa.int64())),
+            }
+        ),
+        tmp_path / "log.parquet",
+    )
+    config = override(Config(), {"data.clicks": str(tmp_path / "log.parquet")})
+    _, raw, _, kept, counts = load(config)
+    ids = raw.item_ids.to_pylist()
+    found = [(e["user_id"], ids[e["item"]], e["timestamp"], e[readers.ROW]) for e in kept]
+    assert found == [("a", "x", 1, 1), ("a", "y", 2, 1), ("b", "y", 3, 2), ("b", "z", 4, 2)]
+    assert counts.lines["made"] == 2
+
+
+CELLS = st.sampled_from(
+    [
+        "",
+        "NULL",
+        "-1",
+        "1e400",
+        "99999999999999999999",
+        "x",
+        '"',
+        "[",
+        "{}",
+        "2024-13-45",
+        "\0",
+        "ä",
+    ]
+)
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(sorted(BY_NAME)), st.data())
+def test_a_damaged_published_data_set_adds_up_or_is_refused(tmp_path_factory, name, data):
+    place = tmp_path_factory.mktemp("damaged")
+    BY_NAME[name].write(place)
+    path = data.draw(st.sampled_from(sorted(p for p in place.rglob("*") if p.is_file())))
+    content = path.read_bytes()
+    content = gzip.decompress(content) if path.suffix == ".gz" else content
+    words = re.split(rb"([,;:|\t\n{}]+)", content)
+    for _ in range(data.draw(st.integers(1, 4))):
+        words[data.draw(st.integers(0, len(words) - 1))] = data.draw(CELLS).encode()
+    damaged = b"".join(words)
+    path.write_bytes(gzip.compress(damaged) if path.suffix == ".gz" else damaged)
+    try:
+        counts = load(config_of(place, name))[4]
+    except UserError:
+        return
+    assert counts.num_rows == counts.kept + counts.dropped.total() + counts.rejected.total()

@@ -92,7 +92,7 @@ def retailrocket_categories(table: pa.Table, side: Side) -> pa.Table:
 
 def retailrocket_items(table: pa.Table, side: Side) -> pa.Table:
     """Retailrocket: the last category of each item with its path; items of events without any."""
-    times = _text(table, "timestamp").cast(pa.int64()).to_numpy(zero_copy_only=False)
+    times = _numbers(_text(table, "timestamp")).fill_null(0.0).to_numpy(zero_copy_only=False)
     order = np.argsort(times, kind="stable")
     last = dict(
         zip(
@@ -146,7 +146,7 @@ def diginetica_events(table: pa.Table, side: Side) -> pa.Table:
         _text(table, "eventdate"), format="%Y-%m-%d", unit="us", error_is_null=True
     ).cast(pa.int64())
     offsets = _numbers(_text(table, "timeframe"))
-    times = pc.add(days, pc.multiply(offsets.cast(pa.int64()), 1000)).cast(pa.timestamp("us"))
+    times = pc.add(days, pc.multiply(_whole(offsets), 1000)).cast(pa.timestamp("us"))
     return _table(
         table,
         user_id=_text(table, "sessionId"),
@@ -193,7 +193,7 @@ def instacart_events(table: pa.Table, side: Side) -> pa.Table:
     order_ids = _text(table, "order_id")
     numbers = orders.find(order_ids, "order_number")
     within = _numbers(_text(table, "add_to_cart_order"))
-    place = pc.add(pc.multiply(_numbers(numbers), 1000.0), within).cast(pa.int64())
+    place = _whole(pc.add(pc.multiply(_numbers(numbers), 1000.0), within))
     return _table(
         table,
         user_id=orders.find(order_ids, "user_id"),
@@ -405,6 +405,10 @@ def _numbers(text: pa.Array) -> pa.Array:
     return as_numbers(text)
 
 
+def _whole(numbers: pa.Array) -> pa.Array:
+    return numbers.cast(pa.int64(), safe=False)
+
+
 def _is_blank(text: pa.Array) -> pa.Array:
     return pc.equal(pc.utf8_trim_whitespace(text), "").fill_null(True)
 
@@ -419,12 +423,12 @@ def _join_lists(column: pa.Array) -> pa.Array:
     """Join a list as a path, a list of lists as several paths."""
     kind = column.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        return column.cast(pa.string())
+        return as_text(column)
     inner = pc.list_flatten(column)
     lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     is_deep = pa.types.is_list(inner.type) or pa.types.is_large_list(inner.type)
-    parts = _join_lists(inner) if is_deep else inner.cast(pa.string())
+    parts = _join_lists(inner) if is_deep else as_text(inner)
     parts = pc.replace_substring(parts, LABELS, "/").fill_null("")
     joined = pc.binary_join(pa.ListArray.from_arrays(offsets, parts), LABELS if is_deep else PATH)
     return _or_null(joined)
@@ -448,9 +452,10 @@ class _Lookup:
     """Rows of a table by key; whole numbers are looked up by binary search."""
 
     def __init__(self, table: pa.Table, key: str) -> None:
-        self._table = table
+        self._columns = {name: _text(table, name) for name in table.column_names}
         keys = _text(table, key)
-        self._is_whole = bool(pc.all(pc.match_substring_regex(keys, "^[0-9]{1,18}$")).as_py())
+        is_whole = pc.match_substring_regex(keys, "^[0-9]{1,18}$").fill_null(False)
+        self._is_whole = bool(pc.all(is_whole).as_py())
         if self._is_whole:
             numbers = keys.cast(pa.int64()).to_numpy()
             self._order = np.argsort(numbers, kind="stable")
@@ -468,7 +473,8 @@ class _Lookup:
             rows = pa.array(self._order[at] if len(self._keys) else at, mask=~is_there)
         else:
             rows = pa.array([self._rows.get(key) for key in keys.to_pylist()], pa.int64())
-        return _text(self._table, column).take(rows)
+        values = self._columns.get(column)
+        return pa.nulls(len(keys), pa.string()) if values is None else values.take(rows)
 
 
 @lru_cache(maxsize=4)

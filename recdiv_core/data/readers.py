@@ -155,7 +155,13 @@ def _split_header(file: SourceFile, key: str, text: TextFormat) -> tuple[list[st
     """Return the columns in a file, and those that only the names of its folders give it."""
     if file.reshape is not None:
         header = read_header(replace(file, reshape=None, partitions=()), key, text)
-        header = file.reshape.columns(header, ROW)
+        try:
+            header = file.reshape.columns(header, ROW)
+        except (KeyError, ValueError, pa.ArrowException):  # no table but for such columns
+            raise UserError(
+                f"{key}: {file.path} has not the columns that its layout expects; columns there: "
+                f"{', '.join(header)[:300]}"
+            ) from None
     else:
         try:
             header = _read_header(file, file.text or text)
