@@ -3,6 +3,7 @@ import datetime
 import gzip
 import re
 
+import hypothesis
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -259,29 +260,18 @@ def test_lists_of_parquet_are_a_row_an_event_without_a_layout(tmp_path, kind):
 
 
 CELLS = st.sampled_from(
-    [
-        "",
-        "NULL",
-        "-1",
-        "1e400",
-        "99999999999999999999",
-        "x",
-        '"',
-        "[",
-        "{}",
-        "2024-13-45",
-        "\0",
-        "ä",
-    ]
+    ["", "NULL", "-1", "1e400", "9" * 20, "x", '"', "[", "{}", "2024-13-45", "\0", "ä"]
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.sampled_from(sorted(BY_NAME)), st.data())
 def test_a_damaged_published_data_set_adds_up_or_is_refused(tmp_path_factory, name, data):
     place = tmp_path_factory.mktemp("damaged")
     BY_NAME[name].write(place)
-    path = data.draw(st.sampled_from(sorted(p for p in place.rglob("*") if p.is_file())))
+    files = sorted(p for p in place.rglob("*") if p.is_file() and p.suffix != ".zip")
+    hypothesis.assume(files)
+    path = files[data.draw(st.integers(0, len(files) - 1))]
     content = path.read_bytes()
     content = gzip.decompress(content) if path.suffix == ".gz" else content
     words = re.split(rb"([,;:|\t\n{}]+)", content)

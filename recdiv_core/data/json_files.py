@@ -131,9 +131,10 @@ def _check_keys(text: str) -> None:
 
 def _parse_literal(line: bytes, wanted: Sequence[str] | None) -> Any:
     try:
-        return ast.literal_eval(line.decode().strip())
+        value = ast.literal_eval(line.decode().strip())
     except (ValueError, SyntaxError):
         return _parse_line(line, wanted)
+    return {str(name): one for name, one in value.items()} if isinstance(value, dict) else value
 
 
 def _read_array(
