@@ -5,14 +5,18 @@ many inputs, other ones each time (`make fuzz`).
 """
 
 import bz2
+import datetime
+import decimal
 import gzip
 import io
 import json
 import os
+import re
 import tempfile
 import zipfile
 from pathlib import Path
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import HealthCheck, event, given, settings
@@ -130,19 +134,53 @@ def damaged(draw, data):
     return data
 
 
+DAY = datetime.datetime(2024, 1, 31)
+ODD_TYPES = [
+    lambda n: pa.array([DAY] * n, pa.timestamp("ns", "Moon/Base")),
+    lambda n: pa.array([DAY] * n, pa.timestamp("us")),
+    lambda n: pa.array([2**52, -(2**52), None][:n] + [5] * (n - 3)).cast(pa.timestamp("s")),
+    lambda n: pa.array([DAY.date()] * n, pa.date32()),
+    lambda n: pa.array([DAY.time()] * n, pa.time64("us")),
+    lambda n: pa.array([7] * n, pa.duration("s")),
+    lambda n: pa.array(range(n), pa.uint64()),
+    lambda n: pa.array([7.0, float("nan"), None, 0.5, 1e300][:n] + [1.0] * (n - 5)),
+    lambda n: pa.array([None] * n),
+    lambda n: pa.array([["a", None], [], None][:n] + [["b"]] * (n - 3)),
+    lambda n: pa.array([{"a": [1], "b": DAY}] * n),
+    lambda n: pa.array([[("k", DAY)]] * n, pa.map_(pa.string(), pa.timestamp("us"))),
+    lambda n: pa.array([b"\xff"] * n),
+    lambda n: pa.array([decimal.Decimal("1.50")] * n),
+    lambda n: pa.array([True] * n),
+    lambda n: pa.array(["a"] * n).dictionary_encode(),
+]
+
+
+@st.composite
+def columns_of(draw, texts):
+    """Draw a column of Parquet: mostly the texts."""
+    if draw(st.integers(0, 6)):
+        return pa.array(texts, pa.string())
+    return draw(st.sampled_from(ODD_TYPES))(len(texts))
+
+
 @st.composite
 def files(draw, names, pools):
     """Draw a file: its bytes, its extension, and what its settings should say."""
     columns, rows = draw(tables(names, pools))
-    kind = pick(draw, "csv", "csv", "csv", "json", "parquet")
+    kind = pick(draw, *["csv"] * 9, *["json"] * 3, *["parquet"] * 4, "xlsx")
     if kind == "parquet":
         unique = {name or "unnamed": k for k, name in enumerate(columns)}
-        arrays = {
-            name: pa.array([row[k] for row in rows], pa.string()) for name, k in unique.items()
-        }
+        arrays = {name: draw(columns_of([row[k] for row in rows])) for name, k in unique.items()}
         out = io.BytesIO()
         pq.write_table(pa.table(arrays), out)
         return draw(damaged(out.getvalue())), ".parquet", {}
+    if kind == "xlsx":
+        book = openpyxl.Workbook()
+        for row in [columns, *rows]:
+            book.active.append([re.sub("[\0\r]", "", value) for value in row])
+        out = io.BytesIO()
+        book.save(out)
+        return draw(damaged(out.getvalue())), ".xlsx", {}
     found = {}
     if kind == "csv":
         text, ext, separator = draw(delimited(columns, rows))

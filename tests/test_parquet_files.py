@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recdiv_core.data import readers, values
+from recdiv_core.config import Config
+from recdiv_core.data import items, readers, values
 from recdiv_core.data.files import list_files
 from recdiv_core.errors import UserError
 
@@ -104,7 +105,9 @@ def test_a_type_that_cannot_be_read_is_refused_by_name(tmp_path):
 
 
 def test_bytes_that_are_no_text_are_refused_by_name(tmp_path):
-    with pytest.raises(UserError, match=r"log\.parquet: blob has the type binary.* no UTF-8 text"):
+    with pytest.raises(
+        UserError, match=r"data\.clicks: .*log\.parquet: blob has the type binary.* no UTF-8 text"
+    ):
         read(tmp_path, pa.array([b"\xff\xfe"]), "blob")
 
 
@@ -145,3 +148,12 @@ def test_ids_that_are_numbers_in_some_files_only_are_the_same_text(tmp_path):
         for batch in readers.read_unit(unit, columns)
     ]
     assert [values.as_text(table["user"]).to_pylist() for table in tables] == [["7"]] * 3
+
+
+def test_pictures_in_a_catalogue_are_left_out_and_said(tmp_path, caplog):
+    table = pa.table({"item_id": ["a"], "title": ["A"], "picture": [b"\xff\xd8"]})
+    pq.write_table(table, tmp_path / "items.parquet")
+    files = list_files(str(tmp_path), "data.items")
+    raw = items.read_catalogue(files, Config())
+    assert raw.table.column_names == ["item_id", "title"]
+    assert "columns of bytes, not text, are left out: picture" in caplog.text

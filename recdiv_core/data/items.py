@@ -144,8 +144,13 @@ def _further_columns(
     further: dict[str, str] = {}
     taken = {*found, *CATALOGUE.names}
     for file in files:
+        blobs = readers.find_blobs(file)
+        if blobs := [name for name in blobs if name not in found.values()]:
+            logger.warning(
+                "data.items: columns of bytes, not text, are left out: %s", ", ".join(blobs)
+            )
         for theirs in readers.read_header(file, "data.items", text):
-            if theirs not in found.values():
+            if theirs not in found.values() and theirs not in blobs:
                 further[f"given_{theirs}" if theirs in taken else theirs] = theirs
     return further
 

@@ -40,6 +40,7 @@ __all__ = [
     "TextFormat",
     "UnreadableFileError",
     "cut_units",
+    "find_blobs",
     "find_columns",
     "read_header",
     "read_sample",
@@ -186,6 +187,15 @@ def _read_header(file: SourceFile, text: TextFormat) -> list[str]:
     return [name for name in first.table.column_names if name != ROW]
 
 
+def find_blobs(file: SourceFile) -> list[str]:
+    """Return the columns of a Parquet file that hold bytes, such as pictures, not text."""
+    if file.format != "parquet":
+        return []
+    schema = pq.read_schema(open_input(file.path, is_seekable=True))
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return [field.name for field in schema if any(test(field.type) for test in tests)]
+
+
 # --------------------------------------------------------------------------- rows
 
 
@@ -217,8 +227,16 @@ def cut_units(files: Sequence[SourceFile], key: str, text: TextFormat = AS_USUAL
         for group in range(footer.num_row_groups):
             num_rows += footer.row_group(group).num_rows
             if num_rows >= UNIT_ROWS or group + 1 == footer.num_row_groups:
-                unit = ReadUnit(file.path, file.format, first_row, (start, group + 1), num_rows)
-                units.append(replace(unit, constants=file.partitions))
+                unit = ReadUnit(
+                    file.path,
+                    file.format,
+                    first_row,
+                    (start, group + 1),
+                    num_rows,
+                    text=file.text or text,
+                    constants=file.partitions,
+                )
+                units.append(unit)
                 first_row += num_rows
                 start, num_rows = group + 1, 0
     if not any(unit.num_rows for unit in units):
@@ -315,9 +333,11 @@ def _read_flat(
     readers = {"csv": read_csv, "parquet": read_parquet, "xlsx": read_xlsx}
     try:
         yield from readers.get(unit.format, read_json)(unit, columns, block_bytes)
+    except UnreadableFileError as error:
+        raise UnreadableFileError(f"{unit.key}: {error}") from None
     except DAMAGE as error:
         reason = str(error).splitlines()[0]
-        message = f"{unit.path} is not readable as {unit.format}: {reason}"
+        message = f"{unit.key}: {unit.path} is not readable as {unit.format}: {reason}"
         raise UnreadableFileError(message) from None
 
 

@@ -41,6 +41,11 @@ class ReadUnit:
     rest: tuple[ReadUnit, ...] = ()
     """Further files that `reshape.whole` is applied to together with this one."""
 
+    @property
+    def key(self) -> str:
+        """Dotted key of the input that it is a part of."""
+        return "data.items" if self.text.prefix == "data.item_" else "data.clicks"
+
 
 @dataclass(frozen=True)
 class RawBatch:
