@@ -10,7 +10,10 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from recdiv_core import claims
 from recdiv_core.claims import OWNER, about_me, claimed, is_of_this_machine
+from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
+from recdiv_core.places import filesystem_of
+from recdiv_core.training.run_files import claim_run
 
 HOLD = (
     "import sys, time; from pyarrow.fs import LocalFileSystem\n"
@@ -150,3 +153,21 @@ def test_the_same_kernel_is_the_same_machine_whatever_it_is_called():
     assert is_of_this_machine(json.dumps(mine | {"boot": "an earlier boot"}))
     assert not is_of_this_machine(json.dumps(mine | {"host": "elsewhere", "boot": "another"}))
     assert not is_of_this_machine("")
+
+
+def test_a_claim_in_a_real_store_is_refused_taken_over_and_left(bucket):
+    config = override(Config(), {"run.name": "first", "run.storage": bucket.uri("runs")})
+    with claim_run(config), pytest.raises(UserError, match=f"process: {os.getpid()} on"):
+        claim_run(config).__enter__()
+    with claim_run(config):  # it was left
+        pass
+    filesystem, path = filesystem_of(bucket.uri("runs/first/owner.json"), "run.storage")
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(b'{"host": "elsewhere", "boot": "x", "pid": 7}')
+    with claim_run(config):
+        assert read_owner(filesystem, path)["pid"] == os.getpid()
+
+
+def read_owner(filesystem, path):
+    with filesystem.open_input_stream(path) as stream:
+        return json.loads(stream.read())
