@@ -17,11 +17,12 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -32,6 +33,7 @@ from recdiv_core.errors import UserError
 logger = logging.getLogger(__name__)
 
 OWNER: Final = "owner.json"
+PARTIAL: Final = ".partial"
 BEAT_S: Final = 10.0
 SILENT_S: Final = 60.0
 """Several beats, and longer than what network file systems keep of a file's content."""
@@ -70,6 +72,40 @@ def claimed(filesystem: FileSystem, place: str, what: str) -> Iterator[None]:
                 held.remove()
     finally:
         held.close()
+
+
+@contextmanager
+def scratch(home: Path) -> Iterator[Path]:
+    """Give a new directory below `home`, which is removed at the end unless it was renamed.
+
+    Those of killed processes of this machine are removed first; of others nothing can be proven.
+    """
+    _remove_abandoned(home)
+    work = home / f"{secrets.token_hex(8)}{PARTIAL}"
+    work.mkdir()
+    owner = os.open(work / OWNER, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        with suppress(OSError):  # no locks on this file system
+            fcntl.flock(owner, fcntl.LOCK_EX)
+        os.write(owner, about_me().encode())
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        os.close(owner)
+
+
+def _remove_abandoned(home: Path) -> None:
+    for work in home.glob(f"*{PARTIAL}"):
+        try:
+            owner = os.open(work / OWNER, os.O_RDWR)
+        except OSError:
+            continue  # it is being made, or removed
+        try:
+            if lock(owner) and is_of_this_machine(os.read(owner, 4096).decode(errors="replace")):
+                logger.info("removing %s, which a killed process left", work)
+                shutil.rmtree(work, ignore_errors=True)
+        finally:
+            os.close(owner)
 
 
 def about_me(token: str = "", beat: int = 0) -> str:

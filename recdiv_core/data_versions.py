@@ -21,11 +21,11 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from recdiv_core.claims import OWNER, about_me, is_of_this_machine, lock
+from recdiv_core.claims import OWNER, PARTIAL, lock, scratch
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
 from recdiv_core.given_paths import absolute, local_path
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 KEPT: Final = 2
 """Earlier versions that stay on disk behind the current one, whether they are read or not."""
 ENDING: Final = ".versions"
-PARTIAL: Final = ".partial"
 MAX_NAME: Final = 200
 """Bytes of a data set's name; file systems allow 255, and `.versions` and shorter ones follow."""
 MAX_LINKS: Final = 40  # as Linux
@@ -141,37 +140,16 @@ def building(view: Path) -> Iterator[Path]:
     home = view.with_name(view.name + ENDING)
     try:
         home.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(home)
-        work = home / f"{secrets.token_hex(8)}{PARTIAL}"
-        work.mkdir()
     except OSError as error:
         raise UserError(f"data.out={view} cannot be written: {error.strerror}") from None
-    owner = os.open(work / OWNER, os.O_RDWR | os.O_CREAT, 0o644)
+    if not os.access(home, os.W_OK):
+        raise UserError(f"data.out={view}: {home} cannot be written")
     try:
-        with suppress(OSError):  # no locks on this file system
-            fcntl.flock(owner, fcntl.LOCK_EX)
-        os.write(owner, about_me().encode())
-        yield work
+        with scratch(home) as work:
+            yield work
     finally:
-        shutil.rmtree(work, ignore_errors=True)
-        os.close(owner)
         if not any(home.iterdir()):
             home.rmdir()
-
-
-def _remove_abandoned(home: Path) -> None:
-    """Remove what a killed `prepare` of this machine left; of others nothing can be proven."""
-    for work in home.glob(f"*{PARTIAL}"):
-        try:
-            owner = os.open(work / OWNER, os.O_RDWR)
-        except OSError:
-            continue  # it is being made, or removed
-        try:
-            if lock(owner) and is_of_this_machine(os.read(owner, 4096).decode(errors="replace")):
-                logger.info("removing %s, which a killed prepare left", work)
-                shutil.rmtree(work, ignore_errors=True)
-        finally:
-            os.close(owner)
 
 
 def publish(view: Path, work: Path, fingerprint: str) -> Path:

@@ -40,6 +40,7 @@ from recdiv_core.schema import read_manifest
 from recdiv_core.serving import SlateMaker
 from recdiv_core.tracking import RunHandle, run_of
 from recdiv_core.tracking_store import client_of, patiently, tracking_uri, with_password
+from recdiv_core.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ def _save(run: NamedRun, work: Path, model: Path) -> None:
     checkpoint.mkdir()
     for file in SERVED:
         shutil.copy2(run.checkpoint / file, checkpoint / file)
-    (checkpoint / "config.yaml").write_text(to_yaml(run.config), encoding="utf-8")
+    write_whole(checkpoint / "config.yaml", to_yaml(run.config))
     source = Path(run.config.data.prepared)
     manifest = read_manifest(source)
     vectors = [vectors_path(source, manifest, name) for name in ("tokens", "queries")]

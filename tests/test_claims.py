@@ -9,7 +9,7 @@ import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from recdiv_core import claims
-from recdiv_core.claims import OWNER, about_me, claimed, is_of_this_machine
+from recdiv_core.claims import OWNER, about_me, claimed, is_of_this_machine, scratch
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
 from recdiv_core.places import filesystem_of
@@ -171,3 +171,17 @@ def test_a_claim_in_a_real_store_is_refused_taken_over_and_left(bucket):
 def read_owner(filesystem, path):
     with filesystem.open_input_stream(path) as stream:
         return json.loads(stream.read())
+
+
+def test_a_scratch_directory_goes_with_its_work(tmp_path):
+    def fail():
+        with scratch(tmp_path) as work:
+            (work / "half").touch()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    with scratch(tmp_path) as work, scratch(tmp_path) as other:  # each leaves the other alone
+        assert work.is_dir()
+        assert other.is_dir()

@@ -11,8 +11,6 @@ split that is read like the others.
 from __future__ import annotations
 
 import logging
-import shutil
-import time
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -21,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recdiv_core.claims import scratch
 from recdiv_core.data.plan import flatten_lists
 from recdiv_core.data.split import slices
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, USER_ID, Manifest
@@ -43,9 +42,9 @@ def ensure_requests(prepared: Path, manifest: Manifest) -> None:
     target = prepared / REQUESTS
     if target.is_dir():
         return
-    work = prepared / f"{REQUESTS}.part{time.time_ns()}"
-    work.mkdir()
-    try:
+    with scratch(prepared) as place:
+        work = place / REQUESTS
+        work.mkdir()
         shards = [{"name": name} for name in shard_names(prepared)]
         written = ray.data.from_items(shards, override_num_blocks=max(1, len(shards))).map(
             cast("Any", _write_shard),
@@ -59,8 +58,6 @@ def ensure_requests(prepared: Path, manifest: Manifest) -> None:
         logger.info("%d users may be recommended to", num_users)
         if not target.is_dir():  # another driver may have been quicker
             work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def shard_names(prepared: Path) -> list[str]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 import pyarrow as pa
 
+from recdiv_core.claims import scratch
 from recdiv_core.data.catalogue import load_tokens
 from recdiv_core.errors import UserError
 from recdiv_core.models.text_encoder import (
@@ -98,14 +99,12 @@ def ensure_vectors(prepared: Path, manifest: Manifest) -> None:
         return
     source = checked_encoder(manifest)
     wanted = {path: load_tokens(prepared, name) for name, path in missing.items()}
-    parts = {path: path.with_suffix(f".part{time.time_ns()}") for path in wanted}
-    try:
-        _encode_all({parts[path]: tokens for path, tokens in wanted.items()}, source)
-        for path, part in parts.items():
-            part.replace(path)
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+    home = prepared / "vectors"
+    home.mkdir(exist_ok=True)
+    with scratch(home) as work:
+        _encode_all({work / path.name: tokens for path, tokens in wanted.items()}, source)
+        for path in wanted:
+            (work / path.name).replace(path)
 
 
 def _encode_all(tokens_of: Mapping[Path, Sequence[list[int]]], source: str) -> None:
