@@ -20,6 +20,7 @@ from ray import tune
 from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray.tune.schedulers import FIFOScheduler
 
+from recdiv_core import sweep_state
 from recdiv_core.config import Config, override, to_yaml
 from recdiv_core.credentials import redact
 from recdiv_core.data.plan import track_readers_here
@@ -34,6 +35,7 @@ from recdiv_core.schema import Manifest, check_unchanged
 from recdiv_core.search import FrontSearch, GridWalk, Hours, check_search, most_trials
 from recdiv_core.search_space import SearchSpace, at_k
 from recdiv_core.sweep_runs import TrialTracking, open_parent, open_trial, trial_name
+from recdiv_core.sweep_state import check_state
 from recdiv_core.tracking import (
     RunHandle,
     close_stale_children,
@@ -42,6 +44,7 @@ from recdiv_core.tracking import (
     machine_watched,
     param_value,
     set_tags,
+    tag_of,
 )
 from recdiv_core.tracking_store import tracking_uri
 from recdiv_core.training.callback import TrackingCallback
@@ -286,6 +289,7 @@ def _run_trials(
     stored = ray_storage(place)
     where, filesystem = stored["storage_path"], stored.get("storage_filesystem")
     if tune.Tuner.can_restore(where, storage_filesystem=filesystem):
+        check_state(place, tag_of(parent, sweep_state.TAG))
         logger.info("going on with the sweep in %s", redact(place))
         tuner = tune.Tuner.restore(
             where,

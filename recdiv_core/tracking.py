@@ -316,6 +316,11 @@ def set_tags(handle: RunHandle, tags: Mapping[str, str]) -> None:
     )
 
 
+def tag_of(handle: RunHandle, key: str) -> str:
+    """Return a tag of a run, the empty text where it has none of this name."""
+    return client_of(handle.uri).get_run(handle.run_id).data.tags.get(key, "")
+
+
 def set_experiment_tag(handle: RunHandle, key: str, value: str) -> None:
     """Set a tag of the experiment that a run is in."""
     client_of(handle.uri).set_experiment_tag(handle.experiment_id, key, value)

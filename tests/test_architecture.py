@@ -69,6 +69,7 @@ LAYERS = {
     "recdiv_core.query_index": "running",
     "recdiv_core.sweep": "running",
     "recdiv_core.sweep_runs": "running",
+    "recdiv_core.sweep_state": "running",
     "recdiv_core.search": "running",
     "recdiv_core.rungs": "running",
     "recdiv_core.tracking": "running",
