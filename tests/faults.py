@@ -380,7 +380,7 @@ RERANKERS: Final[Faults] = {
         [("argsort(dim=1, descending=True, stable=True)", "argsort(dim=1, stable=True)")],
     ),
     "rerank/quota.py": (
-        "test_quota",
+        "test_quota test_labels",
         [
             ("num_alike_BWL < self._most", "num_alike_BWL <= self._most"),
             ("len(self._past) >= self._window", "len(self._past) > self._window"),
@@ -422,7 +422,7 @@ RERANKERS: Final[Faults] = {
         [
             ("keys = (-tied_tk", "keys = (tied_tk"),
             ("is_equal_V.nonzero()[:num_places, 0]", "is_equal_V.nonzero()[-num_places:, 0]"),
-            ("first = values_bN.shape[1] - k", "first = values_bN.shape[1] - k - 1"),
+            ("grouped_bGg.amax(dim=1)", "grouped_bGg.amin(dim=1)"),
         ],
     ),
     "models/baselines.py": (
@@ -511,7 +511,7 @@ ADAPTERS: Final[Faults] = {
         ],
     ),
     "data/csv_lines.py": (
-        "test_csv_lines test_readers",
+        "test_csv_lines test_readers test_text_lines",
         [
             ("is_odd[list(undecodable)] = True", "pass"),
             ("(row.number - 1, row.actual_columns)", "(row.number - 2, row.actual_columns)"),
@@ -525,16 +525,16 @@ ADAPTERS: Final[Faults] = {
         ],
     ),
     "data/odd_lines.py": (
-        "test_csv_lines test_readers",
+        "test_csv_lines test_readers test_text_lines",
         [
-            ("if cost < best[k]:", "if cost <= best[k]:"),
+            ("best[k], stops[k] = cost, stop", "best[k], stops[k] = cost, k + 1"),
             ("COST_SWALLOWED * int(", "0 * int("),
             ("found.rows.append((start, jump[1]))", "found.rows.append((start + 1, jump[1]))"),
             (" or number in block.undecodable", ""),
         ],
     ),
     "data/readers.py": (
-        "test_readers test_reshape",
+        "test_readers test_reshape test_files",
         [
             ("first_row = number * FILE_STRIDE", "first_row = 0"),
             ("first_row += num_rows", "first_row += 0"),
@@ -562,7 +562,7 @@ ADAPTERS: Final[Faults] = {
             ("(row.times_N > log.latest)", "(row.times_N < log.latest)"),
             ("(row.ratings_N < least)", "(row.ratings_N <= least)"),
             ("~np.isin(row.events_N, wanted)", "np.isin(row.events_N, wanted)"),
-            ("(faults_N == 0) & ~is_search_N", "(faults_N == 0)"),
+            ("is_kept_N = is_sound_N & (rules_N == 0)", "is_kept_N = is_sound_N"),
             ("hashes % config.data.num_shards", "hashes % 2"),
         ],
     ),

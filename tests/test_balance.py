@@ -85,6 +85,10 @@ def test_tchebycheff_weighs_by_the_gradient_of_its_augmented_maximum(relevance, 
     assert tchebycheff(w, relevance, penalty, ideal) == pytest.approx(wanted.tolist())
 
 
+def test_at_equal_distances_relevance_counts_as_the_worse():
+    assert tchebycheff(0.5, 0.6, 0.6)[0] > 0.9
+
+
 def descend(objectives, start, *, weigh, num_steps, lr):
     """Train a toy as train_step does: weights from the values of the step before."""
     x = torch.tensor(start, dtype=torch.float64, requires_grad=True)

@@ -570,6 +570,14 @@ def test_distil_of_hard_slates_is_the_share_that_the_teacher_would_not_show(seed
     assert distil(replaced(slates, taught_BM=membership > 0)).tolist() == [0.0] * 3
 
 
+def test_distil_of_a_user_with_fewer_items_than_places_can_be_0():
+    slates = random_slates(0)
+    two = torch.zeros_like(slates.membership_BM)
+    two[:, :2] = 1
+    left = replaced(slates, membership_BM=two, taught_BM=two > 0)
+    assert distil(left).tolist() == [0.0] * 3
+
+
 def test_distil_of_a_user_with_nothing_left_is_1():
     slates = random_slates(0)
     nothing = torch.zeros_like(slates.membership_BM)

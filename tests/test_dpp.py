@@ -3,10 +3,12 @@ from functools import partial
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 
 from recdiv_core.rerank import NOVELTIES, RERANKERS, Options
 from recdiv_core.rerank.greedy import choose
+from recdiv_core.rerank.span import Span
 from tests.candidate_worlds import random_candidates, rerank, slate_of_one, vectors_of
 from tests.oracles import greedy_regret, log_volume, standard_scores
 
@@ -36,6 +38,22 @@ def test_dpp_takes_what_adds_most_to_the_log_determinant(window, seed, k, dial):
         slate = choose_slates(candidates, k, [dial], told)[0, 0].tolist()
         assert len(slate) == k
         assert greedy_regret(slate, relevance, value) < 1e-4
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_what_is_left_is_the_distance_to_the_span_of_the_windows_choices(size):
+    vectors = np.random.default_rng(size).normal(size=(9, 5))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    minus_kernel = torch.tensor(-vectors @ vectors.T)
+    span = Span(
+        minus_kernel.__getitem__, torch.ones(1, 9, dtype=torch.float64), size=size, exact=True
+    )
+    for last in range(7):
+        span.add(torch.tensor([[last]]))
+        near = vectors[max(0, last - size + 1) : last + 1]
+        inside = vectors @ np.linalg.pinv(near) @ near
+        left = ((vectors - inside) ** 2).sum(axis=1)[last + 1 :]
+        assert span.left_RC[0, last + 1 :].tolist() == pytest.approx(left, abs=1e-5)
 
 
 def test_dpp_leaves_what_lies_in_the_span_to_the_end_in_order_of_relevance():

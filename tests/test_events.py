@@ -192,3 +192,8 @@ def test_no_row_is_lost(rows, tmp_path_factory):
     kept, rejected, counts = judge(tmp_path, rows, **{"data.min_rating": 3})
     assert counts.num_rows == 20 + len(rows)
     assert counts.num_rows == kept.num_rows + rejected.num_rows + counts.dropped.total()
+
+
+def test_users_are_spread_over_all_shards(tmp_path):
+    kept, _, _ = judge(tmp_path, [LOG | {"user_id": f"u{n}"} for n in range(40)])
+    assert set(kept["shard"].to_pylist()) == {0, 1, 2, 3}

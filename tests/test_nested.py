@@ -91,3 +91,15 @@ def test_no_event_of_a_list_is_lost_and_none_is_made(lists):
     assert made["item_id"].to_pylist() == [item for row in lists for item in row]
     assert made["row"].to_pylist() == np.repeat(range(len(lists)), [len(r) for r in lists]).tolist()
     assert not uneven
+
+
+def test_a_row_without_a_list_makes_no_event():
+    table = pa.table({"items": pa.array([None, [4]], pa.list_(pa.int64())), "row": [0, 1]})
+    made, _ = nested.unnest(table, {"item_id": "items"}, LISTS, "row")
+    assert made.to_pylist() == [{"item_id": 4, "row": 1}]
+
+
+def test_below_a_name_with_a_dot_a_field_is_found():
+    table = pa.table({"x": [{"a.b": {"c": 5}}], "row": [0]})
+    made, _ = nested.unnest(table, {"item_id": "x.a.b.c"}, LISTS, "row")
+    assert made["item_id"].to_pylist() == [5]

@@ -187,6 +187,11 @@ def test_counting_never_calls_inevitable_what_is_not(seed, k):
         assert int(least_breaches([one], candidates, k)) <= least
 
 
+def test_of_a_short_slate_each_window_counts_once():
+    rules = (rule("at most", torch.zeros(3, 1, dtype=torch.int64), 1, window=3),)
+    assert breaches(rules, torch.tensor([[0, 1, 2, -1, -1]])).tolist() == [[2]]
+
+
 def test_different_labels_are_counted_without_padding():
     labels = torch.tensor([[-1, 3, 3, 5], [-1, -1, -1, -1], [2, 1, 2, 0]])
     assert num_distinct(labels).tolist() == [2, 0, 3]
