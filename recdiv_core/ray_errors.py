@@ -53,6 +53,6 @@ def told_failure(error: Exception) -> UserError | DivergedError | None:
         for cause in (failure, *failure.args[:1]):  # Ray wraps what the training function raised
             if isinstance(cause, UserError | DivergedError):
                 return cause
-            if mistake := mistake_behind(cause) if cause is not error else None:
+            if isinstance(cause, Exception) and (mistake := mistake_behind(cause)) is not None:
                 return mistake
     return None

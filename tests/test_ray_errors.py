@@ -30,6 +30,11 @@ def test_another_failure_of_a_worker_is_a_bug():
     assert told_failure(RuntimeError("not of a worker")) is None
 
 
+def test_a_worker_that_was_lost_is_tried_again():
+    for failure in (RuntimeError("A worker health check failed."), RuntimeError(), KeyError(1)):
+        assert told_failure(WorkerGroupError("text", {0: failure})) is None
+
+
 def test_only_a_users_mistake_is_one():
     assert mistake_behind(from_worker(DivergedError("lower it"))) is None
     assert str(mistake_behind(from_worker(UserError("given: x")))) == "given: x"
