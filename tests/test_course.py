@@ -84,14 +84,14 @@ def test_the_baseline_is_part_of_the_curve(trials, parent):
     assert curve(parent) == [(1, 0.05), (2, 0.09)]
 
 
-def test_the_curve_of_an_interrupted_sweep_goes_on(trials, parent):
+def test_the_curve_of_an_interrupted_sweep_goes_on(trials, parent, manifest):
     killed = course_of(parent)
     first, second = trials.begin(), trials.begin()
     killed.go_on(trials.end(first, 0.5, 0.1))
     killed.go_on(trials.end(second, 0.4, 0.2))
     trials.end(trials.begin(), 0.3, 0.3)  # the driver was killed before it logged this step
     restored = course_of(parent)
-    tracking.reopen_run(second)  # Tune had not noted its end
+    tracking.reopen_run(second, Config(), manifest)  # Tune had not noted its end
     restored.go_on(trials.end(trials.begin(), 0.2, 0.4))
     restored.go_on(trials.end(second, 0.4, 0.2))
     assert curve(parent) == [(1, 0.05), (2, 0.09), (3, 0.12), (4, 0.14)]

@@ -82,7 +82,8 @@ def words(page):
 
 def test_the_page_shows_titles_as_they_are_and_no_markup_of_theirs(page, words):
     assert words.text.count(HOSTILE) > 20
-    assert "User <u" in words.text
+    assert "User 1" in words.text
+    assert "<u" not in words.text  # no user_id unless asked
     assert "<script>alert(1)" not in page
     assert "<i>B1</i>" in words.text
     assert "<i>B1</i>" not in page

@@ -92,7 +92,7 @@ def test_users_and_items_grow_with_the_dial():
 def test_columns_are_those_of_the_canonical_log_and_catalogue(shop: Shop):
     log, items = make_log(1_000, seed=0), shop.items
 
-    assert set(log.column_names) == set(CLICK_LOG.names) - {"rating"}
+    assert set(log.column_names) == {*CLICK_LOG.names, "slate_id"} - {"rating"}
     assert log.schema.field("timestamp").type == pa.int64()
     assert set(CATALOGUE_OPTIONAL) < set(items.columns)
     assert 0.1 < items.image.isna().mean() < 0.3
