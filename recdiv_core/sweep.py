@@ -35,7 +35,7 @@ from recdiv_core.schema import Manifest, check_unchanged
 from recdiv_core.search import FrontSearch, GridWalk, Hours, check_search, most_trials
 from recdiv_core.search_space import SearchSpace, at_k
 from recdiv_core.sweep_runs import TrialTracking, open_parent, open_trial, trial_name
-from recdiv_core.sweep_state import check_state
+from recdiv_core.sweep_state import check_state, state_digest
 from recdiv_core.tracking import (
     RunHandle,
     close_stale_children,
@@ -321,6 +321,7 @@ def _run_trials(
                 name="tune", callbacks=[tracking, *callbacks], verbose=0, **ray_storage(root)
             ),
         )
+        set_tags(parent, {sweep_state.TAG: state_digest(place)})
     on_interrupt = signal.getsignal(signal.SIGINT)
     grid = tuner.fit()
     # Tune answers Ctrl-C by saving its state and returning early; it puts the handler back then,

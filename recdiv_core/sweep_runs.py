@@ -16,13 +16,10 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
-from recdiv_core import sweep_state
 from recdiv_core.config import Config
 from recdiv_core.course import Course
-from recdiv_core.places import joined
 from recdiv_core.schema import Manifest
 from recdiv_core.search_space import SearchSpace
-from recdiv_core.sweep_state import state_digest
 from recdiv_core.tracking import (
     RunHandle,
     experiment_id,
@@ -111,17 +108,12 @@ class TrialTracking(tune.Callback):
         self.handles: dict[str, RunHandle] = {}
         self.best: dict[str, dict[str, float]] = {}
         self.course = Course(parent)
-        self.has_recorded = False  # by this process: Tune writes the file anew as a sweep goes on
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Open the trial's run, unless it is there from before the sweep was interrupted."""
         name = trial_name(trial)
-        if not self.has_recorded:
-            digest = state_digest(joined(self.root, "tune"))
-            set_tags(self.parent, {sweep_state.TAG: digest})
-            self.has_recorded = True
         self.course.read()
         if name not in self.handles:
             settings = trial_settings(self.config, trial.config, self.root, name)

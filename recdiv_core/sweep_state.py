@@ -4,7 +4,7 @@ Not the sweep (sweep.py). Ray Tune keeps its state as pickles (`tuner.pkl`, the 
 Optuna's study, callbacks, and parts of its JSON): whoever can write them runs code as whoever
 resumes the sweep. Two checks stand before that:
 
-    digest     `tuner.pkl` is written once a process; its sha256 stands in a tag of the sweep's
+    digest     `tuner.pkl` is written once, before the first trial; its sha256 stands in a tag of the sweep's
                MLflow run. A file that was planted or changed by who cannot write there is refused.
     ownership  on a file system every file and directory of the state belongs to this user or to
                root, and no other may write to it. That covers what Tune rewrites all the time, of
@@ -53,7 +53,7 @@ def check_state(place: str, recorded: str) -> None:
     """
     if not is_uri(place):
         _check_owners(Path(place))
-        if not recorded:  # the sweep was lost before its first trial began
+        if not recorded:  # the sweep was lost at once, or is of an earlier version
             return
     if state_digest(place) != recorded:
         why = "is not what this sweep wrote" if recorded else "is not on record as this sweep's"

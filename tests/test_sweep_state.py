@@ -25,7 +25,7 @@ def state(tmp_path: Path) -> Path:
 
 def test_what_this_user_wrote_is_loaded(state: Path):
     check_state(str(state), state_digest(str(state)))
-    check_state(str(state), "")  # lost before its first trial began
+    check_state(str(state), "")  # lost at once
 
 
 def test_a_pickle_that_was_changed_is_refused(state: Path):
