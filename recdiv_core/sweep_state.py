@@ -4,8 +4,8 @@ Not the sweep (sweep.py). Ray Tune keeps its state as pickles (`tuner.pkl`, the 
 Optuna's study, callbacks, and parts of its JSON): whoever can write them runs code as whoever
 resumes the sweep. Two checks stand before that:
 
-    digest     `tuner.pkl` is written once, before the first trial; its sha256 stands in a tag of the sweep's
-               MLflow run. A file that was planted or changed by who cannot write there is refused.
+    digest     `tuner.pkl` is written once, before the first trial; its sha256 stands in a tag of
+               the sweep's MLflow run. A file that was planted or changed later is refused.
     ownership  on a file system every file and directory of the state belongs to this user or to
                root, and no other may write to it. That covers what Tune rewrites all the time, of
                which no digest can be kept that survives a kill.
