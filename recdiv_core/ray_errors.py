@@ -51,8 +51,9 @@ def told_failure(error: Exception) -> UserError | DivergedError | None:
     failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
     for failure in failures:
         for cause in (failure, *failure.args[:1]):  # Ray wraps what the training function raised
-            if isinstance(cause, UserError | DivergedError):
-                return cause
+            raised = cause.cause if isinstance(cause, RayTaskError) else cause
+            if isinstance(raised, DivergedError):
+                return raised
             if isinstance(cause, Exception) and (mistake := mistake_behind(cause)) is not None:
                 return mistake
     return None
