@@ -455,3 +455,12 @@ def test_rare_kinds_of_event_are_looked_for_beyond_the_first_rows(tmp_path):
     )
     _, config = init(tmp_path / "log.csv", out=tmp_path / "shop.yaml")
     assert config.data.event_names == {"buy": "purchase"}
+
+
+def test_a_column_called_order_is_the_order_of_a_log_without_times(tmp_path):
+    rows_of_log = "".join(f"u{k % 9},i{k % 20},{k // 9}\n" for k in range(90))
+    (tmp_path / "clicks.csv").write_text(f"user_id,item_id,order\n{rows_of_log}")
+    findings, config = init(tmp_path / "clicks.csv", out=tmp_path / "shop.yaml")
+    assert findings.questions == []
+    assert config.data.columns.timestamp == "order"
+    assert config.data.columns.session_id == "session_id"

@@ -155,7 +155,22 @@ def guess_roles(columns: Sequence[Column], roles: Sequence[str]) -> dict[str, Gu
         if role not in found and column.name not in taken:
             found[role] = Guess(column.name, evidence, score)
             taken.add(column.name)
+    if is_log and "timestamp" not in found:
+        _take_order(columns, found)
     return found
+
+
+def _take_order(columns: Sequence[Column], found: dict[str, Guess]) -> None:
+    """Take whole numbers in a column called `order` for the order of events, not for an order id.
+
+    `prepare` reads a column of that name so (timestamps.py).
+    """
+    order = next((column for column in columns if column.name.casefold() == "order"), None)
+    if order is None or not all(value.isdecimal() for value in order.first(1000)):
+        return
+    for role in [role for role, guess in found.items() if guess.column == order.name]:
+        del found[role]
+    found["timestamp"] = Guess(order.name, "order numbers", 1.0)
 
 
 BY_PLACE: Final = "by its place; nothing names it"
