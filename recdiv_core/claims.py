@@ -29,6 +29,7 @@ from typing import Any, Final, cast
 from pyarrow.fs import FileSystem, FileType, LocalFileSystem
 
 from recdiv_core.errors import UserError
+from recdiv_core.interrupts import answer_sigterm
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def claimed(filesystem: FileSystem, place: str, what: str) -> Iterator[None]:
     is_local = isinstance(filesystem, LocalFileSystem)
     held = _LocalFile(Path(place, OWNER)) if is_local else _Object(filesystem, f"{place}/{OWNER}")
     token = secrets.token_hex(8)
+    answer_sigterm()
     try:
         _take(held, token, what)
         stopped = threading.Event()
@@ -282,7 +284,7 @@ def _beat(held: _LocalFile | _Object, token: str, what: str, stopped: threading.
         try:
             if not _is_mine(held.read(), token):
                 logger.error("%s was taken over by another process: this one ends", what)
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)  # SIGINT may be ignored, as under nohup
                 return
             held.write(about_me(token, beat))
         except OSError as error:  # the storage is away; the training finds out, or it comes back

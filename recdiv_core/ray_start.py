@@ -8,18 +8,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import signal
-import threading
 import uuid
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 from recdiv_core.config import Config
 from recdiv_core.credentials import passed_on
 from recdiv_core.errors import UserError
+from recdiv_core.interrupts import answer_sigterm
 from recdiv_core.places import is_uri
 from recdiv_core.ray_leftovers import end_leftovers, mark_session
 
@@ -83,8 +81,7 @@ def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) ->
         session = Path(joined.address_info["session_dir"])
         mark_session(session)
         end_leftovers(session.parent)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, end_as_on_ctrl_c)  # Ray's own answer aborts a sweep
+    answer_sigterm()  # Ray's own answer aborts a sweep
     if shared and not is_local:
         check_shared({k: Path(v) for k, v in shared.items() if not is_uri(v)})
 
@@ -96,13 +93,6 @@ def _passing_on() -> dict[str, Any] | None:
     """
     taken = passed_on()
     return {"worker_process_setup_hook": partial(os.environ.update, taken)} if taken else None
-
-
-def end_as_on_ctrl_c(number: int, frame: FrameType | None) -> None:
-    """Answer SIGTERM; also where SIGINT is ignored, as in jobs of a Ray started with `nohup`."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.raise_signal(signal.SIGINT)
 
 
 def set_environment(config: Config) -> None:

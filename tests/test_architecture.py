@@ -30,6 +30,7 @@ LAYERS = {
     "recdiv_core.settings": "words",
     "recdiv_core.effects": "words",
     "recdiv_core.idle": "words",
+    "recdiv_core.interrupts": "words",
     "recdiv_core.data_versions": "words",
     "recdiv_core.given_paths": "words",
     "recdiv_core.schema": "words",

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from recdiv_core.config import Config, override
-from recdiv_core.ray_start import end_as_on_ctrl_c
+from recdiv_core.interrupts import end_as_on_ctrl_c
 from recdiv_core.training.launch import cpus_per_worker
 
 
