@@ -42,6 +42,7 @@ def test_a_checkpoint_is_evaluated_alike_on_other_workers(fitted):
     assert {n: judged["metrics"][n] for n in of_fit} == pytest.approx(of_fit, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_baselines_are_swept_and_stand_beside_later_fronts(shop, references, swept, fitted):
     children = shop.runs(f"tags.`mlflow.parentRunId` = '{references['parent_run_id']}'")
     of_children = [(child.data.params["model.kind"], child.info.status) for child in children]

@@ -45,6 +45,7 @@ def moved_by(shop: Shop, result, **text: int) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_the_top_layer_is_trained_alike_in_shards_on_two_workers_and_in_two_parts(shop):
     two = train(shop, "text-two", "scaling.num_workers=2", "scaling.shard_encoder=true")
     parts = train(shop, "text-parts", "train.accumulation=2")

@@ -25,6 +25,7 @@ def refusal(capsys, *arguments):
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_second_training_of_one_name_is_refused(shop, trained, start, capsys):
     arguments = shop.arguments("run.name=contended", *LONG)
     first = start("train", *arguments)

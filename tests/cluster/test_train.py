@@ -73,6 +73,7 @@ def pids_that_wait():
     return [worker.metadata.pid for worker in Workers.waiting.workers] if Workers.waiting else []
 
 
+@pytest.mark.slow
 def test_workers_are_handed_on_to_the_next_run_and_it_is_none_the_worse(shop, trained, monkeypatch):
     judged = ["train.epochs=0", f"train.init_from={trained['checkpoint']}"]
     two = "scaling.num_workers=2"
