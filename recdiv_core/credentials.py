@@ -46,11 +46,12 @@ TOKEN: Final = re.compile(r"""(https?://)([^/@:\s'"]+)@""")
 """`https://token@`."""
 
 SECRET_OPTION: Final = re.compile(
-    r"""([?&])([\w.-]*(?:key|secret|token|password|passwd|pwd|sig|signature|credential|odbc_connect)"""
+    r"""([?&])(?!viewStateShareKey=)([\w.-]*"""
+    r"""(?:key|secret|token|password|passwd|pwd|sig|signature|credential|odbc_connect)"""
     r"""[\w.-]*)=([^&\s'"]+)""",
     re.IGNORECASE,
 )
-"""`?secret_key=...`, `&sig=...` and their like."""
+"""`?secret_key=...`, `&sig=...` and their like; MLflow's key of a view is none."""
 
 
 def redact(text: str) -> str:
