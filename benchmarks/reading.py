@@ -62,7 +62,7 @@ def read_duckdb(path: Path) -> int:
     """Count the rows of DuckDB, which stores what it rejects."""
     duckdb = importlib.import_module("duckdb")
     query = "select * from read_csv(?, all_varchar=true, store_rejects=true)"
-    return duckdb.connect().execute(query, [str(path)]).arrow().num_rows
+    return duckdb.connect().execute(query, [str(path)]).to_arrow_table().num_rows
 
 
 def measure(read: Callable[[Path], int], path: Path, times: int) -> tuple[float, int]:
