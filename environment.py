@@ -24,8 +24,7 @@ BEGUN = VENV / ".begun"
 """Marks an installation under way. One that was interrupted may lack files, and is made anew."""
 WANTED = ["--constraint", "constraints.txt", "--editable", ".[dev,bench,offline]"]
 FIRST_IMPORT = """
-import _pytest.pytester, hypothesis, mlflow.server, sklearn.metrics
-from ray._private.workers import default_worker
+import hypothesis, mlflow.server, pytest, ray.data, ray.train.torch, ray.tune, sklearn.metrics
 from ray.dashboard import agent, dashboard
 from transformers.models.auto import modeling_auto, tokenization_auto
 from transformers.models.bert import modeling_bert

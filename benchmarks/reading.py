@@ -26,7 +26,7 @@ import pandas as pd
 from recdiv_core.data import readers
 from recdiv_core.data.files import list_files
 
-NAMES = ("user_id", "item_id", "timestamp", "event", "query")
+NAMES: tuple[str, ...] = ("user_id", "item_id", "timestamp", "event", "query")
 
 
 def write_logs(root: Path, num_rows: int) -> dict[str, Path]:
