@@ -37,23 +37,18 @@ import scipy.sparse
 import torch
 from sklearn.decomposition import TruncatedSVD
 
-from recdiv_core import pareto
 from recdiv_core.config import Config
 from recdiv_core.data.plan import train_examples
 from recdiv_core.errors import UserError
-from recdiv_core.judged_runs import judge_users
-from recdiv_core.metrics import diversity
+from recdiv_core.evaluation.judged_runs import judge_users
+from recdiv_core.metrics import diversity, pareto
 from recdiv_core.metrics.bootstrap import interval, resampled_means
 from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
 from recdiv_core.metrics.jackknife import JudgedUsers, figure_draws
 from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
-from recdiv_core.slates import SlatePolicy
-from recdiv_core.training.build import Dataset, load_dataset, load_model, slate_policy
-from recdiv_core.training.checkpoint import (
-    chosen_checkpoint,
-    read_config,
-    read_progress,
-)
+from recdiv_core.slates.checkpoint import chosen_checkpoint, read_config, read_progress
+from recdiv_core.slates.dataset import Dataset, load_dataset, load_model, slate_policy
+from recdiv_core.slates.making import SlatePolicy
 
 logger = logging.getLogger("benchmarks.fronts")
 

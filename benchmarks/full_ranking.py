@@ -31,12 +31,12 @@ import torch
 from benchmarks.evaluation import memory_mib
 from recdiv_core.config import Config
 from recdiv_core.data.text_vectors import vectors_path
-from recdiv_core.groupings import item_groups
-from recdiv_core.held_out import held_out_of_split
+from recdiv_core.evaluation.groupings import item_groups
+from recdiv_core.evaluation.scorecards import finish_split, scorecard_of
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import CATALOGUE, EVAL_EXAMPLE, NO_QUERY, SCHEMA_VERSION, Manifest
-from recdiv_core.scorecards import finish_split, scorecard_of
-from recdiv_core.training.build import Dataset, build_model, load_dataset, slate_policy
+from recdiv_core.slates.dataset import Dataset, build_model, load_dataset, slate_policy
+from recdiv_core.slates.scoring import held_out_of_split
 
 SIZES, FEW_USERS = (10_000, 100_000, 300_000), (2_000,)
 NUM_ITEMS, TEXT_DIM, NUM_CATEGORIES, MEAN_EVENTS = 100_000, 384, 240, 8

@@ -26,7 +26,7 @@ import torch
 
 from recdiv_core.data.batches import pack
 from recdiv_core.data.plan import Examples
-from recdiv_core.labels import labels_of_padded
+from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.losses.balance import BALANCES, BalanceState
 from recdiv_core.losses.diversity import REGULARISERS
 from recdiv_core.losses.negatives import Negatives, mixed_negatives

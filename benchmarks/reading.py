@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from recdiv_core.data import readers
-from recdiv_core.data.files import list_files
+from recdiv_core.formats import readers
+from recdiv_core.formats.files import list_files
 
 NAMES: tuple[str, ...] = ("user_id", "item_id", "timestamp", "event", "query")
 

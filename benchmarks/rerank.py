@@ -38,7 +38,7 @@ import numpy as np
 import pyversity
 import torch
 
-from recdiv_core.labels import labels_of_padded
+from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.rerank import RERANKERS, Candidates, Options
 from recdiv_core.rerank.candidates import Rule

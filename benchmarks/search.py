@@ -40,18 +40,18 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from scipy import stats
 
 from benchmarks.rerank_fronts import LOGIT
-from recdiv_core import pareto
+from recdiv_core.cluster.start import quieten
 from recdiv_core.config import Config
-from recdiv_core.evaluate import tally_split
-from recdiv_core.judged_runs import NamedRun, find_run
+from recdiv_core.evaluation.evaluate import tally_split
+from recdiv_core.evaluation.judged_runs import NamedRun, find_run
+from recdiv_core.metrics import pareto
 from recdiv_core.metrics.tally import finish
-from recdiv_core.ray_start import quieten
-from recdiv_core.report import read_sweep
-from recdiv_core.rungs import FrontScheduler
-from recdiv_core.search import FrontSearch, Hours
+from recdiv_core.report.report import read_sweep
 from recdiv_core.search_space import Objective, Search, SearchSpace
-from recdiv_core.tracking import RunHandle
-from recdiv_core.training.build import load_dataset, load_model, slate_policy
+from recdiv_core.slates.dataset import load_dataset, load_model, slate_policy
+from recdiv_core.sweep.early_stopping import FrontScheduler
+from recdiv_core.sweep.search import FrontSearch, Hours
+from recdiv_core.tracking.runs import RunHandle
 from tune_spaces import FRONT
 
 METHODS: Final = ("mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam", "exposure")

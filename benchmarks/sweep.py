@@ -31,9 +31,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from ray import tune
 
-from recdiv_core import sweep
 from recdiv_core.config import Config, override
 from recdiv_core.data.clicklog import prepare
+from recdiv_core.sweep import run as sweep
 from tune_spaces.tradeoff import SPACE
 
 MIXES = ({"coverage": 1.0}, {"ild": 1.0}, {"exposure": 1.0}, {"ild": 1.0, "coverage": 1.0})

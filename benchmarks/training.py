@@ -35,19 +35,14 @@ import mlflow
 import ray
 import torch
 
+from recdiv_core.cluster.start import start_ray
 from recdiv_core.config import Config, override
 from recdiv_core.data.clicklog import prepare
 from recdiv_core.data.plan import list_fragments, plan_epoch, read_pieces, train_examples
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.losses.balance import BalanceState
-from recdiv_core.ray_start import start_ray
 from recdiv_core.schema import read_manifest
-from recdiv_core.training.build import (
-    build_model,
-    build_objective,
-    load_dataset,
-    parameter_groups,
-)
+from recdiv_core.slates.dataset import build_model, build_objective, load_dataset, parameter_groups
 from recdiv_core.training.feed import Feed
 from recdiv_core.training.launch import run
 from recdiv_core.training.step import train_step

@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Final
 
 from recdiv_core.config import Config, check_keys, override
-from recdiv_core.credentials import (
+from recdiv_core.effects import ON_CHECKPOINTS, of_the_call, only_read_by, stale, unread
+from recdiv_core.errors import DivergedError, UserError
+from recdiv_core.settings import Given, read_given
+from recdiv_core.storage.credentials import (
     RedactingFormatter,
     into_environment,
     redact,
     show_uncaught,
 )
-from recdiv_core.effects import ON_CHECKPOINTS, of_the_call, only_read_by, stale, unread
-from recdiv_core.errors import DivergedError, UserError
-from recdiv_core.settings import Given, read_given
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def _mistake(error: Exception) -> UserError | None:
     """Return the user's mistake that an error is, or that Ray wrapped; None = it is a bug."""
     if "ray" not in sys.modules:
         return error if isinstance(error, UserError) else None
-    from recdiv_core.ray_errors import mistake_behind
+    from recdiv_core.cluster.failures import mistake_behind
 
     return mistake_behind(error)
 

@@ -34,8 +34,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Compare runs and fronts."""
-    from recdiv_core.compare import compare
-    from recdiv_core.compare_text import table
+    from recdiv_core.evaluation.compare import compare
+    from recdiv_core.evaluation.compare_text import table
 
     result = compare(
         config,

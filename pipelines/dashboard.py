@@ -21,7 +21,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Serve the page."""
-    from recdiv_core.dashboard import serve
+    from recdiv_core.report.dashboard import serve
 
     return serve(config, args.port)
 

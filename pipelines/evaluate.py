@@ -16,8 +16,8 @@ from pathlib import Path
 
 from pipelines import run_pipeline
 from recdiv_core.config import Config
-from recdiv_core.given_paths import output_path
-from recdiv_core.whole_files import write_json
+from recdiv_core.storage.given_paths import output_path
+from recdiv_core.storage.whole_files import write_json
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Evaluate one checkpoint."""
-    from recdiv_core.evaluate import checkpoint_config, evaluate
+    from recdiv_core.evaluation.evaluate import checkpoint_config, evaluate
 
     own = checkpoint_config(args.checkpoint, args.given.own)
     out = None if args.out is None else output_path(args.out, "--out")  # before the work

@@ -36,8 +36,8 @@ def main() -> int:
 
 
 def _answer(files: list[str], out: Path) -> dict[str, object]:
-    from recdiv_core.data import look, shop_config
-    from recdiv_core.data.sniff import printable
+    from recdiv_core.adapters import look, shop_config
+    from recdiv_core.formats.sniff import printable
 
     shop_config.check_free(out)
     findings = look.look_at(files)

@@ -32,7 +32,7 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
         raise UserError(f"got {len(args.slates)} SLATES: give one directory")
     if not config.data.prepared:
         raise UserError("data.prepared is not set: give the directory that the slates are of")
-    from recdiv_core.inspect_slates import inspect
+    from recdiv_core.report.inspection import inspect
 
     return inspect(config, Path(args.slates[0]), before=args.before, out=args.out)
 

@@ -39,10 +39,10 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     if len(args.runs) > 1 or not (args.runs or args.promote):
         raise UserError(f"got {len(args.runs)} RUN: give one to register, or --promote, or both")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from recdiv_core.gate import parse_floors
+    from recdiv_core.release.gate import parse_floors
 
     floors = parse_floors(args.keep)
-    from recdiv_core.registry import promote, register
+    from recdiv_core.release.registry import promote, register
 
     registered = register(config, args.runs[0], args.given.own, args.name) if args.runs else {}
     if not args.promote:

@@ -30,7 +30,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Report on a sweep."""
-    from recdiv_core.report import report
+    from recdiv_core.report.report import report
 
     return report(
         config,

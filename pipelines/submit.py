@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipelines import start_logging
+from recdiv_core.cluster.jobs import follow, list_jobs, stop
+from recdiv_core.cluster.submit import submit
 from recdiv_core.errors import UserError
-from recdiv_core.jobs import follow, list_jobs, stop
-from recdiv_core.submit import submit
 
 
 def main() -> int:

@@ -16,9 +16,9 @@ import pkgutil
 
 import tune_spaces
 from pipelines import run_pipeline
+from recdiv_core.cluster.start import set_environment
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
-from recdiv_core.ray_start import set_environment
 from recdiv_core.training.launch import check_prepared
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
         )
     config = override(config, space.fixed, args.given.line)
     check_prepared(config)  # a wrong path is answered before a sweep's libraries take their seconds
-    from recdiv_core import sweep
+    from recdiv_core.sweep import run as sweep
 
     return sweep.run(config, space, args.space)
 

@@ -19,9 +19,9 @@ import pydantic
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from recdiv_core.credentials import without_secrets
 from recdiv_core.errors import UserError
 from recdiv_core.slate_rules import check_rules
+from recdiv_core.storage.credentials import without_secrets
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 ModelKind = Literal["neural", "popular", "recent_popular", "random", "item_knn", "ease"]

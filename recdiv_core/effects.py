@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Final, cast
 
 from recdiv_core.config import Config, flatten
-from recdiv_core.given_paths import local_path
+from recdiv_core.storage.given_paths import local_path
 
 _TRAIN: Final = ("train", "tune")
 ON_CHECKPOINTS: Final = ("evaluate", "recommend", "compare", "register")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from recdiv_core.labels import labels_of_padded
+from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.rerank import RERANKERS, Candidates, Options
 from recdiv_core.rerank.candidates import Rule

@@ -27,7 +27,7 @@ hypothesis.settings.load_profile("recdiv")
 @pytest.fixture(scope="session")
 def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return a SQLite store whose tables are made: that alone takes seconds."""
-    from recdiv_core.tracking import experiment_id
+    from recdiv_core.tracking.runs import experiment_id
 
     uri = f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
     experiment_id(uri, "first")

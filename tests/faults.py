@@ -263,7 +263,7 @@ METRICS: Final[Faults] = {
             ("0.5 + level / 2", "level"),
         ],
     ),
-    "labels.py": (
+    "items/labels.py": (
         "test_labels",
         [
             (".where(place_L < lengths, -1)", ""),
@@ -411,13 +411,13 @@ RERANKERS: Final[Faults] = {
         ],
     ),
     "rerank/wanted.py": (
-        "test_slates",
+        "test_making",
         [
             ("is_beyond_BM, -torch.inf", "~is_beyond_BM, -torch.inf"),
             ("scores_BC[:, -1:], -torch.inf)", "score_BA, -torch.inf)"),
         ],
     ),
-    "models/top_scores.py": (
+    "rerank/top_scores.py": (
         "test_top_scores",
         [
             ("keys = (-tied_tk", "keys = (tied_tk"),
@@ -437,8 +437,8 @@ RERANKERS: Final[Faults] = {
             ),
         ],
     ),
-    "slates.py": (
-        "test_slates",
+    "slates/making.py": (
+        "test_making",
         [
             ("scores_BV -= policy.logit_adjustment", "scores_BV += policy.logit_adjustment"),
             ("if policy.filter_seen:\n", "if False:\n"),
@@ -479,7 +479,7 @@ SPLITS: Final[Faults] = {
 }
 
 ADAPTERS: Final[Faults] = {
-    "data/values.py": (
+    "formats/values.py": (
         "test_values",
         [
             ('"|".join(str(value)', '",".join(str(value)'),
@@ -496,7 +496,7 @@ ADAPTERS: Final[Faults] = {
             ('pc.if_else(pc.equal(array, "")', 'pc.if_else(pc.equal(array, "a")'),
         ],
     ),
-    "data/timestamps.py": (
+    "formats/timestamps.py": (
         "test_timestamps",
         [
             ("size >= LARGEST[unit] for", "size > LARGEST[unit] * 1000 for"),
@@ -510,7 +510,7 @@ ADAPTERS: Final[Faults] = {
             ("np.where(is_number, 2, 1)", "np.where(is_number, 1, 1)"),
         ],
     ),
-    "data/csv_lines.py": (
+    "formats/csv_lines.py": (
         "test_csv_lines test_readers test_text_lines",
         [
             ("is_odd[list(undecodable)] = True", "pass"),
@@ -518,13 +518,13 @@ ADAPTERS: Final[Faults] = {
             ('order = np.argsort(lines_N, kind="stable")', "order = np.arange(len(lines_N))"),
         ],
     ),
-    "data/csv_rows.py": (
+    "formats/csv_rows.py": (
         "test_csv_lines test_readers",
         [
             ("num_stray += b'\"' in text[pos:end]", "num_stray += 0"),
         ],
     ),
-    "data/odd_lines.py": (
+    "formats/odd_lines.py": (
         "test_csv_lines test_readers test_text_lines",
         [
             ("best[k], stops[k] = cost, stop", "best[k], stops[k] = cost, k + 1"),
@@ -533,7 +533,7 @@ ADAPTERS: Final[Faults] = {
             (" or number in block.undecodable", ""),
         ],
     ),
-    "data/readers.py": (
+    "formats/readers.py": (
         "test_readers test_reshape test_files",
         [
             ("first_row = number * FILE_STRIDE", "first_row = 0"),
@@ -544,7 +544,7 @@ ADAPTERS: Final[Faults] = {
             ("header.count(name) > 1", "header.count(name) > 2"),
         ],
     ),
-    "data/nested.py": (
+    "formats/nested.py": (
         "test_nested",
         [
             ("sizes == lengths[0]", "sizes == sizes"),

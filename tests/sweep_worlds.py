@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from recdiv_core import tracking
 from recdiv_core.config import Config, override
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, Manifest, read_manifest
-from recdiv_core.tracking import RunHandle
-from recdiv_core.training.build import build_model, load_dataset
-from recdiv_core.training.checkpoint import Progress, save_checkpoint
+from recdiv_core.slates.checkpoint import Progress, save_checkpoint
+from recdiv_core.slates.dataset import build_model, load_dataset
+from recdiv_core.tracking import runs as tracking
+from recdiv_core.tracking.runs import RunHandle
 from tests.worlds import write_dataset
 
 NUM_ITEMS, NUM_USERS, K = 60, 160, 4

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from sklearn.metrics import f1_score, ndcg_score, roc_auc_score
 
-from recdiv_core.labels import labels_of_padded
+from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.metrics import accuracy
 from recdiv_core.metrics.facts import catalogue_facts
 from recdiv_core.metrics.judged import Background, JudgedSlates, judge

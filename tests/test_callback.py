@@ -3,8 +3,8 @@
 import pytest
 from mlflow import MlflowClient
 
-from recdiv_core import tracking
 from recdiv_core.config import Config, override
+from recdiv_core.tracking import runs as tracking
 from recdiv_core.training.callback import log_report
 
 EPOCH = {"train/loss": 0.7, "val/ndcg_at_10": 0.05, "val/ild_at_10": 0.5}

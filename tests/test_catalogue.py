@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recdiv_core.config import Config, override
 from recdiv_core.data import catalogue, items
-from recdiv_core.data.files import list_files
+from recdiv_core.formats.files import list_files
 
 
 def read(path, **values):

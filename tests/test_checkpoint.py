@@ -7,7 +7,7 @@ from torch import nn
 
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
-from recdiv_core.training.checkpoint import (
+from recdiv_core.slates.checkpoint import (
     Progress,
     check_data,
     check_weights,

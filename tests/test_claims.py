@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
-from recdiv_core import claims
-from recdiv_core.claims import OWNER, about_me, claimed, is_of_this_machine, scratch
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
-from recdiv_core.places import filesystem_of
+from recdiv_core.storage import claims
+from recdiv_core.storage.claims import OWNER, about_me, claimed, is_of_this_machine, scratch
+from recdiv_core.storage.places import filesystem_of
 from recdiv_core.training.run_files import claim_run
 
 HOLD = (

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from recdiv_core.labels import labels_of_padded
+from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.losses.class_balance import effective_number_weights, item_weights, log_prior
 from recdiv_core.losses.relevance import softmax
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from recdiv_core.config import ColumnsConfig, Config, override
-from recdiv_core.data import events, items, readers
-from recdiv_core.data.files import list_files
+from recdiv_core.data import events, items
 from recdiv_core.errors import UserError
+from recdiv_core.formats import readers
+from recdiv_core.formats.files import list_files
 from recdiv_core.schema import (
     CATALOGUE_OPTIONAL,
     CATALOGUE_REQUIRED,

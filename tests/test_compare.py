@@ -8,17 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from recdiv_core.compare import check_call, compare
-from recdiv_core.compare_text import comparison_sentence, front_sentence, table
 from recdiv_core.config import Config, override
-from recdiv_core.evaluate import tally_split
-from recdiv_core.judged_runs import check_comparable, find_run
+from recdiv_core.evaluation.compare import check_call, compare
+from recdiv_core.evaluation.compare_text import comparison_sentence, front_sentence, table
+from recdiv_core.evaluation.evaluate import tally_split
+from recdiv_core.evaluation.judged_runs import check_comparable, find_run
 from recdiv_core.metrics.tally import finish
 from recdiv_core.models.baselines import fit_popular
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, read_manifest
-from recdiv_core.tracking import start_run
-from recdiv_core.training.build import build_model, load_dataset, slate_policy
-from recdiv_core.training.checkpoint import Progress, save_checkpoint
+from recdiv_core.slates.checkpoint import Progress, save_checkpoint
+from recdiv_core.slates.dataset import build_model, load_dataset, slate_policy
+from recdiv_core.tracking.runs import start_run
 from tests.worlds import write_dataset
 
 NUM_ITEMS, NUM_USERS = 60, 40

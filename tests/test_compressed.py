@@ -9,9 +9,9 @@ import zipfile
 import pyarrow as pa
 import pytest
 
-from recdiv_core.data import readers
-from recdiv_core.data.files import list_files
 from recdiv_core.errors import UserError
+from recdiv_core.formats import readers
+from recdiv_core.formats.files import list_files
 
 HEAD = "user_id,item_id,timestamp\n"
 

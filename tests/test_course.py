@@ -5,12 +5,12 @@ import json
 import pytest
 from mlflow import MlflowClient
 
-from recdiv_core import tracking
 from recdiv_core.config import Config, override
-from recdiv_core.course import Course
-from recdiv_core.report import COURSE
+from recdiv_core.fronts.course import Course
+from recdiv_core.report.report import COURSE
 from recdiv_core.schema import Manifest
-from recdiv_core.tracking import RunHandle
+from recdiv_core.tracking import runs as tracking
+from recdiv_core.tracking.runs import RunHandle
 
 NDCG, COVERAGE = "val/ndcg_at_10", "val/coverage_at_10"
 OBJECTIVES = [{"metric": name, "direction": "max", "reference": 0.0} for name in (NDCG, COVERAGE)]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pipelines import start_logging
 from recdiv_core import config as config_module
 from recdiv_core.config import Config, flatten, from_tree, override, to_yaml
-from recdiv_core.credentials import (
+from recdiv_core.errors import UserError
+from recdiv_core.storage.credentials import (
     AWS,
     PASSED_ON,
     RedactingFormatter,
@@ -23,7 +24,6 @@ from recdiv_core.credentials import (
     show_uncaught,
     without_secrets,
 )
-from recdiv_core.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recdiv_core.data import readers
-from recdiv_core.data.files import TextFormat
+from recdiv_core.formats import readers
+from recdiv_core.formats.files import TextFormat
 
 BREAKS = ["\n", "\r\n"]
 SEPARATORS = [",", "\t", ";", "|", "::", "\x01", "¦"]

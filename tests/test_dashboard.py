@@ -13,10 +13,10 @@ import pytest
 from mlflow import MlflowClient
 
 from recdiv_core.config import Config, override
-from recdiv_core.dashboard import serve
 from recdiv_core.errors import UserError
+from recdiv_core.report.dashboard import serve
 from recdiv_core.schema import Manifest
-from recdiv_core.sweep_runs import open_parent
+from recdiv_core.sweep.tracking import open_parent
 from tests.test_report import write_sweep
 from tune_spaces.smoke import SPACE
 
@@ -48,7 +48,7 @@ def test_the_link_shows_the_trials_and_their_figures_in_a_browser(mlflow_uri, ma
     config = override(Config(), {"tracking.uri": mlflow_uri, "data.name": "browsed"})
     own = manifest.model_copy(update={"name": "browsed"})
     sweep = write_sweep(config, own, "autumn", {"plain": 0.0, "bent": 0.3})
-    from recdiv_core.report import report
+    from recdiv_core.report.report import report
 
     made = report(config, parent_run_id=sweep.run_id, out=tmp_path, slates=False)
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from recdiv_core.labels import labels_of_padded
+from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.metrics import diversity
 from recdiv_core.metrics.facts import catalogue_facts
 from recdiv_core.metrics.judged import USERS_AT_ONCE, JudgedSlates, judge

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from recdiv_core.labels import labels_of_padded
+from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.losses.diversity import (
     OVER_ALL,
     REGULARISERS,

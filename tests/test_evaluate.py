@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from recdiv_core.config import Config, override
-from recdiv_core.evaluate import tally_split
-from recdiv_core.groupings import item_groups
-from recdiv_core.held_out import held_out_of_split
+from recdiv_core.evaluation.evaluate import tally_split
+from recdiv_core.evaluation.groupings import item_groups
+from recdiv_core.evaluation.scorecards import finish_split, scorecard_of
 from recdiv_core.metrics.fairness import item_fairness
 from recdiv_core.metrics.tally import finish
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY
-from recdiv_core.scorecards import finish_split, scorecard_of
-from recdiv_core.slates import SlatePolicy
-from recdiv_core.training.build import build_model, load_dataset
+from recdiv_core.slates.dataset import build_model, load_dataset
+from recdiv_core.slates.making import SlatePolicy
+from recdiv_core.slates.scoring import held_out_of_split
 from tests.metric_oracles import of_every_epoch, scorecard, tail_items
 from tests.worlds import World, write_dataset
 

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recdiv_core.config import Config, override
-from recdiv_core.data import events, readers
-from recdiv_core.data.files import list_files
+from recdiv_core.data import events
+from recdiv_core.formats import readers
+from recdiv_core.formats.files import list_files
 
 ITEMS = pa.array(["a", "b", "c"])
 SETTINGS = {"data.clicks": "log", "data.num_shards": 4}

@@ -2,9 +2,9 @@
 
 import pytest
 
-from recdiv_core.data import readers
-from recdiv_core.data.files import find_partitions, list_files
 from recdiv_core.errors import UserError
+from recdiv_core.formats import readers
+from recdiv_core.formats.files import find_partitions, list_files
 
 NAMES = {"user_id": "user_id", "item_id": "item_id", "event": "event", "dt": "dt"}
 

@@ -23,9 +23,10 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from recdiv_core.config import Config, override
-from recdiv_core.data import events, items, readers
-from recdiv_core.data.files import list_files
+from recdiv_core.data import events, items
 from recdiv_core.errors import UserError
+from recdiv_core.formats import readers
+from recdiv_core.formats.files import list_files
 
 NUM_INPUTS = int(os.environ.get("RECDIV_FUZZ", "100"))
 IDS = [

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recdiv_core.drawn_figures import difference
-from recdiv_core.gate import FLOORS, parse_floors, verdict
+from recdiv_core.evaluation.differences import difference
 from recdiv_core.metrics.bootstrap import resampled_means
+from recdiv_core.release.gate import FLOORS, parse_floors, verdict
 
 SHARES = st.floats(0.5, 1.5)
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recdiv_core.errors import UserError
-from recdiv_core.given_paths import absolute, check_run_name, local_path, output_path
+from recdiv_core.storage.given_paths import absolute, check_run_name, local_path, output_path
 
 
 @pytest.mark.parametrize("name", ["", "first", "it's", 'a "b"', "100% #1?", "été", "a b", "..."])

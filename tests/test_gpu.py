@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 
 from recdiv_core.losses.balance import BalanceState
 from recdiv_core.losses.soft_slates import ItemTraits
-from recdiv_core.models.top_scores import top_scores
+from recdiv_core.rerank.top_scores import top_scores
 from recdiv_core.training.shards import shard_encoder, whole
 from recdiv_core.training.step import train_step
 from tests.test_step import NUM_ITEMS, USERS, assert_equal_weights, fresh_model, objective, part

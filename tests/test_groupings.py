@@ -7,7 +7,7 @@ import torch
 
 from recdiv_core.data.catalogue import Catalogue
 from recdiv_core.data.plan import Examples
-from recdiv_core.groupings import (
+from recdiv_core.evaluation.groupings import (
     check_kinds,
     column_values,
     item_groups,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recdiv_core.adapters import guess, look, mapping, shop_config
 from recdiv_core.config import Config
-from recdiv_core.data import guess, look, mapping, shop_config
-from recdiv_core.data.sniff import sniff
 from recdiv_core.errors import UserError
+from recdiv_core.formats.sniff import sniff
 from recdiv_core.settings import load as load_config
 from tests.published import FIRST_S, PUBLISHED, RETAIL, lines, online_retail_rows, rows
 from tests.test_layouts import config_of, load

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from recdiv_core.labels import labels_of_padded
+from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.metrics.facts import catalogue_facts
 from recdiv_core.metrics.intent import alpha_ndcg, err_ia
 from recdiv_core.metrics.judged import JudgedSlates, judge

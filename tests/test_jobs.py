@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from pipelines.submit import main
-from recdiv_core.jobs import Job, connect, job_table, last_json_line
+from recdiv_core.cluster.jobs import Job, connect, job_table, last_json_line
 
 TABLE = """\
 job      status   started                    took     command

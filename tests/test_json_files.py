@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from recdiv_core.data import readers
-from recdiv_core.data.files import list_files
 from recdiv_core.errors import UserError
+from recdiv_core.formats import readers
+from recdiv_core.formats.files import list_files
 
 COLUMNS = {"user": "user", "item": "item"}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from recdiv_core.labels import FEW, labels_of_lists, labels_of_padded
+from recdiv_core.items.labels import FEW, labels_of_lists, labels_of_padded
 from recdiv_core.losses.class_balance import item_weights
 from recdiv_core.losses.diversity import category_coverage, category_entropy
 from recdiv_core.losses.soft_slates import history_shares

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recdiv_core.adapters import layout_rows, layouts
+from recdiv_core.adapters.layout_files import find_given
 from recdiv_core.config import Config, override
-from recdiv_core.data import events, items, layout_rows, layouts, readers
-from recdiv_core.data.layout_files import find_given
+from recdiv_core.data import events, items
 from recdiv_core.errors import UserError
+from recdiv_core.formats import readers
 from recdiv_core.schema import EVENTS
 from tests.published import PUBLISHED, RETAIL, online_retail_rows
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recdiv_core.data import nested
+from recdiv_core.formats import nested
 
 LISTS = ("item_id", "timestamp", "event", "position")
 OTTO = {

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from recdiv_core import pareto
+from recdiv_core.metrics import pareto
 from tests.oracles import dominates, hypervolume_on_grid
 
 BOTH_UP = ("max", "max")

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from recdiv_core.config import Config
-from recdiv_core.data import items, readers, values
-from recdiv_core.data.files import list_files
+from recdiv_core.data import items
 from recdiv_core.errors import UserError
+from recdiv_core.formats import readers, values
+from recdiv_core.formats.files import list_files
 
 DAY = datetime.datetime(2024, 1, 31, 12, 30)
 TIMES = ["s", "ms", "us", "ns"]

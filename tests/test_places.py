@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recdiv_core.data.files import list_files, open_input
 from recdiv_core.errors import UserError
-from recdiv_core.places import filesystem_of, joined, sibling
+from recdiv_core.formats.files import list_files, open_input
+from recdiv_core.storage.places import filesystem_of, joined, sibling
 from tests.conftest import Bucket
 
 ODD = ["a b.csv", "caf\u00e9.csv", "50% off.csv", "a+b.csv", "item#1.csv", "[x].csv", "a&b=c.csv"]

@@ -6,9 +6,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from recdiv_core import trials, trials_text
-from recdiv_core.points import ended_points, points
-from recdiv_core.trials import Sweep, Trial
+from recdiv_core.fronts import trials
+from recdiv_core.fronts import wording as trials_text
+from recdiv_core.fronts.points import ended_points, points
+from recdiv_core.fronts.trials import Sweep, Trial
 from tests.test_trials import COVERAGE, NDCG, sweep, trial
 
 BY_HAND = {0: (0.50, 0.40), 1: (0.44, 0.46), 2: (0.47, 0.52)}

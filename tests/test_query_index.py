@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recdiv_core.query_index import FILE, index_queries, normalise, read_queries, write_keys
 from recdiv_core.schema import NO_QUERY
+from recdiv_core.slates.query_index import FILE, index_queries, normalise, read_queries, write_keys
 
 KNOWN = ["red shoe", "STRASSE", "caf\u00e9", "jane.doe@example.com", "Red Shoe"]
 

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recdiv_core.data import readers
-from recdiv_core.data.files import list_files
+from recdiv_core.formats import readers
+from recdiv_core.formats.files import list_files
 
 NAMES = {"user_id": "user_id", "item_id": "item_id", "timestamp": "timestamp"}
 ROWS = [

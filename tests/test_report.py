@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from recdiv_core import tracking
 from recdiv_core.config import Config, override
-from recdiv_core.report import report
+from recdiv_core.report.mlflow_view import view_path, view_url
+from recdiv_core.report.report import report
 from recdiv_core.schema import Manifest
-from recdiv_core.tracking import RunHandle
-from recdiv_core.trials_view import view_path, view_url
+from recdiv_core.tracking import runs as tracking
+from recdiv_core.tracking.runs import RunHandle
 
 OBJECTIVES = [
     {"metric": "val/ndcg_at_10", "direction": "max", "reference": 0.0},
@@ -96,8 +96,10 @@ def sweep(config: Config, manifest: Manifest) -> RunHandle:
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing, for tests of figures alone: a page and a picture take longer than a sweep."""
-    monkeypatch.setattr("recdiv_core.report.render", lambda *_: "")
-    monkeypatch.setattr("recdiv_core.report.draw_png", lambda _, picture, __: picture.touch())
+    monkeypatch.setattr("recdiv_core.report.report.render", lambda *_: "")
+    monkeypatch.setattr(
+        "recdiv_core.report.report.draw_png", lambda _, picture, __: picture.touch()
+    )
 
 
 @pytest.fixture(scope="module")

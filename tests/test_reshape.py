@@ -3,9 +3,9 @@ import json
 
 import pyarrow as pa
 
-from recdiv_core.data import readers
-from recdiv_core.data.files import TextFormat, list_files
-from recdiv_core.data.reshape import Reshape
+from recdiv_core.formats import readers
+from recdiv_core.formats.files import TextFormat, list_files
+from recdiv_core.formats.reshape import Reshape
 
 NAMES = {"user_id": "user_id", "item_id": "item_id", "event": "event"}
 

@@ -7,8 +7,8 @@ from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.rule_labels import labels_of_items, labels_of_rule
 from recdiv_core.errors import UserError
 from recdiv_core.slate_rules import parse_rule
-from recdiv_core.training.build import load_dataset, slate_policy
-from recdiv_core.training.check_rerank import check_rerank
+from recdiv_core.slates.checks import check_rerank
+from recdiv_core.slates.dataset import load_dataset, slate_policy
 from tests.worlds import write_dataset
 
 

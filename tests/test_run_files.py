@@ -3,7 +3,7 @@ import json
 import pytest
 
 from recdiv_core.config import Config, override, to_yaml
-from recdiv_core.data_versions import building, publish
+from recdiv_core.data.versions import building, publish
 from recdiv_core.errors import UserError
 from recdiv_core.training.run_files import (
     SNAPSHOT,

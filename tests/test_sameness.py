@@ -6,9 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recdiv_core.labels import labels_of_padded
-from recdiv_core.metrics import catalogue_facts
-from recdiv_core.sameness import (
+from recdiv_core.evaluation.sameness import (
     NEAR,
     Shelf,
     against_history,
@@ -22,6 +20,8 @@ from recdiv_core.sameness import (
     starved,
     verdict,
 )
+from recdiv_core.items.labels import labels_of_padded
+from recdiv_core.metrics import catalogue_facts
 
 property_test = settings(deadline=None, derandomize=True)
 

@@ -14,8 +14,8 @@ from ray.tune.experiment import Experiment
 from ray.tune.search import Searcher
 
 from recdiv_core.config import Config, override
-from recdiv_core.search import FrontSearch, GridWalk, Hours, check_search, most_trials
 from recdiv_core.search_space import Objective, Search, SearchSpace
+from recdiv_core.sweep.search import FrontSearch, GridWalk, Hours, check_search, most_trials
 
 MIXES = [{"coverage": 1.0}, {"ild": 1.0, "coverage": 3.0}]
 NDCG, COVERAGE = "val/ndcg_at_10", "val/coverage_at_10"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from recdiv_core.config import override
-from recdiv_core.report import report
-from recdiv_core.slate_page import unseen
+from recdiv_core.report.report import report
+from recdiv_core.report.slate_page import unseen
 from recdiv_core.wording import worded
 from tests.sweep_worlds import HOSTILE
 

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recdiv_core.data import events, readers, staging
+from recdiv_core.data import events, staging
+from recdiv_core.formats import readers
 
 
 def make_staged(rows):

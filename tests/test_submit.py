@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from recdiv_core.cluster.submit import check_command, list_tree, submit
 from recdiv_core.errors import UserError
-from recdiv_core.submit import check_command, list_tree, submit
 
 KEPT = ["run.storage=s3://bucket/runs", "tracking.uri=https://mlflow.example"]
 

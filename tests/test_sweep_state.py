@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from recdiv_core.errors import UserError
-from recdiv_core.sweep_state import PICKLE, check_state, state_digest
+from recdiv_core.sweep.state import PICKLE, check_state, state_digest
 from tests.conftest import Bucket
 from tests.test_places import put
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from recdiv_core.labels import labels_of_padded
+from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.metrics import USER_METRICS, Tally, catalogue_facts, finish, tally_slates
 from recdiv_core.metrics.judged import judge
 from recdiv_core.metrics.tally import judged_users

@@ -6,9 +6,9 @@ import zipfile
 
 import pytest
 
-from recdiv_core.data import readers
-from recdiv_core.data.files import TextFormat, list_files
 from recdiv_core.errors import UserError
+from recdiv_core.formats import readers
+from recdiv_core.formats.files import TextFormat, list_files
 
 ROWS = "user_id,item_id,timestamp\nZoë,é,5\nb,ü,6\nÅsa,x,7\n"
 NAMES = {"user_id": "user_id", "item_id": "item_id", "timestamp": "timestamp"}
@@ -74,7 +74,7 @@ def test_all_line_ends_are_read(tmp_path, end, is_ended):
 
 
 def test_a_file_without_a_line_end_that_is_no_text_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("recdiv_core.data.text_lines.MAX_LINE_BYTES", 4 << 20)
+    monkeypatch.setattr("recdiv_core.formats.text_lines.MAX_LINE_BYTES", 4 << 20)
     path = write(tmp_path, ROWS.encode() + b"x" * (6 << 20))
     with pytest.raises(UserError, match="a line of more than 4 MiB: it is no text file"):
         read(path)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recdiv_core.data import timestamps
 from recdiv_core.errors import UserError
+from recdiv_core.formats import timestamps
 
 OTHER_UNIT = "timestamp in another unit than the column's"
 

@@ -4,13 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recdiv_core.models.top_scores import (
-    GROUP,
-    USERS_AT_ONCE,
-    _by_index,
-    _by_two_sorts,
-    top_scores,
-)
+from recdiv_core.rerank.top_scores import GROUP, USERS_AT_ONCE, _by_index, _by_two_sorts, top_scores
 
 
 def scores(num_users: int, num_items: int, seed: int) -> torch.Tensor:

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from recdiv_core import tracking
 from recdiv_core.config import Config, flatten, from_tree, override
 from recdiv_core.schema import Manifest
-from recdiv_core.tracking import RunHandle
-from recdiv_core.tracking_store import tracking_uri
+from recdiv_core.tracking import runs as tracking
+from recdiv_core.tracking.runs import RunHandle
+from recdiv_core.tracking.store import tracking_uri
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 
-from recdiv_core import tracking, tracking_store
 from recdiv_core.config import Config, flatten, override
 from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest
-from recdiv_core.tracking_store import client_of, is_connection_fault, patiently, with_password
+from recdiv_core.tracking import runs as tracking
+from recdiv_core.tracking import store as tracking_store
+from recdiv_core.tracking.store import client_of, is_connection_fault, patiently, with_password
 from tests.mlflow_server import Server, serve
 
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from recdiv_core import trials, trials_text
+from recdiv_core.fronts import trials
+from recdiv_core.fronts import wording as trials_text
+from recdiv_core.fronts.trials import Sweep, Trial
 from recdiv_core.search_space import Objective
-from recdiv_core.trials import Sweep, Trial
 
 NDCG = Objective("val/ndcg_at_10", "max", 0.0)
 COVERAGE = Objective("val/coverage_at_10", "max", 0.0)

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recdiv_core.data import values
+from recdiv_core.formats import values
 
 
 @pytest.mark.parametrize(

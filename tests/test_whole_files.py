@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from recdiv_core.whole_files import write_json, write_whole
+from recdiv_core.storage.whole_files import write_json, write_whole
 
 
 def test_a_file_is_made_and_replaced(tmp_path):

@@ -6,9 +6,9 @@ import sys
 import openpyxl
 import pytest
 
-from recdiv_core.data import readers
-from recdiv_core.data.files import list_files
 from recdiv_core.errors import UserError
+from recdiv_core.formats import readers
+from recdiv_core.formats.files import list_files
 
 HEADER = ["Invoice", "StockCode", "InvoiceDate", "Price"]
 DAY = datetime.datetime(2010, 12, 1, 8, 26)

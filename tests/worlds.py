@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recdiv_core.data.text_vectors import vectors_path
-from recdiv_core.labels import labels_of_padded
+from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.metrics import CatalogueFacts, Tally, catalogue_facts, tally_slates
 from recdiv_core.metrics.judged import Background
 from recdiv_core.metrics.scorecard import user_metrics

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recdiv_core.data import values
+from recdiv_core.formats import values
 from recdiv_core.schema import (
     CATALOGUE,
     ITEM_ID,

@@ -21,15 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from recdiv_core import shop
+from recdiv_core.adapters.layout_files import Given, find_given
+from recdiv_core.cluster.start import start_ray
 from recdiv_core.config import Config, flatten
-from recdiv_core.data import audit, catalogue, events, examples, items, readers, staging, traces
-from recdiv_core.data.files import SourceFile, describe_sources, list_files
+from recdiv_core.data import audit, catalogue, events, examples, items, staging, traces
 from recdiv_core.data.findings import to_json
-from recdiv_core.data.layout_files import Given, find_given
-from recdiv_core.data_versions import building, find_view, point, publish, version_place
+from recdiv_core.data.versions import building, find_view, point, publish, version_place
 from recdiv_core.errors import UserError
-from recdiv_core.given_paths import check_run_name, output_path
-from recdiv_core.ray_start import start_ray
+from recdiv_core.formats import readers
+from recdiv_core.formats.files import SourceFile, describe_sources, list_files
 from recdiv_core.schema import (
     QUERY,
     SCHEMA_VERSION,
@@ -38,7 +39,8 @@ from recdiv_core.schema import (
     check_files,
     read_manifest,
 )
-from recdiv_core.whole_files import write_json
+from recdiv_core.storage.given_paths import check_run_name, output_path
+from recdiv_core.storage.whole_files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -122,10 +124,10 @@ def _target(config: Config) -> Path:
 
 def _demo_sources(config: Config) -> tuple[dict[str, str | int], ...]:
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("synthetic*.py")):
+    for path in sorted(Path(shop.__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
-    shop: dict[str, str | int] = {"path": "built-in shop", "sha256": digest.hexdigest()}
-    return (shop | {"num_events": config.data.demo_events, "seed": config.seed},)
+    source: dict[str, str | int] = {"path": "built-in shop", "sha256": digest.hexdigest()}
+    return (source | {"num_events": config.data.demo_events, "seed": config.seed},)
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,9 @@ def _open(given: Given) -> _Inputs:
 
 
 def _generate(work: Path, config: Config) -> tuple[catalogue.RawCatalogue, events.ClickLog]:
-    from recdiv_core.data import synthetic
+    from recdiv_core.shop.generate import generate
 
-    clicks, items = synthetic.generate(
-        work / "source", num_events=config.data.demo_events, seed=config.seed
-    )
+    clicks, items = generate(work / "source", num_events=config.data.demo_events, seed=config.seed)
     if (work / "source" / "truth").is_dir():
         (work / "source" / "truth").rename(work / "truth")
     made = (list_files(str(clicks), "data.clicks"), list_files(str(items), "data.items"))

@@ -25,10 +25,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
-from recdiv_core.data import readers, timestamps, traces, values
-from recdiv_core.data.files import SourceFile, TextFormat
-from recdiv_core.data.values import as_mask
+from recdiv_core.data import traces
 from recdiv_core.errors import INIT_MENDS, UserError
+from recdiv_core.formats import readers, timestamps, values
+from recdiv_core.formats.files import SourceFile, TextFormat
+from recdiv_core.formats.values import as_mask
 from recdiv_core.schema import (
     CLICK_LOG_REQUIRED,
     EVENT,

@@ -23,9 +23,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
-from recdiv_core.data import audit, split, timestamps
+from recdiv_core.data import audit, split
 from recdiv_core.data.findings import Finding, merge
 from recdiv_core.errors import UserError
+from recdiv_core.formats import timestamps
 from recdiv_core.schema import EVENTS, NO_QUERY, USER_ID
 
 logger = logging.getLogger(__name__)

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recdiv_core.config import Config
-from recdiv_core.data import readers, values
 from recdiv_core.data.catalogue import NUMERIC, RawCatalogue
 from recdiv_core.data.events import log_text
-from recdiv_core.data.files import SourceFile, TextFormat
 from recdiv_core.errors import UserError
+from recdiv_core.formats import readers, values
+from recdiv_core.formats.files import SourceFile, TextFormat
 from recdiv_core.schema import CATALOGUE, CATALOGUE_OPTIONAL, CATALOGUE_REQUIRED, ITEM_ID
 
 logger = logging.getLogger(__name__)

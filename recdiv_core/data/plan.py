@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recdiv_core.ray_start import IDLE_ENDS_AFTER_MS
+from recdiv_core.cluster.start import IDLE_ENDS_AFTER_MS
 from recdiv_core.schema import USER_ID
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
-from recdiv_core.data import readers, traces
+from recdiv_core.data import traces
 from recdiv_core.data.events import (
     STAGED,
     ClickLog,
@@ -32,6 +32,7 @@ from recdiv_core.data.events import (
     judge_rows,
     write_quarantine,
 )
+from recdiv_core.formats import readers
 from recdiv_core.schema import EVENT, QUERY, TIMESTAMP, USER_ID
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 import pyarrow as pa
 
-from recdiv_core.claims import scratch
 from recdiv_core.data.catalogue import load_tokens
 from recdiv_core.errors import UserError
 from recdiv_core.models.text_encoder import (
@@ -29,6 +28,7 @@ from recdiv_core.models.text_encoder import (
     resolve_encoder,
 )
 from recdiv_core.schema import Manifest
+from recdiv_core.storage.claims import scratch
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from recdiv_core.labels import Labels
+from recdiv_core.items.labels import Labels
 
 
 def effective_number_weights(counts_G: torch.Tensor, beta: float) -> torch.Tensor:

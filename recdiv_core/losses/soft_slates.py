@@ -16,7 +16,7 @@ from typing import Final
 
 import torch
 
-from recdiv_core.labels import Labels
+from recdiv_core.items.labels import Labels
 
 EMPTY_SLATE: Final = 1e-6
 """Places below which nothing is divided: a user who has seen the whole catalogue has none."""

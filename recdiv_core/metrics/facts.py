@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recdiv_core.labels import Labels
+from recdiv_core.items.labels import Labels
 
 HEAD_SHARE: Final = 0.5
 """Of the train events, that the most popular items make which are called the head."""

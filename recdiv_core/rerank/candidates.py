@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from recdiv_core.labels import Labels
+from recdiv_core.items.labels import Labels
 from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.slate_rules import MOST_RULES, RuleKind
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from recdiv_core.labels import FEW
+from recdiv_core.items.labels import FEW
 from recdiv_core.rerank.greedy import row_finder
 
 

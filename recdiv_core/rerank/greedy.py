@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from recdiv_core.labels import FEW
+from recdiv_core.items.labels import FEW
 from recdiv_core.rerank.candidates import Candidates, Options, check_candidates
 from recdiv_core.rerank.quota import Quota
 from recdiv_core.rerank.repair import Places, Repairs

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recdiv_core.labels import FEW
+from recdiv_core.items.labels import FEW
 from recdiv_core.rerank.breaches import least_breach, rule_labels
 from recdiv_core.rerank.candidates import Candidates, Rule
 from recdiv_core.slate_rules import RuleKind

@@ -16,8 +16,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from recdiv_core.models.top_scores import top_scores
 from recdiv_core.rerank.candidates import Candidates, Rule
+from recdiv_core.rerank.top_scores import top_scores
 
 
 def exclude(scores_BV: Tensor, rules: Sequence[Rule]) -> None:

@@ -12,7 +12,7 @@ from ray.train import Checkpoint, UserCallback
 
 from recdiv_core.config import Config
 from recdiv_core.schema import Manifest
-from recdiv_core.tracking import (
+from recdiv_core.tracking.runs import (
     RunHandle,
     experiment_id,
     find_run,
@@ -21,7 +21,7 @@ from recdiv_core.tracking import (
     reopen_run,
     start_run,
 )
-from recdiv_core.tracking_store import tracking_uri
+from recdiv_core.tracking.store import tracking_uri
 
 PREFIXES: Final = ("train/", "val/", "best/", "test/")
 

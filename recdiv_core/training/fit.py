@@ -20,7 +20,7 @@ import torch
 
 from recdiv_core.config import Config, from_tree
 from recdiv_core.data.cooccurrence import count_pairs, count_recent
-from recdiv_core.evaluate import tally_split
+from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.metrics.tally import finish, judged_users
 from recdiv_core.models.baselines import (
     Baseline,
@@ -30,8 +30,8 @@ from recdiv_core.models.baselines import (
     fit_random,
 )
 from recdiv_core.schema import check_unchanged
-from recdiv_core.training.build import Dataset, slate_policy
-from recdiv_core.training.checkpoint import Progress, read_progress, save_checkpoint
+from recdiv_core.slates.checkpoint import Progress, read_progress, save_checkpoint
+from recdiv_core.slates.dataset import Dataset, slate_policy
 from recdiv_core.training.kinds import check_size
 from recdiv_core.training.loop import load_checked, start_logging
 from recdiv_core.training.run_files import last_checkpoint

@@ -20,12 +20,12 @@ import yaml
 
 from recdiv_core.config import Config, check_dial, flatten, override, to_yaml
 from recdiv_core.data.plan import track_readers_here
-from recdiv_core.data_versions import open_version
+from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.idle import idle_in_training
-from recdiv_core.places import filesystem_of, is_uri, sibling
 from recdiv_core.schema import Manifest, check_files, read_manifest
-from recdiv_core.training.check_rerank import check_rerank
+from recdiv_core.slates.checks import check_rerank
+from recdiv_core.storage.places import filesystem_of, is_uri, sibling
 from recdiv_core.training.kinds import check_size, idle_keys
 from recdiv_core.training.run_files import (
     claim_run,
@@ -191,8 +191,8 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
     check_dial(config)
     if not config.train.init_from:
         return {}
-    from recdiv_core.training.checkpoint import check_data, check_weights, read_config
-    from recdiv_core.training.checkpoint_copies import local_checkpoint
+    from recdiv_core.slates.checkpoint import check_data, check_weights, read_config
+    from recdiv_core.slates.checkpoint_copies import local_checkpoint
 
     start = local_checkpoint(config.train.init_from, "train.init_from")
     _check_shape(config, read_config(start))
@@ -260,7 +260,7 @@ def launch(
     import ray.train
     from ray.train.torch import TorchConfig
 
-    from recdiv_core.ray_errors import told_failure
+    from recdiv_core.cluster.failures import told_failure
     from recdiv_core.training.trainer import PlannedTrainer
 
     is_trained = config.model.kind == "neural"
@@ -370,10 +370,10 @@ def _tell_users(metrics: Mapping[str, float]) -> None:
 def _run(config: Config, manifest: Manifest) -> dict[str, Any]:
     """Train a run that is not finished, from where it stopped."""
     # imported here: a wrong path has been answered before this takes its seconds
+    from recdiv_core.cluster.start import start_ray
     from recdiv_core.data.text_vectors import ensure_vectors
-    from recdiv_core.ray_start import start_ray
-    from recdiv_core.tracking import finish_run, machine_watched
-    from recdiv_core.tracking_store import tracking_uri
+    from recdiv_core.tracking.runs import finish_run, machine_watched
+    from recdiv_core.tracking.store import tracking_uri
     from recdiv_core.training.callback import TrackingCallback, open_run
 
     tracking_uri(config)

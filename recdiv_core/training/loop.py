@@ -24,27 +24,17 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from recdiv_core.cluster.start import quieten
 from recdiv_core.config import Config, from_tree
-from recdiv_core.credentials import RedactingFormatter
 from recdiv_core.data.plan import num_steps, start_reader, stream_train
 from recdiv_core.errors import DivergedError
-from recdiv_core.evaluate import tally_split
+from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.losses.balance import BalanceState, observe
 from recdiv_core.metrics.tally import finish, judged_users
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.text_encoder import pad_tokens
-from recdiv_core.ray_start import quieten
 from recdiv_core.schema import check_unchanged, read_manifest
-from recdiv_core.training.build import (
-    Dataset,
-    build_model,
-    build_objective,
-    load_dataset,
-    parameter_groups,
-    slate_policy,
-    tokens_of,
-)
-from recdiv_core.training.checkpoint import (
+from recdiv_core.slates.checkpoint import (
     Progress,
     check_data,
     load_training,
@@ -53,7 +43,17 @@ from recdiv_core.training.checkpoint import (
     read_progress,
     save_checkpoint,
 )
-from recdiv_core.training.checkpoint_copies import local_checkpoint
+from recdiv_core.slates.checkpoint_copies import local_checkpoint
+from recdiv_core.slates.dataset import (
+    Dataset,
+    build_model,
+    build_objective,
+    load_dataset,
+    parameter_groups,
+    slate_policy,
+    tokens_of,
+)
+from recdiv_core.storage.credentials import RedactingFormatter
 from recdiv_core.training.feed import Feed
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.run_files import last_checkpoint

@@ -26,8 +26,8 @@ from recdiv_core.losses.relevance import bpr, gbce, sampled_softmax, softmax
 from recdiv_core.losses.soft_slates import ItemTraits, SoftSlates, history_shares
 from recdiv_core.losses.soft_topk import SOFT_SLATES, standardise
 from recdiv_core.models.recommender import FreshText
-from recdiv_core.models.top_scores import top_scores
 from recdiv_core.rerank import RERANKERS, Candidates, Options
+from recdiv_core.rerank.top_scores import top_scores
 
 SEEN_SCORE: Final = -1e3
 """Standardised score of a seen item among the candidates: far below any other's."""

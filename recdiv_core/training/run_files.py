@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 from pyarrow.fs import FileSystem, FileType, LocalFileSystem
 
-from recdiv_core.claims import claimed
 from recdiv_core.config import Config, flatten, from_tree, override
-from recdiv_core.data_versions import is_same_set, open_version
+from recdiv_core.data.versions import is_same_set, open_version
 from recdiv_core.errors import UserError
-from recdiv_core.given_paths import check_run_name, local_path, output_path
-from recdiv_core.places import filesystem_of, is_uri, joined
-from recdiv_core.whole_files import write_whole
+from recdiv_core.storage.claims import claimed
+from recdiv_core.storage.given_paths import check_run_name, local_path, output_path
+from recdiv_core.storage.places import filesystem_of, is_uri, joined
+from recdiv_core.storage.whole_files import write_whole
 
 if TYPE_CHECKING:
     import ray.train
@@ -193,7 +193,7 @@ def last_checkpoint(config: Config) -> ray.train.Checkpoint | None:
     """
     import ray.train
 
-    from recdiv_core.training.checkpoint import by_progress, is_whole
+    from recdiv_core.slates.checkpoint import by_progress, is_whole
 
     known = ray.train.get_checkpoint()
     if known is not None or is_uri(config.run.storage):

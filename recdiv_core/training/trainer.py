@@ -31,7 +31,7 @@ from ray.train.v2._internal.execution.controller import TrainController, placeme
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2.api.callback import RayTrainCallback
 
-from recdiv_core.ray_errors import told_failure
+from recdiv_core.cluster.failures import told_failure
 from recdiv_core.training.workers import Workers
 
 

@@ -22,8 +22,8 @@ import pytest
 import ray
 import ray.tune
 
+from recdiv_core.cluster.start import ENVIRONMENT
 from recdiv_core.config import override
-from recdiv_core.ray_start import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 400
@@ -100,9 +100,9 @@ def trained(shop: Shop) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def references(shop: Shop) -> dict[str, Any]:
     """Return the result of a sweep over one of the baselines."""
-    from recdiv_core import sweep
     from recdiv_core.config import Config
     from recdiv_core.settings import apply_overrides
+    from recdiv_core.sweep import run as sweep
     from tune_spaces.baselines import SPACE
 
     one = {"model.kind": ray.tune.grid_search(["popular"])}
@@ -152,7 +152,7 @@ def train_steps(
 
     from recdiv_core.data.plan import list_fragments, plan_epoch, read_pieces, train_examples
     from recdiv_core.losses.balance import BalanceState
-    from recdiv_core.training.build import build_objective
+    from recdiv_core.slates.dataset import build_objective
     from recdiv_core.training.feed import Feed
     from recdiv_core.training.step import train_step
 

@@ -6,6 +6,7 @@ import psutil
 import pytest
 import ray
 
+from recdiv_core.cluster.start import IDLE_ENDS_AFTER_MS
 from recdiv_core.data.plan import (
     list_fragments,
     plan_epoch,
@@ -14,7 +15,6 @@ from recdiv_core.data.plan import (
     stream_train,
     train_examples,
 )
-from recdiv_core.ray_start import IDLE_ENDS_AFTER_MS
 from recdiv_core.schema import TRAIN_EXAMPLE
 from tests.cluster.conftest import family_of, wait_until
 from tests.test_batches import train_rows, write_shards

@@ -2,8 +2,8 @@
 
 import pytest
 
+from recdiv_core.adapters import look, shop_config
 from recdiv_core.config import Config, override
-from recdiv_core.data import look, shop_config
 from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.clicklog import prepare
 from recdiv_core.schema import read_manifest

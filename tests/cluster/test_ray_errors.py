@@ -9,8 +9,8 @@ from ray.exceptions import RayTaskError
 from ray.train import WorkerGroupError
 
 from pipelines.__main__ import main
+from recdiv_core.cluster.failures import mistake_behind
 from recdiv_core.errors import UserError
-from recdiv_core.ray_errors import mistake_behind
 
 pytestmark = pytest.mark.ray
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from recdiv_core.data import synthetic
+from recdiv_core.shop import generate as synthetic
 from tests.cluster.conftest import run
 from tests.test_readme import README, commands_of, pipeline_of
 

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from recdiv_core.held_out import held_out_of_split
 from recdiv_core.settings import apply_overrides
-from recdiv_core.training.build import load_dataset, load_model, slate_policy
-from recdiv_core.training.checkpoint import read_config
+from recdiv_core.slates.checkpoint import read_config
+from recdiv_core.slates.dataset import load_dataset, load_model, slate_policy
+from recdiv_core.slates.scoring import held_out_of_split
 from tests.cluster.conftest import family_of, kill_driver, run, wait_until
 
 pytestmark = pytest.mark.ray

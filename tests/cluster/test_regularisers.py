@@ -20,10 +20,10 @@ from recdiv_core.data.catalogue import item_attributes
 from recdiv_core.data.plan import (
     read_eval,
 )
-from recdiv_core.evaluate import slates_of_split
+from recdiv_core.evaluation.evaluate import slates_of_split
 from recdiv_core.losses.diversity import REGULARISERS
 from recdiv_core.metrics.tally import Tally, finish, tally_slates
-from recdiv_core.training.build import build_model, load_dataset, slate_policy
+from recdiv_core.slates.dataset import build_model, load_dataset, slate_policy
 from tests.cluster.conftest import train_steps
 from tests.oracles import (
     categories_of_slate,

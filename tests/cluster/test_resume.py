@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recdiv_core.jobs import last_json_line
+from recdiv_core.cluster.jobs import last_json_line
 from tests.cluster.conftest import (
     LONG,
     PATIENCE_S,

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from recdiv_core.schema import read_manifest
-from recdiv_core.training.checkpoint import chosen_checkpoint, read_fingerprint
+from recdiv_core.slates.checkpoint import chosen_checkpoint, read_fingerprint
 from tests.cluster.conftest import LONG, PATIENCE_S, run, wait_until
 from tests.cluster.test_resume import assert_same_figures, has_passed
 

@@ -11,11 +11,11 @@ import pytest
 from mlflow import MlflowClient
 from ray import tune
 
-from recdiv_core import sweep
 from recdiv_core.config import Config, override
-from recdiv_core.search import FrontSearch, Hours
 from recdiv_core.search_space import Objective, SearchSpace
 from recdiv_core.settings import apply_overrides
+from recdiv_core.sweep import run as sweep
+from recdiv_core.sweep.search import FrontSearch, Hours
 from tests.cluster.conftest import PATIENCE_S, SWEPT, kill_driver, run, wait_until
 from tune_spaces.smoke import SPACE
 

@@ -6,9 +6,9 @@ import pytest
 import ray
 import ray.tune
 
-from recdiv_core import sweep
 from recdiv_core.config import Config, override
 from recdiv_core.settings import apply_overrides
+from recdiv_core.sweep import run as sweep
 from tests.cluster.conftest import PATIENCE_S
 from tune_spaces.smoke import SPACE
 

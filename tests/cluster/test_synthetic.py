@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recdiv_core.data import synthetic
-from recdiv_core.data.synthetic_catalogue import catalogue_table, stock
+from recdiv_core.shop import generate as synthetic
+from recdiv_core.shop.goods import catalogue_table, stock
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

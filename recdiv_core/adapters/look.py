@@ -1,0 +1,201 @@
+"""Which of some files is the click log, which the catalogue, and what settings read them.
+
+Not the settings of one file (mapping.py) nor the config that is written (shop_config.py). The files
+are known by samples (sniff.py), and a published data set by its names and columns (recognise.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from recdiv_core.adapters import guess
+from recdiv_core.adapters.layout_files import find_given
+from recdiv_core.adapters.mapping import Findings, Group, describe_items, describe_log, join
+from recdiv_core.adapters.recognise import recognise
+from recdiv_core.config import ColumnsConfig, Config, override
+from recdiv_core.errors import UserError
+from recdiv_core.formats.files import find_paths, list_files
+from recdiv_core.formats.readers import ROW, cut_units, read_unit
+from recdiv_core.formats.sniff import NAMES, Sniffed, printable, sniff
+from recdiv_core.formats.values import as_text
+from recdiv_core.storage.places import is_uri
+
+SNIFFED_ALIKE: Final = 3
+"""Files of one shape of name (`part-0001.csv`) that are looked at; the others count as alike."""
+MAX_SNIFFED: Final = 100
+NO_DATA: Final = (
+    *(".jpg", ".jpeg", ".png", ".gif", ".webp", ".svg", ".pdf", ".html", ".md", ".py", ".ipynb"),
+    *(".yaml", ".yml", ".toml", ".sh", ".log", ".npy", ".npz", ".pt", ".pkl", ".crc", ".sha256"),
+)
+"""Extensions of files that are not looked at when a directory is given."""
+
+
+def look_at(given: Sequence[str]) -> Findings:
+    """Look at files, directories, globs or URIs.
+
+    Raises:
+        UserError: nothing there, or nothing that can be a click log.
+    """
+    paths = sorted({path for one in given for path in find_paths(one, "FILE")})
+    likely = [path for path in paths if not path.lower().endswith(NO_DATA)]
+    sniffed, alike = _sniff_all(likely or paths)
+    findings = Findings()
+    readable = [file for file in sniffed if not file.problem]
+    if not readable:
+        raise UserError(_say_unreadable(sniffed))
+    one = given[0].rstrip("/") or "/"
+    root = one if len(given) == 1 and not any(c in one for c in "*?[") and one not in paths else ""
+    root = root if not root or is_uri(root) else str(Path(root).expanduser().absolute())
+    groups = _name_unnamed([_group(file, alike[file.file.path]) for file in readable])
+    if layout := recognise(readable, root):
+        _describe_layout(layout, groups, paths, findings)
+        _list_unused(sniffed, findings)
+        return findings
+    log = max(groups, key=lambda group: group.log_score)
+    if log.log_score < 0:
+        raise UserError(
+            "none of the files looks like a click log: a user, an item and a time in each row; "
+            f"looked at: {'; '.join(_say(file) for file in readable[:5])}"
+        )
+    _check_extension(log.sample)
+    others = [group for group in groups if group is not log]
+    items = max(others, key=lambda group: group.items_score, default=None)
+    items = items if items is not None and items.items_score > 0 else None
+    if items is not None:
+        _check_extension(items.sample)
+    describe_log(log, paths, findings, has_items=items is not None)
+    if items is not None:
+        names = ColumnsConfig().model_dump()
+        expected = {
+            role: str(findings.settings.get(f"data.columns.{role}", names[role])) for role in names
+        }
+        wanted = log.column(log.log["item_id"].column).values
+        describe_items(items, wanted, paths, expected, findings)
+    _list_unused(sniffed, findings)
+    return findings
+
+
+def _list_unused(sniffed: Sequence[Sniffed], findings: Findings) -> None:
+    used = {name for name, _, _ in findings.table}
+    for file in sniffed:
+        if file.name not in used:
+            findings.table.append((file.name, "not used", file.describe()))
+
+
+def _describe_layout(
+    settings: Mapping[str, object],
+    groups: Sequence[Group],
+    paths: Sequence[str],
+    findings: Findings,
+) -> None:
+    """Note a published layout; a catalogue of the shop's own is added where it has none."""
+    findings.settings |= settings
+    findings.notes["data.layout"] = "the files have its names and columns"
+    opened = find_given(override(Config(), settings))
+    roles = {file.path: "beside it" for file in opened.beside}
+    roles |= {file.path: "catalogue" for file in opened.items}
+    roles |= {file.path: "click log" for file in opened.clicks}
+    for group in groups:
+        if role := roles.get(group.sample.file.path):
+            findings.table.append((group.sample.name, role, group.sample.describe()))
+    own = [g for g in groups if g.sample.file.path not in roles and g.items_score > 0]
+    if opened.items or not own:
+        return
+    unit = cut_units(opened.clicks, "data.clicks")[0]
+    batch = next(read_unit(unit, {"item_id": opened.config.data.columns.item_id}))
+    wanted = as_text(batch.table["item_id"])
+    best = max(own, key=lambda group: join(group, wanted)[1][0])
+    if join(best, wanted)[1][0] >= 0.5:
+        describe_items(best, wanted, paths, ColumnsConfig().model_dump(), findings)
+
+
+def _check_extension(file: Sniffed) -> None:
+    """Refuse a file that `prepare` would not open: formats are known by the extension."""
+    try:
+        list_files(file.file.path, "FILE")
+    except UserError as error:
+        raise UserError(f"{error}; it holds {NAMES[file.file.format]}: rename it") from None
+
+
+def _say(file: Sniffed) -> str:
+    return printable(f"{file.name} ({', '.join(file.columns)[:120]})")
+
+
+def _say_unreadable(files: Sequence[Sniffed]) -> str:
+    said = printable("; ".join(f"{file.name}: {file.problem}" for file in files[:5]))
+    return f"none of the {len(files)} files can be read: {said}"
+
+
+def _sniff_all(paths: Sequence[str]) -> tuple[list[Sniffed], dict[str, tuple[str, ...]]]:
+    shapes: dict[str, list[str]] = {}
+    for path in paths:
+        head, _, name = path.rpartition("/")
+        shapes.setdefault(re.sub(r"[0-9]+", "#", f"{head}/{name}"), []).append(path)
+    sniffed: list[Sniffed] = []
+    alike: dict[str, tuple[str, ...]] = {}
+    for same in list(shapes.values())[:MAX_SNIFFED]:
+        looked = [sniff(path) for path in same[:SNIFFED_ALIKE]]
+        by_columns: dict[tuple[str, ...], list[Sniffed]] = {}
+        for file in looked:
+            by_columns.setdefault(tuple(file.columns), []).append(file)
+        for number, files in enumerate(by_columns.values()):
+            sniffed.append(_together(files))
+            further = same[SNIFFED_ALIKE:] if not number else []
+            alike[files[0].file.path] = (*(file.file.path for file in files), *further)
+    return _merge_alike(sniffed, alike)
+
+
+def _merge_alike(
+    sniffed: list[Sniffed], alike: dict[str, tuple[str, ...]]
+) -> tuple[list[Sniffed], dict[str, tuple[str, ...]]]:
+    """Put files of other names but of the same named columns together."""
+    kept: dict[object, Sniffed] = {}
+    for file in sniffed:
+        named = file.has_header and not file.problem and file.columns
+        key = (file.file.format, tuple(file.columns)) if named else file.file.path
+        first = kept.setdefault(key, file)
+        if first is not file:
+            alike[first.file.path] += alike.pop(file.file.path)
+            kept[key] = _together([first, file])
+    return list(kept.values()), alike
+
+
+def _together(files: Sequence[Sniffed]) -> Sniffed:
+    """Return the first file with the samples of all."""
+    try:
+        tables = [file.table for file in files]
+        return replace(files[0], table=pa.concat_tables(tables, promote_options="permissive"))
+    except pa.ArrowException:  # types differ
+        return files[0]
+
+
+def _group(file: Sniffed, files: tuple[str, ...]) -> Group:
+    columns = tuple(guess.columns_of(file.table, [ROW]))
+    log = guess.guess_roles(columns, guess.OF_LOG)
+    return Group(files, file, columns, log, guess.guess_roles(columns, guess.OF_ITEMS))
+
+
+def _name_unnamed(groups: Sequence[Group]) -> list[Group]:
+    """Take the columns of files without a header by their values."""
+    named: list[Group] = []
+    for group in groups:
+        if group.sample.has_header:
+            named.append(group)
+            continue
+        others = [
+            column.values
+            for other in groups
+            if other is not group
+            for column in other.columns
+            if column.num_distinct > 0.9 * len(column.values)
+        ]
+        log = guess.guess_unnamed(group.columns, others)
+        items = {} if log else guess.guess_unnamed_items(group.columns)
+        named.append(replace(group, log=log, items=items))
+    return named

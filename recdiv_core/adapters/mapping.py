@@ -1,0 +1,335 @@
+"""The settings that read the files of a shop, with their reasons and the questions that are left.
+
+Not which files are the log and the catalogue (look.py) nor what one column may be (guess.py). What
+cannot be told becomes a question with its possible answers.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import pyarrow as pa
+
+from recdiv_core.adapters import guess
+from recdiv_core.adapters.guess import Column, Guess
+from recdiv_core.formats.csv_files import TAB_EXTENSIONS
+from recdiv_core.formats.readers import cut_units, read_unit
+from recdiv_core.formats.sniff import SAMPLE_ROWS, Sniffed
+from recdiv_core.formats.values import as_text
+from recdiv_core.storage.places import name_of
+
+MAX_IDS: Final = 1_000_000
+"""Ids of a catalogue that are compared with those of the log."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something that the files do not tell.
+
+    Attributes:
+        text: one sentence.
+        answers: settings that would answer it, each a (key, value).
+    """
+
+    text: str
+    answers: tuple[tuple[str, object], ...]
+
+
+@dataclass
+class Findings:
+    """What is known of the files, as it is found out.
+
+    Attributes:
+        settings: dotted key -> value.
+        notes: dotted key -> why.
+        questions: what has to be answered.
+        table: lines for people: (file or column, what it is, evidence).
+    """
+
+    settings: dict[str, object] = field(default_factory=dict[str, object])
+    notes: dict[str, str] = field(default_factory=dict[str, str])
+    questions: list[Question] = field(default_factory=list[Question])
+    table: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
+
+    def set(self, key: str, value: object, note: str = "") -> None:
+        """Note a setting and why."""
+        self.settings[key] = value
+        if note:
+            self.notes[key] = note
+
+
+@dataclass(frozen=True)
+class Group:
+    """Files of the same shape.
+
+    Attributes:
+        files: at least one; the first was looked at.
+        columns: of the first.
+        roles: of a log and of a catalogue.
+    """
+
+    files: tuple[str, ...]
+    sample: Sniffed
+    columns: tuple[Column, ...]
+    log: dict[str, Guess]
+    items: dict[str, Guess]
+
+    @property
+    def log_score(self) -> float:
+        """How much the group looks like a log of events; below 0 = it is none."""
+        if not {"user_id", "session_id"} & set(self.log) or "item_id" not in self.log:
+            return -1.0
+        wanted = ("timestamp", "user_id", "item_id", "event", "session_id", "rating")
+        repeats = 1.0 if self._share_distinct(self.log["item_id"]) < 0.9 else 0.0
+        return sum(self.log[name].score for name in wanted if name in self.log) + repeats
+
+    @property
+    def items_score(self) -> float:
+        """How much it looks like a catalogue; below 0 = it is none."""
+        if not {"title", "category", "brand"} & set(self.items) or "item_id" not in self.items:
+            return -1.0
+        if self._share_distinct(self.items["item_id"]) < 0.9:
+            return -1.0
+        return sum(guessed.score for guessed in self.items.values())
+
+    def _share_distinct(self, guessed: Guess) -> float:
+        values = self.column(guessed.column).values
+        return self.column(guessed.column).num_distinct / max(len(values), 1)
+
+    def column(self, name: str) -> Column:
+        """Return one of the columns."""
+        return next(column for column in self.columns if column.name == name)
+
+
+def _set_text(findings: Findings, sample: Sniffed, prefix: str) -> None:
+    """Note how a text file is written, where it is not as usual."""
+    text = sample.file.text
+    if sample.file.format != "csv" or text is None:
+        return
+    name = re.sub(r"\.(gz|bz2|xz|zst|zip)$", "", sample.name.lower())
+    usual = "\t" if name.endswith(TAB_EXTENSIONS) else ","
+    if text.separator != usual:
+        findings.set(f"{prefix}separator", text.separator)
+    if text.encoding != "utf-8":
+        findings.set(f"{prefix}encoding", text.encoding)
+
+
+def _set_header(
+    findings: Findings, group: Group, roles: dict[str, Guess], prefix: str
+) -> dict[str, Guess]:
+    """Name the columns of a file that does not; return the roles under their new names."""
+    if group.sample.has_header:
+        return roles
+    ours = {guessed.column: role for role, guessed in roles.items()}
+    names = [ours.get(name, name) for name in group.sample.columns]
+    findings.set(f"{prefix}header", names, "the file does not name its columns; these are guesses")
+    for role, other in (("user_id", "item_id"), ("item_id", "user_id")):
+        if role in roles and roles[role].evidence == guess.BY_PLACE:
+            swapped = [{role: other, other: role}.get(name, name) for name in names]
+            findings.questions.append(
+                Question(
+                    f"Is {roles[role].column} the {role}? The columns have no names; it was taken "
+                    "by its place.",
+                    ((f"{prefix}header", names), (f"{prefix}header", swapped)),
+                )
+            )
+            break
+    return {role: Guess(role, g.evidence, g.score) for role, g in roles.items()}
+
+
+def describe_log(log: Group, paths: Sequence[str], findings: Findings, *, has_items: bool) -> None:
+    """Note the settings that read the log, and of an item's attributes in it if it is alone."""
+    place = _place_of(log.files, paths)
+    number = f"{len(log.files)} files, " if len(log.files) > 1 else ""
+    findings.set("data.clicks", place, f"{number}{log.sample.describe()}")
+    findings.table.append((name_of(place), "click log", f"{number}{log.sample.describe()}"))
+    _set_text(findings, log.sample, "data.")
+    roles = dict(log.log)
+    if not has_items:
+        taken = {guessed.column for guessed in roles.values()}
+        extra = guess.guess_roles(
+            [c for c in log.columns if c.name not in taken], guess.OF_ITEMS[1:-1]
+        )
+        roles |= {role: guessed for role, guessed in extra.items() if role not in roles}
+    if "user_id" not in roles:
+        roles["user_id"] = roles["session_id"]
+        _ask_for_user(log, findings)
+    by_role = roles
+    roles = _set_header(findings, log, roles, "data.")
+    for role, guessed in roles.items():
+        if guessed.column != role:
+            findings.set(f"data.columns.{role}", guessed.column, guessed.evidence)
+        findings.table.append((f"  {guessed.column}", role, guessed.evidence))
+    _describe_times(log, by_role, findings)
+    if "event" in by_role:
+        _describe_kinds(log.column(by_role["event"].column), findings)
+
+
+def _ask_for_user(log: Group, findings: Findings) -> None:
+    session = log.log["session_id"].column
+    taken = {guessed.column for role, guessed in log.log.items() if role != "session_id"}
+    others = [column.name for column in log.columns if column.name not in taken]
+    findings.questions.append(
+        Question(
+            f"Which column names the user? None is called so; {session!r} is taken, so that each "
+            "session counts as a user.",
+            tuple(("data.columns.user_id", name) for name in others[:6]),
+        )
+    )
+
+
+def _describe_times(log: Group, roles: dict[str, Guess], findings: Findings) -> None:
+    if "timestamp" not in roles:
+        findings.questions.append(
+            Question(
+                "Which column holds the time, or the order, of an event? None holds times.",
+                tuple(("data.columns.timestamp", column.name) for column in log.columns[:6]),
+            )
+        )
+        return
+    values = log.column(roles["timestamp"].column).values.drop_null().slice(0, 2000)
+    chosen, other = guess.guess_time_format(values.to_pylist())
+    if chosen:
+        findings.set("data.timestamp_format", chosen)
+    if other:
+        del findings.settings["data.timestamp_format"]
+        findings.questions.append(
+            Question(
+                f"Is {values[0].as_py()!r} a day and a month, or a month and a day? The sample "
+                "fits both; one of the two formats has to be given.",
+                (("data.timestamp_format", chosen), ("data.timestamp_format", other)),
+            )
+        )
+
+
+def _describe_kinds(column: Column, findings: Findings) -> None:
+    known, counts, unknown = guess.guess_kinds(column)
+    said = ", ".join(f"{word} ({number})" for word, number in list(counts.items())[:12])
+    if known:
+        findings.set("data.event_names", known, f"kinds of event in the sample: {said}")
+    for word in unknown[:8]:
+        kinds = ("click", "cart", "purchase", "impression", "drop")
+        findings.questions.append(
+            Question(
+                f"What is the kind of event {word!r} ({counts[word]} rows of the sample)?",
+                tuple((f"data.event_names.{word}", kind) for kind in kinds),
+            )
+        )
+
+
+def describe_items(
+    items: Group,
+    wanted: pa.Array,
+    paths: Sequence[str],
+    expected: Mapping[str, str],
+    findings: Findings,
+) -> None:
+    """Note the settings that read the catalogue.
+
+    Args:
+        items: its files.
+        wanted: the log's item ids in its sample.
+        paths: of all files.
+        expected: our name -> the name that a column of the catalogue has without further settings.
+        findings: is added to.
+    """
+    place = _place_of(items.files, paths)
+    number = f"{len(items.files)} files, " if len(items.files) > 1 else ""
+    findings.set("data.items", place, f"{number}{items.sample.describe()}")
+    findings.table.append((name_of(place), "catalogue", f"{number}{items.sample.describe()}"))
+    _set_text(findings, items.sample, "data.item_")
+    roles, joined = join(items, wanted)
+    by_role = roles
+    roles = _set_header(findings, items, roles, "data.item_")
+    columns: dict[str, str] = {}
+    for role, guessed in roles.items():
+        if guessed.column != expected[role]:
+            columns[role] = guessed.column
+        findings.table.append((f"  {guessed.column}", role, guessed.evidence))
+    if columns:
+        findings.set("data.item_columns", columns)
+    findings.table.append(("", "", joined[1]))
+    findings.notes["data.items"] += f"; {joined[1]}"
+    if "title" not in by_role:
+        texts = [
+            column.name for column in items.columns if column.name != by_role["item_id"].column
+        ]
+        findings.questions.append(
+            Question(
+                "Which column of the catalogue holds the title? None is called so.",
+                tuple(("data.item_columns.title", name) for name in texts[:6]),
+            )
+        )
+    if joined[0] < 0.5:
+        findings.questions.append(
+            Question(
+                f"Do the log and the catalogue name items alike? {joined[1]}.",
+                tuple(("data.item_columns.item_id", column.name) for column in items.columns[:6]),
+            )
+        )
+
+
+def join(items: Group, wanted: pa.Array) -> tuple[dict[str, Guess], tuple[float, str]]:
+    """Take the catalogue's column that holds most of the log's ids for its item_id.
+
+    Returns:
+        The roles of its columns; the share of the log's ids that it has, and that in words.
+    """
+    roles = dict(items.items)
+    best = (*guess.share_found(wanted, items.column(roles["item_id"].column).values), "")
+    for column in items.columns:
+        share, change = guess.share_found(wanted, column.values)
+        if share > best[0] + 0.2 and column.num_distinct > 0.9 * len(column.values):
+            best = (share, change, column.name)
+    if best[2]:
+        roles = {role: g for role, g in roles.items() if g.column != best[2] or role == "item_id"}
+        roles["item_id"] = Guess(best[2], "it holds the ids of the log", 3.0)
+    share, change, _ = best
+    if share < 0.95 and len(items.sample.table) >= SAMPLE_ROWS:
+        ids, is_whole = _more_ids(items, roles["item_id"].column)
+        share, change = guess.share_found(wanted, ids)
+        if not is_whole and share < 0.95:
+            said = f"{share:.0%} of the log's item ids in the sample are in the catalogue's first "
+            return roles, (1.0, f"{said}{len(ids):,} rows")
+    how = f" ({change})" if change else ""
+    said = f"{share:.0%} of the log's item ids in the sample are in the catalogue{how}"
+    return roles, (share, said)
+
+
+def _more_ids(items: Group, column: str) -> tuple[pa.Array, bool]:
+    """Read the ids of a large catalogue: at most about MAX_IDS of its first file, and is it all."""
+    found: list[pa.Array] = []
+    for unit in cut_units([items.sample.file], "FILE"):
+        for batch in read_unit(unit, {"item_id": column}):
+            found.append(as_text(batch.table["item_id"]))
+            if sum(map(len, found)) >= MAX_IDS:
+                return pa.concat_arrays(found), False
+    return pa.concat_arrays(found), len(items.files) == 1
+
+
+def _place_of(files: Sequence[str], paths: Sequence[str]) -> str:
+    """Return the path, directory or glob that stands for exactly these files."""
+    if len(files) == 1:
+        return files[0]
+    heads = [path.split("/")[:-1] for path in files]
+    shared = [parts[0] for parts in zip(*heads, strict=False) if len(set(parts)) == 1]
+    root = "/".join(shared) or "/"
+    below = [path for path in paths if path.startswith(f"{root}/")]
+    if set(below) == set(files):
+        return root
+    names = [name_of(path) for path in files]
+    start = _common_start(names)
+    end = _common_start([name[::-1] for name in names])[::-1]
+    pattern = f"{root}/{start}*{end}"
+    matched = {path for path in paths if fnmatch.fnmatch(path, pattern)}
+    return pattern if matched == set(files) else root
+
+
+def _common_start(names: Sequence[str]) -> str:
+    pairs = zip(*names, strict=False)
+    size = next((n for n, marks in enumerate(pairs) if len(set(marks)) > 1), min(map(len, names)))
+    return re.sub(r"[0-9]+$", "", names[0][:size])

@@ -1,0 +1,220 @@
+"""The versions of a prepared data set, behind the one path that users give.
+
+`data.out` is a symbolic link to the current version, and is replaced in one step:
+
+    shop -> shop.versions/0f3a...     what data.out and data.prepared name
+    shop.versions/0f3a.../            a version, named after its fingerprint; never written again
+    shop.versions/*.partial/          a version that a running `prepare` builds
+
+A reader follows the link once, at its start, and keeps its version. `prepare` removes a version
+when KEPT newer ones stand behind the current one and no process is known to read it: a reader holds
+a shared lock (flock) on the version's manifest. A directory that was written by an earlier version
+of this code is read as it is, and becomes a version when `prepare` replaces it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from recdiv_core.config import Config, override
+from recdiv_core.errors import UserError
+from recdiv_core.storage.claims import OWNER, PARTIAL, lock, scratch
+from recdiv_core.storage.given_paths import absolute, local_path
+
+logger = logging.getLogger(__name__)
+
+KEPT: Final = 2
+"""Earlier versions that stay on disk behind the current one, whether they are read or not."""
+ENDING: Final = ".versions"
+MAX_NAME: Final = 200
+"""Bytes of a data set's name; file systems allow 255, and `.versions` and shorter ones follow."""
+MAX_LINKS: Final = 40  # as Linux
+
+_read_here: dict[Path, int] = {}
+"""Versions that this process reads, each with the open file that its lock hangs on."""
+
+
+def open_version(given: str | Path) -> Path:
+    """Return the version that a path names now, and keep it from being removed.
+
+    Call it once at the start of a process and use what it returns from then on. Only the last
+    part of the path is followed: what lies above it may be linked otherwise on another machine.
+    """
+    version = _followed(absolute(local_path(given, "data.prepared")))
+    if version not in _read_here:
+        try:
+            descriptor = os.open(version / "manifest.json", os.O_RDONLY)
+        except OSError:  # read_manifest says what is wrong
+            return version
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:  # no locks on this file system; the version is read all the same
+            os.close(descriptor)
+        else:
+            _read_here[version] = descriptor
+    return version
+
+
+def with_version(config: Config, fingerprint: str = "") -> Config:
+    """Return the config with a version of the data set in `data.prepared`.
+
+    Args:
+        config: its `data.prepared`; an empty one stays.
+        fingerprint: of the version that is wanted, where it is still there; else the current one.
+    """
+    if not config.data.prepared:
+        return config
+    version = open_version(config.data.prepared)
+    wanted = other_version(version, fingerprint) if fingerprint else None
+    return override(config, {"data.prepared": str(open_version(wanted or version))})
+
+
+def _followed(path: Path) -> Path:
+    for _ in range(MAX_LINKS):
+        if not path.is_symlink():
+            return path
+        path = absolute(path.parent / path.readlink())
+    raise UserError(f"{path}: too many symbolic links")
+
+
+def find_view(out: Path) -> Path:
+    """Return the link that `prepare` makes or replaces for a path: the user's own are followed.
+
+    Raises:
+        UserError: a place that no link can stand at.
+    """
+    view = absolute(out)
+    for _ in range(MAX_LINKS):
+        if not view.is_symlink() or _is_view(view):
+            break
+        view = absolute(view.parent / view.readlink())
+    if len(os.fsencode(view.name)) > MAX_NAME:
+        raise UserError(
+            f"data.out: the name {view.name[:40]}... has {len(os.fsencode(view.name))} bytes; "
+            f"allowed are at most {MAX_NAME}"
+        )
+    if not view.name or view.parent.name.endswith(ENDING):
+        raise UserError(f"data.out={out} is no place for a data set; give the path of its link")
+    if view.exists() and os.path.ismount(view):
+        raise UserError(f"data.out={out} is a mount point; give a directory below it")
+    return view
+
+
+def _is_view(path: Path) -> bool:
+    return path.is_symlink() and path.readlink().parts[:-1] == (f"{path.name}{ENDING}",)
+
+
+def other_version(version: Path, fingerprint: str) -> Path | None:
+    """Return the version of the same data set with another fingerprint, if it is still there."""
+    found = version.parent / _name(fingerprint)
+    is_there = version.parent.name.endswith(ENDING) and (found / "manifest.json").is_file()
+    return found if is_there else None
+
+
+def is_same_set(one: Path, other: Path) -> bool:
+    """Return whether two paths are versions of one data set."""
+    return one.parent == other.parent and one.parent.name.endswith(ENDING)
+
+
+def version_place(view: Path, fingerprint: str) -> Path:
+    """Return where the version with a fingerprint belongs."""
+    return view.with_name(view.name + ENDING) / _name(fingerprint)
+
+
+def _name(fingerprint: str) -> str:
+    return fingerprint[:16]
+
+
+@contextmanager
+def building(view: Path) -> Iterator[Path]:
+    """Give an empty directory to build a version in; it is removed unless it was published."""
+    home = view.with_name(view.name + ENDING)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"data.out={view} cannot be written: {error.strerror}") from None
+    if not os.access(home, os.W_OK):
+        raise UserError(f"data.out={view}: {home} cannot be written")
+    try:
+        with scratch(home) as work:
+            yield work
+    finally:
+        if not any(home.iterdir()):
+            home.rmdir()
+
+
+def publish(view: Path, work: Path, fingerprint: str) -> Path:
+    """Make a complete directory the current version; remove old versions that nobody reads."""
+    (work / OWNER).unlink(missing_ok=True)
+    version = version_place(view, fingerprint)
+    if version.is_dir():  # a damaged one: whole ones are used again
+        shutil.rmtree(version)
+    work.rename(version)
+    point(view, version)
+    return version
+
+
+def point(view: Path, version: Path) -> None:
+    """Make a version the current one, in one step, and remove old ones."""
+    if view.is_symlink() and _followed(view) == version:
+        return
+    os.utime(version / "manifest.json")  # the order of versions is that of their manifests
+    _make_room(view)
+    fresh = version.parent / f"{secrets.token_hex(8)}.link"
+    try:
+        fresh.symlink_to(Path(version.parent.name, version.name))
+        fresh.replace(view)
+    except OSError as error:
+        raise UserError(
+            f"data.out={view} must be a place that takes symbolic links: {error.strerror}; the "
+            f"data set is in {version}"
+        ) from None
+    finally:
+        fresh.unlink(missing_ok=True)
+    _remove_old(version)
+
+
+def _make_room(view: Path) -> None:
+    """Make a version of a directory that stands where the link belongs; remove an empty one."""
+    if view.is_symlink() or not view.exists():
+        return
+    if not any(view.iterdir()):
+        view.rmdir()
+        return
+    text = (view / "manifest.json").read_text(encoding="utf-8", errors="replace")
+    found = re.search(r'"fingerprint":\s*"([0-9a-f]{16})', text)
+    version = version_place(view, found[1] if found else f"earlier-{secrets.token_hex(4)}")
+    if version.exists():
+        version = version.with_name(f"earlier-{secrets.token_hex(4)}")
+    logger.info("the data set that stood at %s is kept as %s", view, version)
+    view.rename(version)
+
+
+def _remove_old(current: Path) -> None:
+    versions = [
+        path.parent for path in current.parent.glob("*/manifest.json") if path.parent != current
+    ]
+    versions = [path for path in versions if path.suffix != PARTIAL]
+    versions.sort(key=lambda path: (path / "manifest.json").stat().st_mtime_ns, reverse=True)
+    for version in versions[KEPT:]:
+        try:
+            descriptor = os.open(version / "manifest.json", os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            if lock(descriptor):
+                logger.info("removing %s: no process of this machine reads it", version)
+                shutil.rmtree(version, ignore_errors=True)
+            else:
+                logger.info("keeping %s: a process reads it", version)
+        finally:
+            os.close(descriptor)

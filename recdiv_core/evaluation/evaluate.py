@@ -1,0 +1,263 @@
+"""Judge a model on held-out users: full ranking, every user exactly once, sums before ratios.
+
+The loop at the end of each epoch and `pipelines.evaluate` on a bare checkpoint call the same
+function. Users come in fixed global batches that are dealt to the workers in turn, so that a batch
+is computed alike whoever computes it, and the tallies of all workers are added before anything is
+divided: the metrics are the same on any number of workers. Not the metrics themselves (metrics/).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+
+from recdiv_core.cluster.start import start_ray
+from recdiv_core.config import Config, check_dial, override
+from recdiv_core.data.catalogue import load_catalogue
+from recdiv_core.data.text_vectors import check_vectors, ensure_vectors
+from recdiv_core.data.versions import with_version
+from recdiv_core.errors import UserError
+from recdiv_core.evaluation.groupings import check_kinds, item_groups
+from recdiv_core.evaluation.scorecards import Scorecard, finish_split, scorecard_of
+from recdiv_core.metrics.tally import Tally, judged_users, tally_slates
+from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.recommender import Recommender
+from recdiv_core.schema import Manifest, check_files, check_unchanged, read_manifest
+from recdiv_core.slates.checkpoint import check_data, check_weights, read_config
+from recdiv_core.slates.checkpoint_copies import local_checkpoint
+from recdiv_core.slates.checks import check_rerank
+from recdiv_core.slates.dataset import Dataset, load_dataset, load_model, slate_policy
+from recdiv_core.slates.making import SlatePolicy
+from recdiv_core.slates.scoring import held_out_of_split
+from recdiv_core.storage.places import absolute_place, joined
+from recdiv_core.wording import few_judged
+
+logger = logging.getLogger(__name__)
+
+
+def tally_split(
+    model: Recommender | Baseline,
+    dataset: Dataset,
+    split: str,
+    policies: Sequence[SlatePolicy],
+    *,
+    max_history: int,
+    batch_size: int,
+    dial: float,
+    rank: int,
+    world_size: int,
+) -> list[Tally]:
+    """Tally one rank's share of a split, under each policy; see `slates_of_split`.
+
+    Users left without a target are counted by the tally and judged no further.
+    """
+    device = dataset.text_VH.device
+    tallies = [Tally.zeros(len(dataset.catalogue), k=p.k, device=device) for p in policies]
+    batches = slates_of_split(
+        model,
+        dataset,
+        split,
+        policies,
+        max_history=max_history,
+        batch_size=batch_size,
+        dial=dial,
+        rank=rank,
+        world_size=world_size,
+    )
+    for batch in batches:
+        for index, (slates_BK, targets_BT) in enumerate(batch):
+            k = policies[index].k
+            tallies[index] += tally_slates(slates_BK, targets_BT, dataset.facts, k=k)
+    return tallies
+
+
+def slates_of_split(
+    model: Recommender | Baseline,
+    dataset: Dataset,
+    split: str,
+    policies: Sequence[SlatePolicy],
+    *,
+    max_history: int,
+    batch_size: int,
+    dial: float,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Make the slates of one rank's share of a split; the scores are computed once.
+
+    Args:
+        model: to be judged.
+        dataset: whose split.
+        split: `val` or `test`.
+        policies: how slates are made.
+        max_history: events that a trained model sees; a baseline sees all.
+        batch_size: users of a global batch.
+        dial: the diversity asked of a conditioned model, for all users.
+        rank: this worker.
+        world_size: workers.
+
+    Yields:
+        for each batch and policy slates_BK and targets_BT, see `make_slates` and `pad_targets`;
+        with `filter_seen`, held-out items that stand in the history are no targets: they cannot be
+        recommended.
+    """
+    batches = held_out_of_split(
+        model,
+        dataset,
+        split,
+        max_history=max_history,
+        batch_size=batch_size,
+        dial=dial,
+        rank=rank,
+        world_size=world_size,
+    )
+    for held_out in batches:
+        with torch.inference_mode():
+            made = [
+                held_out.slates(dataset, policy, keep_scores=index < len(policies) - 1)
+                for index, policy in enumerate(policies)
+            ]
+        yield made
+
+
+def evaluate(config: Config, checkpoint: str | Path, *, split: str = "test") -> dict[str, Any]:
+    """Evaluate a checkpoint on `scaling.num_workers` Ray workers.
+
+    Args:
+        config: `eval`, `rerank`, `scaling` and `data.prepared` to use; see `checkpoint_config`.
+        checkpoint: directory, path or URI.
+        split: `val` or `test`.
+
+    Returns:
+        `{"checkpoint", "split", "k", "num_users", "num_users_without_targets", "metrics", "slices",
+        "fairness"}`: the whole set of metrics, under each cut-off; the few of every epoch for each
+        group of users and items; and the gaps between groups of a kind.
+
+    Raises:
+        UserError: files, data and checkpoint that do not fit together; no GPU where one is asked;
+            `eval.slices` of no such kind.
+    """
+    config = with_version(config)
+    prepared, manifest = check_inputs(config, checkpoint)
+    check_kinds(config.eval.slices, pq.read_schema(prepared / "catalogue.parquet").names)
+    above = [cutoff for cutoff in config.eval.cutoffs if cutoff > config.eval.k]
+    if above:
+        logger.warning("eval.cutoffs: %s left out, slates end at eval.k=%d", above, config.eval.k)
+    start_with_gpu(config, checkpoint)
+    import ray
+
+    ensure_vectors(prepared, manifest)
+    use_gpu = config.scaling.use_gpu
+    share = ray.remote(
+        num_cpus=config.scaling.cpus_per_worker or 0.5, num_gpus=float(use_gpu), max_retries=2
+    )(_tally_share)
+    world_size = config.scaling.num_workers
+    place = absolute_place(checkpoint, "--checkpoint")
+    parts = [share.remote(config, place, split, rank, world_size) for rank in range(world_size)]
+    shares: list[Scorecard] = ray.get(parts)
+    check_unchanged(prepared, manifest)
+    scorecard = sum(shares[1:], shares[0])
+    tally = scorecard.tallies[0]
+    found = finish_split(scorecard, item_groups(config.eval.slices, load_catalogue(prepared)))
+    counts = judged_users(tally)
+    found["metrics"] |= counts
+    for warning in few_judged({f"{split}/{name}": count for name, count in counts.items()}):
+        logger.warning("%s", warning)
+    return {
+        "checkpoint": str(checkpoint),
+        "split": split,
+        "k": tally.k,
+        "num_users": int(tally.num_users),
+        "num_users_without_targets": int(tally.num_users_without_targets),
+        **found,
+    }
+
+
+def check_inputs(
+    config: Config, place: str | Path, *, swept: Collection[str] = ()
+) -> tuple[Path, Manifest]:
+    """Check all that a checkpoint is judged or recommended with, before Ray starts.
+
+    Args:
+        config: with a version in `data.prepared`, see `with_version`.
+        place: of the checkpoint, path or URI.
+        swept: keys that may still change, such as the dial of a grid.
+
+    Returns:
+        the prepared data set, absolute, and its manifest.
+
+    Raises:
+        UserError: files, data, settings and checkpoint that do not fit together.
+    """
+    check_dial(config)
+    prepared = Path(config.data.prepared)
+    manifest = read_manifest(prepared)
+    check_files(prepared, manifest)
+    checkpoint = local_checkpoint(place, "--checkpoint")
+    check_data(checkpoint, manifest, prepared)
+    check_rerank(config, prepared, swept=swept)
+    check_weights(checkpoint)
+    check_vectors(prepared, manifest)
+    return prepared, manifest
+
+
+def start_with_gpu(config: Config, checkpoint: str | Path) -> None:
+    """Start or join Ray.
+
+    Raises:
+        UserError: a GPU is asked of this machine, and Ray sees none; or a node does not see the
+            data or the checkpoint.
+    """
+    shared = {"data.prepared": str(Path(config.data.prepared) / "manifest.json")}
+    shared["--checkpoint"] = joined(absolute_place(checkpoint, "--checkpoint"), "checkpoint.json")
+    start_ray(config, shared)
+    import ray
+
+    scaling = config.scaling
+    if scaling.use_gpu and scaling.address == "local" and not ray.cluster_resources().get("GPU"):
+        raise UserError("scaling.use_gpu=true: Ray sees no GPU on this machine")
+
+
+def _tally_share(config: Config, place: str, split: str, rank: int, world_size: int) -> Scorecard:
+    torch.set_num_threads(config.scaling.threads_per_worker)
+    device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
+    dataset = load_dataset(Path(config.data.prepared)).to(device)
+    checkpoint = local_checkpoint(place, "--checkpoint")
+    share = held_out_of_split(
+        load_model(config, dataset, checkpoint).to(device),
+        dataset,
+        split,
+        max_history=config.model.max_history,
+        batch_size=config.eval.batch_size,
+        dial=config.model.diversity,
+        rank=rank,
+        world_size=world_size,
+    )
+    return scorecard_of(
+        share,
+        dataset,
+        slate_policy(config, dataset),
+        cutoffs=config.eval.cutoffs,
+        kinds=config.eval.slices,
+    )
+
+
+def checkpoint_config(checkpoint: str | Path, settings: Mapping[str, object]) -> Config:
+    """Return a checkpoint's config with the settings of this call, by their dotted keys.
+
+    Raises:
+        UserError: not a checkpoint, or a wrong setting.
+    """
+    own = read_config(local_checkpoint(checkpoint, "--checkpoint"))
+    config = override(own, settings)
+    if config.model.kind != own.model.kind:
+        raise UserError(
+            f"model.kind={config.model.kind}: checkpoint {checkpoint} holds a model of "
+            f"model.kind={own.model.kind}, which evaluation cannot change"
+        )
+    return config

@@ -1,0 +1,116 @@
+"""The whole set of metrics of a split, for everybody and for parts of the shop.
+
+Not what every epoch reports (evaluate.tally_split), and no definitions (metrics/). The one idea is
+that of a tally: each rank sums over its share of the users, shares add, ratios come last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from recdiv_core.evaluation.groupings import (
+    Groups,
+    column_values,
+    item_groups,
+    merge,
+    user_group_names,
+    user_groups,
+)
+from recdiv_core.metrics.fairness import item_fairness, user_fairness
+from recdiv_core.metrics.groups import GroupTally, finish_groups, groups_of_judged
+from recdiv_core.metrics.judged import judge
+from recdiv_core.metrics.scorecard import finish_scorecard, user_metrics
+from recdiv_core.metrics.tally import Tally, tally_judged
+from recdiv_core.slates.dataset import Dataset
+from recdiv_core.slates.making import SlatePolicy
+from recdiv_core.slates.scoring import HeldOut
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """Sums over some users.
+
+    Attributes:
+        tallies: of everybody, one a cut-off; the first is that of the slates' length.
+        groups: of groups of users and items, at the slates' length.
+    """
+
+    tallies: tuple[Tally, ...]
+    groups: GroupTally
+
+    def __add__(self, other: Scorecard) -> Scorecard:
+        """Return the sums over both."""
+        pairs = zip(self.tallies, other.tallies, strict=True)
+        return Scorecard(tuple(one + two for one, two in pairs), self.groups + other.groups)
+
+
+def scorecard_of(
+    share: Iterable[HeldOut],
+    dataset: Dataset,
+    policy: SlatePolicy,
+    *,
+    cutoffs: Sequence[int],
+    kinds: Sequence[str],
+) -> Scorecard:
+    """Judge one rank's share of a split, and return the sums on the CPU.
+
+    Args:
+        share: batches of held-out users.
+        dataset: whose.
+        policy: how slates are made.
+        cutoffs: further ones; those above the slates' length are left out.
+        kinds: of groups, see `groupings`.
+    """
+    device, k = dataset.text_VH.device, policy.k
+    facts = dataset.facts.with_attributes(column_values(kinds, dataset.catalogue))
+    metrics = user_metrics(facts)
+    of_items = merge(item_groups(kinds, dataset.catalogue), device)
+    groups = GroupTally.zeros([*user_group_names(kinds), *of_items], k=k)
+    tallies = [
+        Tally.zeros(facts.num_items, k=cutoff, names=metrics, device=device)
+        for cutoff in (k, *sorted({cutoff for cutoff in cutoffs if cutoff < k}))
+    ]
+    for held_out in share:
+        with torch.inference_mode():
+            slates_BK, targets_BT, background = held_out.judged_by(dataset, policy)
+            slates = judge(slates_BK, targets_BT, facts, k=k, background=background)
+            tallies = [tally + tally_judged(slates.cut(tally.k), metrics) for tally in tallies]
+            groups += groups_of_judged(
+                slates,
+                user_groups=merge(user_groups(kinds, held_out.examples), device),
+                item_groups=of_items,
+            )
+    return Scorecard(tuple(tally.from_flat(tally.flat().cpu()) for tally in tallies), groups)
+
+
+def finish_split(scorecard: Scorecard, items: Mapping[str, Groups]) -> dict[str, Any]:
+    """Divide.
+
+    Args:
+        scorecard: of all users.
+        items: kind -> groups of items, as they were judged.
+
+    Returns:
+        `metrics` (name with cut-off -> value), `slices` (group -> `num_users` and values) and
+        `fairness` (kind -> gaps between its groups).
+
+    Raises:
+        UserError: no user has been judged.
+    """
+    metrics: dict[str, float] = {}
+    for tally in scorecard.tallies:
+        metrics |= finish_scorecard(tally)
+    k, slices = scorecard.tallies[0].k, finish_groups(scorecard.groups)
+    kinds = dict.fromkeys(name.partition("=")[0] for name in scorecard.groups.names)
+    fairness: dict[str, dict[str, float]] = {}
+    for kind in kinds:
+        if kind in items:
+            fairness[kind] = item_fairness(scorecard.tallies[0], items[kind])
+        else:
+            own = {name: of for name, of in slices.items() if name.startswith(f"{kind}=")}
+            fairness[kind] = user_fairness(own, k=k)
+    return {"metrics": metrics, "slices": slices, "fairness": fairness}

@@ -1,0 +1,268 @@
+"""The files that a path, directory, glob or URI of the user's stands for.
+
+Not what is in them (readers.py). Files are listed in a fixed order, so that a row's place in the
+input is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import itertools
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, Literal, NamedTuple, cast
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.fs
+
+from recdiv_core.errors import UserError
+from recdiv_core.formats.reshape import Reshape
+from recdiv_core.storage.credentials import redact
+from recdiv_core.storage.places import filesystem_of, is_uri, name_of, sibling
+
+Format = Literal["csv", "jsonl", "json_array", "python_literal", "parquet", "xlsx"]
+"""What a file holds. `json_array`: one JSON array of objects. `python_literal`: a Python dict a
+line, in single quotes."""
+
+TEXT_EXTENSIONS: Final[Mapping[str, Format]] = {
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".txt", ".dat", ".data"), "csv"),
+    **dict.fromkeys((".inter", ".item", ".user"), "csv"),  # RecBole's atomic files
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
+}
+COMPRESSIONS: Final = ("", ".gz", ".bz2", ".xz", ".zst", ".zstd", ".zip")
+EXTENSIONS: Final[Mapping[str, Format]] = {
+    **{
+        ext + compressed: kind
+        for ext, kind in TEXT_EXTENSIONS.items()
+        for compressed in COMPRESSIONS
+    },
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".xlsx": "xlsx",
+}
+ZIP: Final = ".zip"
+"""Its one member's name says what it holds."""
+HASHED_BYTES: Final = 1 << 30
+STREAM_BYTES: Final = 1 << 20
+"""Read at once: a store answers each read with a request."""
+NO_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How a text file holds its rows; see `data.separator`, `data.header`, `data.encoding`."""
+
+    separator: str = ""
+    """Between fields; empty = by the file's extension."""
+    header: tuple[str, ...] = ()
+    """Names of the columns; empty = the first line holds them."""
+    encoding: str = "utf-8"
+    prefix: str = "data."
+    """Start of the settings' keys, for messages: `data.` for the log, `data.item_` for the
+    catalogue; `columns`, `separator`, `header` or `encoding` follows."""
+
+
+AS_USUAL: Final = TextFormat()
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of the user's. `path` is absolute, or a URI."""
+
+    path: str
+    format: Format
+    num_bytes: int
+    modified: str
+    partitions: tuple[tuple[str, str | None], ...] = ()
+    """Column and value of each folder `name=value` above it: columns of every row of the file."""
+    text: TextFormat | None = None
+    """How this file is written; None = as all others (a layout knows each of its files)."""
+    reshape: Reshape | None = None
+    """What a layout makes of its rows; None = they are taken as they are."""
+
+
+def list_files(given: str, key: str, format: Format | None = None) -> list[SourceFile]:
+    """Find the files that a path, directory, glob or URI stands for, sorted by path.
+
+    Args:
+        given: what the user gave.
+        key: its dotted key, for messages.
+        format: what the files hold; None = by their extension.
+
+    Raises:
+        UserError: nothing given, nothing there, an empty file, or an unknown extension.
+    """
+    if not given:
+        raise UserError(f"{key} is empty: give a path, directory, glob or URI")
+    infos = _list_uri(given, key) if is_uri(given) else _list_local(given, key)
+    files: list[SourceFile] = []
+    for found in sorted(infos):
+        kind = format or _find_format(found.path, key)
+        if not found.num_bytes:
+            raise UserError(f"{key}: {redact(found.path)} is an empty file")
+        partitions = find_partitions(found.above, found.below)
+        files.append(SourceFile(found.path, kind, found.num_bytes, found.modified, partitions))
+    return files
+
+
+class _Found(NamedTuple):
+    path: str
+    num_bytes: int
+    modified: str
+    above: tuple[str, ...]
+    """Folders of what the user gave."""
+    below: tuple[str, ...]
+    """Folders below it."""
+
+
+def _find_format(path: str, key: str) -> Format:
+    name = name_of(path).lower()
+    suffix = max((ext for ext in EXTENSIONS if name.endswith(ext)), key=len, default="")
+    if suffix:
+        return EXTENSIONS[suffix]
+    if name.endswith(ZIP):
+        with open_input(path, is_seekable=True) as file:
+            try:
+                members = zipfile.ZipFile(cast("IO[bytes]", file)).namelist()
+            except (zipfile.BadZipFile, pa.ArrowInvalid) as error:
+                raise UserError(f"{key}: {redact(path)} is no zip archive: {error}") from None
+        kinds = {EXTENSIONS.get(Path(member).suffix.lower(), "csv") for member in members}
+        return "jsonl" if kinds == {"jsonl"} else "csv"
+    allowed = ", ".join([*TEXT_EXTENSIONS, ".zip", ".parquet", ".xlsx"])
+    raise UserError(
+        f"{key}: {redact(path)} has an unknown extension; allowed: {allowed}; text also with "
+        f"{', '.join(COMPRESSIONS[1:])} after it"
+    )
+
+
+def find_partitions(
+    above: Sequence[str], below: Sequence[str]
+) -> tuple[tuple[str, str | None], ...]:
+    """Return the columns of Hive's folders `name=value`; the innermost of a name counts.
+
+    Args:
+        above: folders of what the user gave; its last ones count, as long as they look so.
+        below: folders below it; all that look so count.
+
+    >>> find_partitions(["/", "a=1", "log", "dt=2024-01-01"], ["event=add%20to%20cart", "x"])
+    (('dt', '2024-01-01'), ('event', 'add to cart'))
+    """
+    last = itertools.takewhile(lambda name: name.find("=") > 0, reversed(above))
+    found: dict[str, str | None] = {}
+    for folder in (*reversed([*last]), *below):
+        name, mark, value = folder.partition("=")
+        if name and mark:
+            text = unquote(value)
+            found[unquote(name)] = None if text == NO_PARTITION else text
+    return tuple(found.items())
+
+
+def _list_local(given: str, key: str) -> list[_Found]:
+    root = Path(given).expanduser().absolute()
+    fixed = root
+    if root.is_file():
+        paths, fixed = [root], root.parent
+    elif root.is_dir():
+        paths = [p for p in root.rglob("*") if p.is_file() and _is_data(p.relative_to(root).parts)]
+        if not paths:
+            raise UserError(f"{key}={given} is a directory without files")
+    elif any(mark in given for mark in "*?["):
+        pattern = str(root.relative_to(root.anchor))
+        found = set(Path(root.anchor).glob(pattern))
+        below = {p for path in found if path.is_dir() for p in path.rglob("*") if p.is_file()}
+        paths = [p for p in found if p.is_file()]
+        paths += [p for p in below - found if _is_data(p.parts[len(root.parts) :])]
+        fixed = Path(re.split(r"[*?[]", str(root))[0] + "x").parent
+        if not paths:
+            raise UserError(f"{key}={given} matches no file")
+    else:
+        raise UserError(f"{key}={given} does not exist (working directory {Path.cwd()})")
+    return [
+        _Found(
+            str(path.resolve()),
+            (stat := path.stat()).st_size,
+            str(stat.st_mtime_ns),
+            fixed.parts,
+            path.relative_to(fixed).parts[:-1],
+        )
+        for path in paths
+    ]
+
+
+def _list_uri(given: str, key: str) -> list[_Found]:
+    fs, root = filesystem_of(given, key)
+    pattern = ""
+    try:
+        info = fs.get_file_info(root)
+        if info.type == pyarrow.fs.FileType.NotFound and any(mark in root for mark in "*?["):
+            pattern = root
+            root = re.split(r"[*?[]", pattern)[0].rpartition("/")[0]
+            info = fs.get_file_info(root)
+        found = [info]
+        if info.type == pyarrow.fs.FileType.Directory:
+            found = fs.get_file_info(pyarrow.fs.FileSelector(root, recursive=True))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{key}={redact(given)} cannot be read: {redact(str(error))}") from None
+    above = tuple(root.strip("/").split("/"))
+    prefix = len(above)
+    files = [
+        _Found(
+            sibling(given, f.path),
+            f.size,
+            str(f.mtime_ns),
+            above[:-1] if f is info else above,
+            tuple(f.path.strip("/").split("/")[prefix:-1]),
+        )
+        for f in found
+        if f.type == pyarrow.fs.FileType.File
+        and (f is info or _is_data(tuple(f.path.strip("/").split("/")[prefix:])))
+        and (not pattern or fnmatch.fnmatch(f.path, pattern))
+    ]
+    if not files:
+        raise UserError(f"{key}={redact(given)} matches no file")
+    return files
+
+
+def _is_data(parts: tuple[str, ...]) -> bool:
+    """Leave out what writers put beside the data, such as _SUCCESS and .crc files."""
+    return not any(part.startswith(("_", ".")) for part in parts)
+
+
+def find_paths(given: str, key: str) -> list[str]:
+    """Return the paths of all that a path, directory, glob or URI stands for, whatever they hold.
+
+    Raises:
+        UserError: nothing given, or nothing there.
+    """
+    if not given:
+        raise UserError(f"{key} is empty: give a path, directory, glob or URI")
+    found = _list_uri(given, key) if is_uri(given) else _list_local(given, key)
+    return sorted(info[0] for info in found)
+
+
+def describe_sources(files: Sequence[SourceFile]) -> tuple[dict[str, str | int], ...]:
+    """Say what was read: path, bytes, and the sha256 of small inputs or the time of change."""
+    is_small = sum(file.num_bytes for file in files) <= HASHED_BYTES
+    rows: list[dict[str, str | int]] = []
+    for file in files:
+        row: dict[str, str | int] = {"path": redact(file.path), "bytes": file.num_bytes}
+        if is_small and not is_uri(file.path):
+            with Path(file.path).open("rb") as stream:
+                row["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
+        else:
+            row["modified"] = file.modified
+        rows.append(row)
+    return tuple(rows)
+
+
+def open_input(path: str, *, is_seekable: bool) -> pa.NativeFile:
+    """Open a file's bytes as they are: for reading at any place, or as a stream."""
+    fs, inner = filesystem_of(path, "file")
+    if is_seekable:
+        return fs.open_input_file(inner)
+    return fs.open_input_stream(inner, compression=None, buffer_size=STREAM_BYTES)

@@ -1,0 +1,270 @@
+"""The model registry: an operating point as a version of a model that makes slates of histories.
+
+    RUN --register--> version, alias `candidate` --promote, through the gate--> alias `champion`
+
+A version stands by itself: weights, catalogue, text vectors and the code that reads them are its
+artefacts. Whoever loads `models:/NAME@champion` needs neither the click log nor the cluster.
+As in tracking.py no call relies on MLflow's global state.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import mlflow.pyfunc
+import pandas as pd
+import pyarrow.parquet as pq
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+import recdiv_core
+from recdiv_core.config import Config, to_yaml
+from recdiv_core.data.text_vectors import vectors_path
+from recdiv_core.errors import UserError
+from recdiv_core.evaluation.judged_runs import NamedRun, check_comparable, find_run
+from recdiv_core.release.gate import pass_gate
+from recdiv_core.schema import read_manifest
+from recdiv_core.slates.maker import SlateMaker
+from recdiv_core.slates.query_index import read_queries, write_keys
+from recdiv_core.storage.credentials import redact
+from recdiv_core.storage.given_paths import check_run_name
+from recdiv_core.storage.whole_files import write_whole
+from recdiv_core.tracking.runs import RunHandle, run_of
+from recdiv_core.tracking.store import client_of, patiently, tracking_uri, with_password
+
+logger = logging.getLogger(__name__)
+
+CANDIDATE: Final = "candidate"
+CHAMPION: Final = "champion"
+SERVED: Final = ("checkpoint.json", "config.yaml", "model.pt")
+RUN_TAG: Final = "recdiv.run"
+
+
+class SlateModel(PythonModel):
+    """What is registered: a table with `history` (and `query`) in, slates out."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load weights and catalogue."""
+        places = {name: Path(path) for name, path in context.artifacts.items()}
+        self.maker = SlateMaker(places["checkpoint"], places["prepared"])
+
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride]: MLflow's returns nothing
+        self,
+        context: PythonModelContext,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Return `item_ids` and `scores` of each row's slate, in order, and `query_is_known`."""
+        asked = {name.replace(".", "_"): value for name, value in (params or {}).items()}
+        queries = list(model_input["query"]) if "query" in model_input else None
+        slates = self.maker.slates([list(h) for h in model_input["history"]], queries, **asked)
+        return pd.DataFrame(
+            {
+                "item_ids": [s.item_ids for s in slates],
+                "scores": [s.scores for s in slates],
+                "query_is_known": [s.query_is_known for s in slates],
+            },
+            index=model_input.index,
+        )
+
+
+def register(
+    config: Config, text: str, settings: Mapping[str, object], name: str
+) -> dict[str, Any]:
+    """Register a run as a new version, the candidate.
+
+    Args:
+        config: of this call, for `tracking.uri`.
+        text: RUN as of `compare`: directory, checkpoint or MLflow id, with `+rerank.*` settings.
+        settings: dotted key -> value for the run.
+        name: of the registered model; made when it is new.
+
+    Returns:
+        `{"name", "version", "alias", "model_uri"}`.
+
+    Raises:
+        UserError: no such run, not finished, or without an MLflow run.
+    """
+    check_model_name(name)
+    uri = tracking_uri(config)
+    run = find_run(text, settings, lambda: uri)
+    check_comparable([run])  # with itself: its data are there, and fit
+    handle = run_of(uri, run.config)
+    client = client_of(uri)
+    with tempfile.TemporaryDirectory() as directory:
+        model = Path(directory) / "model"
+        _save(run, Path(directory), model)
+        place = f"models/{name}-{uuid.uuid4().hex[:8]}"  # a run can be registered more than once
+        client.log_artifacts(handle.run_id, str(model), place)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"{client.get_run(handle.run_id).info.artifact_uri}/{place}"
+    version = _create_version(uri, name, source, handle.run_id, run.place)
+    client.set_registered_model_alias(name, CANDIDATE, str(version))
+    logger.info("%s is version %s of %s, the candidate", text, version, name)
+    return {
+        "name": name,
+        "version": int(version),
+        "alias": CANDIDATE,
+        "model_uri": f"models:/{name}@{CANDIDATE}",
+    }
+
+
+def promote(
+    config: Config, name: str, floors: Mapping[str, float], *, split: str = "test"
+) -> dict[str, Any]:
+    """Make the candidate the champion, if it passes the gate; without a champion it does.
+
+    Returns:
+        `{"name", "version", "champion", "promoted", "gate"}`; `champion` is the version that was
+        it before, `gate` see `gate.pass_gate`.
+
+    Raises:
+        UserError: no candidate of that name, or one that does not compare with the champion.
+    """
+    check_model_name(name)
+    uri = tracking_uri(config)
+    client = client_of(uri)
+    candidate = _version(client, name, CANDIDATE)
+    if candidate is None:
+        raise UserError(
+            f"tracking.uri={redact(uri)}: {name} has no candidate; register a RUN first"
+        )
+    champion = _version(client, name, CHAMPION)
+    rows: list[dict[str, Any]] = []
+    if champion is not None and champion.version != candidate.version:
+        with tempfile.TemporaryDirectory() as directory:
+            sides = [
+                _downloaded(uri, version, Path(directory) / word)
+                for word, version in ((CHAMPION, champion), (CANDIDATE, candidate))
+            ]
+            rows = pass_gate(sides[0], sides[1], floors, split)
+    promoted = all(row["passes"] is not False for row in rows)
+    if promoted:
+        client.set_registered_model_alias(name, CHAMPION, str(candidate.version))
+    return {
+        "name": name,
+        "version": int(candidate.version),
+        "champion": None if champion is None else int(champion.version),
+        "promoted": promoted,
+        "gate": rows,
+    }
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a name that MLflow's registry, or the directory of a version, cannot take.
+
+    Raises:
+        UserError: see `check_run_name`; empty, or with a colon, which ends a name in `models:/`.
+    """
+    check_run_name(name, "--name")
+    if not name or ":" in name:
+        raise UserError(f"--name {name!r}: a registered model needs a name without a colon")
+
+
+def _save(run: NamedRun, work: Path, model: Path) -> None:
+    """Write the model's directory."""
+    checkpoint, prepared = work / "checkpoint", work / "prepared"
+    checkpoint.mkdir()
+    for file in SERVED:
+        shutil.copy2(run.checkpoint / file, checkpoint / file)
+    write_whole(checkpoint / "config.yaml", to_yaml(run.config))
+    source = Path(run.config.data.prepared)
+    manifest = read_manifest(source)
+    vectors = [vectors_path(source, manifest, name) for name in ("tokens", "queries")]
+    files = [source / file for file in ("manifest.json", "catalogue.parquet")]
+    for path in (*files, *vectors):
+        target = prepared / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+    write_keys(read_queries(source), prepared)
+    mlflow.pyfunc.save_model(
+        model,
+        python_model=SlateModel(),
+        artifacts={"checkpoint": str(checkpoint), "prepared": str(prepared)},
+        signature=_signature(run.config),
+        input_example=pd.DataFrame({"history": [_some_items(source), []]}),
+        code_paths=[str(Path(recdiv_core.__file__).parent)],
+        pip_requirements=_requirements(),
+    )
+
+
+def _some_items(prepared: Path) -> list[str]:
+    table = pq.read_table(prepared / "catalogue.parquet", columns=["item_id"])
+    return table["item_id"].slice(0, 2).to_pylist()
+
+
+def _signature(config: Config) -> ModelSignature:
+    text = Array(DataType.string)
+    return ModelSignature(
+        inputs=Schema([ColSpec(text, "history"), ColSpec("string", "query", required=False)]),
+        outputs=Schema(
+            [
+                ColSpec(text, "item_ids"),
+                ColSpec(Array(DataType.double), "scores"),
+                ColSpec("boolean", "query_is_known"),
+            ]
+        ),
+        params=ParamSchema(
+            [
+                ParamSpec("k", "long", config.eval.k),
+                ParamSpec("model.diversity", "double", config.model.diversity),
+                ParamSpec("rerank.diversity", "double", config.rerank.diversity),
+            ]
+        ),
+    )
+
+
+def _requirements() -> list[str]:
+    """Return what the package needs, without its extras."""
+    wanted = importlib.metadata.requires("recdiv") or []
+    return [text for text in wanted if "extra ==" not in text]
+
+
+def _create_version(uri: str, name: str, source: str, run_id: str, place: str) -> str:
+    """Create a version of a model and return its number; one, though the reply may be lost."""
+    client = MlflowClient(tracking_uri=with_password(uri))
+
+    def create() -> str:
+        found = client.search_model_versions(f"name = '{name}' and source_path = '{source}'")
+        if found:
+            return min((each.version for each in found), key=int)
+        return client.create_model_version(
+            name, source, run_id=run_id, tags={RUN_TAG: place}
+        ).version
+
+    patiently(uri, create)
+    return create()
+
+
+def _version(client: Any, name: str, alias: str) -> Any:
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _downloaded(uri: str, version: Any, place: Path) -> NamedRun:
+    """Return the run that a version holds, as it was registered."""
+    place.mkdir()
+    client = client_of(uri)
+    handle = RunHandle(uri, "", version.run_id)
+    root = client.get_run(handle.run_id).info.artifact_uri
+    inside = version.source.removeprefix(root).strip("/")
+    got = client.download_artifacts(handle.run_id, f"{inside}/artifacts/checkpoint", str(place))
+    return find_run(got, {}, lambda: uri)

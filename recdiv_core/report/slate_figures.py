@@ -1,0 +1,182 @@
+"""What is drawn of judged slates: figures with intervals, exposure, popularity, kinds of users.
+
+Not which runs are judged (slate_views.py) nor how a figure is drawn (slate_page.py). The one idea:
+each is a function of `JudgedUsers`, runs being judged on the same users in the same order.
+
+Legend: U judged users, V catalogue, S runs, R draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from recdiv_core.evaluation.differences import LEVEL, SEED, difference, draw
+from recdiv_core.metrics.bootstrap import interval, resampled_means
+from recdiv_core.metrics.fairness import MIN_SIZE
+from recdiv_core.metrics.jackknife import JudgedUsers
+
+NUM_DRAWS: Final = 2000
+NUM_POINTS: Final = 200
+"""Of an exposure curve, as it is drawn."""
+NUM_DECILES: Final = 10
+SEGMENT_METRICS: Final = ("ndcg", "ild", "diversity_index")
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % interval over users."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Band:
+    """Items of like popularity.
+
+    Attributes:
+        name: `1` is the tenth of the warm items with fewest train events, `cold` has none.
+        num_items: in it.
+        events: fewest and most train events of an item.
+    """
+
+    name: str
+    num_items: int
+    events: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Users of a kind, and each metric of SEGMENT_METRICS of each run on them."""
+
+    name: str
+    num_users: int
+    figures: Mapping[str, tuple[Estimate, ...]]
+
+
+def figures_of(
+    judged: Sequence[JudgedUsers],
+) -> tuple[tuple[Mapping[str, Estimate], ...], tuple[Mapping[str, Mapping[str, Any]], ...]]:
+    """Return each run's figures with intervals, and how each differs from the first."""
+    if len(judged[0].slates_UK) < 2:  # nothing varies over one user
+        alone = [{name: each.figure(name) for name in each.users} for each in judged]
+        return tuple({n: Estimate(v, v, v) for n, v in own.items()} for own in alone), ()
+    drawn = draw(judged, NUM_DRAWS)
+    figures: list[Mapping[str, Estimate]] = []
+    differences: list[Mapping[str, Mapping[str, Any]]] = []
+    for place in range(len(judged)):
+        own: dict[str, Estimate] = {}
+        against: dict[str, Mapping[str, Any]] = {}
+        for column, name in enumerate(drawn.names):
+            values_S, draws_RS = drawn.figures_SM[:, column], drawn.draws_RSM[:, :, column]
+            low, high = interval(draws_RS[:, place], level=LEVEL)
+            own[name] = Estimate(float(values_S[place]), low, high)
+            against[name] = difference(
+                float(values_S[0]), float(values_S[place]), draws_RS[:, 0], draws_RS[:, place]
+            )
+        figures.append(own)
+        differences.append(against)
+    return tuple(figures), tuple(differences[1:])
+
+
+def exposure_curve(exposure_V: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Return the Lorenz curve of exposure: (share of items, share of exposure).
+
+    From the item shown least to that shown most; it lies the further below the diagonal the less
+    even exposure is (Gini is twice the area between). At most NUM_POINTS + 1 points, ends included.
+
+    >>> [shares.tolist() for shares in exposure_curve(np.array([3, 0, 1, 0]))]
+    [[0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.0, 0.25, 1.0]]
+    """
+    rising_V = np.sort(exposure_V).astype(np.float64)
+    shares = np.concatenate([[0.0], rising_V.cumsum() / max(1.0, rising_V.sum())])
+    num_items = len(rising_V)
+    places = np.unique(np.linspace(0, num_items, min(num_items, NUM_POINTS) + 1).round())
+    return places / num_items, shares[places.astype(np.int64)]
+
+
+def popularity_bands(
+    popularity_V: npt.NDArray[np.int64],
+) -> tuple[tuple[Band, ...], npt.NDArray[np.int64]]:
+    """Cut the warm items into tenths by train events, cold items apart.
+
+    Ties are cut by item_index. Of fewer than ten warm items each is a band.
+
+    Returns:
+        the bands, from few train events to many, cold items last where there are any;
+        [V] the band of each item.
+    """
+    warm = np.flatnonzero(popularity_V > 0)
+    parts = np.array_split(
+        warm[np.argsort(popularity_V[warm], kind="stable")], min(NUM_DECILES, max(1, len(warm)))
+    )
+    cold = np.flatnonzero(popularity_V == 0)
+    named = [(str(place + 1), part) for place, part in enumerate(parts)] + [("cold", cold)]
+    band_V = np.zeros(len(popularity_V), dtype=np.int64)
+    bands: list[Band] = []
+    for name, items in named:
+        if len(items):
+            band_V[items] = len(bands)
+            events = popularity_V[items]
+            bands.append(Band(name, len(items), (int(events.min()), int(events.max()))))
+    return tuple(bands), band_V
+
+
+def band_coverage(
+    exposure_V: npt.NDArray[np.int64], bands: Sequence[Band], band_V: npt.NDArray[np.int64]
+) -> tuple[float, ...]:
+    """Return the share of each band that stands in any slate."""
+    shown = np.bincount(band_V[exposure_V > 0], minlength=len(bands))
+    return tuple(float(n) / band.num_items for n, band in zip(shown, bands, strict=True))
+
+
+def user_segments(
+    length_U: npt.NDArray[np.int64], is_cold_U: npt.NDArray[np.bool_]
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return name -> [U]: all, cold and warm users, and thirds by length of history.
+
+    Users of equal length stay together, so that the thirds may be uneven. Groups of fewer than
+    MIN_SIZE users are left out: their figures are mostly chance.
+    """
+    first, second = (int(edge) for edge in np.quantile(length_U, [1 / 3, 2 / 3], method="lower"))
+    groups = {
+        "all": np.ones(len(length_U), dtype=np.bool_),
+        "cold": is_cold_U,
+        "warm": ~is_cold_U,
+        f"to {first}": length_U <= first,
+        f"{first + 1} to {second}": (length_U > first) & (length_U <= second),
+        f"over {second}": length_U > second,
+    }
+    return {name: is_in_U for name, is_in_U in groups.items() if is_in_U.sum() >= MIN_SIZE}
+
+
+def segments(
+    judged: Sequence[JudgedUsers],
+    length_U: npt.NDArray[np.int64],
+    is_cold_U: npt.NDArray[np.bool_],
+) -> tuple[Segment, ...]:
+    """Return the figures of each of `user_segments`."""
+    found: list[Segment] = []
+    for name, is_in_U in user_segments(length_U, is_cold_U).items():
+        figures = {
+            metric: _means(np.stack([each.users[metric][is_in_U] for each in judged]))
+            for metric in SEGMENT_METRICS
+        }
+        found.append(Segment(name, int(is_in_U.sum()), figures))
+    return tuple(found)
+
+
+def _means(values_SU: Floats) -> tuple[Estimate, ...]:
+    draws_RS = resampled_means(values_SU, NUM_DRAWS // 4, seed=SEED)
+    return tuple(
+        Estimate(float(values_U.mean()), *interval(draws_R, level=LEVEL))
+        for values_U, draws_R in zip(values_SU, draws_RS.T, strict=True)
+    )

@@ -1,0 +1,536 @@
+"""The built-in shop: a seeded click log, its catalogue and the planted truth, of any size.
+
+Not a data set to publish results on: a shop to start with, to test with and to load the machinery
+with. The one idea: all that a user does follows from uniform draws of a generator seeded by (seed,
+user number), so that a block of users is simulated at once, slate by slate, with NumPy, and the
+rows do not depend on how the users were cut into blocks. `prepare` calls `generate`.
+
+How shoppers behave. A user has one to four tastes (an aisle or a leaf, with a favourite colour and
+price level); a visit serves one of them, or is a stray look. Within a visit they stay in a leaf or
+go on to what goes with it. The shop fills slates from the visit's leaf (or its query's), from what
+stands next to the last clicked item, from the popular, from the unknown, and from the leaf clicked
+last, and this feedback loop grows over the days while the unknown shrinks: what is shown narrows,
+the tastes do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from numpy.typing import NDArray
+from ray.data import SaveMode
+from ray.data.datasource import FilenameProvider
+
+from recdiv_core.schema import EVENTS
+from recdiv_core.shop.goods import (
+    DAY_MS,
+    NUM_DAYS,
+    NUM_PERIODS,
+    PERIOD_DAYS,
+    START_MS,
+    Goods,
+    catalogue_table,
+    stock,
+)
+from recdiv_core.shop.words import (
+    AISLE_PATHS,
+    AISLE_START,
+    AISLES,
+    COLOURS,
+    LEAF_AISLE,
+    LEAF_PATHS,
+    LEAVES,
+    NEXT_LEAF,
+    NUM_BRANDS,
+    PARTNER_LEAF,
+)
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+SLATES_PER_USER: Final = 4.7
+MAX_SLATES: Final = 40
+USERS_PER_BLOCK: Final = 4_000
+"""Users a Ray task simulates at once: some 160,000 rows."""
+
+SLATE: Final = 6
+NUM_CANDIDATES: Final = 18
+"""Drawn for each slate; the first SLATE distinct ones that are on sale are shown."""
+NUM_RESERVES: Final = 6
+"""Of the candidates, the last ones: popular or drawn all alike, should a leaf have too few."""
+NEW_VISIT: Final = 0.6
+"""Probability that a slate opens a new visit rather than continuing the last."""
+STRAY: Final = 0.08
+QUERY: Final = 0.35
+QUERY_COLOUR: Final = 0.5
+MAX_TASTES: Final = 4
+NUM_TASTES: Final = (0.25, 0.35, 0.25, 0.15)
+"""Shares of users with 1, 2, 3 and 4 tastes."""
+MOVES: Final = (0.55, 0.80, 0.92)
+"""Cumulative: stay in the leaf, go to the next leaf, to its partner; else back to the taste."""
+COMPANION: Final = 0.22
+"""Share of the candidates from beside the last clicked item."""
+LOOP: Final = (0.05, 0.50)
+"""Share from the leaf clicked last, on the first and on the last day: the feedback loop."""
+STEER: Final = 0.9
+"""Probability, on the last day, that a visit without a search begins in the leaf clicked last,
+where the shop opens, and not in a taste; it grows from 0."""
+POPULAR: Final = 0.15
+EXPLORE: Final = (0.32, 0.02)
+"""Share of items drawn all alike, on the first and on the last day."""
+HOURS: Final = (3, 2, 1, 1, 1, 2, 4, 7, 9, 9, 9, 10, 12, 11, 9, 9, 10, 12, 15, 18, 20, 19, 13, 7)
+"""Relative number of visits by hour of the day, UTC."""
+LIKES: Final = (0.88, 0.62, 0.45, 0.05)
+"""Click probability of an examined item of the visit's leaf, of what goes with it, of any taste of
+the user, and of anything else; the leanings scale it."""
+CART: Final = 0.4
+PURCHASE: Final = 0.5
+
+_GOLDEN: Final = (5**0.5 - 1) / 2
+
+
+class _Draws(NamedTuple):
+    """The uniform draws of a slate, a row each: [rows] or, for grids, [rows, width]."""
+
+    visit: Floats
+    day: Floats
+    hour: Floats
+    gap: Floats
+    taste: Floats
+    leaf: Floats
+    stray: Floats
+    query: Floats
+    query_colour: Floats
+    move: Floats
+    steer: Floats
+    source: Floats
+    pick: Floats
+    shuffle: Floats
+    examine: Floats
+    click: Floats
+    cart: Floats
+    purchase: Floats
+    delay: Floats
+
+    def rows(self, index: Ints) -> _Draws:
+        """Return the draws of some slates."""
+        return _Draws(*(draw[index] for draw in self))
+
+
+_WIDTHS: Final = (*(1,) * 11, *(NUM_CANDIDATES,) * 2, *(SLATE,) * 6)
+
+
+@dataclass(frozen=True)
+class Shoppers:
+    """A block of U users: their planted tastes, and all the chance of their lives."""
+
+    number: Ints
+    num_slates: Ints
+    taste_first: Ints
+    """[U, MAX_TASTES] first leaf of each taste."""
+    taste_last: Ints
+    """[U, MAX_TASTES] leaf after the last of each taste; equal to the first where there is none."""
+    weights: Floats
+    """[U, MAX_TASTES] rows sum to 1, heaviest first; 0 where there is no taste."""
+    colour: Ints
+    price_level: Ints
+    """[U, MAX_TASTES] favourite brand level: 0 cheapest, NUM_BRANDS - 1 dearest."""
+    draws: _Draws
+    """A row a slate, user after user."""
+
+
+@dataclass
+class _Minds:
+    """What changes while U users browse; -1 stands for nothing yet."""
+
+    time: Ints
+    visit: Ints
+    taste: Ints
+    leaf: Ints
+    """Leaf that the user has in mind for the coming slate."""
+    query: Ints
+    """leaf * (colours + 1) + colour + 1, colour + 1 = 0 when the query names none."""
+    clicked: Ints
+    """Item clicked last in this visit."""
+    habit: Ints
+    """Leaf clicked last in any visit."""
+
+
+class _PartNames(FilenameProvider):
+    """Name the shards by number alone, so that the same shop stands in the same files."""
+
+    def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
+        return f"part-{task_index:06d}.parquet"
+
+
+def generate(out: Path, *, num_events: int, seed: int) -> tuple[Path, Path]:
+    """Write the shop with Ray Data: `out/clicks/`, `out/items/` and `out/truth/`, all Parquet.
+
+    Nothing but the catalogue is held in memory. Ray must be initialised. Files of an earlier shop
+    in the same place are replaced.
+
+    Args:
+        out: absolute; visible to all nodes.
+        num_events: rows of the log to aim at, within a tenth; see `size` for what else grows.
+        seed: equal seeds give equal rows, on any cluster.
+
+    Returns:
+        The directories of the click log and of the catalogue.
+    """
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    num_users, num_items = size(num_events, seed=seed)
+    goods = stock(num_items, seed=seed)
+    (out / "items").mkdir(parents=True, exist_ok=True)
+    pq.write_table(catalogue_table(goods, seed=seed), out / "items" / "part-000000.parquet")
+
+    shelves = ray.put(goods)
+
+    def clicks(users: pa.Table) -> pa.Table:
+        return click_log(draw_shoppers(users["id"].to_numpy(), seed=seed), ray.get(shelves))
+
+    def truth(users: pa.Table) -> pa.Table:
+        return planted_truth(draw_shoppers(users["id"].to_numpy(), seed=seed))
+
+    num_blocks = -(-num_users // USERS_PER_BLOCK)
+    for name, make in (("clicks", clicks), ("truth", truth)):
+        users = ray.data.range(num_users, override_num_blocks=num_blocks)
+        users.map_batches(make, batch_size=None, batch_format="pyarrow").write_parquet(
+            str(out / name), mode=SaveMode.OVERWRITE, filename_provider=_PartNames()
+        )
+    return out / "clicks", out / "items"
+
+
+def size(num_events: int, *, seed: int) -> tuple[int, int]:
+    """Return the numbers of users and items of a shop with some number of log rows.
+
+    Users grow in proportion (about 40 rows a user), items with the power 0.6 of the rows: about
+    100 at 1,000 rows, 1,200 at 60,000 and 10^5 at 10^8.
+    """
+    num_items = round(1_200 * (num_events / 60_000) ** 0.6)
+    # as measured: 6 impressions and what follows; fewer clicks where there is less to choose from
+    rows_per_slate = 8.7 - 13.5 / num_items**0.5
+    target = num_events / rows_per_slate
+    most = int(1.1 * target / SLATES_PER_USER) + MAX_SLATES
+    total = np.cumsum(_num_slates(np.arange(most), seed=seed))
+    return int(np.argmin(np.abs(total - target))) + 1, num_items
+
+
+def _num_slates(users: Ints, *, seed: int) -> Ints:
+    """Return how many slates each user sees: at least 2, heavy-tailed, evenly spread over users.
+
+    The golden-ratio sequence stands in for independent draws: any run of users has nearly the mean,
+    which is what makes the number of rows hit its aim in small shops too.
+    """
+    offset = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,))).random()
+    quantile = (users * _GOLDEN + offset) % 1.0
+    return np.minimum(2.7 / np.sqrt(1 - quantile), MAX_SLATES).astype(np.int64)
+
+
+def draw_shoppers(users: Ints, *, seed: int) -> Shoppers:
+    """Draw the tastes of users given by number, and the chance of all that they will do."""
+    num_slates = _num_slates(users, seed=seed)
+    head = np.empty((len(users), len(AISLES) + 1 + 5 * MAX_TASTES))
+    body = np.empty((num_slates.sum(), sum(_WIDTHS)))
+    starts = np.cumsum(num_slates) - num_slates
+    for row, (user, start, count) in enumerate(zip(users, starts, num_slates, strict=True)):
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3, int(user))))
+        rng.random(out=head[row])
+        rng.random(out=body[start : start + count])
+    columns = np.split(body, np.cumsum(_WIDTHS)[:-1], axis=1)
+    draws = _Draws(*(draw[:, 0] if draw.shape[1] == 1 else draw for draw in columns))
+
+    chance, count, *grids = np.split(head, len(AISLES) + np.array([0, 1, 5, 9, 13, 17]), axis=1)
+    narrow, within, colour, level, weight = grids
+    fame = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
+    share = fame.permutation(1 / np.arange(1, len(AISLES) + 1) ** 0.7)
+    # Gumbel's trick: the largest of log share + noise are draws without replacement
+    aisle = np.argsort(-(np.log(share) - np.log(-np.log(chance))), axis=1)[:, :MAX_TASTES]
+    first, last = AISLE_START[aisle], AISLE_START[aisle + 1]
+    leaf = first + (within * (last - first)).astype(np.int64)
+    is_leaf = narrow < 0.5
+    first, last = np.where(is_leaf, leaf, first), np.where(is_leaf, leaf + 1, last)
+    num_tastes = np.searchsorted(np.cumsum(NUM_TASTES)[:-1], count) + 1
+    exists = np.arange(MAX_TASTES) < num_tastes
+    weights = np.where(exists, 0.3 - np.log(weight), 0.0)
+    weights = -np.sort(-weights, axis=1)
+    return Shoppers(
+        number=users,
+        num_slates=num_slates,
+        taste_first=first,
+        taste_last=np.where(exists, last, first),
+        weights=weights / weights.sum(axis=1, keepdims=True),
+        colour=(colour * len(COLOURS)).astype(np.int64),
+        price_level=(level * NUM_BRANDS).astype(np.int64),
+        draws=draws,
+    )
+
+
+def click_log(shoppers: Shoppers, goods: Goods) -> pa.Table:
+    """Let the users browse; return their events in time order, user after user.
+
+    Returns:
+        Columns `user_id, item_id, timestamp` (int64, milliseconds since 1970-01-01 UTC), `event,
+        query` (null but for a visit's first slate, if it was a search), `session_id, slate_id,
+        position` (int32, 1 is the top).
+    """
+    num_users = len(shoppers.number)
+    nothing = np.full(num_users, -1)
+    minds = _Minds(*(nothing.copy() for _ in range(7)))
+    first_row = np.cumsum(shoppers.num_slates) - shoppers.num_slates
+    start = _visit_times(shoppers)
+    parts: list[tuple[NDArray[np.generic], ...]] = []
+    for step in range(int(shoppers.num_slates.max())):
+        users = np.flatnonzero(shoppers.num_slates > step)
+        draws = shoppers.draws.rows(first_row[users] + step)
+        _make_up_minds(minds, users, shoppers, draws, start[first_row[users] + step])
+        slate = _fill_slates(minds, users, draws, goods)
+        happened = _respond(minds, users, shoppers, draws, slate, goods)
+        row, place, event = np.nonzero(happened)
+        wait = _waits(draws)[row, place, event]
+        user = users[row]
+        parts.append(
+            (
+                user,
+                slate[row, place],
+                minds.time[user] + wait,
+                event,
+                place + 1,
+                first_row[user] + step,
+                minds.visit[user],
+                minds.query[user],
+            )
+        )
+        _remember(minds, users, happened[:, :, 1], slate, goods)
+    columns = [np.concatenate(part) for part in zip(*parts, strict=True)]
+    order = np.lexsort((columns[2], columns[0]))
+    return _as_table(shoppers, goods, first_row, *(column[order] for column in columns))
+
+
+def planted_truth(shoppers: Shoppers) -> pa.Table:
+    """Return what the users really want, which is not what the shop came to show them.
+
+    Returns:
+        Columns `user_id`, `tastes` (category paths, heaviest first), `weights` (sum to 1),
+        `colours` and `price_levels` (0 cheapest to 1 dearest), one for each taste, and `breadth`,
+        the effective number of tastes: exp of the entropy of the weights, in [1, MAX_TASTES].
+    """
+    first, last, weights = shoppers.taste_first, shoppers.taste_last, shoppers.weights
+    exists = weights > 0
+    offsets = pa.array(np.concatenate([[0], np.cumsum(exists.sum(axis=1))]), pa.int32())
+    is_leaf = last - first == 1
+    node = np.where(is_leaf, first, len(LEAVES) + LEAF_AISLE[first])[exists]
+    entropy = -np.sum(weights * np.log(np.where(exists, weights, 1.0)), axis=1)
+    flat = {
+        "tastes": pa.array(LEAF_PATHS + AISLE_PATHS).take(pa.array(node)),
+        "weights": pa.array(weights[exists]),
+        "colours": pa.array(COLOURS).take(pa.array(shoppers.colour[exists])),
+        "price_levels": pa.array(shoppers.price_level[exists] / (NUM_BRANDS - 1)),
+    }
+    lists = {name: pa.ListArray.from_arrays(offsets, values) for name, values in flat.items()}
+    return pa.table({"user_id": _user_ids(shoppers.number), **lists, "breadth": np.exp(entropy)})
+
+
+def _visit_times(shoppers: Shoppers) -> Ints:
+    """Return the moment at which each slate would open a visit, in order for each user."""
+    rhythm = np.concatenate([[0], np.cumsum(HOURS)]) / sum(HOURS)
+    day = np.floor(shoppers.draws.day * NUM_DAYS)
+    hour = np.interp(shoppers.draws.hour, rhythm, np.arange(len(HOURS) + 1))
+    time = START_MS + ((day + hour / 24) * DAY_MS).astype(np.int64)
+    user = np.repeat(np.arange(len(shoppers.number)), shoppers.num_slates)
+    return time[np.lexsort((time, user))]
+
+
+def _make_up_minds(
+    minds: _Minds, users: Ints, shoppers: Shoppers, draws: _Draws, start: Ints
+) -> None:
+    """Open a visit or continue it: time, taste, the leaf in mind and perhaps a query."""
+    is_new = (minds.visit[users] < 0) | (draws.visit < NEW_VISIT)
+    later = minds.time[users] + np.where(is_new, 45 * 60_000, 0)
+    gap = (100_000 + 300_000 * draws.gap).astype(np.int64)
+    minds.time[users] = np.where(is_new, np.maximum(start, later), later + gap)
+    minds.visit[users] += is_new
+    minds.clicked[users[is_new]] = -1
+
+    drawn = (draws.taste[:, None] >= np.cumsum(shoppers.weights[users], axis=1)).sum(axis=1)
+    drawn = np.minimum(drawn, (shoppers.weights[users] > 0).sum(axis=1) - 1)
+    taste = minds.taste[users] = np.where(is_new, drawn, minds.taste[users])
+    first = shoppers.taste_first[users, taste]
+    width = shoppers.taste_last[users, taste] - first
+    wanted = first + (draws.leaf * width).astype(np.int64)
+    stray = (draws.leaf * len(LEAVES)).astype(np.int64)
+
+    current, habit = minds.leaf[users], minds.habit[users]
+    move = np.searchsorted(MOVES, draws.move, side="right")
+    moved = np.choose(move, [current, NEXT_LEAF[current], PARTNER_LEAF[current], wanted])
+    is_search = is_new & (draws.query < QUERY)
+    is_steered = ~is_search & (habit >= 0) & (draws.steer < STEER * _ramp(minds.time[users]))
+    fresh = np.select([is_steered, draws.stray < STRAY], [habit, stray], wanted)
+    leaf = minds.leaf[users] = np.where(is_new, fresh, moved)
+
+    colour = np.where(draws.query_colour < QUERY_COLOUR, shoppers.colour[users, taste] + 1, 0)
+    minds.query[users] = np.where(is_search, leaf * (len(COLOURS) + 1) + colour, -1)
+
+
+def _fill_slates(minds: _Minds, users: Ints, draws: _Draws, goods: Goods) -> Ints:
+    """Return what the shop shows: [users, SLATE] item numbers, distinct, -1 where none is left.
+
+    Each candidate comes from one source: what stands next to the last clicked item, the leaf
+    clicked last (the feedback loop), all by popularity, all alike, else the visit's leaf or query.
+    """
+    leaf, query = minds.leaf[users], minds.query[users]
+    clicked, habit = minds.clicked[users], minds.habit[users]
+    period = _period(minds.time[users])
+    ramp = _ramp(minds.time[users])
+    guess = np.where(query >= 0, 0.2, 1.0)  # a search leaves less to guess
+    shares = (
+        COMPANION * (clicked >= 0),
+        (LOOP[0] + (LOOP[1] - LOOP[0]) * ramp) * (habit >= 0) * guess,
+        POPULAR * guess,
+        (EXPLORE[0] + (EXPLORE[1] - EXPLORE[0]) * ramp) * guess,
+    )
+    limits = np.cumsum(shares, axis=0).T
+    source = (draws.source[:, :, None] >= limits[:, None, :]).sum(axis=2)
+    source[:, -NUM_RESERVES:] = 2 + np.arange(NUM_RESERVES) % 2
+
+    first, last = _wanted_range(leaf, query, period, goods)
+    from_habit, from_wish = source == 1, source == 4
+    low = np.where(from_habit, goods.leaf_start[habit][:, None], 0)
+    low = np.where(from_wish, first[:, None], low)
+    high = np.where(from_habit, goods.leaf_start[habit + 1][:, None], goods.num_items)
+    high = np.where(from_wish, last[:, None], high)
+    share_low, share_high = (goods.cumulative[period[:, None], end] for end in (low, high))
+    level = share_low + draws.pick * (share_high - share_low)
+    found = np.searchsorted(goods.cumulative.ravel(), level, "right") - 1
+    item = np.clip(found - period[:, None] * (goods.num_items + 1), 0, goods.num_items - 1)
+    item = np.where(source == 0, _beside(clicked, leaf, draws.pick, goods), item)
+    item = np.where(source == 3, (draws.pick * goods.num_items).astype(np.int64), item)
+
+    is_sold = goods.arrival[item] <= period[:, None]
+    same = np.tril(item[:, :, None] == item[:, None, :], -1).any(axis=2)
+    usable = is_sold & ~same & (item != clicked[:, None])
+    place = np.cumsum(usable, axis=1) - 1
+    row, column = np.nonzero(usable & (place < SLATE))
+    slate = np.full((len(users), SLATE), -1)
+    slate[row, place[row, column]] = item[row, column]
+    order = np.argsort(np.where(slate >= 0, draws.shuffle, 1.0), axis=1)
+    return np.take_along_axis(slate, order, axis=1)
+
+
+def _wanted_range(leaf: Ints, query: Ints, period: Ints, goods: Goods) -> tuple[Ints, Ints]:
+    """Return the shelf range of the leaf, or of its colour when one is sought and in stock."""
+    colour = query % (len(COLOURS) + 1) - 1
+    cell = leaf * len(COLOURS) + np.maximum(colour, 0)
+    first, last = goods.cell_start[cell], goods.cell_start[cell + 1]
+    in_stock = goods.cumulative[period, last] > goods.cumulative[period, first]
+    narrow = (query >= 0) & (colour >= 0) & in_stock
+    return (
+        np.where(narrow, first, goods.leaf_start[leaf]),
+        np.where(narrow, last, goods.leaf_start[leaf + 1]),
+    )
+
+
+def _beside(clicked: Ints, leaf: Ints, pick: Floats, goods: Goods) -> Ints:
+    """Return one of the three items on the leaf's shelf beside the place of the clicked one."""
+    home = goods.leaf[clicked]
+    length = np.diff(goods.leaf_start)
+    place = (clicked - goods.leaf_start[home]) * length[leaf] // length[home]
+    step = 1 + (3 * pick).astype(np.int64)
+    return goods.leaf_start[leaf][:, None] + (place[:, None] + step) % length[leaf][:, None]
+
+
+def _respond(
+    minds: _Minds, users: Ints, shoppers: Shoppers, draws: _Draws, slate: Ints, goods: Goods
+) -> Bools:
+    """Return [users, SLATE, EVENTS]: which events happened to each shown item.
+
+    An item at position p is examined with probability 1 / log2(1 + p), whatever it is.
+    """
+    shown, leaf = slate >= 0, goods.leaf[slate]
+    wanted, taste = minds.leaf[users][:, None], minds.taste[users]
+    goes_with = (leaf == NEXT_LEAF[wanted]) | (leaf == PARTNER_LEAF[wanted])
+    first, last = shoppers.taste_first[users], shoppers.taste_last[users]
+    liked = ((leaf[:, :, None] >= first[:, None, :]) & (leaf[:, :, None] < last[:, None, :])).any(2)
+    base = np.select([leaf == wanted, goes_with, liked], LIKES[:3], LIKES[3])
+
+    same_colour = goods.colour[slate] == shoppers.colour[users, taste][:, None]
+    distance = np.abs(goods.brand[slate] - shoppers.price_level[users, taste][:, None])
+    lean = 0.65 + 0.35 * (1 - distance / (NUM_BRANDS - 1)) + 0.35 * same_colour
+    lean = lean * (0.7 + 0.4 * goods.quality[slate])
+
+    examined = draws.examine < 1 / np.log2(np.arange(SLATE) + 2)
+    click = shown & examined & (draws.click < base * lean)
+    cart = click & (draws.cart < CART * lean)
+    purchase = cart & (draws.purchase < PURCHASE)
+    return np.stack([shown, click, cart, purchase], axis=2)
+
+
+def _waits(draws: _Draws) -> Ints:
+    """Return [users, SLATE, EVENTS] milliseconds from the slate to each event, under 100 s."""
+    click = 4_000 + 8_000 * np.arange(SLATE) + 4_000 * draws.delay
+    think = 12_000 + 12_000 * draws.delay
+    waits = np.stack([0 * click, click, click + think, click + 2 * think], axis=2)
+    return waits.astype(np.int64)
+
+
+def _remember(minds: _Minds, users: Ints, click: Bools, slate: Ints, goods: Goods) -> None:
+    """Keep the last click: it moves the visit on and feeds the loop."""
+    row = np.flatnonzero(click.any(axis=1))
+    last = SLATE - 1 - np.argmax(click[row, ::-1], axis=1)
+    item = slate[row, last]
+    minds.clicked[users[row]] = item
+    minds.leaf[users[row]] = minds.habit[users[row]] = goods.leaf[item]
+
+
+def _period(time: Ints) -> Ints:
+    return np.minimum((time - START_MS) // (PERIOD_DAYS * DAY_MS), NUM_PERIODS - 1)
+
+
+def _ramp(time: Ints) -> Floats:
+    """Return how far the log has come: 0 on the first day, 1 after the last."""
+    return np.clip((time - START_MS) / (NUM_DAYS * DAY_MS), 0, 1)
+
+
+def _user_ids(number: Ints) -> pa.Array:
+    return pa.array([f"u{user:07d}" for user in number])
+
+
+def _as_table(
+    shoppers: Shoppers,
+    goods: Goods,
+    first_row: Ints,
+    user: Ints,
+    item: Ints,
+    time: Ints,
+    event: Ints,
+    position: Ints,
+    slate: Ints,
+    visit: Ints,
+    query: Ints,
+) -> pa.Table:
+    """Turn the numbers into the names of the canonical click log."""
+    user_ids = _user_ids(shoppers.number)
+    names = user_ids.to_pylist()
+    owner = np.repeat(np.arange(len(names)), shoppers.num_slates)
+    order = np.arange(len(owner)) - first_row[owner]
+    sessions = [f"{name}-{visit}" for name in names for visit in range(MAX_SLATES)]
+    slates = [f"{names[user]}-s{number}" for user, number in zip(owner, order, strict=True)]
+    queries = [f"{colour} {leaf.noun}".strip() for leaf in LEAVES for colour in ("", *COLOURS)]
+    return pa.table(
+        {
+            "user_id": user_ids.take(pa.array(user)),
+            "item_id": pa.array(goods.item_ids).take(pa.array(item)),
+            "timestamp": time,
+            "event": pa.array(EVENTS).take(pa.array(event)),
+            "query": pa.array(queries).take(pa.array(query, mask=query < 0)),
+            "session_id": pa.array(sessions).take(pa.array(user * MAX_SLATES + visit)),
+            "slate_id": pa.array(slates).take(pa.array(slate)),
+            "position": position.astype(np.int32),
+        }
+    )

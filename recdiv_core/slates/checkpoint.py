@@ -1,0 +1,298 @@
+"""A checkpoint: a directory that training goes on from exactly, and evaluation needs nothing else.
+
+    config.yaml       the whole config
+    checkpoint.json   where training stood (Progress), fingerprint of the prepared data, and the
+                      sha256 of the two files below
+    model.pt          weights to go on with; in the last checkpoint of a run, the best ones
+    training.pt       optimiser and loss scaler, and the best weights when they are older ones
+
+There is no scheduler and no generator to save: the learning rate and the seed of a step are
+functions of its number, and the position in the data is that number too (data/plan.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import yaml
+from torch import nn
+
+from recdiv_core.config import Config, from_tree, to_yaml
+from recdiv_core.data.versions import other_version
+from recdiv_core.errors import UserError
+from recdiv_core.schema import Manifest
+from recdiv_core.storage.whole_files import write_whole
+
+logger = logging.getLogger(__name__)
+
+SUMMED: Final = ("model.pt", "training.pt")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands.
+
+    Attributes:
+        step: steps done, over all epochs.
+        best_epoch: epoch selected so far (`train.select`), from 1; 0 = none yet.
+        best_metrics: its validation metrics, by name without a prefix.
+        epochs_without_better: since then.
+        is_finished: nothing is left to train; the weights are the best ones.
+        metrics: figures of the last report, with prefixes (`val/`, `test/`, ...).
+    """
+
+    step: int = 0
+    best_epoch: int = 0
+    best_metrics: Mapping[str, float] = field(default_factory=dict)
+    epochs_without_better: int = 0
+    is_finished: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    directory: Path,
+    *,
+    config: Config,
+    manifest: Manifest,
+    progress: Progress,
+    weights: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint into an existing directory."""
+    write_whole(directory / "config.yaml", to_yaml(config))
+    torch.save(dict(weights), directory / "model.pt")
+    torch.save(dict(training), directory / "training.pt")
+    tree = {
+        "manifest_fingerprint": manifest.fingerprint,
+        "sha256": {name: _sha256(directory / name) for name in SUMMED},
+        **dataclasses.asdict(progress),
+    }
+    write_whole(directory / "checkpoint.json", json.dumps(tree))  # may hold NaN
+
+
+def read_config(checkpoint: Path) -> Config:
+    """Read the config that a checkpoint was trained with.
+
+    Raises:
+        UserError: no such directory, not a checkpoint, or a config of another version.
+    """
+    path = checkpoint / "config.yaml"
+    if not checkpoint.is_dir():
+        raise UserError(f"checkpoint {checkpoint} is not a directory")
+    if not path.is_file():
+        raise UserError(f"checkpoint {checkpoint} holds no config.yaml: not a checkpoint")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(tree, dict):
+            raise UserError(f"it holds a {type(tree).__name__}, no mapping")
+        return from_tree(tree)
+    except (yaml.YAMLError, UnicodeDecodeError, UserError) as error:
+        raise UserError(f"{path} cannot be read as a config: {error}") from None
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """Read where a checkpoint's training stood.
+
+    Raises:
+        UserError: missing or damaged file.
+    """
+    return Progress(**_read_json(checkpoint)[1])
+
+
+def read_fingerprint(checkpoint: Path) -> str:
+    """Read the fingerprint of the prepared data set that a checkpoint was trained on.
+
+    Raises:
+        UserError: missing or damaged file.
+    """
+    return _read_json(checkpoint)[0]
+
+
+def chosen_checkpoint(run: Path) -> Path:
+    """Return the last checkpoint in the directory of a training run: that with its best weights.
+
+    Raises:
+        UserError: no checkpoint, or training has not ended.
+    """
+    found = by_progress(run)
+    if not found:
+        raise UserError(f"{run} holds no checkpoint: it is not the directory of a training run")
+    if not read_progress(found[0]).is_finished:
+        raise UserError(f"the training run {run} is not finished: the same command resumes it")
+    return found[0]
+
+
+def by_progress(run: Path) -> list[Path]:
+    """Return the checkpoints in the directory of a run, the furthest first.
+
+    By the steps that they record: their names are local times, and clocks are set back. Those that
+    do not say where they stood are left out.
+    """
+    found: list[tuple[tuple[bool, int], str, Path]] = []
+    for path in run.glob("checkpoint_*/checkpoint.json"):
+        try:
+            found.append((_reached(path.parent), path.parent.name, path.parent))
+        except UserError as error:
+            logger.warning("%s: passed over", error)
+    return [place for *_, place in sorted(found, reverse=True)]
+
+
+def _reached(checkpoint: Path) -> tuple[bool, int]:
+    progress = read_progress(checkpoint)
+    return progress.is_finished, progress.step
+
+
+def newest_whole(checkpoint: Path) -> Path:
+    """Return a checkpoint to go on from: this one, or where it is damaged the last whole before it.
+
+    Raises:
+        UserError: none is whole.
+    """
+    others = [path for path in by_progress(checkpoint.parent) if path != checkpoint]
+    with contextlib.suppress(UserError):  # damaged: all others are before it
+        limit = _reached(checkpoint)
+        others = [path for path in others if _reached(path) <= limit]
+    for place in (checkpoint, *others):
+        if is_whole(place):
+            return place
+    raise UserError(f"{checkpoint} is damaged, and none before it is whole: give a new run.name")
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Return whether the files of a checkpoint are as they were written; log what is not."""
+    try:
+        for name in SUMMED:
+            check_sum(checkpoint, name)
+    except UserError as error:
+        logger.warning("%s: going back to the checkpoint before", error)
+        return False
+    return True
+
+
+def check_sum(checkpoint: Path, name: str) -> None:
+    """Check that a file of a checkpoint is as it was written.
+
+    Raises:
+        UserError: missing or damaged, the file or `checkpoint.json`.
+    """
+    wanted = _read_json(checkpoint)[2].get(name)
+    path = checkpoint / name
+    if not path.is_file():
+        raise UserError(f"{path} is missing: not a whole checkpoint")
+    if wanted is not None and _sha256(path) != wanted:
+        raise UserError(f"{path} is damaged: it is not what checkpoint.json has the sha256 of")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_data(checkpoint: Path, manifest: Manifest, prepared: Path | None = None) -> None:
+    """Refuse a checkpoint that was trained on another prepared data set.
+
+    Args:
+        checkpoint: directory.
+        manifest: of the data set.
+        prepared: its directory, beside which the version that fits is looked for.
+
+    Raises:
+        UserError: the fingerprints differ; item_index 7 would mean another item.
+    """
+    fingerprint = _read_json(checkpoint)[0]
+    if fingerprint != manifest.fingerprint:
+        fitting = other_version(prepared, fingerprint) if prepared is not None else None
+        raise UserError(
+            f"checkpoint {checkpoint} was trained on data with fingerprint {fingerprint[:12]}, "
+            f"data.prepared has {manifest.fingerprint[:12]} ({manifest.name}): they do not fit"
+            + (f"; its version is still there: data.prepared={fitting}" if fitting else "")
+        )
+
+
+def load_weights(checkpoint: Path, model: nn.Module, *, may_lack: str = "") -> None:
+    """Load a checkpoint's weights into a model of the same shape.
+
+    Args:
+        checkpoint: directory.
+        model: gets the weights.
+        may_lack: prefix of parameters that keep their values where the checkpoint has none.
+
+    Raises:
+        UserError: missing or damaged file, or weights of another shape.
+    """
+    weights = read_weights(checkpoint)
+    if may_lack:
+        own = model.state_dict()
+        weights = {name: own[name] for name in own if name.startswith(may_lack)} | weights
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise UserError(
+            f"checkpoint {checkpoint} does not fit the model.* keys: {reason}"
+        ) from None
+
+
+def check_weights(checkpoint: Path) -> None:
+    """Check a checkpoint's weights and read them once, before anything is spent on it.
+
+    Raises:
+        UserError: missing or damaged file.
+    """
+    read_weights(checkpoint)
+    check_sum(checkpoint, "model.pt")
+
+
+def read_weights(checkpoint: Path) -> dict[str, Any]:
+    """Read a checkpoint's weights by name, as they were saved.
+
+    Raises:
+        UserError: missing or damaged file.
+    """
+    return _read_tensors(checkpoint / "model.pt")
+
+
+def load_training(checkpoint: Path) -> dict[str, Any]:
+    """Load the optimiser's part of a checkpoint.
+
+    Raises:
+        UserError: missing or damaged file.
+    """
+    return _read_tensors(checkpoint / "training.pt")
+
+
+def _read_tensors(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: not a whole checkpoint")
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} is damaged: {reason}") from None
+    if not isinstance(tensors, dict):
+        raise UserError(f"{path} is damaged: it holds a {type(tensors).__name__}, no mapping")
+    return tensors
+
+
+def _read_json(checkpoint: Path) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """Return the fingerprint, the fields of Progress, and the sums (none in older checkpoints)."""
+    path = checkpoint / "checkpoint.json"
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: not a whole checkpoint ({error})") from None
+    known = {"manifest_fingerprint", "sha256", *(entry.name for entry in fields(Progress))}
+    if not isinstance(tree, dict) or "manifest_fingerprint" not in tree or set(tree) - known:
+        raise UserError(f"{path} is not of this version: expected {', '.join(sorted(known))}")
+    sums = tree.pop("sha256", {})
+    return tree.pop("manifest_fingerprint"), tree, sums

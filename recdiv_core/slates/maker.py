@@ -1,0 +1,165 @@
+"""Slates of histories that come from outside, in one process: what the registered model does.
+
+Not the registry (registry.py), and not the pass over all users (recommend.py), whose slates these
+are: the same scores, candidates, rules and re-ranker. What is not in the catalogue is overlooked: a
+shop's log runs ahead of its model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recdiv_core.config import rerank_candidates
+from recdiv_core.data.plan import Examples
+from recdiv_core.errors import UserError
+from recdiv_core.schema import NO_QUERY
+from recdiv_core.slates.checkpoint import read_config
+from recdiv_core.slates.dataset import load_dataset, load_model, slate_policy
+from recdiv_core.slates.making import make_slates
+from recdiv_core.slates.query_index import read_queries
+from recdiv_core.slates.scoring import Scoring, score_users, scoring_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Slate:
+    """What one user is shown, the best place first."""
+
+    item_ids: list[str]
+    scores: list[float]
+    query_is_known: bool = True
+    """False = there was a query, and the click log had none like it."""
+
+
+class SlateMaker:
+    """A trained model with its catalogue.
+
+    Args:
+        checkpoint: whose weights and settings.
+        prepared: the prepared data set that it was trained on; its click log is not read.
+    """
+
+    def __init__(self, checkpoint: Path, prepared: Path) -> None:
+        self.config = read_config(checkpoint)
+        self.dataset = load_dataset(prepared)
+        self.model = load_model(self.config, self.dataset, checkpoint)
+        self.policy = slate_policy(self.config, self.dataset)
+        self.item_ids: list[str] = self.dataset.catalogue.table["item_id"].to_pylist()
+        self.item_index = {item_id: index for index, item_id in enumerate(self.item_ids)}
+        self.queries = read_queries(prepared)
+        self._has_warned = False
+        self._scoring: tuple[float, Scoring] | None = None
+
+    def slates(
+        self,
+        histories: Sequence[Sequence[str]],
+        queries: Sequence[str | None] | None = None,
+        *,
+        k: int,
+        model_diversity: float,
+        rerank_diversity: float,
+    ) -> list[Slate]:
+        """Make a slate for each history.
+
+        Args:
+            histories: item_ids of each user, the oldest first; may be empty.
+            queries: what each user looks for, None or empty = nothing; case, blanks and forms of
+                the same letters make no difference. One that the click log did not have is
+                overlooked: its slate says so, and a warning once.
+            k: slate length, >= 1.
+            model_diversity: the dial of a conditioned model, in [0, 1].
+            rerank_diversity: the dial of the re-ranker, in [0, 1].
+
+        Raises:
+            UserError: a setting out of its range, or one that this model does not have.
+        """
+        self._check(k, model_diversity, rerank_diversity)
+        policy = replace(self.policy, k=k, diversity=rerank_diversity)
+        made: list[Slate] = []
+        size = self.config.eval.batch_size
+        starts = range(0, len(histories), size)
+        given = queries or [None] * len(histories)
+        asked = [query if isinstance(query, str) else "" for query in given]
+        numbers = [self.queries.find(query) if query.strip() else NO_QUERY for query in asked]
+        unknown = [
+            bool(query.strip()) and number == NO_QUERY
+            for query, number in zip(asked, numbers, strict=True)
+        ]
+        self._warn(sum(unknown))
+        batches = (
+            self._examples(histories[at : at + size], numbers[at : at + size]) for at in starts
+        )
+        score = self._scoring_at(model_diversity)
+        for held_out in score_users(
+            batches, self.dataset, score, max_history=self.config.model.max_history
+        ):
+            with torch.inference_mode():
+                items_BK, scores_BK = make_slates(
+                    held_out.scores_BV,
+                    held_out.packed.seen_user_S,
+                    held_out.packed.seen_item_S,
+                    self.dataset.traits,
+                    self.dataset.log_prior_V,
+                    policy,
+                )
+            for items, scores in zip(items_BK.tolist(), scores_BK.tolist(), strict=True):
+                places = [place for place, item in enumerate(items) if item >= 0]
+                made.append(
+                    Slate(
+                        [self.item_ids[items[p]] for p in places],
+                        [scores[p] for p in places],
+                        query_is_known=not unknown[len(made)],
+                    )
+                )
+        return made
+
+    def _warn(self, num_unknown: int) -> None:
+        if num_unknown and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%d queries are not in the click log of this model and are overlooked; said once",
+                num_unknown,
+            )
+
+    def _examples(self, histories: Sequence[Sequence[str]], queries: Sequence[int]) -> Examples:
+        known = [
+            [self.item_index[item] for item in history if item in self.item_index]
+            for history in histories
+        ]
+        return Examples(
+            items=np.array([item for history in known for item in history], np.int64),
+            lengths=np.array([len(history) for history in known], np.int64),
+            queries=np.array(queries, np.int64),
+            weights=np.zeros(0, np.float32),
+            targets=np.zeros(0, np.int64),
+            target_lengths=np.zeros(len(known), np.int64),
+            user_ids=[""] * len(known),
+        )
+
+    def _check(self, k: int, model_diversity: float, rerank_diversity: float) -> None:
+        most = rerank_candidates(self.config)
+        if not 1 <= k <= most:
+            raise UserError(f"k={k}: allowed are 1 to rerank.num_candidates={most}")
+        for name, value in (
+            ("model.diversity", model_diversity),
+            ("rerank.diversity", rerank_diversity),
+        ):
+            if not 0 <= value <= 1:
+                raise UserError(f"{name}={value} must lie in [0, 1]: 0 = relevance, 1 = diversity")
+        if model_diversity and not self.config.loss.conditioned:
+            raise UserError(f"model.diversity={model_diversity}: this model has no dial")
+        if rerank_diversity and self.config.rerank.method == "none":
+            raise UserError(f"rerank.diversity={rerank_diversity}: this model has no re-ranker")
+
+    def _scoring_at(self, dial: float) -> Scoring:
+        """Return how users are scored at a dial; the last one asked for is kept."""
+        if self._scoring is None or self._scoring[0] != dial:
+            self._scoring = (dial, scoring_of(self.model, dial))
+        return self._scoring[1]

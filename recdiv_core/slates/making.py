@@ -1,0 +1,195 @@
+"""From scores to slates: drop what was seen, keep candidates, re-rank.
+
+Evaluation judges what it makes and recommendation ships it, so that what is measured is what is
+shipped. Not the scoring, not the metrics, and not the reading of users. Shapes: B users, V
+catalogue, C candidates, K slate length, W dials, S (user, item) pairs seen, P (user, target) pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import torch
+
+from recdiv_core.losses.soft_slates import ItemTraits, history_shares
+from recdiv_core.rerank import RERANKERS, Candidates, Options
+from recdiv_core.rerank.top_scores import top_scores
+from recdiv_core.rerank.wanted import exclude, with_wanted
+
+NUMBERS_AT_ONCE: Final = 1 << 17
+"""Scores that are compared together: 512 KiB, which stay in a core's own cache."""
+
+
+@dataclass(frozen=True)
+class SlatePolicy:
+    """How slates are made of scores.
+
+    Attributes:
+        k: slate length.
+        filter_seen: leave out items of the user's history.
+        method: name of the re-ranker.
+        diversity: its dial, 0 = the order of the scores.
+        num_candidates: top-scored items that the re-ranker chooses from; what rules ask
+            for and is not among them comes besides.
+        logit_adjustment: times log popularity, taken off the scores first. Menon et al., 2021,
+            Long-Tail Learning via Logit Adjustment, post hoc.
+        options: what re-rankers can be told besides the dial, and the rules.
+    """
+
+    k: int
+    filter_seen: bool
+    method: str
+    diversity: float
+    num_candidates: int
+    logit_adjustment: float
+    options: Options = field(default_factory=Options)
+
+    @property
+    def reranker_options(self) -> Options:
+        """The options without `exclude`: what that names is no candidate."""
+        kept = tuple(rule for rule in self.options.rules if rule.kind != "exclude")
+        return replace(self.options, rules=kept)
+
+
+@dataclass(frozen=True, eq=False)
+class SlateGrid:
+    """Slates of some users under each dial, and what they were chosen from.
+
+    Attributes:
+        items_BWK: int64 item_index, best place first, -1 where a user has fewer than k items left.
+        scores_BWK: float32 of the chosen items, -inf where there is none.
+        chosen_BWK: the places of the slates' items among the candidates, -1 where there is none.
+        candidates: as the re-ranker got them.
+    """
+
+    items_BWK: torch.Tensor
+    scores_BWK: torch.Tensor
+    chosen_BWK: torch.Tensor
+    candidates: Candidates
+
+
+def make_slates(
+    scores_BV: torch.Tensor,
+    seen_user_S: torch.Tensor,
+    seen_item_S: torch.Tensor,
+    traits: ItemTraits,
+    log_prior_V: torch.Tensor,
+    policy: SlatePolicy,
+    *,
+    exposure_V: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make a slate for each user, at the policy's own dial; see `make_slate_grid`.
+
+    Returns:
+        slates_BK int64 item_index, best place first, -1 where a user has fewer than k items left;
+        scores_BK float32 of the chosen items, -inf where there is none.
+    """
+    grid = make_slate_grid(
+        scores_BV,
+        seen_user_S,
+        seen_item_S,
+        traits,
+        log_prior_V,
+        policy,
+        [policy.diversity],
+        exposure_V=exposure_V,
+    )
+    return grid.items_BWK[:, 0], grid.scores_BWK[:, 0]
+
+
+def make_slate_grid(
+    scores_BV: torch.Tensor,
+    seen_user_S: torch.Tensor,
+    seen_item_S: torch.Tensor,
+    traits: ItemTraits,
+    log_prior_V: torch.Tensor,
+    policy: SlatePolicy,
+    dials: Sequence[float],
+    *,
+    exposure_V: torch.Tensor | None = None,
+) -> SlateGrid:
+    """Make a slate for each user and dial; what does not depend on the dial is done once.
+
+    Args:
+        scores_BV: float32 of the whole catalogue, higher is better; written to.
+        seen_user_S: row of the user ...
+        seen_item_S: ... and item_index of each item in that user's history.
+        traits: what the re-ranker may know of the items.
+        log_prior_V: log of each item's share of train events.
+        policy: see SlatePolicy; its own dial is not looked at.
+        dials: of the re-ranker, at least one.
+        exposure_V: int64 places that each item holds already in this pass over the users, for a
+            re-ranker that looks at all users together; None = it looks at these users alone.
+    """
+    if policy.logit_adjustment:
+        scores_BV -= policy.logit_adjustment * log_prior_V
+    if policy.filter_seen:
+        scores_BV[seen_user_S, seen_item_S] = -torch.inf
+    rules = policy.options.rules
+    exclude(scores_BV, rules)
+    is_reranked = policy.method != "none" and max(dials) > 0
+    looks_further = is_reranked or policy.reranker_options.rules
+    depth = policy.num_candidates if looks_further else policy.k
+    scores_BC, items_BC = top_scores(scores_BV, min(depth, scores_BV.shape[1]))
+    scores_BC, ranked_BC, items_BC = with_wanted(scores_BV, scores_BC, items_BC, rules)
+    history_BG = (
+        history_shares(seen_user_S, seen_item_S, traits, len(scores_BC))
+        if is_reranked
+        else scores_BC.new_zeros(len(scores_BC), traits.num_categories)
+    )
+    candidates = Candidates(
+        ranked_BC,
+        items_BC,
+        traits,
+        history_BG,
+        seen_item_S.new_zeros(traits.num_items) if exposure_V is None else exposure_V,
+    )
+    rerank = RERANKERS[policy.method if is_reranked else "none"]
+    chosen_BWK = rerank(candidates, policy.k, dials, policy.reranker_options)
+    is_empty_BWK = chosen_BWK < 0
+    places_BX = chosen_BWK.clamp_min(0).flatten(1)
+    items_BWK = items_BC.gather(1, places_BX).view_as(chosen_BWK)
+    scores_BWK = scores_BC.gather(1, places_BX).view_as(chosen_BWK)
+    return SlateGrid(
+        items_BWK.masked_fill(is_empty_BWK, -1),
+        scores_BWK.masked_fill(is_empty_BWK, -torch.inf),
+        chosen_BWK,
+        candidates,
+    )
+
+
+def count_rankable(scores_BV: torch.Tensor) -> torch.Tensor:
+    """Return how many items count for each user, those that score above -inf: [B] int64."""
+    num_items = scores_BV.shape[1]
+    at_once = max(1, NUMBERS_AT_ONCE // num_items)
+    # as float32: sums of bool go byte by byte
+    is_rankable_bV = torch.empty((at_once, num_items), device=scores_BV.device)
+    counts = [scores_BV.new_empty(0)]
+    for scores_bV in scores_BV.split(at_once):
+        torch.gt(scores_bV, -torch.inf, out=is_rankable_bV[: len(scores_bV)])
+        counts.append(is_rankable_bV[: len(scores_bV)].sum(dim=1))
+    return torch.cat(counts).long()
+
+
+def count_above(scores_BV: torch.Tensor, items_BT: torch.Tensor) -> torch.Tensor:
+    """Return how many items score above each given one, ties counting one half: [B, T] float64.
+
+    Args:
+        scores_BV: of the catalogue, -inf for items that do not count.
+        items_BT: item_index that may be shown, or -1, which counts 0.
+    """
+    num_items = scores_BV.shape[1]
+    user_P, column_P = (items_BT >= 0).nonzero(as_tuple=True)
+    own_P1 = scores_BV[user_P, items_BT[user_P, column_P]][:, None]
+    balance_P = torch.zeros_like(own_P1[:, 0])
+    at_once = max(1, NUMBERS_AT_ONCE // num_items)
+    for start in range(0, len(user_P), at_once):
+        pairs = slice(start, start + at_once)
+        # +1 above, 0 alike, -1 below: their sum is that of ones, exact below 2^24
+        signs_pV = scores_BV.index_select(0, user_P[pairs]).sub_(own_P1[pairs]).sign_()
+        torch.sum(signs_pV, dim=1, out=balance_P[pairs])
+    above_BT = torch.zeros(items_BT.shape, dtype=torch.float64, device=scores_BV.device)
+    above_BT[user_P, column_P] = (balance_P.double() + num_items - 1) / 2
+    return above_BT

@@ -1,0 +1,93 @@
+"""Find a query of a customer among those of the click log, without the log's texts at hand.
+
+Not the queries' vectors (data/text_vectors.py). The one idea: a query may identify who typed it (a
+name, an address), and serving only looks queries up. A registered model therefore keeps keyed
+hashes of them. Whoever has the model can still test whether a text that they guess is among them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from recdiv_core.schema import NO_QUERY
+from recdiv_core.storage.whole_files import write_json
+
+FILE: Final = "query_keys.json"
+KEY_BYTES: Final = 16
+
+
+@dataclass(frozen=True)
+class QueryIndex:
+    """Which number a query has.
+
+    Attributes:
+        salt: of the hashes, in hexadecimal digits.
+        index_of: hash of a query, as it was typed and normalised -> its number.
+    """
+
+    salt: str
+    index_of: dict[str, int]
+
+    def find(self, query: str) -> int:
+        """Return the number of a query, as typed or else normalised; NO_QUERY = the log has none.
+
+        >>> known = index_queries(["red  Shoes"], salt="")
+        >>> known.find("red  Shoes"), known.find("RED shoes "), known.find("blue shoes")
+        (0, 0, -1)
+        """
+        for text in (query, normalise(query)):
+            found = self.index_of.get(_key(self.salt, text))
+            if found is not None:
+                return found
+        return NO_QUERY
+
+
+def normalise(query: str) -> str:
+    r"""Return a query whose case, blanks and forms of the same letters make no difference.
+
+    >>> normalise("  Cafe\u0301 \t STRASSE ")
+    'caf\xe9 strasse'
+    """
+    return " ".join(unicodedata.normalize("NFKC", query).casefold().split())
+
+
+def index_queries(queries: Iterable[str], *, salt: str) -> QueryIndex:
+    """Number queries; of several that are the same when normalised the first one stands."""
+    index_of: dict[str, int] = {}
+    texts = list(queries)
+    for number, text in enumerate(texts):
+        index_of.setdefault(_key(salt, text), number)
+    for number, text in enumerate(texts):
+        index_of.setdefault(_key(salt, normalise(text)), number)
+    return QueryIndex(salt, index_of)
+
+
+def read_queries(prepared: Path) -> QueryIndex:
+    """Read the queries of a prepared data set, or what a registered model keeps of them."""
+    if (prepared / FILE).is_file():
+        tree = json.loads((prepared / FILE).read_text(encoding="utf-8"))
+        return QueryIndex(tree["salt"], tree["index_of"])
+    with pa.memory_map(str(prepared / "queries.arrow")) as source:
+        queries = pa.ipc.open_file(source).read_all()["query"].to_pylist()
+    return index_queries(queries, salt=secrets.token_hex(KEY_BYTES))
+
+
+def write_keys(known: QueryIndex, prepared: Path) -> None:
+    """Write what a registered model keeps of the queries."""
+    write_json(prepared / FILE, {"salt": known.salt, "index_of": known.index_of})
+
+
+def _key(salt: str, text: str) -> str:
+    salted = hashlib.blake2b(
+        text.encode(errors="replace"), digest_size=KEY_BYTES, key=salt.encode()
+    )
+    return salted.hexdigest()

@@ -1,0 +1,180 @@
+"""Held-out users and their scores, batch by batch: what slates are made of and judged by.
+
+Not the slates (slates.py) nor their sums (evaluate.py, scorecards.py). The one idea: users come in
+fixed global batches that are dealt to the workers in turn, so that a batch is computed alike
+whoever computes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from recdiv_core.data.batches import Packed, pack, pad_targets
+from recdiv_core.data.plan import Examples, read_eval
+from recdiv_core.metrics.judged import Background
+from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.recommender import Recommender
+from recdiv_core.slates.dataset import Dataset
+from recdiv_core.slates.making import SlatePolicy, count_above, count_rankable, make_slates
+
+Scoring = Callable[[Examples, Packed], torch.Tensor]
+"""The users of a batch, twice told -> [B, V] float32 scores of the whole catalogue."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A batch of held-out users as a model scores them.
+
+    Attributes:
+        examples: as they were read.
+        packed: their histories.
+        targets_BT: held-out items, see `pad_targets`.
+        scores_BV: float32 of the whole catalogue; good until the next batch is asked for.
+    """
+
+    examples: Examples
+    packed: Packed
+    targets_BT: torch.Tensor
+    scores_BV: torch.Tensor
+
+    def slates(
+        self, dataset: Dataset, policy: SlatePolicy, *, keep_scores: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return slates_BK under a policy, and the targets_BT that they are judged by.
+
+        With `filter_seen`, held-out items that stand in the history are no targets (-1): they
+        cannot be recommended.
+
+        Args:
+            dataset: whose users these are.
+            policy: how slates are made.
+            keep_scores: False makes the slates in the scores' own memory, which then holds what
+                was ranked, before any re-ranking.
+        """
+        packed, targets_BT = self.packed, self.targets_BT
+        slates_BK, _ = make_slates(
+            self.scores_BV.clone() if keep_scores else self.scores_BV,
+            packed.seen_user_S,
+            packed.seen_item_S,
+            dataset.traits,
+            dataset.log_prior_V,
+            policy,
+        )
+        if policy.filter_seen:
+            targets_BT = without_seen(targets_BT, packed, self.scores_BV.shape[1])
+        return slates_BK, targets_BT
+
+    def judged_by(
+        self, dataset: Dataset, policy: SlatePolicy
+    ) -> tuple[torch.Tensor, torch.Tensor, Background]:
+        """Return slates, targets, and what else metrics ask; the scores are used up.
+
+        Where targets stand among all items is taken of the scores, before any re-ranking.
+        """
+        slates_BK, targets_BT = self.slates(dataset, policy, keep_scores=False)
+        background = Background(
+            history_user_S=self.packed.seen_user_S,
+            history_item_S=self.packed.seen_item_S,
+            num_above_BT=count_above(self.scores_BV, targets_BT),
+            num_rankable_B=count_rankable(self.scores_BV),
+        )
+        return slates_BK, targets_BT, background
+
+
+def held_out_of_split(
+    model: Recommender | Baseline,
+    dataset: Dataset,
+    split: str,
+    *,
+    max_history: int,
+    batch_size: int,
+    dial: float,
+    rank: int,
+    world_size: int,
+) -> Iterator[HeldOut]:
+    """Yield one rank's share of a split by batches; arguments as `evaluate.slates_of_split`."""
+    share = read_eval(
+        dataset.prepared, split, batch_size=batch_size, rank=rank, world_size=world_size
+    )
+    yield from score_users(share, dataset, scoring_of(model, dial), max_history=max_history)
+
+
+def score_users(
+    batches: Iterable[Examples], dataset: Dataset, score: Scoring, *, max_history: int
+) -> Iterator[HeldOut]:
+    """Score users as they are read; users without targets have none but -1.
+
+    Args:
+        batches: of users.
+        dataset: whose users these are.
+        score: see `scoring_of`.
+        max_history: events that a trained model sees.
+    """
+    device = dataset.text_VH.device
+    for examples in batches:
+        # not around the yield: what is done with the scores is the caller's business
+        with torch.inference_mode():
+            packed = pack(examples, max_history=max_history).to(device)
+            targets_BT = pad_targets(examples).to(device)
+            held_out = HeldOut(examples, packed, targets_BT, score(examples, packed))
+        yield held_out
+
+
+def scoring_of(model: Recommender | Baseline, dial: float) -> Scoring:
+    """Return how a model scores; what does not depend on the users is worked out here, once.
+
+    Args:
+        model: on the device of the data set.
+        dial: the diversity asked of a conditioned model, for all users.
+    """
+    if isinstance(model, Recommender):
+        return model_scoring(model, dial)
+    return baseline_scoring(model)
+
+
+def model_scoring(model: Recommender, dial: float) -> Scoring:
+    """Score by the state of each user, state . item; the item vectors are computed here, once.
+
+    The scores of a batch lie where those of the next one will: fetching so much memory from the
+    system anew takes about as long as the product.
+    """
+    model.eval()
+    with torch.inference_mode():
+        items_VD = model.item_vectors()
+        space = items_VD.new_empty(0)
+
+    def score(examples: Examples, packed: Packed) -> torch.Tensor:
+        del examples
+        states = model.states(
+            items_VD,
+            packed.items_RW,
+            packed.position_RW,
+            packed.segment_RW,
+            packed.queries_RW,
+            torch.full(packed.items_RW.shape, dial, device=items_VD.device),
+        )
+        states_BD = states[packed.last_place_B]
+        scores_BV = space.resize_(len(states_BD), len(items_VD))
+        return torch.mm(states_BD, items_VD.T, out=scores_BV)
+
+    return score
+
+
+def baseline_scoring(baseline: Baseline) -> Scoring:
+    """Score by the items of each user's whole history."""
+
+    def score(examples: Examples, packed: Packed) -> torch.Tensor:
+        return baseline.scores(packed.seen_user_S, packed.seen_item_S, examples.user_ids)
+
+    return score
+
+
+def without_seen(targets_BT: torch.Tensor, packed: Packed, num_items: int) -> torch.Tensor:
+    """Replace targets that stand in the user's history by -1."""
+    user = torch.arange(len(targets_BT), device=targets_BT.device)[:, None]
+    seen = packed.seen_user_S * num_items + packed.seen_item_S
+    is_seen = torch.isin(user * num_items + targets_BT, seen) & (targets_BT >= 0)
+    return targets_BT.masked_fill(is_seen, -1)

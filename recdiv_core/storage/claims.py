@@ -1,0 +1,291 @@
+"""Places that one process at a time may write to, and whose they are.
+
+    with claimed(LocalFileSystem(), "runs/first", "run.name=first"):  # refused while it is held
+        ...
+
+A claim is a small file, `owner.json`, with the machine, the process and the time. On a file system
+its process also holds a lock (flock) on it, which the kernel frees however the process ends: a free
+lock proves that an owner of this machine is gone. An owner on another machine, or in an object
+store, is known by its beat alone: it renews the file every BEAT_S seconds, and a claim that was not
+renewed for SILENT_S seconds is taken over. No clocks are compared.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, cast
+
+from pyarrow.fs import FileSystem, FileType, LocalFileSystem
+
+from recdiv_core.errors import UserError
+from recdiv_core.storage.interrupts import answer_sigterm
+
+logger = logging.getLogger(__name__)
+
+OWNER: Final = "owner.json"
+PARTIAL: Final = ".partial"
+BEAT_S: Final = 10.0
+SILENT_S: Final = 60.0
+"""Several beats, and longer than what network file systems keep of a file's content."""
+SETTLE_S: Final = 2.0
+"""Object stores know no exclusive creation here: of two claims at once the last one written counts,
+which both read after this time."""
+
+
+@contextmanager
+def claimed(filesystem: FileSystem, place: str, what: str) -> Iterator[None]:
+    """Claim a directory for this process, and leave it at the end.
+
+    Args:
+        filesystem: where it is: this machine's, or a store.
+        place: its path there; made when it is missing.
+        what: names it in messages, such as `run.name=first`.
+
+    Raises:
+        UserError: another process has it.
+    """
+    filesystem.create_dir(place, recursive=True)
+    is_local = isinstance(filesystem, LocalFileSystem)
+    held = _LocalFile(Path(place, OWNER)) if is_local else _Object(filesystem, f"{place}/{OWNER}")
+    token = secrets.token_hex(8)
+    answer_sigterm()
+    try:
+        _take(held, token, what)
+        stopped = threading.Event()
+        beating = threading.Thread(target=_beat, args=(held, token, what, stopped), daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            beating.join()
+            if _is_mine(held.read(), token):
+                held.remove()
+    finally:
+        held.close()
+
+
+@contextmanager
+def scratch(home: Path) -> Iterator[Path]:
+    """Give a new directory below `home`, which is removed at the end unless it was renamed.
+
+    Those of killed processes of this machine are removed first; of others nothing can be proven.
+    """
+    _remove_abandoned(home)
+    work = home / f"{secrets.token_hex(8)}{PARTIAL}"
+    work.mkdir()
+    owner = os.open(work / OWNER, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        with suppress(OSError):  # no locks on this file system
+            fcntl.flock(owner, fcntl.LOCK_EX)
+        os.write(owner, about_me().encode())
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        os.close(owner)
+
+
+def _remove_abandoned(home: Path) -> None:
+    for work in home.glob(f"*{PARTIAL}"):
+        try:
+            owner = os.open(work / OWNER, os.O_RDWR)
+        except OSError:
+            continue  # it is being made, or removed
+        try:
+            if lock(owner) and is_of_this_machine(os.read(owner, 4096).decode(errors="replace")):
+                logger.info("removing %s, which a killed process left", work)
+                shutil.rmtree(work, ignore_errors=True)
+        finally:
+            os.close(owner)
+
+
+def about_me(token: str = "", beat: int = 0) -> str:
+    """Return who this process is, as one line of JSON."""
+    facts = {
+        "host": os.uname().nodename,
+        "boot": _boot(),
+        "pid": os.getpid(),
+        "token": token,
+        "beat": beat,
+        "renewed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    return json.dumps(facts) + "\n"
+
+
+def is_of_this_machine(owner: str) -> bool:
+    """Return whether an owner's line is of this machine: then a free lock proves that it is gone.
+
+    Of this boot of it, whatever the container is called, or of an earlier boot by name.
+    """
+    facts = _facts(owner)
+    return facts.get("host") == os.uname().nodename or bool(
+        _boot() and facts.get("boot") == _boot()
+    )
+
+
+def lock(descriptor: int) -> bool | None:
+    """Lock an open file for this process alone.
+
+    Returns:
+        True = it is locked now, False = another process holds it, None = this file system has no
+        locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _boot() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")  # of Linux; elsewhere the name must do
+    return path.read_text(encoding="ascii").strip() if path.is_file() else ""
+
+
+def _facts(owner: str) -> dict[str, Any]:
+    try:
+        tree: object = json.loads(owner)
+    except ValueError:
+        return {}
+    return cast("dict[str, Any]", tree) if isinstance(tree, dict) else {}
+
+
+def _is_mine(owner: str, token: str) -> bool:
+    return _facts(owner).get("token") == token
+
+
+class _LocalFile:
+    """The file of a claim on a file system, open and locked where the file system has locks."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        while True:
+            self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self.is_locked = lock(self.descriptor)
+            if self.is_locked is not True or self._is_there():
+                return
+            os.close(self.descriptor)  # its owner has just left and removed it
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self.descriptor), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def read(self) -> str:
+        """Return the content; opened anew, as network file systems then ask their server."""
+        try:
+            return self.path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def write(self, text: str) -> None:
+        """Replace the content; the file stays the same, for the lock hangs on it."""
+        content = text.encode()
+        os.pwrite(self.descriptor, content, 0)
+        os.ftruncate(self.descriptor, len(content))
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+class _Object:
+    """The object of a claim in a store."""
+
+    is_locked = None
+
+    def __init__(self, filesystem: FileSystem, path: str) -> None:
+        self.filesystem, self.path = filesystem, path
+
+    def read(self) -> str:
+        if self.filesystem.get_file_info(self.path).type != FileType.File:
+            return ""
+        with self.filesystem.open_input_stream(self.path) as stream:
+            return stream.read().decode(errors="replace")
+
+    def write(self, text: str) -> None:
+        with self.filesystem.open_output_stream(self.path) as stream:
+            stream.write(text.encode())
+
+    def remove(self) -> None:
+        self.filesystem.delete_file(self.path)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _take(held: _LocalFile | _Object, token: str, what: str) -> None:
+    """Write our own line, once the owner before us is known to be gone."""
+    owner = held.read()
+    if held.is_locked is False:
+        raise _refusal(owner, what)
+    is_gone = not owner or (held.is_locked and is_of_this_machine(owner))
+    if not is_gone:
+        facts = _facts(owner)
+        logger.info(
+            "%s was claimed by process %s on %s: waiting at most %.0f s for its sign of life",
+            what,
+            facts.get("pid", "?"),
+            facts.get("host", "?"),
+            SILENT_S,
+        )
+        if not _is_silent(held.read, owner):
+            raise _refusal(owner, what)
+    if owner:
+        logger.info("%s: its owner has ended without leaving it; taken over", what)
+    held.write(about_me(token))
+    if held.is_locked is None:
+        time.sleep(SETTLE_S)
+        now = held.read()
+        if not _is_mine(now, token):
+            raise _refusal(now, what)
+
+
+def _refusal(owner: str, what: str) -> UserError:
+    facts = _facts(owner)
+    return UserError(
+        f"{what} is being written by another process: {facts.get('pid', '?')} on "
+        f"{facts.get('host', '?')}, last seen {facts.get('renewed', '?')}. Wait for its end, stop "
+        "it, or give another run.name"
+    )
+
+
+def _is_silent(read: Callable[[], str], owner: str) -> bool:
+    deadline = time.monotonic() + SILENT_S
+    while time.monotonic() < deadline:
+        time.sleep(min(1.0, SILENT_S / 10))
+        now = read()
+        if now != owner:
+            return not now  # it left, or it lives
+    return True
+
+
+def _beat(held: _LocalFile | _Object, token: str, what: str, stopped: threading.Event) -> None:
+    """Renew the claim; end this process as Ctrl-C would when somebody else has taken it."""
+    beat = 0
+    while not stopped.wait(BEAT_S):
+        beat += 1
+        try:
+            if not _is_mine(held.read(), token):
+                logger.error("%s was taken over by another process: this one ends", what)
+                os.kill(os.getpid(), signal.SIGTERM)  # SIGINT may be ignored, as under nohup
+                return
+            held.write(about_me(token, beat))
+        except OSError as error:  # the storage is away; the training finds out, or it comes back
+            logger.warning("%s: its claim cannot be renewed now: %s", what, error)

@@ -1,0 +1,80 @@
+"""The saved state of a sweep, which runs code when it is loaded: loaded only where it is ours.
+
+Not the sweep (sweep.py). Ray Tune keeps its state as pickles (`tuner.pkl`, the searcher's with
+Optuna's study, callbacks, and parts of its JSON): whoever can write them runs code as whoever
+resumes the sweep. Two checks stand before that:
+
+    digest     `tuner.pkl` is written once, before the first trial; its sha256 stands in a tag of
+               the sweep's MLflow run. A file that was planted or changed later is refused.
+    ownership  on a file system every file and directory of the state belongs to this user or to
+               root, and no other may write to it. That covers what Tune rewrites all the time, of
+               which no digest can be kept that survives a kill.
+
+In an object store there are no owners: there the digest alone protects, and `tuner.pkl` alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from pyarrow.fs import FileType
+
+from recdiv_core.errors import UserError
+from recdiv_core.storage.credentials import redact
+from recdiv_core.storage.places import filesystem_of, is_uri, joined
+
+TAG: Final = "recdiv.state_sha256"
+PICKLE: Final = "tuner.pkl"
+
+
+def state_digest(place: str) -> str:
+    """Return the sha256 of the sweep's `tuner.pkl`; the empty text where there is none."""
+    filesystem, path = filesystem_of(joined(place, PICKLE), "run.storage")
+    if filesystem.get_file_info(path).type != FileType.File:
+        return ""
+    with filesystem.open_input_stream(path) as stream:
+        return hashlib.sha256(stream.read()).hexdigest()
+
+
+def check_state(place: str, recorded: str) -> None:
+    """Refuse a saved state that somebody else may have written.
+
+    Args:
+        place: directory or URI of Tune's files.
+        recorded: digest that the sweep's run in MLflow has; empty = none.
+
+    Raises:
+        UserError: a file of another owner, or that others may write; another digest; or, in a
+            store, none.
+    """
+    if not is_uri(place):
+        _check_owners(Path(place))
+        if not recorded:  # the sweep was lost at once, or is of an earlier version
+            return
+    if state_digest(place) != recorded:
+        why = "is not what this sweep wrote" if recorded else "is not on record as this sweep's"
+        _refuse(joined(place, PICKLE), f"{why} (tag {TAG} of its MLflow run)")
+
+
+def _check_owners(directory: Path) -> None:
+    for path in (directory.parent, directory, *sorted(directory.rglob("*"))):
+        found = path.lstat()
+        if found.st_uid not in (os.geteuid(), 0):
+            _refuse(str(path), f"belongs to the user {found.st_uid}, not to you")
+        is_link = stat.S_ISLNK(found.st_mode)
+        is_foreign_group = found.st_gid not in (os.getegid(), 0)
+        if not is_link and (
+            found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and is_foreign_group)
+        ):
+            _refuse(str(path), f"may be written by others (mode {stat.S_IMODE(found.st_mode):o})")
+
+
+def _refuse(place: str, why: str) -> None:
+    raise UserError(
+        f"{redact(place)} {why}: loading it would run code that somebody else may have written. "
+        "Give another run.name to start the sweep afresh"
+    )

@@ -1,0 +1,166 @@
+"""The MLflow runs of a sweep: one parent, and a child for each trial.
+
+All are opened, fed and closed by the sweep's driver: a trial that the scheduler stops has no chance
+to. A sweep that goes on goes on with the runs that it had.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from recdiv_core.config import Config
+from recdiv_core.fronts.course import Course
+from recdiv_core.report.mlflow_view import view_tag
+from recdiv_core.schema import Manifest
+from recdiv_core.search_space import SearchSpace
+from recdiv_core.sweep.trial import is_selected, trial_settings
+from recdiv_core.tracking.runs import (
+    RunHandle,
+    experiment_id,
+    find_run,
+    finish_run,
+    reopen_run,
+    set_experiment_tag,
+    set_tags,
+    start_run,
+)
+from recdiv_core.tracking.store import tracking_uri
+from recdiv_core.training.callback import log_report
+from recdiv_core.wording import dial
+
+logger = logging.getLogger(__name__)
+
+
+def open_parent(
+    config: Config, space: SearchSpace, name: str, manifest: Manifest, *, reopen: bool
+) -> RunHandle:
+    """Open the run of a sweep, or find that of this name; `reopen` = it goes on."""
+    uri = tracking_uri(config)
+    experiment = experiment_id(uri, manifest.name)
+    tags = {"recdiv.run_name": config.run.name, "recdiv.kind": "sweep"}
+    handle = find_run(uri, experiment, tags)
+    if handle is not None:
+        if reopen:
+            reopen_run(handle, config, manifest)
+        return handle
+    described = {
+        "recdiv.space": name,
+        "recdiv.objectives": json.dumps([dataclasses.asdict(o) for o in space.objectives]),
+        "recdiv.parameters": json.dumps([*space.parameters, *(["seed"] if space.seeds else [])]),
+        "recdiv.seeds": json.dumps(space.seeds),
+    }
+    handle = start_run(
+        config, name=config.run.name, kind="sweep", manifest=manifest, tags=described
+    )
+    parameters = json.loads(described["recdiv.parameters"])
+    now_ms = int(time.time() * 1000)
+    view = view_tag(handle.run_id, config.run.name, now_ms, space.objectives, parameters)
+    set_experiment_tag(handle, *view)
+    return handle
+
+
+def open_trial(
+    config: Config, manifest: Manifest, parent: RunHandle, dials: Mapping[str, object]
+) -> RunHandle:
+    """Open the child run of a trial, or the one it had before the sweep was resumed.
+
+    In MLflow's lists it is called after its dials.
+    """
+    tags = {
+        "recdiv.run_name": config.run.name,
+        "recdiv.kind": "trial",
+        "mlflow.parentRunId": parent.run_id,
+    }
+    handle = find_run(parent.uri, parent.experiment_id, tags)
+    if handle is not None:
+        reopen_run(handle, config, manifest)
+        return handle
+    return start_run(
+        config,
+        name=" ".join([config.run.name, *(dial(key, value) for key, value in dials.items())]),
+        kind="trial",
+        manifest=manifest,
+        parent_run_id=parent.run_id,
+    )
+
+
+def trial_name(trial: Trial) -> str:
+    """Name a trial after its number, the same in MLflow, in Tune and on disk."""
+    return f"trial-{trial.trial_id.rpartition('_')[2]}"
+
+
+class TrialTracking(tune.Callback):
+    """Log every trial from the sweep's driver, and close its run whatever its end."""
+
+    def __init__(
+        self, config: Config, space: SearchSpace, root: str, parent: RunHandle, manifest: Manifest
+    ) -> None:
+        self.config, self.root, self.parent, self.manifest = config, root, parent, manifest
+        self.shown = [objective.metric for objective in space.objectives]
+        self.handles: dict[str, RunHandle] = {}
+        self.best: dict[str, dict[str, float]] = {}
+        self.course = Course(parent)
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Open the trial's run, unless it is there from before the sweep was interrupted."""
+        name = trial_name(trial)
+        self.course.read()
+        if name not in self.handles:
+            settings = trial_settings(self.config, trial.config, self.root, name)
+            self.handles[name] = open_trial(settings, self.manifest, self.parent, trial.config)
+            swept = ", ".join(f"{key}={value}" for key, value in trial.config.items())
+            logger.info("%s: %s", name, swept)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Log an epoch, and keep the selected one."""
+        name = trial_name(trial)
+        log_report(self.handles[name], _only_figures(result))
+        if is_selected(self.config, result, self.best.get(name)):
+            self.best[name] = _only_figures(result)
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Close the run; one that was stopped early stands with its best epoch so far."""
+        name = trial_name(trial)
+        handle = self.handles.pop(name)
+        last = trial.last_result or {}
+        if "best/epoch" not in last and name in self.best:
+            # the scheduler stopped it: its best epoch so far stands for it, without test figures
+            best = self.best[name]
+            figures = {f"best/{key}": v for key, v in best.items() if key.startswith("val/")}
+            log_report(handle, {**figures, "best/epoch": best["epoch"], "epoch": best["epoch"]})
+            set_tags(handle, {"recdiv.stopped_early": "true"})
+        best = self.best.get(name, {})
+        figures = ", ".join(f"{metric} {best[metric]:.4f}" for metric in self.shown if best)
+        logger.info("%s ended: %s", name, figures or "no epoch was evaluated")
+        finish_run(handle, "FINISHED")
+        self.course.go_on(handle)
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Close the run of a trial that failed."""
+        name = trial_name(trial)
+        handle = self.handles.pop(name, None)
+        if handle is not None:
+            logger.error("%s failed: see %s", name, trial.error_file)
+            finish_run(handle, "FAILED")
+            self.course.go_on(handle)  # the other seeds of its point may have waited for it
+
+
+def _only_figures(result: Mapping[str, Any]) -> dict[str, float]:
+    prefixes = ("train/", "val/", "test/", "best/")
+    return {k: v for k, v in result.items() if k.startswith(prefixes) or k == "epoch"}

@@ -1,0 +1,40 @@
+import pickle
+
+import pytest
+from ray.train import WorkerGroupError
+from ray.train.v2._internal.util import construct_user_exception_with_traceback
+
+from recdiv_core.cluster.failures import mistake_behind, told_failure
+from recdiv_core.errors import DivergedError, UserError
+
+
+def from_worker(error):
+    """Return what reaches the driver when a training function raises."""
+    try:
+        raise error
+    except (ValueError, ArithmeticError) as raised:
+        wrapped = construct_user_exception_with_traceback(raised)
+    return pickle.loads(pickle.dumps(WorkerGroupError("text", {0: wrapped})))
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("data.prepared=x was changed"), DivergedError("lower it")]
+)
+def test_what_a_worker_said_is_found(error):
+    found = told_failure(from_worker(error))
+    assert (type(found), str(found)) == (type(error), str(error))
+
+
+def test_another_failure_of_a_worker_is_a_bug():
+    assert told_failure(from_worker(ValueError("a bug"))) is None
+    assert told_failure(RuntimeError("not of a worker")) is None
+
+
+def test_a_worker_that_was_lost_is_tried_again():
+    for failure in (RuntimeError("A worker health check failed."), RuntimeError(), KeyError(1)):
+        assert told_failure(WorkerGroupError("text", {0: failure})) is None
+
+
+def test_only_a_users_mistake_is_one():
+    assert mistake_behind(from_worker(DivergedError("lower it"))) is None
+    assert str(mistake_behind(from_worker(UserError("given: x")))) == "given: x"

@@ -1,0 +1,132 @@
+"""A directory of slates inspected: read, refused, and told on a page."""
+
+import html
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recdiv_core.evaluation.sameness import latest_distinct
+from recdiv_core.report.inspection import inspect
+from recdiv_core.schema import SLATE
+from recdiv_core.slates.recommend import PLAN
+from tests.sweep_worlds import HOSTILE, K
+
+
+@pytest.fixture(scope="module")
+def shop(swept_shop):
+    return swept_shop
+
+
+def write(place, slates, plan=None):
+    """Write slates, user_id -> item_ids, in two parts."""
+    place.mkdir()
+    rows = [{"user_id": u, "item_ids": own, "scores": [0.0] * len(own)} for u, own in slates]
+    for part in range(2):
+        table = pa.Table.from_pylist(rows[part::2], SLATE)
+        pq.write_table(table, place / f"part-{part:05d}.parquet")
+    if plan:
+        (place / PLAN).write_text(json.dumps(plan))
+    return place
+
+
+def ids_of(shop):
+    return pq.read_table(shop.prepared / "catalogue.parquet")["item_id"].to_pylist()
+
+
+@pytest.fixture(scope="module")
+def alike(shop, tmp_path_factory):
+    """Return slates of which every second one is the same."""
+    ids, rng = ids_of(shop), np.random.default_rng(0)
+    slates = [
+        (
+            user["user_id"],
+            [ids[item] for item in (range(K) if row % 2 else rng.permutation(len(ids))[:K])],
+        )
+        for row, user in enumerate(shop.users)
+    ]
+    return write(tmp_path_factory.mktemp("alike") / "slates", slates, {"users": "test"})
+
+
+def test_users_with_one_slate_are_counted(shop, alike):
+    result = inspect(shop.config, alike)
+    num_users = len(shop.users)
+    assert result["num_users"] == num_users
+    assert result["k"] == K
+    assert result["same_slates"] == [num_users // 2]
+    assert result["figures"]["same_slate"] == pytest.approx(0.5, abs=0.02)
+    assert "share their slate with somebody" in result["verdict"]
+    assert result["segments"].keys() >= {"cold", "warm"}
+    cold = sum(user["is_cold_user"] for user in shop.users)
+    assert result["segments"]["cold"]["num_users"] == cold
+    json.dumps(result, allow_nan=False)
+
+
+def test_the_page_says_it_without_markup_of_the_shop(shop, alike):
+    result = inspect(shop.config, alike)
+    page = (alike / "_inspect.html").read_text(encoding="utf-8")
+    assert html.escape(result["verdict"]) in page
+    body = page[page.index("<body>") :]
+    assert HOSTILE not in body
+    assert "http" not in re.sub(r"<script.*?</script>", "", body, flags=re.DOTALL)
+
+
+def test_older_slates_stand_beside(shop, alike, tmp_path):
+    ids, rng = ids_of(shop), np.random.default_rng(1)
+    varied = [(u["user_id"], [ids[i] for i in rng.permutation(len(ids))[:K]]) for u in shop.users]
+    before = write(tmp_path / "before", varied, {"users": "test"})
+    result = inspect(shop.config, alike, before=before, out=tmp_path / "page.html")
+    alone = inspect(shop.config, before)
+    assert result["before"] == alone["figures"]
+    assert result["before"]["coverage"] >= result["figures"]["coverage"]
+    assert result["before"]["personalisation"] > result["figures"]["personalisation"]
+    assert "points" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_slates_from_elsewhere_are_of_everybody(shop, tmp_path):
+    ids = ids_of(shop)
+    slates = [("nobody we know", ids[:3]), (shop.users[0]["user_id"], []), ("and another", ids[:2])]
+    result = inspect(shop.config, write(tmp_path / "foreign", slates))
+    assert result["num_users"] == 3
+    assert result["k"] == 3
+    assert result["figures"]["narrower"] == 0  # no history to compare with
+
+
+@pytest.mark.parametrize(
+    ("slates", "message"),
+    [
+        (
+            [("u", ["no such item"])],
+            "1 items are not in the catalogue of data.prepared, .*'no such",
+        ),
+        ([("u", []), ("u", [])], "1 users twice"),
+        ([], "holds no user"),
+    ],
+)
+def test_what_are_no_slates_of_this_shop_is_refused(shop, tmp_path, slates, message):
+    with pytest.raises(ValueError, match=message):
+        inspect(shop.config, write(tmp_path / "slates", slates))
+
+
+def test_a_damaged_part_is_named(shop, tmp_path):
+    place = write(tmp_path / "slates", [("u", [])])
+    (place / "part-00001.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(ValueError, match=r"part-00001\.parquet cannot be read as slates"):
+        inspect(shop.config, place)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.lists(st.integers(0, 5), max_size=9), max_size=5), st.integers(1, 4))
+def test_the_latest_distinct_items_are_those_of_a_loop(histories, k):
+    flat = np.array([item for own in histories for item in own], dtype=np.int64)
+    lengths = np.array([len(own) for own in histories], dtype=np.int64)
+    expected = []
+    for own in histories:
+        latest = list(dict.fromkeys(reversed(own)))[:k]
+        expected.append(latest + [-1] * (k - len(latest)))
+    assert latest_distinct(flat, lengths, k).tolist() == expected
