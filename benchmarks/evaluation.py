@@ -39,12 +39,13 @@ import torch
 
 from benchmarks.peer_metrics import PEERS
 from recdiv_core.items.labels import labels_of_padded
-from recdiv_core.losses.soft_slates import ItemTraits
+from recdiv_core.items.traits import ItemTraits
 from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
 from recdiv_core.metrics.judged import Background
 from recdiv_core.metrics.scorecard import finish_scorecard, user_metrics
 from recdiv_core.metrics.tally import USER_METRICS, Tally, UserMetrics, tally_slates
-from recdiv_core.slates.making import SlatePolicy, count_above, count_rankable, make_slates
+from recdiv_core.slates.making import count_above, count_rankable, make_slates
+from recdiv_core.slates.policy import SlatePolicy
 
 K, DIM, TEXT_DIM, NUM_CATEGORIES = 10, 64, 384, 240
 SCORED_AT_ONCE, JUDGED_AT_ONCE = 512, 4096  # users

@@ -47,8 +47,9 @@ from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
 from recdiv_core.metrics.jackknife import JudgedUsers, figure_draws
 from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
 from recdiv_core.slates.checkpoint import chosen_checkpoint, read_config, read_progress
-from recdiv_core.slates.dataset import Dataset, load_dataset, load_model, slate_policy
-from recdiv_core.slates.making import SlatePolicy
+from recdiv_core.slates.dataset import Dataset, load_dataset
+from recdiv_core.slates.loading import load_model
+from recdiv_core.slates.policy import SlatePolicy, slate_policy
 
 logger = logging.getLogger("benchmarks.fronts")
 

@@ -35,7 +35,9 @@ from recdiv_core.evaluation.groupings import item_groups
 from recdiv_core.evaluation.scorecards import finish_split, scorecard_of
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import CATALOGUE, EVAL_EXAMPLE, NO_QUERY, SCHEMA_VERSION, Manifest
-from recdiv_core.slates.dataset import Dataset, build_model, load_dataset, slate_policy
+from recdiv_core.slates.dataset import Dataset, load_dataset
+from recdiv_core.slates.loading import build_model
+from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 
 SIZES, FEW_USERS = (10_000, 100_000, 300_000), (2_000,)

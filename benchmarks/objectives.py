@@ -27,10 +27,10 @@ import torch
 from recdiv_core.data.batches import pack
 from recdiv_core.data.plan import Examples
 from recdiv_core.items.labels import labels_of_padded
+from recdiv_core.items.traits import ItemTraits
 from recdiv_core.losses.balance import BALANCES, BalanceState
 from recdiv_core.losses.diversity import REGULARISERS
 from recdiv_core.losses.negatives import Negatives, mixed_negatives
-from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.losses.soft_topk import SOFT_SLATES
 from recdiv_core.models.dial import dial_dim
 from recdiv_core.models.item_tower import ItemTower

@@ -39,7 +39,7 @@ import pyversity
 import torch
 
 from recdiv_core.items.labels import labels_of_padded
-from recdiv_core.losses.soft_slates import ItemTraits
+from recdiv_core.items.traits import ItemTraits
 from recdiv_core.rerank import RERANKERS, Candidates, Options
 from recdiv_core.rerank.candidates import Rule
 

@@ -26,7 +26,9 @@ import torch
 from recdiv_core.evaluation.judged_runs import find_run, judge_users
 from recdiv_core.metrics import accuracy, diversity
 from recdiv_core.rerank import RERANKERS
-from recdiv_core.slates.dataset import load_dataset, load_model, slate_policy
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import load_model
+from recdiv_core.slates.policy import slate_policy
 
 DIALS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 FEW: Final = (0.2, 0.5)

@@ -44,11 +44,13 @@ from recdiv_core.cluster.start import quieten
 from recdiv_core.config import Config
 from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.evaluation.judged_runs import NamedRun, find_run
+from recdiv_core.fronts.reading import read_sweep
 from recdiv_core.metrics import pareto
 from recdiv_core.metrics.tally import finish
-from recdiv_core.report.report import read_sweep
 from recdiv_core.search_space import Objective, Search, SearchSpace
-from recdiv_core.slates.dataset import load_dataset, load_model, slate_policy
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import load_model
+from recdiv_core.slates.policy import slate_policy
 from recdiv_core.sweep.early_stopping import FrontScheduler
 from recdiv_core.sweep.search import FrontSearch, Hours
 from recdiv_core.tracking.runs import RunHandle

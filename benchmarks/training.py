@@ -42,7 +42,9 @@ from recdiv_core.data.plan import list_fragments, plan_epoch, read_pieces, train
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.losses.balance import BalanceState
 from recdiv_core.schema import read_manifest
-from recdiv_core.slates.dataset import build_model, build_objective, load_dataset, parameter_groups
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import build_model
+from recdiv_core.training.build import build_objective, parameter_groups
 from recdiv_core.training.feed import Feed
 from recdiv_core.training.launch import run
 from recdiv_core.training.step import train_step

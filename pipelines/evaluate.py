@@ -29,7 +29,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Evaluate one checkpoint."""
-    from recdiv_core.evaluation.evaluate import checkpoint_config, evaluate
+    from recdiv_core.evaluation.evaluate import evaluate
+    from recdiv_core.slates.inputs import checkpoint_config
 
     own = checkpoint_config(args.checkpoint, args.given.own)
     out = None if args.out is None else output_path(args.out, "--out")  # before the work

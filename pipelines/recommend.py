@@ -37,7 +37,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Make the slates of one checkpoint."""
-    from recdiv_core.evaluation.evaluate import checkpoint_config
+    from recdiv_core.slates.inputs import checkpoint_config
     from recdiv_core.slates.recommend import dials_of, recommend
 
     own = checkpoint_config(args.checkpoint, args.given.own)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from recdiv_core.items.labels import labels_of_padded
-from recdiv_core.losses.soft_slates import ItemTraits
+from recdiv_core.items.traits import ItemTraits
 from recdiv_core.rerank import RERANKERS, Candidates, Options
 from recdiv_core.rerank.candidates import Rule
 

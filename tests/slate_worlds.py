@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from recdiv_core.items.labels import labels_of_padded
+from recdiv_core.items.traits import ItemTraits
 from recdiv_core.losses.aggregate import exposure_share
 from recdiv_core.losses.diversity import penalty
-from recdiv_core.losses.soft_slates import ItemTraits, SoftSlates
+from recdiv_core.losses.soft_slates import SoftSlates
 from recdiv_core.losses.soft_topk import soft_topk, standardise
 
 NUM_ITEMS, NUM_CATEGORIES, NUM_CANDIDATES, K = 30, 3, 12, 4

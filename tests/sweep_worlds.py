@@ -15,7 +15,8 @@ import torch
 from recdiv_core.config import Config, override
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, Manifest, read_manifest
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
-from recdiv_core.slates.dataset import build_model, load_dataset
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import build_model
 from recdiv_core.tracking import runs as tracking
 from recdiv_core.tracking.runs import RunHandle
 from tests.worlds import write_dataset

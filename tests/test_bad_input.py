@@ -14,11 +14,12 @@ from ray import tune
 from recdiv_core.config import Config, override, to_yaml
 from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.errors import UserError
-from recdiv_core.evaluation.evaluate import checkpoint_config, evaluate
+from recdiv_core.evaluation.evaluate import evaluate
 from recdiv_core.models.text_encoder import encoder_sha256
 from recdiv_core.schema import EVAL_EXAMPLE, SCHEMA_VERSION, TRAIN_EXAMPLE, read_manifest
 from recdiv_core.search_space import Constraint, Objective, SearchSpace
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
+from recdiv_core.slates.inputs import checkpoint_config
 from recdiv_core.sweep import run as sweep
 from recdiv_core.training.launch import check_config, cpus_per_worker
 from tests.test_pipelines import run

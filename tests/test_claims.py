@@ -17,7 +17,7 @@ from recdiv_core.training.run_files import claim_run
 
 HOLD = (
     "import sys, time; from pyarrow.fs import LocalFileSystem\n"
-    "from recdiv_core.claims import claimed\n"
+    "from recdiv_core.storage.claims import claimed\n"
     "with claimed(LocalFileSystem(), sys.argv[1], 'it'): print('has it', flush=1); time.sleep(60)"
 )
 

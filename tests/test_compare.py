@@ -17,7 +17,9 @@ from recdiv_core.metrics.tally import finish
 from recdiv_core.models.baselines import fit_popular
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, read_manifest
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
-from recdiv_core.slates.dataset import build_model, load_dataset, slate_policy
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import build_model
+from recdiv_core.slates.policy import slate_policy
 from recdiv_core.tracking.runs import start_run
 from tests.worlds import write_dataset
 

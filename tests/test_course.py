@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 
 from recdiv_core.config import Config, override
 from recdiv_core.fronts.course import Course
-from recdiv_core.report.report import COURSE
+from recdiv_core.fronts.reading import COURSE
 from recdiv_core.schema import Manifest
 from recdiv_core.tracking import runs as tracking
 from recdiv_core.tracking.runs import RunHandle

@@ -13,8 +13,9 @@ from recdiv_core.evaluation.scorecards import finish_split, scorecard_of
 from recdiv_core.metrics.fairness import item_fairness
 from recdiv_core.metrics.tally import finish
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY
-from recdiv_core.slates.dataset import build_model, load_dataset
-from recdiv_core.slates.making import SlatePolicy
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import build_model
+from recdiv_core.slates.policy import SlatePolicy
 from recdiv_core.slates.scoring import held_out_of_split
 from tests.metric_oracles import of_every_epoch, scorecard, tail_items
 from tests.worlds import World, write_dataset

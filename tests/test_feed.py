@@ -11,7 +11,9 @@ import torch
 from recdiv_core.config import Config, override
 from recdiv_core.data.plan import list_fragments, plan_epoch, read_pieces, train_examples
 from recdiv_core.schema import NO_QUERY, TRAIN_EXAMPLE
-from recdiv_core.slates.dataset import build_model, build_objective, load_dataset
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import build_model
+from recdiv_core.training.build import build_objective
 from recdiv_core.training.feed import Feed, draw_dials
 from tests.worlds import write_dataset
 

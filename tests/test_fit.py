@@ -14,8 +14,9 @@ from recdiv_core.metrics.tally import finish
 from recdiv_core.models.baselines import SCORES
 from recdiv_core.schema import CATALOGUE, EVAL_EXAMPLE
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
-from recdiv_core.slates.dataset import load_dataset, load_model, slate_policy
-from recdiv_core.slates.making import SlatePolicy
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import load_model
+from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.training.fit import fit_baseline
 from tests.test_cooccurrence import write_train
 from tests.worlds import write_dataset

@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch._dynamo.utils import counters
 
+from recdiv_core.items.traits import ItemTraits
 from recdiv_core.losses.balance import BalanceState
-from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.rerank.top_scores import top_scores
 from recdiv_core.training.shards import shard_encoder, whole
 from recdiv_core.training.step import train_step

@@ -13,14 +13,11 @@ from recdiv_core.data.plan import list_fragments, plan_epoch, read_pieces, train
 from recdiv_core.idle import idle_in_reranking, idle_in_training
 from recdiv_core.losses.balance import BalanceState, observe
 from recdiv_core.schema import NO_QUERY, TRAIN_EXAMPLE
-from recdiv_core.slates.dataset import (
-    build_model,
-    build_objective,
-    load_dataset,
-    parameter_groups,
-    slate_policy,
-)
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import build_model
 from recdiv_core.slates.making import make_slates
+from recdiv_core.slates.policy import slate_policy
+from recdiv_core.training.build import build_objective, parameter_groups
 from recdiv_core.training.feed import Feed
 from recdiv_core.training.loop import PRECISIONS, schedule, warmup
 from recdiv_core.training.step import train_step

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.items.labels import FEW, labels_of_lists, labels_of_padded
+from recdiv_core.items.traits import history_shares
 from recdiv_core.losses.class_balance import item_weights
 from recdiv_core.losses.diversity import category_coverage, category_entropy
-from recdiv_core.losses.soft_slates import history_shares
 from recdiv_core.metrics.scorecard import finish_scorecard
 from recdiv_core.rerank import NOVELTIES, RERANKERS, Options
 from recdiv_core.rerank.breaches import breaches, least_breaches

@@ -5,18 +5,18 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.items.labels import labels_of_padded
-from recdiv_core.losses.soft_slates import ItemTraits
+from recdiv_core.items.traits import ItemTraits
 from recdiv_core.rerank import RERANKERS, Options
 from recdiv_core.rerank.candidates import Rule
 from recdiv_core.rerank.wanted import with_wanted
 from recdiv_core.slates.making import (
     NUMBERS_AT_ONCE,
-    SlatePolicy,
     count_above,
     count_rankable,
     make_slate_grid,
     make_slates,
 )
+from recdiv_core.slates.policy import SlatePolicy
 from tests.candidate_worlds import rule
 from tests.oracles import mmr_slate
 

@@ -10,9 +10,9 @@ import pytest
 from recdiv_core.config import override
 from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.plan import list_fragments, plan_parts, read_pieces
-from recdiv_core.evaluation.evaluate import checkpoint_config
 from recdiv_core.settings import parse_overrides
 from recdiv_core.slates.files import part_path
+from recdiv_core.slates.inputs import checkpoint_config
 from recdiv_core.slates.recommend import PLAN, SEVERAL, _Recommender, _Task, dials_of, recommend
 from tests.sweep_worlds import K
 

@@ -8,7 +8,8 @@ from recdiv_core.data.rule_labels import labels_of_items, labels_of_rule
 from recdiv_core.errors import UserError
 from recdiv_core.slate_rules import parse_rule
 from recdiv_core.slates.checks import check_rerank
-from recdiv_core.slates.dataset import load_dataset, slate_policy
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.policy import slate_policy
 from tests.worlds import write_dataset
 
 

@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from recdiv_core.evaluation.groupings import item_groups
 from recdiv_core.evaluation.scorecards import finish_split, scorecard_of
 from recdiv_core.fronts import trials
+from recdiv_core.fronts.reading import read_sweep
 from recdiv_core.metrics.exposure import gini
 from recdiv_core.metrics.jackknife import JudgedUsers
-from recdiv_core.report.report import read_sweep
 from recdiv_core.report.slate_examples import RULES, choose_users, count_changes, count_common
 from recdiv_core.report.slate_figures import exposure_curve, popularity_bands, segments
 from recdiv_core.report.slate_views import choose_runs, view_slates
 from recdiv_core.slates.checkpoint import read_config
-from recdiv_core.slates.dataset import load_dataset, load_model, slate_policy
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import load_model
+from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from tests.sweep_worlds import NUM_USERS, K
 from tests.test_trials import COVERAGE, NDCG, trial

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from recdiv_core.losses.soft_slates import history_shares
+from recdiv_core.items.traits import history_shares
 from tests.slate_worlds import NUM_CATEGORIES, NUM_ITEMS, random_slates, replaced
 
 

@@ -10,16 +10,17 @@ from torch import nn
 from recdiv_core.data.batches import pack
 from recdiv_core.data.plan import Examples
 from recdiv_core.items.labels import labels_of_padded
+from recdiv_core.items.traits import ItemTraits
 from recdiv_core.losses.adversarial import SHARES
 from recdiv_core.losses.balance import BALANCES, BalanceState
 from recdiv_core.losses.diversity import OVER_ALL, REGULARISERS, penalty
 from recdiv_core.losses.negatives import mixed_negatives
 from recdiv_core.losses.relevance import RELEVANCE, softmax
-from recdiv_core.losses.soft_slates import ItemTraits
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
-from recdiv_core.slates.making import SlatePolicy, make_slates
+from recdiv_core.slates.making import make_slates
+from recdiv_core.slates.policy import SlatePolicy
 from recdiv_core.training.objective import (
     Attack,
     Objective,

@@ -121,7 +121,7 @@ def test_nothing_is_left_of_a_version_that_failed(view, tmp_path):
 
 def kill_while_building(view):
     code = (
-        "import os, sys; from pathlib import Path; from recdiv_core.data_versions import building\n"
+        "import os, sys; from pathlib import Path; from recdiv_core.data.versions import building\n"
         "with building(Path(sys.argv[1])) as work: os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(view)], check=False)

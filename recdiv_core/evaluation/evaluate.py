@@ -9,32 +9,30 @@ divided: the metrics are the same on any number of workers. Not the metrics them
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 
-from recdiv_core.cluster.start import start_ray
-from recdiv_core.config import Config, check_dial, override
+from recdiv_core.config import Config
 from recdiv_core.data.catalogue import load_catalogue
-from recdiv_core.data.text_vectors import check_vectors, ensure_vectors
+from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.data.versions import with_version
-from recdiv_core.errors import UserError
 from recdiv_core.evaluation.groupings import check_kinds, item_groups
 from recdiv_core.evaluation.scorecards import Scorecard, finish_split, scorecard_of
 from recdiv_core.metrics.tally import Tally, judged_users, tally_slates
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender
-from recdiv_core.schema import Manifest, check_files, check_unchanged, read_manifest
-from recdiv_core.slates.checkpoint import check_data, check_weights, read_config
+from recdiv_core.schema import check_unchanged
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
-from recdiv_core.slates.checks import check_rerank
-from recdiv_core.slates.dataset import Dataset, load_dataset, load_model, slate_policy
-from recdiv_core.slates.making import SlatePolicy
+from recdiv_core.slates.dataset import Dataset, load_dataset
+from recdiv_core.slates.inputs import check_inputs, start_with_gpu
+from recdiv_core.slates.loading import load_model
+from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
-from recdiv_core.storage.places import absolute_place, joined
+from recdiv_core.storage.places import absolute_place
 from recdiv_core.wording import few_judged
 
 logger = logging.getLogger(__name__)
@@ -178,51 +176,6 @@ def evaluate(config: Config, checkpoint: str | Path, *, split: str = "test") -> 
     }
 
 
-def check_inputs(
-    config: Config, place: str | Path, *, swept: Collection[str] = ()
-) -> tuple[Path, Manifest]:
-    """Check all that a checkpoint is judged or recommended with, before Ray starts.
-
-    Args:
-        config: with a version in `data.prepared`, see `with_version`.
-        place: of the checkpoint, path or URI.
-        swept: keys that may still change, such as the dial of a grid.
-
-    Returns:
-        the prepared data set, absolute, and its manifest.
-
-    Raises:
-        UserError: files, data, settings and checkpoint that do not fit together.
-    """
-    check_dial(config)
-    prepared = Path(config.data.prepared)
-    manifest = read_manifest(prepared)
-    check_files(prepared, manifest)
-    checkpoint = local_checkpoint(place, "--checkpoint")
-    check_data(checkpoint, manifest, prepared)
-    check_rerank(config, prepared, swept=swept)
-    check_weights(checkpoint)
-    check_vectors(prepared, manifest)
-    return prepared, manifest
-
-
-def start_with_gpu(config: Config, checkpoint: str | Path) -> None:
-    """Start or join Ray.
-
-    Raises:
-        UserError: a GPU is asked of this machine, and Ray sees none; or a node does not see the
-            data or the checkpoint.
-    """
-    shared = {"data.prepared": str(Path(config.data.prepared) / "manifest.json")}
-    shared["--checkpoint"] = joined(absolute_place(checkpoint, "--checkpoint"), "checkpoint.json")
-    start_ray(config, shared)
-    import ray
-
-    scaling = config.scaling
-    if scaling.use_gpu and scaling.address == "local" and not ray.cluster_resources().get("GPU"):
-        raise UserError("scaling.use_gpu=true: Ray sees no GPU on this machine")
-
-
 def _tally_share(config: Config, place: str, split: str, rank: int, world_size: int) -> Scorecard:
     torch.set_num_threads(config.scaling.threads_per_worker)
     device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
@@ -245,19 +198,3 @@ def _tally_share(config: Config, place: str, split: str, rank: int, world_size: 
         cutoffs=config.eval.cutoffs,
         kinds=config.eval.slices,
     )
-
-
-def checkpoint_config(checkpoint: str | Path, settings: Mapping[str, object]) -> Config:
-    """Return a checkpoint's config with the settings of this call, by their dotted keys.
-
-    Raises:
-        UserError: not a checkpoint, or a wrong setting.
-    """
-    own = read_config(local_checkpoint(checkpoint, "--checkpoint"))
-    config = override(own, settings)
-    if config.model.kind != own.model.kind:
-        raise UserError(
-            f"model.kind={config.model.kind}: checkpoint {checkpoint} holds a model of "
-            f"model.kind={own.model.kind}, which evaluation cannot change"
-        )
-    return config

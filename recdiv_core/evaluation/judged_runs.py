@@ -39,8 +39,9 @@ from recdiv_core.slates.checkpoint import (
 )
 from recdiv_core.slates.checkpoint_copies import checkpoint_of_run, local_checkpoint
 from recdiv_core.slates.checks import check_rerank
-from recdiv_core.slates.dataset import Dataset, load_dataset, load_model, slate_policy
-from recdiv_core.slates.making import SlatePolicy
+from recdiv_core.slates.dataset import Dataset, load_dataset
+from recdiv_core.slates.loading import load_model
+from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.storage.given_paths import local_path
 from recdiv_core.storage.places import is_uri
 

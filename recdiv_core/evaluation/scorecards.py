@@ -26,7 +26,7 @@ from recdiv_core.metrics.judged import judge
 from recdiv_core.metrics.scorecard import finish_scorecard, user_metrics
 from recdiv_core.metrics.tally import Tally, tally_judged
 from recdiv_core.slates.dataset import Dataset
-from recdiv_core.slates.making import SlatePolicy
+from recdiv_core.slates.policy import SlatePolicy
 from recdiv_core.slates.scoring import HeldOut
 
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from recdiv_core.fronts import trials
 from recdiv_core.fronts.points import ended_points
+from recdiv_core.fronts.reading import COURSE, read_sweep, read_trial
 from recdiv_core.fronts.trials import Sweep
-from recdiv_core.report.report import COURSE, read_sweep, read_trial
 from recdiv_core.tracking.runs import RunHandle, log_course
 
 

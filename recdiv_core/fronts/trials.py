@@ -25,6 +25,8 @@ DIVERSITY_METRICS: Final = ("coverage", "ild", "diversity_index")
 BUDGETS: Final = (0.99, 0.95, 0.90)
 """Shares of the best accuracy that an operating point may be asked to keep."""
 
+CURVES: Final = ("train/loss", "train/relevance", "train/penalty")
+"""Metrics of training that a page draws over the epochs."""
 
 Curve = tuple[tuple[int, float], ...]
 

@@ -14,8 +14,8 @@ import sys
 
 from recdiv_core.config import Config
 from recdiv_core.errors import UserError
+from recdiv_core.fronts.reading import existing_store, newest_sweep
 from recdiv_core.report.mlflow_view import MODELS, page_of, view_path
-from recdiv_core.report.report import existing_store, newest_sweep
 
 logger = logging.getLogger(__name__)
 

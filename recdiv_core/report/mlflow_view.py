@@ -15,11 +15,10 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from recdiv_core.fronts.trials import DIVERSITY_METRICS, metric_of
+from recdiv_core.fronts.trials import CURVES, DIVERSITY_METRICS, metric_of
 from recdiv_core.search_space import Objective
 
 PREFIX: Final = "mlflow.sharedViewState."
-CURVES: Final = ("train/loss", "train/penalty")
 MODELS: Final = "workflowType=machine_learning"
 """Part of a link that asks MLflow for trained models."""
 PAGE: Final = "http://127.0.0.1:5000"

@@ -25,6 +25,7 @@ from plotly.offline import get_plotlyjs
 from recdiv_core.fronts.points import ended_points, points
 from recdiv_core.fronts.trials import (
     BUDGETS,
+    CURVES,
     Front,
     Sweep,
     Trial,
@@ -66,7 +67,6 @@ MARKS: Final = {
     "ease": ("P", "cross", "top left"),
 }
 """Kind of baseline -> its marker in matplotlib and in plotly, and where its label stands."""
-CURVES: Final = ("train/loss", "train/relevance", "train/penalty")
 
 MEANINGS: Final = {
     "ndcg": ("0 to 1", "higher", "gain of the held-out items, discounted by their place"),

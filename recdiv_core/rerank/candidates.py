@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recdiv_core.items.labels import Labels
-from recdiv_core.losses.soft_slates import ItemTraits
+from recdiv_core.items.traits import ItemTraits
 from recdiv_core.slate_rules import MOST_RULES, RuleKind
 
 

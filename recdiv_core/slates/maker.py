@@ -20,8 +20,10 @@ from recdiv_core.data.plan import Examples
 from recdiv_core.errors import UserError
 from recdiv_core.schema import NO_QUERY
 from recdiv_core.slates.checkpoint import read_config
-from recdiv_core.slates.dataset import load_dataset, load_model, slate_policy
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.making import make_slates
+from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.query_index import read_queries
 from recdiv_core.slates.scoring import Scoring, score_users, scoring_of
 

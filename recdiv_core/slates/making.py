@@ -8,49 +8,19 @@ catalogue, C candidates, K slate length, W dials, S (user, item) pairs seen, P (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 
-from recdiv_core.losses.soft_slates import ItemTraits, history_shares
-from recdiv_core.rerank import RERANKERS, Candidates, Options
+from recdiv_core.items.traits import ItemTraits, history_shares
+from recdiv_core.rerank import RERANKERS, Candidates
 from recdiv_core.rerank.top_scores import top_scores
 from recdiv_core.rerank.wanted import exclude, with_wanted
+from recdiv_core.slates.policy import SlatePolicy
 
 NUMBERS_AT_ONCE: Final = 1 << 17
 """Scores that are compared together: 512 KiB, which stay in a core's own cache."""
-
-
-@dataclass(frozen=True)
-class SlatePolicy:
-    """How slates are made of scores.
-
-    Attributes:
-        k: slate length.
-        filter_seen: leave out items of the user's history.
-        method: name of the re-ranker.
-        diversity: its dial, 0 = the order of the scores.
-        num_candidates: top-scored items that the re-ranker chooses from; what rules ask
-            for and is not among them comes besides.
-        logit_adjustment: times log popularity, taken off the scores first. Menon et al., 2021,
-            Long-Tail Learning via Logit Adjustment, post hoc.
-        options: what re-rankers can be told besides the dial, and the rules.
-    """
-
-    k: int
-    filter_seen: bool
-    method: str
-    diversity: float
-    num_candidates: int
-    logit_adjustment: float
-    options: Options = field(default_factory=Options)
-
-    @property
-    def reranker_options(self) -> Options:
-        """The options without `exclude`: what that names is no candidate."""
-        kept = tuple(rule for rule in self.options.rules if rule.kind != "exclude")
-        return replace(self.options, rules=kept)
 
 
 @dataclass(frozen=True, eq=False)

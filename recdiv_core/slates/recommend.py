@@ -28,16 +28,18 @@ from recdiv_core.data.requests import REQUESTS, ensure_requests
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.data.versions import with_version
 from recdiv_core.errors import UserError
-from recdiv_core.evaluation.evaluate import check_inputs, start_with_gpu
 from recdiv_core.rerank import NOVELTIES
 from recdiv_core.rerank.breaches import gave_way
 from recdiv_core.rerank.explain import explain
 from recdiv_core.schema import Manifest, check_unchanged
 from recdiv_core.slate_rules import SlateRule, group_rules
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
-from recdiv_core.slates.dataset import load_dataset, load_model, slate_policy
+from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.files import PartWriter, part_path, remove_unfinished, slate_table
+from recdiv_core.slates.inputs import check_inputs, start_with_gpu
+from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.making import SlateGrid, make_slate_grid
+from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import score_users, scoring_of
 from recdiv_core.storage.given_paths import output_path
 from recdiv_core.storage.places import absolute_place

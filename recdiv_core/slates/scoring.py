@@ -18,7 +18,8 @@ from recdiv_core.metrics.judged import Background
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset
-from recdiv_core.slates.making import SlatePolicy, count_above, count_rankable, make_slates
+from recdiv_core.slates.making import count_above, count_rankable, make_slates
+from recdiv_core.slates.policy import SlatePolicy
 
 Scoring = Callable[[Examples, Packed], torch.Tensor]
 """The users of a batch, twice told -> [B, V] float32 scores of the whole catalogue."""

@@ -24,7 +24,8 @@ from recdiv_core.data.plan import Examples, list_fragments, num_steps
 from recdiv_core.losses.negatives import Negatives, mixed_negatives
 from recdiv_core.models.recommender import FreshText
 from recdiv_core.models.text_encoder import load_tokenizer, pad_tokens, resolve_encoder
-from recdiv_core.slates.dataset import Dataset, target_weights
+from recdiv_core.slates.dataset import Dataset
+from recdiv_core.training.build import target_weights
 from recdiv_core.training.objective import Objective, Part
 
 NEGATIVES_KEY: Final = 1

@@ -31,7 +31,8 @@ from recdiv_core.models.baselines import (
 )
 from recdiv_core.schema import check_unchanged
 from recdiv_core.slates.checkpoint import Progress, read_progress, save_checkpoint
-from recdiv_core.slates.dataset import Dataset, slate_policy
+from recdiv_core.slates.dataset import Dataset
+from recdiv_core.slates.policy import slate_policy
 from recdiv_core.training.kinds import check_size
 from recdiv_core.training.loop import load_checked, start_logging
 from recdiv_core.training.run_files import last_checkpoint

@@ -44,16 +44,11 @@ from recdiv_core.slates.checkpoint import (
     save_checkpoint,
 )
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
-from recdiv_core.slates.dataset import (
-    Dataset,
-    build_model,
-    build_objective,
-    load_dataset,
-    parameter_groups,
-    slate_policy,
-    tokens_of,
-)
+from recdiv_core.slates.dataset import Dataset, load_dataset, tokens_of
+from recdiv_core.slates.loading import build_model
+from recdiv_core.slates.policy import slate_policy
 from recdiv_core.storage.credentials import RedactingFormatter
+from recdiv_core.training.build import build_objective, parameter_groups
 from recdiv_core.training.feed import Feed
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.run_files import last_checkpoint

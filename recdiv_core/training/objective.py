@@ -19,11 +19,12 @@ import torch
 from torch import nn
 
 from recdiv_core.data.batches import Packed
+from recdiv_core.items.traits import ItemTraits, history_shares
 from recdiv_core.losses.adversarial import Pass, freelb_start, passes
 from recdiv_core.losses.diversity import NEEDS_HISTORY, NEEDS_TEACHER, penalty
 from recdiv_core.losses.negatives import Negatives
 from recdiv_core.losses.relevance import bpr, gbce, sampled_softmax, softmax
-from recdiv_core.losses.soft_slates import ItemTraits, SoftSlates, history_shares
+from recdiv_core.losses.soft_slates import SoftSlates
 from recdiv_core.losses.soft_topk import SOFT_SLATES, standardise
 from recdiv_core.models.recommender import FreshText
 from recdiv_core.rerank import RERANKERS, Candidates, Options

@@ -152,7 +152,7 @@ def train_steps(
 
     from recdiv_core.data.plan import list_fragments, plan_epoch, read_pieces, train_examples
     from recdiv_core.losses.balance import BalanceState
-    from recdiv_core.slates.dataset import build_objective
+    from recdiv_core.training.build import build_objective
     from recdiv_core.training.feed import Feed
     from recdiv_core.training.step import train_step
 

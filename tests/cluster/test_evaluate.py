@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recdiv_core.evaluation.evaluate import checkpoint_config, evaluate
+from recdiv_core.evaluation.evaluate import evaluate
 from recdiv_core.schema import EVAL_EXAMPLE, read_manifest
 from recdiv_core.settings import parse_overrides
+from recdiv_core.slates.inputs import checkpoint_config
 from tests.cluster.conftest import figures_of, run
 
 pytestmark = pytest.mark.ray

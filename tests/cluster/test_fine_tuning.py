@@ -9,7 +9,8 @@ import torch
 from recdiv_core.config import Config
 from recdiv_core.data.text_vectors import load_vectors
 from recdiv_core.schema import read_manifest
-from recdiv_core.slates.dataset import build_model, load_dataset, tokens_of
+from recdiv_core.slates.dataset import load_dataset, tokens_of
+from recdiv_core.slates.loading import build_model
 from tests.cluster.conftest import Shop, run, train_steps
 
 pytestmark = pytest.mark.ray

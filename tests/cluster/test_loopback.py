@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 CODE = """
 import os, sys
 from recdiv_core.config import Config
-from recdiv_core.ray_start import start_ray
+from recdiv_core.cluster.start import start_ray
 start_ray(Config())
 import psutil, ray
 assert ray.get(ray.remote(lambda: 7).remote()) == 7

@@ -11,7 +11,9 @@ import torch
 
 from recdiv_core.settings import apply_overrides
 from recdiv_core.slates.checkpoint import read_config
-from recdiv_core.slates.dataset import load_dataset, load_model, slate_policy
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import load_model
+from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from tests.cluster.conftest import family_of, kill_driver, run, wait_until
 

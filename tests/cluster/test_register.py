@@ -11,7 +11,9 @@ import pytest
 from recdiv_core.data.plan import read_eval
 from recdiv_core.evaluation.evaluate import slates_of_split
 from recdiv_core.slates.checkpoint import chosen_checkpoint, read_config
-from recdiv_core.slates.dataset import load_dataset, load_model, slate_policy
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import load_model
+from recdiv_core.slates.policy import slate_policy
 from tests.cluster.conftest import run
 
 pytestmark = pytest.mark.ray

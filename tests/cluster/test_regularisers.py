@@ -23,7 +23,9 @@ from recdiv_core.data.plan import (
 from recdiv_core.evaluation.evaluate import slates_of_split
 from recdiv_core.losses.diversity import REGULARISERS
 from recdiv_core.metrics.tally import Tally, finish, tally_slates
-from recdiv_core.slates.dataset import build_model, load_dataset, slate_policy
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import build_model
+from recdiv_core.slates.policy import slate_policy
 from tests.cluster.conftest import train_steps
 from tests.oracles import (
     categories_of_slate,

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from recdiv_core.losses.balance import BalanceState
 from recdiv_core.models.recommender import FreshText
-from recdiv_core.slates.dataset import parameter_groups
+from recdiv_core.training.build import parameter_groups
 from recdiv_core.training.objective import Attack
 from recdiv_core.training.shards import is_shard, load_optimizer, load_whole, shard_encoder, whole
 from recdiv_core.training.step import train_step

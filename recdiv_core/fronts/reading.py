@@ -1,0 +1,257 @@
+"""A sweep in MLflow -> its trials as plain data, and which sweep is the newest.
+
+Not the front (trials.py) nor the page (report/). Everything is read back from the store, so that a
+report can be made of any sweep, at any time, on any machine that sees the store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from recdiv_core.config import Config
+from recdiv_core.data.versions import open_version
+from recdiv_core.errors import UserError
+from recdiv_core.fronts import trials
+from recdiv_core.fronts.trials import CURVES, Curve, Sweep, Trial
+from recdiv_core.schema import read_manifest
+from recdiv_core.search_space import Objective
+from recdiv_core.storage.credentials import redact
+from recdiv_core.tracking import runs as tracking
+from recdiv_core.tracking.runs import RunHandle
+from recdiv_core.tracking.store import client_of, database_path, tracking_uri
+
+RUN_TUNE: Final = "run `python -m pipelines.tune --space tradeoff` first"
+
+
+COURSE: Final = "front/hypervolume"
+"""Metric of a sweep's run: of all its objectives, after each trial that ended, a step each."""
+
+
+PROVENANCE: Final = ("manifest", "code_version", "seed", "command", "ray_job_id")
+
+
+def read_sweep(handle: RunHandle, *, curves: bool = True) -> Sweep:
+    """Read a sweep's parent run and all its trials.
+
+    Args:
+        handle: of the parent run.
+        curves: those of the trials too, at a query each.
+
+    Raises:
+        UserError: the run does not declare two objectives or more.
+    """
+    client = client_of(handle.uri)
+    parent = client.get_run(handle.run_id)
+    tags = parent.data.tags
+    declared = json.loads(tags.get("recdiv.objectives", "[]"))
+    if tags.get("recdiv.kind") != "sweep" or len(declared) < 2:
+        raise UserError(
+            f"run {handle.run_id} is not a sweep with two objectives or more; {RUN_TUNE}"
+        )
+    objectives = tuple(Objective(**objective) for objective in declared)
+    parameters = tuple(json.loads(tags["recdiv.parameters"]))
+    cut_off = objectives[0].metric.rpartition("_at_")[2]
+    drawn = {objective.metric for objective in objectives} | set(CURVES)
+    drawn |= {f"val/{name}_at_{cut_off}" for name in trials.DIVERSITY_METRICS}
+    facts = json.loads(tags.get("recdiv.facts", "{}"))
+    least: dict[str, float] = json.loads(tags.get("recdiv.least", "{}"))
+    runs = tracking.children(handle)
+    plain = _plain_runs(runs)
+    return Sweep(
+        run_id=handle.run_id,
+        name=parent.info.run_name or handle.run_id,
+        experiment=client.get_experiment(handle.experiment_id).name,
+        status=parent.info.status,
+        space=tags.get("recdiv.space", ""),
+        started_ms=parent.info.start_time,
+        objectives=objectives,
+        parameters=parameters,
+        trials=tuple(
+            _trial(client, run, parameters, sorted(drawn) if curves else (), plain, least=least)
+            for run in runs
+        ),
+        facts={"name": tags.get("recdiv.data", ""), **facts},
+        provenance={key: tags[f"recdiv.{key}"] for key in PROVENANCE if f"recdiv.{key}" in tags},
+        references=_references(client, parent, objectives[0]),
+        least=least,
+        seeds=tuple(json.loads(tags.get("recdiv.seeds", "[]"))),
+    )
+
+
+def read_trial(handle: RunHandle, sweep: Sweep) -> Trial:
+    """Read one trial of a sweep, without its curves."""
+    client = client_of(handle.uri)
+    run = client.get_run(handle.run_id)
+    plain = {handle.run_id} if _is_plain(run) else set[str]()
+    return _trial(client, run, sweep.parameters, (), plain, least=sweep.least)
+
+
+def existing_store(config: Config) -> str:
+    """Return the absolute tracking URI; a database that is not there is not made.
+
+    Raises:
+        UserError: there is no such store, or it does not answer.
+    """
+    uri = tracking_uri(config)
+    path = database_path(uri)
+    if path is not None and not path.exists():
+        shown = redact(uri)
+        raise UserError(f"tracking.uri={shown}: there is no such database; {RUN_TUNE}")
+    return uri
+
+
+def newest_sweep(uri: str, config: Config) -> RunHandle | None:
+    """Return the parent run of the newest sweep, of `data.prepared` or `data.name` where given."""
+    run = _newest_sweep(uri, _experiment_name(config))
+    return run and RunHandle(uri, run.info.experiment_id, run.info.run_id)
+
+
+def parent_run(uri: str, config: Config, parent_run_id: str) -> Run:
+    """Return the parent run of a sweep, of the newest where no id is given.
+
+    Raises:
+        UserError: there is no such run, or no sweep.
+    """
+    shown = redact(uri)
+    if parent_run_id:
+        try:
+            return client_of(uri).get_run(parent_run_id)
+        except MlflowException:
+            raise UserError(f"no run {parent_run_id} in {shown}") from None
+    name = _experiment_name(config)
+    run = _newest_sweep(uri, name)
+    if run is None:
+        where = f" of data set {name!r}" if name else ""
+        raise UserError(f"no sweep{where} in tracking.uri={shown}; {RUN_TUNE}")
+    return run
+
+
+def _experiment_name(config: Config) -> str:
+    if config.data.prepared:
+        return read_manifest(open_version(config.data.prepared)).name
+    return config.data.name
+
+
+def _newest_sweep(uri: str, name: str) -> Run | None:
+    experiments = tracking.experiment_ids(uri, name)
+    if not experiments:
+        return None
+    runs = client_of(uri).search_runs(
+        experiments,
+        "tags.`recdiv.kind` = 'sweep'",
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+    )
+    return runs[0] if runs else None
+
+
+def _plain_runs(runs: Sequence[Run]) -> set[str]:
+    """Return the ids of the runs at w = 0, or at dial 0, without re-ranking.
+
+    Where some of them went on from a base model, as all trials did, the base itself is none: it has
+    had fewer epochs, and would make every trial look better than the dial made it.
+    """
+    plain = [run for run in runs if _is_plain(run)]
+    warm = [run for run in plain if run.data.params.get("train.init_from")]
+    return {run.info.run_id for run in warm or plain}
+
+
+def _is_plain(run: Run) -> bool:
+    is_at_0 = _param(run, "loss.conditioned") is True and _param(run, "model.diversity") == 0
+    is_trained = run.data.params.get("model.kind", "neural") == "neural"
+    without_diversity = _param(run, "loss.diversity_weight") == 0 or is_at_0
+    return is_trained and without_diversity and _is_ranked_plainly(run)
+
+
+def _is_ranked_plainly(run: Run) -> bool:
+    has_no_dial = _param(run, "rerank.method") == "none" or _param(run, "rerank.diversity") == 0
+    return has_no_dial and not _param(run, "rerank.rules")
+
+
+def _param(run: Run, key: str) -> object:
+    return tracking.param_value(run.data.params.get(key, ""))
+
+
+def _references(client: MlflowClient, parent: Run, accuracy: Objective) -> dict[str, Trial]:
+    """Return of each kind of baseline its most accurate run on the sweep's data, by kind.
+
+    Finished, ranked as they are, under the sweep's own `eval.filter_seen`; its own trials are none.
+    """
+    metric, tags = f"best/{accuracy.metric}", parent.data.tags
+    runs = client.search_runs(
+        [parent.info.experiment_id],
+        "params.`model.kind` != 'neural' and attributes.status = 'FINISHED' and "
+        f"tags.`recdiv.kind` != 'sweep' and "  # a sweep carries its recommended trial's figures
+        f"tags.`recdiv.manifest` = '{tags.get('recdiv.manifest', '')}'",
+    )
+    comparable = [
+        run
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") != parent.info.run_id
+        and metric in run.data.metrics
+        and _is_ranked_plainly(run)
+        and _param(run, "rerank.logit_adjustment") == 0
+        and _param(run, "eval.filter_seen") == _param(parent, "eval.filter_seen")
+    ]
+    sign = 1 if accuracy.direction == "max" else -1
+    ranked = sorted(comparable, key=lambda run: sign * run.data.metrics[metric])
+    best = {run.data.params["model.kind"]: run for run in ranked}  # the last of a kind stays
+    return {kind: _trial(client, best[kind], (), (), set(), least={}) for kind in sorted(best)}
+
+
+def _trial(
+    client: MlflowClient,
+    run: Run,
+    parameters: Sequence[str],
+    drawn: Sequence[str],
+    plain: set[str],
+    *,
+    least: Mapping[str, float],
+) -> Trial:
+    params, metrics = run.data.params, run.data.metrics
+    ended, started = run.info.end_time, run.info.start_time
+    return Trial(
+        run_id=run.info.run_id,
+        name=run.data.tags.get("recdiv.run_name") or run.info.run_id,
+        status=run.info.status,
+        params={key: tracking.param_value(params[key]) for key in parameters if key in params},
+        val=_below("best/val/", metrics),
+        test=_below("test/", metrics),
+        curves={key: _curve(client, run, key) for key in drawn if key in metrics},
+        best_epoch=int(metrics["best/epoch"]) if "best/epoch" in metrics else None,
+        duration_s=(ended - started) / 1000 if ended else None,
+        is_plain=run.info.run_id in plain,
+        breaks=tuple(
+            name for name, value in least.items() if metrics.get(f"best/{name}", value) < value
+        ),
+        ended_ms=ended,
+        point=_point(params) if "seed" in parameters else "",
+    )
+
+
+def _point(params: Mapping[str, str]) -> str:
+    """Return all that trials share that differ by seed alone."""
+    settings = {
+        key: text
+        for key, text in params.items()
+        if key != "seed" and not key.startswith(tracking.OF_THE_PLACE)
+    }
+    return json.dumps(settings, sort_keys=True)
+
+
+def _below(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {
+        key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)
+    }
+
+
+def _curve(client: MlflowClient, run: Run, metric: str) -> Curve:
+    """Return the last value of each epoch: a resumed trial logs an epoch twice."""
+    history = client.get_metric_history(run.info.run_id, metric)
+    return tuple(sorted({point.step: point.value for point in history}.items()))

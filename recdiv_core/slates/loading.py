@@ -1,0 +1,72 @@
+"""From the config and a data set to a model: fresh, or with the weights of a checkpoint.
+
+Here the config is unpacked into plain arguments, and nowhere below.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from recdiv_core.config import Config
+from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.dial import dial_dim
+from recdiv_core.models.item_tower import ItemTower
+from recdiv_core.models.recommender import Recommender
+from recdiv_core.models.session_tower import SessionTower
+from recdiv_core.models.text_encoder import resolve_encoder
+from recdiv_core.models.trainable_encoder import trainable_encoder
+from recdiv_core.slates.checkpoint import load_weights, read_weights
+from recdiv_core.slates.dataset import Dataset
+
+
+def build_model(config: Config, dataset: Dataset) -> Recommender:
+    """Build the model that the config describes, freshly initialised from the global generator."""
+    text = config.model.text
+    text_vectors = dataset.text_VH if text.enabled else None
+    encoder = None
+    if text.enabled and text.trainable_layers:
+        encoder = trainable_encoder(
+            resolve_encoder(text.encoder),
+            text.trainable_layers,
+            text.lora_rank,
+            recomputes=text.gradient_checkpointing,
+        )
+        text_vectors = dataset.text_VH.clone()
+    make_item_tower = partial(
+        ItemTower,
+        torch.tensor(dataset.catalogue.popularity_V),
+        text_dim=dataset.text_VH.shape[1] if text.enabled else 0,
+        id_dropout=config.model.id_dropout,
+    )
+    dim = config.model.dim
+    return Recommender(
+        make_item_tower(dim=dim),
+        SessionTower(
+            dim=config.model.dim,
+            num_layers=config.model.num_layers,
+            num_heads=config.model.num_heads,
+            max_history=config.model.max_history,
+            dropout=config.model.dropout,
+        ),
+        text_VH=text_vectors,
+        queries_QH=dataset.queries_QH,
+        dim=config.model.dim,
+        encoder=encoder,
+        dial_items=make_item_tower(dim=dial_dim(dim)) if config.loss.conditioned else None,
+    )
+
+
+def load_model(config: Config, dataset: Dataset, checkpoint: Path) -> Recommender | Baseline:
+    """Return the model that a checkpoint of this config holds.
+
+    Raises:
+        UserError: missing or damaged file, or weights of another shape.
+    """
+    if config.model.kind != "neural":
+        return Baseline(config.model.kind, read_weights(checkpoint))
+    model = build_model(config, dataset)
+    load_weights(checkpoint, model)
+    return model

@@ -1,0 +1,85 @@
+"""How slates are made of scores: which settings, and the rules in terms of a data set.
+
+Not the making (making.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from recdiv_core.config import Config, rerank_candidates
+from recdiv_core.data.catalogue import (
+    Catalogue,
+)
+from recdiv_core.data.rule_labels import labels_of_items, labels_of_rule
+from recdiv_core.rerank import Options
+from recdiv_core.rerank.candidates import Rule
+from recdiv_core.slate_rules import SlateRule, group_rules
+from recdiv_core.slates.dataset import Dataset, as_labels
+
+
+@dataclass(frozen=True)
+class SlatePolicy:
+    """How slates are made of scores.
+
+    Attributes:
+        k: slate length.
+        filter_seen: leave out items of the user's history.
+        method: name of the re-ranker.
+        diversity: its dial, 0 = the order of the scores.
+        num_candidates: top-scored items that the re-ranker chooses from; what rules ask
+            for and is not among them comes besides.
+        logit_adjustment: times log popularity, taken off the scores first. Menon et al., 2021,
+            Long-Tail Learning via Logit Adjustment, post hoc.
+        options: what re-rankers can be told besides the dial, and the rules.
+    """
+
+    k: int
+    filter_seen: bool
+    method: str
+    diversity: float
+    num_candidates: int
+    logit_adjustment: float
+    options: Options = field(default_factory=Options)
+
+    @property
+    def reranker_options(self) -> Options:
+        """The options without `exclude`: what that names is no candidate."""
+        kept = tuple(rule for rule in self.options.rules if rule.kind != "exclude")
+        return replace(self.options, rules=kept)
+
+
+def _labels_of(rules: Sequence[SlateRule], catalogue: Catalogue) -> pa.ListArray:
+    first = rules[0]
+    return labels_of_items(rules, catalogue) if first.item_id else labels_of_rule(first, catalogue)
+
+
+def slate_policy(config: Config, dataset: Dataset) -> SlatePolicy:
+    """Return how the config makes slates of scores, with its rules in terms of the data set."""
+    rules = [
+        Rule(
+            rules[0].kind,
+            as_labels(_labels_of(rules, dataset.catalogue)).to(dataset.text_VH.device),
+            len({rule.item_id for rule in rules}) if rules[0].item_id else rules[0].count,
+            rules[0].window,
+        )
+        for rules in group_rules(config.rerank.rules)
+    ]
+    return SlatePolicy(
+        k=config.eval.k,
+        filter_seen=config.eval.filter_seen,
+        method=config.rerank.method,
+        diversity=config.rerank.diversity,
+        num_candidates=rerank_candidates(config),
+        logit_adjustment=config.rerank.logit_adjustment * config.model.temperature,
+        options=Options(
+            window=config.rerank.window,
+            alpha=config.rerank.alpha,
+            beam_width=config.rerank.beam_width,
+            attributes={str(name): share for name, share in config.rerank.attributes.items()},
+            rules=tuple(rules),
+        ),
+    )

@@ -1,0 +1,90 @@
+"""From the config and a data set to what a training step minimises.
+
+Here the config is unpacked into plain arguments, and nowhere below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from recdiv_core.config import Config
+from recdiv_core.losses.class_balance import effective_number_weights, item_weights
+from recdiv_core.models.recommender import Recommender
+from recdiv_core.slates.dataset import Dataset
+from recdiv_core.training.objective import Attack, Objective
+
+
+def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Objective:
+    """Build what a training step minimises."""
+    loss = config.loss
+    relevance = loss.relevance
+    if relevance == "auto":
+        small = len(dataset.catalogue) <= loss.softmax_max_items
+        relevance = "softmax" if small else "sampled_softmax"
+    on_tokens = loss.adversarial_on == "tokens"
+    return Objective(
+        relevance=relevance,
+        temperature=config.model.temperature,
+        num_negatives=loss.num_negatives,
+        negatives=loss.negatives,
+        mask_history=loss.mask_history,
+        logq_alpha=loss.logq_alpha,
+        gbce_calibration=loss.gbce_calibration,
+        focal_gamma=loss.focal_gamma,
+        logit_bias_V=loss.logit_adjustment * dataset.log_prior_V if loss.logit_adjustment else None,
+        balance=loss.balance,
+        diversity_weight=loss.diversity_weight,
+        is_conditioned=loss.conditioned,
+        shared_dim=config.model.dim,
+        mix={str(name): share for name, share in loss.diversity.items()},
+        slate_form=loss.slate_form,
+        slate_size=loss.slate_size,
+        slate_candidates=loss.slate_candidates,
+        slate_temperature=loss.slate_temperature,
+        teacher=(loss.distil_method, loss.distil_diversity),
+        attack=Attack(
+            kind=loss.adversarial,
+            on=loss.adversarial_on,
+            ascends=loss.adversarial_ascends,
+            epsilon=loss.adversarial_epsilon,
+            num_steps=loss.adversarial_steps,
+            step_size=loss.adversarial_step_size,
+            width=model.token_embeddings().embedding_dim if on_tokens else config.model.dim,
+        ),
+        traits=replace(
+            dataset.traits, num_places=float(dataset.manifest.num_train_users * loss.slate_size)
+        ),
+    )
+
+
+def target_weights(config: Config, dataset: Dataset) -> torch.Tensor | None:
+    """Return the weight of each item as a target, [V], by the sizes of its categories; or None."""
+    beta = config.loss.class_balance_beta
+    if not beta:
+        return None
+    events_V = torch.tensor(dataset.catalogue.popularity_V).to(dataset.text_VH.device)
+    row_N, label_N, part_N = dataset.categories.spread(torch.arange(len(events_V)).to(events_V))
+    counts = part_N.new_zeros(dataset.catalogue.num_categories)
+    counts.index_add_(0, label_N, events_V[row_N] * (part_N > 0).to(counts.dtype))
+    return item_weights(effective_number_weights(counts, beta), dataset.categories)
+
+
+def parameter_groups(
+    model: nn.Module, *, learning_rate: float, text_learning_rate: float, weight_decay: float
+) -> list[dict[str, object]]:
+    """Split the trained parameters: text encoder or not, decayed (matrices) or not."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(("encoder." in name, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": text_learning_rate if is_text else learning_rate,
+            "weight_decay": weight_decay if is_matrix else 0.0,
+        }
+        for (is_text, is_matrix), parameters in groups.items()
+    ]
