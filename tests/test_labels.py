@@ -107,7 +107,7 @@ def wide_candidates(seed):
 
 def padded_to(monkeypatch, width):
     """Pad all items alike up to this many labels, wherever that is asked."""
-    for module in ("labels", "rerank.greedy", "rerank.fading", "rerank.quota"):
+    for module in ("items.labels", "rerank.greedy", "rerank.fading", "rerank.quota"):
         monkeypatch.setattr(f"recdiv_core.{module}.FEW", width)
 
 

@@ -28,7 +28,8 @@ def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path):
 
 def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from recdiv_core.storage.whole_files import write_whole\n"
+        "import sys; from pathlib import Path\n"
+        "from recdiv_core.storage.whole_files import write_whole\n"
         "while True: write_whole(Path(sys.argv[1]), 'x' * 1_000_000)"
     )
     path = tmp_path / "a.yaml"
