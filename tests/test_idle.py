@@ -18,8 +18,8 @@ from recdiv_core.slates.loading import build_model
 from recdiv_core.slates.making import make_slates
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.training.build import build_objective, parameter_groups
+from recdiv_core.training.epoch import PRECISIONS, schedule, warmup
 from recdiv_core.training.feed import Feed
-from recdiv_core.training.loop import PRECISIONS, schedule, warmup
 from recdiv_core.training.step import train_step
 from tests.worlds import write_dataset
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from recdiv_core.errors import DivergedError
-from recdiv_core.training.loop import (
+from recdiv_core.training.epoch import (
     MAX_SKIPPED,
     MIN_SCALE,
-    _epoch_figures,
     check_scale,
     check_skipped,
+    epoch_means,
 )
 from recdiv_core.training.shards import clip_gradients
 from recdiv_core.training.step import StepSums
@@ -25,13 +25,13 @@ def sums(grad_norm, loss=8.0):
 
 
 def test_a_step_that_overflowed_is_no_part_of_the_means():
-    figures = _epoch_figures([sums(3.0), sums(math.nan, math.nan), sums(math.inf), sums(5.0)])
+    figures = epoch_means([sums(3.0), sums(math.nan, math.nan), sums(math.inf), sums(5.0)])
     assert figures["train/grad_norm"] == 4.0
     assert figures["train/loss"] == 2.0
 
 
 def test_an_epoch_without_a_step_has_no_means():
-    assert all(math.isnan(value) for value in _epoch_figures([sums(math.inf)]).values())
+    assert all(math.isnan(value) for value in epoch_means([sums(math.inf)]).values())
 
 
 def scaled_step(model, optimizer, scaler, factor):
@@ -105,7 +105,7 @@ def test_real_steps_go_on_once_the_scale_is_low_enough():
     assert 0 < num_skipped < 39
     assert not any(step.is_skipped for step in taken[num_skipped:])
     assert training.places_V.abs().sum() > 0
-    figures = _epoch_figures(taken)
+    figures = epoch_means(taken)
     assert all(math.isfinite(value) for value in figures.values())
 
 
