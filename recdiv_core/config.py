@@ -1,11 +1,11 @@
 # pyright: strict
-"""The frozen tree of settings, and what changes it.
+"""The frozen tree of settings, and the functions that override it.
 
 A dotted key such as `loss.diversity_weight` is at once the YAML path, the command-line override,
 the Tune key, the MLflow parameter and the dashboard column. Precedence: defaults < preset < config
-file < command line < trial sample. How they are read: settings.py. Nothing here imports torch or
-ray, so that a wrong key is answered at once. Config stops at the doorway: builders unpack it, the
-pure layer takes plain arguments.
+file < command line < trial sample. settings.py reads files and command lines. This module imports
+neither torch nor ray, so a wrong key fails at once. Builders unpack the Config; the pure modules
+take plain arguments. The docstring of each attribute becomes its entry in docs/settings.md.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Event = Literal["impression", "click", "cart", "purchase"]
 
 LEAST_WEIGHT: Final = 1e-6
-"""Of a kind of event; the largest is its inverse."""
+"""Smallest weight of a kind of event; the largest is its inverse."""
 
 GONE: Final = ("tracking.parent_run_id", "data.columns.slate_id")
-"""Keys that did nothing and stand in checkpoints of older versions: dropped when those are read."""
+"""Removed keys that checkpoints of older versions may hold; they are dropped on reading."""
 
 
 class _Section(BaseModel):
@@ -75,322 +75,364 @@ class _Section(BaseModel):
 
 
 def _event_weight(value: float) -> float:
-    """Refuse what float32 has no sum of."""
+    """Refuse a weight whose sums overflow or vanish in float32."""
     if not LEAST_WEIGHT <= value <= 1 / LEAST_WEIGHT:
         raise ValueError(f"allowed are {LEAST_WEIGHT:g} to {1 / LEAST_WEIGHT:g}")
     return value
 
 
 class ColumnsConfig(_Section):
-    """Names of the columns in the user's files, where they differ from ours."""
+    """Names of the columns in the user's files."""
 
     user_id: str = "user_id"
+    """Column of the user key, any text or number."""
     item_id: str = "item_id"
+    """Column of the item key, any text or number."""
     timestamp: str = "timestamp"
+    """Column of the time: ISO 8601, epoch seconds or milliseconds, or a plain order number."""
     event: str = "event"
+    """Column of the kind of event (optional)."""
     query: str = "query"
+    """Column of the search query (optional)."""
     session_id: str = "session_id"
+    """Column of the session key (optional)."""
     position: str = "position"
+    """Column of the position in the shown list (optional)."""
     rating: str = "rating"
+    """Column of the rating (optional)."""
     title: str = "title"
+    """Catalogue column of the title; values may be empty."""
     category: str = "category"
+    """Catalogue column of the category: a path `A > B`, or labels `a|b` (optional)."""
     brand: str = "brand"
+    """Catalogue column of the brand (optional)."""
     colour: str = "colour"
+    """Catalogue column of the colour (optional)."""
     price: str = "price"
+    """Catalogue column of the price (optional)."""
     image: str = "image"
+    """Catalogue column of the image (optional)."""
     available_from: str = "available_from"
+    """Catalogue column of the first day on sale, a time as in the log (optional)."""
 
 
 class DataConfig(_Section):
-    """Where the click log comes from and how it becomes a prepared data set."""
+    """The raw data, and how `prepare` makes a data set of it."""
 
     source: Literal["files", "demo"] = "files"
-    """`files`: read `data.clicks` and `data.items`; `demo`: generate the built-in shop."""
+    """Source of the raw data: `files` reads `data.clicks` and `data.items`, `demo` generates the
+    built-in shop."""
     clicks: str = ""
-    """Click log: path, directory, glob or URI; CSV, JSON Lines or Parquet."""
+    """Click log: path, directory, glob or URI of CSV, JSON Lines or Parquet."""
     items: str = ""
-    """Catalogue: path, directory, glob or URI; CSV, JSON Lines or Parquet.
-    Empty = made of the click log's own items."""
+    """Catalogue: path, directory, glob or URI of CSV, JSON Lines or Parquet. If empty, `prepare`
+    builds it from the items of the click log."""
     out: str = ""
-    """Directory to write; empty = `runs/prepared/<name>`."""
+    """Directory that `prepare` writes; empty = `runs/prepared/<name>`."""
     prepared: str = ""
-    """Prepared data set (what `prepare` wrote) that train, tune and evaluate read."""
+    """Prepared data set (the output of `prepare`) to read."""
     name: str = ""
-    """Name of the data set and of its MLflow experiment; empty = from the click log's path."""
+    """Name of the data set and of its MLflow experiment; empty = derived from the path of the click
+    log."""
     layout: str = ""
-    """Name of a published layout (`movielens-1m`, `retailrocket`, ...) whose settings are taken for
-    all `data.*` keys that are not given; empty = none."""
+    """Published data set (`movielens-1m`, `retailrocket`, ...) whose settings fill all `data.*`
+    keys that are not given; empty = none."""
     columns: ColumnsConfig = ColumnsConfig()
+    """Column names of the click log and the catalogue."""
     item_columns: dict[str, str] = {}
-    """Names of the catalogue's columns where they differ from those in `data.columns`."""
+    """Column names of the catalogue where they differ from `data.columns`."""
     separator: str = ""
-    """Text between the fields of the click log; empty = tab for .tsv and .inter, else a comma."""
+    """Field separator of the click log; empty = tab for .tsv and .inter, else a comma."""
     header: tuple[str, ...] = ()
-    """Column names of a click log whose first line is a row already; empty = the first line."""
+    """Column names of a click log without a header line; empty = the first line is the header."""
     encoding: str = "utf-8"
     """Text encoding of the click log."""
     item_separator: str = ""
-    """Text between the fields of the catalogue; empty = by the file's extension."""
+    """Field separator of the catalogue; empty = chosen by the file's extension."""
     item_header: tuple[str, ...] = ()
-    """Column names of a catalogue whose first line is a row already; empty = the first line."""
+    """Column names of a catalogue without a header line; empty = the first line is the header."""
     item_encoding: str = "utf-8"
     """Text encoding of the catalogue."""
     null_words: tuple[str, ...] = ("null", "\\N", "nan", "none", "n/a", "<na>", "nil")
-    """Words that stand for a missing value, in any case; blanks always do."""
+    """Words for a missing value, compared without case; blank values are always missing."""
     timestamp_format: str = ""
-    """How times are written, as in strptime (`%d/%m/%Y %H:%M`); empty = found out."""
+    """Time format in strptime notation (`%d/%m/%Y %H:%M`); empty = detected from a sample."""
     event_names: dict[str, Event | Literal["drop"]] = {}
-    """The log's word for a kind of event -> ours (`view: click`); `drop` leaves the rows out."""
+    """Kind of event for each word of the log (`view: click`); `drop` skips the rows."""
     events: tuple[Event, ...] = ("click", "cart", "purchase")
-    """Kinds of event that count as positive; ignored when the log has no event column."""
+    """Kinds of event that count as positive; ignored for a log without an event column."""
     min_rating: float = 0.0
-    """Lowest rating of an event that counts; rows below are left out, 0 = none are."""
+    """Lowest rating that counts as an event; 0 = no limit."""
     event_weights: dict[Event, Annotated[float, AfterValidator(_event_weight)]] = {}
-    """Weight of a kind of event in the relevance loss, from 1e-6 to 1e6; 1 where not given."""
+    """Weight of each kind of event in the relevance loss, 1e-6 to 1e6; 1 if not given."""
     max_quarantined: Unit = 0.05
-    """Share of rows that may be rejected before the job stops."""
+    """Largest share of rows that may be rejected before `prepare` stops."""
     min_user_events: int = Field(default=1, ge=1)
-    """k-core on users, counted in the train window."""
+    """Fewest train events of a user (k-core)."""
     min_item_events: int = Field(default=1, ge=1)
-    """k-core on items, counted in the train window."""
+    """Fewest train events of an item (k-core)."""
     category_level: int = Field(default=0, ge=0)
-    """Levels of a category path that make an item's category; 0 = the whole path."""
+    """Levels of the category path that make the category of an item; 0 = the whole path."""
     session_gap_s: float = Field(default=1800.0, gt=0.0)
-    """Idle time after which a new session begins, in seconds; unused for order-only logs."""
+    """Idle time in seconds that ends a session; unused for logs without times."""
     demo_events: int = Field(default=60_000, ge=1_000, le=100_000_000)
-    """Size of the built-in shop, in interactions shown to users (impressions)."""
+    """Size of the built-in shop in impressions."""
     fragment_rows: int = Field(default=16, ge=1, le=65_536)
-    """Users in one Parquet row group: the unit that epochs shuffle and workers share out."""
+    """Users in one Parquet row group."""
     num_shards: int = Field(default=8, ge=1, le=10_000)
-    """Parquet files a split; also the number of hash partitions of the shuffle by user."""
+    """Parquet files of each split, and hash partitions of the shuffle by user."""
 
 
 class SplitConfig(_Section):
-    """How events are divided into train, validation and test."""
+    """How `prepare` splits events into train, validation and test."""
 
     protocol: Literal["auto", "temporal", "leave_last_out"] = "auto"
-    """`auto`: temporal when there are real timestamps, else leave_last_out."""
+    """Split protocol; `auto` = `temporal` for a log with times, else `leave_last_out`."""
     val_share: float = Field(default=0.1, gt=0.0, lt=0.5)
     """Share of events in the validation window (temporal)."""
     test_share: float = Field(default=0.1, gt=0.0, lt=0.5)
     """Share of events in the test window (temporal)."""
     val_from: str = ""
-    """Start of the validation window as a timestamp; overrides `val_share`."""
+    """Start of the validation window as a timestamp; replaces `split.val_share` if set."""
     test_from: str = ""
-    """Start of the test window as a timestamp; overrides `test_share`."""
+    """Start of the test window as a timestamp; replaces `split.test_share` if set."""
 
 
 class TextConfig(_Section):
     """The pretrained text encoder of the item tower."""
 
     enabled: bool = True
-    """False = item ids alone (an ablation: cold items then have no vector of their own)."""
+    """Use of item texts. If false, the model knows item ids alone, so cold items have no vector."""
     encoder: str = "all-MiniLM-L6-v2"
-    """Local directory, hub name, or `all-MiniLM-L6-v2` from the `offline` extra."""
+    """Text encoder: local directory, Hugging Face name, or `all-MiniLM-L6-v2` from the `offline`
+    extra."""
     trainable_layers: int = Field(default=0, ge=0)
-    """0 = frozen, vectors computed once and cached; n = the top n layers are fine-tuned."""
+    """Top layers of the text encoder that are fine-tuned; 0 = frozen, its vectors are cached."""
     lora_rank: int = Field(default=0, ge=0)
-    """Rank of LoRA adapters on the attention of the trained layers; 0 = none."""
+    """Rank of the LoRA adapters on the attention of the trained layers; 0 = none."""
     gradient_checkpointing: bool = False
-    """True = the encoder's layers are computed a second time on the way back instead of keeping
-    what they computed: less memory, about a third more time."""
+    """Recomputation of the encoder's layers in the backward pass: less memory, about a third more
+    time."""
     max_tokens: int = Field(default=64, ge=4, le=512)
-    """Tokens kept of an item's text."""
+    """Tokens kept of each item text."""
     fields: tuple[str, ...] = ("title", "category", "brand")
-    """Catalogue columns that make the text, joined by ` | `."""
+    """Catalogue columns that make the item text, joined by ` | `."""
 
 
 class BaselineConfig(_Section):
-    """What the reference baselines are fitted with; each key is of one `model.kind`."""
+    """Hyperparameters of the baselines; each key belongs to one `model.kind`."""
 
     recent_share: float = Field(default=0.1, gt=0.0, le=1.0)
-    """Of recent_popular: the last share of each user's train events that counts."""
+    """Share of each user's latest train events that counts (recent_popular)."""
     num_neighbours: int = Field(default=200, ge=1)
-    """Of item_knn: most alike items that are kept of each item."""
+    """Neighbours kept per item (item_knn)."""
     shrinkage: float = Field(default=30.0, ge=0.0)
-    """Of item_knn: added to a cosine's denominator, so that few common users count for less."""
+    """Constant added to the denominator of the cosine; larger = less trust in few common users
+    (item_knn)."""
     ridge: float = Field(default=100.0, gt=0.0)
-    """Of ease: its lambda, added to the diagonal; more = weights nearer to 0."""
+    """L2 penalty lambda on the diagonal; larger = weights closer to 0 (ease)."""
     max_items: int = Field(default=20_000, ge=1)
-    """Of ease: larger catalogues are refused; it inverts an items x items matrix in memory."""
+    """Largest catalogue in items; the memory grows with its square (ease)."""
 
 
 class ModelConfig(_Section):
-    """Item tower, session tower and their score; or a reference baseline."""
+    """The model: item tower and session tower, or a baseline."""
 
     kind: ModelKind = "neural"
-    """`neural` is trained; the others are baselines, fitted in one pass over the train events."""
+    """Model family: `neural` is trained by gradient descent, the others are baselines fitted in one
+    pass."""
     baseline: BaselineConfig = BaselineConfig()
+    """Hyperparameters of the baselines."""
     text: TextConfig = TextConfig()
+    """Pretrained text encoder."""
     dim: int = Field(default=64, ge=4, le=4096)
-    """Width of item and session vectors."""
+    """Dimensions of item and session vectors."""
     num_layers: int = Field(default=2, ge=1, le=48)
+    """Transformer layers of the session tower."""
     num_heads: int = Field(default=2, ge=1, le=64)
+    """Attention heads of the session tower; divides `model.dim`."""
     max_history: int = Field(default=50, ge=1, le=4096)
-    """Last events of a user that the session tower sees."""
+    """Latest events of a user in the input of the session tower."""
     dropout: float = Field(default=0.3, ge=0.0, lt=1.0)
+    """Dropout probability of the session tower."""
     id_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of items whose id embedding a training step withholds, so text learns to stand in."""
+    """Share of items whose id embedding is dropped in a training step, so that the text learns to
+    replace it."""
     temperature: float = Field(default=1.0, gt=0.0)
-    """Scores are dot products divided by this."""
+    """Divisor of the dot products that give the scores."""
     diversity: Unit = 0.0
-    """Dial of a conditioned model: 0 = pure relevance, 1 = `loss.diversity_weight` to the full."""
+    """Diversity dial of a conditioned model: 0 = pure relevance, 1 = the full
+    `loss.diversity_weight`."""
 
 
 class LossConfig(_Section):
-    """What training minimises: (1 - w) * relevance + w * diversity penalty."""
+    """The training objective: (1 - w) * relevance + w * diversity penalty."""
 
     relevance: RelevanceLoss = "auto"
-    """`auto`: exact softmax up to `softmax_max_items`, else sampled softmax."""
+    """Relevance loss; `auto` = exact softmax up to `loss.softmax_max_items` items, else sampled
+    softmax."""
     softmax_max_items: int = Field(default=50_000, ge=1)
+    """Largest catalogue in items for which `loss.relevance=auto` takes the exact softmax."""
     num_negatives: int = Field(default=4096, ge=1)
-    """Shared negatives a step of the sampled softmax, uniform over the catalogue."""
+    """Negatives drawn per step, uniform over the catalogue and shared by all users of the step
+    (sampled losses)."""
     logq_alpha: Unit = 1.0
-    """Strength of the logQ correction of the sampled softmax: 0 none, 1 full; less = more popular
-    items in the slates, less coverage."""
+    """Strength of the logQ correction: 0 = none, 1 = full; lower = more popular items and less
+    coverage (sampled_softmax)."""
     negatives: Negatives = "uniform"
-    """Of the sampled losses: uniform draws, the batch's own targets, or both together."""
+    """Source of negatives: uniform draws, the targets of the batch, or both (sampled losses)."""
     mask_history: bool = False
-    """Leave items of the user's own history out of the negatives."""
+    """Exclusion of a user's own history from the negatives (sampled losses)."""
     gbce_calibration: Unit = 0.75
-    """t of gBCE: 0 = plain BCE, 1 = calibrated probabilities."""
+    """Calibration t: 0 = plain BCE, 1 = calibrated probabilities (gbce)."""
     focal_gamma: float = Field(default=0.0, ge=0.0)
-    """Of the exact softmax: positions that are predicted well already count less."""
+    """Focal exponent: larger = less weight on positions that are predicted well; 0 = off (exact
+    softmax)."""
     logit_adjustment: float = Field(default=0.0, ge=0.0)
-    """Times log popularity, added to the logits of the exact softmax in training: the scores that
-    are ranked then lean less on popularity. 1 = fully."""
+    """Factor of log popularity added to the training logits; 1 = full correction of popularity, 0 =
+    off (exact softmax)."""
     class_balance_beta: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Targets weigh more in small categories (effective number): 0 = alike, near 1 = by 1 / n."""
+    """Beta of the effective number of items per category: 0 = equal weights, near 1 = weights
+    inverse to the size of the category."""
     diversity_weight: Unit = 0.0
-    """The dial w: 0 = pure relevance, 1 = pure diversity."""
+    """Diversity weight w: 0 = pure relevance, 1 = pure diversity."""
     diversity_warmup: Unit = 0.0
-    """Share of the training over which w rises from 0 to `diversity_weight`; training from nothing
-    then learns what is relevant first."""
+    """Share of the training steps over which w rises from 0 to `loss.diversity_weight`."""
     conditioned: bool = False
-    """One model for all weights from 0 to `diversity_weight`; `model.diversity` picks one later."""
+    """One model for all weights from 0 to `loss.diversity_weight`; `model.diversity` chooses the
+    weight later."""
     diversity: dict[Regulariser, Annotated[float, Field(ge=0.0)]] = {
         "ild": 1.0,
         "coverage": 3.0,
     }
-    """Mix of regularisers by name; weights are normalised to sum to 1."""
+    """Mix of regularisers, name to weight; the weights are normalised to sum to 1."""
     distil_method: TeacherMethod = "mmr"
-    """Of the regulariser `distil`: the re-ranker whose slates the scores are to learn."""
+    """Re-ranker whose slates the scores learn to reproduce (regulariser `distil`)."""
     distil_diversity: Unit = 0.3
-    """Its dial."""
+    """Dial of that re-ranker: 0 = pure relevance, 1 = pure diversity (regulariser `distil`)."""
     slate_form: SoftSlate = "threshold"
-    """How the soft slate is formed of the scores."""
+    """Method that forms the soft slate from the scores."""
     slate_size: int = Field(default=10, ge=2)
-    """k of the soft slate."""
+    """Length k of the soft slate in items."""
     slate_candidates: int = Field(default=200, ge=2)
-    """Top-scored items that the soft slate is formed over."""
+    """Top-scored items that the soft slate is formed from."""
     slate_temperature: float = Field(default=0.1, gt=0.0)
     """Softness of the soft slate, in standard deviations of the candidates' scores."""
     balance: Balance = "weighted_sum"
-    """How relevance and penalty become one direction."""
+    """Method that combines relevance and penalty into one update."""
     min_diversity: Unit = 0.5
-    """Of `epsilon_constraint`: the 1 - penalty to reach; `diversity_weight` is not used then."""
+    """Lower bound of 1 - penalty; `loss.diversity_weight` is then unused (epsilon_constraint)."""
     constraint_rate: float = Field(default=0.01, gt=0.0)
-    """Of `epsilon_constraint`: how fast its multiplier follows, a step."""
+    """Step size of the multiplier (epsilon_constraint)."""
     adversarial: Adversarial = "none"
-    """Noise that is trained against, on embeddings (or, awp, on weights)."""
+    """Adversarial training: the method that finds the noise on embeddings (awp: on weights)."""
     adversarial_on: Literal["items", "tokens"] = "items"
-    """Whose embeddings: of the history's items, or of the items' tokens (a trained encoder's)."""
+    """Embeddings that get the noise: of the items in the history, or of the tokens of a trained
+    encoder."""
     adversarial_ascends: Literal["loss", "relevance", "penalty"] = "loss"
-    """What the noise makes worse: `penalty` looks for what narrows the slate."""
+    """Term that the noise increases: the whole loss, the relevance loss, or the diversity
+    penalty."""
     adversarial_epsilon: float = Field(default=0.1, gt=0.0)
-    """Length of the noise of an example (fgsm: of a coordinate; awp: relative, of a matrix)."""
+    """Norm of the noise per example (fgsm: per coordinate; awp: relative to the norm of each
+    matrix)."""
     adversarial_steps: int = Field(default=2, ge=1, le=20)
-    """Of pgd and freelb."""
+    """Ascent steps (pgd, freelb)."""
     adversarial_step_size: float = Field(default=0.05, gt=0.0)
-    """Of pgd and freelb."""
+    """Size of an ascent step (pgd, freelb)."""
 
 
 class RerankConfig(_Section):
     """The re-ranker after the model."""
 
     method: RerankMethod = "none"
+    """Re-ranker after the model; `none` = the model's order."""
     diversity: Unit = 0.0
-    """The dial: 0 = the model's order exactly, 1 = pure diversity."""
+    """Diversity dial: 0 = the model's order exactly, 1 = pure diversity."""
     num_candidates: int = Field(default=0, ge=0)
     """Top-scored items that the re-ranker chooses from; 0 = ten times `eval.k`, at least 100."""
     window: int = Field(default=0, ge=0)
-    """Places before a place that it has to differ from; 0 = all (`dpp`, `ssd`)."""
+    """Preceding places that a place is compared with; 0 = all (dpp, ssd)."""
     alpha: Unit = 0.5
-    """Share of the wish for a category or a value that one item of it meets (`xquad`, `alpha`)."""
+    """Share of the interest in a category that one item of it satisfies (xquad, alpha)."""
     beam_width: int = Field(default=1, ge=1)
-    """Places decoded together, before their categories cost later ones anything (`beam`)."""
+    """Places that are filled together before their categories lower the score of later ones
+    (beam)."""
     attributes: dict[RerankAttribute, Annotated[float, Field(ge=0.0)]] = {}
-    """Weights of what slates are spread over (`alpha`); empty = all that the catalogue has."""
+    """Attributes to diversify over, name to weight; empty = all that the catalogue has (alpha)."""
     rules: tuple[str, ...] = ()
-    """What every slate keeps, whatever the dial: `at most M of ATTRIBUTE[=VALUE] [in W]` (W
-    consecutive places), `at least M of ATTRIBUTE=VALUE`, `at least N distinct ATTRIBUTE`,
-    `include ITEM_ID`, `exclude ITEM_ID` (any number of them). An attribute is `category` or a
-    column of the catalogue; a value of `price` is `band 1` (cheapest) to `band 5`; see
-    docs/slates.md."""
+    """Rules that every slate keeps at any dial: `at most M of ATTRIBUTE[=VALUE] [in W]` (W
+    consecutive places), `at least M of ATTRIBUTE=VALUE`, `at least N distinct ATTRIBUTE`, `include
+    ITEM_ID`, `exclude ITEM_ID`. ATTRIBUTE is `category` or a catalogue column; values of `price`
+    are `band 1` (cheapest) to `band 5`. See docs/slates.md."""
     logit_adjustment: float = Field(default=0.0, ge=0.0)
-    """Times log popularity, taken off the scores before anything is ranked (post hoc)."""
+    """Factor of log popularity subtracted from the scores before ranking; 0 = off."""
 
 
 class TrainConfig(_Section):
     """The optimisation."""
 
     epochs: int = Field(default=20, ge=0)
-    """0 judges the weights of `init_from` as they are."""
+    """Passes over the train split; 0 = evaluate the weights of `train.init_from` without
+    training."""
     batch_size: int = Field(default=256, ge=1)
-    """Users a step, over all workers and accumulation parts together."""
+    """Users per step, summed over all workers and accumulation parts."""
     accumulation: int = Field(default=1, ge=1)
-    """Parts a worker's share of a batch is computed in, to save memory."""
+    """Parts that a worker splits its share of a batch into; more = less memory."""
     learning_rate: float = Field(default=2e-3, gt=0.0)
+    """Peak learning rate of the towers (AdamW)."""
     text_learning_rate: float = Field(default=2e-5, gt=0.0)
-    """Learning rate of the trained layers of the text encoder."""
+    """Peak learning rate of the trained layers of the text encoder."""
     weight_decay: float = Field(default=0.01, ge=0.0)
+    """Decoupled weight decay (AdamW)."""
     clip_norm: float = Field(default=1.0, gt=0.0)
-    """Gradients are scaled down to at most this norm."""
+    """Largest gradient norm; larger gradients are scaled down to it."""
     warmup_steps: int = Field(default=50, ge=0)
-    """Steps over which the learning rate rises from 0; then it falls along a cosine."""
+    """Steps over which the learning rate rises from 0; a cosine decay follows."""
     final_lr_share: Unit = 0.1
-    """Learning rate at the last step, as a share of `learning_rate`."""
+    """Learning rate of the last step as a share of the peak."""
     precision: Precision = "fp32"
+    """Number format of the forward and backward pass; bf16 and fp16 are for GPUs."""
     compile: bool = False
-    """True = the towers are compiled (torch.compile) when training starts; for GPUs."""
+    """Compilation of the towers with torch.compile at the start; for GPUs."""
     augment: dict[Augmentation, Unit] = {}
-    """Share of histories that a step crops, masks or reorders; one operation a history."""
+    """Share of histories that a step augments, by operation; one operation per history."""
     token_mask: Unit = 0.0
-    """Share of an item's tokens that a step masks, when the encoder is trained."""
+    """Share of an item's tokens that a step masks (trained encoder)."""
     field_dropout: Unit = 0.0
-    """Share of an item's text fields that a step drops, when the encoder is trained."""
+    """Share of an item's text fields that a step drops (trained encoder)."""
     select: Literal["best", "last"] = "best"
-    """Epoch whose weights stand for the run: `best` by `eval.objective`, or the `last`, which gives
-    all trials of a comparison the same number of epochs."""
+    """Epoch whose weights are kept: `best` by `eval.objective`, or `last`, which compares all
+    trials at equal epochs."""
     patience: int = Field(default=5, ge=1)
-    """Epochs without a better validation objective before training stops (`train.select=best`)."""
+    """Epochs without improvement of `eval.objective` before early stopping
+    (`train.select=best`)."""
     checkpoint_every_steps: int = Field(default=0, ge=0)
-    """Also checkpoint inside an epoch, every so many steps; 0 = at epoch ends only."""
+    """Steps between checkpoints inside an epoch; 0 = only at the end of each epoch."""
     keep_checkpoints: int = Field(default=2, ge=1)
+    """Checkpoints that stay on disk."""
     max_failures: int = Field(default=2, ge=0)
     """Restarts from the last checkpoint after a worker is lost."""
     init_from: str = ""
-    """Checkpoint whose weights training starts from."""
+    """Checkpoint with the initial weights; empty = random initialisation."""
 
 
 class EvalConfig(_Section):
-    """How slates are judged."""
+    """How slates are evaluated."""
 
     k: int = Field(default=10, ge=1)
-    """Slate length."""
+    """Slate length in items, and cut-off of all metrics."""
     filter_seen: bool = True
-    """True = items in a user's history are not recommended again."""
+    """Exclusion of items in the user's history from the slates."""
     batch_size: int = Field(default=512, ge=1)
-    """Users scored at once a worker."""
+    """Users that a worker scores at once."""
     cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Further cut-offs that `evaluate` judges the same slates at; those above `k` are left out."""
+    """Further metric cut-offs for `evaluate`, up to `eval.k`."""
     slices: tuple[str, ...] = ("user", "query", "popularity", "category")
-    """Parts of the shop that `evaluate` reports apart and compares: `user` (cold, warm), `query`
-    (with, without), items by `popularity` (head, mid, tail), by `category` or by any other column
-    of the catalogue, whose coverage in the slates is then measured too."""
+    """Parts of the shop with metrics of their own: `user` (cold, warm), `query` (with, without),
+    items by `popularity` (head, mid, tail), by `category`, or by any other catalogue column."""
     objective: str = Field(default="ndcg", pattern=r"^[a-z_]+(_at_[0-9]+)?$")
-    """Validation metric at `eval.k` that early stopping and the best checkpoint go by, such as
-    `ndcg`; higher is better."""
+    """Validation metric of early stopping and of the best checkpoint, at cut-off `eval.k`; higher
+    is better."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -410,46 +452,51 @@ class EvalConfig(_Section):
 
 
 class ScalingConfig(_Section):
-    """How many workers, on what."""
+    """Workers and the machines that they run on."""
 
     num_workers: int = Field(default=2, ge=1)
+    """Training workers, each with one GPU if `scaling.use_gpu`."""
     use_gpu: bool = False
+    """Training and scoring on GPUs."""
     cpus_per_worker: float = Field(default=0.0, ge=0.0)
-    """CPUs Ray reserves a worker; 0 = what fits and leaves a fifth to other jobs, at most one."""
+    """CPUs that Ray reserves per worker; 0 = an equal share of four fifths of the CPUs, at most
+    one."""
     threads_per_worker: int = Field(default=1, ge=1)
-    """Torch threads of a worker on the CPU."""
+    """Torch threads per worker on the CPU."""
     shard_encoder: bool = False
-    """True = each worker keeps a share of the layers of a trained encoder, of their gradients and
-    moments, and no more (FSDP): for one that does not fit a card."""
+    """Sharding of a trained encoder over the workers (FSDP), for an encoder that does not fit on
+    one GPU."""
     max_concurrent_trials: int = Field(default=0, ge=0)
-    """Trials at once in a sweep; 0 = as many as fit."""
+    """Trials of a sweep that run at once; 0 = as many as fit."""
     preemptible: bool = False
-    """Workers may be taken away, as spot machines are: once the cluster says that one will be, a
-    checkpoint is written at once, and such losses do not count as `train.max_failures`."""
+    """Spot machines: a checkpoint follows the notice of a preemption, and the loss does not count
+    towards `train.max_failures`."""
     address: str = "local"
-    """Ray cluster: `local` starts one here, `auto` joins the running one."""
+    """Ray cluster: `local` starts one on this machine, `auto` joins the running one; or
+    HOST:PORT."""
 
 
 class RunConfig(_Section):
-    """The run's name and place."""
+    """Name and storage of the run."""
 
     name: str = ""
-    """Resumes when it exists already; empty = made from the time."""
+    """Name of the run; an existing name resumes that run. Empty = derived from the time."""
     storage: str = "runs"
-    """Directory or URI that all workers see."""
+    """Directory or URI of all runs, visible to all workers."""
 
 
 class TrackingConfig(_Section):
-    """Where MLflow keeps its runs."""
+    """Where MLflow stores its runs."""
 
     uri: str = ""
-    """Any MLflow tracking URI; empty = `sqlite:///<working directory>/mlflow.db`."""
+    """MLflow tracking URI; empty = `sqlite:///<working directory>/mlflow.db`."""
 
 
 class Config(_Section):
     """All settings of a pipeline."""
 
     data: DataConfig = DataConfig()
+    """Raw data and the prepared data set."""
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
@@ -460,6 +507,7 @@ class Config(_Section):
     run: RunConfig = RunConfig()
     tracking: TrackingConfig = TrackingConfig()
     seed: int = Field(default=0, ge=0)
+    """Random seed of data, training and sweeps."""
 
     @pydantic.model_validator(mode="after")
     def _check_across_sections(self) -> Config:
@@ -489,8 +537,8 @@ class Config(_Section):
         kept = [text for text in self.rerank.rules if not text.lstrip().startswith("exclude ")]
         if kept and self.rerank.method == "exposure":
             raise UserError(
-                f"rerank.rules: {kept[0]!r} does not go with rerank.method=exposure, which serves "
-                "all users together; allowed are `exclude ITEM_ID`, or any other method"
+                f"rerank.rules: {kept[0]!r} cannot be used with rerank.method=exposure, which "
+                "re-ranks all users together; use only `exclude ITEM_ID`, or another method"
             )
         if not self.data.events:
             raise UserError("data.events must name at least one kind of event")
@@ -510,17 +558,18 @@ class Config(_Section):
             raise UserError("loss.diversity must name a regulariser with a weight above 0")
         if self.loss.balance in ("mgda", "pcgrad") and self.loss.adversarial != "none":
             raise UserError(
-                f"loss.balance={self.loss.balance} joins gradients apart, loss.adversarial="
-                f"{self.loss.adversarial} needs one loss: use one of the two"
+                f"loss.balance={self.loss.balance} combines two gradients, loss.adversarial="
+                f"{self.loss.adversarial} needs a single loss; use only one of the two"
             )
         if self.loss.conditioned and self.loss.balance != "weighted_sum":
             raise UserError(
-                f"loss.conditioned=true weighs each user; loss.balance={self.loss.balance} weighs "
-                "all alike: allowed is weighted_sum"
+                f"loss.balance={self.loss.balance} takes one weight for all users, "
+                "loss.conditioned=true one per user; allowed is loss.balance=weighted_sum"
             )
         if self.loss.conditioned and not self.loss.diversity_weight:
             raise UserError(
-                "loss.conditioned=true needs loss.diversity_weight > 0: the weight at dial 1"
+                "loss.conditioned=true needs loss.diversity_weight > 0; it is the weight at "
+                "model.diversity=1"
             )
 
     def _check_text_training(self) -> None:
@@ -534,22 +583,21 @@ class Config(_Section):
         if text.gradient_checkpointing and not (text.enabled and num_layers):
             raise UserError(
                 "model.text.gradient_checkpointing needs model.text.enabled=true and "
-                "model.text.trainable_layers >= 1: of a frozen encoder nothing is kept for the way "
-                "back"
+                "model.text.trainable_layers >= 1; a frozen encoder has no backward pass"
             )
         if self.scaling.shard_encoder:
             self._check_shards()
         if (train.token_mask or train.field_dropout) and not num_layers:
             raise UserError(
                 "train.token_mask and train.field_dropout need model.text.trainable_layers >= 1: "
-                "a frozen encoder reads each text once"
+                "a frozen encoder encodes each text once"
             )
 
     def _check_shards(self) -> None:
         if not (self.model.text.enabled and self.model.text.trainable_layers):
             raise UserError(
                 "scaling.shard_encoder needs model.text.enabled=true and "
-                "model.text.trainable_layers >= 1: a frozen encoder is in no worker's memory"
+                "model.text.trainable_layers >= 1; workers do not load a frozen encoder"
             )
         whole = {
             "loss.balance": (self.loss.balance, ("mgda", "pcgrad")),
@@ -559,7 +607,7 @@ class Config(_Section):
         for key, (value, refused) in whole.items():
             if value in refused:
                 raise UserError(
-                    f"scaling.shard_encoder does not go with {key}={value}, which needs whole "
+                    f"scaling.shard_encoder cannot be used with {key}={value}, which needs whole "
                     "gradients on every worker"
                 )
 
@@ -574,22 +622,23 @@ def rerank_candidates(config: Config) -> int:
 
 
 def check_dial(config: Config) -> None:
-    """Refuse a dial for a model that has none.
+    """Refuse `model.diversity` for a model without a dial.
 
-    Not part of every Config: `evaluate` learns from the checkpoint whether the model has one.
+    This is no check of Config itself: only the checkpoint tells `evaluate` whether the model has a
+    dial.
     """
     if config.model.diversity and not config.loss.conditioned:
         raise UserError(
             f"model.diversity={config.model.diversity} needs a model with loss.conditioned=true; "
-            "this one has no dial"
+            "this model has no dial"
         )
 
 
 def override(config: Config, *layers: Mapping[str, object]) -> Config:
-    """Return the config with dotted keys replaced; everything is validated again.
+    """Return the config with dotted keys replaced, and validate the result.
 
-    A mapping given for a whole table (`loss.diversity`) replaces it; a dotted key below it
-    (`loss.diversity.ild`) changes that entry alone. Later layers win; all are validated together.
+    A mapping for a table (`loss.diversity`) replaces the table. A key below the table
+    (`loss.diversity.ild`) changes that entry alone. Later layers win.
 
     >>> override(Config(), {"loss.diversity_weight": 0.3}).loss.diversity_weight
     0.3
@@ -603,10 +652,10 @@ def override(config: Config, *layers: Mapping[str, object]) -> Config:
 
 
 def check_keys(values: Mapping[str, object]) -> None:
-    """Refuse keys that are none.
+    """Refuse unknown keys.
 
     Raises:
-        UserError: an unknown key; names the nearest right one.
+        UserError: an unknown key; the message names the nearest known key.
     """
     tree = Config().model_dump(mode="python")
     known = known_keys()
@@ -635,7 +684,7 @@ def _without(keys: Sequence[str], tree: Mapping[str, object]) -> Mapping[str, ob
 
 
 def flatten(config: Config) -> dict[str, object]:
-    """Return every setting under its dotted key: what `override` takes to make the same config.
+    """Return every setting under its dotted key; `override` turns the result back into a Config.
 
     >>> flatten(Config())["eval.k"]
     10
@@ -648,14 +697,16 @@ def flatten(config: Config) -> dict[str, object]:
             if isinstance(value, BaseModel):
                 walk(value, f"{prefix}{name}.")
             else:
-                flat[prefix + name] = copy.copy(value)  # a table stays the config's own
+                flat[prefix + name] = copy.copy(
+                    value
+                )  # so that the caller cannot change the config's table
 
     walk(config, "")
     return flat
 
 
 def to_yaml(config: Config) -> str:
-    """Return the config as nested YAML, for `load` and `from_tree`; URIs without secrets."""
+    """Return the config as nested YAML, for `load` and `from_tree`; passwords are left out."""
     texts = {key: value for key, value in flatten(config).items() if isinstance(value, str)}
     stored = {key: without_secrets(text) for key, text in texts.items() if "://" in text}
     return yaml.safe_dump(override(config, stored).model_dump(mode="json"), sort_keys=False)
@@ -673,7 +724,7 @@ def _set_dotted(tree: dict[str, Any], key: str, value: object, known: Sequence[s
         node = cast("dict[str, Any]", node).get(parent) if isinstance(node, dict) else None
     is_table_entry = ".".join(parents) in known and isinstance(node, dict)
     if inner := _settings_under(key, known):
-        raise UserError(f"{key!r} is a section, not a setting; in it are {', '.join(inner)}")
+        raise UserError(f"{key!r} is a section, not a setting; its settings are {', '.join(inner)}")
     if not is_table_entry and key not in known:
         raise UserError(f"unknown key {key!r}{_nearest(key, known)}")
     _check_colons(key, value)
@@ -681,7 +732,7 @@ def _set_dotted(tree: dict[str, Any], key: str, value: object, known: Sequence[s
 
 
 def _check_colons(key: str, value: object) -> None:
-    """Explain `{ild:1}`, which YAML reads as the key `ild:1` without a value."""
+    """Explain the mistake `{ild:1}`, which YAML reads as the key `ild:1` without a value."""
     if not isinstance(value, dict):
         return
     for name, entry in cast("dict[object, object]", value).items():
@@ -705,7 +756,7 @@ def _nearest(key: str, known: Sequence[str]) -> str:
 
 
 def _explain(error: pydantic.ValidationError) -> str:
-    """Say of each mistake what was given and what is allowed, under its dotted key."""
+    """Return a message that names the key, the given value and the allowed values."""
     lines: list[str] = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"] if part != "[key]")

@@ -149,10 +149,10 @@ def test_one_entry_of_a_table_is_changed_alone():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["loss.balance=mgda", "loss.adversarial=fgm"], "use one of the two"),
+        (["loss.balance=mgda", "loss.adversarial=fgm"], "use only one of the two"),
         (
             ["loss.conditioned=true", "loss.diversity_weight=0.1", "loss.balance=pcgrad"],
-            "allowed is weighted_sum",
+            "allowed is loss.balance=weighted_sum",
         ),
     ],
 )
@@ -171,7 +171,7 @@ def test_settings_that_contradict_each_other_are_refused(overrides, message):
         ("columns.timestamp=order", "did you mean 'data.columns.timestamp'"),
         ("training.batch_size=8", "did you mean 'train.batch_size'"),
         ("nosuch=1", "^unknown key 'nosuch'$"),
-        ("loss=1", "'loss' is a section, not a setting; in it are loss.relevance,"),
+        ("loss=1", "'loss' is a section, not a setting; its settings are loss.relevance,"),
         ("seed", r"'seed' is not an override: write key=value"),
         ("seed=", "seed: got None; Input should be a valid integer"),
         ("seed=-1", "seed: got -1; Input should be greater than or equal to 0"),
@@ -203,8 +203,11 @@ def test_settings_that_contradict_each_other_are_refused(overrides, message):
         ("eval.cutoffs=[0]", "eval.cutoffs.0: got 0; .* greater than or equal to 1"),
         ("loss.slate_candidates=5", "loss.slate_candidates=5 must be at least loss.slate_size=10"),
         ("model.text.fields=[]", "model.text.fields must name at least one column"),
-        ("model.text.gradient_checkpointing=true", "model.text.trainable_layers >= 1: of a frozen"),
-        ("scaling.shard_encoder=true", "model.text.trainable_layers >= 1: a frozen encoder"),
+        (
+            "model.text.gradient_checkpointing=true",
+            "model.text.trainable_layers >= 1; a frozen encoder has",
+        ),
+        ("scaling.shard_encoder=true", "model.text.trainable_layers >= 1; workers do not"),
         ("model.text.lora_rank=4", "lora_rank needs model.text.trainable_layers >= 1"),
     ],
 )
@@ -214,7 +217,7 @@ def test_a_wrong_override_says_what_is_right(text: str, message: str):
 
 
 def test_rules_do_not_go_with_exposure():
-    with pytest.raises(UserError, match=r"'include A' does not go with rerank.method=exposure"):
+    with pytest.raises(UserError, match=r"'include A' cannot be used with rerank.method=exposure"):
         load(None, ["rerank.method=exposure", "rerank.rules=[include A]"])
     assert load(None, ["rerank.method=exposure", "rerank.rules=[exclude A]"])
 
@@ -233,7 +236,7 @@ def test_a_weight_of_an_event_is_refused_with_the_allowed_range(weight: str):
 def test_shards_do_not_go_with_what_needs_whole_gradients(asked: str):
     sharded = ["model.text.trainable_layers=1", "scaling.shard_encoder=true"]
     load(None, sharded)
-    with pytest.raises(ValueError, match=f"scaling.shard_encoder does not go with {asked}"):
+    with pytest.raises(ValueError, match=f"scaling.shard_encoder cannot be used with {asked}"):
         load(None, [*sharded, asked])
 
 

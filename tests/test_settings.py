@@ -48,7 +48,7 @@ def test_an_empty_config_file_changes_nothing(file):
         ("- a\n- b\n", "must be a mapping of keys to values, such as `eval.k: 20`"),
         ("evla:\n  k: 5\n", "unknown key 'evla.k'; did you mean 'eval.k'"),
         ("eval:\n  kk: 5\n", "unknown key 'eval.kk'"),
-        ("eval: 5\n", "'eval' is a section, not a setting; in it are"),
+        ("eval: 5\n", "'eval' is a section, not a setting; its settings are"),
         ("eval.k: 5\neval.k: 6\n", "the key 'eval.k' stands twice"),
         ("eval.k: 5\neval:\n  k: 6\n", "eval.k stands twice, nested and dotted"),
         ("eval: {filter_seen: true, filter_seen: false}\n", "'filter_seen' stands twice"),
