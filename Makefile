@@ -14,7 +14,7 @@ BENCH ?= $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py)))
 READY := .venv/.ready
 PY := .venv/bin/python
 
-.PHONY: setup demo test nightly check fmt lint type test-cluster test-faults golden bench dashboard help
+.PHONY: setup demo test nightly check fmt lint type test-cluster test-faults golden bench docs dashboard help
 
 setup: $(READY)  ## make the environment in .venv, in about a minute (PYTHON=python3.12, INSTALLER=pip)
 
@@ -59,6 +59,9 @@ golden: $(READY)  ## write the golden files in tests/golden anew; explain the di
 
 bench: $(READY)  ## measurements against named peers, a JSON line each (BENCH=rerank picks one)
 	@for name in $(BENCH); do $(PY) -m benchmarks.$$name; done
+
+docs: $(READY)  ## write docs/settings.md from recdiv_core/config.py
+	@$(PY) -m pipelines --settings > docs/settings.md
 
 dashboard: $(READY)  ## the MLflow page of the runs; prints the link of the newest sweep (PORT=5001)
 	@$(PY) -m pipelines.dashboard --port $(PORT)

@@ -1,9 +1,10 @@
-"""The command `recdiv`: `recdiv NAME ...` is `python -m pipelines.NAME ...`.
+"""The command `recdiv`: `recdiv NAME ...` runs `python -m pipelines.NAME ...`.
 
-    recdiv                 lists the pipelines
-    recdiv NAME --help     says what one of them takes
+    recdiv                 list the pipelines
+    recdiv NAME --help     show the options of one pipeline
+    recdiv --settings      show all settings, as docs/settings.md
 
-Every script of this directory is found by itself. Nothing heavy is imported here.
+A new script in this directory appears in the list without further work.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ def script_names() -> list[str]:
 
 
 def listing() -> str:
-    """Return the list of pipelines, each with the first line that it says of itself."""
+    """Return the list of pipelines, each with the first line of its docstring."""
     lines = ["usage: recdiv NAME [--preset NAME] [--config FILE] [key=value ...]", ""]
     for name in script_names():
         source = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8")
         first, _, _ = (ast.get_docstring(ast.parse(source)) or "").partition("\n")
         lines.append(f"  {name:<10} {first}")
-    return "\n".join([*lines, "", "`recdiv NAME --help` says what one of them takes."])
+    lines += ["", "`recdiv NAME --help` shows the options of a pipeline,"]
+    lines += ["`recdiv --settings` all settings (key=value)."]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -39,11 +42,16 @@ def main() -> None:
     if name in ("-h", "--help"):
         print(listing())
         return
+    if name == "--settings":
+        from recdiv_core.settings import reference
+
+        print(reference(), end="")
+        return
     names = script_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        print(f"error: no pipeline {name!r}; {hint}there are: {', '.join(names)}", file=sys.stderr)
+        print(f"error: no pipeline {name!r}; {hint}pipelines: {', '.join(names)}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [name, *rest]
     runpy.run_module(f"pipelines.{name}", run_name="__main__", alter_sys=True)

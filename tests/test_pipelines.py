@@ -80,7 +80,7 @@ def test_a_misspelt_pipeline_gets_the_nearest_right_one(run, name, message):
     done = run(name, "seed=1")
     assert done.status == 2
     assert done.stderr.startswith(f"error: no pipeline '{name}'; {message}")
-    assert "there are: audit, compare" in done.stderr
+    assert "pipelines: audit, compare" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

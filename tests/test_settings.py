@@ -49,9 +49,9 @@ def test_an_empty_config_file_changes_nothing(file):
         ("evla:\n  k: 5\n", "unknown key 'evla.k'; did you mean 'eval.k'"),
         ("eval:\n  kk: 5\n", "unknown key 'eval.kk'"),
         ("eval: 5\n", "'eval' is a section, not a setting; its settings are"),
-        ("eval.k: 5\neval.k: 6\n", "the key 'eval.k' stands twice"),
-        ("eval.k: 5\neval:\n  k: 6\n", "eval.k stands twice, nested and dotted"),
-        ("eval: {filter_seen: true, filter_seen: false}\n", "'filter_seen' stands twice"),
+        ("eval.k: 5\neval.k: 6\n", "the key 'eval.k' is given twice"),
+        ("eval.k: 5\neval:\n  k: 6\n", "eval.k is given twice, nested and dotted"),
+        ("eval: {filter_seen: true, filter_seen: false}\n", "'filter_seen' is given twice"),
         ("loss.diversity: {ild:1}\n", "write a space after the colon: {ild: 1}"),
     ],
 )
