@@ -19,7 +19,7 @@ from pipelines import run_pipeline
 from recdiv_core.cluster.start import set_environment
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
-from recdiv_core.training.launch import check_prepared
+from recdiv_core.training.checks import check_prepared
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from recdiv_core.search_space import Constraint, Objective, SearchSpace
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
 from recdiv_core.slates.inputs import checkpoint_config
 from recdiv_core.sweep import run as sweep
-from recdiv_core.training.launch import check_config, cpus_per_worker
+from recdiv_core.training.checks import check_config, cpus_per_worker
 from tests.test_pipelines import run
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from recdiv_core.config import Config, override
 from recdiv_core.storage.interrupts import end_as_on_ctrl_c
-from recdiv_core.training.launch import cpus_per_worker
+from recdiv_core.training.checks import cpus_per_worker
 
 
 @pytest.mark.parametrize("disposition", [signal.SIG_IGN, signal.default_int_handler])

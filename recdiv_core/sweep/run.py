@@ -51,15 +51,8 @@ from recdiv_core.tracking.runs import (
 )
 from recdiv_core.tracking.store import tracking_uri
 from recdiv_core.training.callback import TrackingCallback
-from recdiv_core.training.launch import (
-    Outcome,
-    check_config,
-    cpus_per_worker,
-    launch,
-    measured_names,
-    ray_storage,
-    shared_places,
-)
+from recdiv_core.training.checks import check_config, cpus_per_worker, measured_names
+from recdiv_core.training.launch import Outcome, launch, ray_storage, shared_places
 from recdiv_core.training.run_files import (
     claim_run,
     existing_result,

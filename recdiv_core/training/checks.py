@@ -1,0 +1,262 @@
+"""Check a training run in the driver, before Ray starts: the data, the checkpoint, the settings.
+
+Not the launch itself (launch.py). A mistake found here costs milliseconds; one found in a worker
+costs the start of a cluster. Warnings name settings that have no effect in this run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Final
+
+import pyarrow.parquet as pq
+
+from recdiv_core.config import Config, check_dial, flatten, override
+from recdiv_core.data.versions import open_version
+from recdiv_core.errors import UserError
+from recdiv_core.idle import idle_in_training
+from recdiv_core.schema import Manifest, check_files, read_manifest
+from recdiv_core.slates.checks import check_rerank
+from recdiv_core.storage.places import is_uri
+from recdiv_core.training.kinds import check_size, idle_keys
+from recdiv_core.training.run_files import (
+    place_run,
+)
+
+logger = logging.getLogger(__name__)
+
+ATTRIBUTES: Final = {"brand_entropy": "brand", "colour_entropy": "colour", "price_entropy": "price"}
+"""Regulariser -> column of the catalogue that it needs."""
+
+
+MEASURED: Final = (
+    "ndcg",
+    "recall",
+    "precision",
+    "f1",
+    "hit",
+    "mrr",
+    "map",
+    "ild",
+    "diversity_index",
+    "coverage",
+    "category_coverage",
+    "novelty",
+)
+"""Metrics that may be an objective, higher is better."""
+
+
+SHAPE_KEYS: Final = (
+    "model.kind",
+    "model.dim",
+    "model.num_layers",
+    "model.num_heads",
+    "model.max_history",
+    "model.text.enabled",
+    "model.text.trainable_layers",
+    "model.text.lora_rank",
+)
+"""Keys that decide the shapes of the weights."""
+
+
+def check_config(config: Config, *, swept: Collection[str] = ()) -> tuple[Config, Manifest]:
+    """Check what a training run needs before Ray starts, and make its paths absolute.
+
+    Raises:
+        UserError: no whole prepared data set, one of another text encoder or without an attribute
+            that is asked for, a checkpoint that does not fit, an objective that is not measured.
+    """
+    config = place_run(config, "train")
+    prepared, manifest = check_prepared(config)
+    config = with_data_settings(config, manifest)
+    check_rerank(config, prepared, swept=swept)
+    changes: dict[str, object] = {"data.prepared": str(prepared)}
+    if config.model.kind == "neural":
+        changes |= _check_training(config, prepared, manifest)
+    else:
+        check_size(config, manifest)
+    if config.eval.objective not in MEASURED:
+        raise UserError(
+            f"eval.objective={config.eval.objective} is not measured; allowed: "
+            f"{', '.join(MEASURED)}"
+        )
+    from recdiv_core.data.text_vectors import check_vectors
+
+    check_vectors(prepared, manifest)
+    _warn_no_effect(config, manifest.num_items, swept)
+    return override(config, changes), manifest
+
+
+def with_data_settings(config: Config, manifest: Manifest) -> Config:
+    """Return the config with the `data.*` and `split.*` that the data set was prepared with.
+
+    They are what MLflow shows of a run; those of its own command line did nothing.
+    """
+    known = flatten(config)
+    made = {
+        key: value
+        for key, value in manifest.settings.items()
+        if key.startswith(("data.", "split.")) and key in known
+    }
+    try:
+        return override(config, {**made, "data.name": manifest.name})
+    except UserError as error:  # of an earlier version, with values that are none any more
+        logger.warning("settings of data.prepared=%s: %s", config.data.prepared, error)
+        return config
+
+
+def check_prepared(config: Config) -> tuple[Path, Manifest]:
+    """Return where the prepared data set is, and what it holds.
+
+    Raises:
+        UserError: there is none, it is not whole, or it has no train example.
+    """
+    if not config.data.prepared:
+        raise UserError("data.prepared is not set: give the directory that pipelines.prepare wrote")
+    prepared = open_version(config.data.prepared)
+    manifest = read_manifest(prepared)
+    check_files(prepared, manifest)
+    if not manifest.num_examples.get("train"):
+        raise UserError(f"data.prepared={prepared} holds no train example")
+    empty = [split for split in ("val", "test") if not manifest.num_examples.get(split)]
+    if empty:
+        protocol = manifest.split.get("protocol")
+        change = (
+            "give each user three events or more, or split.protocol=temporal"
+            if protocol == "leave_last_out"
+            else "move split.val_from and split.test_from, or raise split.val_share and "
+            "split.test_share"
+        )
+        raise UserError(
+            f"data.prepared={prepared} holds no {' and no '.join(empty)} example, so there is "
+            f"nothing to measure: its split ({protocol}) leaves nobody there. Prepare it again: "
+            f"{change}"
+        )
+    return prepared, manifest
+
+
+def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[str, object]:
+    """Check what only a trained model needs; return the keys that get absolute paths."""
+    text = config.model.text
+    if text.enabled and text.encoder != manifest.encoder.name:
+        raise UserError(
+            f"model.text.encoder={text.encoder}, but data.prepared={prepared} was prepared with "
+            f"model.text.encoder={manifest.encoder.name}: give that, or prepare again"
+        )
+    if text.enabled and text.trainable_layers:
+        from recdiv_core.data.text_vectors import checked_encoder
+        from recdiv_core.models.text_encoder import encoder_depth, resolve_encoder
+
+        depth = encoder_depth(resolve_encoder(text.encoder))
+        if text.trainable_layers > depth:
+            raise UserError(
+                f"model.text.trainable_layers={text.trainable_layers}: the encoder {text.encoder} "
+                f"has {depth} layers"
+            )
+        checked_encoder(manifest)
+    _check_attributes(config, prepared)
+    check_dial(config)
+    if not config.train.init_from:
+        return {}
+    from recdiv_core.slates.checkpoint import check_data, check_weights, read_config
+    from recdiv_core.slates.checkpoint_copies import local_checkpoint
+
+    start = local_checkpoint(config.train.init_from, "train.init_from")
+    _check_shape(config, read_config(start))
+    check_data(start, manifest)
+    check_weights(start)
+    return {} if is_uri(config.train.init_from) else {"train.init_from": str(start)}
+
+
+def measured_names(k: int) -> list[str]:
+    """Return the metrics of a slate of k items that are better when higher."""
+    return [f"{name}_at_{k}" for name in MEASURED]
+
+
+def _check_shape(config: Config, start: Config) -> None:
+    """Refuse to start from weights of another shape."""
+    now, then = flatten(config), flatten(start)
+    for key in SHAPE_KEYS:
+        if now[key] != then[key]:
+            raise UserError(
+                f"train.init_from={config.train.init_from} was trained with {key}={then[key]!r}, "
+                f"this run has {key}={now[key]!r}: the weights do not fit"
+            )
+    if start.loss.conditioned and not config.loss.conditioned:
+        raise UserError(
+            f"train.init_from={config.train.init_from} was trained with loss.conditioned=true, "
+            "this run has false: its dial would be lost"
+        )
+
+
+def _check_attributes(config: Config, prepared: Path) -> None:
+    """Refuse regularisers of attributes that the catalogue does not have."""
+    mix = config.loss.diversity.items() if config.loss.diversity_weight else ()
+    wanted = {name: weight for name, weight in mix if weight and name in ATTRIBUTES}
+    if not wanted:
+        return
+    columns = pq.read_schema(prepared / "catalogue.parquet").names
+    for name, weight in wanted.items():
+        if ATTRIBUTES[name] not in columns:
+            raise UserError(
+                f"loss.diversity.{name}={weight}: the catalogue of data.prepared={prepared} has "
+                f"no column {ATTRIBUTES[name]!r}; it has {', '.join(columns)}"
+            )
+
+
+def _warn_no_effect(config: Config, num_items: int, swept: Collection[str]) -> None:
+    """Name settings that change nothing in this run, or cost more than they gain."""
+    idle = idle_keys(config)
+    if idle:
+        logger.warning("%s: no effect with model.kind=%s", ", ".join(idle), config.model.kind)
+    if config.model.kind != "neural":
+        return
+    for message in idle_in_training(config, num_items, swept=swept):
+        logger.warning("%s", message)
+    if config.train.precision != "fp32" and not config.scaling.use_gpu:
+        logger.warning(
+            "train.precision=%s on the CPU is slower than fp32 and gains nothing; it is meant for "
+            "scaling.use_gpu=true",
+            config.train.precision,
+        )
+    if config.train.compile and not config.scaling.use_gpu:
+        logger.warning(
+            "train.compile=true on the CPU takes a minute at the start of a run and gains little; "
+            "it is meant for scaling.use_gpu=true"
+        )
+
+
+LEFT_TO_OTHERS: Final = 0.2
+"""Share of the CPUs that workers leave, unless the user says, to what else runs on a cluster:
+texts of another sweep that are encoded, `evaluate`, `recommend`."""
+
+
+def cpus_per_worker(config: Config, cluster: Mapping[str, float], concurrent: int = 1) -> float:
+    """Return the CPUs to reserve a worker: what the user says, or at most one, so that all fit.
+
+    Raises:
+        UserError: the request cannot be met on this cluster, with the numbers.
+    """
+    workers = config.scaling.num_workers * concurrent
+    cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
+    if config.scaling.use_gpu and gpus < workers and config.scaling.address == "local":
+        raise UserError(
+            f"scaling.num_workers={config.scaling.num_workers} with scaling.use_gpu=true needs "
+            f"{workers} GPUs, Ray has {gpus:.0f}"
+        )
+    asked = config.scaling.cpus_per_worker
+    if asked * workers > cpus and config.scaling.address == "local":
+        raise UserError(
+            f"scaling.cpus_per_worker={asked} times {workers} workers is more than Ray's "
+            f"{cpus:.0f} CPUs"
+        )
+    if not cpus and config.scaling.address != "local":
+        logger.info(
+            "the cluster has no CPU yet: asking for %g a worker (scaling.cpus_per_worker)",
+            asked or 1.0,
+        )
+        return asked or 1.0
+    share = int(100 * cpus * (1 - LEFT_TO_OTHERS) / workers) / 100
+    return asked or max(0.01, min(1.0, share))
