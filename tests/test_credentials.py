@@ -147,7 +147,7 @@ def test_a_token_of_other_keys_does_not_stay(monkeypatch: pytest.MonkeyPatch):
 
 def test_two_pairs_of_keys_are_refused():
     pair = [("data.clicks", "s3://A:B@one/log"), ("run.storage", "s3://C:D@two/runs")]
-    with pytest.raises(UserError, match=r"run\.storage=s3://C:\*\*\*@two/runs brings another"):
+    with pytest.raises(UserError, match=r"run\.storage=s3://C:\*\*\*@two/runs has another"):
         into_environment(pair, logger)
 
 

@@ -1,13 +1,13 @@
-"""Places that one process at a time may write to, and whose they are.
+"""Directories that only one process at a time may write to.
 
     with claimed(LocalFileSystem(), "runs/first", "run.name=first"):  # refused while it is held
         ...
 
 A claim is a small file, `owner.json`, with the machine, the process and the time. On a file system
-its process also holds a lock (flock) on it, which the kernel frees however the process ends: a free
-lock proves that an owner of this machine is gone. An owner on another machine, or in an object
-store, is known by its beat alone: it renews the file every BEAT_S seconds, and a claim that was not
-renewed for SILENT_S seconds is taken over. No clocks are compared.
+the owner also holds a lock (flock) on it. The kernel frees the lock however the process ends, so a
+free lock proves that an owner on this machine is gone. Locks say nothing about other machines or
+object stores. There the owner rewrites the file every BEAT_S seconds (a heartbeat), and a claim
+without a heartbeat for SILENT_S seconds is taken over. Clocks of two machines are never compared.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ OWNER: Final = "owner.json"
 PARTIAL: Final = ".partial"
 BEAT_S: Final = 10.0
 SILENT_S: Final = 60.0
-"""Several beats, and longer than what network file systems keep of a file's content."""
+"""Several heartbeats, and longer than a network file system caches the content of a file."""
 SETTLE_S: Final = 2.0
-"""Object stores know no exclusive creation here: of two claims at once the last one written counts,
-which both read after this time."""
+"""Wait before a claim in an object store is read back. Two claims may be written at once; the last
+one counts, and both processes see it after this time."""
 
 
 @contextmanager
 def claimed(filesystem: FileSystem, place: str, what: str) -> Iterator[None]:
-    """Claim a directory for this process, and leave it at the end.
+    """Claim a directory for this process, and release it at the end.
 
     Args:
-        filesystem: where it is: this machine's, or a store.
-        place: its path there; made when it is missing.
-        what: names it in messages, such as `run.name=first`.
+        filesystem: file system or store of the directory.
+        place: path of the directory; it is made when it is missing.
+        what: name of the directory in messages, such as `run.name=first`.
 
     Raises:
-        UserError: another process has it.
+        UserError: another process has claimed it.
     """
     filesystem.create_dir(place, recursive=True)
     is_local = isinstance(filesystem, LocalFileSystem)
@@ -80,7 +80,8 @@ def claimed(filesystem: FileSystem, place: str, what: str) -> Iterator[None]:
 def scratch(home: Path) -> Iterator[Path]:
     """Give a new directory below `home`, which is removed at the end unless it was renamed.
 
-    Those of killed processes of this machine are removed first; of others nothing can be proven.
+    First it removes directories that killed processes of this machine left. Whether a process on
+    another machine still runs is unknown, so its directories stay.
     """
     _remove_abandoned(home)
     work = home / f"{secrets.token_hex(8)}{PARTIAL}"
@@ -124,9 +125,10 @@ def about_me(token: str = "", beat: int = 0) -> str:
 
 
 def is_of_this_machine(owner: str) -> bool:
-    """Return whether an owner's line is of this machine: then a free lock proves that it is gone.
+    """Return whether an owner is of this machine: then a free lock proves that it is gone.
 
-    Of this boot of it, whatever the container is called, or of an earlier boot by name.
+    The boot id tells the machine whatever its container is called; the host name tells it after a
+    restart.
     """
     facts = _facts(owner)
     return facts.get("host") == os.uname().nodename or bool(
@@ -138,8 +140,7 @@ def lock(descriptor: int) -> bool | None:
     """Lock an open file for this process alone.
 
     Returns:
-        True = it is locked now, False = another process holds it, None = this file system has no
-        locks.
+        True = locked now, False = another process holds the lock, None = no locks here.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,7 +152,7 @@ def lock(descriptor: int) -> bool | None:
 
 
 def _boot() -> str:
-    path = Path("/proc/sys/kernel/random/boot_id")  # of Linux; elsewhere the name must do
+    path = Path("/proc/sys/kernel/random/boot_id")  # Linux only; elsewhere the host name must do
     return path.read_text(encoding="ascii").strip() if path.is_file() else ""
 
 
@@ -186,14 +187,14 @@ class _LocalFile:
             return False
 
     def read(self) -> str:
-        """Return the content; opened anew, as network file systems then ask their server."""
+        """Return the content. A new open makes a network file system ask its server."""
         try:
             return self.path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return ""
 
     def write(self, text: str) -> None:
-        """Replace the content; the file stays the same, for the lock hangs on it."""
+        """Replace the content of the same file, because the lock belongs to this file."""
         content = text.encode()
         os.pwrite(self.descriptor, content, 0)
         os.ftruncate(self.descriptor, len(content))
@@ -231,7 +232,7 @@ class _Object:
 
 
 def _take(held: _LocalFile | _Object, token: str, what: str) -> None:
-    """Write our own line, once the owner before us is known to be gone."""
+    """Write our own line, once the previous owner is known to be gone."""
     owner = held.read()
     if held.is_locked is False:
         raise _refusal(owner, what)
@@ -239,7 +240,7 @@ def _take(held: _LocalFile | _Object, token: str, what: str) -> None:
     if not is_gone:
         facts = _facts(owner)
         logger.info(
-            "%s was claimed by process %s on %s: waiting at most %.0f s for its sign of life",
+            "%s was claimed by process %s on %s: waiting at most %.0f s for its heartbeat",
             what,
             facts.get("pid", "?"),
             facts.get("host", "?"),
@@ -248,7 +249,7 @@ def _take(held: _LocalFile | _Object, token: str, what: str) -> None:
         if not _is_silent(held.read, owner):
             raise _refusal(owner, what)
     if owner:
-        logger.info("%s: its owner has ended without leaving it; taken over", what)
+        logger.info("%s: its owner ended without releasing it; this process takes over", what)
     held.write(about_me(token))
     if held.is_locked is None:
         time.sleep(SETTLE_S)
@@ -261,8 +262,8 @@ def _refusal(owner: str, what: str) -> UserError:
     facts = _facts(owner)
     return UserError(
         f"{what} is being written by another process: {facts.get('pid', '?')} on "
-        f"{facts.get('host', '?')}, last seen {facts.get('renewed', '?')}. Wait for its end, stop "
-        "it, or give another run.name"
+        f"{facts.get('host', '?')}, last seen {facts.get('renewed', '?')}. Wait until it ends, "
+        "stop it, or give another run.name"
     )
 
 
@@ -272,20 +273,20 @@ def _is_silent(read: Callable[[], str], owner: str) -> bool:
         time.sleep(min(1.0, SILENT_S / 10))
         now = read()
         if now != owner:
-            return not now  # it left, or it lives
+            return not now  # empty: released; changed: alive
     return True
 
 
 def _beat(held: _LocalFile | _Object, token: str, what: str, stopped: threading.Event) -> None:
-    """Renew the claim; end this process as Ctrl-C would when somebody else has taken it."""
+    """Renew the claim; stop this process, as Ctrl-C does, when another one has taken it."""
     beat = 0
     while not stopped.wait(BEAT_S):
         beat += 1
         try:
             if not _is_mine(held.read(), token):
-                logger.error("%s was taken over by another process: this one ends", what)
+                logger.error("%s was taken over by another process: this process stops", what)
                 os.kill(os.getpid(), signal.SIGTERM)  # SIGINT may be ignored, as under nohup
                 return
             held.write(about_me(token, beat))
-        except OSError as error:  # the storage is away; the training finds out, or it comes back
-            logger.warning("%s: its claim cannot be renewed now: %s", what, error)
+        except OSError as error:  # storage may come back; if it does not, training fails by itself
+            logger.warning("%s: the claim cannot be renewed now: %s", what, error)

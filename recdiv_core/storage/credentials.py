@@ -1,10 +1,10 @@
 # pyright: strict
-"""Passwords and keys inside URIs: used, and kept out of everything that is written or shown.
+"""Passwords and keys in URIs: they are used, but never written or shown.
 
-Not a store of secrets. The one idea: credentials live in the environment, under the names that
-MLflow and AWS document. A script moves what a URI carries there before anything else happens
-(`into_environment`), so that no config, no log line and no file holds it. `redact` and
-`without_secrets` are the second line: they stand where text is shown and where settings are stored.
+Credentials live in the environment, under the names that MLflow and AWS document. A script first
+moves the credentials of URIs there (`into_environment`), so that no config, log line or file holds
+them. As a second guard, `redact` cleans text that is shown and `without_secrets` cleans settings
+that are stored.
 
     tracking.uri=http://user:password@host      MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD
     tracking.uri=https://token@host             MLFLOW_TRACKING_TOKEN
@@ -34,12 +34,12 @@ BEARER: Final = "MLFLOW_TRACKING_TOKEN"
 AWS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 S3_OPTIONS: Final = dict(zip(("access_key", "secret_key", "session_token"), AWS, strict=True))
 PASSED_ON: Final = "RECDIV_PASSED_ON"
-"""Variable that names those which came from URIs: workers on other machines need them too."""
+"""Variable with the names of the variables from URIs, which remote workers need too."""
 
 USER_PASSWORD: Final = re.compile(
     r"""(://[^:/@\s'"]*):(?!\d{1,5}(?:[/?\#\s'"]|$))([^@\s'"]*@(?:[^/@\s'"]*@)*)"""
 )
-"""`://user:password@`. The password may hold a slash, as keys of AWS do; a port is none."""
+"""`://user:password@`. The password may hold a slash, as AWS keys do. A port is no password."""
 
 SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9.-]*)(?:\+[\w.-]+)?://")
 TOKEN: Final = re.compile(r"""(https?://)([^/@:\s'"]+)@""")
@@ -51,11 +51,11 @@ SECRET_OPTION: Final = re.compile(
     r"""[\w.-]*)=([^&\s'"]+)""",
     re.IGNORECASE,
 )
-"""`?secret_key=...`, `&sig=...` and their like; MLflow's key of a view is none."""
+"""`?secret_key=...`, `&sig=...` and similar options. MLflow's key of a saved view is no secret."""
 
 
 def redact(text: str) -> str:
-    """Hide the secrets of every URI in a text, for what is shown.
+    """Hide the secrets of every URI in a text that is shown.
 
     >>> redact("postgresql://me:secret@host/runs")
     'postgresql://me:***@host/runs'
@@ -68,7 +68,7 @@ def redact(text: str) -> str:
 
 
 def without_secrets(uri: str) -> str:
-    """Return a URI as it is stored: the user of a database stays, all else of its secrets goes.
+    """Return a URI without secrets, to be stored. The user name of a database stays.
 
     >>> without_secrets("http://me:secret@host:5000/mlflow")
     'http://host:5000/mlflow'
@@ -87,15 +87,14 @@ def without_secrets(uri: str) -> str:
 
 
 def into_environment(settings: Sequence[tuple[str, str]], logger: logging.Logger) -> list[str]:
-    """Move the credentials of URIs into the environment of this process; return what is left.
+    """Move the credentials of URIs into the environment; return the values without them.
 
     Args:
-        settings: dotted key or option, and its value: a URI, or anything else.
-        logger: warns, once for each setting.
+        settings: (dotted key or option, value) pairs; a value may be a URI or anything else.
+        logger: receives one warning for each setting with credentials.
 
     Raises:
-        UserError: two URIs with different keys, or keys of a store that takes none from the
-            environment.
+        UserError: two URIs hold different keys, or the store cannot take keys from the environment.
     """
     found: dict[str, str] = {}
     left: list[str] = []
@@ -107,26 +106,29 @@ def into_environment(settings: Sequence[tuple[str, str]], logger: logging.Logger
         for name, value in own.items():
             if found.setdefault(name, value) != value:
                 raise UserError(
-                    f"{key}={redact(uri)} brings another {name} than another URI of this call; "
-                    f"allowed: one; the rest in the environment or in a profile of AWS"
+                    f"{key}={redact(uri)} has another {name} than an earlier URI of this command; "
+                    "only one is allowed. Use one AWS profile, or set the environment"
                 )
         logger.warning(
-            "%s=%s holds credentials: they are used and stored nowhere. They had better stand in "
-            "the environment: %s",
+            "%s=%s holds credentials. They are used but not stored. Better set them in the "
+            "environment: %s",
             key,
             redact(uri),
             ", ".join(own),
         )
     if found:
         if AWS[0] in found and AWS[2] not in found:
-            os.environ.pop(AWS[2], None)  # of other keys
+            os.environ.pop(AWS[2], None)  # this session token belongs to other keys
         os.environ.update(found)
         os.environ[PASSED_ON] = ",".join({**passed_on(), **found})
     return left
 
 
 def passed_on() -> dict[str, str]:
-    """Return the variables that came from URIs, for workers on other machines."""
+    """Return the variables that came from URIs, for workers on other machines.
+
+    `into_environment` set them.
+    """
     names = os.environ.get(PASSED_ON, "")
     return {name: os.environ[name] for name in names.split(",") if name in os.environ}
 
@@ -153,9 +155,9 @@ def _variables(key: str, uri: str) -> Iterator[tuple[str, str]]:
         yield PASSWORD, unquote(password)
     else:
         raise UserError(
-            f"{key}={redact(uri)}: credentials of this kind cannot stand in a URI; allowed: "
-            "http(s)://user:password@ and databases (tracking.uri), s3://key:secret@; others in "
-            "the environment, under the names that their store documents"
+            f"{key}={redact(uri)}: a URI cannot hold credentials of this kind; allowed: "
+            "http(s)://user:password@ and databases (tracking.uri), s3://key:secret@. Set others "
+            "in the environment, under the names that the store documents"
         )
 
 
@@ -166,7 +168,7 @@ def _scheme(text: str) -> str:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats log records as logging does, tracebacks too, and hides the secrets of URIs."""
+    """Formats log records and tracebacks as logging does, and hides the secrets of URIs."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, or the lines."""
@@ -176,5 +178,5 @@ class RedactingFormatter(logging.Formatter):
 def show_uncaught(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Print the traceback of a bug, as Python does (`sys.excepthook`), without secrets."""
+    """Print the traceback of a bug without secrets; used as `sys.excepthook`."""
     sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))

@@ -1,9 +1,9 @@
 # pyright: strict
-"""Names and paths as a user gives them: taken, or refused with one line, before anything is spent.
+"""Check names and paths that a user gives, before any work starts.
 
-A run's name becomes a directory below `run.storage`, a tag in MLflow and part of messages; a path
-may point below a file, hold a NUL, or start with a `~` that stands for no home. Not the check of
-what is inside a file (schema.py, data/).
+The name of a run becomes a directory below `run.storage` and a tag in MLflow. A path may point
+below a file, hold a NUL character, or start with a `~` that has no home directory. The content of
+files is checked elsewhere (schema.py, formats/).
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Final
 from recdiv_core.errors import UserError
 
 MAX_RUN_NAME: Final = 200
-"""Bytes of a run's name; file systems allow 255, and Ray adds endings of its own."""
+"""Most bytes in the name of a run. File systems allow 255, and Ray adds suffixes."""
 MAX_PART: Final = 255
-"""Bytes of a file's name, on all usual file systems."""
+"""Most bytes in the name of a file, on all usual file systems."""
 MAX_PATH: Final = 4000
-"""Bytes of a path; Linux allows 4096."""
+"""Most bytes in a path; Linux allows 4096."""
 REFUSED: Final = re.compile(r"[\x00-\x1f\x7f/\\]")
 
 
 def check_run_name(name: str, key: str = "run.name") -> str:
-    """Return a run's name that is the name of one directory; the empty one stays.
+    """Return the name of a run after checking that it can name a directory; it may be empty.
 
     >>> check_run_name("it's fine")
     "it's fine"
 
     Raises:
-        UserError: a path, `.` or `..`, blanks at an end, control characters, both quotation marks
-            (MLflow's filters know no escape), or too long.
+        UserError: a path, `.` or `..`, leading or trailing blanks, control characters, both kinds
+            of quotation mark (MLflow's filters have no escape), or too long.
     """
     shown = repr(name if len(name) <= 60 else f"{name[:40]}...")
     if name in (".", "..") or REFUSED.search(name):
@@ -41,7 +41,7 @@ def check_run_name(name: str, key: str = "run.name") -> str:
             "'.' or '..'"
         )
     if "'" in name and '"' in name:
-        raise UserError(f"{key}={shown} holds both kinds of quotation mark; allowed is one of them")
+        raise UserError(f"{key}={shown} holds both kinds of quotation mark; use one kind")
     if name != name.strip():
         raise UserError(f"{key}={shown} must not begin or end with a blank")
     try:
@@ -49,30 +49,30 @@ def check_run_name(name: str, key: str = "run.name") -> str:
     except UnicodeEncodeError:
         raise UserError(f"{key}={shown} is not valid Unicode") from None
     if num_bytes > MAX_RUN_NAME:
-        raise UserError(f"{key}={shown} has {num_bytes} bytes; allowed are at most {MAX_RUN_NAME}")
+        raise UserError(f"{key}={shown} has {num_bytes} bytes; at most {MAX_RUN_NAME} are allowed")
     return name
 
 
 def absolute(path: Path) -> Path:
-    """Return an absolute path without `..` in it; links stay what they are."""
+    """Return an absolute path without `..`; symbolic links are not resolved."""
     return Path(os.path.normpath(path.absolute()))
 
 
 def local_path(given: str | Path, key: str) -> Path:
-    """Return a path with its `~` replaced, after a check that it can be a path at all.
+    """Return a path with `~` expanded, after checking that the file system can hold it.
 
     Args:
-        given: as the user wrote it; relative ones stay relative.
-        key: names it in messages: a dotted key, or an option such as `--out`.
+        given: path as the user wrote it; a relative path stays relative.
+        key: dotted key, or option such as `--out`, for messages.
 
     Raises:
-        UserError: NUL, a `~` without a home, a part or a path that is too long, or a place below a
-            file.
+        UserError: a NUL character, a `~` without a home directory, a name or path that is too long,
+            or a path below a file.
     """
     text = str(given)
     shown = text if len(text) <= 200 else f"{text[:80]}...{text[-40:]}"
     if "\0" in text:
-        raise UserError(f"{key}={text!r} holds a NUL character, which no path may")
+        raise UserError(f"{key}={text!r} holds a NUL character; a path cannot")
     try:
         path = Path(text).expanduser()
     except RuntimeError:
@@ -84,17 +84,17 @@ def local_path(given: str | Path, key: str) -> Path:
         raise UserError(f"{key}={text!r} cannot be a path here") from None
     if longest > MAX_PART:
         raise UserError(
-            f"{key}={shown}: a name has {longest} bytes; allowed are at most {MAX_PART}"
+            f"{key}={shown}: a name has {longest} bytes; at most {MAX_PART} are allowed"
         )
     if num_bytes > MAX_PATH:
-        raise UserError(f"{key}={shown} has {num_bytes} bytes; allowed are at most {MAX_PATH}")
+        raise UserError(f"{key}={shown} has {num_bytes} bytes; at most {MAX_PATH} are allowed")
     for parent in absolute(path).parents:
         try:
             if os.path.lexists(parent):
-                if not parent.is_dir():  # a file, or a link that leads nowhere
+                if not parent.is_dir():  # a file, or a broken link
                     raise UserError(f"{key}={shown} lies below {parent}, which is no directory")
                 break
-        except OSError as error:  # a loop of links, or no right to look
+        except OSError as error:  # a loop of links, or no permission
             raise UserError(f"{key}={shown}: {error.strerror}") from None
     return path
 
@@ -103,10 +103,10 @@ def output_path(given: str | Path, key: str) -> Path:
     """Return a path to write to; see `local_path`.
 
     Raises:
-        UserError: also where the nearest directory that exists cannot be written.
+        UserError: also if the nearest existing directory is not writable.
     """
     path = local_path(given, key)
     above = next(place for place in absolute(path).parents if place.exists())
     if not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"{key}={given}: {above} cannot be written")
+        raise UserError(f"{key}={given}: {above} is not writable")
     return path

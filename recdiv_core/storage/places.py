@@ -1,10 +1,10 @@
-"""Places that hold files: a path of this machine, or a URI of a store (s3://, gs://, file://, ...).
+"""Places that hold files: a local path, or a URI of a store (s3://, gs://, file://, ...).
 
-Not the reading of what lies there. The one idea: every key that takes a path takes a URI too, and
-this module alone turns one into (pyarrow filesystem, path inside it). A URI may carry what pyarrow
-takes in its query: `s3://bucket/key?endpoint_override=127.0.0.1:9000&scheme=http`. For S3 the
-endpoint may also come from the environment (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL). Keys may be
-written as they are: blanks and letters outside ASCII are escaped here.
+Every key that takes a path takes a URI too. Only this module turns a place into (pyarrow
+filesystem, path inside it). The query of a URI may hold pyarrow's options:
+`s3://bucket/key?endpoint_override=127.0.0.1:9000&scheme=http`. For S3 the endpoint may also come
+from the environment (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL). Blanks and letters outside ASCII are
+escaped here.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from recdiv_core.errors import UserError
 from recdiv_core.storage.credentials import redact
 
 SCHEMES: Final = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
-"""What Hadoop and gcsfs call the stores that pyarrow calls s3 and gs."""
+"""Scheme of Hadoop or gcsfs -> scheme of pyarrow."""
 
 QUERY: Final = re.compile(r"\?(?=[A-Za-z_]+=)")
-"""Where options begin. Another question mark is a part of the name, or of a glob."""
+"""Start of the options. Any other question mark belongs to the name, or to a glob."""
 
 
 def is_uri(place: str | Path) -> bool:
-    """Tell whether a place is a URI, not a path.
+    """Return whether a place is a URI rather than a path.
 
     >>> is_uri("s3://bucket/shop"), is_uri("/data/shop")
     (True, False)
@@ -37,14 +37,14 @@ def is_uri(place: str | Path) -> bool:
 
 
 def filesystem_of(place: str | Path, key: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """Return the filesystem that a place is in, and its path there.
+    """Return the file system of a place, and the path inside it.
 
     Args:
-        place: path or URI; of a path `~` is expanded, and it is made absolute.
-        key: dotted key or option that gave it, for the message.
+        place: path or URI. `~` is expanded, and a path is made absolute.
+        key: dotted key or option of the place, for messages.
 
     Raises:
-        UserError: no such store, a wrong option, or a store that does not answer.
+        UserError: an unknown store, a wrong option, or a store that does not answer.
     """
     if not is_uri(place):
         return pyarrow.fs.LocalFileSystem(), str(Path(place).expanduser().absolute())
@@ -59,12 +59,12 @@ def filesystem_of(place: str | Path, key: str) -> tuple[pyarrow.fs.FileSystem, s
 
 
 def absolute_place(place: str | Path, key: str) -> str:
-    """Return a place as another process may take it: a URI as it is, a path absolute."""
+    """Return a place that another process can use: a URI as it is, a path made absolute."""
     return str(place) if is_uri(place) else filesystem_of(place, key)[1]
 
 
 def joined(place: str, *names: str) -> str:
-    """Return the place of a name below a directory; the options of a URI stay at its end.
+    """Return a place below a directory; the options of a URI stay at its end.
 
     >>> joined("s3://bucket/runs?region=eu-west-1", "first", "result.json")
     's3://bucket/runs/first/result.json?region=eu-west-1'
@@ -76,7 +76,7 @@ def joined(place: str, *names: str) -> str:
 
 
 def sibling(place: str, path: str) -> str:
-    """Return the URI of another path inside the store of a URI, as `filesystem_of` returns paths.
+    """Return the URI of another path in the same store; the path is one of `filesystem_of`.
 
     >>> sibling("s3://bucket/log/*.csv?region=eu-west-1", "bucket/log/may 1.csv")
     's3://bucket/log/may%201.csv?region=eu-west-1'
@@ -86,7 +86,7 @@ def sibling(place: str, path: str) -> str:
 
 
 def split_options(place: str) -> tuple[str, str]:
-    """Split a URI into what names the place and its options, with their question mark.
+    """Split a URI into the place and its options; the options keep their question mark.
 
     >>> split_options("s3://bucket/log/?.csv?region=eu-west-1")
     ('s3://bucket/log/?.csv', '?region=eu-west-1')
@@ -96,7 +96,7 @@ def split_options(place: str) -> tuple[str, str]:
 
 
 def name_of(place: str | Path) -> str:
-    """Return the last name of a place, as it is in its store.
+    """Return the last name of a place, unescaped.
 
     >>> name_of("s3://bucket/log/may%201.csv.gz?region=eu-west-1")
     'may 1.csv.gz'
@@ -106,7 +106,7 @@ def name_of(place: str | Path) -> str:
 
 
 def _escaped(uri: str) -> str:
-    """Return the URI with every character escaped that pyarrow would refuse or cut the path at."""
+    """Escape every character that pyarrow would refuse, or would end the path at."""
     head, options = split_options(uri)
     scheme, _, rest = head.partition("://")
     rest = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", rest)

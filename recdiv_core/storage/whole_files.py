@@ -1,9 +1,9 @@
 # pyright: strict
-"""Small files that are whole or not there: written under a temporary name, then renamed.
+"""Write small files atomically: under a temporary name, then renamed.
 
-A process that is killed while it writes leaves the file as it was. The text is on disk before the
-name is, so that a machine that loses power keeps one of the two contents too. Not for large files,
-and not for URIs: an object store shows an object only when it is whole.
+A process that is killed while it writes leaves the old file. The text reaches the disk before the
+name does, so a power loss leaves the old or the new content. Object stores need none of this: they
+show an object only when it is complete.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file in one step; its directory must be there.
+    """Write a text file in one step; its directory must exist.
 
     Args:
         path: file to make or to replace.
-        text: its content, written as UTF-8.
+        text: content, written as UTF-8.
     """
-    # a name of its own: two processes may write the same file
+    # a random name, because two processes may write the same file
     fresh = path.with_name(f".{secrets.token_hex(8)}.new")
     try:
         with fresh.open("w", encoding="utf-8") as stream:
@@ -38,6 +38,6 @@ def write_json(path: Path, tree: object, *, indent: int | None = None) -> None:
     """Write a JSON file in one step; see `write_whole`.
 
     Raises:
-        ValueError: a number that is not finite, which JSON does not have.
+        ValueError: a number is not finite; JSON has only finite numbers.
     """
     write_whole(path, json.dumps(tree, indent=indent, ensure_ascii=False, allow_nan=False))
