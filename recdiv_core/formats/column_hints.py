@@ -1,4 +1,4 @@
-"""Why a column is not there: the sentence that a user reads, and the setting that mends it."""
+"""Explain why a column is missing, and which setting mends it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def explain_missing(
     text: TextFormat,
     everywhere: Sequence[str],
 ) -> str:
-    """Say which column is missing where, and what the setting may be that finds it.
+    """Return a message that names the missing column and the setting that may find it.
 
     Args:
         key: dotted key of the input.
-        file: the file that lacks it.
+        file: file without the column.
         ours: our name of the column.
-        theirs: its name as mapped.
+        theirs: mapped name of the column.
         header: columns of the file.
-        text: how it is written.
+        text: format of the file.
         everywhere: columns of all files of the input.
     """
     columns = f"{text.prefix}columns"
@@ -78,7 +78,7 @@ def _explain_text(file: SourceFile, theirs: str, header: Sequence[str], text: Te
 
 
 def looks_like_data(rows: Sequence[Sequence[str]]) -> bool:
-    """Tell whether the first of these rows is one like the others, not the names of columns.
+    """Return whether the first row is a row of data rather than column names.
 
     >>> looks_like_data([["u1", "17"], ["u2", "18"]]), looks_like_data([["user", "t"], ["u", "18"]])
     (True, False)

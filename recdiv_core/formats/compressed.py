@@ -1,8 +1,7 @@
-"""The bytes of a text file, decompressed: gzip, bzip2, xz, Zstandard, or a zip with one file in it.
+"""Decompress text files: gzip, bzip2, xz, Zstandard, or a zip archive with one file.
 
-Not what the bytes say (text_lines.py). The compression is told by the first bytes, never by the
-name, so that a wrong extension does no harm. All members of a file are read; a file that breaks off
-raises EOFError after everything before the break was given out.
+The first bytes tell the compression, not the name, so that a wrong extension does no harm. All
+members of a file are read. A truncated file raises EOFError after its readable part was returned.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from recdiv_core.formats.files import open_input
 
 CHUNK_BYTES: Final = 1 << 20
 INPUT_BYTES: Final = 1 << 16
-"""Compressed bytes that are decompressed at once: a mebibyte may grow a thousandfold."""
+"""Compressed bytes that are decompressed at once; they may grow a thousandfold."""
 MAGIC: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\x1f\x8b", "gzip"),
     (b"BZh", "bz2"),
@@ -44,12 +43,12 @@ OTHER_KINDS: Final[tuple[tuple[bytes, str], ...]] = (
 
 
 def read_chunks(path: str) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a file in order, in chunks of no fixed size.
+    """Yield the decompressed bytes of a file in order, in chunks of any size.
 
     Raises:
-        UserError: a file of a kind that is no text, or a zip with more than one file.
-        EOFError: the compressed file breaks off.
-        OSError: it is damaged.
+        UserError: the file is no text file, or is a zip archive with several files.
+        EOFError: the compressed file is truncated.
+        OSError: the file is damaged.
     """
     with open_input(path, is_seekable=False) as stream:
         first = stream.read(16)
@@ -77,7 +76,7 @@ NEW: Final[dict[str, Callable[[], Any]]] = {
 
 
 def _read_members(stream: pa.NativeFile, first: bytes, new: Callable[[], Any]) -> Iterator[bytes]:
-    """Decompress one member after the other; the libraries' own files drop what follows some."""
+    """Decompress each member in turn; the file classes of the libraries skip some members."""
     member, given = new(), first
     is_begun = False
     while True:
@@ -127,10 +126,10 @@ def _read_zip(path: str) -> Iterator[bytes]:
 
 
 def zip_member(archive: zipfile.ZipFile, path: str) -> zipfile.ZipInfo:
-    """Return the one data file of a zip.
+    """Return the only data file of a zip archive.
 
     Raises:
-        UserError: it holds none, several, or an Excel workbook.
+        UserError: the archive holds no file, several files, or an Excel workbook.
     """
     names = [info.filename for info in archive.infolist()]
     if "[Content_Types].xml" in names:
@@ -148,6 +147,6 @@ def zip_member(archive: zipfile.ZipFile, path: str) -> zipfile.ZipInfo:
         raise UserError(f"{path} is a zip archive without a file")
     listed = ", ".join(info.filename for info in members[:20])
     raise UserError(
-        f"{path} is a zip archive with {len(members)} files ({listed}): one is wanted; unpack it "
-        "and name the file"
+        f"{path} is a zip archive with {len(members)} files ({listed}): it must hold one. Unpack "
+        "it and give the file"
     )

@@ -1,7 +1,7 @@
-"""The files that a path, directory, glob or URI of the user's stands for.
+"""List the files that a path, directory, glob or URI names.
 
-Not what is in them (readers.py). Files are listed in a fixed order, so that a row's place in the
-input is the same on every machine.
+Their content is read in readers.py. The order of files is fixed, so that each row has the same
+position in the input on every machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from recdiv_core.storage.credentials import redact
 from recdiv_core.storage.places import filesystem_of, is_uri, name_of, sibling
 
 Format = Literal["csv", "jsonl", "json_array", "python_literal", "parquet", "xlsx"]
-"""What a file holds. `json_array`: one JSON array of objects. `python_literal`: a Python dict a
+"""Content of a file. `json_array`: one JSON array of objects. `python_literal`: one Python dict a
 line, in single quotes."""
 
 TEXT_EXTENSIONS: Final[Mapping[str, Format]] = {
@@ -46,25 +46,25 @@ EXTENSIONS: Final[Mapping[str, Format]] = {
     ".xlsx": "xlsx",
 }
 ZIP: Final = ".zip"
-"""Its one member's name says what it holds."""
+"""Extension of an archive; the name of its only member tells the format."""
 HASHED_BYTES: Final = 1 << 30
 STREAM_BYTES: Final = 1 << 20
-"""Read at once: a store answers each read with a request."""
+"""Bytes of one read; each read is a request to the store."""
 NO_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How a text file holds its rows; see `data.separator`, `data.header`, `data.encoding`."""
+    """Format of a text file; see `data.separator`, `data.header`, `data.encoding`."""
 
     separator: str = ""
-    """Between fields; empty = by the file's extension."""
+    """Text between two fields; empty = chosen by the extension of the file."""
     header: tuple[str, ...] = ()
-    """Names of the columns; empty = the first line holds them."""
+    """Column names; empty = the first line holds them."""
     encoding: str = "utf-8"
     prefix: str = "data."
-    """Start of the settings' keys, for messages: `data.` for the log, `data.item_` for the
-    catalogue; `columns`, `separator`, `header` or `encoding` follows."""
+    """Start of the keys of these settings, for messages: `data.` for the log, `data.item_` for the
+    catalogue."""
 
 
 AS_USUAL: Final = TextFormat()
@@ -72,30 +72,30 @@ AS_USUAL: Final = TextFormat()
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of the user's. `path` is absolute, or a URI."""
+    """One input file. `path` is absolute, or a URI."""
 
     path: str
     format: Format
     num_bytes: int
     modified: str
     partitions: tuple[tuple[str, str | None], ...] = ()
-    """Column and value of each folder `name=value` above it: columns of every row of the file."""
+    """(column, value) of each folder `name=value` above the file; every row has these columns."""
     text: TextFormat | None = None
-    """How this file is written; None = as all others (a layout knows each of its files)."""
+    """Format of this file, if its layout fixes one; None = that of the settings."""
     reshape: Reshape | None = None
-    """What a layout makes of its rows; None = they are taken as they are."""
+    """Change of the rows that its layout asks for; None = no change."""
 
 
 def list_files(given: str, key: str, format: Format | None = None) -> list[SourceFile]:
-    """Find the files that a path, directory, glob or URI stands for, sorted by path.
+    """Return the files that a path, directory, glob or URI names, sorted by path.
 
     Args:
-        given: what the user gave.
-        key: its dotted key, for messages.
-        format: what the files hold; None = by their extension.
+        given: path, directory, glob or URI from the user.
+        key: dotted key of `given`, for messages.
+        format: format of all files; None = told by their extensions.
 
     Raises:
-        UserError: nothing given, nothing there, an empty file, or an unknown extension.
+        UserError: an empty setting, no such file, an empty file, or an unknown extension.
     """
     if not given:
         raise UserError(f"{key} is empty: give a path, directory, glob or URI")
@@ -115,9 +115,9 @@ class _Found(NamedTuple):
     num_bytes: int
     modified: str
     above: tuple[str, ...]
-    """Folders of what the user gave."""
+    """Folders of the given path."""
     below: tuple[str, ...]
-    """Folders below it."""
+    """Folders below the given path."""
 
 
 def _find_format(path: str, key: str) -> Format:
@@ -143,11 +143,11 @@ def _find_format(path: str, key: str) -> Format:
 def find_partitions(
     above: Sequence[str], below: Sequence[str]
 ) -> tuple[tuple[str, str | None], ...]:
-    """Return the columns of Hive's folders `name=value`; the innermost of a name counts.
+    """Return the columns of Hive folders `name=value`; of equal names the innermost counts.
 
     Args:
-        above: folders of what the user gave; its last ones count, as long as they look so.
-        below: folders below it; all that look so count.
+        above: folders of the given path. Only its last folders count, up to the first without `=`.
+        below: folders below the given path. Each one with `=` counts.
 
     >>> find_partitions(["/", "a=1", "log", "dt=2024-01-01"], ["event=add%20to%20cart", "x"])
     (('dt', '2024-01-01'), ('event', 'add to cart'))
@@ -229,15 +229,15 @@ def _list_uri(given: str, key: str) -> list[_Found]:
 
 
 def _is_data(parts: tuple[str, ...]) -> bool:
-    """Leave out what writers put beside the data, such as _SUCCESS and .crc files."""
+    """Return False for files that writers put beside the data, such as _SUCCESS and .crc."""
     return not any(part.startswith(("_", ".")) for part in parts)
 
 
 def find_paths(given: str, key: str) -> list[str]:
-    """Return the paths of all that a path, directory, glob or URI stands for, whatever they hold.
+    """Return all paths that a path, directory, glob or URI names, of any extension.
 
     Raises:
-        UserError: nothing given, or nothing there.
+        UserError: an empty setting, or no such file.
     """
     if not given:
         raise UserError(f"{key} is empty: give a path, directory, glob or URI")
@@ -246,7 +246,7 @@ def find_paths(given: str, key: str) -> list[str]:
 
 
 def describe_sources(files: Sequence[SourceFile]) -> tuple[dict[str, str | int], ...]:
-    """Say what was read: path, bytes, and the sha256 of small inputs or the time of change."""
+    """Describe the input files: path, bytes, and sha256 (small inputs) or time of change."""
     is_small = sum(file.num_bytes for file in files) <= HASHED_BYTES
     rows: list[dict[str, str | int]] = []
     for file in files:
@@ -261,7 +261,7 @@ def describe_sources(files: Sequence[SourceFile]) -> tuple[dict[str, str | int],
 
 
 def open_input(path: str, *, is_seekable: bool) -> pa.NativeFile:
-    """Open a file's bytes as they are: for reading at any place, or as a stream."""
+    """Open the bytes of a file without decompression, for random access or as a stream."""
     fs, inner = filesystem_of(path, "file")
     if is_seekable:
         return fs.open_input_file(inner)

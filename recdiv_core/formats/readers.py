@@ -1,9 +1,8 @@
-"""From the user's files to Arrow tables with our column names.
+"""Read files into Arrow tables with our column names.
 
-Not the judgement of a row (events.py, catalogue.py), nor the formats (csv_files.py, json_files.py,
-parquet_files.py, workbooks.py). A path, a directory, a glob or a URI (s3://, gs://) is given. The
-one idea: files are cut into read units that are read independently (units.py), and every physical
-line of them is a row, or is named and counted.
+Each format has its own module (csv_files.py, json_files.py, parquet_files.py, workbooks.py); rows
+are validated later (data/events.py, data/items.py). Files are cut into read units that are read
+independently (units.py). Every physical line becomes a row, or is counted with a reason.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ __all__ = [
 
 UNIT_ROWS: Final = 1_000_000
 BLOCK_BYTES: Final = 8 << 20
-"""Text that is parsed at once."""
+"""Bytes of text that are parsed at once."""
 SAMPLE_BYTES: Final = 1 << 20
 SAMPLE_ROWS: Final = 10_000
 DAMAGE: Final = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
@@ -65,20 +64,21 @@ def find_columns(
     key: str,
     text: TextFormat = AS_USUAL,
 ) -> dict[str, str]:
-    """Match our column names with those of the files.
+    """Match our column names with the column names of the files.
 
     Args:
-        files: every one must hold the required columns.
+        files: input files; each must hold the required columns.
         names: our name -> name in the files (from `data.columns`).
-        required: our names that must be there; others only when mapped to another name.
+        required: our names of the columns that every file must have. Another column must exist only
+            if the user mapped it to another name.
         key: dotted key of the input, for messages.
-        text: how text files are written; `text.prefix` + `columns` is the key of `names`.
+        text: format of text files; `text.prefix` + `columns` is the key of `names`.
 
     Returns:
-        Our name -> name in the files, of the columns that are there.
+        Our name -> name in the files, for the columns that exist.
 
     Raises:
-        UserError: unreadable file, or a required or mapped column is missing.
+        UserError: a file is unreadable, or a required or mapped column is missing.
     """
     with ThreadPoolExecutor(8) as pool:
         split = list(pool.map(lambda file: _split_header(file, key, text), files))
@@ -120,7 +120,7 @@ def _has(header: Sequence[str], name: str) -> bool:
 
 
 def _check_kinds(files: Sequence[SourceFile], found: Mapping[str, str], key: str) -> None:
-    """Refuse a column that is a time or nested in some Parquet files and not in others."""
+    """Refuse a column that is a time, or nested, in some Parquet files only."""
     seen: dict[str, tuple[str, str, str]] = {}
     for file in files:
         if file.format != "parquet" or file.reshape is not None:
@@ -140,20 +140,20 @@ def _check_kinds(files: Sequence[SourceFile], found: Mapping[str, str], key: str
 
 
 def read_header(file: SourceFile, key: str, text: TextFormat = AS_USUAL) -> list[str]:
-    """Return the column names of a file; of JSON Lines, the keys of its first rows.
+    """Return the column names of a file; for JSON Lines, the keys of its first rows.
 
-    The names of its folders (`event=click/`) are columns too; where the file has a column of the
-    same name, the file's counts.
+    Folder names such as `event=click/` are columns too. A column of the file hides a folder of the
+    same name.
 
     Raises:
-        UserError: the file cannot be read as what its extension says.
+        UserError: the file is not of the format that its extension says.
     """
     own, folders = _split_header(file, key, text)
     return [*own, *folders]
 
 
 def _split_header(file: SourceFile, key: str, text: TextFormat) -> tuple[list[str], list[str]]:
-    """Return the columns in a file, and those that only the names of its folders give it."""
+    """Return the columns inside a file, and the columns that only its folder names give."""
     if file.reshape is not None:
         header = read_header(replace(file, reshape=None, partitions=()), key, text)
         try:
@@ -188,7 +188,7 @@ def _read_header(file: SourceFile, text: TextFormat) -> list[str]:
 
 
 def find_blobs(file: SourceFile) -> list[str]:
-    """Return the columns of a Parquet file that hold bytes, such as pictures, not text."""
+    """Return the columns of a Parquet file that hold bytes (such as pictures), not text."""
     if file.format != "parquet":
         return []
     schema = pq.read_schema(open_input(file.path, is_seekable=True))
@@ -200,10 +200,10 @@ def find_blobs(file: SourceFile) -> list[str]:
 
 
 def cut_units(files: Sequence[SourceFile], key: str, text: TextFormat = AS_USUAL) -> list[ReadUnit]:
-    """Cut files into parts that are read independently; Parquet by about UNIT_ROWS rows.
+    """Cut files into read units; a Parquet file into units of about UNIT_ROWS rows.
 
     Raises:
-        UserError: all files together hold no row (as far as their footers tell).
+        UserError: the Parquet footers show that the input holds no row.
     """
     units: list[ReadUnit] = []
     for number, file in enumerate(files):
@@ -251,16 +251,16 @@ def _are_together(first: ReadUnit, unit: ReadUnit) -> bool:
 def read_unit(
     unit: ReadUnit, columns: Mapping[str, str] | None, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[RawBatch]:
-    """Read a unit batch by batch, as what a layout and the nesting of its columns make of it.
+    """Read a unit batch by batch; layouts and nested columns are resolved into flat rows.
 
     Args:
-        unit: what to read.
-        columns: our name -> name in the file, dotted for a field of a column; absent ones are left
-            out. None = all, as named.
-        block_bytes: text that is parsed at once; the rows do not depend on it.
+        unit: part of the input.
+        columns: our name -> name in the file, dotted for a field of a column; absent columns are
+            left out. None = all columns under their own names.
+        block_bytes: bytes of text that are parsed at once; the rows do not depend on it.
 
     Raises:
-        UnreadableFileError: the file breaks off, is damaged, or is in another encoding.
+        UnreadableFileError: the file ends early, is damaged, or has another encoding.
     """
     if unit.reshape is not None:
         batches = _read_reshaped(unit, unit.reshape, block_bytes)
@@ -276,11 +276,11 @@ def read_unit(
 
 
 LISTS: Final = ("item_id", "timestamp", "event", "position", "rating")
-"""Columns of a log in which a list stands for several events."""
+"""Columns of a log in which a list holds several events."""
 
 
 def _pick(batch: RawBatch, columns: Mapping[str, str]) -> RawBatch:
-    """Give a batch our names, one row an event."""
+    """Give the columns of a batch our names, and unfold lists into one row per event."""
     table, uneven = nested.unnest(batch.table, columns, LISTS, ROW)
     if not uneven and table.num_rows == batch.table.num_rows:
         return replace(batch, table=table)
@@ -329,7 +329,7 @@ def _with_constants(table: pa.Table, constants: Sequence[tuple[str, str | None]]
 def _read_flat(
     unit: ReadUnit, columns: Mapping[str, str] | None, block_bytes: int
 ) -> Iterator[RawBatch]:
-    """Read a file's own columns, and those of its folders; see read_unit."""
+    """Read the columns of a file and of its folders; see read_unit."""
     readers = {"csv": read_csv, "parquet": read_parquet, "xlsx": read_xlsx}
     try:
         yield from readers.get(unit.format, read_json)(unit, columns, block_bytes)
@@ -346,8 +346,7 @@ def read_sample(
 ) -> list[RawBatch]:
     """Read the first rows of the first, the middle and the last unit.
 
-    Units without rows are passed over; no rows at all give no batches. The batches do not say what
-    became of each line.
+    Units without rows are skipped. The batches do not account for every line.
     """
     picked = dict.fromkeys([0, len(units) // 2, len(units) - 1])
     rest = [number for number in range(len(units)) if number not in picked]

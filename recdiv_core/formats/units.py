@@ -1,8 +1,7 @@
-"""Parts of the input that are read independently, and the batches that they give.
+"""Read units (parts of the input that are read independently) and their batches.
 
-Not the reading (readers.py). The one idea: every row carries its place in the input (file number,
-line number), so that whatever reads in parallel can restore the order, and every batch says what
-became of each physical line, so that nothing is lost silently.
+Every row carries its position in the input (file number, line number), so that parallel readers can
+restore the order. Every batch accounts for each physical line, so that no line is lost silently.
 """
 
 from __future__ import annotations
@@ -17,75 +16,77 @@ from recdiv_core.formats.files import AS_USUAL, Format, TextFormat
 from recdiv_core.formats.reshape import Reshape
 
 ROW: Final = "__row__"
-"""Column that holds a row's place in the input: file number * FILE_STRIDE + line number. The line
-is the row's first, from 1; where a file has no lines, it is the number of the row, from 1."""
+"""Column with the position of a row in the input: file number * FILE_STRIDE + line number.
+
+The line number counts from 1 and is that of the row's first line. Formats without lines count
+rows instead."""
 FILE_STRIDE: Final = 1 << 40
 
 
 @dataclass(frozen=True)
 class ReadUnit:
-    """A part of the input that one task reads: a file, or some row groups of a Parquet file."""
+    """Part of the input that one task reads: a file, or some row groups of a Parquet file."""
 
     path: str
     format: Format
     first_row: int
-    """Place before its first row in the input (see ROW)."""
+    """Position just before the first row (see ROW)."""
     row_groups: tuple[int, int] = (0, 0)
-    """First and last + 1; Parquet only."""
+    """First row group, and last + 1; Parquet only."""
     num_rows: int = -1
-    """Known for Parquet only."""
+    """Number of rows; -1 = unknown (all formats but Parquet)."""
     text: TextFormat = AS_USUAL
     constants: tuple[tuple[str, str | None], ...] = ()
-    """Columns whose value is the same in all rows: the names of Hive folders."""
+    """(column, value) of columns with one value in all rows, from Hive folders."""
     reshape: Reshape | None = None
     rest: tuple[ReadUnit, ...] = ()
-    """Further files that `reshape.whole` is applied to together with this one."""
+    """Further files that `reshape.whole` needs together with this one."""
 
     @property
     def key(self) -> str:
-        """Dotted key of the input that it is a part of."""
+        """Dotted key of the input: `data.clicks` or `data.items`."""
         return "data.items" if self.text.prefix == "data.item_" else "data.clicks"
 
 
 @dataclass(frozen=True)
 class RawBatch:
-    """Rows as read, under our column names plus ROW, and the lines that are no rows at all.
+    """Rows under our column names plus ROW, and the lines that could not be read as rows.
 
-    It accounts for every physical line: num_lines = num_header + num_blank + rows of the table -
-    num_made + num_continued + len(broken). Where a file has no lines (Parquet, xlsx, JSON
-    arrays) its rows are counted instead.
+    The counts account for every physical line: num_lines = num_header + num_blank + rows of the
+    table - num_made + num_continued + len(broken). Formats without lines (Parquet, xlsx, JSON
+    arrays) count rows instead.
     """
 
     table: pa.Table
     broken: tuple[tuple[int, str, str], ...] = ()
-    """(place, text, reason)"""
+    """(position, text, reason) of each unreadable line."""
     num_lines: int = 0
     num_header: int = 0
     num_blank: int = 0
     num_continued: int = 0
-    """Further lines of rows that hold a line break within quotation marks."""
+    """Second and later lines of rows with a quoted line break."""
     num_stray_quotes: int = 0
-    """Rows with a quotation mark that is never closed; it was read as text."""
+    """Rows with a quotation mark that never closes; the mark was read as text."""
     num_repaired: int = 0
-    """Rows in which text that is no Unicode was replaced by U+FFFD."""
+    """Rows in which invalid Unicode was replaced by U+FFFD."""
     num_made: int = 0
-    """Rows that a layout or a list of events made, less those that it made them of."""
+    """Rows that a layout or a list of events added: rows after minus rows before."""
 
     def check(self) -> None:
-        """Assert that the lines add up."""
+        """Check that the counts add up to the number of lines."""
         known = self.num_header + self.num_blank + self.num_continued
         known += self.table.num_rows - self.num_made + len(self.broken)
         assert known == self.num_lines, f"{known} of {self.num_lines} lines are accounted for"
 
 
 def choose_columns(columns: Mapping[str, str] | None, present: Sequence[str]) -> dict[str, int]:
-    """Return our name -> place in the file of each column to read.
+    """Return our name -> index of each column to read.
 
     Args:
-        columns: our name -> name in the file; absent ones are left out. None = all, as named.
-        present: names in the file; of equal ones the first counts.
+        columns: our name -> name in the file; absent columns are left out. None = all columns.
+        present: column names in the file; of equal names the first counts.
 
-    A column without a name, and one named like ROW, is never read under that name.
+    A column without a name, or named like ROW, is never read.
     """
     asked = {name: name for name in present} if columns is None else columns
     return {
@@ -98,12 +99,12 @@ def choose_columns(columns: Mapping[str, str] | None, present: Sequence[str]) ->
 def make_table(
     arrays: Mapping[str, Any], rows: Any, unit: ReadUnit, columns: Mapping[str, str] | None
 ) -> pa.Table:
-    """Make a batch's table of columns under our names.
+    """Return the table of a batch, with columns under our names.
 
     Args:
         arrays: our name -> [N] values.
         rows: [N] line numbers from 1.
-        unit: its folders' columns are added where the file has none of that name.
+        unit: read unit; the columns of its folders are added unless the file has them.
         columns: as in choose_columns.
     """
     names, values = list(arrays), list(arrays.values())
