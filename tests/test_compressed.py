@@ -92,7 +92,7 @@ def test_a_zip_tells_by_its_member_what_it_holds(tmp_path):
 
 def test_a_zip_with_several_files_lists_them(tmp_path):
     (tmp_path / "log.zip").write_bytes(zipped(("users.dat", b"a"), ("items.dat", b"b")))
-    with pytest.raises(UserError, match=r"with 2 files \(users\.dat, items\.dat\): it must hold one"):
+    with pytest.raises(UserError, match=r"2 files \(users\.dat, items\.dat\): it must hold one"):
         count_rows(tmp_path / "log.zip")
 
 

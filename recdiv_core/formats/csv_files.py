@@ -1,6 +1,6 @@
-"""Separated text files (CSV, TSV, `::` and the like), from the first line to the last.
+"""Read separated text files (CSV, TSV, `::` and so on).
 
-Not the parsing of a block of lines (csv_lines.py) nor its encoding (text_lines.py).
+Blocks of lines are parsed in csv_lines.py and decoded in text_lines.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GUESSES: Final = (",", "\t", ";", "|", "::", "\x01", " ")
 
 @dataclass(frozen=True)
 class Header:
-    """The columns of a file, and what stands before its first row."""
+    """Columns of a file, and the lines before its first row."""
 
     names: tuple[str, ...]
     num_bytes: int
@@ -33,10 +33,10 @@ class Header:
 
 
 def find_separator(text: TextFormat, path: str) -> str:
-    """Return what stands between fields: the user's setting, else by the file's extension.
+    """Return the separator of fields: the user's setting, else the one of the extension.
 
     Raises:
-        UserError: a separator that cannot be one.
+        UserError: the setting cannot be a separator.
     """
     given = SPELLED.get(text.separator, text.separator)
     if any(mark in given for mark in '"\r\n\0'):
@@ -49,7 +49,7 @@ def find_separator(text: TextFormat, path: str) -> str:
 
 
 def read_csv_header(file: TextFile, text: TextFormat, path: str) -> Header:
-    """Read the names of the columns, or take them from the settings."""
+    """Read the column names, or take them from the settings."""
     separator = find_separator(text, path)
     fields, num_lines, num_blank = csv_rows.read_first(file.head, separator.encode())
     found = tuple(value.decode("utf-8", "replace").strip() for value in fields)
@@ -68,7 +68,7 @@ def read_csv_header(file: TextFile, text: TextFormat, path: str) -> Header:
 
 
 def guess_separator(file: TextFile, wanted: set[str]) -> str:
-    """Return the separator that gives the first line the wanted columns; empty = none does."""
+    """Return the separator that yields the wanted columns in the first line; empty = none."""
     for separator in GUESSES:
         fields, _, _ = csv_rows.read_first(file.head, separator.encode())
         if wanted <= {value.decode("utf-8", "replace").strip() for value in fields}:
@@ -77,7 +77,7 @@ def guess_separator(file: TextFile, wanted: set[str]) -> str:
 
 
 def first_rows(file: TextFile, separator: str, count: int = 20) -> list[list[str]]:
-    """Return the fields of a file's first lines, as far as they are well formed."""
+    """Return the fields of the first well-formed lines."""
     lines = [line for line in file.head.split(b"\n", 2 * count) if line.strip()]
     rows = [csv_rows.split_line(line.rstrip(b"\r"), separator.encode())[0] for line in lines]
     return [[value.decode("utf-8", "replace") for value in row] for row in rows[:count]]

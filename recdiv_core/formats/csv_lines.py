@@ -1,10 +1,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""Blocks of CSV lines as Arrow columns; every physical line is accounted for.
+"""Parse blocks of CSV lines into Arrow columns; every physical line is accounted for.
 
-Not the cutting of a file into blocks (text_lines.py), nor what one row is (csv_rows.py). Arrow
-parses the plain lines: those in which every quotation mark that opens a field also closes it. The
-others are read line by line (odd_lines.py).
+Arrow parses the plain lines: lines in which each quotation mark that opens a field also closes it.
+The other (odd) lines are read one by one in odd_lines.py. Files are cut into blocks in
+text_lines.py.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from recdiv_core.formats.odd_lines import Block, OddLines, describe_width, read_
 from recdiv_core.formats.text_lines import line_places
 
 MAX_TEXT: Final = 100_000
-"""Characters of a broken line that are kept."""
+"""Characters of an unreadable line that are kept for the report."""
 
 
 @dataclass
 class Parsed:
-    """A block's rows, and what became of each of its lines."""
+    """Rows of a block, and counts that account for each of its lines."""
 
     table: pa.Table
-    """The wanted columns as strings, in the order asked for; empty text is null."""
+    """Wanted columns as strings, in the given order; empty text is null."""
     lines_N: np.ndarray
-    """[N] number of the row's first line within the block, from 0."""
+    """[N] first line of each row within the block, from 0."""
     broken: list[tuple[int, str, str]]
     """(line, text, reason)"""
     num_lines: int
-    """Lines that were read; the rest belongs to a row that goes on in the next block."""
+    """Lines that were read; the remaining lines belong to a row that ends in the next block."""
     num_bytes: int
     num_blank: int
     num_continued: int
     num_stray_quotes: int
     undecodable: dict[int, str]
     num_added: int = 0
-    """Lines more than there are \\n: lone carriage returns that were taken for line ends."""
+    """Lone carriage returns that were read as line ends."""
 
 
 def parse_block(
@@ -59,12 +59,12 @@ def parse_block(
     """Parse a block of whole lines.
 
     Args:
-        data: UTF-8.
-        shape: what its rows look like.
-        wanted: places of the columns to return.
-        undecodable: lines (from 0) that are no text -> the reason.
-        num_lines: number of lines in it.
-        is_last: nothing follows.
+        data: block in UTF-8.
+        shape: number of columns and their kinds.
+        wanted: indices of the columns to return.
+        undecodable: line number from 0 -> reason why it is no text.
+        num_lines: number of lines in the block.
+        is_last: True for the last block of a file.
     """
     separator, stand_in = shape.separator, b""
     if len(separator) > 1:
@@ -92,7 +92,7 @@ def parse_block(
 def _end_returns(
     data: bytes, broken: Sequence[int], undecodable: dict[int, str]
 ) -> tuple[bytes, dict[int, str]]:
-    """Take lone carriage returns for line ends, in lines that are no rows otherwise."""
+    """Read lone carriage returns as line ends, in lines that are no rows otherwise."""
     lines = data.split(b"\n")
     shift = np.zeros(len(lines) + 1, dtype=np.int64)
     for number in broken:
@@ -150,7 +150,7 @@ def _parse(
 
 
 def _parse_plain(data: bytes, shape: Shape, wanted: Sequence[int], num_lines: int) -> Parsed | None:
-    """Parse a block in one go if none of its lines is odd or blank; else None."""
+    """Parse a block at once if no line is odd or blank; else return None."""
     separator = shape.separator
     if b'"' in data:
         block = pa.array([data], pa.large_binary())
@@ -178,7 +178,7 @@ def _parse_plain(data: bytes, shape: Shape, wanted: Sequence[int], num_lines: in
 
 
 def _find_odd(data: bytes, starts: Any, nexts: Any, separator: bytes) -> np.ndarray:
-    """Return the lines that Arrow would not read as one row each; [lines] bool."""
+    """Return [lines] bool: the lines that Arrow would not read as one row each."""
     has_quotes = b'"' in data
     if not len(starts) or (not has_quotes and b"\r" not in data):
         return np.zeros(len(starts), dtype=bool)
@@ -194,7 +194,7 @@ def _find_odd(data: bytes, starts: Any, nexts: Any, separator: bytes) -> np.ndar
 
 
 def _plain_value(separator: bytes) -> tuple[str, str]:
-    """Return RE2's patterns of a field whose quotation marks close, and of the separator."""
+    """Return RE2 patterns of a field whose quotation marks close, and of the separator."""
     sep = f"\\x{separator[0]:02x}"
     return rf'(?:"(?:[^"\r\n]|"")*"|[^"\r\n{sep}][^\r\n{sep}]*|)', sep
 
@@ -210,7 +210,7 @@ def _cut(line: bytes) -> str:
 def _read_plain(
     block: Block, plain: np.ndarray, wanted: Sequence[int]
 ) -> tuple[pa.Table, np.ndarray, list[tuple[int, str, str]]]:
-    """Have Arrow parse the lines that are one row each."""
+    """Parse the plain lines with Arrow."""
     if not len(plain):
         schema = pa.schema([(str(place), pa.string()) for place in wanted])
         return schema.empty_table(), plain, []
@@ -237,8 +237,8 @@ def _read_arrow(
     """Parse lines that are one row each.
 
     Returns:
-        The rows, and the number (from 0; blank lines do not count) and width of each line that has
-        another number of fields.
+        The rows; and (line number from 0 without blank lines, number of fields) of each line whose
+        number of fields is wrong.
     """
     names = [str(place) for place in range(shape.num_fields)]
     asked = [names[place] for place in wanted]

@@ -1,7 +1,7 @@
-"""What one row of a CSV file is, and what the rows of a file look like.
+"""Parse single rows of a CSV file, and describe the rows of a file.
 
-Not how lines become rows in a whole block (csv_lines.py). A field is quoted if a quotation mark
-opens it and another, before a separator or a line end, closes it; any other quotation mark is text.
+Whole blocks are parsed in csv_lines.py. A field is quoted if a quotation mark opens it and another
+one, before a separator or a line end, closes it. Any other quotation mark is text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from recdiv_core.formats.text_lines import line_places
 
 MAX_ROW_BYTES: Final = 1 << 20
-"""Length of a row with line breaks in it, at most."""
+"""Most bytes of a row with line breaks in it."""
 NUMBER: Final = re.compile(rb"[-+]?[0-9][-+0-9.,:/ TZeEUC]*")
 SAMPLE_LINES: Final = 200
 LINE_END: Final = re.compile(rb"\r*(\n|$)")
@@ -23,20 +23,20 @@ LINE_END: Final = re.compile(rb"\r*(\n|$)")
 
 @dataclass(frozen=True)
 class Shape:
-    """What the rows of a file look like."""
+    """Form of the rows of a file."""
 
     separator: bytes
     num_fields: int
     is_number: tuple[bool, ...]
-    """Of each column: do its first values look like numbers or times?"""
+    """For each column, whether its first values look like numbers or times."""
 
 
 class UnfinishedError(Exception):
-    """The row goes on after the block."""
+    """The row continues after the block."""
 
 
 def split_line(text: bytes, separator: bytes) -> tuple[list[bytes], int]:
-    """Return the fields of one line, and how many of them hold a stray quotation mark.
+    """Return the fields of one line, and the number of fields with a stray quotation mark.
 
     >>> split_line(b'a,"b, c","d', b",")
     ([b'a', b'b, c', b'"d'], 1)
@@ -62,7 +62,7 @@ def split_line(text: bytes, separator: bytes) -> tuple[list[bytes], int]:
 
 
 def _find_close(text: bytes, pos: int, separator: bytes) -> int:
-    """Return where a quoted field closes: a quotation mark before a separator or a line end."""
+    """Return the closing quotation mark of a field: before a separator or a line end."""
     while True:
         quote = text.find(b'"', pos)
         if quote < 0:
@@ -78,16 +78,16 @@ def _find_close(text: bytes, pos: int, separator: bytes) -> int:
 def read_across(
     text: bytes, start: int, separator: bytes, is_last: bool
 ) -> tuple[list[bytes], int] | None:
-    """Read a row that may go on over lines, by the letter of RFC 4180; None = there is none.
+    """Read a row that may span several lines, strictly by RFC 4180; None = no such row.
 
     Args:
-        text: the row begins at `start`.
-        start: place in the text.
-        separator: between fields.
-        is_last: nothing follows the text.
+        text: text that holds the row.
+        start: start of the row in the text.
+        separator: text between two fields.
+        is_last: True if nothing follows the text.
 
     Returns:
-        Its fields, and the place of its line end.
+        The fields, and the position of the line end.
     """
     limit = start + MAX_ROW_BYTES
     fields: list[bytes] = []
@@ -96,7 +96,7 @@ def read_across(
         if text.startswith(b'"', pos):
             close = _find_close(text, pos + 1, separator)
             if close == len(text) - 1 and not is_last:
-                raise UnfinishedError  # what follows the quotation mark is not known
+                raise UnfinishedError  # the text after the quotation mark is not known yet
             if close == -1 and not is_last and len(text) <= limit:
                 raise UnfinishedError
             if close < 0 or close > limit:
@@ -118,7 +118,7 @@ def read_across(
 
 
 def read_first(head: bytes, separator: bytes) -> tuple[list[bytes], int, int]:
-    """Return the fields of a file's first row, its number of lines, and the blank lines before."""
+    """Return the fields of the first row, its number of lines, and the blank lines before it."""
     starts, ends, _ = line_places(head)
     filled = np.flatnonzero(ends > starts)
     if not len(filled):
@@ -133,7 +133,7 @@ def read_first(head: bytes, separator: bytes) -> tuple[list[bytes], int, int]:
 
 
 def find_shape(head: bytes, separator: bytes, num_fields: int) -> Shape:
-    """Look at the first lines of a file for what its rows hold."""
+    """Derive the form of the rows from the first lines of a file."""
     counts = np.zeros(num_fields, dtype=np.int64)
     num_rows = 0
     for line in head.split(b"\n", SAMPLE_LINES + 1)[1 : SAMPLE_LINES + 1]:

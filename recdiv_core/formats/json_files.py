@@ -1,8 +1,8 @@
-"""JSON Lines, JSON arrays and lines of Python literals, as Arrow columns.
+"""Read JSON Lines, JSON arrays and lines of Python literals into Arrow columns.
 
-Not their encoding (text_lines.py). What a file holds is told by its first bytes: `[{` begins one
-array of objects, `{'` a Python dict a line (Amazon 2014 has both kinds of quotation mark). Values
-of one type become a column of that type; where types are mixed they become text.
+The first bytes tell the format: `[{` begins one array of objects, `{'` one Python dict a line
+(Amazon 2014 mixes both kinds of quotation mark). Values of one type become a column of that type;
+mixed types become text. Encodings are handled in text_lines.py.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ SPACE: Final = re.compile(r"[\s,]*")
 
 
 class _TwiceError(ValueError):
-    """A key stands twice in one object."""
+    """An object holds the same key twice."""
 
 
 def find_kind(head: bytes, format: Format) -> Format:
-    """Return what a JSON file holds, by its first bytes where it is not said.
+    """Return the format of a JSON file; its first bytes decide.
 
     >>> find_kind(b' [{"a": 1}]', "jsonl"), find_kind(b"{'a': 1}", "jsonl")
     ('json_array', 'python_literal')
@@ -90,7 +90,7 @@ def _try(
     line: bytes,
     wanted: Sequence[str] | None,
 ) -> tuple[Any, str]:
-    """Return a line's value, or the reason why it is no row."""
+    """Return the value of a line, or the reason why it is no row."""
     try:
         value = parse(line, wanted)
     except RecursionError:
@@ -116,7 +116,7 @@ def _parse_line(line: bytes, wanted: Sequence[str] | None) -> Any:
 
 
 def _check_keys(text: str) -> None:
-    """Refuse an object with the same key twice: which value is meant is not known."""
+    """Refuse an object that holds a key twice, because its value is ambiguous."""
 
     def pairs(given: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in given]
@@ -140,7 +140,7 @@ def _parse_literal(line: bytes, wanted: Sequence[str] | None) -> Any:
 def _read_array(
     file: TextFile, unit: ReadUnit, columns: Mapping[str, str] | None
 ) -> Iterator[RawBatch]:
-    """Read JSON arrays of objects; the number of the element stands for the line."""
+    """Read JSON arrays of objects; the number of an element counts as its line number."""
     data = b"".join(file.chunks)
     text = check_lines(data, file.marks_undecodable)[0].decode()
     values, rows = list[dict[str, Any]](), list[int]()
@@ -171,7 +171,7 @@ def _read_array(
 
 
 def _next_value(text: str, pos: int) -> int:
-    """Return where the next element begins; brackets of the outer arrays are passed over."""
+    """Return the start of the next element; brackets of the outer arrays are skipped."""
     found = re.compile(r"[\s,\[\]]*").match(text, pos)
     return found.end() if found else pos
 
@@ -200,11 +200,11 @@ def _batch(
 
 
 def from_python(values: list[Any], repaired: set[int]) -> pa.Array:
-    """Return values as one column: of their type, or as text where they have several.
+    """Return values as one column of their type, or as text if they have several types.
 
     Args:
-        values: [N], as JSON gives them.
-        repaired: places are added where half a surrogate pair, which is no text, was replaced.
+        values: [N] values from JSON.
+        repaired: receives the indices where half a surrogate pair was replaced.
     """
     try:
         array = pa.array(values)
@@ -222,7 +222,7 @@ def from_python(values: list[Any], repaired: set[int]) -> pa.Array:
 
 
 def _repair(value: Any) -> Any:
-    """Put U+FFFD for half a surrogate pair, as JavaScript's substring leaves it."""
+    """Replace half a surrogate pair by U+FFFD; JavaScript's substring leaves such halves."""
     if isinstance(value, str):
         if value.isascii():
             return value

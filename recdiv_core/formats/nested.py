@@ -1,11 +1,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""Fields of nested columns: a dotted name is a field, a list of events is a row an event.
+"""Flatten nested columns: a dotted name selects a field, and a list of events becomes rows.
 
-Not the reading of files (readers.py). `events.aid` names the field `aid` of the column `events`;
-where `events` is a list, each of its elements becomes a row of its own and the other columns are
-repeated. Plain lists side by side (`item_ids`, `times`) are taken apart together. Every new row
-keeps the place of the row that it came from.
+`events.aid` names the field `aid` of the column `events`. If `events` is a list, each element
+becomes a row and the other columns are repeated. Parallel plain lists (`item_ids`, `times`) are
+unfolded together. Each new row keeps the position of its original row.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import pyarrow.compute as pc
 
 
 def source_columns(names: Sequence[str], header: Sequence[str]) -> dict[str, str]:
-    """Return, for each name that can be read from these columns, the column that holds it.
+    """Return name -> column that holds it, for the names that these columns can provide.
 
     >>> source_columns(["session", "events.aid", "price"], ["session", "events"])
     {'session': 'session', 'events.aid': 'events'}
@@ -38,18 +37,18 @@ def source_columns(names: Sequence[str], header: Sequence[str]) -> dict[str, str
 def unnest(
     table: pa.Table, columns: Mapping[str, str], lists: Sequence[str], place: str
 ) -> tuple[pa.Table, list[int]]:
-    """Take nested columns apart: one row an event.
+    """Flatten nested columns into one row per event.
 
     Args:
-        table: rows as read, and the column `place`.
+        table: rows as read, with the column `place`.
         columns: our name -> name in the file, dotted for a field of a column.
-        lists: our names of the columns whose lists make rows; a list in another column stays one
-            value unless it holds the field that is asked for.
-        place: name of the column that is carried along.
+        lists: our names of the columns whose lists become rows. A list in another column stays one
+            value, unless a dotted name selects a field inside it.
+        place: name of the column with the position of each row.
 
     Returns:
-        Table of our names that are there, and `place`; the places of rows whose lists differ in
-        length, which are left out of the table.
+        Table of the available columns and `place`; and the positions of rows whose lists differ in
+        length, which the table leaves out.
     """
     found = source_columns(list(columns.values()), table.column_names)
     values: dict[str, tuple[pa.Array, list[str]]] = {}
@@ -95,7 +94,7 @@ def _walk(array: pa.Array, path: list[str]) -> tuple[pa.Array, list[str]]:
                 return pa.nulls(len(array)), []
             array = pc.struct_field(array, [fields.index(".".join(path[:size]))])
             path = path[size:]
-        elif _is_text(array.type):  # kinds were mixed somewhere below: it was kept as JSON
+        elif _is_text(array.type):  # types were mixed further down, so the value was kept as JSON
             return pa.array([_look_up(text, path) for text in array.to_pylist()], pa.string()), []
         elif pa.types.is_null(array.type):
             return array, []

@@ -1,10 +1,9 @@
-"""Lines of CSV with a quotation mark that opens a field and does not close it in the line.
+"""Read odd lines of CSV: a quotation mark opens a field and does not close it in the same line.
 
-Not the plain lines, which Arrow parses (csv_lines.py). An odd line may begin a row that goes on
-over the next lines, or its quotation mark is a stray one. The reading that explains the lines best
-is taken, by a cost: a line that is no row costs more than a stray quotation mark, and a row that
-swallows what looks like a row of its own costs nearly as much. The decision rests on the lines
-alone, never on where a block ends.
+Such a line may begin a row of several lines, or its quotation mark may be stray. We choose the
+reading with the least cost. A line that is no row costs more than a stray quotation mark. A row
+that swallows a line that looks like a row costs nearly as much. The choice depends on the lines
+alone, never on the end of a block. Arrow parses the plain lines (csv_lines.py).
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ import numpy as np
 from recdiv_core.formats.csv_rows import NUMBER, Shape, UnfinishedError, read_across, split_line
 
 MAX_ROW_LINES: Final = 1000
-"""Physical lines of one row, at most."""
+"""Most physical lines of one row."""
 COST_BROKEN: Final = 4
 COST_SWALLOWED: Final = 3
 COST_UNLIKE: Final = 2
-"""Of a row of the right width with a word where the other rows have a number or a time."""
+"""Cost of a row with the right number of fields, but a word where others have a number or time."""
 UNCLOSED: Final = "a quotation mark that is never closed"
 
 
 @dataclass
 class Block:
-    """Whole lines: where each starts, ends, and where the next starts; [lines] arrays."""
+    """A block of whole lines: [lines] arrays of starts, ends of text, and next starts."""
 
     data: bytes
     starts: np.ndarray
@@ -40,26 +39,26 @@ class Block:
     shape: Shape
 
     def line(self, number: int) -> bytes:
-        """Return the text of a line."""
+        """Return the text of one line."""
         return self.data[self.starts[number] : self.ends[number]]
 
 
 @dataclass
 class OddLines:
-    """What became of the odd lines and of those that belong to them."""
+    """Rows and counts of the odd lines, and of the lines that belong to their rows."""
 
     rows: list[tuple[int, list[bytes]]] = field(default_factory=list)
     broken: list[tuple[int, str]] = field(default_factory=list)
     taken: list[tuple[int, int]] = field(default_factory=list)
-    """First and last + 1 of the lines that are spoken for here."""
+    """(first line, last + 1) of the lines that are accounted for here."""
     num_continued: int = 0
     num_stray_quotes: int = 0
     num_lines: int = 0
-    """Lines of the block before the row that goes on in the next."""
+    """Lines of the block before a row that continues in the next block."""
 
 
 def read_odd(block: Block) -> OddLines:
-    """Read the odd lines of a block, and the lines that rows of theirs go on over."""
+    """Read the odd lines of a block, and the lines that their rows span."""
     found = OddLines(num_lines=len(block.starts))
     done = 0
     for number in np.flatnonzero(block.is_odd).tolist():
@@ -78,10 +77,10 @@ def read_odd(block: Block) -> OddLines:
 
 
 def _find_jumps(block: Block, first: int) -> tuple[dict[int, tuple[int, list[bytes]]], int]:
-    """Return the rows over several lines that can begin at or after an odd line.
+    """Return the rows of several lines that can begin at or after an odd line.
 
     Returns:
-        First line -> (last line + 1, fields); and the line that every reading comes to.
+        First line -> (last line + 1, fields); and the line that every reading reaches.
     """
     jumps: dict[int, tuple[int, list[bytes]]] = {}
     end, number = first + 1, first
@@ -100,7 +99,7 @@ def _find_jumps(block: Block, first: int) -> tuple[dict[int, tuple[int, list[byt
 
 
 def _cost_alone(block: Block, number: int) -> int:
-    """Say how badly a line explains itself as a row of its own."""
+    """Return the cost of reading a line as a row of its own."""
     text = block.line(number)
     if not text:
         return 0
@@ -124,7 +123,7 @@ def _choose(
     costs: Sequence[int],
     block: Block,
 ) -> list[tuple[int, int]]:
-    """Cut the lines [first, end) into rows at the least cost; at equal cost line by line."""
+    """Cut the lines [first, end) into rows at the least cost; ties are read line by line."""
     looks_like_row = [
         bool(block.line(first + k)) and cost < COST_UNLIKE for k, cost in enumerate(costs)
     ]
@@ -174,5 +173,5 @@ def _settle(
 
 
 def describe_width(num_fields: int, shape: Shape) -> str:
-    """Say why a line is no row."""
+    """Return the reason why a line is no row."""
     return f"{num_fields} fields instead of {shape.num_fields}"

@@ -1,9 +1,9 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""Parquet files as Arrow columns of few types.
+"""Read Parquet files into Arrow columns of few types.
 
-Not what a value means (values.py, timestamps.py). Every type that Parquet can hold arrives as text,
-a number, a time or a list or struct of those; a type that cannot is refused by the column's name.
+Every Parquet type becomes text, a number, a time, or a list or struct of these. A column of any
+other type is refused by name. Values are interpreted in values.py and timestamps.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from recdiv_core.formats.units import RawBatch, ReadUnit, choose_columns, make_t
 BATCH_ROWS: Final = 65_536
 FIRST_US: Final = -62_135_596_800_000_000
 LAST_US: Final = 253_402_300_799_999_999
-"""Years 1 to 9999: what Python can write down. Times outside are moved to these ends."""
+"""Years 1 to 9999, which Python can write. Times outside are clipped to this range."""
 PER_SECOND: Final[Mapping[str, int]] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
@@ -74,7 +74,7 @@ def _refuse(place: str, kind: pa.DataType, error: Exception) -> UnreadableFileEr
 
 
 def kind_of(kind: pa.DataType) -> str:
-    """Return in one word what a type holds: text, number, time, yes or no, nested or nothing."""
+    """Return the kind of a type in one word: text, number, time, yes or no, nested or nothing."""
     if pa.types.is_dictionary(kind):
         return kind_of(kind.value_type)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
@@ -87,19 +87,18 @@ def kind_of(kind: pa.DataType) -> str:
 
 
 def plain_column(array: pa.Array, place: str, repaired: set[int]) -> pa.Array:
-    """Return a column as a type that the rest of the code knows.
+    """Return a column in one of the types that the rest of the code knows.
 
-    Text stays text, with U+FFFD where it is no UTF-8. Times become microseconds UTC without a
-    zone, times of day text, durations whole numbers of their unit, UUIDs and fixed binary text,
-    maps JSON.
+    Text stays text; invalid UTF-8 becomes U+FFFD. Times become microseconds UTC without a zone.
+    Times of day, UUIDs and fixed binary become text, durations whole numbers, and maps JSON.
 
     Args:
-        array: [N] of any type.
+        array: [N] values of any type.
         place: file and column, for messages.
-        repaired: places of repaired text are added.
+        repaired: receives the indices of repaired text.
 
     Raises:
-        UnreadableFileError: bytes that are no text, or a type that cannot be read.
+        UnreadableFileError: the bytes are no text, or the type is not supported.
     """
     try:
         return _plain(array, repaired)

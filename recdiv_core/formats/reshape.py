@@ -1,9 +1,9 @@
-"""How the rows of a published file become events or items, where naming its columns is not enough.
+"""Functions that turn the rows of a published file into events or items.
 
-Not the functions themselves (layout_rows.py) nor which file they are for (layouts.py). A Reshape
-travels with a file to whatever process reads it, so it holds names of functions and of files, not
-tables. It works on tables as read: the file's own columns, and the place of each row, which it
-carries along.
+They are needed where a mapping of columns is not enough. The functions are in
+adapters/layout_rows.py, and adapters/layouts.py says which file needs which. A Reshape travels with
+a file to the process that reads it. It gets tables with the file's own columns and the position of
+each row, and keeps the positions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 Side = Mapping[str, tuple[str, ...]]
-"""Paths of the files beside the one that is read, by the name of what they hold."""
+"""Name of a side table -> paths of its files."""
 Rows = Callable[[pa.Table, Side], pa.Table]
 
 
@@ -23,9 +23,9 @@ class Reshape:
     """Functions on Arrow tables, defined at the top level of a module.
 
     Attributes:
-        rows: applied to each batch as it is read.
-        whole: applied once to all that `rows` made of the file; None = nothing more to do.
-        side: the files beside it.
+        rows: function that is applied to each batch.
+        whole: function that is applied once to all batches together; None = not needed.
+        side: files that the functions read besides.
     """
 
     rows: Rows
@@ -33,16 +33,16 @@ class Reshape:
     side: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def apply(self, table: pa.Table) -> pa.Table:
-        """Return what becomes of one batch."""
+        """Apply `rows` to one batch."""
         return self.rows(table, dict(self.side))
 
     def finish(self, tables: Sequence[pa.Table]) -> pa.Table:
-        """Return what becomes of all batches together."""
+        """Apply `whole` to all batches together."""
         table = pa.concat_tables(tables, promote_options="permissive")
         return table if self.whole is None else self.whole(table, dict(self.side))
 
     def columns(self, header: Sequence[str], place: str) -> list[str]:
-        """Return the names of the columns that it makes of a file with this header."""
+        """Return the column names that result from a file with this header."""
         fields = [*((name, pa.string()) for name in header), (place, pa.int64())]
         made = self.finish([self.apply(pa.schema(fields).empty_table())])
         return [name for name in made.column_names if name != place]

@@ -1,9 +1,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""What a file is, from its first bytes: format, separator, header, encoding, and a sample of rows.
+"""Detect format, separator, header and encoding of a file from its first bytes.
 
-Not what its columns mean (guess.py). Only the start of a file is read, so that a large one costs
-no more than a small one. A file that holds no rows says why instead.
+It also returns a sample of rows, or the reason why the file cannot be read. Only the start of a
+file is read, so large files cost no more than small ones. adapters/guess.py guesses the meaning of
+columns.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ A_VALUE: Final = re.compile(
     r"[+-]?[0-9][0-9.,:eE+/ -]*([TZ][0-9:.Z+-]*)?( ?UTC| ?[AaPp][Mm])?"
     r"|[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}|[0-9a-fA-F]{24,}|https?://.*|true|false|\\N|NA|NULL",
 )
-"""What stands in rows and not in names of columns."""
+"""Pattern of values that occur in rows but not as column names."""
 NAMES: Final[dict[Format, str]] = {
     "csv": "separated text",
     "jsonl": "JSON Lines",
@@ -45,13 +46,13 @@ NAMES: Final[dict[Format, str]] = {
 
 @dataclass(frozen=True)
 class Sniffed:
-    """A file that was looked at.
+    """Result of sniffing a file.
 
     Attributes:
-        file: ready to be read: format, separator, header and encoding are set.
-        table: its first rows, every column as read.
-        has_header: the first line names the columns; True where there are no lines.
-        problem: why it cannot be read; empty = it can.
+        file: the file with format, separator, header and encoding set.
+        table: first rows, with every column as read.
+        has_header: whether the first line names the columns; True for formats without lines.
+        problem: reason why the file cannot be read; empty = readable.
     """
 
     file: SourceFile
@@ -61,16 +62,16 @@ class Sniffed:
 
     @property
     def name(self) -> str:
-        """The file's name without its place."""
+        """Name of the file without its directory."""
         return name_of(self.file.path)
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns; made up where the file has none."""
+        """Column names; invented if the file has none."""
         return [name for name in self.table.column_names if name != ROW]
 
     def describe(self) -> str:
-        """Say in a few words what the file is."""
+        """Describe the file in a few words."""
         if self.problem:
             return self.problem
         words = [NAMES[self.file.format]]
@@ -87,7 +88,7 @@ def printable(text: str) -> str:
 
 
 def sniff(path: str) -> Sniffed:
-    """Look at the start of a file."""
+    """Detect the format of a file from its start."""
     nothing = Sniffed(SourceFile(path, "csv", 0, ""), pa.table({}))
     try:
         return _sniff(path)
@@ -114,7 +115,7 @@ def _sniff(path: str) -> Sniffed:
 
 
 def _sample(table: pa.Table) -> pa.Table:
-    """Return the first rows of a batch, and others from all over it."""
+    """Return the first rows of a batch, and rows spread over the rest."""
     if table.num_rows <= SAMPLE_ROWS:
         return table
     half = SAMPLE_ROWS // 2
@@ -138,7 +139,7 @@ def read_head(path: str) -> bytes:
     """Return the first HEAD_BYTES of a file, decompressed, or a little more.
 
     Raises:
-        UserError: the file is empty, or holds no text.
+        UserError: the file is empty, or is no text file.
     """
     parts: list[bytes] = []
     for chunk in read_chunks(path):
@@ -186,7 +187,7 @@ def _read_shape(head: bytes, path: str) -> tuple[TextFormat, bool]:
 
 
 def encoding_of(head: bytes) -> str:
-    """Return the encoding that the start of a text file is in."""
+    """Return the encoding of the start of a text file."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     whole = head if len(head) < HEAD_BYTES else head[: head.rfind(b"\n") + 1] or head[:-4]
@@ -198,7 +199,7 @@ def encoding_of(head: bytes) -> str:
 
 
 def _separator_of(lines: Sequence[str], usual: str) -> str:
-    """Return the separator that cuts most lines into the same number of fields, at least two."""
+    """Return the separator that cuts most lines into an equal number of fields, two or more."""
     best, best_score = usual, 0.0
     for separator in (usual, "::", *GUESSES):
         counts = Counter(len(_split(line, separator)) for line in lines)
@@ -217,7 +218,7 @@ def _split(line: str, separator: str) -> list[str]:
 
 
 def _is_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Tell whether the first line names the columns: no two alike, none like a value."""
+    """Return whether the first line names the columns: all different, none like a value."""
     names = [name.strip() for name in rows[0]]
     is_free_of_values = not any(A_VALUE.fullmatch(name) for name in names)
     is_repeated = any(list(row) == list(rows[0]) for row in rows[1:])

@@ -1,8 +1,8 @@
-"""Text files as UTF-8 blocks of whole physical lines.
+"""Read text files as UTF-8 blocks of whole physical lines.
 
-Not what a line holds (csv_lines.py, json_rows.py). The encoding is found from the first bytes: a
-byte order mark decides, then the user's setting. A few lines that do not decode are named one by
-one; a file that is clearly in another encoding is refused with the setting that reads it.
+The lines are parsed elsewhere (csv_lines.py, json_files.py). A byte order mark decides the
+encoding; without one the user's setting does. A few undecodable lines are reported one by one. A
+file in another encoding is refused, with the setting that reads it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recdiv_core.formats.compressed import read_chunks
 from recdiv_core.formats.files import TextFormat
 
 HEAD_BYTES: Final = 1 << 20
-"""Bytes at the start of a file from which its encoding and its line ends are told."""
+"""Bytes at the start of a file that tell its encoding and line ends."""
 MAX_LINE_BYTES: Final = 256 << 20
 MAX_UNDECODABLE: Final = 0.01
 """Share of a file's first lines that may be undecodable before the whole file is refused."""
@@ -33,29 +33,29 @@ MARKS: Final[tuple[tuple[bytes, str], ...]] = (
 
 
 class UnreadableFileError(UserError):
-    """A file of the user's that breaks off, or is not what its extension says."""
+    """An input file ends early, or is not of the format that its extension says."""
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A text file that is being read: its first lines, and all of it in chunks of UTF-8."""
+    """An open text file: its first lines, and its whole content in chunks of UTF-8."""
 
     head: bytes
-    """Whole lines at its start, at most about HEAD_BYTES; without a byte order mark."""
+    """First whole lines, about HEAD_BYTES at most, without a byte order mark."""
     is_whole: bool
     """The head is the whole file."""
     chunks: Iterator[bytes]
-    """All of it, the head too; line ends are \\n or \\r\\n."""
+    """The whole content, including the head; line ends are \\n or \\r\\n."""
     marks_undecodable: bool
-    """U+FFFD stands where the file's own encoding did not decode."""
+    """Whether U+FFFD replaced bytes that the encoding of the file could not decode."""
 
 
 def open_text(path: str, text: TextFormat) -> TextFile:
-    """Open a text file and find out its encoding.
+    """Open a text file and detect its encoding.
 
     Raises:
-        UserError: an unknown encoding, a file in another one than said, or one that breaks off
-            within its first bytes.
+        UserError: an unknown encoding, a file in another encoding, or a file that ends within its
+            first bytes.
     """
     chunks = read_chunks(path)
     first = _take(chunks, HEAD_BYTES, path)
@@ -137,7 +137,7 @@ def _decode(chunks: Iterator[bytes], encoding: str, text: TextFormat, path: str)
 
 
 def _end_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Turn the line ends of old Macs, and all others, into line feeds."""
+    """Turn all line ends, also those of old Macs, into line feeds."""
     held = b""
     for chunk in chunks:
         given = held + chunk
@@ -147,7 +147,7 @@ def _end_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _check_utf8(head: bytes, text: TextFormat, path: str) -> None:
-    """Refuse a file whose first lines say that it is in another encoding."""
+    """Refuse a file whose first lines show another encoding."""
     bad = find_undecodable(head)
     num_lines = head.count(b"\n") + (not head.endswith(b"\n"))
     if not bad or (0 not in bad and len(bad) <= MAX_UNDECODABLE * num_lines):
@@ -167,7 +167,7 @@ def _not_utf8(data: bytes) -> bytes:
 
 
 def find_undecodable(data: bytes) -> dict[int, str]:
-    """Return the lines that are not UTF-8: number from 0 -> the reason."""
+    """Return the lines that are not UTF-8: line number from 0 -> reason."""
     if data.isascii():
         return {}
     try:
@@ -184,7 +184,7 @@ def find_undecodable(data: bytes) -> dict[int, str]:
 
 
 def cut_lines(file: TextFile, path: str, block_bytes: int) -> Iterator[tuple[bytes, int]]:
-    """Yield the file's text in blocks of whole lines, of about block_bytes, and their number.
+    """Yield (block of whole lines, number of lines); a block has about block_bytes.
 
     Raises:
         UnreadableFileError: a line is longer than MAX_LINE_BYTES.
@@ -226,7 +226,7 @@ def _slice(chunks: Iterable[bytes], num_bytes: int) -> Iterator[bytes]:
 
 
 def check_lines(data: bytes, marks_undecodable: bool) -> tuple[bytes, dict[int, str]]:
-    """Return a block with U+FFFD for what is no text, and the lines that it stands in."""
+    """Replace undecodable bytes by U+FFFD; return the block and the lines that changed."""
     if marks_undecodable:
         mark = "\ufffd".encode()
         if mark not in data:
@@ -243,13 +243,13 @@ def check_lines(data: bytes, marks_undecodable: bool) -> tuple[bytes, dict[int, 
 
 
 def count_lines(data: bytes) -> int:
-    """Return the number of physical lines; the last one may lack its line end."""
+    """Return the number of physical lines; the last line may have no line end."""
     breaks = int(np.count_nonzero(np.frombuffer(data, dtype=np.uint8) == 10))
     return breaks + (bool(data) and not data.endswith(b"\n"))
 
 
 def line_places(data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return where lines start, where their text ends, and where the next line starts."""
+    """Return the start of each line, the end of its text, and the start of the next line."""
     raw = np.frombuffer(data, dtype=np.uint8)
     breaks = np.flatnonzero(raw == 10)
     nexts = breaks + 1

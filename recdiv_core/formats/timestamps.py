@@ -1,10 +1,9 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""Times of a log as whole numbers: how they are written, and what they say.
+"""Read the times of a log as whole numbers.
 
-Not the judgement of a row (events.py). The one idea: how a column writes its times is decided once
-for a whole log, from a sample. A value written in another way gets a fault; it is never guessed at.
-N is the number of rows.
+The format of a time column is detected once for the whole log, from a sample. A value in another
+format is reported as a fault and never guessed. N is the number of rows.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ TimeUnit = Literal["iso", "s", "ms", "us", "ns", "digits", "pattern", "order"]
 
 MICROSECONDS: Final[Mapping[str, float]] = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0.001}
 SMALLEST: Final = 1e8
-"""Smaller numbers (seconds before 1973) are order numbers."""
+"""Least epoch number; smaller numbers (seconds before 1973) are order numbers."""
 LARGEST: Final[Mapping[str, float]] = {"s": 1e11, "ms": 1e14, "us": 1e17, "ns": 1e20}
-"""Each unit's numbers end where those of the next begin: the year 5138 is 1e11 seconds."""
+"""Limits between units: 1e11 seconds is the year 5138, so larger numbers are milliseconds."""
 NAMES: Final[Mapping[str, str]] = {
     "iso": "ISO 8601",
     "s": "seconds since 1970",
@@ -39,45 +38,46 @@ NAMES: Final[Mapping[str, str]] = {
     "order": "order numbers",
 }
 FAULTS: Final = ("", "timestamp does not parse", "timestamp in another unit than the column's")
-"""What can be wrong with a value; the place is the code that `parse_times` returns."""
+"""Faults of a value; the index is the code that `parse_times` returns."""
 
 DIGITS: Final = re.compile(
     r"(19|20|21)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])[0-5]\d([0-5]\d)?)?"
 )
 SHORT_DATE: Final = re.compile(r"\s*\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}\b")
-"""A date that begins with its day or its month."""
+"""Pattern of a date that begins with its day or its month."""
 CLOCKS: Final = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 EARLIEST_US: Final = -62_135_596_800_000_000
-"""The year 1; no time is earlier, so that typed columns cannot overflow."""
+"""The year 1, the earliest time, so that typed columns cannot overflow."""
 END_US: Final = 253_402_300_800_000_000
 """The year 10000."""
 
 
 @dataclass(frozen=True)
 class TimeFormat:
-    """How a column writes its times."""
+    """Format of a column of times."""
 
     unit: TimeUnit
     pattern: str = ""
-    """As in strptime, for the unit `pattern`."""
+    """strptime format, for the unit `pattern`."""
 
     def __str__(self) -> str:
         return self.pattern or NAMES[self.unit]
 
 
 def detect_times(column: pa.Array, name: str, pattern: str = "") -> TimeFormat:
-    """Decide how a log writes its times, from a sample of them.
+    """Detect the format of the times of a log from a sample.
 
-    Numbers below SMALLEST are order numbers, as is a column named `order`, unless most of them are
-    dates in digits; larger ones are seconds, milli-, micro- or nanoseconds by their median.
+    Numbers below SMALLEST are order numbers, and so is a column named `order`, unless most values
+    are dates in digits. The median of larger numbers decides between seconds, milli-, micro- and
+    nanoseconds.
 
     Args:
-        column: the sample; of any type.
-        name: the column's name in the files.
-        pattern: `data.timestamp_format`; empty = found out.
+        column: sample of any type.
+        name: column name in the files.
+        pattern: `data.timestamp_format`; empty = detect.
 
     Raises:
-        UserError: no value is a time, or dates may be day first or month first.
+        UserError: no value is a time, or the order of day and month is ambiguous.
     """
     if pa.types.is_time(column.type) or pa.types.is_duration(column.type):
         raise _refusal(name, column, f"values of type {column.type} have no date")
@@ -128,7 +128,7 @@ def _detect_text(texts: pa.Array, name: str) -> TimeFormat:
 
 
 def _fitting_patterns(values: Sequence[str]) -> list[str]:
-    """Return the patterns of day and month that read all of the first values."""
+    """Return the day and month patterns that read all first values."""
     sample = pa.array(values[:1000])
     mark = next(c for c in values[0].strip() if c in "/.-")
     year = "%Y" if re.match(r"\s*\d+\D\d+\D\d{4}", values[0]) else "%y"
@@ -159,11 +159,11 @@ def parse_times(column: pa.Array | pa.ChunkedArray, form: TimeFormat) -> tuple[A
 
     Args:
         column: [N] of any type.
-        form: how its times are written. A time without a zone is taken as UTC.
+        form: format of the times. A time without a zone is UTC.
 
     Returns:
-        times [N] int64, microseconds since 1970 UTC, or order numbers; 0 where there is a fault.
-        faults [N] int8, places in FAULTS; 0 = none. A null is a fault too.
+        times [N] int64, microseconds since 1970 UTC, or order numbers; 0 for a fault.
+        faults [N] int8, index in FAULTS; 0 = none. A null is a fault too.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_temporal(array.type):
@@ -239,7 +239,7 @@ def _parse_numbers(text: pa.Array, unit: TimeUnit) -> tuple[Any, Any]:
 
 
 def read_times(column: pa.Array) -> tuple[Any, Any] | None:
-    """Detect and read a column that may hold times; None = it holds none, or order numbers."""
+    """Detect and read a column that may hold times; None = no times, or order numbers."""
     try:
         form = detect_times(column, "")
     except UserError:

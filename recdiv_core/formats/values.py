@@ -1,8 +1,8 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""Values of the user's columns, of whatever type, as text or as numbers.
+"""Convert input columns of any type to text or numbers.
 
-Not times (timestamps.py), not the judgement of a row (events.py, catalogue.py).
+Times are read in timestamps.py; rows are validated in data/events.py and data/items.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 def as_text(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """Return a column of any type as strings; empty text becomes null.
 
-    Whole floats lose their point (7.0 -> "7": ids that pandas widened); lists are joined by `|`.
+    Whole floats lose their point (7.0 -> "7", because pandas widens ids); lists are joined by `|`.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):  # no chunk at all
@@ -37,7 +37,7 @@ def as_text(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def _float_texts(array: pa.Array) -> pa.Array:
-    """Write each number as short as it can be; a whole one in all its digits."""
+    """Write each number in its shortest form; whole numbers keep all digits."""
     array = pc.if_else(pc.is_finite(array), array, None)
     is_whole = pc.and_(pc.equal(pc.floor(array), array), pc.less(pc.abs(array), 2.0**63))
     whole = pc.if_else(is_whole, array, 0.0).cast(pa.int64(), safe=False)
@@ -67,12 +67,12 @@ def as_mask(flags: pa.Array) -> Any:
 
 
 def as_numbers(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Return a column of any type as float64; what is no number becomes null."""
+    """Return a column of any type as float64; other values become null."""
     return pa.array(as_floats(as_text(column)), from_pandas=True)
 
 
 def drop_null_words(texts: pa.Array, words: Sequence[str]) -> pa.Array:
-    """Make null what stands for a missing value: blanks, and `words` in any case.
+    """Replace words for a missing value by null: blank text, and `words` in any case.
 
     >>> drop_null_words(pa.array(["a", " NULL", "", None]), ["null"]).to_pylist()
     ['a', None, None, None]
@@ -85,10 +85,10 @@ def drop_null_words(texts: pa.Array, words: Sequence[str]) -> pa.Array:
 def clean_ids(
     column: pa.ChunkedArray | pa.Array, words: Sequence[str]
 ) -> tuple[pa.Array, collections.Counter[str]]:
-    """Return ids in one spelling, so that a log and a catalogue agree on them.
+    """Return ids in one spelling, so that a log and a catalogue agree.
 
-    `1`, `"1"`, `1.0` and `" 1"` are one id: blanks around it go, and the point of a whole number,
-    which tools write where a column also holds missing values.
+    `1`, `"1"`, `1.0` and `" 1"` are one id. Blanks around an id are removed, and so is the `.0` of
+    a whole number, which tools write when a column has missing values.
 
     Args:
         column: ids of any type.
@@ -96,7 +96,7 @@ def clean_ids(
 
     Returns:
         ids: [N] string; null = missing.
-        coerced: how many values changed, by the change.
+        coerced: change -> number of changed values.
 
     >>> ids, coerced = clean_ids(pa.array(["1", " 1", "1.0", "NULL"]), ["null"])
     >>> ids.to_pylist()
@@ -118,9 +118,9 @@ def clean_ids(
 
 
 def normalise_query(text: str) -> str:
-    """Return a search text in the one spelling that queries are compared in.
+    """Return a search query in the spelling in which queries are compared.
 
-    Unicode NFKC, case folded, runs of blanks as one, none around it; "" = no query.
+    Unicode NFKC, case folded, single blanks, no blanks around it; "" = no query.
 
     >>> normalise_query("  Red\u3000SHOE ")
     'red shoe'
@@ -129,7 +129,7 @@ def normalise_query(text: str) -> str:
 
 
 def normalise_queries(texts: pa.Array) -> pa.Array:
-    """Return [N] string of `normalise_query`; what is empty then is null."""
+    """Apply `normalise_query` to [N] strings; an empty result becomes null."""
     coded = texts.dictionary_encode()
     spelt = [normalise_query(text) or None for text in coded.dictionary.to_pylist()]
     return pa.array(spelt, pa.string()).take(coded.indices)

@@ -1,7 +1,7 @@
-"""Sheets of Excel workbooks (.xlsx), as Arrow columns.
+"""Read the sheets of Excel workbooks (.xlsx) into Arrow columns.
 
-All sheets whose first row is the same are read one after the other (Online Retail II has a sheet a
-year); another sheet is named in the log. Reading needs the package openpyxl (`pip install
+Sheets with the same first row are read one after another (Online Retail II has one sheet a year).
+Other sheets are skipped with a log line. Reading needs the package openpyxl (`pip install
 'recdiv[xlsx]'`).
 """
 
@@ -30,7 +30,7 @@ def read_sheets(path: str) -> Iterator[tuple[str, Iterator[tuple[Any, ...]]]]:
     """Yield the name and the rows of each sheet of a workbook.
 
     Raises:
-        UserError: openpyxl is not there, or the file is no workbook.
+        UserError: openpyxl is not installed, or the file is no workbook.
     """
     try:
         import openpyxl
@@ -51,7 +51,7 @@ def read_sheets(path: str) -> Iterator[tuple[str, Iterator[tuple[Any, ...]]]]:
 
 
 def read_xlsx_header(path: str) -> list[str]:
-    """Return the first row of the first sheet that has one."""
+    """Return the first row of the first sheet that has rows."""
     for _, rows in read_sheets(path):
         names = _names(next(rows, ()))
         if names:
@@ -69,7 +69,7 @@ def _names(row: tuple[Any, ...]) -> list[str]:
 def read_xlsx(
     unit: ReadUnit, columns: Mapping[str, str] | None, block_bytes: int
 ) -> Iterator[RawBatch]:
-    """Read a workbook's sheets; rows are counted on from sheet to sheet."""
+    """Read the sheets of a workbook; row numbers continue from sheet to sheet."""
     del block_bytes
     header: list[str] = []
     first = 1
@@ -118,7 +118,7 @@ def _batch(
 
 
 def _of_one_kind(cells: list[Any]) -> list[Any]:
-    """Write times as text unless all cells are times: text and times side by side are text."""
+    """Turn times into text unless all cells of the column are times."""
     times = (datetime.datetime, datetime.date, datetime.time, datetime.timedelta)
     others = [
         cell for cell in cells if cell is not None and not isinstance(cell, datetime.datetime)
