@@ -1,4 +1,4 @@
-"""The files that a shop or a published data set has -> the clicks and items that we read.
+"""From the files of a shop, or of a published data set, to the clicks and items that we read.
 
-Column names are guessed or known by layout; no row is judged here. Below: formats. Above: data.
+Columns are guessed, or known by a layout. Rows are validated later. Below: formats. Above: data.
 """

@@ -1,9 +1,9 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""What the columns of a file may be: user, item, time, kind of event, title and so on.
+"""Guess the role of each column: user, item, time, kind of event, title and so on.
 
-Not what a file is (sniff.py) nor which file is the log (look.py). Evidence is a column's name and
-its values in a sample; each guess says its evidence, and what cannot be told is asked.
+The evidence is the name of a column and its values in a sample. Each guess states its evidence, and
+ambiguous cases become questions to the user. look.py decides which file is the log.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ROLES: Final[Mapping[str, str]] = {
     "image": "image imageurl imurl picture thumbnail img",
     "available_from": "availablefrom releasedate launchdate publisheddate firstseen onlinesince",
 }
-"""Our name -> names that shops give such a column, without case and punctuation."""
+"""Our name -> names that shops use for such a column, without case and punctuation."""
 OF_LOG: Final = (
     *("user_id", "item_id", "timestamp", "event", "query", "session_id", "position", "rating"),
 )
@@ -60,7 +60,7 @@ KINDS: Final[Mapping[str, str]] = {
     "drop": "removefromcart removefrombasket remove return refund cancel cancelled login logout "
     "scroll hover producthover onsearch search pagehide sessionstart",
 }
-"""Ours -> the words of shops for it."""
+"""Our kind of event -> words that shops use for it."""
 TIME_SHAPES: Final = re.compile(
     r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([T ][0-9:.]+ ?(UTC|Z|[+-][0-9:]{2,6})?)?"
     r"|[0-9]{1,2}[/.-][0-9]{1,2}[/.-][0-9]{2,4}([T ].*)?|20[0-9]{6}|[0-9]{4}/[0-9]{2}/[0-9]{2}.*"
@@ -71,7 +71,7 @@ PARTED: Final = re.compile(
 )
 EPOCHS: Final = {"seconds": 1, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 YEARS: Final = (631_152_000, 2_208_988_800)
-"""1990 and 2040 in seconds: what is between them, in some unit, may be a time."""
+"""1990 and 2040 in seconds; a number between them, in some unit, may be a time."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ class Column:
     """One column of a sample.
 
     Attributes:
-        name: in the file, dotted for a field of a nested column.
+        name: name in the file, dotted for a field of a nested column.
         values: [N] string, null = missing.
-        is_time: the type is one of time.
-        is_listed: it stands in a list of events.
+        is_time: whether the type is a time.
+        is_listed: whether the column is in a list of events.
     """
 
     name: str
@@ -92,17 +92,17 @@ class Column:
 
     @property
     def num_distinct(self) -> int:
-        """Return how many values there are."""
+        """Return the number of different values."""
         return len(pc.unique(self.values.drop_null()))
 
     def first(self, number: int = 3) -> list[str]:
-        """Return the first different values."""
+        """Return the first few different values."""
         return pc.unique(self.values.drop_null()).slice(0, number).to_pylist()
 
 
 @dataclass(frozen=True)
 class Guess:
-    """What a column was taken for, and why."""
+    """Role of a column, and the evidence."""
 
     column: str
     evidence: str
@@ -140,7 +140,7 @@ def _fields(name: str, array: pa.Array, *, is_listed: bool) -> list[Column]:
 
 
 def guess_roles(columns: Sequence[Column], roles: Sequence[str]) -> dict[str, Guess]:
-    """Take each role's best column; a column has one role, the surest first."""
+    """Assign each role its best column; surest roles first, one role a column."""
     is_log = "timestamp" in roles
     scored = [
         (score, -place, role, column, evidence)
@@ -161,9 +161,9 @@ def guess_roles(columns: Sequence[Column], roles: Sequence[str]) -> dict[str, Gu
 
 
 def _take_order(columns: Sequence[Column], found: dict[str, Guess]) -> None:
-    """Take whole numbers in a column called `order` for the order of events, not for an order id.
+    """Read whole numbers in a column `order` as the order of events, not as an order id.
 
-    `prepare` reads a column of that name so (timestamps.py).
+    `prepare` reads a column of that name in the same way (timestamps.py).
     """
     order = next((column for column in columns if column.name.casefold() == "order"), None)
     if order is None or not all(value.isdecimal() for value in order.first(1000)):
@@ -177,11 +177,11 @@ BY_PLACE: Final = "by its place; nothing names it"
 
 
 def guess_unnamed(columns: Sequence[Column], items: Sequence[pa.Array]) -> dict[str, Guess]:
-    """Take the columns of a log without names by their values and their order alone.
+    """Guess the roles of unnamed columns of a log from their values and their order.
 
     Args:
-        columns: of the log.
-        items: values of the columns of other files that may hold item ids.
+        columns: columns of the log.
+        items: values of columns of other files that may hold item ids.
     """
     times = [(time_share(column)[0], column) for column in columns]
     found: dict[str, Guess] = {}
@@ -214,7 +214,7 @@ def guess_unnamed(columns: Sequence[Column], items: Sequence[pa.Array]) -> dict[
 
 
 def guess_unnamed_items(columns: Sequence[Column]) -> dict[str, Guess]:
-    """Take the columns of a catalogue without names: an id that does not repeat, the first text."""
+    """Guess the roles of unnamed columns of a catalogue: a unique id, and the first text."""
     ids = [c for c in columns if len(c.values) and c.num_distinct == len(c.values)]
     texts = [c for c in columns if c not in ids[:1] and _share_like(c.values, r"[A-Za-z]") > 0.8]
     if not ids or not texts:
@@ -263,7 +263,7 @@ def _score(column: Column, role: str, *, is_log: bool) -> tuple[float, str]:
 
 
 def _score_name(name: str, role: str) -> float:
-    """Return how much a name says of a role: 3 = one of its usual names, 0 = nothing."""
+    """Return how well a name fits a role: 3 = one of its usual names, 0 = not at all."""
     plain = _plain(name.rpartition(".")[2])
     words = [_plain(word) for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+", name)]
     usual = ROLES[role].split()
@@ -286,7 +286,7 @@ def _plain(name: str) -> str:
 
 
 def time_share(column: Column) -> tuple[float, str]:
-    """Return the share of the values that may be times, and how they are written."""
+    """Return the share of values that may be times, and their format."""
     values = column.values.drop_null()
     if column.is_time:
         return 1.0, "typed"
@@ -320,7 +320,7 @@ def _share_of_kinds(values: pa.Array) -> float:
 
 
 def kind_of(word: str) -> str | None:
-    """Return our kind of event for a shop's word, `drop` for one that concerns no choice.
+    """Return our kind of event for a word, or `drop` if the event is no choice of an item.
 
     >>> kind_of("add_to_cart"), kind_of("pv"), kind_of("zoomed")
     ('cart', 'click', None)
@@ -329,9 +329,9 @@ def kind_of(word: str) -> str | None:
 
 
 def guess_time_format(values: Sequence[str]) -> tuple[str, str]:
-    """Return the strptime format of dates such as 31/12/2020, and the other that they may have.
+    """Return the strptime format of dates such as 31/12/2020, and an alternative format.
 
-    Both are empty where no format is needed; the second is empty where there is no doubt.
+    Both are empty if no format is needed; the second is empty if the first is certain.
 
     >>> guess_time_format(["31/12/2020 8:05", "01/02/2020 9:00"])
     ('%d/%m/%Y %H:%M', '')
@@ -359,7 +359,7 @@ def guess_time_format(values: Sequence[str]) -> tuple[str, str]:
 
 
 def guess_kinds(column: Column) -> tuple[dict[str, str], dict[str, int], list[str]]:
-    """Return the words that need a mapping, the counts of all, and the words that are unknown."""
+    """Return the words that need a mapping, the counts of all words, and the unknown words."""
     counts = Counter(text for text in column.values.to_pylist() if text is not None)
     ours = {"impression", "click", "cart", "purchase"}
     known = {word: kind for word in counts if (kind := kind_of(word)) and word not in ours}
@@ -368,9 +368,9 @@ def guess_kinds(column: Column) -> tuple[dict[str, str], dict[str, int], list[st
 
 
 def share_found(log: pa.Array, items: pa.Array) -> tuple[float, str]:
-    """Return the largest share of the log's values that the catalogue has, and after what change.
+    """Return the share of values of the log that the catalogue has, and the change it needs.
 
-    The change is empty where the values are equal as they stand.
+    The change with the largest share wins; it is empty if the values are equal without a change.
     """
     wanted: list[str] = pc.unique(log.drop_null()).to_pylist()
     there: list[str] = pc.unique(items.drop_null()).to_pylist()

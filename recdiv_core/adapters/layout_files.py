@@ -1,8 +1,8 @@
-"""The files and settings that a config stands for, its layout included: prepare's door.
+"""Find the input files of a config, and complete its settings by its layout.
 
-Not the layouts themselves (layouts.py) nor the reading (readers.py). Without `data.layout` the
-files are those of `data.clicks` and `data.items`. With one, the log, the catalogue and the files
-beside them are found by their published names, and the layout's settings fill in what is not given.
+Without `data.layout` the files are those of `data.clicks` and `data.items`. With a layout, the log,
+the catalogue and their side files are found by their published names. The settings of the layout
+fill in the settings that the user did not give. Layouts are defined in layouts.py.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Alternatives = Sequence[Sequence[Part]]
 
 @dataclass(frozen=True)
 class Given:
-    """What a config gives to read.
+    """Input files of a config.
 
     Attributes:
-        config: with the layout's settings.
+        config: config with the settings of its layout.
         clicks: files of the log.
-        items: files of the catalogue; empty = the catalogue is made from the log.
-        beside: files that are read besides.
+        items: files of the catalogue; empty = the catalogue is built from the log.
+        beside: side files.
     """
 
     config: Config
@@ -42,10 +42,10 @@ class Given:
 
 
 def find_given(config: Config) -> Given:
-    """Find the files of a config and complete its settings.
+    """Find the input files of a config and complete its settings.
 
     Raises:
-        UserError: nothing given, nothing there, an unknown layout, or a file of it is missing.
+        UserError: no input is given or found, or the layout is unknown or lacks a file.
     """
     data = config.data
     if not data.layout:
@@ -82,10 +82,10 @@ def find_given(config: Config) -> Given:
 
 
 def with_settings(config: Config, layout: Layout) -> Config:
-    """Fill in the layout's settings where the config says nothing else.
+    """Fill in the settings of the layout that the user did not give.
 
-    A setting that stands at its default counts as not given. Of a table (`data.event_names`) the
-    layout's entries are added to the user's.
+    A setting with its default value counts as not given. For a table (`data.event_names`) the
+    entries of the layout are added to those of the user.
     """
     now, usual = flatten(config), flatten(Config())
     values: dict[str, object] = {}
@@ -99,7 +99,7 @@ def with_settings(config: Config, layout: Layout) -> Config:
 
 
 def _own_columns(layout: Layout, data: DataConfig) -> dict[str, str]:
-    """Return the names of columns in a catalogue of the shop's own: the layout's do not count."""
+    """Return column names for a catalogue of the shop's own, where the layout does not apply."""
     mapped = [key.partition(".")[2] for key in layout.settings if key.startswith("columns.")]
     return {name: getattr(data.columns, name) for name in mapped} | data.item_columns
 
@@ -110,7 +110,7 @@ def _table(value: object) -> Mapping[str, object]:
 
 
 def _paths_around(given: str, paths: Sequence[str]) -> list[str]:
-    """Return what lies in the directory that was given, or beside the file that was."""
+    """Return the paths inside the given directory, or beside the given file."""
     if not _is_file(given, paths):
         return list(paths)
     head = paths[0][: paths[0].rindex("/")] or "/"
@@ -128,7 +128,7 @@ def _is_file(given: str, paths: Sequence[str]) -> bool:
 def _match(
     paths: Sequence[str], alternatives: Alternatives, key: str, config: Config, *, fallback: bool
 ) -> list[tuple[str, Part]]:
-    """Return the files of the first alternative that has any, each with its part."""
+    """Return (file, part) pairs of the first alternative that has files."""
     for parts in alternatives:
         found = [(path, part) for part in parts for path in paths if is_of(path, part)]
         if found:
@@ -154,7 +154,7 @@ def _say(pattern: str) -> str:
 
 
 def is_of(path: str, part: Part) -> bool:
-    """Tell whether a file has one of the names of a part."""
+    """Return whether the name of a file matches a part."""
     name = _plain(path)
     fits = any(fnmatch.fnmatch(name, pattern.lower()) for pattern in part.names)
     return fits and not any(fnmatch.fnmatch(name, pattern.lower()) for pattern in part.but_not)
@@ -200,7 +200,7 @@ def _attach(path: str, part: Part, around: Sequence[str], config: Config, key: s
 
 
 def _encoding(path: str, part: Part) -> str:
-    """Return the layout's encoding, unless the file is UTF-8: versions of a data set differ."""
+    """Return the encoding of the layout, or UTF-8 if the file is: versions of data sets differ."""
     if not part.encoding:
         return "utf-8"
     head = read_head(path)

@@ -1,11 +1,11 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""What a mapping of columns cannot say of a published data set: one small function each.
+"""Small functions for published data sets that a mapping of columns cannot describe.
 
-Which file a function is for stands in layouts.py. Each is pure: a table as read and the paths of
-the files beside it -> a table of our columns. Columns of text files are strings. A row keeps its
-place (ROW); a row that cannot be an event gets a kind of event of its own, which the layout's
-`event_names` leave out, so that it is counted.
+layouts.py says which file needs which function. Each function is pure: it takes a table as read and
+the paths of side files, and returns a table of our columns. Columns of text files are strings. A
+row keeps its position (ROW). A row that cannot be an event gets a special kind of event, which
+`event_names` does not list, so that it is counted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LABELS: Final = "|"
 
 
 def movielens_flags(table: pa.Table, side: Side) -> pa.Table:
-    """MovieLens 100K: one 0/1 column a genre -> labels."""
+    """MovieLens 100K: one 0/1 column per genre -> labels."""
     del side
     first = table.column_names.index("unknown")
     genres = table.column_names[first : first + 19]
@@ -57,7 +57,7 @@ def amazon_path(table: pa.Table, side: Side) -> pa.Table:
 
 
 def amazon_2023(table: pa.Table, side: Side) -> pa.Table:
-    """Amazon 2023: one path, or else the main category; the maker is called store."""
+    """Amazon 2023: one path, or the main category; the brand column is called store."""
     del side
     path = _join_lists(_column(table, "categories"))
     category = pc.if_else(_is_blank(path), _text(table, "main_category"), path)
@@ -84,14 +84,14 @@ def _amazon(table: pa.Table, category: pa.Array) -> pa.Table:
 
 
 def retailrocket_categories(table: pa.Table, side: Side) -> pa.Table:
-    """Retailrocket: of the properties of items over time, those that name a category."""
+    """Retailrocket: keep the item properties that name a category."""
     del side
     kept = table.filter(pc.equal(_text(table, "property"), "categoryid").fill_null(False))
     return kept.select(["timestamp", "itemid", "value", ROW])
 
 
 def retailrocket_items(table: pa.Table, side: Side) -> pa.Table:
-    """Retailrocket: the last category of each item with its path; items of events without any."""
+    """Retailrocket: last category path of each item; also items of events without a category."""
     times = _numbers(_text(table, "timestamp")).fill_null(0.0).to_numpy(zero_copy_only=False)
     order = np.argsort(times, kind="stable")
     last = dict(
@@ -157,7 +157,7 @@ def diginetica_events(table: pa.Table, side: Side) -> pa.Table:
 
 
 def diginetica_items(table: pa.Table, side: Side) -> pa.Table:
-    """Diginetica: names are numbers of words; the category stands in a file of its own."""
+    """Diginetica: titles are numbers of words; categories are in a side file."""
     item_ids = _text(table, "itemId")
     return _table(
         table,
@@ -169,7 +169,7 @@ def diginetica_items(table: pa.Table, side: Side) -> pa.Table:
 
 
 def rees46_events(table: pa.Table, side: Side) -> pa.Table:
-    """REES46: dots in a category stand between its levels."""
+    """REES46: dots separate the levels of a category."""
     del side
     category = pc.replace_substring(_text(table, "category_code"), ".", PATH)
     place = table.column_names.index("category_code")
@@ -177,7 +177,7 @@ def rees46_events(table: pa.Table, side: Side) -> pa.Table:
 
 
 def hm_articles(table: pa.Table, side: Side) -> pa.Table:
-    """H&M: department group and type of an article make its category."""
+    """H&M: department group and article type form the category."""
     del side
     levels = [_text(table, name) for name in ("index_group_name", "product_group_name")]
     category = _join([*levels, _text(table, "product_type_name")], PATH)
@@ -185,9 +185,9 @@ def hm_articles(table: pa.Table, side: Side) -> pa.Table:
 
 
 def instacart_events(table: pa.Table, side: Side) -> pa.Table:
-    """Instacart: the user and the number of an order stand in orders.csv; there are no times.
+    """Instacart: user and order number are in orders.csv; there are no times.
 
-    The order of events is the number of the order, then the place in the cart.
+    Events are sorted by order number, then by position in the cart.
     """
     orders = _lookup(side["orders"], ",", "order_id")
     order_ids = _text(table, "order_id")
@@ -204,7 +204,7 @@ def instacart_events(table: pa.Table, side: Side) -> pa.Table:
 
 
 def instacart_products(table: pa.Table, side: Side) -> pa.Table:
-    """Instacart: department and aisle make a product's category."""
+    """Instacart: department and aisle form the category."""
     departments = _text(table, "department_id")
     aisles = _text(table, "aisle_id")
     levels = [
@@ -215,10 +215,9 @@ def instacart_products(table: pa.Table, side: Side) -> pa.Table:
 
 
 def online_retail(table: pa.Table, side: Side) -> pa.Table:
-    """Online Retail: cancellations and rows without a customer are kinds of their own.
+    """Online Retail: cancellations and rows without a customer become special kinds of event.
 
-    The names of version II of the data set and both ways of its dates (`12/1/2010 8:26`, month
-    first, and ISO) are read.
+    Both versions of the data set are read, with dates as `12/1/2010 8:26` (month first) or ISO.
     """
     del side
     names = table.column_names
@@ -261,7 +260,7 @@ def _month_first(times: pa.Array) -> pa.Array:
 
 
 def mind_events(table: pa.Table, side: Side) -> pa.Table:
-    """MIND: a list of what was shown, each with 1 = clicked or 0 -> a row an item."""
+    """MIND: a list of shown articles, each with 1 = clicked or 0 -> one row per article."""
     del side
     shown = pc.split_pattern(_text(table, "impressions").fill_null(""), " ")
     parents = pc.list_parent_indices(shown)
@@ -280,14 +279,14 @@ def mind_events(table: pa.Table, side: Side) -> pa.Table:
 
 
 def mind_news(table: pa.Table, side: Side) -> pa.Table:
-    """MIND: category and subcategory of an article make its path."""
+    """MIND: category and subcategory form the category path."""
     del side
     path = _join([_text(table, "section"), _text(table, "subsection")], PATH)
     return table.append_column("category", path)
 
 
 def first_of_same(table: pa.Table, side: Side) -> pa.Table:
-    """MIND: the articles of the parts of the data set overlap; of equal rows the first is kept."""
+    """MIND: the parts of the data set share articles; keep the first of equal rows."""
     del side
     names = [name for name in table.column_names if name != ROW]
     columns = [_text(table, name).to_pylist() for name in names]
@@ -298,7 +297,7 @@ def first_of_same(table: pa.Table, side: Side) -> pa.Table:
 
 
 def lastfm_events(table: pa.Table, side: Side) -> pa.Table:
-    """Last.fm 1K: a track without an id is told by its artist and its name."""
+    """Last.fm 1K: a track without an id is identified by its artist and name."""
     del side
     names = pc.binary_join_element_wise(
         _text(table, "artist").fill_null(""), _text(table, "track").fill_null(""), " / "
@@ -308,9 +307,9 @@ def lastfm_events(table: pa.Table, side: Side) -> pa.Table:
 
 
 def recbole_columns(table: pa.Table, side: Side) -> pa.Table:
-    """RecBole: names end in a type (`item_id:token`); words of a `token_seq` of labels are parted.
+    """RecBole: drop the type from names (`item_id:token`), and split `token_seq` of labels.
 
-    The first column that has a usual name for something of ours is called by our name.
+    The first column with a usual name for one of our columns gets our name.
     """
     del side
     bare = [name.partition(":")[0] for name in table.column_names]
@@ -338,7 +337,7 @@ RECBOLE_NAMES: Final = {
 def ubi_events(table: pa.Table, side: Side) -> pa.Table:
     """OpenSearch UBI: nested attributes, and the query of an event from the file of queries.
 
-    Events that concern no object (a login, a search by itself) are a kind of their own.
+    Events without an object (a login, a search) become a special kind of event.
     """
     columns = {
         "user_id": "client_id",
@@ -375,7 +374,7 @@ def _queries(paths: tuple[str, ...]) -> dict[str, str]:
 
 
 def _unwrapped(table: pa.Table) -> pa.Table:
-    """Return the documents of an index export, whose fields stand below `_source`."""
+    """Return the documents of an index export; their fields are below `_source`."""
     if "_source" not in table.column_names or not pa.types.is_struct(table["_source"].type):
         return table
     names = [field.name for field in table["_source"].type]
@@ -414,7 +413,7 @@ def _is_blank(text: pa.Array) -> pa.Array:
 
 
 def _join(columns: Sequence[Any], separator: str) -> pa.Array:
-    """Join the values of each row that are there; null where none is."""
+    """Join the values of each row that are not null; null if all are."""
     joined = pc.binary_join_element_wise("", *columns, separator, null_handling="skip")
     return _or_null(pc.utf8_slice_codeunits(joined, len(separator)))
 
@@ -442,14 +441,14 @@ def _or_null(text: pa.Array) -> pa.Array:
 
 
 def _load(path: str, separator: str) -> pa.Table:
-    """Read a small CSV file beside the one that is read; every column is text."""
+    """Read a small CSV side file; every column is text."""
     unit = ReadUnit(path, "csv", 0, text=TextFormat(separator))
     tables = [batch.table for batch in read_unit(unit, None)]
     return pa.concat_tables(tables).drop_columns([ROW])
 
 
 class _Lookup:
-    """Rows of a table by key; whole numbers are looked up by binary search."""
+    """Lookup of table rows by key; binary search for whole numbers."""
 
     def __init__(self, table: pa.Table, key: str) -> None:
         self._columns = {name: _text(table, name) for name in table.column_names}
@@ -464,7 +463,7 @@ class _Lookup:
             self._rows = {name: row for row, name in enumerate(keys.to_pylist())}
 
     def find(self, keys: pa.Array, column: str) -> pa.Array:
-        """Return the column's value for each key; null = no such key."""
+        """Return the value of a column for each key; null = no such key."""
         if self._is_whole:
             is_whole = pc.match_substring_regex(keys, "^[0-9]{1,18}$").fill_null(False)
             wanted = pc.if_else(is_whole, keys, "-1").cast(pa.int64()).to_numpy()

@@ -1,8 +1,8 @@
-"""Well-known public data sets as they are published: `data.layout=NAME`.
+"""Layouts of well-known public data sets, as they are published: `data.layout=NAME`.
 
-Not the functions on their rows (layout_rows.py). A layout is data: which files are the log and
-which the catalogue, how they are written, and the settings that a user could write in a YAML file.
-The settings that the user gives win. docs/layouts.md says where each format is described.
+A layout is data: which files are the log and the catalogue, their text format, and settings that a
+user could write in a YAML file. Settings of the user win. docs/layouts.md links the description of
+each format. Functions on rows are in layout_rows.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from recdiv_core.formats.files import Format
 from recdiv_core.formats.reshape import Rows
 
 COMPRESSED: Final = ("", ".gz", ".zip", ".bz2", ".zst")
-"""A file of a layout may be compressed."""
+"""Extensions of compressed files, which every layout allows."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class Part:
     """Files of one shape within a published data set.
 
     Attributes:
-        names: patterns of their names, in any case, without COMPRESSED.
-        but_not: patterns of names that are left out.
-        format: what they hold; None = by their extension.
-        separator, header, encoding: as `data.separator` and so on; empty = nothing to say.
-        constants: columns that are the same in all rows.
-        rows: function on each batch; None = the columns are taken as they are.
-        whole: function on all rows of the part together, whatever files they are from.
-        beside: name -> patterns of the files that `rows` and `whole` read besides.
-        optional: those of `beside` that may be missing.
+        names: patterns of file names, in any case, without COMPRESSED.
+        but_not: patterns of file names that are excluded.
+        format: format of the files; None = told by the extension.
+        separator, header, encoding: like `data.separator` and so on; empty = not fixed.
+        constants: columns with one value in all rows.
+        rows: function on each batch; None = no change.
+        whole: function on all rows of the part together, from all its files.
+        beside: name -> patterns of side files that `rows` and `whole` read.
+        optional: names in `beside` that may be missing.
     """
 
     names: tuple[str, ...]
@@ -55,11 +55,11 @@ class Layout:
     """One published data set.
 
     Attributes:
-        log: alternatives; the first whose files are there is read, all its parts together.
-        items: the same of the catalogue; empty = the catalogue is made from the log.
-        needs_items: False = it is made from the log too where none of `items` is there.
+        log: alternatives of parts; the first alternative with files is read, all parts together.
+        items: alternatives for the catalogue; empty = the catalogue is built from the log.
+        needs_items: False = without files of `items` the catalogue is built from the log.
         settings: keys below `data.`, as in a YAML file.
-        marks: column names by which `recdiv init` knows the log when its files are renamed.
+        marks: column names by which `recdiv init` recognises a log with renamed files.
     """
 
     log: tuple[tuple[Part, ...], ...]
@@ -423,7 +423,7 @@ def find_layout(name: str) -> Layout:
     """Return a layout by its name.
 
     Raises:
-        UserError: there is none of that name; the nearest are named.
+        UserError: no layout has this name; the message names similar ones.
     """
     plain = name.strip().lower()
     plain = ALIASES.get(plain, plain)

@@ -1,7 +1,7 @@
-"""Which of some files is the click log, which the catalogue, and what settings read them.
+"""Decide which files are the click log and the catalogue, and find the settings that read them.
 
-Not the settings of one file (mapping.py) nor the config that is written (shop_config.py). The files
-are known by samples (sniff.py), and a published data set by its names and columns (recognise.py).
+Files are judged by samples (sniff.py); a published data set is recognised by file names and columns
+(recognise.py). mapping.py derives the settings, and shop_config.py writes them to a file.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from recdiv_core.formats.values import as_text
 from recdiv_core.storage.places import is_uri
 
 SNIFFED_ALIKE: Final = 3
-"""Files of one shape of name (`part-0001.csv`) that are looked at; the others count as alike."""
+"""Most files that are sampled of names like `part-0001.csv`; the others are assumed alike."""
 MAX_SNIFFED: Final = 100
 NO_DATA: Final = (
     *(".jpg", ".jpeg", ".png", ".gif", ".webp", ".svg", ".pdf", ".html", ".md", ".py", ".ipynb"),
     *(".yaml", ".yml", ".toml", ".sh", ".log", ".npy", ".npz", ".pt", ".pkl", ".crc", ".sha256"),
 )
-"""Extensions of files that are not looked at when a directory is given."""
+"""Extensions of files that are skipped in a directory."""
 
 
 def look_at(given: Sequence[str]) -> Findings:
-    """Look at files, directories, globs or URIs.
+    """Inspect files, directories, globs or URIs.
 
     Raises:
-        UserError: nothing there, or nothing that can be a click log.
+        UserError: no file is found, or no file can be a click log.
     """
     paths = sorted({path for one in given for path in find_paths(one, "FILE")})
     likely = [path for path in paths if not path.lower().endswith(NO_DATA)]
@@ -94,7 +94,7 @@ def _describe_layout(
     paths: Sequence[str],
     findings: Findings,
 ) -> None:
-    """Note a published layout; a catalogue of the shop's own is added where it has none."""
+    """Record a published layout; add the shop's own catalogue if the layout has none."""
     findings.settings |= settings
     findings.notes["data.layout"] = "the files have its names and columns"
     opened = find_given(override(Config(), settings))
@@ -116,7 +116,7 @@ def _describe_layout(
 
 
 def _check_extension(file: Sniffed) -> None:
-    """Refuse a file that `prepare` would not open: formats are known by the extension."""
+    """Refuse a file that `prepare` would not open because of its extension."""
     try:
         list_files(file.file.path, "FILE")
     except UserError as error:
@@ -154,7 +154,7 @@ def _sniff_all(paths: Sequence[str]) -> tuple[list[Sniffed], dict[str, tuple[str
 def _merge_alike(
     sniffed: list[Sniffed], alike: dict[str, tuple[str, ...]]
 ) -> tuple[list[Sniffed], dict[str, tuple[str, ...]]]:
-    """Put files of other names but of the same named columns together."""
+    """Merge groups of files with equal named columns and different file names."""
     kept: dict[object, Sniffed] = {}
     for file in sniffed:
         named = file.has_header and not file.problem and file.columns
@@ -167,7 +167,7 @@ def _merge_alike(
 
 
 def _together(files: Sequence[Sniffed]) -> Sniffed:
-    """Return the first file with the samples of all."""
+    """Return the first file, with the samples of all files."""
     try:
         tables = [file.table for file in files]
         return replace(files[0], table=pa.concat_tables(tables, promote_options="permissive"))
@@ -182,7 +182,7 @@ def _group(file: Sniffed, files: tuple[str, ...]) -> Group:
 
 
 def _name_unnamed(groups: Sequence[Group]) -> list[Group]:
-    """Take the columns of files without a header by their values."""
+    """Guess the columns of files without a header from their values."""
     named: list[Group] = []
     for group in groups:
         if group.sample.has_header:

@@ -1,7 +1,7 @@
-"""The settings that read the files of a shop, with their reasons and the questions that are left.
+"""Derive the settings that read the files of a shop, with reasons and open questions.
 
-Not which files are the log and the catalogue (look.py) nor what one column may be (guess.py). What
-cannot be told becomes a question with its possible answers.
+look.py decides which files are the log and the catalogue; guess.py guesses the role of a column. An
+ambiguous setting becomes a question with its possible answers.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from recdiv_core.formats.values import as_text
 from recdiv_core.storage.places import name_of
 
 MAX_IDS: Final = 1_000_000
-"""Ids of a catalogue that are compared with those of the log."""
+"""Most ids of a catalogue that are compared with the ids of the log."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """Something that the files do not tell.
+    """A question that the files do not answer.
 
     Attributes:
         text: one sentence.
-        answers: settings that would answer it, each a (key, value).
+        answers: settings that answer it, as (key, value) pairs.
     """
 
     text: str
@@ -41,13 +41,13 @@ class Question:
 
 @dataclass
 class Findings:
-    """What is known of the files, as it is found out.
+    """Settings and questions that were found so far.
 
     Attributes:
         settings: dotted key -> value.
-        notes: dotted key -> why.
-        questions: what has to be answered.
-        table: lines for people: (file or column, what it is, evidence).
+        notes: dotted key -> reason.
+        questions: open questions.
+        table: lines for people: (file or column, role, evidence).
     """
 
     settings: dict[str, object] = field(default_factory=dict[str, object])
@@ -56,7 +56,7 @@ class Findings:
     table: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
 
     def set(self, key: str, value: object, note: str = "") -> None:
-        """Note a setting and why."""
+        """Record a setting and its reason."""
         self.settings[key] = value
         if note:
             self.notes[key] = note
@@ -64,12 +64,12 @@ class Findings:
 
 @dataclass(frozen=True)
 class Group:
-    """Files of the same shape.
+    """Files with the same columns.
 
     Attributes:
-        files: at least one; the first was looked at.
-        columns: of the first.
-        roles: of a log and of a catalogue.
+        files: one or more files; the first was sampled.
+        columns: columns of the first file.
+        roles: guessed roles of the columns, as a log and as a catalogue.
     """
 
     files: tuple[str, ...]
@@ -80,7 +80,7 @@ class Group:
 
     @property
     def log_score(self) -> float:
-        """How much the group looks like a log of events; below 0 = it is none."""
+        """Score of the group as a log of events; below 0 = it is no log."""
         if not {"user_id", "session_id"} & set(self.log) or "item_id" not in self.log:
             return -1.0
         wanted = ("timestamp", "user_id", "item_id", "event", "session_id", "rating")
@@ -89,7 +89,7 @@ class Group:
 
     @property
     def items_score(self) -> float:
-        """How much it looks like a catalogue; below 0 = it is none."""
+        """Score of the group as a catalogue; below 0 = it is no catalogue."""
         if not {"title", "category", "brand"} & set(self.items) or "item_id" not in self.items:
             return -1.0
         if self._share_distinct(self.items["item_id"]) < 0.9:
@@ -101,12 +101,12 @@ class Group:
         return self.column(guessed.column).num_distinct / max(len(values), 1)
 
     def column(self, name: str) -> Column:
-        """Return one of the columns."""
+        """Return the column of a name."""
         return next(column for column in self.columns if column.name == name)
 
 
 def _set_text(findings: Findings, sample: Sniffed, prefix: str) -> None:
-    """Note how a text file is written, where it is not as usual."""
+    """Record the text format of a file where it differs from the default."""
     text = sample.file.text
     if sample.file.format != "csv" or text is None:
         return
@@ -121,7 +121,7 @@ def _set_text(findings: Findings, sample: Sniffed, prefix: str) -> None:
 def _set_header(
     findings: Findings, group: Group, roles: dict[str, Guess], prefix: str
 ) -> dict[str, Guess]:
-    """Name the columns of a file that does not; return the roles under their new names."""
+    """Invent column names for a file without a header; return the roles under these names."""
     if group.sample.has_header:
         return roles
     ours = {guessed.column: role for role, guessed in roles.items()}
@@ -142,7 +142,7 @@ def _set_header(
 
 
 def describe_log(log: Group, paths: Sequence[str], findings: Findings, *, has_items: bool) -> None:
-    """Note the settings that read the log, and of an item's attributes in it if it is alone."""
+    """Record the settings of the log; without a catalogue also those of item attributes in it."""
     place = _place_of(log.files, paths)
     number = f"{len(log.files)} files, " if len(log.files) > 1 else ""
     findings.set("data.clicks", place, f"{number}{log.sample.describe()}")
@@ -228,14 +228,14 @@ def describe_items(
     expected: Mapping[str, str],
     findings: Findings,
 ) -> None:
-    """Note the settings that read the catalogue.
+    """Record the settings of the catalogue.
 
     Args:
-        items: its files.
-        wanted: the log's item ids in its sample.
-        paths: of all files.
-        expected: our name -> the name that a column of the catalogue has without further settings.
-        findings: is added to.
+        items: files of the catalogue.
+        wanted: item ids in the sample of the log.
+        paths: paths of all files.
+        expected: our name -> column name that needs no setting.
+        findings: receives the settings.
     """
     place = _place_of(items.files, paths)
     number = f"{len(items.files)} files, " if len(items.files) > 1 else ""
@@ -274,10 +274,11 @@ def describe_items(
 
 
 def join(items: Group, wanted: pa.Array) -> tuple[dict[str, Guess], tuple[float, str]]:
-    """Take the catalogue's column that holds most of the log's ids for its item_id.
+    """Choose the catalogue column that holds most ids of the log as item_id.
 
     Returns:
-        The roles of its columns; the share of the log's ids that it has, and that in words.
+        The roles of the columns; the share of ids of the log that the column holds; and that share
+        in words.
     """
     roles = dict(items.items)
     best = (*guess.share_found(wanted, items.column(roles["item_id"].column).values), "")
@@ -301,7 +302,7 @@ def join(items: Group, wanted: pa.Array) -> tuple[dict[str, Guess], tuple[float,
 
 
 def _more_ids(items: Group, column: str) -> tuple[pa.Array, bool]:
-    """Read the ids of a large catalogue: at most about MAX_IDS of its first file, and is it all."""
+    """Return about MAX_IDS ids of the first catalogue file, and whether these are all."""
     found: list[pa.Array] = []
     for unit in cut_units([items.sample.file], "FILE"):
         for batch in read_unit(unit, {"item_id": column}):
@@ -312,7 +313,7 @@ def _more_ids(items: Group, column: str) -> tuple[pa.Array, bool]:
 
 
 def _place_of(files: Sequence[str], paths: Sequence[str]) -> str:
-    """Return the path, directory or glob that stands for exactly these files."""
+    """Return the path, directory or glob that names exactly these files."""
     if len(files) == 1:
         return files[0]
     heads = [path.split("/")[:-1] for path in files]

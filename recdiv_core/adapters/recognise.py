@@ -1,8 +1,8 @@
-"""Which published data set some files are, by their names and columns.
+"""Recognise a published data set by its file names and columns.
 
-Not what a layout is (layouts.py) nor the guesses for all other files (look.py). A name alone is no
-proof: `events.csv` may be anybody's. Where a layout's log names its columns, they decide; where it
-does not, the number of fields must fit.
+A file name alone proves nothing: `events.csv` may belong to any shop. If the log of a layout names
+its columns, the columns decide; otherwise the number of fields must fit. Other files are inspected
+in look.py.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from recdiv_core.schema import CLICK_LOG_REQUIRED
 
 
 def recognise(files: Sequence[Sniffed], root: str) -> dict[str, object]:
-    """Return the settings that read the files with a layout; empty = they are of none.
+    """Return the settings that read the files with a layout; empty = no layout fits.
 
     Args:
-        files: that can be read.
-        root: the directory that was given, if it was one.
+        files: readable files.
+        root: given directory, if a directory was given.
     """
     by_name = [(name, _match(files, layout, by_name=True)) for name, layout in LAYOUTS.items()]
     by_columns = [(name, _match(files, layout, by_name=False)) for name, layout in LAYOUTS.items()]
@@ -67,7 +67,7 @@ def _fits(file: Sniffed, part: Part, layout: Layout, files: Sequence[Sniffed]) -
 def _places(
     log: Sequence[Sniffed], files: Sequence[Sniffed], layout: Layout, root: str
 ) -> list[dict[str, object]]:
-    """Return the ways to give the files: the directory, or each by its path."""
+    """Return ways to name the files: the directory, or each file by its path."""
     ways: list[dict[str, object]] = []
     above = {str(PurePath(file.file.path).parent) for file in log}
     if root:

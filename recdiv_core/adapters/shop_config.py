@@ -1,7 +1,7 @@
-"""What was found out about a shop's files, as a config file with comments.
+"""Write the findings about a shop's files as a config file with comments.
 
-Not the finding out (look.py, mapping.py). The file is plain YAML of config keys, which `--config`
-takes. Every value is quoted and every comment is printable text, whatever names the files have.
+The findings come from look.py and mapping.py. The file is plain YAML of config keys for `--config`.
+Every value is quoted and every comment is printable, whatever the names of files are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WIDTH: Final = 100
 
 
 def to_yaml(findings: Findings, name: str) -> str:
-    """Return the text of a config file; a question stands where its answer belongs."""
+    """Return the text of a config file; each question is placed where its answer belongs."""
     lines = [
         "# Written by `recdiv init` from samples of the files. Check it, then run:",
         f"#   recdiv prepare --config {printable(name)}",
@@ -71,9 +71,9 @@ def _ask(question: Question, indent: str, section: str = "") -> list[str]:
     """Write a question and its answers, all as comments.
 
     Args:
-        question: what is asked.
-        indent: blanks before the answers, of the place that they belong to.
-        section: `name: ` of a table that is not there yet.
+        question: question with its answers.
+        indent: blanks before each answer.
+        section: `name: ` of a table that the file does not have yet.
     """
     lines = _wrap(f"QUESTION: {question.text}", f"{indent}# ")
     for key, value in question.answers:
@@ -105,10 +105,10 @@ def _wrap(text: str, start: str) -> list[str]:
 
 
 def check_free(out: Path) -> None:
-    """Refuse a place that is taken, before any file is looked at.
+    """Refuse an output path that exists, before any file is read.
 
     Raises:
-        UserError: something is there, or it is no place for a file.
+        UserError: the path exists, or cannot be a file.
     """
     try:
         is_taken = out.exists() or out.is_symlink()
@@ -119,10 +119,10 @@ def check_free(out: Path) -> None:
 
 
 def write(findings: Findings, out: Path) -> None:
-    """Write the config file; a file that is there is not overwritten.
+    """Write the config file; an existing file is never overwritten.
 
     Raises:
-        UserError: it is there, or cannot be written.
+        UserError: the file exists, or cannot be written.
     """
     check_free(out)
     try:
