@@ -1,11 +1,10 @@
-"""What one runs: `recdiv NAME [--preset NAME] [--config FILE] [key=value ...]`.
+"""The pipelines: `recdiv NAME [--preset NAME] [--config FILE] [key=value ...]`.
 
-Every script parses its command line into a Config, calls the library and prints one JSON object on
-one line to stdout; progress and logs go to stderr. Exit status: 0 done, 1 it failed while running,
-2 the user's input is wrong (a message, no traceback), 130 interrupted. A setting on the command
-line that a script does not read is left out with a warning (effects.py); a preset and a config file
-are for all scripts, and each takes from them what it reads. `python -m pipelines.NAME` is the same
-as `recdiv NAME` (__main__.py).
+Every script parses its command line into a Config, calls recdiv_core and prints one JSON object on
+one line to stdout. Progress and logs go to stderr. Exit status: 0 = done, 1 = failed while running,
+2 = wrong input (a message, no traceback), 130 = interrupted. A script ignores a setting of the
+command line that it does not read, with a warning (effects.py). Presets and config files serve all
+scripts. `python -m pipelines.NAME` is the same as `recdiv NAME` (__main__.py).
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 PRESETS: Final = Path(__file__).parent / "presets"
 SETTING: Final = re.compile(r"\w+(\.\w+)*=")
-"""How `key=value` begins; a path or an id does not."""
+"""Start of a `key=value` argument."""
 
 Main = Callable[[Config, argparse.Namespace], dict[str, object]]
 
@@ -47,32 +46,36 @@ def run_pipeline(
     options: Callable[[argparse.ArgumentParser], None] | None = None,
     words: str = "",
 ) -> dict[str, object]:
-    """Parse the command line, run `main`, print what it returns; exit here if it is no result.
+    """Parse the command line, run `main` and print its result; exit the process on an error.
 
     Args:
-        main: takes the Config and the parsed options, of which `given` is what the call sets and
-            the script reads; what it returns is printed as JSON.
-        options: adds the script's own options to the parser.
-        words: name for the arguments that are no settings, for a script that takes some.
+        main: function of the Config and the parsed options; its result is printed as JSON. The
+            option `given` holds the settings of this call that the script reads.
+        options: function that adds the script's own options to the parser.
+        words: name for the positional arguments that are not settings; empty = none allowed.
 
     Returns:
-        What was printed.
+        The printed result.
     """
     pipeline = Path(main.__code__.co_filename).stem
     parser = argparse.ArgumentParser(
         prog=f"recdiv {pipeline}",
         description=main.__globals__["__doc__"],
+        epilog=f"All settings: recdiv --settings. Same command: python -m pipelines.{pipeline}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--preset", default="", help=f"one of {', '.join(preset_names())}")
+    parser.add_argument(
+        "--preset", default="", help=f"settings of the project: {', '.join(preset_names())}"
+    )
     parser.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="your settings, YAML with nested or dotted keys; stands above the preset and below "
-        "key=value; paths in it are relative to the working directory",
+        help="your settings as YAML, nested or dotted keys; overrides the preset; paths are "
+        "relative to the working directory",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1")
+    takes = f"{words.upper()}|key=value" if words else "key=value"
+    parser.add_argument("overrides", nargs="*", metavar=takes, help="settings, e.g. seed=1")
     if options is not None:
         options(parser)
     start_logging("%(asctime)s %(name)s: %(message)s")
@@ -84,7 +87,7 @@ def run_pipeline(
     for noisy in ("alembic", "httpx", "mlflow.store", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        # Ray passes on what its workers print: stdout is kept for the one JSON line
+        # Ray forwards the prints of its workers: stdout is kept for the JSON line
         with contextlib.redirect_stdout(sys.stderr):
             result = main(_config(pipeline, args), args)
     except DivergedError as error:
@@ -105,7 +108,7 @@ def run_pipeline(
 
 
 def _mistake(error: Exception) -> UserError | None:
-    """Return the user's mistake that an error is, or that Ray wrapped; None = it is a bug."""
+    """Return the UserError in an error, also if Ray wrapped it; None = a bug."""
     if "ray" not in sys.modules:
         return error if isinstance(error, UserError) else None
     from recdiv_core.cluster.failures import mistake_behind
@@ -114,7 +117,7 @@ def _mistake(error: Exception) -> UserError | None:
 
 
 def _config(pipeline: str, args: argparse.Namespace) -> Config:
-    """Read what the call gives; `args.given` is what this pipeline reads of it.
+    """Read the settings of the call; store those that this pipeline reads in `args.given`.
 
     Raises:
         UserError: a file, a key or a value is wrong.
@@ -122,16 +125,16 @@ def _config(pipeline: str, args: argparse.Namespace) -> Config:
     given = read_given(preset_path(args.preset), args.config, args.overrides)
     given = replace(given, file=_freed(given.file))
     if pipeline in ON_CHECKPOINTS:
-        # values are judged beside the checkpoint's own: here they might not fit the defaults
+        # values are checked later, with the checkpoint's: they may contradict the defaults
         check_keys(given.line)
         config = override(Config(), of_the_call(given.preset), of_the_call(given.own))
     else:
-        config = given.config  # judges what is left out below, too
+        config = given.config  # also checks the settings that are left out below
     for message in unread(pipeline, given.line):
         logger.warning("%s", message)
     if args.preset and pipeline in ("evaluate", "recommend"):
         logger.warning(
-            "--preset %s: no effect in %s, which takes the checkpoint's own settings",
+            "--preset %s: no effect in %s, which takes the settings of the checkpoint",
             args.preset,
             pipeline,
         )
@@ -148,7 +151,7 @@ def _config(pipeline: str, args: argparse.Namespace) -> Config:
 
 
 def start_logging(line: str) -> None:
-    """Log to stderr, and take the credentials off the command line, into the environment.
+    """Log to stderr, and move credentials from the command line to the environment.
 
     Args:
         line: format of a log line.
@@ -165,7 +168,7 @@ def start_logging(line: str) -> None:
 
 
 def _freed_words(arguments: list[str]) -> list[str]:
-    """Return a command line whose credentials have gone into the environment."""
+    """Return a command line with its credentials moved to the environment."""
     pairs = [word.partition("=") if SETTING.match(word) else ("", "", word) for word in arguments]
     named = [(key or "argument", value) for key, _, value in pairs]
     left = into_environment(named, logger)
@@ -173,7 +176,7 @@ def _freed_words(arguments: list[str]) -> list[str]:
 
 
 def _freed(values: Mapping[str, object]) -> dict[str, object]:
-    """Return the settings of a file whose credentials have gone into the environment."""
+    """Return the settings of a file with their credentials moved to the environment."""
     texts = [(key, value) for key, value in values.items() if isinstance(value, str)]
     left = into_environment(texts, logger)
     return {**values, **dict(zip((key for key, _ in texts), left, strict=True))}

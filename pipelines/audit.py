@@ -1,9 +1,9 @@
-"""Audit a prepared data set: leaks, doubles, bots, what figures on it are worth.
+"""Audit a prepared data set: leaks, duplicates, bots, and how far its metrics can be trusted.
 
-    python -m pipelines.audit data.prepared=runs/prepared/shop
-    python -m pipelines.audit data.prepared=DIR --strict          # a severe finding: exit status 1
+    recdiv audit data.prepared=runs/prepared/shop
+    recdiv audit data.prepared=DIR --strict          # severe finding = exit status 1
 
-A table for people goes to stderr. docs/audit.md says what is looked for, and what to do about it.
+The findings appear as a table on stderr. docs/audit.md explains each one and its remedy.
 Prints {"prepared", "findings", "worst", "not_checked", "passed"}.
 """
 
@@ -18,7 +18,9 @@ from recdiv_core.config import Config
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
-    parser.add_argument("--strict", action="store_true", help="fail on a severe finding")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with status 1 if a finding is severe"
+    )
 
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:

@@ -1,12 +1,12 @@
-"""Compare trained runs on the same users: differences, 95 % intervals, claims corrected by Holm.
+"""Compare trained runs on the same users: differences with 95 % intervals, Holm-corrected claims.
 
-    python -m pipelines.compare runs/plain runs/diverse
-    python -m pipelines.compare a-s0,a-s1,a-s2 b-s0,b-s1,b-s2 --claims ndcg,coverage
-    python -m pipelines.compare --front mmr=A,A+rerank.method=mmr+rerank.diversity=0.4 --front w=A,B
+    recdiv compare runs/plain runs/diverse
+    recdiv compare a-s0,a-s1,a-s2 b-s0,b-s1,b-s2 --claims ndcg,coverage
+    recdiv compare --front mmr=A,A+rerank.method=mmr+rerank.diversity=0.4 --front w=A,B
 
-A RUN is the directory of a training run, a checkpoint, or the id of an MLflow run; `RUN,RUN,...`
-are the seeds of one model; the first is the reference. `RUN+key=value` has a re-ranker or a dial of
-its own; `key=value` alone holds for all. What the intervals cover: docs/compare.md.
+A RUN is a run directory, a checkpoint or an MLflow run id. `RUN,RUN,...` are several seeds of one
+model. The first RUN is the reference. `RUN+key=value` overrides a setting for that run,
+`key=value` alone for all. docs/compare.md explains the intervals.
 Prints {"split", "k", "num_users", "resamples", "claims", "figures", "comparisons", "fronts"}.
 """
 
@@ -14,22 +14,30 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Final
 
 from pipelines import run_pipeline
 from recdiv_core.config import Config
 
+RESAMPLES: Final = "bootstrap resamples of the users (default 10000)"
+FRONT: Final = "a named front to compare with the others; repeat the option for each front"
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
-    parser.add_argument("--split", default="test", choices=("val", "test"))
-    parser.add_argument("--resamples", type=int, default=10_000, metavar="N", help="default 10000")
+    parser.add_argument(
+        "--split", default="test", choices=("val", "test"), help="split to evaluate (default test)"
+    )
+    parser.add_argument("--resamples", type=int, default=10_000, metavar="N", help=RESAMPLES)
     parser.add_argument(
         "--claims",
         default="ndcg,coverage,ild",
         metavar="NAMES",
-        help="metrics that are claimed, named beforehand (default ndcg,coverage,ild)",
+        help="metrics of the claims, corrected together (default ndcg,coverage,ild)",
     )
-    parser.add_argument("--front", action="append", default=[], metavar="NAME=RUN,RUN,...")
+    parser.add_argument(
+        "--front", action="append", default=[], metavar="NAME=RUN,RUN,...", help=FRONT
+    )
 
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:

@@ -1,9 +1,9 @@
-"""Serve MLflow's page of the runs on http://127.0.0.1 until Ctrl-C; log the newest sweep's link.
+"""Serve the MLflow page of your runs on http://127.0.0.1 until Ctrl-C.
 
-    python -m pipelines.dashboard [--port 5000] [tracking.uri=URI] [data.name=NAME]
+    recdiv dashboard [--port 5000] [tracking.uri=URI] [data.name=NAME]
 
-The link opens the trials of the newest sweep (of that data set) with their figures.
-Prints {"dashboard"} at the end; where the runs are on an MLflow server, at once.
+The printed link opens the trials of the newest sweep, with their metrics.
+Prints {"dashboard"} at the end, or at once if the runs are on an MLflow server.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from recdiv_core.config import Config
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
-    parser.add_argument("--port", type=int, default=5000, help="5000 unless given")
+    parser.add_argument(
+        "--port", type=int, default=5000, help="TCP port on 127.0.0.1 (default 5000)"
+    )
 
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:

@@ -1,9 +1,9 @@
 """Evaluate a checkpoint: full ranking of the catalogue, each held-out user exactly once.
 
-    python -m pipelines.evaluate --checkpoint DIR
-    python -m pipelines.evaluate --checkpoint DIR --split val --out metrics.json eval.k=20
-    python -m pipelines.evaluate --checkpoint DIR rerank.method=mmr rerank.diversity=0.4
-    python -m pipelines.evaluate --checkpoint DIR eval.cutoffs=[1,5] eval.slices=[user,brand]
+    recdiv evaluate --checkpoint DIR
+    recdiv evaluate --checkpoint DIR --split val --out metrics.json eval.k=20
+    recdiv evaluate --checkpoint DIR rerank.method=mmr rerank.diversity=0.4
+    recdiv evaluate --checkpoint DIR eval.cutoffs=[1,5] eval.slices=[user,brand]
 
 The checkpoint's own config is used, with the overrides of this call.
 Prints {"checkpoint", "split", "num_users", "metrics", "slices", "fairness"}.

@@ -1,11 +1,11 @@
 """Look at the files of a shop and write a config file for `prepare`.
 
     recdiv init clicks.csv products.csv
-    python -m pipelines.init ml-1m/ --out ml-1m.yaml
+    recdiv init ml-1m/ --out ml-1m.yaml
 
-FILE is a file, directory, glob or URI. Says on stderr which is the log, which the catalogue, what
-their columns may be and why; what the files do not tell is a question in the config file. Only
-samples are read. Prints {"config", "layout", "questions"}.
+FILE is a file, directory, glob or URI; only samples are read. A table on stderr shows the log, the
+catalogue and the likely meaning of each column. The config file asks about what the files do not
+tell. Prints {"config", "layout", "questions"}.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ def main() -> int:
     """Look at the files, write the config file and return the exit status."""
     parser = argparse.ArgumentParser("recdiv init", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("files", nargs="+", metavar="FILE", help="log and catalogue, in any order")
-    parser.add_argument("--out", type=Path, default=Path("shop.yaml"), metavar="PATH")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="click log and catalogue, in any order"
+    )
+    parser.add_argument("--out", type=Path, default=Path("shop.yaml"), help="file to write")
     args = parser.parse_args()
     try:
         answer = _answer(args.files, args.out)
@@ -50,8 +52,8 @@ def _answer(files: list[str], out: Path) -> dict[str, object]:
     questions = [question.text for question in findings.questions]
     if layout:
         print(f"layout: {layout}", file=sys.stderr)
-    first = "answer the questions in it, then" if questions else "next:"
-    print(f"{out} is written; {first} recdiv prepare --config {out}", file=sys.stderr)
+    first = "Answer the questions in it, then run" if questions else "Next, run"
+    print(f"Wrote {out}. {first}: recdiv prepare --config {out}", file=sys.stderr)
     return {"config": str(out), "layout": layout, "questions": questions}
 
 

@@ -1,11 +1,11 @@
-"""Inspect slates: is everybody shown the same few things, and which categories are left out.
+"""Inspect slates: do all users see the same few items, and which categories are missing.
 
-    python -m pipelines.inspect slates data.prepared=runs/prepared/shop
-    python -m pipelines.inspect slates --before slates-of-may data.prepared=DIR --out page.html
+    recdiv inspect slates data.prepared=runs/prepared/shop
+    recdiv inspect slates --before slates-of-may data.prepared=DIR --out page.html
 
-Looks for near-identical items inside a slate, users with one and the same slate, slates narrower
-than what the user chose before, categories with less exposure than demand. Any directory of
-part-*.parquet with user_id and item_ids will do. Writes a page beside the slates.
+Finds near-identical items in a slate, users with identical slates, slates narrower than the user's
+history, and categories with less exposure than demand. Reads any directory of part-*.parquet with
+`user_id` and `item_ids`, and writes an HTML page beside the slates.
 Prints {"slates", "num_users", "k", "verdict", "figures", "segments", "near_identical",
 "same_slates", "starved", "before", "page"}.
 """
@@ -22,16 +22,20 @@ from recdiv_core.errors import UserError
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
-    parser.add_argument("--before", type=Path, metavar="DIR", help="older slates of the same shop")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="the page (SLATES/_inspect.html)")
+    parser.add_argument(
+        "--before", type=Path, metavar="DIR", help="older slates of the same shop, to compare with"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="PATH", help="HTML page (default SLATES/_inspect.html)"
+    )
 
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Inspect one directory of slates."""
     if len(args.slates) != 1:
-        raise UserError(f"got {len(args.slates)} SLATES: give one directory")
+        raise UserError(f"got {len(args.slates)} directories of slates; give exactly one")
     if not config.data.prepared:
-        raise UserError("data.prepared is not set: give the directory that the slates are of")
+        raise UserError("data.prepared is not set; give the prepared data set of the slates")
     from recdiv_core.report.inspection import inspect
 
     return inspect(config, Path(args.slates[0]), before=args.before, out=args.out)

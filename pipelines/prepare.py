@@ -1,8 +1,8 @@
-"""Click log + catalogue -> a prepared data set: what train, tune and evaluate read.
+"""Make a prepared data set from a click log and a catalogue.
 
-    python -m pipelines.prepare data.source=demo
-    python -m pipelines.prepare data.clicks=clicks.csv data.items=items.csv data.out=runs/shop
-    python -m pipelines.prepare data.clicks=log/ data.items=items.jsonl data.columns.timestamp=time
+    recdiv prepare data.source=demo
+    recdiv prepare data.clicks=clicks.csv data.items=items.csv data.out=runs/prepared/shop
+    recdiv prepare --config shop.yaml
 
 Prints {"prepared", "num_users", "num_items", "num_events", "quarantined", ...}.
 """

@@ -1,14 +1,14 @@
-"""Make slates for every user, as Parquet.
+"""Make slates for all users, as Parquet.
 
-    python -m pipelines.recommend --checkpoint DIR --out slates
-    python -m pipelines.recommend --checkpoint DIR --out slates rerank.method=dpp
-    python -m pipelines.recommend --checkpoint DIR --out grid --dial 0,0.1,0.2,0.4 rerank.method=mmr
-    python -m pipelines.recommend --checkpoint DIR --out held_out --users test
-    python -m pipelines.recommend --checkpoint DIR --out why --explain rerank.method=mmr
+    recdiv recommend --checkpoint DIR --out slates
+    recdiv recommend --checkpoint DIR --out slates rerank.method=dpp rerank.diversity=0.2
+    recdiv recommend --checkpoint DIR --out grid --dial 0,0.1,0.2,0.4 rerank.method=mmr
+    recdiv recommend --checkpoint DIR --out held_out --users test
+    recdiv recommend --checkpoint DIR --out why --explain rerank.method=mmr
 
-The checkpoint's own config is used, with the overrides of this call. The same command again goes
-on where a killed one stopped. Rows: user_id, item_ids, scores; --dial writes diversity=D/ for each.
-With rerank.rules also gave_way; with --explain relevance, novelty and rule of each place.
+Settings come from the checkpoint; key=value overrides them. Run the same command again to continue
+after a crash. Columns: user_id, item_ids, scores; with `rerank.rules` also gave_way; with --explain
+also relevance, novelty and rule of each place. --dial writes one directory diversity=D/ per dial.
 Prints {"slates", "num_users", "num_parts", "dials", "users_per_s"}.
 """
 
@@ -23,16 +23,18 @@ from recdiv_core.config import Config
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="path or URI")
-    parser.add_argument("--out", required=True, type=Path, metavar="PATH")
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="directory or URI")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="PATH", help="directory to write"
+    )
     parser.add_argument(
         "--users",
         default="all",
         choices=("all", "val", "test"),
-        help="all with their complete histories (default), or as a split is evaluated",
+        help="all users with complete histories (default), or the users of a split",
     )
-    parser.add_argument("--explain", action="store_true", help="say of each place why")
-    parser.add_argument("--dial", default="", metavar="D,D,...", help="several, in one pass")
+    parser.add_argument("--explain", action="store_true", help="add the reason for each place")
+    parser.add_argument("--dial", default="", metavar="D,D,...", help="dials to write in one pass")
 
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:

@@ -1,18 +1,17 @@
-"""Register an operating point in MLflow's model registry, and promote it through a gate.
+"""Register a run in MLflow's model registry, and promote it through a gate.
 
-    python -m pipelines.register runs/first/trials/trial-00003 --name shop
-    python -m pipelines.register 'runs/base+rerank.method=mmr+rerank.diversity=0.2' --name shop
-    python -m pipelines.register --name shop --promote
-    python -m pipelines.register --name shop --promote --keep coverage=1.0 --keep ndcg.tail=0.9
+    recdiv register runs/first/trials/trial-00003 --name shop
+    recdiv register 'runs/base+rerank.method=mmr+rerank.diversity=0.2' --name shop
+    recdiv register --name shop --promote
+    recdiv register --name shop --promote --keep coverage=1.0 --keep ndcg.tail=0.9
 
-RUN (as of pipelines.compare) becomes the next version of NAME, alias `candidate`. --promote gives
-it the alias `champion` if its figures on test keep the asked shares of the champion's, each with
-the lower end of its 95 % interval: by default 0.98 of NDCG and of coverage, and 0.95 of the NDCG
-of the users whose held-out item is of the head, the middle and the tail. What
-`mlflow.pyfunc.load_model` loads of `models:/NAME@champion` takes `history` (item_ids, oldest first)
-and returns slates.
-Prints {"name", "version", "alias", "model_uri"}; with --promote also "champion" (the version
-before), "promoted" and "gate"; a candidate that does not pass is exit status 1.
+RUN (as for `recdiv compare`) becomes the next version of NAME with the alias `candidate`.
+--promote makes it `champion` if its test metrics keep the required shares of the champion's. The
+lower end of each 95 % interval must reach the share. Defaults: 0.98 of NDCG and of coverage, and
+0.95 of the NDCG on head, middle and tail items. The registered pyfunc model takes `history`
+(item_ids, oldest first) and returns slates.
+Prints {"name", "version", "alias", "model_uri"}; with --promote also "champion" (the previous
+version), "promoted" and "gate". Exit status 1 if the candidate does not pass.
 """
 
 from __future__ import annotations
@@ -28,16 +27,20 @@ from recdiv_core.errors import UserError
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
-    parser.add_argument("--name", required=True, help="of the registered model")
-    parser.add_argument("--promote", action="store_true", help="the candidate, through the gate")
-    parser.add_argument("--keep", action="append", default=[], metavar="NAME=SHARE")
-    parser.add_argument("--split", default="test", choices=("val", "test"))
+    parser.add_argument("--name", required=True, help="name of the registered model")
+    parser.add_argument(
+        "--promote", action="store_true", help="promote the candidate if it passes the gate"
+    )
+    parser.add_argument(
+        "--keep", action="append", default=[], metavar="NAME=SHARE", help="share to keep"
+    )
+    parser.add_argument("--split", default="test", choices=("val", "test"), help="of the gate")
 
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Register a run, promote the candidate, or both."""
     if len(args.runs) > 1 or not (args.runs or args.promote):
-        raise UserError(f"got {len(args.runs)} RUN: give one to register, or --promote, or both")
+        raise UserError(f"got {len(args.runs)} runs; give one RUN to register, --promote, or both")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from recdiv_core.release.gate import parse_floors
 

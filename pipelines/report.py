@@ -1,12 +1,12 @@
-"""Draw the front of a sweep: tables, plots, an HTML page, logged to its run in MLflow.
+"""Report on a sweep: front, tables, plots and slates in one HTML page.
 
-    python -m pipelines.report
-    python -m pipelines.report data.name=NAME --run ID --out DIR --no-slates
+    recdiv report
+    recdiv report data.name=NAME --run ID --out DIR --no-slates
 
-The sweep is the newest unless `--run` names its parent run. Writes `report.html` and `front.png`,
-logs both to the parent run, prints the front as one JSON line. Up to three runs are judged again,
-in this process, to show what their slates are like (`--no-slates`: none; `--slates`: on a large
-data set too); the users shown are numbered, `--show-ids` names them.
+Reads the newest sweep (or --run) from MLflow, writes `report.html` and `front.png`, and logs both
+to the sweep's parent run. Evaluates up to three runs again to show their slates, except on large
+data sets; --no-slates and --slates override that. Users are numbered unless --show-ids is given.
+Prints {"experiment", "tracking_uri", "front", "hypervolume", "knee", "report", "dashboard"}.
 """
 
 import argparse
@@ -18,13 +18,19 @@ from recdiv_core.config import Config
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this script."""
-    parser.add_argument("--run", default="", metavar="ID", help="parent run of the sweep")
-    parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write")
     parser.add_argument(
-        "--slates", action=argparse.BooleanOptionalAction, help="judge a few runs and show slates"
+        "--run", default="", metavar="ID", help="parent run of the sweep (default: the newest)"
     )
     parser.add_argument(
-        "--show-ids", action="store_true", help="name the users of example slates by user_id"
+        "--out", type=Path, default=None, metavar="DIR", help="directory of the files"
+    )
+    parser.add_argument(
+        "--slates",
+        action=argparse.BooleanOptionalAction,
+        help="evaluate up to three runs and show slates",
+    )
+    parser.add_argument(
+        "--show-ids", action="store_true", help="show the user_id of example slates"
     )
 
 

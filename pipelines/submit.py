@@ -1,9 +1,13 @@
-"""Run any pipeline on a Ray cluster as a job; list, follow and stop jobs.
+"""Run a pipeline on a Ray cluster as a job; list, follow and stop jobs.
 
-    python -m pipelines.submit --address http://HEAD:8265 -- tune --space tradeoff key=value ...
+    recdiv submit --address http://HEAD:8265 -- tune --space tradeoff key=value ...
+    recdiv submit --list
+    recdiv submit --follow JOB_ID
+    recdiv submit --stop JOB_ID
 
-Ships the working tree, follows the job's log, prints its JSON line, exits with its status; Ctrl-C
-leaves it running. A `--config` file is shipped too. --list, --follow and --stop: jobs of before.
+Sends the working tree and a `--config` file, follows the log, prints the JSON line of the pipeline
+and exits with its status. Ctrl-C stops following; the job still runs.
+Prints {"job_id", "status", "exit_status", "result"}; with --list {"jobs"}.
 """
 
 from __future__ import annotations
@@ -25,22 +29,24 @@ def main() -> int:
     start_logging("%(name)s: %(message)s")
     parser = argparse.ArgumentParser("recdiv submit", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--address", default="http://127.0.0.1:8265", help="the Ray dashboard")
-    parser.add_argument("--working-dir", type=Path, default=Path(), help="the git tree to ship")
-    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--address", default="http://127.0.0.1:8265", help="Ray dashboard")
+    parser.add_argument("--working-dir", type=Path, default=Path(), help="git tree to send")
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="repeatable"
+    )
     asked = parser.add_mutually_exclusive_group()
-    asked.add_argument("--list", action="store_true", help="show the cluster's jobs")
-    asked.add_argument("--follow", metavar="JOB_ID", help="a job's log, as if just submitted")
-    asked.add_argument("--stop", metavar="JOB_ID", help="end a job as Ctrl-C would, and wait")
+    asked.add_argument("--list", action="store_true", help="list the jobs of the cluster")
+    asked.add_argument("--follow", metavar="JOB_ID", help="follow the log of a job")
+    asked.add_argument("--stop", metavar="JOB_ID", help="stop a job as Ctrl-C does, and wait")
     cut = [*sys.argv, "--"].index("--")
     args, command = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
     if command and (args.list or args.follow or args.stop):
-        parser.error("what follows -- is submitted: not with --list, --follow or --stop")
+        parser.error("a command after -- cannot be combined with --list, --follow or --stop")
     try:
         answer, status = _answer(args, command)
     except (UserError, KeyboardInterrupt) as error:
         wrong = isinstance(error, UserError)
-        print(f"error: {error}" if wrong else "interrupted; the job goes on", file=sys.stderr)
+        print(f"error: {error}" if wrong else "interrupted; the job still runs", file=sys.stderr)
         return 2 if wrong else 130
     print(json.dumps(answer, ensure_ascii=False), flush=True)
     return status

@@ -1,10 +1,10 @@
 """Train one model on a prepared data set, on one or many workers.
 
-    python -m pipelines.train --preset demo data.prepared=runs/prepared/demo run.name=first
-    python -m pipelines.train data.prepared=DIR loss.diversity_weight=0.3 scaling.num_workers=4
-    python -m pipelines.train data.prepared=DIR train.init_from=CHECKPOINT train.epochs=5
+    recdiv train --preset demo data.prepared=runs/prepared/demo run.name=first
+    recdiv train data.prepared=DIR loss.diversity_weight=0.3 scaling.num_workers=4
+    recdiv train data.prepared=DIR train.init_from=CHECKPOINT train.epochs=5
 
-The same command again resumes a run that was killed, and answers at once for one that is finished.
+Run the same command again to resume a killed run; a finished run returns its result at once.
 Prints {"run", "checkpoint", "mlflow_run_id", "metrics"}.
 """
 

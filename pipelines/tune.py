@@ -1,10 +1,10 @@
-"""Run a sweep: every trial a training run, logged to MLflow under one parent run.
+"""Run a sweep: train every point of a search space, logged to MLflow under one parent run.
 
-    python -m pipelines.tune --preset demo --space tradeoff
-    python -m pipelines.tune --space tradeoff data.prepared=DIR run.name=autumn train.epochs=8
+    recdiv tune --preset demo --space tradeoff
+    recdiv tune --space tradeoff data.prepared=DIR run.name=autumn train.epochs=8
 
-The same command again goes on with a sweep that was killed, and answers for one that is finished.
-Prints {"experiment", "parent_run_id", "num_trials", "front"}.
+Run the same command again to resume a killed sweep; a finished sweep returns its result at once.
+Prints {"experiment", "parent_run_id", "num_trials", "front", "dashboard"}.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ logger = logging.getLogger(__name__)
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
-    parser.add_argument("--space", required=True, metavar="NAME", help=", ".join(space_names()))
+    parser.add_argument(
+        "--space", required=True, metavar="NAME", help=f"one of {', '.join(space_names())}"
+    )
 
 
 def space_names() -> list[str]:
@@ -40,17 +42,17 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
         raise UserError(f"--space {args.space} is unknown; allowed: {', '.join(space_names())}")
     set_environment(config)  # before the space imports ray
     space = importlib.import_module(f"tune_spaces.{args.space}").SPACE
-    # what the space fixes stands above files and below this call's own `key=value`
+    # what the space fixes overrides files; the command line overrides the space
     covered = [key for key in args.given.file if key.startswith(tuple(space.fixed))]
     if covered:
         logger.warning(
-            "--config %s: %s: --space %s has its own; give them on the command line to change that",
+            "--config %s: %s: no effect, --space %s sets them; override them on the command line",
             args.config,
             ", ".join(covered),
             args.space,
         )
     config = override(config, space.fixed, args.given.line)
-    check_prepared(config)  # a wrong path is answered before a sweep's libraries take their seconds
+    check_prepared(config)  # before the slow imports of a sweep
     from recdiv_core.sweep import run as sweep
 
     return sweep.run(config, space, args.space)

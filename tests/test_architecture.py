@@ -188,14 +188,16 @@ def test_every_module_says_what_it_is():
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_a_script_is_short(script: Path):
-    assert len(script.read_text(encoding="utf-8").splitlines()) <= 60
+def test_a_script_is_short_beside_its_help_text(script: Path):
+    source = script.read_text(encoding="utf-8")
+    help_text = ast.parse(source).body[0]
+    assert len(source.splitlines()[help_text.end_lineno :]) <= 60
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_shows_its_launch_command(script: Path):
     docstring = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
-    assert f"python -m pipelines.{script.stem}" in docstring
+    assert f"recdiv {script.stem}" in docstring
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,7 @@ from pipelines import PRESETS, preset_names, preset_path
 from recdiv_core.config import Config
 from recdiv_core.settings import load
 
-COMMAND = re.compile(
-    r"# python -m pipelines\.(?:submit .*-- )?(?P<script>\w+) --preset (?P<name>\w+)"
-)
+COMMAND = re.compile(r"# recdiv (?:submit .*-- )?(?P<script>\w+) --preset (?P<name>\w+)")
 
 each_preset = pytest.mark.parametrize("name", preset_names())
 
