@@ -89,7 +89,7 @@ def test_no_secret_is_stored(secret: str, form: str):
         "see http://host:5000, or mail me@host.example",
         "s3://bucket/log/?.csv?region=eu",
         "sqlite:////shared/mlflow.db",
-        "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=a&viewStateShareKey=7f0",
+        "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=a&orderByKey=metrics.%60a%60",
         "epoch 3: 120 rows/s, {'key': 'value', 'token': 3}",
         "postgresql://me@host:5432/runs",
     ],

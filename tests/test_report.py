@@ -1,16 +1,17 @@
 """The report of sweeps that were written to a real MLflow store through tracking."""
 
-import base64
 import json
-import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 from mlflow import MlflowClient
 
 from recdiv_core.config import Config, override
-from recdiv_core.report.mlflow_view import view_path, view_url
+from recdiv_core.report import dashboard
+from recdiv_core.report.dashboard import trials_path, trials_url
 from recdiv_core.report.report import report
 from recdiv_core.schema import Manifest
 from recdiv_core.tracking import runs as tracking
@@ -437,46 +438,24 @@ def test_a_baseline_among_the_trials_is_not_the_plain_model(config, manifest, tm
     assert [entry["name"] for entry in made["front"]] == ["popular"]
 
 
-def test_the_trials_are_a_saved_view_of_the_experiment(config, sweep, made):
+def test_the_link_filters_and_sorts_the_trials_as_the_store_does(config, sweep, made):
     client = MlflowClient(config.tracking.uri)
-    experiment = client.get_experiment(sweep.experiment_id)
-    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{sweep.run_id}"])
-    assert view["name"] == f"Trials of first {HOSTILE}"
-    kind, _, packed = view["state"].partition(";")
-    state = json.loads(zlib.decompress(base64.b64decode(packed)))
-    assert kind == "deflate"
-
-    order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
-    shown = client.search_runs([sweep.experiment_id], state["searchFilter"], order_by=[order])
-    names = [run.info.run_name for run in shown]
-    assert names == ["plain", HOSTILE, "between", "wide", "lost"]
-    figures = ("ndcg", "coverage", "ild", "diversity_index", "f1")
-    assert state["selectedColumns"][:6] == [
-        "params.`loss.diversity_weight`",
-        *(f"metrics.`best/val/{name}_at_10`" for name in figures),
-    ]
-    sections = {section["uuid"] for section in state["compareRunSections"]}
-    assert {card["metricSectionId"] for card in state["compareRunCharts"]} == sections
-    axes = [
-        (card["xaxis"]["key"], card["yaxis"]["key"])
-        for card in state["compareRunCharts"]
-        if card["type"] == "SCATTER"
-    ]
-    assert axes == [(f"test/{x}_at_10", "test/ndcg_at_10") for x in figures[1:4]]
+    root, _, query = str(made["dashboard"]).partition("?")
+    assert root == f"http://127.0.0.1:5000/#/experiments/{sweep.experiment_id}/runs"
+    options = {key: value for key, (value,) in parse_qs(query).items()}
+    assert options["workflowType"] == "machine_learning"
+    assert options["compareRunsMode"] == "CHART"
+    order = f"{options['orderByKey']} {'ASC' if options['orderByAsc'] == 'true' else 'DESC'}"
+    shown = client.search_runs([sweep.experiment_id], options["searchFilter"], order_by=[order])
+    assert [run.info.run_name for run in shown] == ["plain", HOSTILE, "between", "wide", "lost"]
     note = client.get_run(sweep.run_id).data.tags["mlflow.note.content"]
-    assert f"({view_path(sweep.experiment_id, sweep.run_id)})" in note
+    assert f"({trials_path(sweep)})" in note
 
 
-def test_the_link_opens_the_saved_view_among_trained_models(sweep, made):
-    assert made["dashboard"] == (
-        f"http://127.0.0.1:5000/#/experiments/{sweep.experiment_id}/runs"
-        f"?workflowType=machine_learning&viewStateShareKey={sweep.run_id}"
-    )
-
-
-def test_the_link_of_a_server_has_no_password():
-    link = view_url("https://me:secret@mlflow.example/", "3", "abc")
-    assert link.startswith("https://mlflow.example/#/experiments/3/runs?")
+def test_the_link_of_a_server_has_no_password(sweep, monkeypatch):
+    monkeypatch.setattr(dashboard, "tag_of", lambda *_: '[{"metric": "val/ndcg_at_10"}]')
+    link = trials_url(replace(sweep, uri="https://me:secret@mlflow.example/"))
+    assert link.startswith(f"https://mlflow.example/#/experiments/{sweep.experiment_id}/runs?")
 
 
 def test_the_row_of_a_sweep_has_the_figures_of_its_recommended_trial(config, sweep, made):

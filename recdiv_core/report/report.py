@@ -19,7 +19,7 @@ from recdiv_core.fronts import wording as trials_text
 from recdiv_core.fronts.points import ended_points, points
 from recdiv_core.fronts.reading import COURSE, existing_store, parent_run, read_sweep
 from recdiv_core.fronts.trials import Front, Sweep, Trial
-from recdiv_core.report.mlflow_view import view_links, view_tag, view_url
+from recdiv_core.report.dashboard import trials_path, trials_url
 from recdiv_core.report.page import draw_png, render
 from recdiv_core.report.slate_page import section, unseen
 from recdiv_core.report.slate_views import MAX_SCORES, view_slates
@@ -75,9 +75,9 @@ def report(
     logger.info("%s", headline)
     for warning in trials_text.few_users(main):
         logger.warning("%s", warning)
-    _log(handle, sweep, fronts, headline, (page, picture))
+    _log(handle, fronts, headline, (page, picture))
     _log_courses(handle, sweep, fronts)
-    dashboard = view_url(uri, handle.experiment_id, handle.run_id)
+    dashboard = trials_url(handle)
     logger.info("the trials in MLflow (`make dashboard`): %s", dashboard)
     return {
         "experiment": sweep.experiment,
@@ -129,9 +129,7 @@ def _default_directory(config: Config, name: str) -> Path:
     return Path(storage) / "reports" / (re.sub(r"[^\w.-]+", "_", name).strip(".") or "sweep")
 
 
-def _log(
-    handle: RunHandle, sweep: Sweep, fronts: Sequence[Front], headline: str, files: Sequence[Path]
-) -> None:
+def _log(handle: RunHandle, fronts: Sequence[Front], headline: str, files: Sequence[Path]) -> None:
     front = fronts[0]
     for path in files:
         tracking.log_artifact(handle, path, "report")
@@ -145,13 +143,11 @@ def _log(
     # what MLflow shows on the first screen of the run
     note = f"{headline}\n\n{trials_text.choice_table(fronts)}\n\nOn test, chosen on validation. "
     note += "The page: artefact `report/report.html`. "
-    note += view_links(handle.experiment_id, handle.run_id)
+    note += f"Its trials in [charts]({trials_path(handle)})."
     tags = {"mlflow.note.content": note}
     if front.knee is not None:
         tags["recdiv.knee"] = front.knee.run_id
     tracking.set_tags(handle, tags)
-    view = view_tag(sweep.run_id, sweep.name, sweep.started_ms, sweep.objectives, sweep.parameters)
-    tracking.set_experiment_tag(handle, *view)
 
 
 def _log_courses(handle: RunHandle, sweep: Sweep, fronts: Sequence[Front]) -> None:

@@ -46,12 +46,12 @@ TOKEN: Final = re.compile(r"""(https?://)([^/@:\s'"]+)@""")
 """`https://token@`."""
 
 SECRET_OPTION: Final = re.compile(
-    r"""([?&])(?!viewStateShareKey=)([\w.-]*"""
+    r"""([?&])(?!orderByKey=)([\w.-]*"""
     r"""(?:key|secret|token|password|passwd|pwd|sig|signature|credential|odbc_connect)"""
     r"""[\w.-]*)=([^&\s'"]+)""",
     re.IGNORECASE,
 )
-"""`?secret_key=...`, `&sig=...` and similar options. MLflow's key of a saved view is no secret."""
+"""`?secret_key=...`, `&sig=...` and similar options, but not `orderByKey` of MLflow's links."""
 
 
 def redact(text: str) -> str:

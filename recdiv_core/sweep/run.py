@@ -27,7 +27,7 @@ from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.errors import UserError
 from recdiv_core.fronts.trials import BASE
 from recdiv_core.metrics.repeats import means_of
-from recdiv_core.report.mlflow_view import view_url
+from recdiv_core.report.dashboard import trials_url
 from recdiv_core.report.report import report
 from recdiv_core.schema import Manifest, check_unchanged
 from recdiv_core.search_space import SearchSpace, at_k
@@ -115,8 +115,7 @@ def _run(
     start_ray(config, shared_places(config))
     track_readers_here()
     handle = open_parent(config, space, name, manifest, reopen=True)
-    page = view_url(handle.uri, handle.experiment_id, handle.run_id)
-    logger.info("the trials in MLflow (`make dashboard`): %s", page)
+    logger.info("the trials in MLflow (`make dashboard`): %s", trials_url(handle))
     status = "FAILED"
     try:
         ensure_vectors(Path(config.data.prepared), manifest)

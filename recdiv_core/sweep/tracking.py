@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +17,6 @@ from ray.tune.experiment import Trial
 
 from recdiv_core.config import Config
 from recdiv_core.fronts.course import Course
-from recdiv_core.report.mlflow_view import view_tag
 from recdiv_core.schema import Manifest
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.sweep.trial import is_selected, trial_settings
@@ -28,7 +26,6 @@ from recdiv_core.tracking.runs import (
     find_run,
     finish_run,
     reopen_run,
-    set_experiment_tag,
     set_tags,
     start_run,
 )
@@ -57,14 +54,7 @@ def open_parent(
         "recdiv.parameters": json.dumps([*space.parameters, *(["seed"] if space.seeds else [])]),
         "recdiv.seeds": json.dumps(space.seeds),
     }
-    handle = start_run(
-        config, name=config.run.name, kind="sweep", manifest=manifest, tags=described
-    )
-    parameters = json.loads(described["recdiv.parameters"])
-    now_ms = int(time.time() * 1000)
-    view = view_tag(handle.run_id, config.run.name, now_ms, space.objectives, parameters)
-    set_experiment_tag(handle, *view)
-    return handle
+    return start_run(config, name=config.run.name, kind="sweep", manifest=manifest, tags=described)
 
 
 def open_trial(

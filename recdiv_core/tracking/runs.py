@@ -322,11 +322,6 @@ def tag_of(handle: RunHandle, key: str) -> str:
     return client_of(handle.uri).get_run(handle.run_id).data.tags.get(key, "")
 
 
-def set_experiment_tag(handle: RunHandle, key: str, value: str) -> None:
-    """Set a tag of the experiment that a run is in."""
-    client_of(handle.uri).set_experiment_tag(handle.experiment_id, key, value)
-
-
 def log_artifact(handle: RunHandle, path: Path, directory: str = "") -> None:
     """Copy a file to the run's artefacts, into `directory`."""
     client = client_of(handle.uri)

@@ -6,7 +6,7 @@ figures are global sums already. (Trials of a sweep are logged by the sweep's dr
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from ray.train import Checkpoint, UserCallback
 
@@ -22,8 +22,6 @@ from recdiv_core.tracking.runs import (
     start_run,
 )
 from recdiv_core.tracking.store import tracking_uri
-
-PREFIXES: Final = ("train/", "val/", "best/", "test/")
 
 
 class TrackingCallback(UserCallback):
@@ -44,20 +42,23 @@ class TrackingCallback(UserCallback):
 
 
 def log_report(handle: RunHandle, report: dict[str, Any]) -> None:
-    """Log the figures of a report under its epoch; those with a prefix (`val/`), no bookkeeping.
+    """Log the metrics of a report, those with a prefix such as `val/`.
 
-    The last report of a run repeats the last epoch beside `test/`, and the first one after a
-    restart the epoch before (`is_repeated`); those are logged again only where they never were: a
-    driver can be lost between a checkpoint and the logging of its figures.
+    Metrics of an epoch are logged at its step. `best/` and `test/` have one value per run: they are
+    logged at step 0, and MLflow draws them as one bar per run.
+
+    Two reports repeat an epoch: the last one of a run, and the first one after a restart
+    (`is_repeated`). The epoch is logged then only if it is missing: a driver can be lost after a
+    checkpoint and before its metrics are logged.
     """
     step = int(report.get("epoch", 0))
-    figures = {name: value for name, value in report.items() if name.startswith(PREFIXES)}
-    epochs = [name for name in figures if name.startswith(("train/", "val/"))]
-    may_be_there = "is_repeated" in report or any(name.startswith("test/") for name in report)
-    if may_be_there and has_logged(handle, epochs, step):
-        figures = {name: value for name, value in figures.items() if name not in epochs}
-    if figures:
-        log_metrics(handle, figures, step=step)
+    epoch = {name: v for name, v in report.items() if name.startswith(("train/", "val/"))}
+    once = {name: v for name, v in report.items() if name.startswith(("best/", "test/"))}
+    may_be_logged = "is_repeated" in report or any(name.startswith("test/") for name in report)
+    if epoch and not (may_be_logged and has_logged(handle, list(epoch), step)):
+        log_metrics(handle, epoch, step=step)
+    if once:
+        log_metrics(handle, once, step=0)
 
 
 def open_run(config: Config, manifest: Manifest) -> RunHandle:
