@@ -50,6 +50,7 @@ from recdiv_core.slates.checkpoint import chosen_checkpoint, read_config, read_p
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
+from recdiv_core.slates.scoring import held_out_of_split
 
 logger = logging.getLogger("benchmarks.fronts")
 
@@ -240,14 +241,18 @@ def judge_model(run: Run, own: Sequence[SlatePolicy], shop: Shop, split: str) ->
     """Judge one model under several policies."""
     dataset = shop.dataset
     model = load_model(run.config, dataset, run.checkpoint)
-    measures = {
-        name: (USER_METRICS[name], dataset.facts) for name in FIGURES if name in USER_METRICS
-    }
-    measures["ild_behaviour"] = (diversity.ild, shop.behaviour)
-    return [
-        Judged(users, {name: users.figure(name) for name in FIGURES})
-        for users in judge_users(model, dataset, split, own, measures, config=run.config)
+    metrics = {name: USER_METRICS[name] for name in FIGURES if name in USER_METRICS}
+    metrics["ild_behaviour"] = lambda seen: diversity.ild(replace(seen, facts=shop.behaviour))
+    made: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in own]
+    for held_out in held_out_of_split(model, dataset, split, run.config):
+        for policy, slates in zip(own, made, strict=True):  # users are scored once for all
+            again = replace(held_out, scores_BV=held_out.scores_BV.clone())
+            slates.append(again.slates(dataset, policy))
+    judged = [
+        judge_users(slates, dataset, metrics, k=policy.k)
+        for policy, slates in zip(own, made, strict=True)
     ]
+    return [Judged(users, {name: users.figure(name) for name in FIGURES}) for users in judged]
 
 
 def compare_volumes(

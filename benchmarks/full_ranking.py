@@ -84,17 +84,10 @@ def measure(model: Recommender, dataset: Dataset, config: Config) -> dict[str, f
     kinds = config.eval.slices
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here
     started, cpu_started = time.perf_counter(), time.process_time()
-    share = held_out_of_split(
-        model,
-        dataset,
-        "test",
-        max_history=config.model.max_history,
-        batch_size=config.eval.batch_size,
-        dial=config.model.diversity,
-        rank=0,
-        world_size=1,
-    )
-    scorecard = scorecard_of(share, dataset, slate_policy(config, dataset), cutoffs=(), kinds=kinds)
+    policy = slate_policy(config, dataset)
+    share = held_out_of_split(model, dataset, "test", config)
+    shown = (held_out.shown(dataset, policy) for held_out in share)
+    scorecard = scorecard_of(shown, dataset, k=policy.k, cutoffs=(), kinds=kinds)
     figures = finish_split(scorecard, item_groups(kinds, dataset.catalogue))
     cpu_s, wall_s = time.process_time() - cpu_started, time.perf_counter() - started
     tally = scorecard.tallies[0]

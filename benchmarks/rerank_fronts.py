@@ -29,6 +29,7 @@ from recdiv_core.rerank import RERANKERS
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.scoring import held_out_of_split
 
 DIALS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 FEW: Final = (0.2, 0.5)
@@ -55,7 +56,6 @@ def main() -> None:
     run = find_run(args.run, {}, lambda: "")
     dataset = load_dataset(Path(run.config.data.prepared))
     model = load_model(run.config, dataset, run.checkpoint)
-    measures = {name: (metric, dataset.facts) for name, metric in MEASURES.items()}
     plain = replace(slate_policy(run.config, dataset), method="none", diversity=0.0)
     fronts: dict[str, dict[float, Mapping[str, float]]] = {}
     for method in (*RERANKERS, LOGIT):
@@ -66,11 +66,12 @@ def main() -> None:
             else replace(plain, method=method, diversity=dial)
             for dial in dials
         ]
-        judged = judge_users(model, dataset, args.split, policies, measures, config=run.config)
-        fronts[method] = {
-            dial: {name: own.figure(name) for name in FIGURES}
-            for dial, own in zip(dials, judged, strict=True)
-        }
+        fronts[method] = {}
+        for dial, policy in zip(dials, policies, strict=True):
+            share = held_out_of_split(model, dataset, args.split, run.config)
+            slates = (held_out.slates(dataset, policy) for held_out in share)
+            own = judge_users(slates, dataset, MEASURES, k=policy.k)
+            fronts[method][dial] = {name: own.figure(name) for name in FIGURES}
         print(f"{method}: {len(dials)} dials judged", file=sys.stderr)
     alone = fronts.pop("none")[0.0]
     print(

@@ -46,11 +46,12 @@ from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.evaluation.judged_runs import NamedRun, find_run
 from recdiv_core.fronts.reading import read_sweep
 from recdiv_core.metrics import pareto
-from recdiv_core.metrics.tally import finish
+from recdiv_core.metrics.tally import Tally, finish
 from recdiv_core.search_space import Objective, Search, SearchSpace
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.sweep.early_stopping import FrontScheduler
 from recdiv_core.sweep.search import FrontSearch, Hours
 from recdiv_core.tracking.runs import RunHandle
@@ -107,17 +108,12 @@ def judge_all(run: NamedRun) -> tuple[Figures, Table]:
     alone = replace(slate_policy(run.config, dataset), method="none", diversity=0.0)
 
     def judged(policies: Sequence[Any]) -> list[Figures]:
-        tallies = tally_split(
-            model,
-            dataset,
-            "val",
-            policies,
-            max_history=run.config.model.max_history,
-            batch_size=run.config.eval.batch_size,
-            dial=run.config.model.diversity,
-            rank=0,
-            world_size=1,
-        )
+        zero = Tally.zeros(len(dataset.catalogue), k=alone.k)
+        tallies = [zero for _ in policies]
+        for held_out in held_out_of_split(model, dataset, "val", run.config):
+            for index, policy in enumerate(policies):  # users are scored once for all policies
+                own = replace(held_out, scores_BV=held_out.scores_BV.clone())
+                tallies[index] += tally_split([own], dataset, policy)
         return [{f"val/{name}": v for name, v in finish(tally).items()} for tally in tallies]
 
     table: dict[tuple[str, int, int], Figures] = {}

@@ -20,6 +20,7 @@ from recdiv_core.slates.checkpoint import Progress, save_checkpoint
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import build_model
 from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.tracking.runs import start_run
 from tests.worlds import write_dataset
 
@@ -127,17 +128,8 @@ def test_figures_are_those_of_evaluate(compared, plain, shop):
     found, dataset = find_run(plain, {}, nowhere), load_dataset(shop[0])
     model = build_model(found.config, dataset)
     model.load_state_dict(torch.load(found.checkpoint / "model.pt", weights_only=True))
-    sums = tally_split(
-        model,
-        dataset,
-        "test",
-        [slate_policy(found.config, dataset)],
-        max_history=5,
-        batch_size=7,
-        dial=0.0,
-        rank=0,
-        world_size=1,
-    )[0]
+    share = held_out_of_split(model, dataset, "test", found.config)
+    sums = tally_split(share, dataset, slate_policy(found.config, dataset))
     assert compared["figures"][plain] == pytest.approx(finish(sums), abs=1e-9)
     assert (compared["k"], compared["num_users"]) == (4, int(sums.num_users))
 

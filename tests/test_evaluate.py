@@ -69,23 +69,21 @@ def model(dataset):
         return build_model(CONFIG, dataset)
 
 
+KINDS = ("user", "query", "popularity", "category", "title")
+
+
 def policy(**changes):
     settings = {"k": K, "filter_seen": True, "method": "none", "diversity": 0.0}
     return SlatePolicy(**{**settings, "num_candidates": 8, "logit_adjustment": 0.0, **changes})
 
 
-def tally(model, dataset, *policies, rank=0, world_size=1, batch_size=5):
-    return tally_split(
-        model,
-        dataset,
-        "val",
-        policies,
-        max_history=MAX_HISTORY,
-        batch_size=batch_size,
-        dial=0.0,
-        rank=rank,
-        world_size=world_size,
-    )
+def held_out(model, dataset, *, rank=0, world_size=1, batch_size=5):
+    config = override(CONFIG, {"eval.batch_size": batch_size})
+    return held_out_of_split(model, dataset, "val", config, rank=rank, world_size=world_size)
+
+
+def tally(model, dataset, policy, **share):
+    return tally_split(held_out(model, dataset, **share), dataset, policy)
 
 
 def world_by_hand(model, dataset, users, *, filter_seen=True) -> World:
@@ -123,7 +121,7 @@ def world_by_hand(model, dataset, users, *, filter_seen=True) -> World:
 
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_a_split_is_judged_as_by_hand(model, dataset, users, filter_seen):
-    (sums,) = tally(model, dataset, policy(filter_seen=filter_seen))
+    sums = tally(model, dataset, policy(filter_seen=filter_seen))
     world = world_by_hand(model, dataset, users, filter_seen=filter_seen)
     assert finish(sums) == pytest.approx(of_every_epoch(world, k=K), abs=1e-6)
 
@@ -131,9 +129,9 @@ def test_a_split_is_judged_as_by_hand(model, dataset, users, filter_seen):
 @pytest.mark.parametrize("world_size", [2, 3, 7])
 @pytest.mark.parametrize("batch_size", [5, 100])
 def test_ranks_together_come_to_the_same_sums(model, dataset, world_size, batch_size):
-    (alone,) = tally(model, dataset, policy(), batch_size=batch_size)
+    alone = tally(model, dataset, policy(), batch_size=batch_size)
     shares = [
-        tally(model, dataset, policy(), rank=r, world_size=world_size, batch_size=batch_size)[0]
+        tally(model, dataset, policy(), rank=r, world_size=world_size, batch_size=batch_size)
         for r in range(world_size)
     ]
     together = sum(shares[1:], shares[0])
@@ -142,7 +140,7 @@ def test_ranks_together_come_to_the_same_sums(model, dataset, world_size, batch_
 
 
 def test_every_user_is_counted_once(model, dataset, users):
-    (sums,) = tally(model, dataset, policy())
+    sums = tally(model, dataset, policy())
     without = sum(set(user["targets"]) <= set(user["history"]) for user in users)
     assert without >= 1
     assert int(sums.num_users_without_targets) == without
@@ -150,42 +148,26 @@ def test_every_user_is_counted_once(model, dataset, users):
 
 
 def test_seen_targets_are_judged_where_seen_items_may_be_shown(model, dataset):
-    (sums,) = tally(model, dataset, policy(filter_seen=False))
+    sums = tally(model, dataset, policy(filter_seen=False))
     assert int(sums.num_users) == NUM_USERS
     assert int(sums.num_users_without_targets) == 0
 
 
-def test_policies_side_by_side_are_each_judged_as_if_alone(model, dataset):
-    policies = [policy(), policy(method="mmr", diversity=0.7), policy(filter_seen=False)]
-    together = tally(model, dataset, *policies)
-    alone = [tally(model, dataset, one)[0] for one in policies]
-    for left, right in zip(together, alone, strict=True):
-        assert torch.equal(left.flat(), right.flat())
-
-
 def test_re_ranking_at_dial_0_gives_the_same_metrics(model, dataset):
-    plain, dialled = tally(model, dataset, policy(), policy(method="mmr"))
+    plain, dialled = (tally(model, dataset, p) for p in (policy(), policy(method="mmr")))
     assert torch.equal(plain.flat(), dialled.flat())
 
 
 def test_re_ranking_for_diversity_raises_ild(model, dataset):
-    plain, diverse = tally(model, dataset, policy(), policy(method="mmr", diversity=0.9))
+    plain = tally(model, dataset, policy())
+    diverse = tally(model, dataset, policy(method="mmr", diversity=0.9))
     assert finish(diverse)["ild_at_4"] > finish(plain)["ild_at_4"] + 0.05
 
 
 def whole_set(model, dataset, *, rank=0, world_size=1, **changes):
-    share = held_out_of_split(
-        model,
-        dataset,
-        "val",
-        max_history=MAX_HISTORY,
-        batch_size=5,
-        dial=0.0,
-        rank=rank,
-        world_size=world_size,
-    )
-    kinds = ("user", "query", "popularity", "category", "title")
-    return scorecard_of(share, dataset, policy(**changes), cutoffs=[2, K], kinds=kinds)
+    share = held_out(model, dataset, rank=rank, world_size=world_size)
+    shown = (each.shown(dataset, policy(**changes)) for each in share)
+    return scorecard_of(shown, dataset, k=K, cutoffs=[2, K], kinds=KINDS)
 
 
 def finished(scorecard, dataset):
@@ -230,7 +212,7 @@ def test_scorecards_of_ranks_come_to_the_same_figures(model, dataset, world_size
 
 def test_the_whole_set_holds_the_metrics_of_every_epoch(model, dataset):
     figures = finished(whole_set(model, dataset), dataset)["metrics"]
-    few = finish(tally(model, dataset, policy())[0])
+    few = finish(tally(model, dataset, policy()))
     assert {name: figures[name] for name in few} == few
 
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from recdiv_core.config import Config, override
-from recdiv_core.evaluation.evaluate import slates_of_split, tally_split
+from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.metrics.tally import finish
 from recdiv_core.models.baselines import SCORES
 from recdiv_core.schema import CATALOGUE, EVAL_EXAMPLE
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import load_model
-from recdiv_core.slates.policy import SlatePolicy, slate_policy
+from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training.fit import fit_baseline
 from tests.test_cooccurrence import write_train
 from tests.worlds import write_dataset
@@ -68,21 +69,14 @@ def settings(kind, **changes):
 
 
 def tallies(dataset, kind, *, world_size=1, batch_size=7, baseline=None, **changes):
-    config = settings(kind, **changes)
-    return [
-        tally_split(
-            baseline or fit_baseline(config, dataset),
-            dataset,
-            "val",
-            [slate_policy(config, dataset)],
-            max_history=5,
-            batch_size=batch_size,
-            dial=0.0,
-            rank=rank,
-            world_size=world_size,
-        )[0]
+    config = override(settings(kind, **changes), {"eval.batch_size": batch_size})
+    baseline = baseline or fit_baseline(config, dataset)
+    policy = slate_policy(config, dataset)
+    shares = [
+        held_out_of_split(baseline, dataset, "val", config, rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
+    return [tally_split(share, dataset, policy) for share in shares]
 
 
 def metrics(dataset, kind, **changes):
@@ -125,11 +119,10 @@ def test_popular_counts_the_train_events(dataset, histories):
     counts = Counter(item for own in histories for item in own[:-1])
     expected = sorted(range(NUM_ITEMS), key=lambda item: (-counts[item], item))[:K]
     config = settings("popular", **{"eval.filter_seen": False})
-    made = slates_of_split(
-        fit_baseline(config, dataset), dataset, "val", [slate_policy(config, dataset)],
-        max_history=5, batch_size=8, dial=0.0,
-    )  # fmt: skip
-    assert all(slate == expected for ((slates, _),) in made for slate in slates.tolist())
+    policy, baseline = slate_policy(config, dataset), fit_baseline(config, dataset)
+    share = held_out_of_split(baseline, dataset, "val", config)
+    made = [held_out.slates(dataset, policy)[0] for held_out in share]
+    assert all(slate == expected for slates in made for slate in slates.tolist())
 
 
 def test_recent_popular_of_the_whole_history_is_popular(dataset):
@@ -167,21 +160,6 @@ def test_re_ranking_works_on_top(dataset, kind):
 def test_logit_adjustment_spreads_the_slates(dataset, kind):
     adjusted = metrics(dataset, kind, **{"rerank.logit_adjustment": 5.0})
     assert adjusted[f"novelty_at_{K}"] > metrics(dataset, kind)[f"novelty_at_{K}"]
-
-
-def test_policies_side_by_side_are_each_judged_as_if_alone(dataset):
-    policies = [SlatePolicy(K, True, "none", 0.0, 10, adjustment) for adjustment in (0.0, 2.0, 0.0)]
-    baseline = fit_baseline(settings("item_knn"), dataset)
-
-    def slates(*some):
-        split = slates_of_split(
-            baseline, dataset, "val", some, max_history=5, batch_size=9, dial=0.0
-        )
-        return [[slates for slates, _ in batch] for batch in split]
-
-    for together, *alone in zip(slates(*policies), *(slates(p) for p in policies), strict=True):
-        for left, (right,) in zip(together, alone, strict=True):
-            assert torch.equal(left, right)
 
 
 def test_ease_refuses_a_catalogue_too_large_to_invert(dataset):

@@ -64,17 +64,10 @@ def evaluated(shop, name):
     checkpoint = shop.storage / name / "checkpoint_1"
     config = read_config(checkpoint)
     dataset = load_dataset(shop.prepared)
-    share = held_out_of_split(
-        load_model(config, dataset, checkpoint),
-        dataset,
-        "test",
-        max_history=config.model.max_history,
-        batch_size=50,
-        dial=config.model.diversity,
-        rank=0,
-        world_size=1,
-    )
-    scorecard = scorecard_of(share, dataset, slate_policy(config, dataset), cutoffs=(), kinds=KINDS)
+    policy = slate_policy(config, dataset)
+    share = held_out_of_split(load_model(config, dataset, checkpoint), dataset, "test", config)
+    shown = (held_out.shown(dataset, policy) for held_out in share)
+    scorecard = scorecard_of(shown, dataset, k=policy.k, cutoffs=(), kinds=KINDS)
     return finish_split(scorecard, item_groups(KINDS, dataset.catalogue))
 
 

@@ -9,7 +9,7 @@ divided: the metrics are the same on any number of workers. Not the metrics them
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,104 +23,34 @@ from recdiv_core.data.versions import with_version
 from recdiv_core.evaluation.groupings import check_kinds, item_groups
 from recdiv_core.evaluation.scorecards import Scorecard, finish_split, scorecard_of
 from recdiv_core.metrics.tally import Tally, judged_users, tally_slates
-from recdiv_core.models.baselines import Baseline
-from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import check_unchanged
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.inputs import check_inputs, start_with_gpu
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
-from recdiv_core.slates.scoring import held_out_of_split
+from recdiv_core.slates.scoring import HeldOut, held_out_of_split
 from recdiv_core.storage.places import absolute_place
 from recdiv_core.wording import few_judged
 
 logger = logging.getLogger(__name__)
 
 
-def tally_split(
-    model: Recommender | Baseline,
-    dataset: Dataset,
-    split: str,
-    policies: Sequence[SlatePolicy],
-    *,
-    max_history: int,
-    batch_size: int,
-    dial: float,
-    rank: int,
-    world_size: int,
-) -> list[Tally]:
-    """Tally one rank's share of a split, under each policy; see `slates_of_split`.
+def tally_split(share: Iterable[HeldOut], dataset: Dataset, policy: SlatePolicy) -> Tally:
+    """Return the sums of the metrics of every epoch over some held-out users.
 
-    Users left without a target are counted by the tally and judged no further.
-    """
-    device = dataset.text_VH.device
-    tallies = [Tally.zeros(len(dataset.catalogue), k=p.k, device=device) for p in policies]
-    batches = slates_of_split(
-        model,
-        dataset,
-        split,
-        policies,
-        max_history=max_history,
-        batch_size=batch_size,
-        dial=dial,
-        rank=rank,
-        world_size=world_size,
-    )
-    for batch in batches:
-        for index, (slates_BK, targets_BT) in enumerate(batch):
-            k = policies[index].k
-            tallies[index] += tally_slates(slates_BK, targets_BT, dataset.facts, k=k)
-    return tallies
-
-
-def slates_of_split(
-    model: Recommender | Baseline,
-    dataset: Dataset,
-    split: str,
-    policies: Sequence[SlatePolicy],
-    *,
-    max_history: int,
-    batch_size: int,
-    dial: float,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Make the slates of one rank's share of a split; the scores are computed once.
+    Users without a target are counted, and left out of everything else.
 
     Args:
-        model: to be judged.
-        dataset: whose split.
-        split: `val` or `test`.
-        policies: how slates are made.
-        max_history: events that a trained model sees; a baseline sees all.
-        batch_size: users of a global batch.
-        dial: the diversity asked of a conditioned model, for all users.
-        rank: this worker.
-        world_size: workers.
-
-    Yields:
-        for each batch and policy slates_BK and targets_BT, see `make_slates` and `pad_targets`;
-        with `filter_seen`, held-out items that stand in the history are no targets: they cannot be
-        recommended.
+        share: batches of users with their scores, see `held_out_of_split`.
+        dataset: the prepared data set.
+        policy: how slates are made of the scores.
     """
-    batches = held_out_of_split(
-        model,
-        dataset,
-        split,
-        max_history=max_history,
-        batch_size=batch_size,
-        dial=dial,
-        rank=rank,
-        world_size=world_size,
-    )
-    for held_out in batches:
-        with torch.inference_mode():
-            made = [
-                held_out.slates(dataset, policy, keep_scores=index < len(policies) - 1)
-                for index, policy in enumerate(policies)
-            ]
-        yield made
+    tally = Tally.zeros(len(dataset.catalogue), k=policy.k, device=dataset.text_VH.device)
+    for held_out in share:
+        slates_BK, targets_BT = held_out.slates(dataset, policy)
+        tally += tally_slates(slates_BK, targets_BT, dataset.facts, k=policy.k)
+    return tally
 
 
 def evaluate(config: Config, checkpoint: str | Path, *, split: str = "test") -> dict[str, Any]:
@@ -180,21 +110,13 @@ def _tally_share(config: Config, place: str, split: str, rank: int, world_size: 
     torch.set_num_threads(config.scaling.threads_per_worker)
     device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
     dataset = load_dataset(Path(config.data.prepared)).to(device)
-    checkpoint = local_checkpoint(place, "--checkpoint")
-    share = held_out_of_split(
-        load_model(config, dataset, checkpoint).to(device),
-        dataset,
-        split,
-        max_history=config.model.max_history,
-        batch_size=config.eval.batch_size,
-        dial=config.model.diversity,
-        rank=rank,
-        world_size=world_size,
-    )
+    model = load_model(config, dataset, local_checkpoint(place, "--checkpoint")).to(device)
+    policy = slate_policy(config, dataset)
+    share = held_out_of_split(model, dataset, split, config, rank=rank, world_size=world_size)
     return scorecard_of(
-        share,
+        (held_out.shown(dataset, policy) for held_out in share),
         dataset,
-        slate_policy(config, dataset),
+        k=policy.k,
         cutoffs=config.eval.cutoffs,
         kinds=config.eval.slices,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,13 +21,9 @@ import torch
 from recdiv_core.config import Config, check_dial, override
 from recdiv_core.data.versions import with_version
 from recdiv_core.errors import UserError
-from recdiv_core.evaluation.evaluate import slates_of_split
-from recdiv_core.metrics.facts import CatalogueFacts
 from recdiv_core.metrics.jackknife import JudgedUsers, join_users
-from recdiv_core.metrics.judged import JudgedSlates, judge
-from recdiv_core.metrics.tally import USER_METRICS
-from recdiv_core.models.baselines import Baseline
-from recdiv_core.models.recommender import Recommender
+from recdiv_core.metrics.judged import judge
+from recdiv_core.metrics.tally import USER_METRICS, UserMetrics
 from recdiv_core.schema import Manifest, check_files, check_unchanged, read_manifest
 from recdiv_core.settings import parse_overrides
 from recdiv_core.slates.checkpoint import (
@@ -41,7 +37,8 @@ from recdiv_core.slates.checkpoint_copies import checkpoint_of_run, local_checkp
 from recdiv_core.slates.checks import check_rerank
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.loading import load_model
-from recdiv_core.slates.policy import SlatePolicy, slate_policy
+from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.storage.given_paths import local_path
 from recdiv_core.storage.places import is_uri
 
@@ -49,9 +46,6 @@ logger = logging.getLogger(__name__)
 
 OWN_SETTINGS: Final = ("rerank.", "model.diversity=")
 RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
-
-Measure = tuple[Callable[[JudgedSlates], torch.Tensor], CatalogueFacts]
-"""A metric of each user, and what it looks items up in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +162,7 @@ def _measured_on(run: NamedRun, manifest: Manifest) -> dict[str, object]:
 def judge_runs(
     runs: Sequence[NamedRun],
     split: str,
-    more: Mapping[str, Callable[[JudgedSlates], torch.Tensor]] | None = None,
+    more: UserMetrics | None = None,
 ) -> list[JudgedUsers]:
     """Judge comparable runs on all users of a split, in this process.
 
@@ -184,58 +178,37 @@ def judge_runs(
     torch.set_num_threads(runs[0].config.scaling.threads_per_worker)
     dataset = dataset.to(torch.device("cuda" if use_gpu else "cpu"))
     metrics = {**USER_METRICS, **(more or {})}
-    measures = {name: (metric, dataset.facts) for name, metric in metrics.items()}
     judged: list[JudgedUsers] = []
     for run in runs:
         model = load_model(run.config, dataset, run.checkpoint).to(dataset.text_VH.device)
-        policies = [slate_policy(run.config, dataset)]
-        judged += judge_users(model, dataset, split, policies, measures, config=run.config)
+        policy = slate_policy(run.config, dataset)
+        share = held_out_of_split(model, dataset, split, run.config)
+        slates = (held_out.slates(dataset, policy) for held_out in share)
+        judged.append(judge_users(slates, dataset, metrics, k=policy.k))
         logger.info("%s: judged on %d users", run.name, len(judged[-1].slates_UK))
     check_unchanged(dataset.prepared, dataset.manifest)
     return judged
 
 
 def judge_users(
-    model: Recommender | Baseline,
+    slates: Iterable[tuple[torch.Tensor, torch.Tensor]],
     dataset: Dataset,
-    split: str,
-    policies: Sequence[SlatePolicy],
-    measures: Mapping[str, Measure],
+    metrics: UserMetrics,
     *,
-    config: Config,
-) -> list[JudgedUsers]:
-    """Judge a model under each policy, keeping every user apart; states are computed once.
-
-    Users left without a target are left out, as everywhere.
+    k: int,
+) -> JudgedUsers:
+    """Judge slates, keeping every user apart; users without a target are left out.
 
     Args:
-        model: on the device of the data set.
-        dataset: whose split.
-        split: `val` or `test`.
-        policies: how slates are made.
-        measures: name -> what is measured of each user.
-        config: of the model: its history, its dial, users of a batch.
+        slates: batches of slates_BK and targets_BT, see `HeldOut.slates`.
+        dataset: the prepared data set.
+        metrics: name -> what is measured of each user.
+        k: slate length, >= 1; longer slates are cut.
     """
-    yardsticks = {id(facts): facts for facts in (dataset.facts, *(m[1] for m in measures.values()))}
-    parts: list[list[JudgedUsers]] = [[] for _ in policies]
-    for batch in slates_of_split(
-        model,
-        dataset,
-        split,
-        policies,
-        max_history=config.model.max_history,
-        batch_size=config.eval.batch_size,
-        dial=config.model.diversity,
-    ):
-        for index, (slates_BK, targets_BT) in enumerate(batch):
-            k = policies[index].k
-            seen = {
-                key: judge(slates_BK, targets_BT, facts, k=k) for key, facts in yardsticks.items()
-            }
-            users = {
-                name: metric(seen[id(facts)]).double().cpu().numpy()
-                for name, (metric, facts) in measures.items()
-            }
-            items_BK = seen[id(dataset.facts)].items_BK.int().cpu().numpy()
-            parts[index].append(JudgedUsers(users, items_BK, len(dataset.catalogue)))
-    return [join_users(own) for own in parts]
+    parts: list[JudgedUsers] = []
+    for slates_BK, targets_BT in slates:
+        seen = judge(slates_BK, targets_BT, dataset.facts, k=k)
+        users = {name: metric(seen).double().cpu().numpy() for name, metric in metrics.items()}
+        items_BK = seen.items_BK.int().cpu().numpy()
+        parts.append(JudgedUsers(users, items_BK, len(dataset.catalogue)))
+    return join_users(parts)

@@ -26,8 +26,7 @@ from recdiv_core.metrics.judged import judge
 from recdiv_core.metrics.scorecard import finish_scorecard, user_metrics
 from recdiv_core.metrics.tally import Tally, tally_judged
 from recdiv_core.slates.dataset import Dataset
-from recdiv_core.slates.policy import SlatePolicy
-from recdiv_core.slates.scoring import HeldOut
+from recdiv_core.slates.scoring import Shown
 
 
 @dataclass(frozen=True)
@@ -49,23 +48,23 @@ class Scorecard:
 
 
 def scorecard_of(
-    share: Iterable[HeldOut],
+    share: Iterable[Shown],
     dataset: Dataset,
-    policy: SlatePolicy,
     *,
+    k: int,
     cutoffs: Sequence[int],
     kinds: Sequence[str],
 ) -> Scorecard:
-    """Judge one rank's share of a split, and return the sums on the CPU.
+    """Judge the slates of some users, and return the sums on the CPU.
 
     Args:
-        share: batches of held-out users.
-        dataset: whose.
-        policy: how slates are made.
-        cutoffs: further ones; those above the slates' length are left out.
+        share: batches of held-out users with their slates.
+        dataset: the prepared data set.
+        k: slate length, >= 1; longer slates are cut.
+        cutoffs: further ones; those above k are left out.
         kinds: of groups, see `groupings`.
     """
-    device, k = dataset.text_VH.device, policy.k
+    device = dataset.text_VH.device
     facts = dataset.facts.with_attributes(column_values(kinds, dataset.catalogue))
     metrics = user_metrics(facts)
     of_items = merge(item_groups(kinds, dataset.catalogue), device)
@@ -74,14 +73,15 @@ def scorecard_of(
         Tally.zeros(facts.num_items, k=cutoff, names=metrics, device=device)
         for cutoff in (k, *sorted({cutoff for cutoff in cutoffs if cutoff < k}))
     ]
-    for held_out in share:
+    for shown in share:
         with torch.inference_mode():
-            slates_BK, targets_BT, background = held_out.judged_by(dataset, policy)
-            slates = judge(slates_BK, targets_BT, facts, k=k, background=background)
+            slates = judge(
+                shown.slates_BK, shown.targets_BT, facts, k=k, background=shown.background
+            )
             tallies = [tally + tally_judged(slates.cut(tally.k), metrics) for tally in tallies]
             groups += groups_of_judged(
                 slates,
-                user_groups=merge(user_groups(kinds, held_out.examples), device),
+                user_groups=merge(user_groups(kinds, shown.examples), device),
                 item_groups=of_items,
             )
     return Scorecard(tuple(tally.from_flat(tally.flat().cpu()) for tally in tallies), groups)

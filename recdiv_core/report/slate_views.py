@@ -282,7 +282,10 @@ def _read_users(
     ):
         targets_BT = pad_targets(examples)
         if config.eval.filter_seen:
-            targets_BT = without_seen(targets_BT, pack(examples, max_history=1), len(catalogue))
+            packed = pack(examples, max_history=1)
+            targets_BT = without_seen(
+                targets_BT, packed.seen_user_S, packed.seen_item_S, len(catalogue)
+            )
         is_judged_B = (targets_BT >= 0).any(dim=1)
         rows = np.flatnonzero(is_judged_B.numpy())
         of_users = {

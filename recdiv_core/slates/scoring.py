@@ -1,8 +1,9 @@
-"""Held-out users and their scores, batch by batch: what slates are made of and judged by.
+"""Score held-out users, batch by batch, and make the slates that metrics look at.
 
-Not the slates (slates.py) nor their sums (evaluate.py, scorecards.py). The one idea: users come in
-fixed global batches that are dealt to the workers in turn, so that a batch is computed alike
-whoever computes it.
+Not the ranking (making.py) nor the sums (evaluation/). The one idea: users come in fixed global
+batches that are dealt to the workers in turn. A batch is therefore computed alike on any worker.
+
+Shapes: B users, V catalogue, K slate length, T targets, S (user, item) pairs of the histories.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from recdiv_core.config import Config
 from recdiv_core.data.batches import Packed, pack, pad_targets
 from recdiv_core.data.plan import Examples, read_eval
 from recdiv_core.metrics.judged import Background
@@ -22,18 +24,37 @@ from recdiv_core.slates.making import count_above, count_rankable, make_slates
 from recdiv_core.slates.policy import SlatePolicy
 
 Scoring = Callable[[Examples, Packed], torch.Tensor]
-"""The users of a batch, twice told -> [B, V] float32 scores of the whole catalogue."""
+"""The users of a batch, ragged and packed -> [B, V] float32 scores of the whole catalogue."""
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """A batch of held-out users as a model scores them.
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """The slates of a batch of held-out users, and everything that metrics compare them with.
 
     Attributes:
-        examples: as they were read.
+        examples: the users as they were read.
+        slates_BK: int64 item_index, best first, -1 behind the end of a short slate.
+        targets_BT: int64 item_index of the held-out items, padded with -1.
+        background: histories, and where targets stand among all scores (unknown for slates of a
+            system whose scores we do not have).
+    """
+
+    examples: Examples
+    slates_BK: torch.Tensor
+    targets_BT: torch.Tensor
+    background: Background
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """A batch of held-out users with the scores of a model.
+
+    Attributes:
+        examples: the users as they were read.
         packed: their histories.
         targets_BT: held-out items, see `pad_targets`.
-        scores_BV: float32 of the whole catalogue; good until the next batch is asked for.
+        scores_BV: float32 scores of the whole catalogue; overwritten by the next batch, and by the
+            first call of `slates` or `shown`.
     """
 
     examples: Examples
@@ -41,23 +62,17 @@ class HeldOut:
     targets_BT: torch.Tensor
     scores_BV: torch.Tensor
 
-    def slates(
-        self, dataset: Dataset, policy: SlatePolicy, *, keep_scores: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return slates_BK under a policy, and the targets_BT that they are judged by.
+    @torch.inference_mode()
+    def slates(self, dataset: Dataset, policy: SlatePolicy) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return slates_BK under a policy, and the targets_BT to compare them with.
 
-        With `filter_seen`, held-out items that stand in the history are no targets (-1): they
-        cannot be recommended.
-
-        Args:
-            dataset: whose users these are.
-            policy: how slates are made.
-            keep_scores: False makes the slates in the scores' own memory, which then holds what
-                was ranked, before any re-ranking.
+        With `filter_seen`, a held-out item that stands in the user's history is no target (-1),
+        because it cannot be recommended. The slates are made in the memory of the scores, which
+        then hold what was ranked, before any re-ranking.
         """
         packed, targets_BT = self.packed, self.targets_BT
         slates_BK, _ = make_slates(
-            self.scores_BV.clone() if keep_scores else self.scores_BV,
+            self.scores_BV,
             packed.seen_user_S,
             packed.seen_item_S,
             dataset.traits,
@@ -65,42 +80,55 @@ class HeldOut:
             policy,
         )
         if policy.filter_seen:
-            targets_BT = without_seen(targets_BT, packed, self.scores_BV.shape[1])
+            seen = packed.seen_user_S, packed.seen_item_S
+            targets_BT = without_seen(targets_BT, *seen, self.scores_BV.shape[1])
         return slates_BK, targets_BT
 
-    def judged_by(
-        self, dataset: Dataset, policy: SlatePolicy
-    ) -> tuple[torch.Tensor, torch.Tensor, Background]:
-        """Return slates, targets, and what else metrics ask; the scores are used up.
+    @torch.inference_mode()
+    def shown(self, dataset: Dataset, policy: SlatePolicy) -> Shown:
+        """Return slates, targets and what the whole set of metrics needs besides.
 
-        Where targets stand among all items is taken of the scores, before any re-ranking.
+        Where targets stand among all items is read from the scores, before any re-ranking.
         """
-        slates_BK, targets_BT = self.slates(dataset, policy, keep_scores=False)
+        slates_BK, targets_BT = self.slates(dataset, policy)
         background = Background(
             history_user_S=self.packed.seen_user_S,
             history_item_S=self.packed.seen_item_S,
             num_above_BT=count_above(self.scores_BV, targets_BT),
             num_rankable_B=count_rankable(self.scores_BV),
         )
-        return slates_BK, targets_BT, background
+        return Shown(self.examples, slates_BK, targets_BT, background)
 
 
 def held_out_of_split(
     model: Recommender | Baseline,
     dataset: Dataset,
     split: str,
+    config: Config,
     *,
-    max_history: int,
-    batch_size: int,
-    dial: float,
-    rank: int,
-    world_size: int,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[HeldOut]:
-    """Yield one rank's share of a split by batches; arguments as `evaluate.slates_of_split`."""
+    """Yield one rank's share of a split, scored, batch by batch.
+
+    Args:
+        model: to be judged, on the device of the data set.
+        dataset: the prepared data set.
+        split: `val` or `test`.
+        config: of the model. Read are `model.max_history` (a baseline sees all events),
+            `model.diversity` (a model without a dial ignores it) and `eval.batch_size`.
+        rank: of this worker.
+        world_size: number of workers.
+    """
     share = read_eval(
-        dataset.prepared, split, batch_size=batch_size, rank=rank, world_size=world_size
+        dataset.prepared,
+        split,
+        batch_size=config.eval.batch_size,
+        rank=rank,
+        world_size=world_size,
     )
-    yield from score_users(share, dataset, scoring_of(model, dial), max_history=max_history)
+    scoring = scoring_of(model, config.model.diversity)
+    yield from score_users(share, dataset, scoring, max_history=config.model.max_history)
 
 
 def score_users(
@@ -173,9 +201,18 @@ def baseline_scoring(baseline: Baseline) -> Scoring:
     return score
 
 
-def without_seen(targets_BT: torch.Tensor, packed: Packed, num_items: int) -> torch.Tensor:
-    """Replace targets that stand in the user's history by -1."""
+def without_seen(
+    targets_BT: torch.Tensor, seen_user_S: torch.Tensor, seen_item_S: torch.Tensor, num_items: int
+) -> torch.Tensor:
+    """Replace targets that stand in the user's history by -1.
+
+    Args:
+        targets_BT: item_index, -1 for none.
+        seen_user_S: row of the user ...
+        seen_item_S: ... and item_index of each item in that user's history.
+        num_items: V.
+    """
     user = torch.arange(len(targets_BT), device=targets_BT.device)[:, None]
-    seen = packed.seen_user_S * num_items + packed.seen_item_S
+    seen = seen_user_S * num_items + seen_item_S
     is_seen = torch.isin(user * num_items + targets_BT, seen) & (targets_BT >= 0)
     return targets_BT.masked_fill(is_seen, -1)

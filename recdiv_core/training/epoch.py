@@ -30,6 +30,7 @@ from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.text_encoder import pad_tokens
 from recdiv_core.slates.dataset import Dataset, tokens_of
 from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training.build import build_objective, parameter_groups
 from recdiv_core.training.feed import Feed
 from recdiv_core.training.objective import Objective
@@ -266,17 +267,15 @@ class Learner:
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Return the metrics of a split, over the users of all ranks."""
-        (tally,) = tally_split(
+        share = held_out_of_split(
             self.model,
             self.dataset,
             split,
-            [slate_policy(self.config, self.dataset)],
-            max_history=self.config.model.max_history,
-            batch_size=self.config.eval.batch_size,
-            dial=self.config.model.diversity,
+            self.config,
             rank=self.rank,
             world_size=self.world_size,
         )
+        tally = tally_split(share, self.dataset, slate_policy(self.config, self.dataset))
         flat = tally.flat()
         if self.world_size > 1:
             dist.all_reduce(flat)

@@ -33,6 +33,7 @@ from recdiv_core.schema import check_unchanged
 from recdiv_core.slates.checkpoint import Progress, read_progress, save_checkpoint
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training.kinds import check_size
 from recdiv_core.training.loop import load_checked, start_logging
 from recdiv_core.training.run_files import last_checkpoint
@@ -112,17 +113,8 @@ def fit_baseline(config: Config, dataset: Dataset) -> Baseline:
 
 
 def _judge(config: Config, baseline: Baseline, dataset: Dataset, split: str) -> dict[str, float]:
-    (tally,) = tally_split(
-        baseline,
-        dataset,
-        split,
-        [slate_policy(config, dataset)],
-        max_history=config.model.max_history,
-        batch_size=config.eval.batch_size,
-        dial=0.0,
-        rank=0,
-        world_size=1,
-    )
+    share = held_out_of_split(baseline, dataset, split, config)
+    tally = tally_split(share, dataset, slate_policy(config, dataset))
     return finish(tally) | judged_users(tally)
 
 

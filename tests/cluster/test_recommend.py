@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from recdiv_core.settings import apply_overrides
 from recdiv_core.slates.checkpoint import read_config
@@ -69,18 +68,9 @@ def test_slates_of_a_split_are_those_that_are_judged(trained, tmp_path):
     config = apply_overrides(read_config(checkpoint), settings)
     dataset = load_dataset(Path(config.data.prepared))
     expected = {}
-    for held_out in held_out_of_split(
-        load_model(config, dataset, checkpoint),
-        dataset,
-        "test",
-        max_history=config.model.max_history,
-        batch_size=config.eval.batch_size,
-        dial=0.0,
-        rank=0,
-        world_size=1,
-    ):
-        with torch.inference_mode():
-            slates, _ = held_out.slates(dataset, slate_policy(config, dataset), keep_scores=False)
+    model = load_model(config, dataset, checkpoint)
+    for held_out in held_out_of_split(model, dataset, "test", config):
+        slates, _ = held_out.slates(dataset, slate_policy(config, dataset))
         ids = dataset.catalogue.table["item_id"].to_pylist()
         for user, slate in zip(held_out.examples.user_ids, slates.tolist(), strict=True):
             expected[user] = [ids[item] for item in slate]

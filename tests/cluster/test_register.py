@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 
 from recdiv_core.data.plan import read_eval
-from recdiv_core.evaluation.evaluate import slates_of_split
 from recdiv_core.slates.checkpoint import chosen_checkpoint, read_config
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.scoring import held_out_of_split
 from tests.cluster.conftest import run
 
 pytestmark = pytest.mark.ray
@@ -45,15 +45,10 @@ def own_slates(place: Path) -> tuple[pd.DataFrame, list[list[str]]]:
         queries += [texts[query] for query in examples.queries]
         histories += [[ids[item] for item in own] for own in np.split(examples.items, ends[:-1])]
     slates = []
-    for ((slates_BK, _),) in slates_of_split(
-        load_model(config, dataset, checkpoint),
-        dataset,
-        "test",
-        [slate_policy(config, dataset)],
-        max_history=config.model.max_history,
-        batch_size=config.eval.batch_size,
-        dial=0.0,
-    ):
+    policy = slate_policy(config, dataset)
+    model = load_model(config, dataset, checkpoint)
+    for held_out in held_out_of_split(model, dataset, "test", config):
+        slates_BK, _ = held_out.slates(dataset, policy)
         slates += [[ids[item] for item in own if item >= 0] for own in slates_BK.tolist()]
     return pd.DataFrame({"history": histories, "query": queries}), slates
 

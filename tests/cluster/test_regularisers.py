@@ -20,12 +20,12 @@ from recdiv_core.data.catalogue import item_attributes
 from recdiv_core.data.plan import (
     read_eval,
 )
-from recdiv_core.evaluation.evaluate import slates_of_split
 from recdiv_core.losses.diversity import REGULARISERS
 from recdiv_core.metrics.tally import Tally, finish, tally_slates
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import build_model
 from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.scoring import held_out_of_split
 from tests.cluster.conftest import train_steps
 from tests.oracles import (
     categories_of_slate,
@@ -84,14 +84,13 @@ def show(model, dataset):
     """Make and judge the slates of both held-out splits: one alone has few users."""
     slates, histories, tally = [], [], Tally.zeros(len(dataset.catalogue), k=K)
     batch = {"batch_size": CONFIG.eval.batch_size, "rank": 0, "world_size": 1}
-    policies, max_history = [slate_policy(CONFIG, dataset)], CONFIG.model.max_history
+    policy = slate_policy(CONFIG, dataset)
     for split in ("val", "test"):
         (examples,) = read_eval(dataset.prepared, split, **batch)
         ends = np.cumsum(examples.lengths)[:-1]
         histories += [history.tolist() for history in np.split(examples.items, ends)]
-        (((slates_BK, targets_BT),),) = slates_of_split(
-            model, dataset, split, policies, max_history=max_history, dial=0.0, **batch
-        )
+        (held_out,) = held_out_of_split(model, dataset, split, CONFIG)
+        slates_BK, targets_BT = held_out.slates(dataset, policy)
         slates += slates_BK.tolist()
         tally += tally_slates(slates_BK, targets_BT, dataset.facts, k=K)
     return Shown(
