@@ -38,7 +38,7 @@ from recdiv_core.config import Config
 from recdiv_core.errors import UserError
 from recdiv_core.metrics.repeats import means_of
 from recdiv_core.search_space import SearchSpace
-from recdiv_core.sweep.trial import is_selected
+from recdiv_core.training.selection import is_selected
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,8 @@ class FrontSearch(OptunaSearch):
         """Note the epoch, and its figures where it is the selected one so far."""
         self.epochs[trial_id] = int(result["epoch"])
         figures = {name: float(v) for name, v in result.items() if name.startswith("val/")}
-        if is_selected(self.config, figures, self.selected.get(trial_id)):
+        select, objective = self.config.train.select, f"val/{self.config.eval.objective_at_k}"
+        if is_selected(select, objective, figures, self.selected.get(trial_id)):
             self.selected[trial_id] = figures
 
     def on_trial_complete(

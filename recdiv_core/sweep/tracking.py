@@ -19,7 +19,7 @@ from recdiv_core.config import Config
 from recdiv_core.fronts.course import Course
 from recdiv_core.schema import Manifest
 from recdiv_core.search_space import SearchSpace
-from recdiv_core.sweep.trial import is_selected, trial_settings
+from recdiv_core.sweep.trial import trial_settings
 from recdiv_core.tracking.runs import (
     RunHandle,
     experiment_id,
@@ -31,6 +31,7 @@ from recdiv_core.tracking.runs import (
 )
 from recdiv_core.tracking.store import tracking_uri
 from recdiv_core.training.callback import log_report
+from recdiv_core.training.selection import is_selected
 from recdiv_core.wording import dial
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,8 @@ class TrialTracking(tune.Callback):
         """Log an epoch, and keep the selected one."""
         name = trial_name(trial)
         log_report(self.handles[name], _only_figures(result))
-        if is_selected(self.config, result, self.best.get(name)):
+        select, objective = self.config.train.select, f"val/{self.config.eval.objective_at_k}"
+        if is_selected(select, objective, result, self.best.get(name)):
             self.best[name] = _only_figures(result)
 
     def on_trial_complete(

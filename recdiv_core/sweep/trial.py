@@ -61,21 +61,6 @@ def trial_settings(shared: Config, sample: Mapping[str, Any], root: str, name: s
     )
 
 
-def is_selected(
-    config: Config, figures: Mapping[str, float], before: Mapping[str, float] | None
-) -> bool:
-    """Return whether an epoch takes the place of the one selected so far (`train.select`).
-
-    Args:
-        config: of the trial, or what all trials share.
-        figures: of the epoch, with their `val/`.
-        before: figures of the selected epoch; None = this is the first.
-    """
-    objective = f"val/{config.eval.objective_at_k}"
-    takes_last = config.train.select == "last"
-    return before is None or takes_last or figures[objective] > before[objective]
-
-
 class EpochReports(UserCallback):
     """Forward a trial's reports to Tune; called in the trial's own process.
 

@@ -40,6 +40,7 @@ from recdiv_core.slates.loading import build_model
 from recdiv_core.storage.credentials import RedactingFormatter
 from recdiv_core.training.epoch import Learner, check_skipped
 from recdiv_core.training.run_files import last_checkpoint
+from recdiv_core.training.selection import is_selected
 from recdiv_core.training.shards import load_whole, shard_encoder, whole
 
 logger = logging.getLogger(__name__)
@@ -167,12 +168,7 @@ class _Trainer:
         self, epoch: int, values: Mapping[str, float], figures: Mapping[str, float]
     ) -> None:
         name = self.config.eval.objective_at_k
-        is_better = (
-            self.config.train.select == "last"
-            or not self.progress.best_metrics
-            or values[name] > self.progress.best_metrics[name]
-        )
-        if is_better:
+        if is_selected(self.config.train.select, name, values, self.progress.best_metrics):
             self.best_weights = _copy_weights(self.model)
             self.progress = replace(
                 self.progress, best_epoch=epoch, best_metrics=values, epochs_without_better=0
