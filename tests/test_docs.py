@@ -10,6 +10,7 @@ from recdiv_core.settings import reference
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+MOST_WORDS = 1_400
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -27,6 +28,10 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 
 
+def test_the_readme_is_short():
+    assert len(README.read_text("utf-8").split()) <= MOST_WORDS
+
+
 def test_the_settings_page_is_what_make_docs_writes():
     assert (ROOT / "docs" / "settings.md").read_text("utf-8") == reference()
 
@@ -38,6 +43,11 @@ def test_every_relative_link_resolves(page):
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors_of(target), link
+
+
+def test_the_readme_links_every_page():
+    linked = {(ROOT / link.partition("#")[0]).resolve() for link in links_of(README)}
+    assert {page.name for page in PAGES if page.resolve() not in linked} == set()
 
 
 def test_every_picture_is_small_enough_for_git():

@@ -100,8 +100,10 @@ def parse(monkeypatch: pytest.MonkeyPatch, name: str, arguments: list[str]) -> s
 
 @pytest.mark.parametrize(("name", "arguments"), WITH_SETTINGS, ids=lambda part: str(part)[:60])
 def test_a_command_of_the_documents_is_taken_and_each_of_its_keys_has_an_effect(
-    monkeypatch, caplog, name, arguments
+    monkeypatch, caplog, tmp_path, name, arguments
 ):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shop.yaml").touch()  # of --config
     spaces = {path.stem for path in (ROOT / "tune_spaces").glob("*.py")}
     assert parse(monkeypatch, name, arguments) in {None, *spaces}
     assert caplog.messages == []
