@@ -39,8 +39,7 @@ import torch
 
 from benchmarks.peer_metrics import PEERS
 from recdiv_core.items.labels import labels_of_padded
-from recdiv_core.items.traits import ItemTraits
-from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
+from recdiv_core.items.traits import ItemTraits, describe_items
 from recdiv_core.metrics.judged import Background
 from recdiv_core.metrics.scorecard import finish_scorecard, user_metrics
 from recdiv_core.metrics.tally import USER_METRICS, Tally, UserMetrics, tally_slates
@@ -75,16 +74,16 @@ def main() -> None:
     torch.set_num_threads(1)
     num_users, rounds = (10_000, 3) if args.quick else (100_000, 5)
     world = make_world(np.random.default_rng(0), num_users=num_users, num_items=50_000)
-    facts, num_train_users = facts_of(world), int(world["train_user"].max()) + 1
+    traits, num_train_users = traits_of(world), int(world["train_user"].max()) + 1
     before = memory_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here
-    whole_s, figures = judge(world, facts, user_metrics(facts), rounds=rounds)
+    whole_s, figures = judge(world, traits, user_metrics(traits.attributes), rounds=rounds)
     figures["map_over_targets"] = map_over_targets(world)
     grown = memory_mib("VmHWM") - before
-    few_s, _ = judge(world, facts, USER_METRICS, rounds=rounds)
+    few_s, _ = judge(world, traits, USER_METRICS, rounds=rounds)
     peers = ask_peers(world, {name: vars(args)[ASKED_AGAIN.get(name, name)] for name in PEERS})
     same_s = {
-        name: judge(world, facts, only(facts, peer["values"]), rounds=rounds)[0]
+        name: judge(world, traits, only(traits, peer["values"]), rounds=rounds)[0]
         for name, peer in peers.items()
         if peer
     }
@@ -166,9 +165,9 @@ def make_world(rng: np.random.Generator, *, num_users: int, num_items: int) -> A
     }
 
 
-def facts_of(world: Arrays) -> CatalogueFacts:
-    """Return what the metrics must know of the items."""
-    return catalogue_facts(
+def traits_of(world: Arrays) -> ItemTraits:
+    """Return the items of the world."""
+    return describe_items(
         torch.from_numpy(world["embeddings"]),
         labels_of_padded(torch.from_numpy(world["categories"])),
         torch.from_numpy(world["popularity"]),
@@ -179,7 +178,7 @@ def facts_of(world: Arrays) -> CatalogueFacts:
 
 
 def judge(
-    world: Arrays, facts: CatalogueFacts, metrics: UserMetrics, *, rounds: int
+    world: Arrays, traits: ItemTraits, metrics: UserMetrics, *, rounds: int
 ) -> tuple[float, dict[str, float]]:
     """Return the median seconds of judging all users, and the figures by their bare names."""
     slates, targets = torch.from_numpy(world["slates"]), torch.from_numpy(world["targets"])
@@ -192,13 +191,13 @@ def judge(
     is_whole = not metrics.keys() <= USER_METRICS.keys()
     for _ in range(rounds):
         started = time.process_time()
-        tally = Tally.zeros(facts.num_items, k=K, names=metrics)
+        tally = Tally.zeros(traits.num_items, k=K, names=metrics)
         for index, background in enumerate(backgrounds):
             users = slice(index * JUDGED_AT_ONCE, (index + 1) * JUDGED_AT_ONCE)
             tally += tally_slates(
                 slates[users],
                 targets[users],
-                facts,
+                traits,
                 k=K,
                 metrics=metrics,
                 background=background if is_whole else None,
@@ -220,9 +219,11 @@ def background_of(world: Arrays, start: int, stop: int) -> Background:
     )
 
 
-def only(facts: CatalogueFacts, names: Collection[str]) -> UserMetrics:
+def only(traits: ItemTraits, names: Collection[str]) -> UserMetrics:
     """Return our metrics of these names; those of all slates together come with any."""
-    return {name: metric for name, metric in user_metrics(facts).items() if name in names}
+    return {
+        name: metric for name, metric in user_metrics(traits.attributes).items() if name in names
+    }
 
 
 def ask_peers(world: Arrays, interpreters: Mapping[str, str | None]) -> dict[str, Any]:
@@ -280,8 +281,8 @@ def scoring_floor(rounds: int, *, num_users: int, num_items: int) -> dict[str, A
     """
     rng = np.random.default_rng(0)
     world = make_world(rng, num_users=num_users, num_items=num_items)
-    facts = facts_of(world)
-    metrics = user_metrics(facts)
+    traits = traits_of(world)
+    metrics = user_metrics(traits.attributes)
     states = torch.from_numpy(rng.standard_normal((num_users, DIM), dtype=np.float32))
     items = torch.from_numpy(rng.standard_normal((num_items, DIM), dtype=np.float32))
     history = torch.from_numpy(world["train_item"][: 8 * num_users].reshape(num_users, 8))
@@ -300,7 +301,7 @@ def scoring_floor(rounds: int, *, num_users: int, num_items: int) -> dict[str, A
 
     def every_epoch(users: slice) -> object:
         slates, wanted, *_ = best(users)
-        return tally_slates(slates, wanted, facts, k=K)
+        return tally_slates(slates, wanted, traits, k=K)
 
     def whole_set(users: slice) -> object:
         slates, wanted, scores, seen_user, seen_item = best(users)
@@ -310,13 +311,9 @@ def scoring_floor(rounds: int, *, num_users: int, num_items: int) -> dict[str, A
             num_above_BT=count_above(scores, wanted),
             num_rankable_B=count_rankable(scores),
         )
-        return tally_slates(slates, wanted, facts, k=K, metrics=metrics, background=background)
+        return tally_slates(slates, wanted, traits, k=K, metrics=metrics, background=background)
 
-    none, traits, space = (
-        torch.zeros(num_items),
-        traits_of(facts),
-        torch.empty(SCORED_AT_ONCE, num_items),
-    )
+    none, space = torch.zeros(num_items), torch.empty(SCORED_AT_ONCE, num_items)
     arms = {"product": product, "every_epoch": every_epoch, "whole_set": whole_set}
     taken: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(rounds + 1):
@@ -338,17 +335,6 @@ def scoring_floor(rounds: int, *, num_users: int, num_items: int) -> dict[str, A
             for name in ("every_epoch", "whole_set")
         },
     }
-
-
-def traits_of(facts: CatalogueFacts) -> ItemTraits:
-    """Return the same items as slates are made of."""
-    return ItemTraits(
-        embeddings_VD=facts.unit_VD[:-1],
-        categories=facts.categories,
-        num_categories=facts.num_categories,
-        popularity_V=facts.popularity_V[:-1] / facts.popularity_V.sum(),
-        num_places=1.0,
-    )
 
 
 def memory_mib(what: str) -> float:

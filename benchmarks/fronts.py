@@ -41,9 +41,9 @@ from recdiv_core.config import Config
 from recdiv_core.data.plan import train_examples
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.judged_runs import judge_users
+from recdiv_core.items.traits import ItemTraits
 from recdiv_core.metrics import diversity, pareto
 from recdiv_core.metrics.bootstrap import interval, resampled_means
-from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
 from recdiv_core.metrics.jackknife import JudgedUsers, figure_draws
 from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
 from recdiv_core.slates.checkpoint import chosen_checkpoint, read_config, read_progress
@@ -102,7 +102,7 @@ class Shop:
     """
 
     dataset: Dataset
-    behaviour: CatalogueFacts
+    behaviour: ItemTraits
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +242,7 @@ def judge_model(run: Run, own: Sequence[SlatePolicy], shop: Shop, split: str) ->
     dataset = shop.dataset
     model = load_model(run.config, dataset, run.checkpoint)
     metrics = {name: USER_METRICS[name] for name in FIGURES if name in USER_METRICS}
-    metrics["ild_behaviour"] = lambda seen: diversity.ild(replace(seen, facts=shop.behaviour))
+    metrics["ild_behaviour"] = lambda seen: diversity.ild(replace(seen, traits=shop.behaviour))
     made: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in own]
     for held_out in held_out_of_split(model, dataset, split, run.config):
         for policy, slates in zip(own, made, strict=True):  # users are scored once for all
@@ -342,13 +342,7 @@ def at_budget(
 def load_shop(prepared: Path) -> Shop:
     """Load a prepared data set, and the second yardstick of likeness."""
     dataset = load_dataset(prepared)
-    behaviour = catalogue_facts(
-        behaviour_vectors(dataset),
-        dataset.categories,
-        torch.tensor(dataset.catalogue.popularity_V),
-        num_train_users=max(1, dataset.manifest.num_train_users),
-        num_categories=dataset.catalogue.num_categories,
-    )
+    behaviour = replace(dataset.traits, embeddings_VD=behaviour_vectors(dataset))
     return Shop(dataset, behaviour)
 
 

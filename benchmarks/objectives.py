@@ -101,7 +101,7 @@ def make_part(rng: np.random.Generator) -> Part:
 def objectives(rng: np.random.Generator) -> dict[str, Objective]:
     """Return every way to be measured; `plain` is the exact softmax at w = 0."""
     unit = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(NUM_ITEMS, TEXT_DIM))))
-    popularity = torch.from_numpy(rng.dirichlet(np.ones(NUM_ITEMS))).float()
+    num_events = torch.from_numpy(rng.dirichlet(np.ones(NUM_ITEMS)) * 200_000).long()
     attributes = {name: rng.integers(50, size=NUM_ITEMS) for name in ("brand", "colour", "price")}
     plain = Objective(
         relevance="softmax",
@@ -114,8 +114,8 @@ def objectives(rng: np.random.Generator) -> dict[str, Objective]:
                 torch.from_numpy(rng.integers(NUM_CATEGORIES, size=(NUM_ITEMS, 1)))
             ),
             num_categories=NUM_CATEGORIES,
-            popularity_V=popularity,
-            num_places=10.0 * 22_363,
+            num_events_V=num_events,
+            num_train_users=22_363,
             attributes={name: torch.from_numpy(values) for name, values in attributes.items()},
         ),
     )
@@ -139,7 +139,7 @@ def objectives(rng: np.random.Generator) -> dict[str, Objective]:
             for kind in ("fgm", "fgsm", "pgd", "awp")
         },
         **{name: replace(plain, relevance=name) for name in ("sampled_softmax", "gbce", "bpr")},
-        "focal": replace(plain, focal_gamma=2.0, logit_bias_V=popularity.log()),
+        "focal": replace(plain, focal_gamma=2.0, logit_bias_V=plain.traits.log_prior_V),
         "conditioned": replace(diverse, is_conditioned=True, shared_dim=DIM),
     }
 
@@ -165,7 +165,7 @@ def make_step(objective: Objective, part: Part) -> Callable[[], object]:
     negatives: Negatives | None = None
     if objective.relevance != "softmax":
         drawn = torch.randint(NUM_ITEMS, (NUM_NEGATIVES,), generator=rng)
-        log_share = objective.traits.popularity_V.log()
+        log_share = objective.traits.log_prior_V
         negatives = mixed_negatives(drawn[:0], drawn, log_share)
     if objective.is_conditioned:
         dials = torch.rand(NUM_USERS, generator=rng)

@@ -121,8 +121,8 @@ def make_candidates(num_users: int, num_candidates: int) -> Candidates:
                 torch.from_numpy(rng.integers(NUM_CATEGORIES, size=(NUM_ITEMS, 1)))
             ),
             num_categories=NUM_CATEGORIES,
-            popularity_V=torch.full((NUM_ITEMS,), 1 / NUM_ITEMS),
-            num_places=1.0,
+            num_events_V=torch.ones(NUM_ITEMS, dtype=torch.int64),
+            num_train_users=1,
             attributes={
                 name: torch.from_numpy(rng.integers(50, size=NUM_ITEMS))
                 for name in ("brand", "colour", "price")

@@ -48,8 +48,8 @@ def random_traits(rng, num_items, dim, num_categories, *, zeros=0.0, positive=Fa
         embeddings_VD=torch.from_numpy(vectors).float(),
         categories=labels_of_padded(torch.from_numpy(categories)),
         num_categories=num_categories,
-        popularity_V=torch.full((num_items,), 1 / num_items),
-        num_places=1.0,
+        num_events_V=torch.ones(num_items, dtype=torch.int64),
+        num_train_users=1,
         attributes={name: torch.from_numpy(rng.integers(-1, 4, num_items)) for name in ATTRIBUTES},
     )
 
@@ -69,8 +69,8 @@ def candidates_of_one(scores, vectors=None, *, categories=None, history=None, at
             embeddings_VD=torch.nn.functional.normalize(vectors),
             categories=labels_of_padded(padded),
             num_categories=num_categories,
-            popularity_V=torch.full((num_items,), 1 / num_items),
-            num_places=1.0,
+            num_events_V=torch.ones(num_items, dtype=torch.int64),
+            num_train_users=1,
             attributes={name: torch.tensor(own) for name, own in (attributes or {}).items()},
         ),
         torch.tensor([history or [0.0] * num_categories]),

@@ -36,7 +36,7 @@ LOSSES: Final[Faults] = {
     "losses/aggregate.py": (
         "test_aggregate",
         [
-            ("slates.traits.num_places / SHOWN_ENOUGH", "slates.traits.num_places"),
+            ("slates.num_places / SHOWN_ENOUGH", "slates.num_places"),
             ("(excess - math.log(floor)) / (math.log(max", "(math.log(max"),
             (".pow(power)", ".pow(1 - 0.9 * power)"),
             ("own.clamp_min(torch.finfo(own.dtype).tiny).log() - common", "common"),
@@ -87,6 +87,22 @@ LOSSES: Final[Faults] = {
             ("max(0.0, state.multiplier + rate * excess)", "state.multiplier + rate * excess"),
         ],
     ),
+    "items/popularity.py": (
+        "test_exposure test_scorecard test_tally test_class_balance",
+        [
+            ("num_events_V.double() + 1", "num_events_V.double() + 1e-9"),
+            (
+                "num_events_V.argsort(descending=True, stable=True)",
+                "num_events_V.flip(0).argsort(descending=True, stable=True).sub(len(num_events_V) - 1).neg()",
+            ),
+            ("share_before_V >= TAIL_FROM", "share_before_V > TAIL_FROM"),
+            (
+                "num_events_V.double().clamp(min=1) / num_train_users",
+                "num_events_V.double().clamp(min=1)",
+            ),
+            ("num_events_V == 0, len(num_events_V) + 1", "num_events_V == 0, len(num_events_V)"),
+        ],
+    ),
     "losses/negatives.py": (
         "test_negatives",
         [
@@ -98,7 +114,6 @@ LOSSES: Final[Faults] = {
         "test_class_balance",
         [
             ("weights / weights.mean()", "weights / weights.sum()"),
-            ("popularity_V.double() + 1", "popularity_V.double() + 1e-9"),
             (".where(categories.has_any_V, 1.0)", ""),
         ],
     ),
@@ -147,8 +162,8 @@ METRICS: Final[Faults] = {
                 "slates.k * (slates.length_B - 1)\n    ild_B",
             ),
             (
-                "min(slates.k, slates.facts.num_categories)\n    if",
-                "slates.facts.num_categories\n    if",
+                "min(slates.k, slates.traits.num_categories)\n    if",
+                "slates.traits.num_categories\n    if",
             ),
             (".masked_fill(~is_pair_BKK, torch.inf)", ""),
             ("sizes_BK[:, second_P] - common_BP", "sizes_BK[:, second_P]"),
@@ -165,25 +180,10 @@ METRICS: Final[Faults] = {
             ("bits_BK.sum(dim=1) / slates.length_B.clamp(min=1)", "bits_BK.sum(dim=1) / slates.k"),
             ("slates.is_item_BK & ~is_popular_BK", "~is_popular_BK"),
             (
-                ".clamp(min=0).double() / slates.facts.num_items",
-                ".double() / slates.facts.num_items",
+                ".clamp(min=0).double() / slates.traits.num_items",
+                ".double() / slates.traits.num_items",
             ),
             ("slates.length_B == slates.k", "slates.length_B >= slates.k - 1"),
-        ],
-    ),
-    "metrics/facts.py": (
-        "test_exposure test_scorecard test_tally",
-        [
-            (
-                "popularity_V.argsort(descending=True, stable=True)",
-                "popularity_V.flip(0).argsort(descending=True, stable=True).sub(len(popularity_V) - 1).neg()",
-            ),
-            ("share_before_V >= TAIL_FROM", "share_before_V > TAIL_FROM"),
-            (
-                "popularity_V.double().clamp(min=1) / num_train_users",
-                "popularity_V.double().clamp(min=1)",
-            ),
-            ("popularity_V == 0, len(popularity_V) + 1", "popularity_V == 0, len(popularity_V)"),
         ],
     ),
     "metrics/tally.py": (
@@ -199,7 +199,7 @@ METRICS: Final[Faults] = {
         "test_tally test_scorecard",
         [
             ("& (items_BK >= 0)\n", "\n"),
-            ("- squared_norm_V[self.items_BK].sum(dim=1)", ""),
+            ("- self.look_up(squared_norm_V).sum(dim=1)", ""),
             ("is_new_BM[:, 1:] = labels_BM[:, 1:] != labels_BM[:, :-1]", "is_new_BM[:, 1:] = 1"),
             ("found.place_BM >= self.k", "found.place_BM > self.k"),
         ],

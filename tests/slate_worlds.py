@@ -44,8 +44,8 @@ def random_slates(seed, *, membership=None, dtype=torch.float64, k=K, spread=1.0
             embeddings_VD=torch.from_numpy(vectors).to(dtype),
             categories=labels_of_padded(torch.from_numpy(categories)),
             num_categories=NUM_CATEGORIES,
-            popularity_V=torch.from_numpy(rng.dirichlet(np.full(NUM_ITEMS, 0.3))).to(dtype),
-            num_places=100.0,
+            num_events_V=torch.from_numpy(rng.dirichlet(np.full(NUM_ITEMS, 0.3)) * 1000).long(),
+            num_train_users=25,
             attributes=dict(zip(ATTRIBUTES, torch.from_numpy(attributes), strict=True)),
         ),
         exposure_V=torch.from_numpy(exposure).to(dtype),
@@ -79,15 +79,15 @@ def hard_slates(slates, places):
     return np.take_along_axis(slates.candidates_BM.numpy(), places, 1).tolist()
 
 
-def shop_traits(vectors, num_places):
+def shop_traits(vectors, num_train_users):
     """Return the traits of a shop whose items lie around 8 centres, one a category."""
     items = torch.arange(len(vectors))
     return ItemTraits(
         embeddings_VD=torch.tensor(vectors).float(),
         categories=labels_of_padded(items[:, None] % 8),
         num_categories=8,
-        popularity_V=exposure_share((items < 8) * 30.0 + 1),
-        num_places=float(num_places),
+        num_events_V=(items < 8) * 30,
+        num_train_users=num_train_users,
         attributes={
             "brand": items % 8 // 2,
             "colour": items % 4,
@@ -111,7 +111,7 @@ def descend(name, *, num_users=20, num_items=40, num_steps=60):
     taste = centres[rng.integers(8, size=num_users)]
     start = taste @ vectors.T + 1.5 * (np.arange(num_items) < 8)  # narrow tastes, a popular head
     scores = torch.tensor(start, dtype=torch.float32, requires_grad=True)
-    traits = shop_traits(vectors, num_users * K)
+    traits = shop_traits(vectors, num_users)
     history = shop_history(num_users)
     places = torch.zeros(num_items)
     optimizer = torch.optim.Adam([scores], lr=0.1)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from recdiv_core.items.labels import labels_of_padded
-from recdiv_core.losses.class_balance import effective_number_weights, item_weights, log_prior
+from recdiv_core.items.popularity import log_prior
+from recdiv_core.losses.class_balance import effective_number_weights, item_weights
 from recdiv_core.losses.relevance import softmax
 
 COUNTS = [1, 2, 7, 500, 40_000, 3_000_000]

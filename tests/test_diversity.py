@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.items.labels import labels_of_padded
+from recdiv_core.items.traits import describe_items
 from recdiv_core.metrics import diversity
-from recdiv_core.metrics.facts import catalogue_facts
 from recdiv_core.metrics.judged import USERS_AT_ONCE, JudgedSlates, judge
 from tests.oracles import categories_of_slate, ild_of_slate
-from tests.worlds import facts_of, pad, random_world
+from tests.worlds import pad, random_world, traits_of
 
 CATEGORY_METRICS = {
     "category_coverage": diversity.category_coverage,
@@ -29,14 +29,14 @@ def slates_of(
     k: int = 4,
 ) -> JudgedSlates:
     """Return judged slates over 8 items; item i is in category i % 4 unless told otherwise."""
-    facts = catalogue_facts(
+    traits = describe_items(
         torch.tensor(vectors) if vectors else torch.eye(8),
         labels_of_padded(pad(categories or [[item % 4] for item in range(8)])),
         torch.ones(8, dtype=torch.int64),
         num_train_users=1,
         num_categories=num_categories,
     )
-    return judge(pad(slates), torch.zeros(len(slates), 1, dtype=torch.int64), facts, k=k)
+    return judge(pad(slates), torch.zeros(len(slates), 1, dtype=torch.int64), traits, k=k)
 
 
 def vectors(*first: list[float]) -> list[list[float]]:
@@ -64,7 +64,7 @@ def test_ild_by_hand(slate, expected):
 
 def test_ild_of_more_users_than_are_gathered_at_once():
     world = random_world(1, num_users=USERS_AT_ONCE + 7, width=4)
-    slates = judge(pad(world.slates), torch.zeros(71, 1).long(), facts_of(world), k=4)
+    slates = judge(pad(world.slates), torch.zeros(71, 1).long(), traits_of(world), k=4)
     expected = [ild_of_slate(slate, world.embeddings) for slate in world.slates]
     np.testing.assert_allclose(diversity.ild(slates).numpy(), expected, atol=1e-6)
 
@@ -144,7 +144,7 @@ def test_items_without_a_category_count_nothing():
 def test_category_metrics_equal_their_slow_twin(seed, k):
     world = random_world(seed, num_users=5)
     targets = torch.zeros(5, 1, dtype=torch.int64)
-    slates = judge(pad(world.slates), targets, facts_of(world), k=k)
+    slates = judge(pad(world.slates), targets, traits_of(world), k=k)
     values = {name: metric(slates) for name, metric in CATEGORY_METRICS.items()}
     for user, slate in enumerate(world.slates):
         expected = categories_of_slate(slate[:k], world.categories, world.num_categories, k)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import fields
 from itertools import combinations, product
 
 import hypothesis.strategies as st
@@ -120,7 +121,6 @@ def test_gradients_reach_the_scores_alone(name):
     membership = slates.membership_BM.clone().requires_grad_()
     constants = {
         "embeddings_VD": slates.traits.embeddings_VD.clone().requires_grad_(),
-        "popularity_V": slates.traits.popularity_V.clone().requires_grad_(),
         "exposure_V": slates.exposure_V.clone().requires_grad_(),
         "history_BG": slates.history_BG.clone().requires_grad_(),
     }
@@ -361,7 +361,7 @@ def test_what_lies_deeper_than_the_shortlist_hardly_counts(regulariser):
         membership_BM=soft_topk(scores, 10, 0.1),
         candidates_BM=candidates,
         slate_size=10,
-        **vars(traits),
+        **{field.name: getattr(traits, field.name) for field in fields(traits)},
     )
     whole = replaced(slates, slate_size=50)  # whose shortlist holds all 200
     torch.testing.assert_close(regulariser(slates), regulariser(whole), rtol=0, atol=5e-3)

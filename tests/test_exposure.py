@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.items.labels import labels_of_padded
+from recdiv_core.items.traits import describe_items
 from recdiv_core.metrics import exposure
-from recdiv_core.metrics.facts import catalogue_facts
 from recdiv_core.metrics.judged import judge
 from tests.oracles import gini
 from tests.worlds import pad
@@ -64,14 +64,14 @@ def test_items_that_are_never_shown_raise_gini_and_lower_coverage(counts):
     ],
 )
 def test_novelty_is_the_mean_self_information_in_bits(slate, expected):
-    facts = catalogue_facts(
+    traits = describe_items(
         torch.zeros(4, 2),
         labels_of_padded(torch.zeros(4, 1, dtype=torch.int64)),
         torch.tensor([0, 2, 1, 20]),
         num_train_users=8,
         num_categories=1,
     )
-    slates = judge(pad([slate, [1, 2, 3]]), torch.tensor([[0], [0]]), facts, k=3)
+    slates = judge(pad([slate, [1, 2, 3]]), torch.tensor([[0], [0]]), traits, k=3)
     novelty = exposure.novelty(slates).tolist()
     assert novelty == [expected, pytest.approx(5 / 3)]
     assert max(novelty) <= math.log2(8)
@@ -113,7 +113,7 @@ def test_personalisation_by_hand(counts, num_users, expected):
 
 
 def test_groups_of_popularity_by_hand():
-    facts = catalogue_facts(
+    traits = describe_items(
         torch.zeros(6, 2),
         labels_of_padded(torch.zeros(6, 1, dtype=torch.int64)),
         torch.tensor([0, 50, 20, 10, 10, 10]),
@@ -121,15 +121,15 @@ def test_groups_of_popularity_by_hand():
         num_categories=1,
     )
     # 50, then 50 + 20 + 10 of 100; the first of equals goes first
-    assert facts.popularity_group_V.tolist() == [2, 0, 1, 1, 2, 2, -1]
-    assert facts.popularity_rank_V.tolist() == [7, 1, 2, 3, 3, 3, 7]
-    assert facts.popularity_place_V.tolist() == [5, 0, 1, 2, 3, 4, 6]
-    slates = judge(pad([[1, 2, 4, 0], [0, 5]]), torch.tensor([[4], [1]]), facts, k=4)
+    assert traits.popularity_group_V.tolist() == [2, 0, 1, 1, 2, 2]
+    assert traits.popularity_rank_V.tolist() == [7, 1, 2, 3, 3, 3]
+    assert traits.popularity_order_V.tolist() == [5, 0, 1, 2, 3, 4]
+    slates = judge(pad([[1, 2, 4, 0], [0, 5]]), torch.tensor([[4], [1]]), traits, k=4)
     assert exposure.tail_share(slates).tolist() == [0.5, 1.0]
     assert exposure.popularity(slates).tolist() == [20.0, 5.0]
     assert exposure.unexpectedness(slates).tolist() == [0.25, 0.5]
     assert exposure.user_coverage(slates).tolist() == [1.0, 1.0]
     assert exposure.full_slates(slates).tolist() == [1.0, 0.0]
     assert exposure.serendipity(slates).tolist() == [0.0, 0.0]  # ranked third, as it is popular
-    shifted = judge(pad([[4], [0]]), torch.tensor([[4], [0]]), facts, k=1)
+    shifted = judge(pad([[4], [0]]), torch.tensor([[4], [0]]), traits, k=1)
     assert exposure.serendipity(shifted).tolist() == pytest.approx([2 / 6, 1.0])

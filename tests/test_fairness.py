@@ -8,7 +8,7 @@ from recdiv_core.metrics import finish
 from recdiv_core.metrics.fairness import item_fairness, user_fairness
 from recdiv_core.metrics.groups import GroupTally, finish_groups, tally_groups
 from tests import metric_oracles
-from tests.worlds import World, facts_of, pad, random_world, tally_of
+from tests.worlds import World, pad, random_world, tally_of, traits_of
 
 K = 5
 
@@ -28,7 +28,7 @@ def grouped(world: World, users: range, user_sets, item_sets) -> GroupTally:
     return tally_groups(
         pad([world.slates[user] for user in chosen]),
         pad([world.targets[user] for user in chosen]),
-        facts_of(world),
+        traits_of(world),
         k=K,
         user_groups=of_users,
         item_groups=masks(item_sets, 30),

@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 from torch._dynamo.utils import counters
 
-from recdiv_core.items.traits import ItemTraits
 from recdiv_core.losses.balance import BalanceState
 from recdiv_core.rerank.top_scores import top_scores
 from recdiv_core.training.shards import shard_encoder, whole
@@ -30,23 +29,13 @@ pytestmark = [
 ]
 
 
-def traits_on(device: torch.device, traits: ItemTraits) -> ItemTraits:
-    return replace(
-        traits,
-        embeddings_VD=traits.embeddings_VD.to(device),
-        categories=traits.categories.to(device),
-        popularity_V=traits.popularity_V.to(device),
-        attributes={name: values.to(device) for name, values in traits.attributes.items()},
-    )
-
-
 def trained_on(device, *, compiled=False, precision=torch.float32):
     """Return the weights after two steps of four parts, on the CPU."""
     model = fresh_model().to(device)
     if compiled:
         model.compile_towers()
     wanted = objective(diversity_weight=0.5)
-    wanted = replace(wanted, traits=traits_on(device, wanted.traits))
+    wanted = replace(wanted, traits=wanted.traits.to(device))
     parts = [part(users) for users in PARTS]
     parts = [replace(each, packed=each.packed.to(device)) for each in parts]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)

@@ -5,25 +5,25 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.items.labels import labels_of_padded
-from recdiv_core.metrics.facts import catalogue_facts
+from recdiv_core.items.traits import describe_items
 from recdiv_core.metrics.intent import alpha_ndcg, err_ia
 from recdiv_core.metrics.judged import JudgedSlates, judge
 from tests.metric_oracles import intent
-from tests.worlds import facts_of, pad, random_world
+from tests.worlds import pad, random_world, traits_of
 
 A, B, C, D, E = range(5)
 
 
 def judged(slate: list[int], targets: list[int], *, k: int = 5) -> JudgedSlates:
     """Return a slate over items A .. E, of the needs a, b, c, b and none."""
-    facts = catalogue_facts(
+    traits = describe_items(
         torch.eye(5),
         labels_of_padded(pad([[0], [1], [2], [1], []])),
         torch.ones(5, dtype=torch.int64),
         num_train_users=1,
         num_categories=3,
     )
-    return judge(pad([slate]), pad([targets]), facts, k=k)
+    return judge(pad([slate]), pad([targets]), traits, k=k)
 
 
 def test_golden_values_of_ndeval():
@@ -60,7 +60,7 @@ def test_nothing_served_scores_0(slate, targets):
 def test_users_are_judged_like_the_slow_twin(seed, k):
     world = random_world(seed, num_users=4)
     targets = [wanted or [0] for wanted in world.targets]
-    slates = judge(pad(world.slates), pad(targets), facts_of(world), k=k)
+    slates = judge(pad(world.slates), pad(targets), traits_of(world), k=k)
     got = np.stack([alpha_ndcg(slates).numpy(), err_ia(slates).numpy()], axis=1)
     for user, slate in enumerate(world.slates):
         expected = intent(slate[:k], targets[user], k, world)

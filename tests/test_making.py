@@ -43,8 +43,8 @@ def traits(embeddings):
         embeddings_VD=embeddings,
         categories=labels_of_padded(torch.arange(NUM_ITEMS)[:, None] % 4),
         num_categories=4,
-        popularity_V=LOG_PRIOR.exp(),
-        num_places=1.0,
+        num_events_V=torch.ones(NUM_ITEMS, dtype=torch.int64),
+        num_train_users=1,
         attributes={"brand": torch.arange(NUM_ITEMS) // 4},
     )
 

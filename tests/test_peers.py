@@ -10,12 +10,12 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from benchmarks import peer_metrics
-from benchmarks.evaluation import facts_of, judge, make_world, map_over_targets, scoring_floor
+from benchmarks.evaluation import judge, make_world, map_over_targets, scoring_floor, traits_of
 from recdiv_core.metrics import diversity
 from recdiv_core.metrics.judged import judge as judge_batch
 from recdiv_core.metrics.scorecard import user_metrics
-from tests.worlds import facts_of as facts_of_world
 from tests.worlds import pad, random_world
+from tests.worlds import traits_of as traits_of_world
 
 old_scipy_name = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # vendi-score 0.0.3
 
@@ -27,8 +27,8 @@ def world():
 
 @pytest.fixture(scope="module")
 def figures(world):
-    facts = facts_of(world)
-    return judge(world, facts, user_metrics(facts), rounds=1)[1]
+    traits = traits_of(world)
+    return judge(world, traits, user_metrics(traits.attributes), rounds=1)[1]
 
 
 def test_intent_aware_metrics_agree_with_ndeval(world, figures):
@@ -44,9 +44,9 @@ def test_intent_aware_metrics_agree_with_ndeval_on_several_labels(world):
     second = np.where(rng.random(400) < 0.5, rng.integers(240, 300, 400), -1)
     labels = np.stack([world["categories"][:, 0], second], axis=1)
     several = {**world, "categories": labels}
-    facts = facts_of({**several, "categories": np.where(labels < 240, labels, labels % 7)})
-    several["categories"] = facts.categories[torch.arange(facts.num_items)].numpy()
-    _, ours = judge(several, facts, user_metrics(facts), rounds=1)
+    traits = traits_of({**several, "categories": np.where(labels < 240, labels, labels % 7)})
+    several["categories"] = traits.categories[torch.arange(traits.num_items)].numpy()
+    _, ours = judge(several, traits, user_metrics(traits.attributes), rounds=1)
     _, values = peer_metrics.pyndeval(several)
     assert ours["err_ia"] == pytest.approx(values["err_ia"], abs=1e-12)
     # the ideal order is greedy in both, ties are broken otherwise
@@ -65,8 +65,8 @@ def test_the_vendi_score_of_awkward_slates_agrees_with_its_authors():
     vendi = pytest.importorskip("vendi_score", reason="needs vendi-score (the dev extra)").vendi
     world = random_world(6)
     targets = torch.zeros(40, 1, dtype=torch.int64)
-    slates = judge_batch(pad(world.slates), targets, facts_of_world(world), k=10)
-    unit = facts_of_world(world).unit_VD.double().numpy()
+    slates = judge_batch(pad(world.slates), targets, traits_of_world(world), k=10)
+    unit = traits_of_world(world).unit_VD.double().numpy()
     for value, slate in zip(diversity.vendi(slates).tolist(), world.slates, strict=True):
         kernel = unit[slate] @ unit[slate].T
         np.fill_diagonal(kernel, 1)  # an item without a vector is like itself

@@ -21,7 +21,7 @@ from recdiv_core.evaluation.sameness import (
     verdict,
 )
 from recdiv_core.items.labels import labels_of_padded
-from recdiv_core.metrics import catalogue_facts
+from recdiv_core.items.traits import describe_items
 
 property_test = settings(deadline=None, derandomize=True)
 
@@ -31,8 +31,8 @@ def unit(rows):
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
-def facts(vectors, categories):
-    return catalogue_facts(
+def traits(vectors, categories):
+    return describe_items(
         torch.from_numpy(vectors),
         labels_of_padded(torch.tensor(categories)),
         torch.ones(len(vectors), dtype=torch.int64),
@@ -91,7 +91,7 @@ def test_empty_slates_are_not_the_same_slate():
 
 
 def test_a_slate_is_compared_with_as_many_items_of_the_history():
-    own = facts(np.eye(8, dtype=np.float32), [[item % 4] for item in range(8)])
+    own = traits(np.eye(8, dtype=np.float32), [[item % 4] for item in range(8)])
     slates = np.array([[0, 4, 1, 2], [0, 1, 2, 3], [0, 4, 1, -1], [0, 4, 1, 2]])
     histories = np.array([[1, 2, 3, -1], [0, 4, 1, 5], [2, 3, 0, 1], [1, 2, -1, -1]])
     narrower, broader = against_history(slates, histories, own)
@@ -103,7 +103,7 @@ def test_a_slate_is_compared_with_as_many_items_of_the_history():
 def test_spread_is_that_of_each_slate_alone():
     rng = np.random.default_rng(0)
     vectors = unit(rng.normal(size=(9, 3)))
-    own = facts(vectors, [[item % 3] for item in range(9)])
+    own = traits(vectors, [[item % 3] for item in range(9)])
     slates = np.array([[0, 1, 2], [0, 3, 6], [4, -1, -1]])
     categories, ild = spread(slates, own)
     assert categories.tolist() == [3, 1, 1]
@@ -130,7 +130,7 @@ def test_nothing_shown_and_nothing_wanted_is_no_category():
 
 def test_a_segment_is_described_by_its_own_users():
     vectors = unit([[1, 0], [1, 0.01], [0, 1], [-1, 0]])
-    own = facts(vectors, [[0], [0], [1], [1]])
+    own = traits(vectors, [[0], [0], [1], [1]])
     slates = np.array([[0, 1], [0, 1], [2, 3]])
     exposure = np.bincount(slates.ravel(), minlength=4)
     found = look(slates, np.full((3, 2), -1), own, vectors, exposure)

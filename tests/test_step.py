@@ -46,8 +46,8 @@ def traits(vectors):
         embeddings_VD=torch.nn.functional.normalize(vectors, dim=1),
         categories=labels_of_padded(torch.arange(NUM_ITEMS)[:, None] % 4),
         num_categories=4,
-        popularity_V=torch.arange(1.0, NUM_ITEMS + 1) / 136,
-        num_places=3.0 * len(USERS),
+        num_events_V=torch.arange(NUM_ITEMS),
+        num_train_users=len(USERS),
         attributes={name: torch.arange(NUM_ITEMS) % 3 for name in ("brand", "colour", "price")},
     )
 
@@ -107,7 +107,7 @@ def negatives_of(wanted):
     return mixed_negatives(
         targets if wanted.negatives != "uniform" else targets[:0],
         NEGATIVES if wanted.negatives != "in_batch" else NEGATIVES[:0],
-        wanted.traits.popularity_V.log(),
+        wanted.traits.log_prior_V,
     )
 
 

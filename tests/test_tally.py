@@ -7,12 +7,13 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.items.labels import labels_of_padded
-from recdiv_core.metrics import USER_METRICS, Tally, catalogue_facts, finish, tally_slates
+from recdiv_core.items.traits import describe_items
+from recdiv_core.metrics import USER_METRICS, Tally, finish, tally_slates
 from recdiv_core.metrics.judged import judge
 from recdiv_core.metrics.tally import judged_users
 from recdiv_core.wording import few_judged
 from tests.metric_oracles import of_every_epoch
-from tests.worlds import facts_of, pad, random_world, tally_of
+from tests.worlds import pad, random_world, tally_of, traits_of
 
 
 @pytest.mark.parametrize("k", [1, 3, 10, 12])
@@ -97,24 +98,24 @@ def test_a_wide_slate_is_cut_to_k():
 
 
 def test_targets_may_be_padded_anywhere():
-    facts = facts_of(random_world(3))
+    traits = traits_of(random_world(3))
     slates = torch.tensor([[1, 2, 3]])
-    padded = tally_slates(slates, torch.tensor([[-1, 9, -1, 2]]), facts, k=3)
-    plain = tally_slates(slates, torch.tensor([[2, 9]]), facts, k=3)
+    padded = tally_slates(slates, torch.tensor([[-1, 9, -1, 2]]), traits, k=3)
+    plain = tally_slates(slates, torch.tensor([[2, 9]]), traits, k=3)
     assert torch.equal(padded.flat(), plain.flat())
 
 
 def test_int32_indices_are_welcome():
-    facts = facts_of(random_world(3))
+    traits = traits_of(random_world(3))
     slates, targets = torch.tensor([[1, 2, 3]]), torch.tensor([[2]])
-    narrow = tally_slates(slates.int(), targets.int(), facts, k=3)
-    assert torch.equal(narrow.flat(), tally_slates(slates, targets, facts, k=3).flat())
+    narrow = tally_slates(slates.int(), targets.int(), traits, k=3)
+    assert torch.equal(narrow.flat(), tally_slates(slates, targets, traits, k=3).flat())
 
 
 @pytest.mark.parametrize("name", USER_METRICS)
 def test_a_user_metric_gives_each_user_a_finite_float64(name):
     world = random_world(4)
-    slates = judge(pad(world.slates), pad(world.targets), facts_of(world), k=10)
+    slates = judge(pad(world.slates), pad(world.targets), traits_of(world), k=10)
     values = USER_METRICS[name](slates)
     assert values.shape == (slates.num_users,)
     assert values.dtype == torch.float64
@@ -127,7 +128,7 @@ def test_a_user_metric_of_an_empty_slate_is_zero(name):
     slates = judge(
         torch.empty(2, 0, dtype=torch.int64),
         torch.tensor([[3], [4]]),
-        facts_of(random_world(4)),
+        traits_of(random_world(4)),
         k=10,
     )
     assert USER_METRICS[name](slates).tolist() == [0.0, 0.0]
@@ -135,12 +136,12 @@ def test_a_user_metric_of_an_empty_slate_is_zero(name):
 
 @pytest.mark.parametrize("name", USER_METRICS)
 def test_a_user_metric_of_no_users_is_empty(name):
-    slates = judge(pad([]), pad([]), facts_of(random_world(4)), k=10)
+    slates = judge(pad([]), pad([]), traits_of(random_world(4)), k=10)
     assert USER_METRICS[name](slates).shape == (0,)
 
 
 def test_a_batch_of_no_users_tallies_to_zeros():
-    tally = tally_slates(pad([]), pad([]), facts_of(random_world(4)), k=10)
+    tally = tally_slates(pad([]), pad([]), traits_of(random_world(4)), k=10)
     assert torch.equal(tally.flat(), Tally.zeros(30, k=10).flat())
 
 
@@ -196,7 +197,7 @@ def test_a_flat_form_of_another_length_is_refused():
 )
 def test_broken_slates_and_targets_are_refused(slates, targets, k, message):
     with pytest.raises(ValueError, match=message):
-        tally_slates(torch.tensor(slates), torch.tensor(targets), facts_of(random_world(0)), k=k)
+        tally_slates(torch.tensor(slates), torch.tensor(targets), traits_of(random_world(0)), k=k)
 
 
 @pytest.mark.parametrize(
@@ -204,19 +205,19 @@ def test_broken_slates_and_targets_are_refused(slates, targets, k, message):
     [
         ({"embeddings_VD": torch.zeros(4)}, r"expected embeddings \[V, D\]"),
         ({"embeddings_VD": torch.zeros(4, 2)}, "the same number of items"),
-        ({"popularity_V": torch.zeros(2, dtype=torch.int64)}, "the same number of items"),
-        ({"popularity_V": torch.tensor([1, -1, 1])}, "popularity >= 0"),
+        ({"num_events_V": torch.zeros(2, dtype=torch.int64)}, "the same number of items"),
+        ({"num_events_V": torch.tensor([1, -1, 1])}, "num_events >= 0"),
         ({"num_train_users": 0}, "num_train_users >= 1"),
         ({"num_categories": 1}, r"categories must lie in -1\.\.0, got 0\.\.1"),
     ],
 )
-def test_broken_facts_are_refused(change, message):
+def test_broken_descriptions_of_items_are_refused(change, message):
     given = {
         "embeddings_VD": torch.eye(3),
         "categories": labels_of_padded(torch.tensor([[0], [1], [1]])),
-        "popularity_V": torch.tensor([1, 2, 3]),
+        "num_events_V": torch.tensor([1, 2, 3]),
         "num_train_users": 5,
         "num_categories": 2,
     }
     with pytest.raises(ValueError, match=message):
-        catalogue_facts(**(given | change))
+        describe_items(**(given | change))

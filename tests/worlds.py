@@ -15,7 +15,8 @@ from torch import Tensor
 
 from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.items.labels import labels_of_padded
-from recdiv_core.metrics import CatalogueFacts, Tally, catalogue_facts, tally_slates
+from recdiv_core.items.traits import ItemTraits, describe_items
+from recdiv_core.metrics import Tally, tally_slates
 from recdiv_core.metrics.judged import Background
 from recdiv_core.metrics.scorecard import user_metrics
 from recdiv_core.schema import CATALOGUE, Manifest
@@ -125,8 +126,8 @@ def pad(lists: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor(rows, dtype=torch.int64).reshape(len(lists), width)
 
 
-def facts_of(world: World) -> CatalogueFacts:
-    return catalogue_facts(
+def traits_of(world: World) -> ItemTraits:
+    return describe_items(
         torch.from_numpy(world.embeddings),
         labels_of_padded(pad(world.categories)),
         torch.tensor(world.popularity),
@@ -164,13 +165,13 @@ def background_of(world: World, users: Sequence[int]) -> Background:
 def scorecard_tally(world: World, *, k: int, users: Sequence[int] | None = None) -> Tally:
     """Return the tally of the whole set of metrics, of all users or of those given."""
     chosen = range(len(world.slates)) if users is None else users
-    facts = facts_of(world)
+    traits = traits_of(world)
     return tally_slates(
         pad([world.slates[user] for user in chosen]),
         pad([world.targets[user] for user in chosen]),
-        facts,
+        traits,
         k=k,
-        metrics=user_metrics(facts),
+        metrics=user_metrics(traits.attributes),
         background=background_of(world, chosen),
     )
 
@@ -180,7 +181,7 @@ def tally_of(world: World, *, k: int, users: Sequence[int] | None = None) -> Tal
     chosen = range(len(world.slates)) if users is None else users
     slates = pad([world.slates[user] for user in chosen])
     targets = pad([world.targets[user] for user in chosen])
-    return tally_slates(slates, targets, facts_of(world), k=k)
+    return tally_slates(slates, targets, traits_of(world), k=k)
 
 
 def write_dataset(prepared: Path, manifest: Manifest, *, num_items: int, num_queries: int) -> None:

@@ -49,7 +49,7 @@ def tally_split(share: Iterable[HeldOut], dataset: Dataset, policy: SlatePolicy)
     tally = Tally.zeros(len(dataset.catalogue), k=policy.k, device=dataset.text_VH.device)
     for held_out in share:
         slates_BK, targets_BT = held_out.slates(dataset, policy)
-        tally += tally_slates(slates_BK, targets_BT, dataset.facts, k=policy.k)
+        tally += tally_slates(slates_BK, targets_BT, dataset.traits, k=policy.k)
     return tally
 
 

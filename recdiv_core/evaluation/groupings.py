@@ -18,7 +18,7 @@ from recdiv_core.data.catalogue import Catalogue, shown_values
 from recdiv_core.data.plan import Examples
 from recdiv_core.data.rule_labels import one_label
 from recdiv_core.errors import UserError
-from recdiv_core.metrics.facts import POPULARITY_GROUPS, popularity_groups
+from recdiv_core.items.popularity import POPULARITY_GROUPS, popularity_groups
 from recdiv_core.schema import NO_QUERY
 
 USER_KINDS: Final[Mapping[str, tuple[str, str]]] = {

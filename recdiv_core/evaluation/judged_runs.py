@@ -207,7 +207,7 @@ def judge_users(
     """
     parts: list[JudgedUsers] = []
     for slates_BK, targets_BT in slates:
-        seen = judge(slates_BK, targets_BT, dataset.facts, k=k)
+        seen = judge(slates_BK, targets_BT, dataset.traits, k=k)
         users = {name: metric(seen).double().cpu().numpy() for name, metric in metrics.items()}
         items_BK = seen.items_BK.int().cpu().numpy()
         parts.append(JudgedUsers(users, items_BK, len(dataset.catalogue)))

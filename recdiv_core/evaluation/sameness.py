@@ -18,8 +18,8 @@ import torch
 from sklearn.cluster import DBSCAN
 
 from recdiv_core.items.labels import Labels
+from recdiv_core.items.traits import ItemTraits
 from recdiv_core.metrics.diversity import ild
-from recdiv_core.metrics.facts import CatalogueFacts
 from recdiv_core.metrics.judged import judge
 
 NEAR: Final = 0.95
@@ -91,7 +91,7 @@ def same_slates(slates_UK: Integers) -> tuple[Flags, Integers]:
     return is_same_U, -np.sort(-counts[counts > 1])
 
 
-def spread(slates_UK: Integers, facts: CatalogueFacts) -> tuple[Integers, Floats]:
+def spread(slates_UK: Integers, traits: ItemTraits) -> tuple[Integers, Floats]:
     """Return distinct categories and ILD of each slate, [U] each."""
     num_users, k = slates_UK.shape
     categories, distances = np.zeros(num_users, np.int64), np.zeros(num_users)
@@ -99,21 +99,21 @@ def spread(slates_UK: Integers, facts: CatalogueFacts) -> tuple[Integers, Floats
         users = slice(start, start + USERS_AT_ONCE)
         slates = torch.from_numpy(slates_UK[users])
         # nothing here looks at targets, but a user without one is not judged
-        judged = judge(slates, slates.new_zeros(len(slates), 1), facts, k=k)
+        judged = judge(slates, slates.new_zeros(len(slates), 1), traits, k=k)
         categories[users] = judged.num_slate_categories_B.numpy()
         distances[users] = ild(judged).numpy()
     return categories, distances
 
 
 def against_history(
-    slates_UK: Integers, histories_UK: Integers, facts: CatalogueFacts
+    slates_UK: Integers, histories_UK: Integers, traits: ItemTraits
 ) -> tuple[Flags, Flags]:
     """Compare each slate with as many of the last distinct items of its user's history.
 
     Args:
         slates_UK: item_index, best first, -1 behind the end.
         histories_UK: distinct items, the latest first, -1 behind the end.
-        facts: of the catalogue.
+        traits: the items of the catalogue.
 
     Returns:
         [U] whether the slate has fewer categories than the history; whether it has more. Neither
@@ -121,8 +121,8 @@ def against_history(
     """
     length_U1 = np.minimum((slates_UK >= 0).sum(axis=1), (histories_UK >= 0).sum(axis=1))[:, None]
     is_far_UK = np.arange(slates_UK.shape[1]) >= length_U1
-    of_slate, _ = spread(np.where(is_far_UK, -1, slates_UK), facts)
-    of_history, _ = spread(np.where(is_far_UK, -1, histories_UK), facts)
+    of_slate, _ = spread(np.where(is_far_UK, -1, slates_UK), traits)
+    of_history, _ = spread(np.where(is_far_UK, -1, histories_UK), traits)
     is_known_U = length_U1[:, 0] >= SHORTEST_HISTORY
     return is_known_U & (of_slate < of_history), is_known_U & (of_slate > of_history)
 
@@ -227,15 +227,15 @@ class Sameness:
 def look(
     slates_UK: Integers,
     histories_UK: Integers,
-    facts: CatalogueFacts,
+    traits: ItemTraits,
     vectors_VD: npt.NDArray[np.float32],
     exposure_V: Integers,
 ) -> Sameness:
     """Look at all slates; arguments as in `near_clusters` and `against_history`."""
     cluster_V = near_clusters(vectors_VD, exposure_V)
     is_same_U, sizes = same_slates(slates_UK)
-    is_narrower_U, is_broader_U = against_history(slates_UK, histories_UK, facts)
-    categories_U, ild_U = spread(slates_UK, facts)
+    is_narrower_U, is_broader_U = against_history(slates_UK, histories_UK, traits)
+    categories_U, ild_U = spread(slates_UK, traits)
     return Sameness(
         lost_U=places_lost(slates_UK, cluster_V),
         is_same_U=is_same_U,

@@ -65,18 +65,21 @@ def scorecard_of(
         kinds: of groups, see `groupings`.
     """
     device = dataset.text_VH.device
-    facts = dataset.facts.with_attributes(column_values(kinds, dataset.catalogue))
-    metrics = user_metrics(facts)
+    traits = dataset.traits
+    columns = column_values(kinds, dataset.catalogue)
+    metrics = user_metrics(
+        {**traits.attributes, **{name: values_V.to(device) for name, values_V in columns.items()}}
+    )
     of_items = merge(item_groups(kinds, dataset.catalogue), device)
     groups = GroupTally.zeros([*user_group_names(kinds), *of_items], k=k)
     tallies = [
-        Tally.zeros(facts.num_items, k=cutoff, names=metrics, device=device)
+        Tally.zeros(traits.num_items, k=cutoff, names=metrics, device=device)
         for cutoff in (k, *sorted({cutoff for cutoff in cutoffs if cutoff < k}))
     ]
     for shown in share:
         with torch.inference_mode():
             slates = judge(
-                shown.slates_BK, shown.targets_BT, facts, k=k, background=shown.background
+                shown.slates_BK, shown.targets_BT, traits, k=k, background=shown.background
             )
             tallies = [tally + tally_judged(slates.cut(tally.k), metrics) for tally in tallies]
             groups += groups_of_judged(

@@ -60,9 +60,7 @@ def coverage(slates: SoftSlates) -> torch.Tensor:
     items alike and lifts only the others, each where it fits best: most coverage for the accuracy
     it takes, least effect on Gini. 0 = places held by items never shown, 1 = by covered ones.
     """
-    return _mean_cost(
-        slates, -torch.expm1(-slates.exposure_V * slates.traits.num_places / SHOWN_ENOUGH)
-    )
+    return _mean_cost(slates, -torch.expm1(-slates.exposure_V * slates.num_places / SHOWN_ENOUGH))
 
 
 def popularity_power(slates: SoftSlates) -> torch.Tensor:
@@ -100,7 +98,7 @@ def _excess_cost(slates: SoftSlates, power: float) -> torch.Tensor:
     """Map log(exposure / target) of each item to [0, 1]: [V]."""
     floor = EXPOSURE_FLOOR
     target_V = exposure_share(
-        slates.traits.popularity_V.clamp_min(floor / slates.traits.num_items).pow(power)
+        slates.traits.popularity_share_V.clamp_min(floor / slates.traits.num_items).pow(power)
     )
     excess = (slates.exposure_V / target_V).clamp_min(floor).log()
     most = -target_V.min().log().clamp_max(-math.log(2))

@@ -56,20 +56,3 @@ def item_weights(weights_G: torch.Tensor, categories: Labels) -> torch.Tensor:
     padded = torch.cat([weights_G, weights_G.new_zeros(1)])  # an entry without a label has 0
     means_V = padded.new_zeros(len(item_V)).index_add_(0, row_N, padded[label_N] * part_N)
     return means_V.where(categories.has_any_V, 1.0)
-
-
-def log_prior(popularity_V: torch.Tensor) -> torch.Tensor:
-    """Estimate the log of each item's share of events, smoothed so that cold items have one.
-
-    `log((n_v + 1) / (sum n + V))`, Laplace's rule. For logit adjustment (`logit_bias_V = tau *
-    log_prior` in training, or scores lowered by it in ranking) and for the expected counts of
-    in-batch negatives. Not both at once: they correct the same popularity.
-
-    Args:
-        popularity_V: [V] train events of each item, >= 0.
-
-    Returns:
-        [V] float32, finite, < 0 for V > 1; exp sums to 1.
-    """
-    smoothed = popularity_V.double() + 1
-    return (smoothed.log() - smoothed.sum().log()).float()

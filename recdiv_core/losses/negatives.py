@@ -46,7 +46,7 @@ def mixed_negatives(
         targets_N: [N] int64 targets of the *global* batch: else the loss would depend on how many
             workers share it.
         uniform_U: [U] int64 drawn uniformly from the catalogue, with replacement.
-        log_share_V: [V] log of each item's share of all targets; `class_balance.log_prior`.
+        log_share_V: [V] log of each item's share of all targets; `popularity.log_prior`.
 
     Returns:
         The distinct items of both; S = 0 where both are empty.

@@ -43,3 +43,8 @@ class SoftSlates:
     history_BG: torch.Tensor | None
     slate_size: int
     taught_BM: torch.Tensor | None = None
+
+    @property
+    def num_places(self) -> float:
+        """Slate places there are when every train user is shown one slate."""
+        return float(self.traits.num_train_users * self.slate_size)

@@ -1,19 +1,16 @@
 # pyright: strict
 """Metrics of slates, as sums that add over batches and workers (tally.py says how to use them).
 
-accuracy, intent, diversity, exposure, calibration and fairness hold the definitions; judged and
-facts what they look at; scorecard the whole set; groups the sums of parts of the shop.
+accuracy, intent, diversity, exposure, calibration and fairness hold the definitions; judged holds
+what they look at; scorecard the whole set; groups the sums of parts of the shop.
 """
 
-from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
 from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS, Tally, finish, tally_slates
 
 __all__ = [
     "SYSTEM_METRICS",
     "USER_METRICS",
-    "CatalogueFacts",
     "Tally",
-    "catalogue_facts",
     "finish",
     "tally_slates",
 ]

@@ -59,7 +59,7 @@ def _history_beside_slate(slates: JudgedSlates) -> tuple[Tensor, ...]:
 
     ... user, share in slate and in history of each pair that occurs in slates.
     """
-    num_categories = max(1, slates.facts.num_categories)
+    num_categories = max(1, slates.traits.num_categories)
     user_H, label_H, history_H = slates.whole.once(_history_shares)
     shares_BM = slates.category_shares_BM
     user_M, place_M = shares_BM.nonzero(as_tuple=True)
@@ -73,8 +73,8 @@ def _history_beside_slate(slates: JudgedSlates) -> tuple[Tensor, ...]:
 
 def _history_shares(slates: JudgedSlates) -> tuple[Tensor, Tensor, Tensor]:
     """Return user, category and its share of each pair that occurs in histories, rising."""
-    background, num_categories = slates.needed_background, max(1, slates.facts.num_categories)
-    row_N, label_N, part_N = slates.facts.categories.spread(
+    background, num_categories = slates.needed_background, max(1, slates.traits.num_categories)
+    row_N, label_N, part_N = slates.traits.categories.spread(
         background.history_item_S, torch.float64
     )
     is_label_N = part_N > 0

@@ -34,7 +34,7 @@ def ild(slates: JudgedSlates) -> Tensor:
 
 def category_coverage(slates: JudgedSlates) -> Tensor:
     """Return distinct categories of the slate / min(k, G). In [0, 1], higher is more diverse."""
-    possible = max(1, min(slates.k, slates.facts.num_categories))
+    possible = max(1, min(slates.k, slates.traits.num_categories))
     return (slates.num_slate_categories_B.double() / possible).clamp(max=1)
 
 
@@ -45,7 +45,7 @@ def diversity_index(slates: JudgedSlates) -> Tensor:
     Pielou 1966, The measurement of diversity). 0 where min(k, G) < 2: nothing can be uneven.
     """
     entropy_B = slates.category_entropy_B
-    possible = min(slates.k, slates.facts.num_categories)
+    possible = min(slates.k, slates.traits.num_categories)
     if possible < 2:
         return torch.zeros_like(entropy_B)
     return (entropy_B / math.log(possible)).clamp(max=1)
@@ -127,13 +127,12 @@ def effective_categories(slates: JudgedSlates) -> Tensor:
     return torch.where(slates.num_slate_categories_B > 0, number_B, 0.0)
 
 
-def attribute_coverage(slates: JudgedSlates, *, name: str) -> Tensor:
+def attribute_coverage(slates: JudgedSlates, *, values_V: Tensor) -> Tensor:
     """Return distinct known values of an attribute in the slate / min(k, values that exist).
 
     In [0, 1], higher is more diverse: brand, colour, band of price, any column of the catalogue.
     """
-    values_V = slates.facts.attributes[name]
-    values_BK = values_V[slates.items_BK].sort(dim=1).values
+    values_BK = slates.look_up(values_V, missing=-1).sort(dim=1).values
     is_new_BK = values_BK >= 0
     is_new_BK[:, 1:] &= values_BK[:, 1:] != values_BK[:, :-1]
     num_values = int(values_V.max()) + 1

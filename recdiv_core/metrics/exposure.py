@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from recdiv_core.metrics.facts import POPULARITY_GROUPS
+from recdiv_core.items.popularity import POPULARITY_GROUPS
 from recdiv_core.metrics.judged import JudgedSlates
 
 
@@ -96,7 +96,7 @@ def novelty(slates: JudgedSlates) -> Tensor:
     2010, Solving the apparent diversity-accuracy dilemma of recommender systems). n_i is taken as 1
     at least (items unseen in training) and U at most (items bought repeatedly). Empty slate: 0.
     """
-    bits_BK = slates.facts.self_information_V[slates.items_BK]
+    bits_BK = slates.look_up(slates.traits.self_information_V)
     return bits_BK.sum(dim=1) / slates.length_B.clamp(min=1)
 
 
@@ -106,19 +106,19 @@ def popularity(slates: JudgedSlates) -> Tensor:
     >= 0, LOWER leans less on the popular (ARP of Yin et al. 2012, Challenging the long tail
     recommendation). Empty slate: 0.
     """
-    events_BK = slates.facts.popularity_V[slates.items_BK]
+    events_BK = slates.look_up(slates.traits.num_events_V).double()
     return events_BK.sum(dim=1) / slates.length_B.clamp(min=1)
 
 
 def tail_share(slates: JudgedSlates) -> Tensor:
     """Return the share of a slate's items that are of the tail.
 
-    In [0, 1], higher leans less on the popular. The tail is what stands outside the most popular
-    items that make 80 % of the train events (`facts.popularity_groups`), cold items included; APLT
-    of Abdollahpouri et al. 2019 with their head. Empty slate: 0.
+    In [0, 1], higher leans less on the popular. The tail is every item outside the most popular
+    items that make 80 % of the train events, cold items included (`popularity_groups` in
+    items/popularity.py). APLT of Abdollahpouri et al. 2019 with their head. Empty slate: 0.
     """
     tail = POPULARITY_GROUPS.index("tail")
-    is_tail_BK = slates.facts.popularity_group_V[slates.items_BK] == tail
+    is_tail_BK = slates.look_up(slates.traits.popularity_group_V, missing=-1) == tail
     return is_tail_BK.sum(dim=1).double() / slates.length_B.clamp(min=1)
 
 
@@ -128,7 +128,7 @@ def epc(slates: JudgedSlates) -> Tensor:
     In [0, 1], higher: hits that few others met. Discount 1 / log2(rank + 1); n_i / U as in novelty
     (Vargas & Castells 2011, Rank and relevance in novelty and diversity metrics).
     """
-    met_BK = torch.exp2(-slates.facts.self_information_V[slates.items_BK])
+    met_BK = torch.exp2(-slates.look_up(slates.traits.self_information_V))
     ranks_K = torch.arange(1, slates.k + 1, dtype=torch.float64, device=met_BK.device)
     discounts_K = 1 / (ranks_K + 1).log2()
     return (slates.is_hit_BK * (1 - met_BK)) @ discounts_K / discounts_K.sum()
@@ -142,8 +142,8 @@ def serendipity(slates: JudgedSlates) -> Tensor:
     events (equally popular items share a rank), and a cold item has p = 0.
     """
     ranks_K = torch.arange(1, slates.k + 1, device=slates.items_BK.device)
-    ahead_BK = slates.facts.popularity_rank_V[slates.items_BK] - ranks_K
-    gains_BK = ahead_BK.clamp(min=0).double() / slates.facts.num_items
+    ahead_BK = slates.look_up(slates.traits.popularity_rank_V) - ranks_K
+    gains_BK = ahead_BK.clamp(min=0).double() / slates.traits.num_items
     return (gains_BK * slates.is_hit_BK).sum(dim=1) / slates.k
 
 
@@ -154,7 +154,7 @@ def unexpectedness(slates: JudgedSlates) -> Tensor:
     but that a place without an item is not unexpected here. Popular: train events, ties by
     item_index.
     """
-    is_popular_BK = slates.facts.popularity_place_V[slates.items_BK] < slates.k
+    is_popular_BK = slates.look_up(slates.traits.popularity_order_V) < slates.k
     return (slates.is_item_BK & ~is_popular_BK).sum(dim=1).double() / slates.k
 
 

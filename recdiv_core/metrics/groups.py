@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from recdiv_core.metrics.facts import CatalogueFacts
+from recdiv_core.items.traits import ItemTraits
 from recdiv_core.metrics.judged import JudgedSlates, judge
 from recdiv_core.metrics.tally import SLATE_METRICS, TARGET_METRICS, USER_METRICS, UserMetrics
 
@@ -55,7 +55,7 @@ class GroupTally:
 def tally_groups(
     slates_BK: Tensor,
     targets_BT: Tensor,
-    facts: CatalogueFacts,
+    traits: ItemTraits,
     *,
     k: int,
     user_groups: Mapping[str, Tensor],
@@ -66,13 +66,13 @@ def tally_groups(
     Args:
         slates_BK: int item_index, best first, -1 behind the end.
         targets_BT: int item_index of held-out items, padded anywhere with -1.
-        facts: of the catalogue.
+        traits: the items of the catalogue.
         k: the cut-off.
         user_groups: name -> bool [B], users of the group.
         item_groups: name -> bool [V], items of the group.
     """
     return groups_of_judged(
-        judge(slates_BK, targets_BT, facts, k=k), user_groups=user_groups, item_groups=item_groups
+        judge(slates_BK, targets_BT, traits, k=k), user_groups=user_groups, item_groups=item_groups
     )
 
 

@@ -68,7 +68,7 @@ def _gains(slates: JudgedSlates) -> _Gains:
     is_shown_B = slates.is_hit_BK.any(dim=1)
     row_B = is_shown_B.nonzero()[:, 0]
     targets_BT = slates.targets_BT[row_B]
-    num_labels = max(1, targets_BT.shape[1] * slates.facts.categories.width(targets_BT))
+    num_labels = max(1, targets_BT.shape[1] * slates.traits.categories.width(targets_BT))
     at_once = max(1, LABELS_AT_ONCE // num_labels)
     starts = range(0, max(1, len(row_B)), at_once)
     parts = [_gains_of(slates, row_B[start : start + at_once]) for start in starts]
@@ -79,7 +79,7 @@ def _gains(slates: JudgedSlates) -> _Gains:
 def _gains_of(slates: JudgedSlates, row_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return of some users the number of needs, and the gains of slate and ideal order."""
     targets_BT, items_BK = slates.targets_BT[row_B], slates.items_BK[row_B]
-    need_BTL = _number_needs(slates.facts.categories[targets_BT])
+    need_BTL = _number_needs(slates.traits.categories[targets_BT])
     hit_BK = slates.is_hit_BK[row_B]
     place_BK = torch.searchsorted(targets_BT, items_BK).clamp(max=targets_BT.shape[1] - 1)
     num_needs = int(need_BTL.max()) + 1 if need_BTL.numel() else 0

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recdiv_core.metrics.facts import CatalogueFacts, check_range
+from recdiv_core.items.traits import ItemTraits, check_range
 
 USERS_AT_ONCE: Final = 64
 """Users whose slate vectors are gathered together: 64 * k * D numbers stay in the cache."""
@@ -58,7 +58,7 @@ class JudgedSlates:
         targets_BT: int64 item_index, rising, -1 before the first.
         num_targets_B: int64, >= 1.
         is_judged_R: bool, the users of the batch that these are: those with a target.
-        facts: what is known of the items.
+        traits: the items of the catalogue.
         background: of these users, row by row; None where no metric asks for it.
         longer: the slates that these are the first places of; None = not cut.
     """
@@ -68,7 +68,7 @@ class JudgedSlates:
     targets_BT: Tensor
     num_targets_B: Tensor
     is_judged_R: Tensor
-    facts: CatalogueFacts
+    traits: ItemTraits
     background: Background | None = None
     longer: JudgedSlates | None = None
     _done: dict[Callable[[JudgedSlates], Any], Any] = field(
@@ -133,6 +133,10 @@ class JudgedSlates:
         """Return how many items each slate really has, 0..k."""
         return self.is_item_BK.sum(dim=1)
 
+    def look_up(self, values_V: Tensor, missing: float = 0) -> Tensor:
+        """Return the value of each slate item, [B, K]; `missing` where there is no item."""
+        return values_V[self.items_BK].masked_fill(~self.is_item_BK, missing)
+
     @cached_property
     def pair_cosines_B(self) -> Tensor:
         """Return the sum of the cosines of all ordered pairs of each slate's items, float64.
@@ -159,22 +163,26 @@ class JudgedSlates:
     def _likeness(self) -> tuple[Tensor, Tensor]:
         """Return `pair_cosines_B` and `cosines_BKK`: the vectors are fetched once for both."""
         shape = (self.num_users, self.k, self.k)
-        cosines_BKK = self.facts.unit_VD.new_empty(shape, dtype=torch.float64)
+        cosines_BKK = self.traits.unit_VD.new_empty(shape, dtype=torch.float64)
         pair_cosines_B = self._look_at_vectors(cosines_BKK)
         cosines_BKK.diagonal(dim1=1, dim2=2).copy_(self.is_item_BK)
         return pair_cosines_B, cosines_BKK
 
     def _look_at_vectors(self, cosines_BKK: Tensor | None) -> Tensor:
         """Return the sum of the cosines of pairs, and fill in `cosines_BKK` where it is wanted."""
-        unit_VD, squared_norm_V = self.facts.unit_VD, self.facts.squared_norm_V
-        rows_N = self.items_BK.flatten() % len(unit_VD)  # -1: the last one, no item
+        unit_VD, squared_norm_V = self.traits.unit_VD, self.traits.squared_unit_norm_V
+        rows_N = self.items_BK.flatten().clamp(min=0)
+        is_empty_N = None if bool(self.is_item_BK.all()) else ~self.is_item_BK.flatten()
         found_ND = unit_VD.new_empty((USERS_AT_ONCE * self.k, unit_VD.shape[1]))
         wide_ND = torch.empty_like(found_ND, dtype=torch.float64)
         squared_length_B = squared_norm_V.new_empty(self.num_users)
         for start in range(0, self.num_users, USERS_AT_ONCE):
             users = slice(start, min(start + USERS_AT_ONCE, self.num_users))
-            rows_n = rows_N[self.k * users.start : self.k * users.stop]
+            places = slice(self.k * users.start, self.k * users.stop)
+            rows_n = rows_N[places]
             found_nD = torch.index_select(unit_VD, 0, rows_n, out=found_ND[: len(rows_n)])
+            if is_empty_N is not None:
+                found_nD[is_empty_N[places]] = 0
             wide_bKD = wide_ND[: len(rows_n)].copy_(found_nD).view(-1, self.k, unit_VD.shape[1])
             squared_length_B[users] = wide_bKD.sum(dim=1).square().sum(dim=1)
             if cosines_BKK is None:
@@ -183,12 +191,12 @@ class JudgedSlates:
                 torch.bmm(wide_bKD, wide_bKD.mT, out=cosines_BKK[users])
             else:  # in half the time of torch's
                 np.matmul(wide_bKD.numpy(), wide_bKD.mT.numpy(), out=cosines_BKK[users].numpy())
-        return squared_length_B - squared_norm_V[self.items_BK].sum(dim=1)
+        return squared_length_B - self.look_up(squared_norm_V).sum(dim=1)
 
     @cached_property
     def sorted_labels(self) -> SortedLabels:
         """Return the categories of all labels of each slate, sorted; of slates that are not cut."""
-        labels_BM, place_BM, weights_BM = self.facts.categories.packed(self.items_BK)
+        labels_BM, place_BM, weights_BM = self.traits.categories.packed(self.items_BK)
         labels_BM, order_BM = labels_BM.sort(dim=1)
         is_new_BM = torch.zeros_like(labels_BM)
         is_new_BM[:, 1:] = labels_BM[:, 1:] != labels_BM[:, :-1]
@@ -247,7 +255,7 @@ class SortedLabels:
 def judge(
     slates_BK: Tensor,
     targets_BT: Tensor,
-    facts: CatalogueFacts,
+    traits: ItemTraits,
     *,
     k: int,
     background: Background | None = None,
@@ -257,7 +265,7 @@ def judge(
     Args:
         slates_BK: int item_index, best first, -1 behind the end. Wider than k: cut to k.
         targets_BT: int item_index in any order, padded anywhere with -1.
-        facts: of the catalogue, on the same device.
+        traits: the items of the catalogue, on the same device.
         k: the cut-off, >= 1.
         background: of the same users and targets; the metrics of `scorecard` need it.
 
@@ -272,8 +280,8 @@ def judge(
         )
     if k < 1:
         raise ValueError(f"k={k} must be at least 1")
-    check_range("slates", slates_BK, facts.num_items)
-    check_range("targets", targets_BT, facts.num_items)
+    check_range("slates", slates_BK, traits.num_items)
+    check_range("targets", targets_BT, traits.num_items)
     if background is not None:
         background = _background_of_judged(background, targets_BT)
     slates_BK = F.pad(slates_BK[:, :k].long(), (0, max(0, k - slates_BK.shape[1])), value=-1)
@@ -293,7 +301,7 @@ def judge(
         targets_BT=targets_BT,
         num_targets_B=(targets_BT >= 0).sum(dim=1),
         is_judged_R=has_targets_B,
-        facts=facts,
+        traits=traits,
         background=background,
     )
 

@@ -5,11 +5,11 @@ Not the definitions, which stand in their families. The one idea: the set is a t
 the tally of it adds like any other, and what is of all slates together is worked out from the
 exposures that the tally holds anyway.
 
-    metrics = user_metrics(facts)
+    metrics = user_metrics(traits.attributes)
     tally = Tally.zeros(num_items, k=10, names=metrics)
     for slates_BK, targets_BT, background in batches:
         tally += tally_slates(
-            slates_BK, targets_BT, facts, k=10, metrics=metrics, background=background
+            slates_BK, targets_BT, traits, k=10, metrics=metrics, background=background
         )
     figures = finish_scorecard(tally)
 """
@@ -23,7 +23,6 @@ from typing import Final
 from torch import Tensor
 
 from recdiv_core.metrics import accuracy, calibration, diversity, exposure, intent
-from recdiv_core.metrics.facts import CatalogueFacts
 from recdiv_core.metrics.tally import USER_METRICS, Tally, UserMetrics, finish
 
 FURTHER_METRICS: Final[UserMetrics] = {
@@ -55,11 +54,15 @@ FURTHER_SYSTEM_METRICS: Final[Mapping[str, Callable[[Tensor], float]]] = {
 """Of all slates together: exposure_V -> a number."""
 
 
-def user_metrics(facts: CatalogueFacts) -> UserMetrics:
-    """Return all metrics that are averaged over users, a coverage of each attribute among them."""
+def user_metrics(attributes: Mapping[str, Tensor]) -> UserMetrics:
+    """Return all metrics that are averaged over users, and the coverage of each attribute.
+
+    Args:
+        attributes: name -> [V] int64 index of each item's value, -1 = unknown.
+    """
     by_attribute = {
-        f"{name}_coverage": partial(diversity.attribute_coverage, name=name)
-        for name in facts.attributes
+        f"{name}_coverage": partial(diversity.attribute_coverage, values_V=values_V)
+        for name, values_V in attributes.items()
     }
     return {**USER_METRICS, **FURTHER_METRICS, **by_attribute}
 

@@ -7,7 +7,7 @@ metrics do not depend on how many workers computed them:
 
     tally = Tally.zeros(num_items, k=10, device=device)
     for slates_BK, targets_BT in batches:
-        tally += tally_slates(slates_BK, targets_BT, facts, k=10)
+        tally += tally_slates(slates_BK, targets_BT, traits, k=10)
     flat = tally.flat()
     torch.distributed.all_reduce(flat)
     metrics = finish(tally.from_flat(flat))
@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from recdiv_core.errors import UserError
+from recdiv_core.items.traits import ItemTraits
 from recdiv_core.metrics import accuracy, diversity, exposure
-from recdiv_core.metrics.facts import CatalogueFacts
 from recdiv_core.metrics.judged import Background, JudgedSlates, judge
 
 UserMetrics = Mapping[str, Callable[[JudgedSlates], Tensor]]
@@ -165,7 +165,7 @@ class Tally:
 def tally_slates(
     slates_BK: Tensor,
     targets_BT: Tensor,
-    facts: CatalogueFacts,
+    traits: ItemTraits,
     *,
     k: int,
     metrics: UserMetrics = USER_METRICS,
@@ -177,7 +177,7 @@ def tally_slates(
         slates_BK: int item_index, best first, -1 behind the end. Wider than k: cut to k.
         targets_BT: int item_index of held-out items, padded anywhere with -1. Users without a
             target are counted and left out of everything else, exposure included.
-        facts: what the metrics must know of the catalogue, on the same device.
+        traits: the items of the catalogue, on the same device.
         k: the cut-off, >= 1.
         metrics: to be summed; what `scorecard.user_metrics` returns, or the few of USER_METRICS.
         background: of the same users, where a metric needs it.
@@ -185,7 +185,7 @@ def tally_slates(
     Raises:
         ValueError: see `judged.judge`.
     """
-    slates = judge(slates_BK, targets_BT, facts, k=k, background=background)
+    slates = judge(slates_BK, targets_BT, traits, k=k, background=background)
     return tally_judged(slates, metrics)
 
 
@@ -193,7 +193,7 @@ def tally_judged(slates: JudgedSlates, metrics: UserMetrics = USER_METRICS) -> T
     """Sum the metrics of judged slates; of `slates.cut(k)` those of a shorter cut-off."""
 
     def count(items: Tensor) -> Tensor:
-        return torch.bincount(items, minlength=slates.facts.num_items)
+        return torch.bincount(items, minlength=slates.traits.num_items)
 
     return Tally(
         k=slates.k,

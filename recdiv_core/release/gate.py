@@ -21,8 +21,8 @@ from recdiv_core.errors import UserError
 from recdiv_core.evaluation.compare import LOWER_IS_BETTER
 from recdiv_core.evaluation.differences import difference, draw
 from recdiv_core.evaluation.judged_runs import NamedRun, check_comparable, judge_runs
+from recdiv_core.items.popularity import POPULARITY_GROUPS
 from recdiv_core.metrics.bootstrap import resampled_means
-from recdiv_core.metrics.facts import POPULARITY_GROUPS
 from recdiv_core.metrics.fairness import MIN_SIZE
 from recdiv_core.metrics.judged import JudgedSlates
 from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
@@ -112,4 +112,4 @@ def verdict(entry: Mapping[str, Any], floor: float) -> dict[str, Any]:
 
 def _group_of_target(seen: JudgedSlates) -> torch.Tensor:
     """Return the popularity group of each user's held-out item (of several, one): [B]."""
-    return seen.facts.popularity_group_V[seen.targets_BT[:, -1]]
+    return seen.traits.popularity_group_V[seen.targets_BT[:, -1]]

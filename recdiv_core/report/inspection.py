@@ -127,7 +127,7 @@ def _inspect_one(
     histories = read_histories(dataset.prepared, _users_of(place), user_ids, slates_UK.shape[1])
     num_items = len(dataset.catalogue)
     exposure_V = np.bincount(slates_UK[slates_UK >= 0], minlength=num_items)
-    seen = look(slates_UK, histories.items_UK, dataset.facts, dataset.text_VH.numpy(), exposure_V)
+    seen = look(slates_UK, histories.items_UK, dataset.traits, dataset.text_VH.numpy(), exposure_V)
     groups = user_segments(histories.length_U, histories.is_cold_U)
     everybody = np.ones(len(slates_UK), dtype=np.bool_)
     figures = describe(seen, everybody)

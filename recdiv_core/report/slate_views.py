@@ -181,7 +181,7 @@ def view_slates(
             look(
                 each.slates_UK.astype(np.int64),
                 users.latest_UK,
-                dataset.facts,
+                dataset.traits,
                 dataset.text_VH.numpy(),
                 each.exposure_V,
             ),
@@ -297,7 +297,7 @@ def _read_users(
             groups[place] += tally_groups(
                 torch.from_numpy(each.slates_UK[start:stop]).long(),
                 targets_BT[is_judged_B],
-                dataset.facts,
+                dataset.traits,
                 k=config.eval.k,
                 user_groups=of_users,
                 item_groups=of_items,

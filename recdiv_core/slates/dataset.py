@@ -7,7 +7,6 @@ worker needs of the data set besides the examples is in a Dataset, loaded once a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,7 @@ from recdiv_core.data.catalogue import (
 )
 from recdiv_core.data.text_vectors import load_vectors
 from recdiv_core.items.labels import Labels, labels_of_lists
-from recdiv_core.items.traits import ItemTraits
-from recdiv_core.losses.class_balance import log_prior
-from recdiv_core.metrics.facts import CatalogueFacts, catalogue_facts
+from recdiv_core.items.traits import ItemTraits, describe_items
 from recdiv_core.schema import Manifest, read_manifest
 
 
@@ -37,47 +34,37 @@ class Dataset:
         prepared: its directory, absolute.
         manifest: its manifest.
         catalogue: its items.
-        text_VH: unit text vectors, [V, H] float32.
+        traits: its items, with their text vectors as embeddings.
         queries_QH: unit text vectors of the queries, [Q, H]; None without queries.
-        categories: category indices of every item.
-        log_prior_V: log of each item's share of train events, smoothed.
-        facts: what metrics must know of the catalogue.
     """
 
     prepared: Path
     manifest: Manifest
     catalogue: Catalogue
-    text_VH: torch.Tensor
+    traits: ItemTraits
     queries_QH: torch.Tensor | None
-    categories: Labels
-    log_prior_V: torch.Tensor
-    facts: CatalogueFacts
+
+    @property
+    def text_VH(self) -> torch.Tensor:
+        """Unit text vectors of the items, [V, H] float32."""
+        return self.traits.embeddings_VD
+
+    @property
+    def categories(self) -> Labels:
+        """Category indices of every item."""
+        return self.traits.categories
+
+    @property
+    def log_prior_V(self) -> torch.Tensor:
+        """Log of each item's smoothed share of train events, [V] float32."""
+        return self.traits.log_prior_V
 
     def to(self, device: torch.device) -> Dataset:
         """Return the data set with its tensors on a device."""
         return replace(
             self,
-            text_VH=self.text_VH.to(device),
+            traits=self.traits.to(device),
             queries_QH=None if self.queries_QH is None else self.queries_QH.to(device),
-            categories=self.categories.to(device),
-            log_prior_V=self.log_prior_V.to(device),
-            facts=self.facts.to(device),
-        )
-
-    @cached_property
-    def traits(self) -> ItemTraits:
-        """What regularisers and re-rankers may know of the items; one place a train user."""
-        device = self.text_VH.device
-        return ItemTraits(
-            embeddings_VD=self.text_VH,
-            categories=self.categories,
-            num_categories=self.catalogue.num_categories,
-            popularity_V=self.log_prior_V.exp(),
-            num_places=float(self.manifest.num_train_users),
-            attributes={
-                name: torch.from_numpy(values).to(device)
-                for name, values in item_attributes(self.catalogue).items()
-            },
         )
 
 
@@ -89,29 +76,19 @@ def load_dataset(prepared: Path) -> Dataset:
     """
     manifest = read_manifest(prepared)
     catalogue = load_catalogue(prepared)
-    categories = as_labels(catalogue.category_lists)
     text = torch.from_numpy(np.array(load_vectors(prepared, manifest)))
     queries = torch.from_numpy(np.array(load_vectors(prepared, manifest, "queries")))
-    return Dataset(
-        prepared=prepared,
-        manifest=manifest,
-        catalogue=catalogue,
-        text_VH=text,
-        queries_QH=queries if len(queries) else None,
-        categories=categories,
-        log_prior_V=log_prior(torch.tensor(catalogue.popularity_V)),
-        facts=catalogue_facts(
-            text,
-            categories,
-            torch.tensor(catalogue.popularity_V),
-            num_train_users=max(1, manifest.num_train_users),
-            num_categories=catalogue.num_categories,
-            attributes={
-                name: torch.from_numpy(values)
-                for name, values in item_attributes(catalogue).items()
-            },
-        ),
+    traits = describe_items(
+        text,
+        as_labels(catalogue.category_lists),
+        torch.tensor(catalogue.popularity_V),
+        num_train_users=max(1, manifest.num_train_users),
+        num_categories=catalogue.num_categories,
+        attributes={
+            name: torch.from_numpy(values) for name, values in item_attributes(catalogue).items()
+        },
     )
+    return Dataset(prepared, manifest, catalogue, traits, queries if len(queries) else None)
 
 
 def as_labels(lists: pa.ListArray) -> Labels:

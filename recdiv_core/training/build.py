@@ -5,8 +5,6 @@ Here the config is unpacked into plain arguments, and nowhere below.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import nn
 
@@ -54,9 +52,7 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
             step_size=loss.adversarial_step_size,
             width=model.token_embeddings().embedding_dim if on_tokens else config.model.dim,
         ),
-        traits=replace(
-            dataset.traits, num_places=float(dataset.manifest.num_train_users * loss.slate_size)
-        ),
+        traits=dataset.traits,
     )
 
 
@@ -65,7 +61,7 @@ def target_weights(config: Config, dataset: Dataset) -> torch.Tensor | None:
     beta = config.loss.class_balance_beta
     if not beta:
         return None
-    events_V = torch.tensor(dataset.catalogue.popularity_V).to(dataset.text_VH.device)
+    events_V = dataset.traits.num_events_V
     row_N, label_N, part_N = dataset.categories.spread(torch.arange(len(events_V)).to(events_V))
     counts = part_N.new_zeros(dataset.catalogue.num_categories)
     counts.index_add_(0, label_N, events_V[row_N] * (part_N > 0).to(counts.dtype))

@@ -92,7 +92,7 @@ def show(model, dataset):
         (held_out,) = held_out_of_split(model, dataset, split, CONFIG)
         slates_BK, targets_BT = held_out.slates(dataset, policy)
         slates += slates_BK.tolist()
-        tally += tally_slates(slates_BK, targets_BT, dataset.facts, k=K)
+        tally += tally_slates(slates_BK, targets_BT, dataset.traits, k=K)
     return Shown(
         slates,
         histories,
