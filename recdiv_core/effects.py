@@ -1,11 +1,10 @@
 # pyright: strict
-"""Where each setting takes effect: the pipelines that read it.
+"""The pipelines that read each setting.
 
-One rule: a setting on the command line that the pipeline does not read is left out, and a warning
-names it and the pipelines that read it. A preset and a config file serve all pipelines, so there
-each takes what it reads and says nothing of the rest. One exception: settings of a config file that
-differ from those that the prepared data set was made with are named, since they are not in force.
-tests/test_effects.py holds the table against the source.
+A setting on the command line that the pipeline does not read is ignored, and a warning names it and
+the pipelines that read it. Presets and config files serve all pipelines, so there unread settings
+give no warning. One exception: a warning names each setting of a config file that differs from the
+one the data set was prepared with. tests/test_effects.py checks the table against the source.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from recdiv_core.storage.given_paths import local_path
 
 _TRAIN: Final = ("train", "tune")
 ON_CHECKPOINTS: Final = ("evaluate", "recommend", "compare", "register")
-"""Pipelines that take a checkpoint's own settings in place of defaults and preset."""
+"""Pipelines that use the settings of a checkpoint instead of defaults and preset."""
 _CHECK: Final = ("audit", "inspect", "report")
 _DATA: Final = ("prepare",)
 
@@ -53,12 +52,12 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "tracking.": (*_TRAIN, "compare", "register", "report", "dashboard"),
     "seed": (*_DATA, *_TRAIN),
 }
-"""Key, or a section with its dot -> the pipelines that read it; the longest one that fits counts.
-What evaluation reads of a model's shape comes from the checkpoint and cannot be set."""
+"""Key, or section with its dot -> pipelines that read it; the longest match counts.
+Evaluation reads the shape of a model from the checkpoint, so those keys cannot be set there."""
 
 
 def readers(key: str) -> tuple[str, ...]:
-    """Return the pipelines that read a key, or an entry of the table of that key.
+    """Return the pipelines that read a key or an entry of a table.
 
     >>> readers("data.event_weights.cart")
     ('prepare',)
@@ -89,7 +88,7 @@ def only_read_by(pipeline: str, settings: Mapping[str, object]) -> dict[str, obj
 
 
 def of_the_call(settings: Mapping[str, object]) -> dict[str, object]:
-    """Return the settings that are of a call and of no checkpoint: data, and where runs are.
+    """Return the settings that belong to a call, not to a checkpoint: data, runs and tracking.
 
     >>> of_the_call({"tracking.uri": "sqlite:///runs.db", "eval.k": 5})
     {'tracking.uri': 'sqlite:///runs.db'}
@@ -99,15 +98,15 @@ def of_the_call(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 def stale(pipeline: str, settings: Mapping[str, object], config: Config) -> list[str]:
-    """Return a message for each setting that the prepared data set was made without.
+    """Return a message for each setting that differs from the one of the prepared data set.
 
     Args:
-        pipeline: which reads `data.prepared`, or not.
-        settings: of a config file, by their dotted keys.
-        config: of the call.
+        pipeline: name of the pipeline.
+        settings: settings of a config file, by dotted key.
+        config: all settings of the call.
 
     Raises:
-        UserError: `data.prepared` cannot be a path.
+        UserError: `data.prepared` is not a valid path.
     """
     manifest = local_path(config.data.prepared or ".", "data.prepared") / "manifest.json"
     if pipeline not in READERS["data.prepared"] or not manifest.is_file():
@@ -115,19 +114,19 @@ def stale(pipeline: str, settings: Mapping[str, object], config: Config) -> list
     try:
         made_with = cast("dict[str, object]", json.loads(manifest.read_bytes())["settings"])
     except (ValueError, KeyError, TypeError):
-        return []  # refused by its reader, which says more
+        return []  # its reader raises an error with details
     now = flatten(config)
     messages: list[str] = []
     for key in dict.fromkeys(_of_config(key, now) for key in settings):
         value: object = json.loads(json.dumps(now[key], default=dict))
         if key in made_with and made_with[key] != value and pipeline not in readers(key):
             messages.append(
-                f"{key}={value} is not in force: data.prepared={config.data.prepared} was prepared "
+                f"{key}={value} has no effect: data.prepared={config.data.prepared} was prepared "
                 f"with {made_with[key]}; run prepare again to change it"
             )
     return messages
 
 
 def _of_config(key: str, known: Mapping[str, object]) -> str:
-    """Return the key itself, or the one of the table that it is an entry of."""
+    """Return the key itself, or the key of the table that holds this entry."""
     return key if key in known else key.rpartition(".")[0]

@@ -1,9 +1,8 @@
 # pyright: strict
-"""The user's mistakes, told apart from ours.
+"""Exceptions that end a pipeline with a message instead of a traceback.
 
-A pipeline answers a UserError with its message and exit status 2, and a DivergedError with its
-message and status 1. Any other exception, a ValueError of a library or of ours included, is a bug:
-it shows its traceback and ends with status 1.
+A UserError gives exit status 2, a DivergedError exit status 1. Every other exception is a bug, also
+a ValueError: it shows its traceback and gives exit status 1.
 """
 
 from __future__ import annotations
@@ -12,19 +11,18 @@ from typing import Final
 
 
 class UserError(ValueError):
-    """Wrong input: a file, a row, a setting or a name that the user gave.
+    """Wrong input of the user: a file, a row, a setting or a name.
 
-    The message says what was given, what is allowed and the dotted config key.
+    The message names the given value, the allowed values and the dotted config key.
     """
 
 
 class DivergedError(ArithmeticError):
-    """A training that no further step brings back: numbers that are not finite.
+    """A training with numbers that are not finite, so that further steps are useless.
 
-    Neither wrong input nor a bug: exit status 1, the message without a traceback. The message says
-    which settings to change.
+    The message names the settings to change.
     """
 
 
 INIT_MENDS: Final = "`recdiv init FILES` writes a config for them"
-"""Ends a refusal that a config made by `init` would mend."""
+"""End of an error message for files that a config from `init` can describe."""

@@ -1,9 +1,9 @@
 # pyright: strict
-"""Settings that change nothing in a run because of other settings: each is named in a warning.
+"""Warnings for settings that have no effect because of other settings.
 
-Not which pipeline reads which key (effects.py), nor what depends on `model.kind`
-(training/kinds.py). The one idea: a table says what a key needs; tests/test_idle.py changes every
-key of a training step and proves that the outcome changes, or that the key is named here.
+effects.py knows which pipeline reads which key; training/kinds.py knows what depends on
+`model.kind`. Here a table lists the condition under which a key has an effect. tests/test_idle.py
+changes every key of a training step: either the outcome changes, or a warning names the key.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from recdiv_core.config import Config, flatten
 
 @dataclass(frozen=True)
 class Need:
-    """What some keys need to have an effect.
+    """A condition under which some keys have an effect.
 
     Attributes:
-        keys: that have none otherwise.
-        of: the keys that decide it, shown with their values.
-        is_met: tells whether the keys have an effect, by the config and the items of the catalogue.
+        keys: keys that have no effect unless the condition holds.
+        of: keys that decide the condition; the warning shows their values.
+        is_met: function of the config and the number of catalogue items; True = the keys count.
     """
 
     keys: tuple[str, ...]
@@ -31,14 +31,14 @@ class Need:
 
 
 def relevance_of(config: Config, num_items: int) -> str:
-    """Return the relevance loss that `auto` stands for."""
+    """Return the relevance loss, with `auto` resolved."""
     if config.loss.relevance != "auto":
         return config.loss.relevance
     return "softmax" if num_items <= config.loss.softmax_max_items else "sampled_softmax"
 
 
 def adds_noise(config: Config) -> bool:
-    """Tell whether noise is added to embeddings."""
+    """Tell whether training adds noise to embeddings."""
     return config.loss.adversarial not in ("none", "awp")
 
 
@@ -52,7 +52,7 @@ def forms_slates(config: Config) -> bool:
 
 
 def reranks(config: Config) -> bool:
-    """Tell whether anything is re-ranked."""
+    """Tell whether a re-ranker changes the slates."""
     return config.rerank.method != "none" and config.rerank.diversity > 0
 
 
@@ -155,10 +155,10 @@ TRAINING: Final = (
         lambda c, _: c.scaling.num_workers > 1,
     ),
 )
-"""Of what a trained model is trained with."""
+"""Conditions of the keys of training."""
 
 UNTRAINED: Final = ("train.epochs", "train.init_from", "train.select", "train.keep_checkpoints")
-"""Keys of training that are read where `train.epochs` is 0."""
+"""Keys of training that count also with `train.epochs=0`."""
 
 RERANKING: Final = (
     Need(("rerank.diversity",), ("rerank.method",), lambda c, _: c.rerank.method != "none"),
@@ -177,16 +177,16 @@ RERANKING: Final = (
         lambda c, _: reranks(c) or _binds(c),
     ),
 )
-"""Of what slates are made with."""
+"""Conditions of the keys of re-ranking."""
 
 
 def idle_in_training(config: Config, num_items: int, *, swept: Collection[str] = ()) -> list[str]:
-    """Return a message for the keys that change nothing in the training of a model.
+    """Return a message for each group of keys without effect in training.
 
     Args:
-        config: of the run.
-        num_items: of the catalogue.
-        swept: keys that may still change: what depends on them is not named.
+        config: settings of the run.
+        num_items: items in the catalogue.
+        swept: keys that a sweep changes; keys that depend on them are left out.
     """
     if not config.train.epochs and "train.epochs" not in swept:
         keys = [
@@ -201,7 +201,7 @@ def idle_in_training(config: Config, num_items: int, *, swept: Collection[str] =
 
 
 def idle_in_reranking(config: Config, *, swept: Collection[str] = ()) -> list[str]:
-    """Return a message for the keys of `rerank` that change no slate; see `idle_in_training`."""
+    """Return a message for each group of idle keys of `rerank`; see `idle_in_training`."""
     return _messages(RERANKING, config, 0, swept)
 
 

@@ -1,7 +1,7 @@
-"""The words of the data: column names, Arrow schemas and the layout of a prepared data set.
+"""Column names, Arrow schemas and the layout of a prepared data set.
 
-Not the reading or writing of it (data/ does that). The one idea: a prepared data set is a directory
-that stands by itself, and its version is checked before anything is read from it.
+data/ reads and writes it. A prepared data set is a self-contained directory; its schema version is
+checked before anything else is read.
 
     manifest.json        what is here, from what, how split (class Manifest)
     catalogue.parquet    CATALOGUE + any further attribute column, sorted by item_index
@@ -126,7 +126,7 @@ class EncoderSource(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     sha256: str
-    """Of the encoder's weights file."""
+    """SHA-256 of the files of the encoder."""
     max_tokens: int
     fields: tuple[str, ...]
 
@@ -138,36 +138,36 @@ class Manifest(BaseModel):
     schema_version: int
     name: str
     fingerprint: str
-    """sha256 over sources, settings and schema version: equal = the same examples."""
+    """SHA-256 of sources, settings and schema version; equal = the same examples."""
     num_users: int
-    """Users with an example in any split."""
+    """Users with an example in at least one split."""
     num_items: int
     """Rows of the catalogue."""
     num_events: int
-    """Events kept, over all splits."""
+    """Events in all splits together."""
     num_examples: dict[str, int]
-    """Rows of train, val and test."""
+    """Rows of train, val and test, by split."""
     num_events_by_split: dict[str, int]
     num_cold_users: int
     num_cold_items: int
     quarantined: dict[str, int]
     """Rejected rows by reason."""
     dropped: dict[str, int]
-    """Valid rows not used, by reason: duplicates, other kinds of event, outside the k-core."""
+    """Valid but unused rows, by reason: duplicates, other kinds of event, outside the k-core."""
     files: tuple[dict[str, object], ...] = ()
-    """Of each file of the click log: rows `read` = `kept` + `dropped` by rule + `quarantined`."""
+    """Row counts per file of the click log: `read` = `kept` + `dropped` + `quarantined`."""
     times: dict[str, object] = {}
-    """How the log writes its times, the first and the last day, and a histogram of the events."""
+    """Format of the times, first and last day, and a histogram of the events."""
     split: dict[str, str | int | float]
-    """Protocol, cut timestamps and how many ties stood across them."""
+    """Protocol, cut timestamps and number of ties across them."""
     has_timestamps: bool
     categories: tuple[str, ...]
     encoder: EncoderSource
     fragment_rows: int
     sources: tuple[dict[str, str | int], ...]
-    """Path, bytes and sha256 (or modification time) of each file read."""
+    """Path, bytes and SHA-256 (or modification time) of each input file."""
     settings: dict[str, object]
-    """The flattened `data.*`, `split.*` and text keys that made this."""
+    """Flattened `data.*`, `split.*` and text settings of the call of `prepare`."""
     seed: int
     versions: dict[str, str]
 
@@ -185,20 +185,22 @@ def read_manifest(prepared: Path) -> Manifest:
     """
     path = prepared / "manifest.json"
     if not prepared.is_dir():
-        raise UserError(f"data.prepared={prepared} is not a directory; run pipelines.prepare first")
+        raise UserError(f"data.prepared={prepared} is not a directory; run `recdiv prepare` first")
     if not path.is_file():
-        raise UserError(f"data.prepared={prepared} holds no manifest.json: not a prepared data set")
+        raise UserError(
+            f"data.prepared={prepared} is not a prepared data set: it has no manifest.json"
+        )
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # half a file, or no text
         raise UserError(
-            f"{path} is damaged, it is not valid JSON: {error}; run pipelines.prepare again"
+            f"{path} is damaged, it is not valid JSON: {error}; run `recdiv prepare` again"
         ) from None
     version = tree.get("schema_version") if isinstance(tree, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(
             f"data.prepared={prepared} has schema version {version}, this code reads "
-            f"{SCHEMA_VERSION}; run pipelines.prepare again"
+            f"{SCHEMA_VERSION}; run `recdiv prepare` again"
         )
     try:
         return Manifest.model_validate(tree)
@@ -207,10 +209,10 @@ def read_manifest(prepared: Path) -> Manifest:
 
 
 def check_unchanged(prepared: Path, manifest: Manifest) -> None:
-    """Check that a data set is the one whose manifest was read before.
+    """Check that a data set still has the manifest that was read before.
 
     Raises:
-        UserError: its files were removed or replaced since.
+        UserError: its files were removed or replaced in the meantime.
     """
     path = prepared / "manifest.json"
     try:
@@ -219,35 +221,35 @@ def check_unchanged(prepared: Path, manifest: Manifest) -> None:
         found = ""
     if found != manifest.fingerprint:
         raise UserError(
-            f"data.prepared={prepared} was changed while it was read: its fingerprint was "
-            f"{manifest.fingerprint[:12]}, is {found[:12] or 'not readable'}. Nothing that mixes "
-            "the two was saved. Put the data set back, or start a new run"
+            f"data.prepared={prepared} changed while it was read: its fingerprint was "
+            f"{manifest.fingerprint[:12]} and is now {found[:12] or 'not readable'}. Nothing was "
+            "saved from the mixed data. Restore the data set, or start a new run"
         )
 
 
 def check_files(prepared: Path, manifest: Manifest) -> None:
-    """Check that the files of a prepared data set are all there; reads footers only.
+    """Check that the files of a prepared data set are complete; reads only footers.
 
     Raises:
-        UserError: a missing or damaged file, foreign columns, rows that the manifest lacks.
+        UserError: a missing or damaged file, wrong columns, or a wrong number of rows.
     """
     for name in ("catalogue.parquet", "tokens.arrow", "queries.arrow"):
         if not (prepared / name).is_file():
-            raise UserError(f"data.prepared={prepared} lacks {name}; run pipelines.prepare again")
+            raise UserError(f"data.prepared={prepared} lacks {name}; run `recdiv prepare` again")
     for split, num_rows in manifest.num_examples.items():
         found = count_rows(prepared, split)
         if found != num_rows:
             raise UserError(
-                f"data.prepared={prepared}: {split}/ holds {found} rows, its manifest counts "
-                f"{num_rows}; run pipelines.prepare again"
+                f"data.prepared={prepared}: {split}/ has {found} rows, its manifest says "
+                f"{num_rows}; run `recdiv prepare` again"
             )
 
 
 def count_rows(prepared: Path, split: str) -> int:
-    """Count the rows of a split by the footers of its shards.
+    """Count the rows of a split from the footers of its shards.
 
     Raises:
-        UserError: a damaged file or foreign columns.
+        UserError: a damaged file or wrong columns.
     """
     schema = TRAIN_EXAMPLE if split == "train" else EVAL_EXAMPLE
     found = 0
@@ -255,12 +257,12 @@ def count_rows(prepared: Path, split: str) -> int:
         try:
             footer = pq.read_metadata(path)
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path} is damaged: {error}; run pipelines.prepare again") from None
+            raise UserError(f"{path} is damaged: {error}; run `recdiv prepare` again") from None
         columns = footer.schema.to_arrow_schema().names
         if columns != schema.names:
             raise UserError(
                 f"{path} has the columns {', '.join(columns)}, not "
-                f"{', '.join(schema.names)}: it is no part of a prepared data set"
+                f"{', '.join(schema.names)}; it is not part of a prepared data set"
             )
         found += footer.num_rows
     return found

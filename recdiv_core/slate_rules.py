@@ -1,19 +1,18 @@
 # pyright: strict
-"""The grammar of slate rules: what `rerank.rules` may say, parsed once.
+"""The grammar of `rerank.rules`: texts parsed into slate rules.
 
-Not the rules' effect (rerank/quota.py), nor whether the catalogue has such a value
-(data/rule_labels.py). The one idea: a rule is a short sentence that needs no quoting in a YAML list
-but for commas and colons.
+rerank/quota.py applies the rules; data/rule_labels.py checks that the catalogue has the values. A
+rule is a short sentence. In a YAML list it needs quotes only for commas and colons.
 
-    at most M of ATTRIBUTE                no value of it stands more than M times in a slate
-    at most M of ATTRIBUTE=VALUE          that value does not
-    at most M of ATTRIBUTE[=VALUE] in W   ... in any W consecutive places
-    at least M of ATTRIBUTE=VALUE         that value stands M times or more
-    at least N distinct ATTRIBUTE         N different values of it or more
-    include ITEM_ID                       that item stands in every slate
-    exclude ITEM_ID                       in none; a block list of any length
+    at most M of ATTRIBUTE                each value appears at most M times in a slate
+    at most M of ATTRIBUTE=VALUE          this value appears at most M times
+    at most M of ATTRIBUTE[=VALUE] in W   the same in any W consecutive places
+    at least M of ATTRIBUTE=VALUE         this value appears at least M times
+    at least N distinct ATTRIBUTE         at least N different values appear
+    include ITEM_ID                       this item appears in every slate
+    exclude ITEM_ID                       this item appears in no slate; any number of such rules
 
-A value that ends as ` in 5` does is put in double quotes.
+Put a value that ends like ` in 5` in double quotes.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ from recdiv_core.errors import UserError
 RuleKind = Literal["exclude", "include", "at most", "at least", "distinct"]
 
 MOST_RULES: Final = 31
-"""Rules a slate, all `include` counting as one; how often they are broken is told apart by their
-kind up to this number."""
+"""Largest number of rules per slate; all `include` count as one."""
 
 FORMS: Final[dict[RuleKind, str]] = {
     "at most": "at most M of ATTRIBUTE[=VALUE] [in W]",
@@ -55,16 +53,16 @@ _PATTERNS: Final[tuple[tuple[RuleKind, str], ...]] = (
 
 @dataclass(frozen=True)
 class SlateRule:
-    """A rule as it was said.
+    """A parsed rule.
 
     Attributes:
-        text: its words.
-        kind: which of the forms; `distinct` is `at least N distinct`.
-        count: M or N; 1 of an item.
-        attribute: name of an attribute of items; empty for a rule of an item.
-        value: of that attribute; empty = any.
+        text: text of the rule.
+        kind: form of the rule; `distinct` is `at least N distinct`.
+        count: M or N; 1 for a rule of an item.
+        attribute: name of an item attribute; empty for a rule of an item.
+        value: value of the attribute; empty = any.
         window: W consecutive places; 0 = the whole slate.
-        item_id: the shop's own; empty for a rule of an attribute.
+        item_id: the shop's item id; empty for a rule of an attribute.
     """
 
     text: str
@@ -76,12 +74,12 @@ class SlateRule:
     item_id: str = ""
 
 
-@functools.lru_cache(maxsize=100_000)  # a block list is parsed each time that a config is checked
+@functools.lru_cache(maxsize=100_000)  # each check of a config parses the whole block list
 def parse_rule(text: str) -> SlateRule:
     """Parse a rule.
 
     Raises:
-        UserError: not of these forms, or a number that says nothing.
+        UserError: the text has none of these forms, or a number out of range.
 
     >>> parse_rule("at most 2 of brand=Acme in 5")
     SlateRule(text='at most 2 of brand=Acme in 5', kind='at most', count=2, attribute='brand', \
@@ -103,13 +101,13 @@ value='Acme', window=5, item_id='')
             _check_numbers(rule, said.get("window"))
             return rule
     raise UserError(
-        f"rerank.rules: {text!r} is no rule{_nearest_form(text)}; allowed are "
+        f"rerank.rules: {text!r} is not a rule{_nearest_form(text)}; allowed are "
         f"{', '.join(FORMS.values())}"
     )
 
 
 def group_rules(texts: Sequence[str]) -> list[list[SlateRule]]:
-    """Parse rules, and put together what is kept as one: all `include`, and all `exclude`.
+    """Parse rules; all `include` rules make one group, all `exclude` rules another.
 
     >>> [
     ...     [rule.text for rule in group]
@@ -125,13 +123,13 @@ def group_rules(texts: Sequence[str]) -> list[list[SlateRule]]:
 
 def _check_numbers(rule: SlateRule, window: str | None) -> None:
     if rule.kind in ("at least", "distinct") and not rule.count:
-        raise UserError(f"rerank.rules: {rule.text!r} asks for nothing: allowed is 1 or more")
+        raise UserError(f"rerank.rules: {rule.text!r} has no effect; the number must be 1 or more")
     if window is not None and not rule.window:
         raise UserError(f"rerank.rules: {rule.text!r}: a window must have at least 1 place")
 
 
 def _nearest_form(text: str) -> str:
-    """Name the form that begins most alike."""
+    """Return a hint with the form whose first words are most similar."""
     words = text.lower().split()
     kinds: dict[str, RuleKind] = {
         "at most": "at most",
@@ -147,10 +145,10 @@ def _nearest_form(text: str) -> str:
 
 
 def check_rules(texts: Sequence[str], k: int) -> None:
-    """Refuse rules that no slate of k places can keep, whatever the catalogue.
+    """Refuse rules that no slate of k places can keep, for any catalogue.
 
     Raises:
-        UserError: too many of them, more asked for than there are places, or two that contradict.
+        UserError: too many rules, more items than places, or two contradicting rules.
     """
     rules = [parse_rule(text) for text in texts]
     num_of_attributes = sum(not rule.item_id for rule in rules)
@@ -161,7 +159,9 @@ def check_rules(texts: Sequence[str], k: int) -> None:
         )
     included = {rule.item_id: rule for rule in rules if rule.kind == "include"}
     if len(included) > k:
-        raise UserError(f"rerank.rules include {len(included)} items, but eval.k={k}")
+        raise UserError(
+            f"rerank.rules include {len(included)} items, but a slate has eval.k={k} places"
+        )
     ceilings = {
         (rule.attribute, rule.value): rule
         for rule in sorted(rules, key=lambda rule: -rule.count)
@@ -169,7 +169,7 @@ def check_rules(texts: Sequence[str], k: int) -> None:
     }
     for rule in rules:
         if rule.kind in ("at least", "distinct") and rule.count > k:
-            raise UserError(f"rerank.rules: {rule.text!r} asks for more than eval.k={k} places")
+            raise UserError(f"rerank.rules: {rule.text!r} needs more than eval.k={k} places")
         if rule.kind == "exclude" and rule.item_id in included:
             raise UserError(
                 f"rerank.rules: {rule.text!r} contradicts {included[rule.item_id].text!r}"

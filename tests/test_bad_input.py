@@ -146,7 +146,7 @@ def test_no_data_set(config: Config):
 
 
 def test_a_directory_that_is_no_data_set(config: Config, tmp_path: Path):
-    assert "holds no manifest.json" in refusal(config, data__prepared=str(tmp_path))
+    assert "has no manifest.json" in refusal(config, data__prepared=str(tmp_path))
 
 
 def test_another_schema_version(config: Config, prepared: Path):
@@ -157,7 +157,7 @@ def test_another_schema_version(config: Config, prepared: Path):
 
 def test_missing_shards(config: Config, prepared: Path):
     (prepared / "val" / "part-0.parquet").unlink()
-    assert "val/ holds 0 rows, its manifest counts 150" in refusal(config)
+    assert "val/ has 0 rows, its manifest says 150" in refusal(config)
 
 
 def test_a_damaged_shard(config: Config, prepared: Path):

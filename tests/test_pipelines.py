@@ -138,7 +138,7 @@ for call in calls:
     )
     ends = [json.loads(line) for line in done.stdout.splitlines()]
     assert ends == [[call[0], 2, []] for call in calls], done.stderr
-    assert "rerank.rules: 'at mots 2 of brand' is no rule; did you mean" in done.stderr
+    assert "rerank.rules: 'at mots 2 of brand' is not a rule; did you mean" in done.stderr
 
 
 def test_python_m_pipelines_is_the_same_door():
@@ -201,7 +201,7 @@ def test_a_config_file_that_the_data_were_not_prepared_with_is_named(run, caplog
     file.write_text(f"data:\n  events: [purchase]\n  prepared: {tmp_path}\n")
     run("train", "--config", str(file))
     assert caplog.messages == [
-        f"--config {file}: data.events=['purchase'] is not in force: data.prepared={tmp_path} was "
+        f"--config {file}: data.events=['purchase'] has no effect: data.prepared={tmp_path} was "
         "prepared with ['click']; run prepare again to change it"
     ]
 

@@ -383,7 +383,7 @@ def garble(path):
     ("spoil", "message"),
     [
         (lambda root: shutil.rmtree(root), "is not a directory"),
-        (lambda root: (root / "manifest.json").unlink(), "holds no manifest.json"),
+        (lambda root: (root / "manifest.json").unlink(), "has no manifest.json"),
         (lambda root: (root / "audit.json").unlink(), "lacks audit.json"),
         (lambda root: (root / "audit.json").write_text("[{]"), "is not valid JSON"),
         (lambda root: (root / "audit.json").write_text("[1]"), "is no audit"),

@@ -53,17 +53,17 @@ def test_a_rule_is_read(text, fields):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("at mots 2 of brand", "'at mots 2 of brand' is no rule; did you mean 'at most M of"),
+        ("at mots 2 of brand", "'at mots 2 of brand' is not a rule; did you mean 'at most M of"),
         ("at lest 2 of brand=A", "did you mean 'at least M of"),
         ("at least 2 of brand", "did you mean 'at least M of ATTRIBUTE=VALUE'"),
         ("at least two distinct brand", "did you mean 'at least N distinct ATTRIBUTE'"),
         ("at most -1 of brand", "did you mean 'at most M of"),
         ("includes A", "did you mean 'include ITEM_ID'"),
         ("exclud A", "did you mean 'exclude ITEM_ID'"),
-        ("", "'' is no rule; allowed are at most M"),
-        ("2 of brand", "is no rule; allowed are at most M"),
-        ("at least 0 of brand=A", "asks for nothing: allowed is 1 or more"),
-        ("at least 0 distinct brand", "asks for nothing"),
+        ("", "'' is not a rule; allowed are at most M"),
+        ("2 of brand", "is not a rule; allowed are at most M"),
+        ("at least 0 of brand=A", "has no effect; the number must be 1 or more"),
+        ("at least 0 distinct brand", "has no effect"),
         ("at most 1 of brand in 0", "a window must have at least 1 place"),
     ],
 )
@@ -76,8 +76,8 @@ def test_what_is_no_rule_is_refused_with_the_nearest_form(text, message):
     ("rules", "message"),
     [
         (["at most 2 of brand"] * 31, "31 rules of attributes; allowed are at most 30"),
-        (["include A", "include B", "include C"], "include 3 items, but eval.k=2"),
-        (["at least 3 of brand=A"], "'at least 3 of brand=A' asks for more than eval.k=2 places"),
+        (["include A", "include B", "include C"], "include 3 items, but a slate has eval.k=2"),
+        (["at least 3 of brand=A"], "'at least 3 of brand=A' needs more than eval.k=2 places"),
         (["include A", "exclude A"], "'exclude A' contradicts 'include A'"),
         (["at least 2 of brand=A", "at most 1 of brand"], "contradicts 'at most 1 of brand'"),
         (["at most 1 of brand=A", "at least 2 of brand=A"], "contradicts 'at most 1 of brand=A'"),

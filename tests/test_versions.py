@@ -188,10 +188,10 @@ def test_a_data_set_that_changed_is_told(view, manifest):
     check_unchanged(version, manifest)
     for content in ('{"fingerprint": "a"}', '{"finger', "[]"):
         (version / "manifest.json").write_text(content)
-        with pytest.raises(UserError, match="was changed while it was read"):
+        with pytest.raises(UserError, match="changed while it was read"):
             check_unchanged(version, manifest)
     (version / "manifest.json").unlink()
-    with pytest.raises(UserError, match="is not readable"):
+    with pytest.raises(UserError, match="is now not readable"):
         check_unchanged(version, manifest)
 
 

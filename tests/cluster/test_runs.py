@@ -71,6 +71,6 @@ def test_a_training_whose_data_are_replaced_ends_with_one_line(shop, start, tmp_
     (data / "manifest.json").write_text(json.dumps(tree | {"fingerprint": "a" * 64}))
     assert training.wait(timeout=PATIENCE_S) == 2
     log = (tmp_path / "train-0.log").read_text()
-    assert "was changed while it was read" in [x for x in log.splitlines() if "error:" in x][-1]
+    assert "changed while it was read" in [x for x in log.splitlines() if "error:" in x][-1]
     assert not (place / "result.json").exists()
     assert not (place / "owner.json").exists()
