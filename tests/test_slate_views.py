@@ -17,7 +17,7 @@ from recdiv_core.fronts.reading import read_sweep
 from recdiv_core.metrics.exposure import gini
 from recdiv_core.metrics.jackknife import JudgedUsers
 from recdiv_core.report.slate_examples import RULES, choose_users, count_changes, count_common
-from recdiv_core.report.slate_figures import exposure_curve, popularity_bands, segments
+from recdiv_core.report.slate_metrics import exposure_curve, popularity_bands, segments
 from recdiv_core.report.slate_views import choose_runs, view_slates
 from recdiv_core.slates.checkpoint import read_config
 from recdiv_core.slates.dataset import load_dataset

@@ -43,7 +43,7 @@ from recdiv_core.evaluation.sameness import (
 )
 from recdiv_core.metrics import exposure
 from recdiv_core.report.inspection_page import draw
-from recdiv_core.report.slate_figures import user_segments
+from recdiv_core.report.slate_metrics import user_segments
 from recdiv_core.schema import ITEM_ID, USER_ID, check_files, read_manifest
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.files import list_parts

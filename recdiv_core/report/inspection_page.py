@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from recdiv_core.evaluation.sameness import MANY, NEAR, STARVED, Shelf
-from recdiv_core.report.style import (
+from recdiv_core.report.plots import (
     ACCURATE,
     GREY,
     KNEE,

@@ -20,9 +20,9 @@ from recdiv_core.fronts.points import ended_points, points
 from recdiv_core.fronts.reading import COURSE, existing_store, parent_run, read_sweep
 from recdiv_core.fronts.trials import Front, Sweep, Trial
 from recdiv_core.report.dashboard import trials_path, trials_url
-from recdiv_core.report.page import draw_png, render
 from recdiv_core.report.slate_page import section, unseen
 from recdiv_core.report.slate_views import MAX_SCORES, view_slates
+from recdiv_core.report.sweep_page import draw_png, render
 from recdiv_core.storage.credentials import redact
 from recdiv_core.storage.given_paths import output_path
 from recdiv_core.storage.places import is_uri

@@ -15,10 +15,7 @@ import plotly.graph_objects as go
 
 from recdiv_core.fronts.trials import Front, Trial, metric_of
 from recdiv_core.metrics.fairness import MIN_SIZE
-from recdiv_core.report.slate_examples import RULES, Example, Item
-from recdiv_core.report.slate_figures import SEGMENT_METRICS, Estimate
-from recdiv_core.report.slate_views import SlateViews
-from recdiv_core.report.style import (
+from recdiv_core.report.plots import (
     ACCURATE,
     BETWEEN,
     DIVERSE,
@@ -29,6 +26,9 @@ from recdiv_core.report.style import (
     plain,
     table,
 )
+from recdiv_core.report.slate_examples import RULES, Example, Item
+from recdiv_core.report.slate_metrics import SEGMENT_METRICS, Estimate
+from recdiv_core.report.slate_views import SlateViews
 from recdiv_core.wording import number, title
 
 COLOURS: Final = (ACCURATE, BETWEEN, DIVERSE)

@@ -46,7 +46,7 @@ from recdiv_core.report.slate_examples import (
     count_changes,
     show,
 )
-from recdiv_core.report.slate_figures import (
+from recdiv_core.report.slate_metrics import (
     Band,
     Estimate,
     Floats,

@@ -36,7 +36,7 @@ from recdiv_core.fronts.trials import (
     recommended,
     referred,
 )
-from recdiv_core.report.style import (
+from recdiv_core.report.plots import (
     ACCURATE,
     BETWEEN,
     DIVERSE,
@@ -52,7 +52,7 @@ from recdiv_core.report.style import (
 )
 from recdiv_core.wording import SYMBOLS, number, title, worded
 
-TEMPLATE: Final = Path(__file__).with_name("page.html")
+TEMPLATE: Final = Path(__file__).with_name("templates") / "report.html"
 SCALE: Final = [[0.0, ACCURATE], [0.5, BETWEEN], [1.0, DIVERSE]]
 LABEL_ROOM: Final = (0.3, 0.055)
 """Room that a label takes, as shares of the width and height over which the trials spread."""
