@@ -97,10 +97,8 @@ def sweep(config: Config, manifest: Manifest) -> RunHandle:
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing, for tests of figures alone: a page and a picture take longer than a sweep."""
-    monkeypatch.setattr("recdiv_core.report.report.render", lambda *_: "")
-    monkeypatch.setattr(
-        "recdiv_core.report.report.draw_png", lambda _, picture, __: picture.touch()
-    )
+    monkeypatch.setattr("recdiv_core.report.report.sweep_page", lambda *_: "")
+    monkeypatch.setattr("recdiv_core.report.report.draw_png", lambda *given: given[-1].touch())
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def test_the_baseline_the_chosen_and_the_most_diverse_point_are_judged(views):
 @pytest.mark.parametrize(("place", "name"), [*enumerate(["plain", "bent", "wide"])])
 def test_figures_are_those_of_evaluate(shop, views, place, name):
     wanted = evaluated(shop, name)
-    for metric, estimate in views.figures[place].items():
+    for metric, estimate in views.estimates[place].items():
         assert estimate.value == pytest.approx(wanted["metrics"][f"{metric}_at_{K}"])
         assert estimate.low <= estimate.value <= estimate.high
 
@@ -102,7 +102,7 @@ def test_differences_are_against_the_baseline(views):
     for place, against in enumerate(views.differences, start=1):
         ild = against["ild"]
         assert ild["difference"] == pytest.approx(
-            views.figures[place]["ild"].value - views.figures[0]["ild"].value
+            views.estimates[place]["ild"].value - views.estimates[0]["ild"].value
         )
         assert ild["low"] <= ild["difference"] <= ild["high"]
 
@@ -111,7 +111,7 @@ def test_bands_hold_every_item_once_and_their_coverage_is_that_of_the_run(views)
     sizes = [band.num_items for band in views.bands]
     for place, shares in enumerate(views.band_coverage):
         shown = sum(share * size for share, size in zip(shares, sizes, strict=True))
-        assert shown / sum(sizes) == pytest.approx(views.figures[place]["coverage"].value)
+        assert shown / sum(sizes) == pytest.approx(views.estimates[place]["coverage"].value)
 
 
 def test_users_of_examples_are_numbered_unless_their_ids_are_asked_for(views):
@@ -161,16 +161,16 @@ def test_the_same_slates_give_the_same_views(shop, front, views):
     again = view(shop, front)
     assert again.examples == views.examples
     assert again.segments == views.segments
-    assert again.figures == views.figures
+    assert again.estimates == views.estimates
 
 
 def test_all_users_of_a_segment_are_those_judged(views):
     by_name = {segment.name: segment.num_users for segment in views.segments}
     assert by_name["all"] == views.num_users <= NUM_USERS
     assert by_name["cold"] + by_name["warm"] == views.num_users
-    for metric, estimates in views.segments[0].figures.items():
+    for metric, estimates in views.segments[0].estimates.items():
         for place, estimate in enumerate(estimates):
-            assert estimate.value == pytest.approx(views.figures[place][metric].value)
+            assert estimate.value == pytest.approx(views.estimates[place][metric].value)
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def test_thirds_by_history_keep_equal_lengths_together():
         "3 to 5": 40,
         "over 5": 40,
     }
-    estimate = found["to 2"].figures["ild"][0]
+    estimate = found["to 2"].estimates["ild"][0]
     assert estimate.value == pytest.approx(values["ild"][:40].mean())
     assert estimate.low < estimate.value < estimate.high
 

@@ -1,10 +1,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""Inspect a directory of slates: is everybody shown the same, and who is left out.
+"""Inspect a directory of slates: is everybody shown the same, and which categories are left out.
 
-Not what counts as sameness (sameness.py) nor the page (inspect_page.py). Slates may come from
-anywhere: what is needed is user_id and item_ids. Memory: the slates of all users, and as many items
-of each history.
+Not the counts (evaluation/sameness.py) nor the page (inspection_page.py). Slates may come from any
+system: all they need is user_id and item_ids. Memory: the slates of all users, and as many items of
+each history.
 
 Legend: U users, K slate length, V catalogue.
 """
@@ -32,8 +32,6 @@ from recdiv_core.errors import UserError
 from recdiv_core.evaluation.sameness import (
     Flags,
     Integers,
-    Sameness,
-    Shelf,
     describe,
     latest_distinct,
     look,
@@ -42,7 +40,7 @@ from recdiv_core.evaluation.sameness import (
     starved,
 )
 from recdiv_core.metrics import exposure
-from recdiv_core.report.inspection_page import draw
+from recdiv_core.report.inspection_page import inspection_page
 from recdiv_core.report.slate_metrics import user_segments
 from recdiv_core.schema import ITEM_ID, USER_ID, check_files, read_manifest
 from recdiv_core.slates.dataset import Dataset, load_dataset
@@ -60,12 +58,12 @@ PAGE: Final = "_inspect.html"
 
 @dataclass(frozen=True, eq=False)
 class Histories:
-    """What users chose themselves, row by row of the slates.
+    """What users chose themselves, in the order of the slates.
 
     Attributes:
-        items_UK: distinct items, the latest first, -1 behind the end.
-        length_U: events.
-        is_cold_U: no event in the train window.
+        items_UK: Distinct items, the latest first, -1 behind the end.
+        length_U: Events in the history.
+        is_cold_U: No event in the train window.
     """
 
     items_UK: Integers
@@ -76,90 +74,90 @@ class Histories:
 def inspect(
     config: Config, slates: Path, *, before: Path | None = None, out: Path | None = None
 ) -> dict[str, Any]:
-    """Inspect slates, beside earlier ones of the same shop where `before` gives them.
+    """Inspect slates, and compare them with older slates of the same shop where `before` is given.
 
     Args:
-        config: `data.prepared`.
-        slates: directory that `recommend` wrote, or one of like parts.
-        before: another one, older: has it narrowed since?
-        out: page to write; None = `_inspect.html` beside the slates.
+        config: `data.prepared` is read.
+        slates: Directory that `recommend` wrote, or one with the same kind of files.
+        before: Directory of older slates.
+        out: Page to write; None = `_inspect.html` in the directory of the slates.
 
     Returns:
         `{"slates", "num_users", "k", "verdict", "figures", "segments", "near_identical",
         "same_slates", "starved", "before", "page"}`; shares are in [0, 1].
 
     Raises:
-        UserError: no slates there, items or data that are not of this shop.
+        UserError: there are no slates, or they do not belong to this shop.
     """
     page = output_path(out or local_path(slates, "SLATES") / PAGE, "--out").absolute()
     prepared = open_version(config.data.prepared)
     check_files(prepared, read_manifest(prepared))
-    found = {place: list_parts(place) for place in (slates, before) if place is not None}
+    parts = list_parts(slates)
+    parts_before = None if before is None else list_parts(before)
     dataset = load_dataset(prepared)
     torch.set_num_threads(config.scaling.threads_per_worker)
-    own, shown, own_shelves = _inspect_one(dataset, slates, found[slates])
+    now, clusters, same_slates, exposure_V = _inspect_one(dataset, slates, parts)
     earlier = None
-    if before is not None:
-        earlier = _inspect_one(dataset, before, found[before])[0]["figures"]
+    if before is not None and parts_before is not None:
+        earlier = _inspect_one(dataset, before, parts_before)[0]["figures"]
     categories = dataset.catalogue.categories
+    found = shelves(exposure_V, dataset.catalogue.popularity_V, dataset.categories)
     result = {
         "slates": str(slates),
-        **own,
-        "near_identical": _clusters(dataset, *shown),
-        "same_slates": shown[1].group_sizes[:SHOWN_GROUPS].tolist(),
+        **now,
+        "near_identical": clusters,
+        "same_slates": same_slates,
         "starved": [
             {"category": categories[s.category], "demand": s.demand, "exposure": s.exposure}
-            for s in starved(own_shelves)
+            for s in starved(found)
         ],
         "before": earlier,
         "page": str(page),
     }
-    write_whole(page, draw(result, own_shelves, categories))
+    write_whole(page, inspection_page(result, found, categories))
     logger.info("%s", result["verdict"])
     return result
 
 
 def _inspect_one(
     dataset: Dataset, place: Path, parts: Sequence[Path]
-) -> tuple[dict[str, Any], tuple[Integers, Sameness], list[Shelf]]:
-    """Return figures and segments; the slates and what was found in them; demand and exposure."""
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[int], Integers]:
+    """Return metrics and segments, near-identical items, sizes of same slates, exposure [V]."""
     user_ids, slates_UK = read_slates(parts, dataset.catalogue.table[ITEM_ID])
-    histories = read_histories(dataset.prepared, _users_of(place), user_ids, slates_UK.shape[1])
-    num_items = len(dataset.catalogue)
-    exposure_V = np.bincount(slates_UK[slates_UK >= 0], minlength=num_items)
-    seen = look(slates_UK, histories.items_UK, dataset.traits, dataset.text_VH.numpy(), exposure_V)
+    num_users, k = slates_UK.shape
+    histories = read_histories(dataset.prepared, _users_of(place), user_ids, k)
+    exposure_V = np.bincount(slates_UK[slates_UK >= 0], minlength=len(dataset.catalogue))
+    found = look(slates_UK, histories.items_UK, dataset.traits, dataset.text_VH.numpy(), exposure_V)
     groups = user_segments(histories.length_U, histories.is_cold_U)
-    everybody = np.ones(len(slates_UK), dtype=np.bool_)
-    figures = describe(seen, everybody)
+    metrics = describe(found, np.ones(num_users, dtype=np.bool_))
     counts = torch.from_numpy(exposure_V)
-    k = slates_UK.shape[1]
-    verdict = figures.pop("verdict")
-    figures |= {
-        "coverage": exposure.coverage(counts),
-        "gini": exposure.gini(counts),
-        "personalisation": exposure.personalisation(counts, len(slates_UK), k),
-    }
-    segments = {name: describe(seen, users) for name, users in groups.items() if name != "all"}
-    own = {
-        "num_users": figures.pop("num_users"),
+    now = {
+        "num_users": metrics.pop("num_users"),
         "k": k,
-        "verdict": verdict,
-        "figures": figures,
-        "segments": segments,
+        "verdict": metrics.pop("verdict"),
+        "figures": metrics
+        | {
+            "coverage": exposure.coverage(counts),
+            "gini": exposure.gini(counts),
+            "personalisation": exposure.personalisation(counts, num_users, k),
+        },
+        "segments": {
+            name: describe(found, users) for name, users in groups.items() if name != "all"
+        },
     }
-    found = shelves(exposure_V, dataset.catalogue.popularity_V, dataset.categories)
-    return own, (slates_UK, seen), found
+    sizes = found.group_sizes[:SHOWN_GROUPS].tolist()
+    return now, _clusters(dataset, slates_UK, found.cluster_V), sizes, exposure_V
 
 
 def read_slates(parts: Sequence[Path], item_ids: pa.ChunkedArray) -> tuple[pa.Array, Integers]:
     """Read the parts of a directory of slates.
 
     Returns:
-        user_ids; slates_UK item_index, -1 behind the end.
+        user_ids; slates_UK with item_index, -1 behind the end.
 
     Raises:
-        UserError: columns that are missing, an item that the catalogue has not, a user twice, no
-            user at all.
+        UserError: a column is missing, an item is not in the catalogue, a user is there twice, or
+            there is no user.
     """
     tables = [_read_part(path) for path in parts]
     table = pa.concat_tables(tables).combine_chunks()
@@ -172,7 +170,7 @@ def read_slates(parts: Sequence[Path], item_ids: pa.ChunkedArray) -> tuple[pa.Ar
         unknown = flat.filter(pc.is_null(items))
         raise UserError(
             f"SLATES {parts[0].parent}: {len(unknown)} items are not in the catalogue of "
-            f"data.prepared, the first one {unknown[0].as_py()!r}"
+            f"data.prepared, the first is {unknown[0].as_py()!r}"
         )
     users = table[USER_ID].combine_chunks()
     if len(users.unique()) < len(users):
@@ -189,7 +187,7 @@ def _read_part(path: Path) -> pa.Table:
 
 
 def _users_of(place: Path) -> str:
-    """Return whom slates are of; a directory of other origin: of everybody."""
+    """Return the split whose users have the slates; `all` for slates of another system."""
     for plan in (place / PLAN, place.parent / PLAN):
         if plan.is_file():
             return str(json.loads(plan.read_text(encoding="utf-8")).get("users", "all"))
@@ -197,13 +195,13 @@ def _users_of(place: Path) -> str:
 
 
 def read_histories(prepared: Path, users: str, user_ids: pa.Array, k: int) -> Histories:
-    """Read the histories of users, in their order; who is not in the data has none.
+    """Read the histories of users, in their order; a user who is not in the data has none.
 
     Args:
-        prepared: data set.
+        prepared: Prepared data set.
         users: `all`, or a split.
-        user_ids: whose.
-        k: distinct items to keep.
+        user_ids: Users whose histories are read.
+        k: Distinct items to keep for each user.
     """
     found = Histories(
         np.full((len(user_ids), k), -1, dtype=np.int64),
@@ -227,23 +225,22 @@ def read_histories(prepared: Path, users: str, user_ids: pa.Array, k: int) -> Hi
     return found
 
 
-def _clusters(dataset: Dataset, slates_UK: Integers, found: Sameness) -> list[dict[str, Any]]:
-    """Return the clusters that most slates hold two of, with titles."""
-    clusters_UK = np.sort(np.where(slates_UK >= 0, found.cluster_V[slates_UK], -1), axis=1)
+def _clusters(dataset: Dataset, slates_UK: Integers, cluster_V: Integers) -> list[dict[str, Any]]:
+    """Return the clusters that most slates hold two items of, with titles."""
+    clusters_UK = np.sort(np.where(slates_UK >= 0, cluster_V[slates_UK], -1), axis=1)
     is_again = (clusters_UK[:, 1:] == clusters_UK[:, :-1]) & (clusters_UK[:, 1:] >= 0)
-    user, place = np.nonzero(is_again)
-    pairs = np.unique(np.stack([user, clusters_UK[user, place + 1]]), axis=1)
+    user, column = np.nonzero(is_again)
+    pairs = np.unique(np.stack([user, clusters_UK[user, column + 1]]), axis=1)
     names, num_slates = np.unique(pairs[1], return_counts=True)
-    order = np.argsort(-num_slates, kind="stable")[:SHOWN_CLUSTERS]
     titles = dataset.catalogue.table["title"]
-    return [
-        {
-            "titles": [
-                str(titles[int(item)])
-                for item in np.flatnonzero(found.cluster_V == names[place])[:SHOWN_GROUPS]
-            ],
-            "num_items": int((found.cluster_V == names[place]).sum()),
-            "num_slates": int(num_slates[place]),
-        }
-        for place in order
-    ]
+    found: list[dict[str, Any]] = []
+    for index in np.argsort(-num_slates, kind="stable")[:SHOWN_CLUSTERS]:
+        items = np.flatnonzero(cluster_V == names[index])
+        found.append(
+            {
+                "titles": [str(titles[int(item)]) for item in items[:SHOWN_GROUPS]],
+                "num_items": len(items),
+                "num_slates": int(num_slates[index]),
+            }
+        )
+    return found

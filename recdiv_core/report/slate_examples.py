@@ -1,11 +1,10 @@
-"""Which users' slates are shown as examples, before and after: by rule, never by eye.
+"""The users whose slates are shown as examples, before and after.
 
-Not their judging (judged_runs.py) nor their drawing (slate_page.py). The one idea: users are
-ordered by how many items their two slates have in common, ties in the order of the split, and the
-rule takes from both ends of what happened: slates that changed and lost nothing, ordinary ones,
-one that lost a hit and one that won one. What the whole split looks like is counted beside them.
+Not the evaluation (judged_runs.py) nor the page (slate_page.py). The one idea: a rule chooses the
+users, so that nobody picks the best looking slates. Users are ordered by the number of items that
+their two slates have in common; the rule takes good, ordinary and bad changes.
 
-Legend: U judged users, K slate length.
+Legend: U evaluated users, K slate length.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ RULES: Final = (
     ("changed most with fewer hits", 1),
     ("changed most with more hits", 1),
 )
-"""What is taken, and of how many users."""
+"""Rule -> how many users it takes."""
 
 SHOWN_HISTORY: Final = 8
 SHOWN_TARGETS: Final = 5
@@ -39,10 +38,10 @@ class Changes:
     """How the slates of all users differ between two runs.
 
     Attributes:
-        num_users: U.
-        mean_common: items that a user's two slates have in common, on average.
-        num_fewer: users with fewer hits after.
-        num_more: users with more.
+        num_users: Evaluated users.
+        mean_common: Items that a user's two slates have in common, on average.
+        num_fewer: Users with fewer hits after.
+        num_more: Users with more hits after.
     """
 
     num_users: int
@@ -53,7 +52,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class Item:
-    """An item as it is shown; `category` and `brand` may be empty."""
+    """An item of a list on the page; `category` and `brand` may be empty."""
 
     index: int
     title: str
@@ -66,12 +65,14 @@ class Example:
     """A user's slates before and after.
 
     Attributes:
-        rule: by which the user was chosen.
-        history: the last SHOWN_HISTORY items, the latest first, of num_history.
-        targets: what the user really took next, up to SHOWN_TARGETS of num_targets.
+        rule: Rule that chose the user.
+        history: Latest SHOWN_HISTORY items of the history, the latest first.
+        num_history: Items in the history.
+        targets: Up to SHOWN_TARGETS items that the user took next.
+        num_targets: Items that the user took next.
         wanted: item_index of all targets.
-        slates: before and after, best first.
-        figures: metric -> before and after.
+        slates: Slates before and after, best item first.
+        metrics: Metric -> value before and after.
     """
 
     user_id: str
@@ -82,12 +83,12 @@ class Example:
     num_targets: int
     wanted: frozenset[int]
     slates: tuple[tuple[Item, ...], ...]
-    figures: Mapping[str, tuple[float, float]]
+    metrics: Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, eq=False)
 class ChosenUser:
-    """A user chosen as an example, as the split has them: item indices, the oldest event first."""
+    """A user chosen as an example; item_index of the history, the oldest first, and of targets."""
 
     row: int
     rule: str
@@ -107,7 +108,7 @@ def count_common(before_UK: Integers, after_UK: Integers) -> npt.NDArray[np.int6
 
 
 def count_changes(before: JudgedUsers, after: JudgedUsers) -> Changes:
-    """Say how the slates of all users differ; both of the same users, in the same order."""
+    """Count how the slates of all users differ; both runs have the same users in the same order."""
     gain_U = after.users["recall"] - before.users["recall"]  # of the same targets
     return Changes(
         num_users=len(gain_U),
@@ -121,11 +122,11 @@ def choose_users(before: JudgedUsers, after: JudgedUsers) -> list[tuple[int, str
     """Choose users by RULES.
 
     Args:
-        before: judged slates of one run.
-        after: of the other, the same users in the same order.
+        before: Evaluated slates of one run.
+        after: Evaluated slates of the other run, for the same users in the same order.
 
     Returns:
-        (row, rule) in the order of the rules, each user once; fewer where a rule finds none.
+        (row, rule) in the order of the rules, each user once. A rule may find no user.
     """
     common_U = count_common(before.slates_UK, after.slates_UK)
     order_U = np.argsort(common_U, kind="stable")  # the most changed first
@@ -146,12 +147,12 @@ def choose_users(before: JudgedUsers, after: JudgedUsers) -> list[tuple[int, str
 
 
 def show(user: ChosenUser, pair: Sequence[JudgedUsers], catalogue: Catalogue) -> Example:
-    """Return a user's slates in words.
+    """Return a user's history, targets and slates with titles.
 
     Args:
-        user: chosen of the judged users.
-        pair: before and after.
-        catalogue: of the items.
+        user: One of the evaluated users.
+        pair: Evaluated slates before and after.
+        catalogue: Titles, categories and brands of the items.
     """
     return Example(
         user_id=user.user_id,
@@ -165,7 +166,7 @@ def show(user: ChosenUser, pair: Sequence[JudgedUsers], catalogue: Catalogue) ->
             _items([item for item in each.slates_UK[user.row].tolist() if item >= 0], catalogue)
             for each in pair
         ),
-        figures={
+        metrics={
             name: (float(pair[0].users[name][user.row]), float(pair[1].users[name][user.row]))
             for name in SHOWN_METRICS
         },
@@ -173,7 +174,7 @@ def show(user: ChosenUser, pair: Sequence[JudgedUsers], catalogue: Catalogue) ->
 
 
 def _items(indices: Sequence[int], catalogue: Catalogue) -> tuple[Item, ...]:
-    """Return items as they are shown; one without a title is named by its id."""
+    """Return items with their titles; the id stands for a missing title."""
     has_brand = "brand" in catalogue.table.column_names
     found: list[Item] = []
     for index in indices:

@@ -1,9 +1,9 @@
-"""What is drawn of judged slates: figures with intervals, exposure, popularity, kinds of users.
+"""Metrics of evaluated slates: intervals, exposure, popularity, segments of users.
 
-Not which runs are judged (slate_views.py) nor how a figure is drawn (slate_page.py). The one idea:
-each is a function of `JudgedUsers`, runs being judged on the same users in the same order.
+Not the choice of runs (slate_views.py) nor their plots (slate_page.py). The one idea: each is a
+function of `JudgedUsers`; all runs are evaluated on the same users in the same order.
 
-Legend: U judged users, V catalogue, S runs, R draws.
+Legend: U evaluated users, V catalogue, S runs, R draws.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from recdiv_core.metrics.jackknife import JudgedUsers
 
 NUM_DRAWS: Final = 2000
 NUM_POINTS: Final = 200
-"""Of an exposure curve, as it is drawn."""
+"""Points of an exposure curve at most, in a plot."""
 NUM_DECILES: Final = 10
 SEGMENT_METRICS: Final = ("ndcg", "ild", "diversity_index")
 
@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval over users."""
+    """A metric and its 95 % interval over users."""
 
     value: float
     low: float
@@ -40,12 +40,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Band:
-    """Items of like popularity.
+    """Items of similar popularity.
 
     Attributes:
-        name: `1` is the tenth of the warm items with fewest train events, `cold` has none.
-        num_items: in it.
-        events: fewest and most train events of an item.
+        name: `1` to `10`, the tenth with the fewest train events first; `cold` = no train event.
+        num_items: Items in the band.
+        events: Fewest and most train events of its items.
     """
 
     name: str
@@ -55,43 +55,41 @@ class Band:
 
 @dataclass(frozen=True)
 class Segment:
-    """Users of a kind, and each metric of SEGMENT_METRICS of each run on them."""
+    """Users of one kind; metric of SEGMENT_METRICS -> an estimate for each run."""
 
     name: str
     num_users: int
-    figures: Mapping[str, tuple[Estimate, ...]]
+    estimates: Mapping[str, tuple[Estimate, ...]]
 
 
-def figures_of(
+def estimate(
     judged: Sequence[JudgedUsers],
 ) -> tuple[tuple[Mapping[str, Estimate], ...], tuple[Mapping[str, Mapping[str, Any]], ...]]:
-    """Return each run's figures with intervals, and how each differs from the first."""
+    """Return each run's metrics with intervals, and how each run differs from the first."""
     if len(judged[0].slates_UK) < 2:  # nothing varies over one user
         alone = [{name: each.figure(name) for name in each.users} for each in judged]
         return tuple({n: Estimate(v, v, v) for n, v in own.items()} for own in alone), ()
     drawn = draw(judged, NUM_DRAWS)
-    figures: list[Mapping[str, Estimate]] = []
+    estimates: list[Mapping[str, Estimate]] = []
     differences: list[Mapping[str, Mapping[str, Any]]] = []
-    for place in range(len(judged)):
+    for run in range(len(judged)):
         own: dict[str, Estimate] = {}
         against: dict[str, Mapping[str, Any]] = {}
         for column, name in enumerate(drawn.names):
-            values_S, draws_RS = drawn.figures_SM[:, column], drawn.draws_RSM[:, :, column]
-            low, high = interval(draws_RS[:, place], level=LEVEL)
-            own[name] = Estimate(float(values_S[place]), low, high)
-            against[name] = difference(
-                float(values_S[0]), float(values_S[place]), draws_RS[:, 0], draws_RS[:, place]
-            )
-        figures.append(own)
+            values_S, draws_RS = drawn.figures_SM[:, column].tolist(), drawn.draws_RSM[:, :, column]
+            own[name] = Estimate(values_S[run], *interval(draws_RS[:, run], level=LEVEL))
+            against[name] = difference(values_S[0], values_S[run], draws_RS[:, 0], draws_RS[:, run])
+        estimates.append(own)
         differences.append(against)
-    return tuple(figures), tuple(differences[1:])
+    return tuple(estimates), tuple(differences[1:])
 
 
 def exposure_curve(exposure_V: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Return the Lorenz curve of exposure: (share of items, share of exposure).
 
-    From the item shown least to that shown most; it lies the further below the diagonal the less
-    even exposure is (Gini is twice the area between). At most NUM_POINTS + 1 points, ends included.
+    Items are in the order of their exposure, the least shown first. The less even exposure is, the
+    further the curve lies below the diagonal; Gini is twice the area between. The curve has at most
+    NUM_POINTS + 1 points, both ends included.
 
     >>> [shares.tolist() for shares in exposure_curve(np.array([3, 0, 1, 0]))]
     [[0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.0, 0.25, 1.0]]
@@ -99,19 +97,19 @@ def exposure_curve(exposure_V: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
     rising_V = np.sort(exposure_V).astype(np.float64)
     shares = np.concatenate([[0.0], rising_V.cumsum() / max(1.0, rising_V.sum())])
     num_items = len(rising_V)
-    places = np.unique(np.linspace(0, num_items, min(num_items, NUM_POINTS) + 1).round())
-    return places / num_items, shares[places.astype(np.int64)]
+    counts = np.unique(np.linspace(0, num_items, min(num_items, NUM_POINTS) + 1).round())
+    return counts / num_items, shares[counts.astype(np.int64)]
 
 
 def popularity_bands(
     popularity_V: npt.NDArray[np.int64],
 ) -> tuple[tuple[Band, ...], npt.NDArray[np.int64]]:
-    """Cut the warm items into tenths by train events, cold items apart.
+    """Cut the warm items into tenths by train events; cold items are a band of their own.
 
-    Ties are cut by item_index. Of fewer than ten warm items each is a band.
+    Ties are cut by item_index. Where there are fewer than ten warm items, each is a band.
 
     Returns:
-        the bands, from few train events to many, cold items last where there are any;
+        The bands, from few train events to many, cold items last where there are any;
         [V] the band of each item.
     """
     warm = np.flatnonzero(popularity_V > 0)
@@ -119,7 +117,7 @@ def popularity_bands(
         warm[np.argsort(popularity_V[warm], kind="stable")], min(NUM_DECILES, max(1, len(warm)))
     )
     cold = np.flatnonzero(popularity_V == 0)
-    named = [(str(place + 1), part) for place, part in enumerate(parts)] + [("cold", cold)]
+    named = [(str(tenth), part) for tenth, part in enumerate(parts, start=1)] + [("cold", cold)]
     band_V = np.zeros(len(popularity_V), dtype=np.int64)
     bands: list[Band] = []
     for name, items in named:
@@ -133,7 +131,7 @@ def popularity_bands(
 def band_coverage(
     exposure_V: npt.NDArray[np.int64], bands: Sequence[Band], band_V: npt.NDArray[np.int64]
 ) -> tuple[float, ...]:
-    """Return the share of each band that stands in any slate."""
+    """Return the share of each band's items that are in any slate."""
     shown = np.bincount(band_V[exposure_V > 0], minlength=len(bands))
     return tuple(float(n) / band.num_items for n, band in zip(shown, bands, strict=True))
 
@@ -143,8 +141,8 @@ def user_segments(
 ) -> dict[str, npt.NDArray[np.bool_]]:
     """Return name -> [U]: all, cold and warm users, and thirds by length of history.
 
-    Users of equal length stay together, so that the thirds may be uneven. Groups of fewer than
-    MIN_SIZE users are left out: their figures are mostly chance.
+    Users with equally long histories stay together, so the thirds may be uneven. Groups of fewer
+    than MIN_SIZE users are left out: their metrics are mostly chance.
     """
     first, second = (int(edge) for edge in np.quantile(length_U, [1 / 3, 2 / 3], method="lower"))
     groups = {
@@ -163,14 +161,14 @@ def segments(
     length_U: npt.NDArray[np.int64],
     is_cold_U: npt.NDArray[np.bool_],
 ) -> tuple[Segment, ...]:
-    """Return the figures of each of `user_segments`."""
+    """Return the estimates for each group of `user_segments`."""
     found: list[Segment] = []
     for name, is_in_U in user_segments(length_U, is_cold_U).items():
-        figures = {
+        estimates = {
             metric: _means(np.stack([each.users[metric][is_in_U] for each in judged]))
             for metric in SEGMENT_METRICS
         }
-        found.append(Segment(name, int(is_in_U.sum()), figures))
+        found.append(Segment(name, int(is_in_U.sum()), estimates))
     return tuple(found)
 
 

@@ -1,12 +1,11 @@
-"""What the slates of a few runs of a sweep are like: the figures behind a report's lower half.
+"""Metrics and examples of the slates of a few runs of a sweep.
 
-Not the figures themselves (slate_figures.py), the users shown (slate_examples.py), nor the drawing
-(slate_page.py). The one idea: at most MAX_RUNS runs are judged again from their checkpoints, user
-by user and on the same users of the test split, so that everything is a view of the same slates.
-What was chosen was chosen on validation; nothing is chosen here. Memory: k numbers a user and run,
-a few a user, and the catalogue.
+Not the metrics themselves (slate_metrics.py), the users shown (slate_examples.py), nor the page
+(slate_page.py). The one idea: at most MAX_RUNS runs make their slates again from their checkpoints,
+for the same users of the test split, and everything is computed from those slates. Validation chose
+the runs; nothing is chosen here. Memory: K numbers for each user and run, and the catalogue.
 
-Legend: B users of a batch, U judged users, K slate length, V catalogue, S runs, T targets.
+Legend: B users of a batch, U evaluated users, K slate length, V catalogue, T targets.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import torch
 
 from recdiv_core.config import Config
 from recdiv_core.data.batches import pack, pad_targets
-from recdiv_core.data.plan import read_eval
+from recdiv_core.data.plan import Examples, read_eval
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.groupings import (
     check_kinds,
@@ -52,8 +51,8 @@ from recdiv_core.report.slate_metrics import (
     Floats,
     Segment,
     band_coverage,
+    estimate,
     exposure_curve,
-    figures_of,
     popularity_bands,
     segments,
 )
@@ -66,38 +65,37 @@ logger = logging.getLogger(__name__)
 SPLIT: Final = "test"
 MAX_RUNS: Final = 3
 MAX_SCORES: Final = 3_000_000_000
-"""Users x items of a run that are scored without being asked to: some minutes of a CPU core."""
+"""Users x items of a run above which `--slates` must ask for it: some minutes of a CPU core."""
 
 
 @dataclass(frozen=True, eq=False)
 class SlateViews:
-    """All that is drawn of the slates; a tuple has an entry a run, in the order of `roles`.
+    """All that a page shows of slates; a tuple has an entry for each run, in the order of `roles`.
 
     Attributes:
-        roles: why each run is here; the first is what the others are compared with.
-        trials: the runs.
-        k: slate length.
-        num_users: U, users judged.
-        figures: metric -> estimate.
-        differences: metric -> see `drawn_figures.difference`, of each run but the first.
-        exposure: (share of items, share of exposure), rising, from the item shown least.
-        bands: of the catalogue by popularity, and ...
-        band_coverage: ... the share of each that stands in a slate.
-        segments: of users.
-        sameness: figures and verdict of each run, see `sameness.describe`.
-        starved: how many categories of weight each run starves, see `sameness.starved`.
-        slices: group -> `num_users` and metrics, as evaluate reports them, of the first two.
-        changes: between the first two runs; None of a single one.
-        examples: of the same two, before and after.
-        notes: sentences about what is missing.
-        seconds: that all of it took.
+        roles: Reason why each run is here; the others are compared with the first.
+        trials: The runs.
+        k: Slate length.
+        num_users: Evaluated users.
+        estimates: Metric -> estimate.
+        differences: Metric -> see `differences.difference`, of each run but the first.
+        exposure: (share of items, share of exposure), the least shown item first.
+        bands: Bands of the catalogue by popularity.
+        band_coverage: Share of each band's items that are in any slate.
+        segments: Kinds of users.
+        sameness: Metrics and verdict of each run, see `sameness.describe`.
+        starved: Number of starved categories of each run, see `sameness.starved`.
+        slices: Group -> `num_users` and metrics as in evaluate, of the first two runs.
+        changes: Differences between the first two runs; None with a single run.
+        examples: Slates of some users, of the first two runs.
+        notes: Sentences about what is missing.
     """
 
     roles: tuple[str, ...]
     trials: tuple[Trial, ...]
     k: int
     num_users: int
-    figures: tuple[Mapping[str, Estimate], ...]
+    estimates: tuple[Mapping[str, Estimate], ...]
     differences: tuple[Mapping[str, Mapping[str, Any]], ...]
     exposure: tuple[tuple[Floats, Floats], ...]
     bands: tuple[Band, ...]
@@ -109,20 +107,19 @@ class SlateViews:
     changes: Changes | None
     examples: tuple[Example, ...]
     notes: tuple[str, ...]
-    seconds: float
 
 
 def choose_runs(front: Front) -> dict[str, Trial]:
     """Return role -> trial: the baseline, the recommended point, the most diverse of the front.
 
-    Without a baseline the most accurate member stands for it. A trial is named once.
+    Without a baseline the most accurate member stands for it. Each trial has one role.
     """
-    chosen = recommended(front)
+    members = front.members
+    first = "w = 0" if front.baseline else "most accurate"
     wanted: dict[str, Trial | None] = {
-        "w = 0" if front.baseline else "most accurate": front.baseline
-        or next(iter(front.members), None),
-        "chosen point": chosen,
-        "most diverse": front.members[-1] if front.members else None,
+        first: front.baseline or next(iter(members), None),
+        "chosen point": recommended(front),
+        "most diverse": next(reversed(members), None),
     }
     runs: dict[str, Trial] = {}
     for role, trial in wanted.items():
@@ -140,16 +137,15 @@ def view_slates(
     max_scores: int | None,
     show_ids: bool = False,
 ) -> SlateViews:
-    """Judge the runs that a front points at, those that are still there, and look at their slates.
+    """Make the slates of the runs of `choose_runs` that still have a checkpoint, and look at them.
 
     Args:
-        front: of the sweep's own pair of axes.
-        uri: returns where MLflow keeps the runs.
-        settings: dotted key -> value for all runs.
-        kinds: of slices, see `groupings`.
-        max_scores: users x items of a run that may be scored; None = any number.
-        show_ids: name the users of examples by their user_id, which may say who they are; False =
-            number them.
+        front: Front of the sweep's own objectives.
+        uri: Returns where MLflow keeps the runs.
+        settings: Dotted key -> value for all runs.
+        kinds: Kinds of slices, see `groupings`.
+        max_scores: Most users x items that may be scored for a run; None = any number.
+        show_ids: Show user_ids, which may say who somebody is; False = number the users.
 
     Raises:
         UserError: nothing can be shown, and why.
@@ -158,53 +154,30 @@ def view_slates(
     started = time.monotonic()
     found, notes = _find(choose_runs(front), uri, settings)
     runs = [run for _, run in found.values()]
+    config = runs[0].config
     check_comparable(runs)
-    prepared = Path(runs[0].config.data.prepared)
-    manifest = read_manifest(prepared)
-    num_scores = manifest.num_examples[SPLIT] * manifest.num_items
-    if max_scores is not None and num_scores > max_scores:
-        raise UserError(
-            f"{manifest.num_examples[SPLIT]:,} users x {manifest.num_items:,} items a run are too "
-            "many to be judged unasked; `--slates` asks for it"
-        )
-    logger.info("judging %d runs on %d users of %s", len(runs), manifest.num_examples[SPLIT], SPLIT)
+    _check_size(Path(config.data.prepared), max_scores)
+    logger.info("evaluating %d runs on the %s split", len(runs), SPLIT)
     judged = judge_runs(runs, SPLIT)
-    dataset = load_dataset(prepared)
+    dataset = load_dataset(Path(config.data.prepared))
     pair = judged[:2] if len(judged) > 1 else []
-    users = _read_users(
-        dataset, runs[0].config, judged[:2], kinds, choose_users(*pair) if pair else []
-    )
-    figures, differences = figures_of(judged)
-    everybody = np.ones(len(users.length_U), dtype=np.bool_)
-    sameness = [
-        describe(
-            look(
-                each.slates_UK.astype(np.int64),
-                users.latest_UK,
-                dataset.traits,
-                dataset.text_VH.numpy(),
-                each.exposure_V,
-            ),
-            everybody,
-        )
-        for each in judged
-    ]
+    chosen = choose_users(*pair) if pair else []
+    users = _read_users(dataset, config, judged[:2], kinds, chosen)
+    estimates, differences = estimate(judged)
     popularity_V = dataset.catalogue.popularity_V
-    bands, band_V = popularity_bands(dataset.catalogue.popularity_V)
-    seconds = time.monotonic() - started
-    logger.info("looked at the slates of %d runs in %.1f s", len(runs), seconds)
-    return SlateViews(
+    bands, band_V = popularity_bands(popularity_V)
+    views = SlateViews(
         roles=tuple(found),
         trials=tuple(trial for trial, _ in found.values()),
-        k=runs[0].config.eval.k,
+        k=config.eval.k,
         num_users=len(judged[0].slates_UK),
-        figures=figures,
+        estimates=estimates,
         differences=differences,
         exposure=tuple(exposure_curve(each.exposure_V) for each in judged),
         bands=bands,
         band_coverage=tuple(band_coverage(each.exposure_V, bands, band_V) for each in judged),
         segments=segments(judged, users.length_U, users.is_cold_U),
-        sameness=tuple(sameness),
+        sameness=tuple(_sameness(each, users, dataset) for each in judged),
         starved=tuple(
             len(starved(shelves(each.exposure_V, popularity_V, dataset.categories)))
             for each in judged
@@ -216,14 +189,36 @@ def view_slates(
             for number, user in enumerate(users.shown, start=1)
         ),
         notes=tuple(notes),
-        seconds=seconds,
     )
+    logger.info("slates of %d runs: %.1f s", len(runs), time.monotonic() - started)
+    return views
+
+
+def _check_size(prepared: Path, max_scores: int | None) -> None:
+    manifest = read_manifest(prepared)
+    num_users, num_items = manifest.num_examples[SPLIT], manifest.num_items
+    if max_scores is not None and num_users * num_items > max_scores:
+        raise UserError(
+            f"{num_users:,} users x {num_items:,} items are more than {max_scores:,} scores for "
+            "each run; ask for them with `--slates`"
+        )
+
+
+def _sameness(judged: JudgedUsers, users: _Users, dataset: Dataset) -> Mapping[str, Any]:
+    found = look(
+        judged.slates_UK.astype(np.int64),
+        users.latest_UK,
+        dataset.traits,
+        dataset.text_VH.numpy(),
+        judged.exposure_V,
+    )
+    return describe(found, np.ones(len(users.length_U), dtype=np.bool_))
 
 
 def _find(
     wanted: Mapping[str, Trial], uri: Callable[[], str], settings: Mapping[str, object]
 ) -> tuple[dict[str, tuple[Trial, NamedRun]], list[str]]:
-    """Find the runs that are still on disk, and say of each other one why it is not here."""
+    """Return the runs that still have a checkpoint, and a sentence about each other run."""
     found: dict[str, tuple[Trial, NamedRun]] = {}
     notes: list[str] = []
     reason = ""
@@ -244,12 +239,17 @@ def _find(
     return found, notes
 
 
-# --------------------------------------------------------------------------- users, read again
-
-
 @dataclass(frozen=True, eq=False)
 class _Users:
-    """What the split says of the judged users, in their order, and the slices of each run."""
+    """Facts of the evaluated users, in the order of the split.
+
+    Attributes:
+        length_U: Events in the history.
+        is_cold_U: No event in the train window.
+        latest_UK: Latest distinct items, the latest first, -1 behind the end.
+        groups: Slices of each run.
+        shown: Users whose slates are shown.
+    """
 
     length_U: npt.NDArray[np.int64]
     is_cold_U: npt.NDArray[np.bool_]
@@ -265,7 +265,7 @@ def _read_users(
     kinds: Sequence[str],
     chosen: Sequence[tuple[int, str]],
 ) -> _Users:
-    """Read the split once more: what is kept of a user does not grow with the history."""
+    """Read the split once more; what is kept of a user does not grow with the history."""
     catalogue = dataset.catalogue
     check_kinds(kinds, catalogue.table.column_names)
     of_items = merge(item_groups(kinds, catalogue), torch.device("cpu"))
@@ -277,9 +277,10 @@ def _read_users(
     cold: list[npt.NDArray[np.bool_]] = []
     latest: list[npt.NDArray[np.int64]] = []
     start = 0
-    for examples in read_eval(
+    batches = read_eval(
         dataset.prepared, SPLIT, batch_size=config.eval.batch_size, rank=0, world_size=1
-    ):
+    )
+    for examples in batches:
         targets_BT = pad_targets(examples)
         if config.eval.filter_seen:
             packed = pack(examples, max_history=1)
@@ -293,8 +294,8 @@ def _read_users(
             for name, mask in merge(user_groups(kinds, examples), torch.device("cpu")).items()
         }
         stop = start + len(rows)
-        for place, each in enumerate(judged):
-            groups[place] += tally_groups(
+        for run, each in enumerate(judged):
+            groups[run] += tally_groups(
                 torch.from_numpy(each.slates_UK[start:stop]).long(),
                 targets_BT[is_judged_B],
                 dataset.traits,
@@ -305,23 +306,30 @@ def _read_users(
         lengths.append(examples.lengths[rows])
         latest.append(latest_distinct(examples.items, examples.lengths, config.eval.k)[rows])
         cold.append(np.asarray(examples.is_cold, dtype=np.bool_)[rows])
-        ends = np.cumsum(examples.lengths)
-        for row in sorted(rules.keys() & set(range(start, stop))):
-            place = rows[row - start]
-            stop_at = int(ends[place])
-            shown[row] = ChosenUser(
-                row=row,
-                rule=rules[row],
-                user_id=str(examples.user_ids[place]),
-                history=examples.items[stop_at - int(examples.lengths[place]) : stop_at].tolist(),
-                targets=[target for target in targets_BT[place].tolist() if target >= 0],
-            )
+        for user in sorted(rules.keys() & set(range(start, stop))):
+            row = int(rows[user - start])
+            shown[user] = _chosen(user, rules[user], examples, row, targets_BT[row].tolist())
         start = stop
-    assert start == len(judged[0].slates_UK), "the users judged are not those of the split"
+    assert start == len(judged[0].slates_UK), "the evaluated users are not those of the split"
     return _Users(
         np.concatenate(lengths),
         np.concatenate(cold),
         np.concatenate(latest),
         groups,
-        [shown[row] for row, _ in chosen],
+        [shown[user] for user, _ in chosen],
+    )
+
+
+def _chosen(
+    user: int, rule: str, examples: Examples, row: int, targets: Sequence[int]
+) -> ChosenUser:
+    """Return a user of a batch; `user` counts the evaluated users, `row` those of the batch."""
+    stop = int(examples.lengths[: row + 1].sum())
+    history = examples.items[stop - int(examples.lengths[row]) : stop].tolist()
+    return ChosenUser(
+        row=user,
+        rule=rule,
+        user_id=str(examples.user_ids[row]),
+        history=history,
+        targets=[target for target in targets if target >= 0],
     )
