@@ -20,7 +20,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else ray.init writes a token to ~/.ray
 
-hypothesis.settings.register_profile("recdiv", deadline=None, derandomize=True)
+# `make test` tries fewer examples of each law than `make nightly`, which sets RECDIV_FUZZ
+hypothesis.settings.register_profile(
+    "recdiv",
+    deadline=None,
+    derandomize=True,
+    max_examples=100 if "RECDIV_FUZZ" in os.environ else 30,
+)
 hypothesis.settings.load_profile("recdiv")
 
 

@@ -59,14 +59,8 @@ def test_neither_the_names_of_weights_nor_evaluation_know_of_it():
     assert num_graphs() == 0
 
 
-@pytest.mark.parametrize(
-    "way",
-    [
-        "pcgrad",
-        pytest.param("awp", marks=pytest.mark.slow),
-        pytest.param("pgd on the penalty", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["pcgrad", "awp", "pgd on the penalty"])
 def test_each_kind_of_step_moves_the_weights_as_without(way):
     changes = {"diversity_weight": 0.5, **WAYS[way]}
     training = Training(compiled_model(), **changes)
@@ -77,6 +71,7 @@ def test_each_kind_of_step_moves_the_weights_as_without(way):
     assert num_graphs() == (2 if "pgd" in way else 1)  # noise with a gradient and without
 
 
+@pytest.mark.slow
 def test_a_conditioned_model_is_trained_as_without():
     training, _ = conditioned_step((USERS, DIALS), model=compiled_model(is_conditioned=True))
     wanted, _ = conditioned_step((USERS, DIALS))
