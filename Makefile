@@ -16,7 +16,7 @@ PY := .venv/bin/python
 
 .PHONY: setup demo test nightly check fmt lint type test-cluster test-faults golden bench docs dashboard help
 
-setup: $(READY)  ## make the environment in .venv, in about a minute (PYTHON=python3.12, INSTALLER=pip)
+setup: $(READY)  ## make the environment in .venv (PYTHON=python3.12, INSTALLER=pip)
 
 $(READY): pyproject.toml constraints.txt environment.py
 	@$(PYTHON) environment.py $(INSTALLER)
@@ -34,14 +34,14 @@ test: $(READY)  ## unit tests, then the tests that start a local Ray cluster
 test-cluster: $(READY)  ## only the tests that start a local Ray cluster
 	@$(PY) -m pytest --quiet -m ray tests/cluster
 
-test-faults: $(READY)  ## only the tests that kill somebody or cut a connection; not all are in `make test`
+test-faults: $(READY)  ## only the tests that kill a process or cut a connection; not all are in `make test`
 	@$(PY) -m pytest --quiet -m faults tests/cluster
 
-nightly: $(READY)  ## all tests that need no GPU, the slow ones too, and the fuzz test at 1,000 inputs
+nightly: $(READY)  ## all tests without a GPU, with the slow ones, and the fuzz test at 1,000 inputs
 	@RECDIV_FUZZ=1000 $(PY) -m pytest --quiet -n auto --dist loadfile -m "not ray and not gpu"
 	@$(PY) -m pytest --quiet -m ray tests/cluster
 
-check: lint type test  ## what a change must pass: lint, types, tests
+check: lint type test  ## lint, types and tests: what a change must pass
 
 fmt: $(READY)  ## format the code and apply safe fixes
 	@$(PY) -m ruff check --quiet --fix .
@@ -54,16 +54,16 @@ lint: $(READY)  ## lint and formatting, without changing anything
 type: $(READY)  ## static types
 	@$(PY) -m pyright
 
-golden: $(READY)  ## write the golden files in tests/golden anew; explain the diff in the commit
+golden: $(READY)  ## write the golden files in tests/golden again; explain the diff in the commit
 	@RECDIV_GOLDEN=write $(PY) -m pytest --quiet tests -k golden
 
-bench: $(READY)  ## measurements against named peers, a JSON line each (BENCH=rerank picks one)
+bench: $(READY)  ## measure against other libraries; one JSON line each (BENCH=rerank runs one)
 	@for name in $(BENCH); do $(PY) -m benchmarks.$$name; done
 
 docs: $(READY)  ## write docs/settings.md from recdiv_core/config.py
 	@$(PY) -m pipelines --settings > docs/settings.md
 
-dashboard: $(READY)  ## the MLflow page of the runs; prints the link of the newest sweep (PORT=5001)
+dashboard: $(READY)  ## serve MLflow and print the link of the newest sweep (PORT=5001)
 	@$(PY) -m pipelines.dashboard --port $(PORT)
 
 help:  ## this list

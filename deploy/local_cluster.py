@@ -1,10 +1,10 @@
-"""Start a Ray cluster of several nodes on this machine, to try jobs and faults before a cloud does.
+"""Start a Ray cluster of several nodes on this machine, to try jobs and node failures.
 
     python deploy/local_cluster.py --nodes 2 --cpus 2
-    python -m pipelines.submit -- train data.prepared=/abs/shop run.storage=/abs/runs ...
+    recdiv submit -- train data.prepared=/abs/shop run.storage=/abs/runs ...
 
-Each node is a raylet of its own, as on a machine of its own: `kill -9` one and see a run go on
-without it. Prints the nodes, where jobs go and how to join; Ctrl-C stops everything.
+Each node is a raylet of its own, as on a separate machine. `kill -9` one and watch a run continue.
+Prints the nodes, the address for jobs and the address to join. Ctrl-C stops everything.
 """
 
 import argparse
@@ -18,9 +18,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--nodes", type=int, default=2, help="besides the head, which only leads")
-    parser.add_argument("--cpus", type=int, default=2, help="of each node")
-    parser.add_argument("--port", type=int, default=8265, help="of the dashboard, which takes jobs")
+    parser.add_argument(
+        "--nodes", type=int, default=2, help="worker nodes beside the head (default 2)"
+    )
+    parser.add_argument("--cpus", type=int, default=2, help="CPUs of each worker node (default 2)")
+    parser.add_argument(
+        "--port", type=int, default=8265, help="port of the dashboard and of jobs (default 8265)"
+    )
     args = parser.parse_args()
     head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": args.port}
     cluster = Cluster(initialize_head=True, head_node_args=head)
