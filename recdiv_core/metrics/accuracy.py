@@ -94,6 +94,8 @@ def auc(slates: JudgedSlates) -> Tensor:
     1 - (sum r - P (P - 1) / 2) / (P (N - P)), the U statistic of Mann & Whitney 1947.
     """
     background = slates.needed_background
+    if background.num_above_BT is None or background.num_rankable_B is None:
+        raise ValueError("auc needs to know where targets stand among all scores")
     num_targets_B = slates.num_targets_B.double()
     num_others_B = background.num_rankable_B - num_targets_B
     # of two targets one stands above the other, whichever it is

@@ -38,14 +38,16 @@ class Background:
         history_user_S: int64, row of the batch ...
         history_item_S: ... and item_index of each event of that user's history.
         num_above_BT: float64, for each target how many of the items that could have been shown
-            score higher, and half of those that score the same (itself left out).
-        num_rankable_B: int64, how many items could have been shown to the user, targets among them.
+            score higher, and half of those that score the same (itself left out); None = unknown,
+            as for slates that come without scores.
+        num_rankable_B: int64, how many items could have been shown to the user, targets among them;
+            None where `num_above_BT` is.
     """
 
     history_user_S: Tensor
     history_item_S: Tensor
-    num_above_BT: Tensor
-    num_rankable_B: Tensor
+    num_above_BT: Tensor | None = None
+    num_rankable_B: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -308,21 +310,24 @@ def judge(
 
 def _background_of_judged(background: Background, targets_BT: Tensor) -> Background:
     """Leave out users without targets, and set what stands at the padding of targets to 0."""
-    num_users = len(targets_BT)
-    shapes = (background.num_above_BT.shape, background.num_rankable_B.shape)
-    if shapes != (targets_BT.shape, (num_users,)):
-        raise ValueError(
-            f"expected num_above {list(targets_BT.shape)} and num_rankable [{num_users}]; "
-            f"got {list(shapes[0])} and {list(shapes[1])}"
-        )
     has_targets_B = (targets_BT >= 0).any(dim=1)
     row_B = has_targets_B.cumsum(dim=0) - 1
     is_kept_S = has_targets_B[background.history_user_S]
+    num_above_BT, num_rankable_B = background.num_above_BT, background.num_rankable_B
+    if num_above_BT is not None and num_rankable_B is not None:
+        shapes = (num_above_BT.shape, num_rankable_B.shape)
+        if shapes != (targets_BT.shape, targets_BT.shape[:1]):
+            raise ValueError(
+                f"expected num_above {list(targets_BT.shape)} and num_rankable "
+                f"[{len(targets_BT)}]; got {list(shapes[0])} and {list(shapes[1])}"
+            )
+        num_above_BT = num_above_BT.masked_fill(targets_BT < 0, 0)[has_targets_B]
+        num_rankable_B = num_rankable_B[has_targets_B]
     return Background(
         history_user_S=row_B[background.history_user_S[is_kept_S]],
         history_item_S=background.history_item_S[is_kept_S],
-        num_above_BT=background.num_above_BT.masked_fill(targets_BT < 0, 0)[has_targets_B],
-        num_rankable_B=background.num_rankable_B[has_targets_B],
+        num_above_BT=num_above_BT,
+        num_rankable_B=num_rankable_B,
     )
 
 

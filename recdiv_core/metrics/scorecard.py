@@ -16,9 +16,9 @@ exposures that the tally holds anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 from torch import Tensor
 
@@ -54,17 +54,52 @@ FURTHER_SYSTEM_METRICS: Final[Mapping[str, Callable[[Tensor], float]]] = {
 """Of all slates together: exposure_V -> a number."""
 
 
-def user_metrics(attributes: Mapping[str, Tensor]) -> UserMetrics:
+Input = Literal["embeddings", "categories", "popularity", "histories", "scores"]
+
+NEEDS: Final[Mapping[Input, tuple[str, ...]]] = {
+    "embeddings": ("ild", "ilmd", "vendi"),
+    "categories": (
+        "category_coverage",
+        "diversity_index",
+        "homogeneity",
+        "category_ild",
+        "gini_simpson",
+        "effective_categories",
+        "alpha_ndcg",
+        "err_ia",
+        "calibration_kl",
+        "calibration_js",
+    ),
+    "popularity": (
+        "novelty",
+        "popularity",
+        "tail_share",
+        "epc",
+        "serendipity",
+        "unexpectedness",
+    ),
+    "histories": ("calibration_kl", "calibration_js"),
+    "scores": ("auc",),
+}
+"""Input -> the metrics that cannot be computed without it. No other metric needs any of these."""
+
+
+def user_metrics(
+    attributes: Mapping[str, Tensor], *, without: Collection[Input] = ()
+) -> UserMetrics:
     """Return all metrics that are averaged over users, and the coverage of each attribute.
 
     Args:
         attributes: name -> [V] int64 index of each item's value, -1 = unknown.
+        without: inputs that are not known; metrics that need one of them are left out.
     """
     by_attribute = {
         f"{name}_coverage": partial(diversity.attribute_coverage, values_V=values_V)
         for name, values_V in attributes.items()
     }
-    return {**USER_METRICS, **FURTHER_METRICS, **by_attribute}
+    left_out = {name for unknown in without for name in NEEDS[unknown]}
+    metrics = {**USER_METRICS, **FURTHER_METRICS, **by_attribute}
+    return {name: metric for name, metric in metrics.items() if name not in left_out}
 
 
 def finish_scorecard(tally: Tally) -> dict[str, float]:

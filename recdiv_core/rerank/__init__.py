@@ -12,6 +12,8 @@ Every re-ranker takes
 and returns chosen_BWK: int64 positions in 0..C-1 in slate order, distinct, and -1 behind the end
 where a user has fewer than k real candidates.
 
+Arrays and lists come in through `rerank` (arrays.py).
+
 Those in NOVELTIES choose greedily and differ in what they call new (greedy.py); some are compiled
 besides, for the CPU (compiled.py).
 """
@@ -23,6 +25,7 @@ from typing import Final
 from torch import Tensor
 
 from recdiv_core.rerank.alpha import alpha
+from recdiv_core.rerank.arrays import Reranked, rerank
 from recdiv_core.rerank.beam import beam
 from recdiv_core.rerank.calibrated import calibrated
 from recdiv_core.rerank.candidates import Candidates, Options
@@ -34,6 +37,17 @@ from recdiv_core.rerank.msd import msd
 from recdiv_core.rerank.none import none
 from recdiv_core.rerank.ssd import ssd
 from recdiv_core.rerank.xquad import xquad
+
+__all__ = [
+    "COMPILED",
+    "NOVELTIES",
+    "RERANKERS",
+    "Candidates",
+    "Options",
+    "Reranked",
+    "Reranker",
+    "rerank",
+]
 
 Reranker = Callable[[Candidates, int, Sequence[float], Options], Tensor]
 """candidates, k, dials, options -> chosen_BWK."""
