@@ -9,7 +9,7 @@ import pyversity
 import torch
 
 from recdiv_core.items.labels import labels_of_padded
-from recdiv_core.items.traits import ItemTraits
+from recdiv_core.items.traits import describe_items
 from recdiv_core.rerank import RERANKERS, rerank
 from recdiv_core.rerank.arrays import NEEDS
 from recdiv_core.slates.making import make_slates
@@ -38,12 +38,12 @@ def slates_of_pipelines(given, events, method, diversity):
     """Make the slates as evaluation and recommendation make them."""
     numbers = {f"c{g}": g for g in range(4)}
     padded = [[*(numbers[c] for c in own), -1][:2] for own in given["categories"]]
-    traits = ItemTraits(
-        embeddings_VD=torch.nn.functional.normalize(torch.tensor(given["embeddings"]).float()),
-        categories=labels_of_padded(torch.tensor(padded)),
+    traits = describe_items(
+        torch.nn.functional.normalize(torch.tensor(given["embeddings"]).float()),
+        labels_of_padded(torch.tensor(padded)),
+        torch.zeros(NUM_ITEMS, dtype=torch.int64),
+        num_train_users=1,
         num_categories=4,
-        popularity_V=torch.full((NUM_ITEMS,), 1 / NUM_ITEMS),
-        num_places=1.0,
         attributes={"brand": torch.tensor(given["attributes"]["brand"])},
     )
     policy = SlatePolicy(K, False, method, diversity, NUM_ITEMS, 0.0)

@@ -145,8 +145,9 @@ def padded_rows(name: str, rows: npt.ArrayLike | Sequence[Sequence[int]]) -> npt
     Raises:
         ValueError: not a list of lists, or not whole numbers.
     """
+    padded: npt.NDArray[Any]
     if isinstance(rows, np.ndarray):
-        padded: npt.NDArray[Any] = rows
+        padded = cast("npt.NDArray[Any]", rows)
         if padded.ndim != 2:
             raise ValueError(f"{name}: expected a row for each user, got {list(padded.shape)}")
     else:
