@@ -1,5 +1,6 @@
 """Arrays in, positions out: what the NumPy door gives is what the re-rankers choose elsewhere."""
 
+import doctest
 import json
 from pathlib import Path
 
@@ -191,3 +192,8 @@ def test_history_of_another_number_of_users_is_refused():
 
 def test_the_table_of_needs_names_every_re_ranker():
     assert NEEDS.keys() == RERANKERS.keys()
+
+
+def test_the_example_of_the_documentation_prints_what_it_says():
+    path = Path(__file__).parents[1] / "docs" / "python.md"
+    assert doctest.testfile(str(path), module_relative=False) == (0, 8)

@@ -126,7 +126,8 @@ def rerank(
     given_rules, excluded_V = _as_rules(rules, labels, num_items)
     ranked_BC = np.where(excluded_V[items_BC], -np.inf, scores_BC)
     order_BC = np.argsort(-ranked_BC, axis=1, kind="stable")  # re-rankers want falling scores
-    histories = _as_histories(history, len(scores_BC), is_one=is_one)
+    wanted = history if "history" in NEEDS[method] else None
+    histories = _as_histories(wanted, len(scores_BC), is_one=is_one)
     numbers = number_labels([*labels.get("category", []), *(e for own in histories for e in own)])
     traits = traits_of_arrays(
         num_items,
@@ -217,11 +218,16 @@ def _history_shares(
     histories: Sequence[LabelLists], numbers: Mapping[Hashable, int], num_users: int
 ) -> Tensor:
     """Return the share of each category in each history: events count alike, [B, G]."""
+    parts = [
+        (user, numbers[label], 1 / len(labels))
+        for user, events in enumerate(histories)
+        for labels in events
+        for label in labels
+    ]
+    user_N, label_N, part_N = np.array(parts, dtype=np.float64).reshape(-1, 3).T
     shares_BG = torch.zeros(num_users, max(1, len(numbers)))
-    for user, events in enumerate(histories):
-        for labels in events:
-            for label in labels:
-                shares_BG[user, numbers[label]] += 1 / len(labels)
+    places = torch.tensor(user_N, dtype=torch.int64), torch.tensor(label_N, dtype=torch.int64)
+    shares_BG.index_put_(places, torch.tensor(part_N, dtype=torch.float32), accumulate=True)
     return shares_BG / shares_BG.sum(dim=1, keepdim=True).clamp_min(1e-12)
 
 
