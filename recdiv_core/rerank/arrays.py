@@ -32,6 +32,7 @@ from recdiv_core.items.arrays import (
     traits_of_arrays,
 )
 from recdiv_core.rerank.candidates import Candidates, Options, Rule
+from recdiv_core.rerank.table import RERANKERS
 from recdiv_core.slate_rules import SlateRule, group_rules
 
 Floats = npt.NDArray[np.float64]
@@ -104,9 +105,6 @@ def rerank(
     Raises:
         ValueError: arguments that do not fit; the message says what was given and what is allowed.
     """
-    # imported here: the package holds the table of re-rankers, and exports this function
-    from recdiv_core.rerank import RERANKERS
-
     optional = {
         "embeddings": embeddings,
         "categories": categories,
