@@ -53,7 +53,7 @@ from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.sweep.early_stopping import FrontScheduler
-from recdiv_core.sweep.search import FrontSearch, Hours
+from recdiv_core.sweep.search import Budget, FrontSearch
 from recdiv_core.tracking.runs import RunHandle
 from tune_spaces import FRONT
 
@@ -144,7 +144,7 @@ def compare_searches(
         space = SearchSpace("", PARAMETERS, objectives, search=search, num_samples=budget)
         found = [
             volume(
-                [plain, *drive(FrontSearch(space, Config(seed=seed), {}, Hours(0)), table, budget)],
+                [plain, *drive(FrontSearch(space, Config(seed=seed), {}, Budget()), table, budget)],
                 objectives,
             )
             for seed in seeds

@@ -1,7 +1,7 @@
 # pyright: strict
-"""What a sweep is made of: parameters, how they are searched, objectives, constraints, budget.
+"""A search space: parameters, how they are searched, objectives, constraints, budget.
 
-Data only; `sweep.py` runs it. A file in `tune_spaces/` holds one `SPACE` of this kind.
+Data only; sweep/run.py runs it. Each file in `tune_spaces/` holds one `SPACE`.
 """
 
 from __future__ import annotations
@@ -22,53 +22,55 @@ class Objective:
     metric: str
     direction: Literal["max", "min"]
     reference: float
-    """Value of the hypervolume's reference point on this axis, fixed beforehand."""
+    """Coordinate of the hypervolume's reference point on this axis, fixed beforehand."""
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """What a trial must keep of the baseline's figure, e.g. 98 % of its `val/ndcg`.
+    """A share of the baseline's metric that a trial must keep, e.g. 98 % of its `val/ndcg`.
 
-    The baseline is the w = 0 run that the sweep trains before its trials. A trial that breaks a
-    constraint is shown, never recommended.
+    The baseline is the run without diversity (w = 0) that the sweep trains before its trials. A
+    trial that breaks a constraint is shown, but never recommended.
     """
 
     metric: str
+    """Metric for which higher is better."""
     at_least: float
-    """Share of the baseline's figure, which is better when higher."""
+    """Share of the baseline's metric."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
     """One sweep. Every key of `parameters` and `fixed` is a dotted Config key.
 
+    A point is one configuration of the parameters. A trial is one training run of a point.
+
     Attributes:
+        description: what the sweep compares, in one line.
         parameters: dotted key -> Ray Tune domain (`tune.grid_search`, `tune.uniform`, ...).
-        objectives: the axes of the front; the first one is accuracy.
-        search: `grid` walks every `tune.grid_search` and draws what else there is at random; the
-            others learn from the trials that ended (`tpe`, `nsga2`) or spread evenly
-            (`quasi_random`, `random`), take no grids and try no configuration twice.
-        num_samples: points at most (a grid is walked this many times).
-        seeds: each point (configuration) is trained once a seed; none = once, with the config's.
-            Reports judge a point by its means, searches learn from them. The baseline is trained
-            once a seed too: a comparison within a seed is the narrower one. The base model of a
-            warm start is trained once, so that the intervals hold what the further training does,
-            not what another base would. No trial is stopped early: means want equal epochs. What
-            is random in a grid, and `learn_from_earlier`, do not go with it.
-        max_epochs: no point is begun once all together have trained so many; 0 = no limit. Not of a
-            grid.
-        max_hours: no point is begun once the sweep has run so long, its base model and baseline and
-            what it ran before it was interrupted included; those that have begun end, with all
-            their seeds. 0 = no limit.
-        constraints: what trials must keep of the baseline; the search prefers those that do.
-        learn_from_earlier: finished trials of earlier sweeps with the same data, the same settings
-            and the same parameters are told to the search, and not run again. Not of a grid.
-        fixed: settings common to all trials; above a preset, below the command line.
-        warm_start: overrides of one base run trained first, at w = 0 unless they say otherwise,
-            from which every trial starts (unless `train.init_from` is given, which then is the
-            base), and one more at w = 0, the baseline; None = every trial trains from nothing.
-        grace_epochs: epochs that no trial is stopped before; from then on one is whose figures
-            others at the same epoch have left behind on every objective.
+        objectives: axes of the front; the first one is accuracy.
+        search: how points are chosen. `grid` walks every `tune.grid_search` and draws all other
+            domains at random. `tpe` and `nsga2` learn from finished trials; `quasi_random` and
+            `random` spread evenly. Only `grid` takes `tune.grid_search`; the others try no point
+            twice.
+        num_samples: largest number of points; a grid is walked this many times.
+        seeds: random seeds that each point is trained with; empty = once, with the config's seed.
+            Reports and searches use a point's means, and the baseline is trained once per seed too.
+            The base model of a warm start is trained once, so that intervals do not cover its
+            training. No trial is stopped early, because means need equal epochs.
+        max_epochs: epochs of all trials together after which no new point starts; 0 = no limit.
+        max_hours: hours after which no new point starts; 0 = no limit. The base model, the baseline
+            and earlier processes of a resumed sweep count. Running points finish with all seeds.
+        constraints: shares of the baseline's metrics that trials must keep. The search prefers
+            trials that keep them.
+        learn_from_earlier: whether finished trials of earlier sweeps teach the search and are not
+            run again. They must have the same data, settings and parameters. Not for a grid.
+        fixed: settings of all trials; they override a preset, the command line overrides them.
+        warm_start: settings of the base model that every trial starts from, at w = 0 unless they
+            say otherwise; None = every trial trains from scratch. `train.init_from` replaces the
+            base model. A baseline at w = 0 is trained from the base too.
+        grace_epochs: epochs before any trial is stopped early. Later a trial is stopped when
+            another one is clearly ahead on every objective at the same epoch.
     """
 
     description: str
@@ -90,12 +92,12 @@ def at_k(space: SearchSpace, k: int, name: str) -> SearchSpace:
     """Return a space with the cut-off in the names of its objectives and constraints.
 
     Args:
-        space: whose metrics have no cut-off, or that of `eval.k`.
+        space: metrics without a cut-off, or with `eval.k` as cut-off.
         k: `eval.k`.
-        name: of the space, for the message.
+        name: name of the space, for the message.
 
     Raises:
-        UserError: a name has another cut-off already.
+        UserError: a metric has another cut-off.
     """
     return replace(
         space,

@@ -7,15 +7,17 @@ import time
 from dataclasses import replace
 from typing import Any, get_args
 
+import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from ray import tune
-from ray.tune.experiment import Experiment
 from ray.tune.search import Searcher
 
 from recdiv_core.config import Config, override
 from recdiv_core.search_space import Objective, Search, SearchSpace
-from recdiv_core.sweep.search import FrontSearch, GridWalk, Hours, check_search, most_trials
+from recdiv_core.sweep.checks import check_search
+from recdiv_core.sweep.search import Budget, FrontSearch
 
 MIXES = [{"coverage": 1.0}, {"ild": 1.0, "coverage": 3.0}]
 NDCG, COVERAGE = "val/ndcg_at_10", "val/coverage_at_10"
@@ -34,10 +36,11 @@ FEW = {"loss.diversity": tune.choice(MIXES), "rerank.diversity": tune.quniform(0
 each_search = pytest.mark.parametrize("search", [s for s in get_args(Search) if s != "grid"])
 
 
-def searcher(space: SearchSpace = SPACE, least: dict[str, float] | None = None, **more: object):
+def searcher(space: SearchSpace = SPACE, minimum: dict[str, float] | None = None, **more: object):
     changed = replace(space, **more)
     check_search(changed, "of_a_test")
-    return FrontSearch(changed, Config(seed=3), least or {}, Hours(changed.max_hours))
+    budget = Budget(changed.max_epochs, changed.max_hours)
+    return FrontSearch(changed, Config(seed=3), minimum or {}, budget)
 
 
 def report(epoch: int, ndcg: float, coverage: float, **more: float) -> dict[str, float]:
@@ -118,7 +121,7 @@ def test_a_trial_that_runs_while_the_state_is_saved_is_told_afterwards(tmp_path)
     restored = searcher()
     restored.restore_from_dir(str(tmp_path))
     restored.on_trial_complete("a", report(2, 0.4, 0.9))
-    assert [trial.values for trial in restored.study.trials] == [[0.5, 0.1]]
+    assert [trial.values for trial in restored.points.study.trials] == [[0.5, 0.1]]
 
 
 @pytest.mark.parametrize("search", ["tpe", "nsga2"])
@@ -136,17 +139,17 @@ def test_of_a_finished_trial_the_selected_epoch_counts():
     search.on_trial_result("a", report(1, 0.5, 0.1))
     search.on_trial_result("a", report(2, 0.4, 0.2))
     search.on_trial_complete("a", end(0.5, 0.1))
-    assert search.study.trials[0].values == [0.5, 0.1]
+    assert search.points.study.trials[0].values == [0.5, 0.1]
 
 
 @pytest.mark.parametrize(("select", "values"), [("best", [0.5, 0.1]), ("last", [0.4, 0.3])])
 def test_of_a_stopped_trial_the_epoch_selected_so_far_counts(select, values):
-    search = FrontSearch(SPACE, override(Config(), {"train.select": select}), {}, Hours(0))
+    search = FrontSearch(SPACE, override(Config(), {"train.select": select}), {}, Budget())
     search.suggest("a")
     search.on_trial_result("a", report(1, 0.5, 0.1))
     search.on_trial_result("a", report(2, 0.4, 0.2))
     search.on_trial_complete("a", report(3, 0.4, 0.3))
-    assert search.study.trials[0].values == values
+    assert search.points.study.trials[0].values == values
 
 
 @pytest.mark.parametrize(
@@ -157,36 +160,39 @@ def test_a_trial_without_finite_figures_has_failed(result):
     search = searcher()
     search.suggest("a")
     search.on_trial_complete("a", result)
-    assert search.study.trials[0].state == TrialState.FAIL
+    assert search.points.study.trials[0].state == TrialState.FAIL
 
 
 def test_directions_are_those_of_the_objectives():
     falling = (Objective(NDCG, "max", 0.0), Objective("val/gini_at_10", "min", 1.0))
-    directions = searcher(objectives=falling).study.directions
+    directions = searcher(objectives=falling).points.study.directions
     assert [direction.name for direction in directions] == ["MAXIMIZE", "MINIMIZE"]
 
 
 def test_a_trial_that_breaks_a_constraint_is_not_among_the_best():
-    search = searcher(least={NDCG: 0.5})
+    search = searcher(minimum={NDCG: 0.5})
     for trial, ndcg, coverage in (("a", 0.6, 0.1), ("b", 0.4, 0.9), ("c", 0.5, 0.2)):
         search.suggest(trial)
         search.on_trial_complete(trial, end(ndcg, coverage))
-    constraints = [trial.constraints[NDCG] for trial in search.study.trials]
+    constraints = [trial.constraints[NDCG] for trial in search.points.study.trials]
     assert constraints == pytest.approx([-0.1, 0.1, 0.0])
-    assert sorted(trial.values for trial in search.study.best_trials) == [[0.5, 0.2], [0.6, 0.1]]
+    assert sorted(trial.values for trial in search.points.study.best_trials) == [
+        [0.5, 0.2],
+        [0.6, 0.1],
+    ]
 
 
 def test_a_constraint_may_be_on_what_is_no_objective():
-    search = searcher(least={"val/ild_at_10": 0.5})
+    search = searcher(minimum={"val/ild_at_10": 0.5})
     search.suggest("a")
     search.on_trial_complete("a", end(1.0, 1.0, **{"val/ild_at_10": 0.4}))
-    assert search.study.trials[0].constraints == pytest.approx({"val/ild_at_10": 0.1})
+    assert search.points.study.trials[0].constraints == pytest.approx({"val/ild_at_10": 0.1})
 
 
 @pytest.mark.parametrize("search", ["tpe", "nsga2"])
 def test_constraints_draw_the_search_to_where_they_hold(search: Search):
-    def share_of_kept(least: dict[str, float]) -> float:
-        own = searcher(least=least, search=search)
+    def share_of_kept(minimum: dict[str, float]) -> float:
+        own = searcher(minimum=minimum, search=search)
         kept = 0
         for number in range(80):
             sample = own.suggest(str(number))
@@ -213,79 +219,103 @@ def test_no_trial_begins_once_the_epochs_are_spent():
 def test_no_trial_begins_once_the_hours_are_spent():
     search = searcher(max_hours=2)
     assert search.suggest("a") != Searcher.FINISHED
-    search.hours.began -= 2 * 3600
+    search.budget.started -= 2 * 3600
     assert search.suggest("b") == Searcher.FINISHED
 
 
 def test_a_restored_search_has_spent_the_hours_it_had_before(tmp_path):
     killed = searcher(max_hours=2)
-    killed.hours.began -= 1.5 * 3600
+    killed.budget.started -= 1.5 * 3600
     killed.save_to_dir(str(tmp_path))
     restored = searcher(max_hours=2)
     restored.restore_from_dir(str(tmp_path))
     assert restored.suggest("a") != Searcher.FINISHED
-    restored.hours.began -= 0.5 * 3600
+    restored.budget.started -= 0.5 * 3600
     assert restored.suggest("b") == Searcher.FINISHED
 
 
-def test_the_time_between_two_processes_is_not_spent():
-    hours = Hours(1)
-    saved, spent_s = pickle.dumps(hours), hours.spent_s()
+def test_the_time_between_two_processes_does_not_count():
+    budget = Budget(max_hours=1)
+    saved, used_s = pickle.dumps(budget), budget.used_s()
     time.sleep(0.05)
-    assert pickle.loads(saved).spent_s() < spent_s + 0.05
+    assert pickle.loads(saved).used_s() < used_s + 0.05
 
 
-def train(config: dict) -> None:
-    """Stand for what a trial runs."""
+GRID: dict[str, object] = {
+    "search": "grid",
+    "parameters": {
+        "loss.diversity": tune.grid_search(MIXES),
+        "rerank.diversity": tune.grid_search([0.0, 0.5]),
+        "train.epochs": 3,
+    },
+}
 
 
-def walk(tmp_path, hours: Hours) -> GridWalk:
-    """Return a grid of four points, two of them at once."""
-    grid = {"w": tune.grid_search([0.1, 0.2]), "r": tune.grid_search([0.3, 0.4])}
-    own = GridWalk(hours, max_concurrent=2)
-    own.add_configurations(Experiment("of_a_test", train, config=grid, storage_path=str(tmp_path)))
-    return own
+def test_a_grid_is_walked_once_then_finished():
+    samples = drive(searcher(**GRID), 20)
+    assert all(sample["train.epochs"] == 3 for sample in samples)
+    tried = {(json.dumps(s["loss.diversity"]), s["rerank.diversity"]) for s in samples}
+    assert tried == {(json.dumps(mix), dial) for mix in MIXES for dial in (0.0, 0.5)}
+    assert len(samples) == searcher(**GRID).num_trials == 4
 
 
-def begin(own: GridWalk) -> list[dict[str, float]]:
-    """Begin trials until there is none, and end them."""
-    begun = []
-    while (trial := own.next_trial()) is not None:
-        begun.append(trial.config)
-        own.on_trial_complete(trial.trial_id)
-    return begun
+def test_a_grid_is_walked_num_samples_times():
+    assert len(drive(searcher(**GRID, num_samples=3), 20)) == 12
 
 
-def test_a_grid_is_walked_as_far_as_the_hours_last(tmp_path):
-    own = walk(tmp_path, Hours(2))
-    running = [own.next_trial(), own.next_trial()]
-    assert own.next_trial() is None, "two at once"
-    assert not own.is_finished()
-    own.hours.began -= 2 * 3600
-    own.on_trial_complete(running[0].trial_id)
-    assert own.next_trial() is None
-    assert own.is_finished()
+def test_what_is_random_in_a_grid_is_drawn_for_each_point_from_the_seed():
+    parameters = {"rerank.diversity": tune.grid_search([0.1, 0.2]), "seed": tune.randint(0, 10**9)}
+    first, again = (drive(searcher(search="grid", parameters=parameters), 2) for _ in range(2))
+    assert first == again
+    assert first[0]["seed"] != first[1]["seed"]
 
 
-def test_a_grid_without_a_limit_is_walked_whole(tmp_path):
-    own = walk(tmp_path, Hours(0))
-    own.hours.began -= 1e9
-    assert len(begin(own)) == 4
+def test_no_point_of_a_grid_starts_once_the_budget_is_used_up():
+    for limit, used in (("max_hours", 3600), ("max_epochs", 0)):
+        search = searcher(**GRID, **{limit: 1})
+        search.suggest("a")
+        search.budget.started -= used
+        search.on_trial_result("a", report(1, 0.1, 0.1))
+        assert search.suggest("b") == Searcher.FINISHED, limit
 
 
-def test_a_restored_walk_goes_on_and_has_spent_the_hours_it_had_before(tmp_path):
-    killed = walk(tmp_path, Hours(2))
-    first = killed.next_trial()
-    killed.hours.began -= 1.5 * 3600
-    killed.save_to_dir(str(tmp_path), "session")
-    restored = walk(tmp_path, Hours(2))
+def test_a_grid_that_is_restored_goes_on(tmp_path):
+    killed = searcher(**GRID)
+    first = drive(killed, 2)
+    killed.save_to_dir(str(tmp_path))
+    restored = searcher(**GRID)
     restored.restore_from_dir(str(tmp_path))
-    second = restored.next_trial()
-    assert second.config != first.config
-    restored.hours.began -= 0.5 * 3600
-    restored.on_trial_complete(first.trial_id)
-    assert restored.next_trial() is None
-    assert restored.is_finished()
+    assert [*first, *drive(restored, 9, first=2)] == drive(searcher(**GRID), 9)
+
+
+SAMPLERS = {
+    "random": lambda: optuna.samplers.RandomSampler(seed=3),
+    "quasi_random": lambda: optuna.samplers.QMCSampler(scramble=True, seed=3),
+    "tpe": lambda: optuna.samplers.TPESampler(seed=3),
+    "nsga2": lambda: optuna.samplers.NSGAIISampler(population_size=7, seed=3),
+}
+
+
+@each_search
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_points_are_those_of_a_plain_optuna_study(search: Search):
+    distributions = {
+        "loss.diversity_weight": FloatDistribution(0.01, 1.0, log=True),
+        "loss.diversity": CategoricalDistribution([json.dumps(mix) for mix in MIXES]),
+        "model.num_layers": IntDistribution(1, 3),
+    }
+    study = optuna.create_study(directions=["maximize"] * 2, sampler=SAMPLERS[search]())
+    expected: list[dict[str, Any]] = []
+    while len(expected) < 30:
+        trial = study.ask(fixed_distributions=distributions)
+        mix = json.loads(trial.params["loss.diversity"])
+        sample = {**trial.params, "loss.diversity": mix}
+        if sample in expected:  # NSGA-II may breed a point again; it is not run again
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, figures(sample))
+            expected.append(sample)
+    assert drive(searcher(search=search, num_samples=30), 30) == expected
 
 
 @pytest.mark.parametrize("search", get_args(Search))
@@ -311,7 +341,7 @@ def test_an_earlier_trial_is_learnt_and_not_tried_again(search: Search):
     reached = {NDCG: 0.5, COVERAGE: 0.25, "val/ild_at_10": 0.1}
     assert own.learn(known, reached)
     assert not own.learn(known, reached), "twice"
-    assert [trial.values for trial in own.study.trials] == [[0.5, 0.25]]
+    assert [trial.values for trial in own.points.study.trials] == [[0.5, 0.25]]
     samples = drive(own, 20)
     assert len(samples) == 5
     assert not [
@@ -333,7 +363,7 @@ def test_an_earlier_trial_outside_the_space_teaches_nothing(other):
     search = searcher(parameters=FEW)
     sample = {"loss.diversity": MIXES[0], "rerank.diversity": 0.2, **other}
     assert not search.learn(sample, {NDCG: 0.5, COVERAGE: 0.25})
-    assert not search.study.trials
+    assert not search.points.study.trials
 
 
 def test_an_earlier_trial_without_an_objective_teaches_nothing():
@@ -370,10 +400,9 @@ def test_a_domain_that_optuna_lacks_is_refused():
         check_search(replace(SPACE, parameters={"seed": tune.randn(0.0, 1.0)}), "mine")
 
 
-@pytest.mark.parametrize("more", [{"max_epochs": 3}, {"learn_from_earlier": True}])
-def test_settings_of_a_search_are_refused_with_a_grid(more):
-    with pytest.raises(ValueError, match="no effect"):
-        check_search(replace(SPACE, search="grid", **more), "mine")
+def test_a_grid_that_should_learn_is_refused():
+    with pytest.raises(ValueError, match="learn_from_earlier has no effect"):
+        check_search(replace(SPACE, search="grid", learn_from_earlier=True), "mine")
 
 
 def test_each_point_is_suggested_once_a_seed():
@@ -390,14 +419,14 @@ def test_a_finite_space_is_tried_once_a_seed(search: Search):
 
 
 def test_a_search_learns_the_means_of_the_seeds():
-    search = searcher(seeds=(0, 1), least={NDCG: 0.5})
+    search = searcher(seeds=(0, 1), minimum={NDCG: 0.5})
     search.suggest("a")
     search.suggest("b")
     search.on_trial_complete("b", end(0.7, 0.1))
-    assert search.study.trials[0].values is None
+    assert search.points.study.trials[0].values is None
     search.on_trial_complete("a", end(0.5, 0.3))
-    assert search.study.trials[0].values == pytest.approx([0.6, 0.2])
-    assert search.study.trials[0].constraints == pytest.approx({NDCG: -0.1})
+    assert search.points.study.trials[0].values == pytest.approx([0.6, 0.2])
+    assert search.points.study.trials[0].constraints == pytest.approx({NDCG: -0.1})
 
 
 def test_a_seed_that_failed_leaves_the_point_to_the_others():
@@ -408,8 +437,8 @@ def test_a_seed_that_failed_leaves_the_point_to_the_others():
     search.on_trial_complete("b", end(0.5, 0.3))
     search.on_trial_complete("c", error=True)
     search.on_trial_complete("d", None)
-    assert search.study.trials[0].values == [0.5, 0.3]
-    assert search.study.trials[1].state == TrialState.FAIL
+    assert search.points.study.trials[0].values == [0.5, 0.3]
+    assert search.points.study.trials[1].state == TrialState.FAIL
 
 
 def test_a_trial_that_failed_and_runs_again_counts_while_its_point_is_open():
@@ -419,15 +448,15 @@ def test_a_trial_that_failed_and_runs_again_counts_while_its_point_is_open():
     search.on_trial_complete("a", error=True)
     search.on_trial_complete("a", end(0.7, 0.1))
     search.on_trial_complete("b", end(0.5, 0.3))
-    assert search.study.trials[0].values == pytest.approx([0.6, 0.2])
+    assert search.points.study.trials[0].values == pytest.approx([0.6, 0.2])
     search.on_trial_complete("b", end(0.9, 0.9))
-    assert search.study.trials[0].values == pytest.approx([0.6, 0.2])
+    assert search.points.study.trials[0].values == pytest.approx([0.6, 0.2])
 
 
 def test_a_point_that_has_begun_gets_all_its_seeds():
     search = searcher(seeds=(0, 1, 2), max_hours=1, max_epochs=1)
     search.suggest("a")
-    search.hours.began -= 3600
+    search.budget.started -= 3600
     search.on_trial_result("a", report(1, 0.1, 0.1))
     assert [search.suggest(name)["seed"] for name in "bc"] == [1, 2]
     assert search.suggest("d") == Searcher.FINISHED
@@ -445,31 +474,19 @@ def test_a_search_of_seeds_that_is_restored_goes_on(search: Search, tmp_path):
     assert drive(restored, 4, first=7) == drive(undisturbed, 4, first=7)
 
 
-SEEDED_GRID: dict[str, object] = {
-    "search": "grid",
-    "seeds": (5, 6, 7),
-    "parameters": {
-        "loss.diversity": tune.grid_search(MIXES),
-        "rerank.diversity": tune.grid_search([0.0, 0.5]),
-        "train.epochs": 3,
-    },
-}
+SEEDED_GRID: dict[str, object] = {**GRID, "seeds": (5, 6, 7)}
 
 
 def test_a_grid_of_seeds_is_walked_point_by_point():
     samples = drive(searcher(**SEEDED_GRID), 30)
-    assert samples == [
-        {"loss.diversity": mix, "rerank.diversity": dial, "train.epochs": 3, "seed": seed}
-        for mix in MIXES
-        for dial in (0.0, 0.5)
-        for seed in (5, 6, 7)
-    ]
+    points = drive(searcher(**GRID), 30)
+    assert samples == [{**point, "seed": seed} for point in points for seed in (5, 6, 7)]
 
 
-def test_a_searcher_is_asked_for_every_point_once_a_seed():
-    assert most_trials(replace(SPACE, **SEEDED_GRID)) == 12
-    assert most_trials(replace(SPACE, num_samples=5, seeds=(0, 1))) == 10
-    assert most_trials(replace(SPACE, num_samples=5)) == 5
+def test_tune_is_asked_for_every_point_once_per_seed():
+    assert searcher(**SEEDED_GRID).num_trials == 12
+    assert searcher(num_samples=5, seeds=(0, 1)).num_trials == 10
+    assert searcher(num_samples=5).num_trials == 5
 
 
 def test_a_grid_of_seeds_that_is_restored_goes_on(tmp_path):
@@ -481,10 +498,10 @@ def test_a_grid_of_seeds_that_is_restored_goes_on(tmp_path):
     assert [*first, *drive(restored, 30, first=4)] == drive(searcher(**SEEDED_GRID), 30)
 
 
-def test_no_point_of_a_grid_of_seeds_begins_once_the_hours_are_spent():
+def test_a_point_of_a_grid_that_has_started_gets_all_its_seeds():
     search = searcher(**SEEDED_GRID, max_hours=1)
     search.suggest("a")
-    search.hours.began -= 3600
+    search.budget.started -= 3600
     assert [search.suggest(name)["seed"] for name in "bc"] == [6, 7]
     assert search.suggest("d") == Searcher.FINISHED
 
@@ -497,8 +514,6 @@ def test_no_point_of_a_grid_of_seeds_begins_once_the_hours_are_spent():
         ({"parameters": {"seed": tune.randint(0, 9)}}, "seed among its parameters"),
         ({"fixed": {"seed": 3}}, "seed among its parameters or fixed"),
         ({"learn_from_earlier": True}, "learn_from_earlier"),
-        ({"search": "grid"}, r"loss\.diversity_weight.*, drawn anew"),
-        ({"search": "grid", "parameters": {}, "num_samples": 2}, "num_samples above 1"),
     ],
 )
 def test_seeds_that_cannot_be_are_refused(more, said):

@@ -10,7 +10,7 @@ from recdiv_core.config import Config, known_keys, override
 from recdiv_core.errors import UserError
 from recdiv_core.metrics import SYSTEM_METRICS, USER_METRICS
 from recdiv_core.search_space import Constraint, SearchSpace, at_k
-from recdiv_core.sweep.search import check_search
+from recdiv_core.sweep.checks import check_search
 from recdiv_core.training.checks import MEASURED
 
 SPACES = sorted(

@@ -1,8 +1,8 @@
-"""Which trials of a sweep are stopped early: those that others have left behind.
+"""Stop trials early that fall behind another trial on every objective.
 
-The rule itself is `pareto.left_behind`; here is when it is asked. At a few epochs, the rungs, a
-trial's figures are compared with what the other trials had at the same epoch: a trial that another
-beats clearly on every objective ends, one that is best at anything goes on, however inaccurate.
+At a few epochs a trial's metrics are compared with what the other trials had at the same epoch, by
+`pareto.left_behind`. A trial that is best at any objective goes on: no trial is stopped for low
+accuracy alone.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from recdiv_core.metrics import pareto
 from recdiv_core.search_space import Objective
 
 GROWTH: Final = 1.5
-"""Each rung is at so many times the epochs of the one before."""
+"""Ratio of an epoch of comparison to the one before."""
 MARGIN: Final = 0.01
-"""Share of another's gains that a trial may be behind on every objective."""
+"""Share of another trial's gains that a trial may fall short on every objective, in [0, 1)."""
 
-Points = dict[int, dict[str, list[float]]]
-"""Rung -> trial -> its figures there."""
+Compared = dict[int, dict[str, list[float]]]
+"""Epoch -> trial -> its objectives at that epoch."""
 
 
 class FrontScheduler(FIFOScheduler):
-    """Run trials in order; stop those that are left behind at a rung.
+    """Run trials in order; stop a trial that falls behind.
 
-    Never at the last epoch: it brings the test figures.
+    No trial is stopped at its last epoch, which brings the test metrics.
 
     Args:
-        objectives: of the sweep.
-        grace_epochs: the first rung.
-        epochs: of a trial.
+        objectives: objectives of the sweep.
+        grace_epochs: first epoch of comparison.
+        epochs: epochs of a trial.
         margin: see `pareto.left_behind`.
     """
 
@@ -48,47 +48,46 @@ class FrontScheduler(FIFOScheduler):
     ) -> None:
         super().__init__()
         self.objectives, self.margin = objectives, margin
-        self.rungs = _rungs(grace_epochs, epochs)
-        self.points: Points = {}
+        self.epochs = _epochs_of_comparison(grace_epochs, epochs)
+        self.compared: Compared = {}
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Compare a trial with the others at a rung."""
+        """Compare a trial with the others; return whether it goes on."""
         epoch = int(result["epoch"])
-        is_again = "is_repeated" in result or "best/epoch" in result  # the last report of a trial
-        if epoch not in self.rungs or is_again:
+        is_repeated = "is_repeated" in result or "best/epoch" in result  # a trial's last report
+        if epoch not in self.epochs or is_repeated:
             return TrialScheduler.CONTINUE
-        figures = [float(result[objective.metric]) for objective in self.objectives]
-        rung = self.points.setdefault(epoch, {})
-        rung[trial.trial_id] = figures
+        others = self.compared.setdefault(epoch, {})
+        others[trial.trial_id] = [float(result[o.metric]) for o in self.objectives]
         behind = pareto.left_behind(
-            list(rung.values()),
+            list(others.values()),
             [objective.reference for objective in self.objectives],
             [objective.direction for objective in self.objectives],
             self.margin,
         )
-        is_behind = list(rung).index(trial.trial_id) in behind
+        is_behind = list(others).index(trial.trial_id) in behind
         return TrialScheduler.STOP if is_behind else TrialScheduler.CONTINUE
 
 
-class RungMemory(tune.Callback):
-    """Save a scheduler's points with the sweep, which Tune (2.60) does for callbacks alone."""
+class SchedulerState(tune.Callback):
+    """Save the scheduler's state with the sweep: Tune 2.60 saves callbacks, but no scheduler."""
 
     def __init__(self, scheduler: FrontScheduler) -> None:
         self.scheduler = scheduler
 
-    def get_state(self) -> dict[str, Points]:
+    def get_state(self) -> dict[str, Compared]:
         """Return what to save."""
-        return {"points": self.scheduler.points}
+        return {"compared": self.scheduler.compared}
 
-    def set_state(self, state: dict[str, Points]) -> None:
-        """Put back what was saved."""
-        self.scheduler.points = state["points"]
+    def set_state(self, state: dict[str, Compared]) -> None:
+        """Restore what was saved."""
+        self.scheduler.compared = state["compared"]
 
 
-def _rungs(grace_epochs: int, epochs: int) -> list[int]:
-    rungs: list[int] = []
-    rung = max(1, grace_epochs)
-    while rung < epochs:
-        rungs.append(rung)
-        rung = math.ceil(GROWTH * rung)
-    return rungs
+def _epochs_of_comparison(grace_epochs: int, epochs: int) -> list[int]:
+    found: list[int] = []
+    epoch = max(1, grace_epochs)
+    while epoch < epochs:
+        found.append(epoch)
+        epoch = math.ceil(GROWTH * epoch)
+    return found

@@ -84,8 +84,8 @@ def open_trial(
 
 
 def trial_name(trial: Trial) -> str:
-    """Name a trial after its number, the same in MLflow, in Tune and on disk."""
-    return f"trial-{trial.trial_id.rpartition('_')[2]}"
+    """Name a trial after its id in Tune; the name is the same in MLflow, in Tune and on disk."""
+    return f"trial-{trial.trial_id}"
 
 
 class TrialTracking(tune.Callback):

@@ -15,7 +15,7 @@ from recdiv_core.config import Config, override
 from recdiv_core.search_space import Objective, SearchSpace
 from recdiv_core.settings import apply_overrides
 from recdiv_core.sweep import run as sweep
-from recdiv_core.sweep.search import FrontSearch, Hours
+from recdiv_core.sweep.search import Budget, FrontSearch
 from tests.cluster.conftest import PATIENCE_S, SWEPT, kill_driver, run, wait_until
 from tune_spaces.smoke import SPACE
 
@@ -210,7 +210,7 @@ def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(shop):
     assert result["num_trials"] == 5
     done = trials("searched", "FINISHED")
     assert before < {trial.info.run_id for trial in done}
-    undisturbed = FrontSearch(SEARCHED, settings("searched"), {}, Hours(0))
+    undisturbed = FrontSearch(SEARCHED, settings("searched"), {}, Budget())
     for trial in done:
         sample = undisturbed.suggest(trial.info.run_id)
         assert sample == swept_settings(trial)
@@ -221,7 +221,7 @@ def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(shop):
     later = dataclasses.replace(SEARCHED, num_samples=1, learn_from_earlier=True)
     sweep.run(settings("later"), later, "searched")
     (trial,) = trials("later", "FINISHED")
-    taught = FrontSearch(later, settings("later"), {}, Hours(0))
+    taught = FrontSearch(later, settings("later"), {}, Budget())
     for earlier in done:
         figures = {key.removeprefix("best/"): v for key, v in earlier.data.metrics.items()}
         assert taught.learn(swept_settings(earlier), figures)

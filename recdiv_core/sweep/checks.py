@@ -1,0 +1,102 @@
+"""Checks of a search space, before anything is spent on it."""
+
+from __future__ import annotations
+
+import math
+
+from ray.tune.search.sample import Domain
+
+from recdiv_core.config import Config
+from recdiv_core.errors import UserError
+from recdiv_core.search_space import SearchSpace
+from recdiv_core.sweep.study import distributions_of
+from recdiv_core.training.checks import measured_names
+
+
+def check_search(space: SearchSpace, name: str) -> None:
+    """Refuse a budget, seeds or parameters that the search of a space cannot use.
+
+    Args:
+        space: the space.
+        name: its name, for the message.
+
+    Raises:
+        UserError: names the space and the setting.
+    """
+    for setting, limit in (("max_epochs", space.max_epochs), ("max_hours", space.max_hours)):
+        if not (math.isfinite(limit) and limit >= 0):
+            raise UserError(
+                f"--space {name}: {setting}={limit} is no budget; allowed: a number above 0, "
+                "or 0, no limit"
+            )
+    _check_seeds(space, name)
+    if space.search == "grid":
+        if space.learn_from_earlier:
+            raise UserError(
+                f"--space {name}: learn_from_earlier has no effect with search='grid'; allowed: "
+                "random, quasi_random, tpe, nsga2"
+            )
+        return
+    for key, domain in space.parameters.items():
+        if not isinstance(domain, Domain):
+            raise UserError(
+                f"--space {name}: {key}={domain!r} cannot be searched by {space.search}; allowed: "
+                "tune.uniform, quniform, loguniform, randint, choice (a grid: search='grid')"
+            )
+    distributions_of(space.parameters)
+
+
+def check_objectives(config: Config, space: SearchSpace, name: str) -> None:
+    """Refuse objectives and constraints that no trial would report, and seeds without training.
+
+    Args:
+        config: settings that all trials share.
+        space: the space, with the cut-off in the names of its metrics.
+        name: its name, for the message.
+
+    Raises:
+        UserError: names the space and the metric or setting.
+    """
+    if len(space.objectives) < 2:
+        raise UserError(
+            f"--space {name} has {len(space.objectives)} objectives; a front needs two or more"
+        )
+    k = config.eval.k
+    if "eval.k" in space.parameters:
+        raise UserError(
+            f"--space {name}: eval.k cannot be swept: metrics of different k cannot be compared"
+        )
+    rising = [f"val/{metric}" for metric in measured_names(k)]
+    falling = [f"val/gini_at_{k}", f"val/homogeneity_at_{k}"]
+    for objective in space.objectives:
+        _check_metric(objective.metric, [*rising, *falling], f"--space {name} trades off", k)
+    for constraint in space.constraints:
+        _check_metric(constraint.metric, rising, f"--space {name} constrains", k)
+    if space.seeds and not config.train.epochs:
+        raise UserError(
+            f"--space {name}: seeds={space.seeds} have no effect without training (train.epochs=0)"
+        )
+    if space.constraints and config.loss.conditioned and not config.train.epochs:
+        raise UserError(
+            f"--space {name} has constraints, but no baseline: none is trained for a conditioned "
+            "model that is not trained further (train.epochs=0)"
+        )
+
+
+def _check_metric(metric: str, allowed: list[str], what: str, k: int) -> None:
+    if metric not in allowed:
+        raise UserError(
+            f"{what} {metric}, which is not measured with eval.k={k}; allowed: {', '.join(allowed)}"
+        )
+
+
+def _check_seeds(space: SearchSpace, name: str) -> None:
+    if not space.seeds:
+        return
+    given = f"--space {name}: seeds={space.seeds}"
+    if len(set(space.seeds)) < len(space.seeds) or min(space.seeds) < 0:
+        raise UserError(f"{given}; allowed: different whole numbers, 0 or more")
+    if "seed" in {*space.parameters, *space.fixed}:
+        raise UserError(f"{given}, and seed among its parameters or fixed; allowed: one of them")
+    if space.learn_from_earlier:
+        raise UserError(f"{given}: cannot go with learn_from_earlier, which takes single trials")
