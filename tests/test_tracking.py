@@ -14,6 +14,9 @@ from mlflow import MlflowClient
 from recdiv_core.config import Config, flatten, from_tree, override
 from recdiv_core.schema import Manifest
 from recdiv_core.tracking import runs as tracking
+from recdiv_core.tracking.children import children, close_stale_children, finished_trials
+from recdiv_core.tracking.description import param_value
+from recdiv_core.tracking.find import find_run, run_directory
 from recdiv_core.tracking.runs import RunHandle
 from recdiv_core.tracking.store import tracking_uri
 
@@ -155,8 +158,8 @@ def test_a_long_value_is_cut_at_the_limit(config, manifest, client):
 
 def test_a_run_is_found_again_by_its_name(run, mlflow_uri):
     tags = {"recdiv.run_name": "first", "recdiv.kind": "train"}
-    assert tracking.find_run(mlflow_uri, run.experiment_id, tags) is not None
-    assert tracking.find_run(mlflow_uri, run.experiment_id, {"recdiv.run_name": "it's"}) is None
+    assert find_run(mlflow_uri, run.experiment_id, tags) is not None
+    assert find_run(mlflow_uri, run.experiment_id, {"recdiv.run_name": "it's"}) is None
 
 
 def test_a_reopened_run_is_running_and_can_be_closed(run, client, config, manifest):
@@ -195,8 +198,8 @@ def test_only_children_left_running_are_killed(run, config, manifest, client):
         for name in ("stale", "done")
     )
     tracking.finish_run(done, "FINISHED")
-    assert tracking.close_stale_children(run) == 1
-    assert [child.info.status for child in tracking.children(run)] == ["KILLED", "FINISHED"]
+    assert close_stale_children(run) == 1
+    assert [child.info.status for child in children(run)] == ["KILLED", "FINISHED"]
     assert client.get_run(run.run_id).info.status == "RUNNING"
     assert client.get_run(stale.run_id).info.end_time is not None
 
@@ -228,16 +231,16 @@ def test_four_processes_lose_no_metric(run, client):
 def test_the_directory_of_a_run_is_found_by_its_id(config: Config, manifest: Manifest):
     placed = override(config, {"run.storage": "/shared/runs", "run.name": "wide-s1"})
     run = tracking.start_run(placed, name="wide-s1", kind="train", manifest=manifest)
-    assert tracking.run_directory(run.uri, run.run_id) == "/shared/runs/wide-s1"
+    assert run_directory(run.uri, run.run_id) == "/shared/runs/wide-s1"
 
 
 def test_an_id_that_is_unknown_is_said_to_be(mlflow_uri: str, client: MlflowClient):
     with pytest.raises(ValueError, match=r"tracking\.uri=.* has no run 0000"):
-        tracking.run_directory(mlflow_uri, "0" * 32)
+        run_directory(mlflow_uri, "0" * 32)
     experiment = tracking.experiment_id(mlflow_uri, "first")
     foreign = client.create_run(experiment).info.run_id
     with pytest.raises(ValueError, match=r"has no run\.storage and run\.name"):
-        tracking.run_directory(mlflow_uri, foreign)
+        run_directory(mlflow_uri, foreign)
 
 
 def write_finished(
@@ -277,16 +280,16 @@ def test_finished_trials_of_other_sweeps_differ_in_what_is_swept_alone(
     write_finished(moved, own, second.run_id)  # of the sweep that asks
     for key, value in {"train.epochs": 3, "seed": 8, "loss.diversity": {"ild": 2.0}}.items():
         write_finished(override(moved, {key: value}), own, first.run_id)
-    earlier = tracking.finished_trials(second, config, own, swept)
+    earlier = finished_trials(second, config, own, swept)
     assert [run.info.run_id for run in earlier] == found
     params = earlier[0].data.params
-    assert tracking.param_value(params["loss.diversity_weight"]) == 0.25
+    assert param_value(params["loss.diversity_weight"]) == 0.25
 
 
 @pytest.mark.parametrize("value", [0.25, True, None, {"ild": 1.0}, [1, 2], "mmr"])
 def test_a_param_is_read_back_as_it_was(value: object):
     text = value if isinstance(value, str) else json.dumps(value)
-    assert tracking.param_value(text) == value
+    assert param_value(text) == value
 
 
 def test_the_load_of_the_machine_is_logged_with_the_run(run, client, monkeypatch):

@@ -96,7 +96,7 @@ def _checkpoint_of(named: str, uri: Callable[[], str]) -> str:
     """Return the path or URI of the checkpoint that a RUN names."""
     place = named
     if RUN_ID.fullmatch(named) and not Path(named).is_dir():
-        from recdiv_core.tracking.runs import run_directory
+        from recdiv_core.tracking.find import run_directory
 
         place = run_directory(uri(), named)
     if is_uri(place):

@@ -13,7 +13,7 @@ from recdiv_core.fronts import trials
 from recdiv_core.fronts.points import ended_points
 from recdiv_core.fronts.reading import COURSE, read_sweep, read_trial
 from recdiv_core.fronts.trials import Sweep
-from recdiv_core.tracking.runs import RunHandle, log_course
+from recdiv_core.tracking.runs import RunHandle, log_curves
 
 
 class Course:
@@ -39,4 +39,4 @@ class Course:
         own = read_trial(ended, self.sweep)
         self.sweep = replace(self.sweep, trials=(*others, own))
         reached = trials.course(ended_points(self.sweep), self.sweep.objectives)
-        log_course(self.parent, {COURSE: [volume for _, volume in reached]})
+        log_curves(self.parent, {COURSE: [volume for _, volume in reached]})

@@ -22,7 +22,9 @@ from recdiv_core.fronts.trials import CURVES, Curve, Sweep, Trial
 from recdiv_core.schema import read_manifest
 from recdiv_core.search_space import Objective
 from recdiv_core.storage.credentials import redact
-from recdiv_core.tracking import runs as tracking
+from recdiv_core.tracking.children import children
+from recdiv_core.tracking.description import OF_THE_PLACE, param_value
+from recdiv_core.tracking.find import experiment_ids
 from recdiv_core.tracking.runs import RunHandle
 from recdiv_core.tracking.store import client_of, database_path, tracking_uri
 
@@ -61,7 +63,7 @@ def read_sweep(handle: RunHandle, *, curves: bool = True) -> Sweep:
     drawn |= {f"val/{name}_at_{cut_off}" for name in trials.DIVERSITY_METRICS}
     facts = json.loads(tags.get("recdiv.facts", "{}"))
     least: dict[str, float] = json.loads(tags.get("recdiv.least", "{}"))
-    runs = tracking.children(handle)
+    runs = children(handle)
     plain = _plain_runs(runs)
     return Sweep(
         run_id=handle.run_id,
@@ -139,7 +141,7 @@ def _experiment_name(config: Config) -> str:
 
 
 def _newest_sweep(uri: str, name: str) -> Run | None:
-    experiments = tracking.experiment_ids(uri, name)
+    experiments = experiment_ids(uri, name)
     if not experiments:
         return None
     runs = client_of(uri).search_runs(
@@ -175,7 +177,7 @@ def _is_ranked_plainly(run: Run) -> bool:
 
 
 def _param(run: Run, key: str) -> object:
-    return tracking.param_value(run.data.params.get(key, ""))
+    return param_value(run.data.params.get(key, ""))
 
 
 def _references(client: MlflowClient, parent: Run, accuracy: Objective) -> dict[str, Trial]:
@@ -220,7 +222,7 @@ def _trial(
         run_id=run.info.run_id,
         name=run.data.tags.get("recdiv.run_name") or run.info.run_id,
         status=run.info.status,
-        params={key: tracking.param_value(params[key]) for key in parameters if key in params},
+        params={key: param_value(params[key]) for key in parameters if key in params},
         val=_below("best/val/", metrics),
         test=_below("test/", metrics),
         curves={key: _curve(client, run, key) for key in drawn if key in metrics},
@@ -240,7 +242,7 @@ def _point(params: Mapping[str, str]) -> str:
     settings = {
         key: text
         for key, text in params.items()
-        if key != "seed" and not key.startswith(tracking.OF_THE_PLACE)
+        if key != "seed" and not key.startswith(OF_THE_PLACE)
     }
     return json.dumps(settings, sort_keys=True)
 

@@ -39,7 +39,8 @@ from recdiv_core.slates.query_index import read_queries, write_keys
 from recdiv_core.storage.credentials import redact
 from recdiv_core.storage.given_paths import check_run_name
 from recdiv_core.storage.whole_files import write_whole
-from recdiv_core.tracking.runs import RunHandle, run_of
+from recdiv_core.tracking.find import run_of
+from recdiv_core.tracking.runs import RunHandle
 from recdiv_core.tracking.store import client_of, patiently, tracking_uri, with_password
 
 logger = logging.getLogger(__name__)

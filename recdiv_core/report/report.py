@@ -160,7 +160,7 @@ def _log(
         name: [volume for _, volume in trials.course(ended, objectives)]
         for name, objectives in axes.items()
     }
-    tracking.log_course(handle, volumes)
+    tracking.log_curves(handle, volumes)
 
 
 def _entry(trial: Trial) -> dict[str, object]:

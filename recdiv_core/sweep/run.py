@@ -25,13 +25,8 @@ from recdiv_core.sweep.search import Budget
 from recdiv_core.sweep.tracking import open_parent
 from recdiv_core.sweep.tuner import run_trials
 from recdiv_core.sweep.warm_start import prepare_trials
-from recdiv_core.tracking.runs import (
-    RunHandle,
-    close_stale_children,
-    finish_run,
-    machine_watched,
-    set_tags,
-)
+from recdiv_core.tracking.children import close_stale_children
+from recdiv_core.tracking.runs import RunHandle, finish_run, machine_watched, set_tags
 from recdiv_core.tracking.store import tracking_uri
 from recdiv_core.training.checks import check_config
 from recdiv_core.training.launch import shared_places

@@ -20,10 +20,10 @@ from recdiv_core.fronts.course import Course
 from recdiv_core.schema import Manifest
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.sweep.trial import trial_settings
+from recdiv_core.tracking.find import find_run
 from recdiv_core.tracking.runs import (
     RunHandle,
     experiment_id,
-    find_run,
     finish_run,
     reopen_run,
     set_tags,

@@ -28,7 +28,9 @@ from recdiv_core.sweep.search import Budget, FrontSearch
 from recdiv_core.sweep.state import check_state, state_digest
 from recdiv_core.sweep.tracking import TrialTracking, trial_name
 from recdiv_core.sweep.trial import trial_function
-from recdiv_core.tracking.runs import RunHandle, finished_trials, param_value, set_tags, tag_of
+from recdiv_core.tracking.children import finished_trials
+from recdiv_core.tracking.description import param_value
+from recdiv_core.tracking.runs import RunHandle, set_tags, tag_of
 from recdiv_core.training.checks import cpus_per_worker
 from recdiv_core.training.launch import ray_storage
 

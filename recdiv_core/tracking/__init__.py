@@ -1,4 +1,4 @@
-"""MLflow: what a run holds (runs.py) and the store that it lies in (store.py).
+"""MLflow: runs (runs.py), their texts (description.py), trials (children.py), the store (store.py).
 
-Not the pages (report/) nor the reading of a sweep (fronts/). Below: data. Above: slates.
+Not the pages (report/), nor a sweep as data (fronts/). Below: data. Above: slates.
 """

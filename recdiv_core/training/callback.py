@@ -12,10 +12,10 @@ from ray.train import Checkpoint, UserCallback
 
 from recdiv_core.config import Config
 from recdiv_core.schema import Manifest
+from recdiv_core.tracking.find import find_run
 from recdiv_core.tracking.runs import (
     RunHandle,
     experiment_id,
-    find_run,
     has_logged,
     log_metrics,
     reopen_run,
