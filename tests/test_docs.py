@@ -36,6 +36,11 @@ def test_the_settings_page_is_what_make_docs_writes():
     assert (ROOT / "docs" / "settings.md").read_text("utf-8") == reference()
 
 
+def test_every_setting_says_what_it_is():
+    rows = [row.split(" | ") for row in reference().splitlines() if row.startswith("| `")]
+    assert [key for key, _, _, meaning, _ in rows if not meaning.endswith(".")] == []
+
+
 @pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
 def test_every_relative_link_resolves(page):
     for link in links_of(page):
