@@ -17,7 +17,7 @@ from recdiv_core.fronts.reading import read_sweep
 from recdiv_core.metrics.exposure import gini
 from recdiv_core.metrics.jackknife import JudgedUsers
 from recdiv_core.report.slate_examples import RULES, choose_users, count_changes, count_common
-from recdiv_core.report.slate_metrics import exposure_curve, popularity_bands, segments
+from recdiv_core.report.slate_metrics import Histories, exposure_curve, popularity_bands, segments
 from recdiv_core.report.slate_views import choose_runs, view_slates
 from recdiv_core.slates.checkpoint import read_config
 from recdiv_core.slates.dataset import load_dataset
@@ -308,7 +308,10 @@ def test_thirds_by_history_keep_equal_lengths_together():
     each = JudgedUsers(values, np.zeros((count, 1), np.int64), 3)
     length_U = np.repeat([2, 5, 9], 40)
     is_cold_U = np.arange(count) < 10
-    found = {s.name: s for s in segments([each], length_U, is_cold_U)}
+    found = {
+        s.name: s
+        for s in segments([each], Histories(np.zeros((count, 1), np.int64), length_U, is_cold_U))
+    }
     assert {name: s.num_users for name, s in found.items()} == {
         "all": 120,
         "warm": 110,

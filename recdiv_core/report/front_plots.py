@@ -16,25 +16,13 @@ from plotly.colors import sample_colorscale
 
 from recdiv_core.fronts.points import ended_points, points
 from recdiv_core.fronts.trials import CURVES, Front, Sweep, Trial, course, metric_of, referred
-from recdiv_core.report.plots import (
-    ACCURATE,
-    BETWEEN,
-    DIVERSE,
-    GREY,
-    INK,
-    KNEE,
-    LEGEND,
-    LINE,
-    Plot,
-    finish,
-    new_plot,
-    plain,
-)
+from recdiv_core.report import plots
+from recdiv_core.report.plots import Plot, finish, new_plot, plain
 from recdiv_core.report.templates import within
 from recdiv_core.search_space import Objective
 from recdiv_core.wording import SYMBOLS, number, title, worded
 
-SCALE: Final = [[0.0, ACCURATE], [0.5, BETWEEN], [1.0, DIVERSE]]
+SCALE: Final = [[0.0, plots.ACCURATE], [0.5, plots.BETWEEN], [1.0, plots.DIVERSE]]
 CURVE: Final = {"l": 52, "r": 10, "t": 8, "b": 38}
 """Margins of a small plot, in pixels."""
 BASELINES: Final = {
@@ -88,9 +76,9 @@ def show_trials(sweep: Sweep, front: Front) -> Shown:
 
 def front_plot(front: Front, shown: Shown) -> Plot:
     """Plot accuracy against diversity; a member of the front carries its number."""
-    plot = _accuracy_plot(front, 430, legend=LEGEND, margin={"t": 40})
+    plot = _accuracy_plot(front, 430, legend=plots.LEGEND, margin={"t": 40})
     others, members = off_front(front), front.members
-    dot = {"size": 8, "color": GREY}
+    dot = {"size": 8, "color": plots.GREY}
     _add(plot, front, others, "other trials", mode="markers", marker=dot, **_bars(front, others))
     _add(
         plot,
@@ -98,16 +86,16 @@ def front_plot(front: Front, shown: Shown) -> Plot:
         members,
         "front",
         mode="lines+markers+text",
-        line={"color": LINE, "width": 1.5},
-        marker={"size": 20, "color": [shown.colours.get(t.run_id, LINE) for t in members]},
+        line={"color": plots.LINE, "width": 1.5},
+        marker={"size": 20, "color": [shown.colours.get(t.run_id, plots.LINE) for t in members]},
         text=[str(shown.numbers[trial.run_id]) for trial in members],
         textfont={"size": 11, "color": "white"},
         cliponaxis=False,
         **_bars(front, members),
     )
     for trial, name, symbol, colour in (
-        (front.baseline, "w = 0", "diamond-open", INK),
-        (front.knee, "knee", "circle-open", KNEE),
+        (front.baseline, "w = 0", "diamond-open", plots.INK),
+        (front.knee, "knee", "circle-open", plots.KNEE),
     ):
         if trial:
             ring = {"size": 30, "symbol": symbol, "color": colour, "line": {"width": 2}}
@@ -118,15 +106,15 @@ def front_plot(front: Front, shown: Shown) -> Plot:
 
 def baseline_plots(fronts: Iterable[Front], references: Mapping[str, Trial]) -> list[Plot]:
     """Plot each front among the baselines that have its metrics; they lie too far off for it."""
-    plots: list[Plot] = []
+    found: list[Plot] = []
     for front in fronts:
-        found = referred(front, references)
-        if not found:
+        runs = referred(front, references)
+        if not runs:
             continue
         plot = _accuracy_plot(front, 340, showlegend=False)
-        line = {"color": BETWEEN, "width": 1.5}
+        line = {"color": plots.BETWEEN, "width": 1.5}
         _add(plot, front, front.members, "front", mode="lines+markers", line=line)
-        for kind, run in found.items():
+        for kind, run in runs.items():
             symbol, position = BASELINES[kind]
             _add(
                 plot,
@@ -134,13 +122,13 @@ def baseline_plots(fronts: Iterable[Front], references: Mapping[str, Trial]) -> 
                 [run],
                 kind,
                 mode="markers+text",
-                marker={"size": 10, "symbol": symbol, "color": INK},
+                marker={"size": 10, "symbol": symbol, "color": plots.INK},
                 text=[kind],
                 textposition=position,
                 cliponaxis=False,
             )
-        plots.append(finish(plot))
-    return plots
+        found.append(finish(plot))
+    return found
 
 
 def off_front(front: Front) -> list[Trial]:
@@ -184,7 +172,7 @@ def _add(plot: go.Figure, front: Front, trials: Sequence[Trial], name: str, **st
 
 def _bars(front: Front, trials: Sequence[Trial]) -> dict[str, Any]:
     halves = error_bars(front, trials)
-    style = {"type": "data", "color": LINE, "thickness": 1, "width": 3}
+    style = {"type": "data", "color": plots.LINE, "thickness": 1, "width": 3}
     axes = zip(("error_x", "error_y"), halves or (), strict=False)
     return {axis: {"array": own, **style} for axis, own in axes}
 
@@ -213,8 +201,8 @@ def course_plot(sweep: Sweep, shown: Shown) -> Plot:
         x=list(range(1, len(steps) + 1)),
         y=[volume for _, volume in steps],
         mode="lines+markers",
-        line={"color": LINE, "width": 1.5, "shape": "hv"},
-        marker={"size": 7, "color": [shown.colours.get(t.run_id, GREY) for t, _ in steps]},
+        line={"color": plots.LINE, "width": 1.5, "shape": "hv"},
+        marker={"size": 7, "color": [shown.colours.get(t.run_id, plots.GREY) for t, _ in steps]},
         hovertext=[f"{plain(trial.name)}<br>{number(volume)}" for trial, volume in steps],
         hoverinfo="text",
     )
@@ -275,7 +263,7 @@ def _dimension(label: str, values: Sequence[object]) -> dict[str, Any]:
 
 def curve_plots(sweep: Sweep, fronts: Sequence[Front], shown: Shown) -> list[Plot]:
     """Plot each metric of training over the epochs, a line for each trial."""
-    plots: list[Plot] = []
+    found: list[Plot] = []
     # members of the front last, so that they lie on top
     trials = sorted(sweep.trials, key=lambda trial: trial.run_id in shown.colours)
     objectives = [fronts[0].accuracy, *(front.diversity for front in fronts)]
@@ -295,5 +283,5 @@ def curve_plots(sweep: Sweep, fronts: Sequence[Front], shown: Shown) -> list[Plo
                 hovertemplate=f"{plain(trial.name)}<br>epoch %{{x}}: %{{y:.4g}}<extra></extra>",
             )
         split, _, name = metric.partition("/")
-        plots.append(finish(plot, f"{title(name)}, {'validation' if split == 'val' else split}"))
-    return plots
+        found.append(finish(plot, f"{title(name)}, {'validation' if split == 'val' else split}"))
+    return found

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +29,6 @@ from recdiv_core.data.requests import join_shard, shard_names
 from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.sameness import (
-    Flags,
     Integers,
     describe,
     latest_distinct,
@@ -41,7 +39,7 @@ from recdiv_core.evaluation.sameness import (
 )
 from recdiv_core.metrics import exposure
 from recdiv_core.report.inspection_page import inspection_page
-from recdiv_core.report.slate_metrics import user_segments
+from recdiv_core.report.slate_metrics import Histories, user_segments
 from recdiv_core.schema import ITEM_ID, USER_ID, check_files, read_manifest
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.files import list_parts
@@ -54,21 +52,6 @@ logger = logging.getLogger(__name__)
 SHOWN_CLUSTERS: Final = 10
 SHOWN_GROUPS: Final = 5
 PAGE: Final = "_inspect.html"
-
-
-@dataclass(frozen=True, eq=False)
-class Histories:
-    """What users chose themselves, in the order of the slates.
-
-    Attributes:
-        items_UK: Distinct items, the latest first, -1 behind the end.
-        length_U: Events in the history.
-        is_cold_U: No event in the train window.
-    """
-
-    items_UK: Integers
-    length_U: Integers
-    is_cold_U: Flags
 
 
 def inspect(
@@ -128,7 +111,7 @@ def _inspect_one(
     histories = read_histories(dataset.prepared, _users_of(place), user_ids, k)
     exposure_V = np.bincount(slates_UK[slates_UK >= 0], minlength=len(dataset.catalogue))
     found = look(slates_UK, histories.items_UK, dataset.traits, dataset.text_VH.numpy(), exposure_V)
-    groups = user_segments(histories.length_U, histories.is_cold_U)
+    groups = user_segments(histories)
     metrics = describe(found, np.ones(num_users, dtype=np.bool_))
     counts = torch.from_numpy(exposure_V)
     now = {

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from recdiv_core.evaluation.sameness import MANY, NEAR, STARVED, WORTH_NAMING, Shelf
-from recdiv_core.report.plots import ACCURATE, GREY, LEGEND, Plot, finish, new_plot, plain
+from recdiv_core.report import plots
+from recdiv_core.report.plots import Plot, finish, new_plot, plain
 from recdiv_core.report.templates import Cell, Table, cell, percent, render
 
 METRICS: Final = {
@@ -109,12 +110,12 @@ def _metrics(result: Mapping[str, Any]) -> Table:
 def _shelf_plot(shelves: Sequence[Shelf], categories: Sequence[str]) -> Plot:
     shown = shelves[::-1]  # plotly begins at the bottom
     names = [plain(categories[shelf.category]) for shelf in shown]
-    plot = new_plot(120 + 22 * len(shown), {"t": 36}, barmode="group", legend=LEGEND)
+    plot = new_plot(120 + 22 * len(shown), {"t": 36}, barmode="group", legend=plots.LEGEND)
     plot.update_xaxes(tickformat=".0%", title_text="share")
     plot.update_yaxes(type="category", tickfont={"size": 10})
     for label, colour, shares in (
-        ("demand", GREY, [shelf.demand for shelf in shown]),
-        ("exposure", ACCURATE, [shelf.exposure for shelf in shown]),
+        ("demand", plots.GREY, [shelf.demand for shelf in shown]),
+        ("exposure", plots.ACCURATE, [shelf.exposure for shelf in shown]),
     ):
         plot.add_bar(x=shares, y=names, orientation="h", name=label, marker={"color": colour})
     return finish(plot)

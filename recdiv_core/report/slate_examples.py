@@ -86,17 +86,6 @@ class Example:
     metrics: Mapping[str, tuple[float, float]]
 
 
-@dataclass(frozen=True, eq=False)
-class ChosenUser:
-    """A user chosen as an example; item_index of the history, the oldest first, and of targets."""
-
-    row: int
-    rule: str
-    user_id: str
-    history: list[int]
-    targets: list[int]
-
-
 def count_common(before_UK: Integers, after_UK: Integers) -> npt.NDArray[np.int64]:
     """Return how many items the two slates of each user have in common, [U].
 
@@ -146,28 +135,41 @@ def choose_users(before: JudgedUsers, after: JudgedUsers) -> list[tuple[int, str
     return list(chosen.items())
 
 
-def show(user: ChosenUser, pair: Sequence[JudgedUsers], catalogue: Catalogue) -> Example:
+def show(
+    row: int,
+    pair: Sequence[JudgedUsers],
+    catalogue: Catalogue,
+    *,
+    rule: str,
+    user_id: str,
+    history: Sequence[int],
+    targets: Sequence[int],
+) -> Example:
     """Return a user's history, targets and slates with titles.
 
     Args:
-        user: One of the evaluated users.
+        row: Position of the user among the evaluated users.
         pair: Evaluated slates before and after.
         catalogue: Titles, categories and brands of the items.
+        rule: Rule that chose the user.
+        user_id: Name of the user on the page.
+        history: item_index, the oldest first.
+        targets: item_index of what the user took next.
     """
     return Example(
-        user_id=user.user_id,
-        rule=user.rule,
-        history=_items(user.history[: -SHOWN_HISTORY - 1 : -1], catalogue),
-        num_history=len(user.history),
-        targets=_items(user.targets[:SHOWN_TARGETS], catalogue),
-        num_targets=len(user.targets),
-        wanted=frozenset(user.targets),
+        user_id=user_id,
+        rule=rule,
+        history=_items(history[: -SHOWN_HISTORY - 1 : -1], catalogue),
+        num_history=len(history),
+        targets=_items(targets[:SHOWN_TARGETS], catalogue),
+        num_targets=len(targets),
+        wanted=frozenset(targets),
         slates=tuple(
-            _items([item for item in each.slates_UK[user.row].tolist() if item >= 0], catalogue)
+            _items([item for item in each.slates_UK[row].tolist() if item >= 0], catalogue)
             for each in pair
         ),
         metrics={
-            name: (float(pair[0].users[name][user.row]), float(pair[1].users[name][user.row]))
+            name: (float(pair[0].users[name][row]), float(pair[1].users[name][row]))
             for name in SHOWN_METRICS
         },
     )

@@ -38,6 +38,21 @@ class Estimate:
     high: float
 
 
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """What users chose themselves, in the order of their slates.
+
+    Attributes:
+        items_UK: Distinct items, the latest first, -1 behind the end.
+        length_U: Events in the history.
+        is_cold_U: No event in the train window.
+    """
+
+    items_UK: npt.NDArray[np.int64]
+    length_U: npt.NDArray[np.int64]
+    is_cold_U: npt.NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class Band:
     """Items of similar popularity.
@@ -136,14 +151,13 @@ def band_coverage(
     return tuple(float(n) / band.num_items for n, band in zip(shown, bands, strict=True))
 
 
-def user_segments(
-    length_U: npt.NDArray[np.int64], is_cold_U: npt.NDArray[np.bool_]
-) -> dict[str, npt.NDArray[np.bool_]]:
+def user_segments(histories: Histories) -> dict[str, npt.NDArray[np.bool_]]:
     """Return name -> [U]: all, cold and warm users, and thirds by length of history.
 
     Users with equally long histories stay together, so the thirds may be uneven. Groups of fewer
     than MIN_SIZE users are left out: their metrics are mostly chance.
     """
+    length_U, is_cold_U = histories.length_U, histories.is_cold_U
     first, second = (int(edge) for edge in np.quantile(length_U, [1 / 3, 2 / 3], method="lower"))
     groups = {
         "all": np.ones(len(length_U), dtype=np.bool_),
@@ -156,14 +170,10 @@ def user_segments(
     return {name: is_in_U for name, is_in_U in groups.items() if is_in_U.sum() >= MIN_SIZE}
 
 
-def segments(
-    judged: Sequence[JudgedUsers],
-    length_U: npt.NDArray[np.int64],
-    is_cold_U: npt.NDArray[np.bool_],
-) -> tuple[Segment, ...]:
+def segments(judged: Sequence[JudgedUsers], histories: Histories) -> tuple[Segment, ...]:
     """Return the estimates for each group of `user_segments`."""
     found: list[Segment] = []
-    for name, is_in_U in user_segments(length_U, is_cold_U).items():
+    for name, is_in_U in user_segments(histories).items():
         estimates = {
             metric: _means(np.stack([each.users[metric][is_in_U] for each in judged]))
             for metric in SEGMENT_METRICS

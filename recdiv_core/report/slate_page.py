@@ -14,26 +14,17 @@ import plotly.graph_objects as go
 from recdiv_core.evaluation.sameness import NEAR, STARVED
 from recdiv_core.fronts.trials import Front, Trial, metric_of
 from recdiv_core.metrics.fairness import MIN_SIZE
+from recdiv_core.report import plots
 from recdiv_core.report.front_plots import axis_title
 from recdiv_core.report.inspection_page import METRICS
-from recdiv_core.report.plots import (
-    ACCURATE,
-    BETWEEN,
-    DIVERSE,
-    GREY,
-    LEGEND,
-    Plot,
-    finish,
-    new_plot,
-    plain,
-)
+from recdiv_core.report.plots import Plot, finish, new_plot, plain
 from recdiv_core.report.slate_examples import RULES, Changes, Example
 from recdiv_core.report.slate_metrics import SEGMENT_METRICS, Estimate
 from recdiv_core.report.slate_views import SlateViews
 from recdiv_core.report.templates import Cell, Table, cell, percent
 from recdiv_core.wording import number, title
 
-COLOURS: Final = (ACCURATE, BETWEEN, DIVERSE)
+COLOURS: Final = (plots.ACCURATE, plots.BETWEEN, plots.DIVERSE)
 ACCURACIES: Final = ("ndcg", "recall", "hit")
 COMPARED: Final = (*ACCURACIES, "coverage", "gini", "ild", "diversity_index", "novelty")
 SLICE_METRICS: Final = ("ndcg", "recall", "ild", "diversity_index")
@@ -142,14 +133,14 @@ def _test_front(front: Front, views: SlateViews) -> list[Plot]:
         for trial in front.members
         if trial.run_id not in seen and all(metric in trial.test for metric in metrics)
     ]
-    plot = new_plot(340, {"t": 36}, legend=LEGEND, hovermode="closest")
+    plot = new_plot(340, {"t": 36}, legend=plots.LEGEND, hovermode="closest")
     plot.update_xaxes(title_text=axis_title(front.diversity, "test"))
     plot.update_yaxes(title_text=axis_title(front.accuracy, "test"))
     plot.add_scatter(
         x=[trial.test[metrics[0]] for trial in others],
         y=[trial.test[metrics[1]] for trial in others],
         mode="markers",
-        marker={"size": 8, "color": GREY},
+        marker={"size": 8, "color": plots.GREY},
         hovertext=[plain(trial.name) for trial in others],
         hoverinfo="text",
         showlegend=False,
@@ -192,7 +183,7 @@ def _exposure_plot(views: SlateViews) -> Plot:
     scale = {"tickformat": ".0%", "range": [0, 1.01], "dtick": 0.2}
     plot.update_xaxes(title_text="share of items, the least shown first", **scale)
     plot.update_yaxes(title_text="share of exposure", **scale)
-    even = {"line": {"color": GREY, "width": 1, "dash": "dot"}, "hoverinfo": "skip"}
+    even = {"line": {"color": plots.GREY, "width": 1, "dash": "dot"}, "hoverinfo": "skip"}
     plot.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="all items equally often", **even)
     for index, (role, (items, exposure)) in enumerate(
         zip(views.roles, views.exposure, strict=True)
@@ -222,7 +213,7 @@ def _band_plot(views: SlateViews) -> Plot:
             ],
         },
         margin={"t": 36},
-        legend=LEGEND,
+        legend=plots.LEGEND,
     )
     plot.update_xaxes(title_text="tenth of the catalogue, from few train events to many")
     plot.update_yaxes(title_text="share of items in any slate", tickformat=".0%")
@@ -263,7 +254,11 @@ def _bar_plot(
     plot.update_xaxes(type="category")
     plot.update_yaxes(rangemode="tozero")
     for index, role in enumerate(views.roles):
-        style = {"marker": {"color": COLOURS[index]}, "hoverinfo": "text", "name": plain(role)}
+        style = {
+            "marker": {"color": COLOURS[index]},
+            "hoverinfo": "text",
+            "name": plain(role),
+        }
         plot.add_bar(x=list(names), **style, **of_run(index))
     return plot
 
@@ -304,5 +299,5 @@ def _example(example: Example) -> dict[str, object]:
         "user": example,
         "captions": captions,
         "others": others,
-        "colours": colours | {"": GREY},
+        "colours": colours | {"": plots.GREY},
     }

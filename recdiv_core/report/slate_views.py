@@ -23,39 +23,16 @@ import torch
 
 from recdiv_core.config import Config
 from recdiv_core.data.batches import pack, pad_targets
-from recdiv_core.data.plan import Examples, read_eval
+from recdiv_core.data.plan import read_eval
 from recdiv_core.errors import UserError
-from recdiv_core.evaluation.groupings import (
-    check_kinds,
-    item_groups,
-    merge,
-    user_group_names,
-    user_groups,
-)
+from recdiv_core.evaluation import groupings
 from recdiv_core.evaluation.judged_runs import NamedRun, check_comparable, find_run, judge_runs
 from recdiv_core.evaluation.sameness import describe, latest_distinct, look, shelves, starved
 from recdiv_core.fronts.trials import Front, Trial, recommended
 from recdiv_core.metrics.groups import GroupTally, finish_groups, tally_groups
 from recdiv_core.metrics.jackknife import JudgedUsers
-from recdiv_core.report.slate_examples import (
-    Changes,
-    ChosenUser,
-    Example,
-    choose_users,
-    count_changes,
-    show,
-)
-from recdiv_core.report.slate_metrics import (
-    Band,
-    Estimate,
-    Floats,
-    Segment,
-    band_coverage,
-    estimate,
-    exposure_curve,
-    popularity_bands,
-    segments,
-)
+from recdiv_core.report import slate_examples, slate_metrics
+from recdiv_core.report.slate_metrics import Floats, Histories
 from recdiv_core.schema import read_manifest
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.scoring import without_seen
@@ -95,17 +72,17 @@ class SlateViews:
     trials: tuple[Trial, ...]
     k: int
     num_users: int
-    estimates: tuple[Mapping[str, Estimate], ...]
+    estimates: tuple[Mapping[str, slate_metrics.Estimate], ...]
     differences: tuple[Mapping[str, Mapping[str, Any]], ...]
     exposure: tuple[tuple[Floats, Floats], ...]
-    bands: tuple[Band, ...]
+    bands: tuple[slate_metrics.Band, ...]
     band_coverage: tuple[tuple[float, ...], ...]
-    segments: tuple[Segment, ...]
+    segments: tuple[slate_metrics.Segment, ...]
     sameness: tuple[Mapping[str, Any], ...]
     starved: tuple[int, ...]
     slices: tuple[Mapping[str, Mapping[str, float]], ...]
-    changes: Changes | None
-    examples: tuple[Example, ...]
+    changes: slate_examples.Changes | None
+    examples: tuple[slate_examples.Example, ...]
     notes: tuple[str, ...]
 
 
@@ -160,12 +137,10 @@ def view_slates(
     logger.info("evaluating %d runs on the %s split", len(runs), SPLIT)
     judged = judge_runs(runs, SPLIT)
     dataset = load_dataset(Path(config.data.prepared))
-    pair = judged[:2] if len(judged) > 1 else []
-    chosen = choose_users(*pair) if pair else []
-    users = _read_users(dataset, config, judged[:2], kinds, chosen)
-    estimates, differences = estimate(judged)
+    histories, slices, examples = _read_users(dataset, config, judged[:2], kinds, show_ids)
+    estimates, differences = slate_metrics.estimate(judged)
     popularity_V = dataset.catalogue.popularity_V
-    bands, band_V = popularity_bands(popularity_V)
+    bands, band_V = slate_metrics.popularity_bands(popularity_V)
     views = SlateViews(
         roles=tuple(found),
         trials=tuple(trial for trial, _ in found.values()),
@@ -173,21 +148,20 @@ def view_slates(
         num_users=len(judged[0].slates_UK),
         estimates=estimates,
         differences=differences,
-        exposure=tuple(exposure_curve(each.exposure_V) for each in judged),
+        exposure=tuple(slate_metrics.exposure_curve(each.exposure_V) for each in judged),
         bands=bands,
-        band_coverage=tuple(band_coverage(each.exposure_V, bands, band_V) for each in judged),
-        segments=segments(judged, users.length_U, users.is_cold_U),
-        sameness=tuple(_sameness(each, users, dataset) for each in judged),
+        band_coverage=tuple(
+            slate_metrics.band_coverage(each.exposure_V, bands, band_V) for each in judged
+        ),
+        segments=slate_metrics.segments(judged, histories),
+        sameness=tuple(_sameness(each, histories, dataset) for each in judged),
         starved=tuple(
             len(starved(shelves(each.exposure_V, popularity_V, dataset.categories)))
             for each in judged
         ),
-        slices=tuple(finish_groups(tally) for tally in users.groups),
-        changes=count_changes(*pair) if pair else None,
-        examples=tuple(
-            show(user if show_ids else replace(user, user_id=str(number)), pair, dataset.catalogue)
-            for number, user in enumerate(users.shown, start=1)
-        ),
+        slices=slices,
+        changes=slate_examples.count_changes(*judged[:2]) if len(judged) > 1 else None,
+        examples=examples,
         notes=tuple(notes),
     )
     logger.info("slates of %d runs: %.1f s", len(runs), time.monotonic() - started)
@@ -204,15 +178,10 @@ def _check_size(prepared: Path, max_scores: int | None) -> None:
         )
 
 
-def _sameness(judged: JudgedUsers, users: _Users, dataset: Dataset) -> Mapping[str, Any]:
-    found = look(
-        judged.slates_UK.astype(np.int64),
-        users.latest_UK,
-        dataset.traits,
-        dataset.text_VH.numpy(),
-        judged.exposure_V,
-    )
-    return describe(found, np.ones(len(users.length_U), dtype=np.bool_))
+def _sameness(judged: JudgedUsers, histories: Histories, dataset: Dataset) -> Mapping[str, Any]:
+    slates_UK, vectors_VH = judged.slates_UK.astype(np.int64), dataset.text_VH.numpy()
+    found = look(slates_UK, histories.items_UK, dataset.traits, vectors_VH, judged.exposure_V)
+    return describe(found, np.ones(len(slates_UK), dtype=np.bool_))
 
 
 def _find(
@@ -239,60 +208,42 @@ def _find(
     return found, notes
 
 
-@dataclass(frozen=True, eq=False)
-class _Users:
-    """Facts of the evaluated users, in the order of the split.
-
-    Attributes:
-        length_U: Events in the history.
-        is_cold_U: No event in the train window.
-        latest_UK: Latest distinct items, the latest first, -1 behind the end.
-        groups: Slices of each run.
-        shown: Users whose slates are shown.
-    """
-
-    length_U: npt.NDArray[np.int64]
-    is_cold_U: npt.NDArray[np.bool_]
-    latest_UK: npt.NDArray[np.int64]
-    groups: list[GroupTally]
-    shown: list[ChosenUser]
-
-
 def _read_users(
     dataset: Dataset,
     config: Config,
     judged: Sequence[JudgedUsers],
     kinds: Sequence[str],
-    chosen: Sequence[tuple[int, str]],
-) -> _Users:
-    """Read the split once more; what is kept of a user does not grow with the history."""
-    catalogue = dataset.catalogue
-    check_kinds(kinds, catalogue.table.column_names)
-    of_items = merge(item_groups(kinds, catalogue), torch.device("cpu"))
-    names = [*user_group_names(kinds), *of_items]
+    show_ids: bool,
+) -> tuple[
+    Histories, tuple[Mapping[str, Mapping[str, float]], ...], tuple[slate_examples.Example, ...]
+]:
+    """Read the split once more, for all that is not in the slates.
+
+    What is kept of a user does not grow with the history.
+
+    Returns:
+        Histories of the evaluated users; slices of each run; examples, with two runs.
+    """
+    catalogue, cpu = dataset.catalogue, torch.device("cpu")
+    groupings.check_kinds(kinds, catalogue.table.column_names)
+    of_items = groupings.merge(groupings.item_groups(kinds, catalogue), cpu)
+    names = [*groupings.user_group_names(kinds), *of_items]
     groups = [GroupTally.zeros(names, k=config.eval.k) for _ in judged]
-    rules = dict(chosen)
-    shown: dict[int, ChosenUser] = {}
-    lengths: list[npt.NDArray[np.int64]] = []
-    cold: list[npt.NDArray[np.bool_]] = []
-    latest: list[npt.NDArray[np.int64]] = []
+    chosen = slate_examples.choose_users(*judged) if len(judged) > 1 else []
+    shown: dict[int, slate_examples.Example] = {}
+    parts: list[tuple[npt.NDArray[Any], ...]] = []
     start = 0
-    batches = read_eval(
+    for examples in read_eval(
         dataset.prepared, SPLIT, batch_size=config.eval.batch_size, rank=0, world_size=1
-    )
-    for examples in batches:
+    ):
         targets_BT = pad_targets(examples)
         if config.eval.filter_seen:
             packed = pack(examples, max_history=1)
-            targets_BT = without_seen(
-                targets_BT, packed.seen_user_S, packed.seen_item_S, len(catalogue)
-            )
+            seen = packed.seen_user_S, packed.seen_item_S
+            targets_BT = without_seen(targets_BT, *seen, len(catalogue))
         is_judged_B = (targets_BT >= 0).any(dim=1)
         rows = np.flatnonzero(is_judged_B.numpy())
-        of_users = {
-            name: mask[is_judged_B]
-            for name, mask in merge(user_groups(kinds, examples), torch.device("cpu")).items()
-        }
+        of_users = groupings.merge(groupings.user_groups(kinds, examples), cpu)
         stop = start + len(rows)
         for run, each in enumerate(judged):
             groups[run] += tally_groups(
@@ -300,36 +251,27 @@ def _read_users(
                 targets_BT[is_judged_B],
                 dataset.traits,
                 k=config.eval.k,
-                user_groups=of_users,
+                user_groups={name: mask[is_judged_B] for name, mask in of_users.items()},
                 item_groups=of_items,
             )
-        lengths.append(examples.lengths[rows])
-        latest.append(latest_distinct(examples.items, examples.lengths, config.eval.k)[rows])
-        cold.append(np.asarray(examples.is_cold, dtype=np.bool_)[rows])
-        for user in sorted(rules.keys() & set(range(start, stop))):
-            row = int(rows[user - start])
-            shown[user] = _chosen(user, rules[user], examples, row, targets_BT[row].tolist())
+        latest = latest_distinct(examples.items, examples.lengths, config.eval.k)
+        is_cold = np.asarray(examples.is_cold, dtype=np.bool_)
+        parts.append((latest[rows], examples.lengths[rows], is_cold[rows]))
+        for number, (user, rule) in enumerate(chosen, start=1):
+            if start <= user < stop:
+                row = rows[user - start]
+                end = int(examples.lengths[: row + 1].sum())
+                shown[number] = slate_examples.show(
+                    user,
+                    judged,
+                    catalogue,
+                    rule=rule,
+                    user_id=str(examples.user_ids[row]) if show_ids else str(number),
+                    history=examples.items[end - int(examples.lengths[row]) : end].tolist(),
+                    targets=[target for target in targets_BT[row].tolist() if target >= 0],
+                )
         start = stop
     assert start == len(judged[0].slates_UK), "the evaluated users are not those of the split"
-    return _Users(
-        np.concatenate(lengths),
-        np.concatenate(cold),
-        np.concatenate(latest),
-        groups,
-        [shown[user] for user, _ in chosen],
-    )
-
-
-def _chosen(
-    user: int, rule: str, examples: Examples, row: int, targets: Sequence[int]
-) -> ChosenUser:
-    """Return a user of a batch; `user` counts the evaluated users, `row` those of the batch."""
-    stop = int(examples.lengths[: row + 1].sum())
-    history = examples.items[stop - int(examples.lengths[row]) : stop].tolist()
-    return ChosenUser(
-        row=user,
-        rule=rule,
-        user_id=str(examples.user_ids[row]),
-        history=history,
-        targets=[target for target in targets if target >= 0],
-    )
+    histories = Histories(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    slices = tuple(finish_groups(tally) for tally in groups)
+    return histories, slices, tuple(shown[number] for number in sorted(shown))
