@@ -400,16 +400,6 @@ RERANKERS: Final[Faults] = {
             ("clamp_min(0)\n        is_window_NP", "clamp_min(1)\n        is_window_NP"),
         ],
     ),
-    "rerank/program.py": (
-        "test_quota",
-        [
-            ("cost *= 1 + most", "cost *= 1"),
-            (
-                "rule.count, (over, -1.0))\n                continue",
-                "rule.count + 1, (over, -1.0))\n                continue",
-            ),
-        ],
-    ),
     "rerank/wanted.py": (
         "test_making",
         [
