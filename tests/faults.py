@@ -72,8 +72,6 @@ LOSSES: Final[Faults] = {
             ),
             ("return slope * centred / ctx.temperature", "return slope * centred"),
             ("slope = soft * (1 - soft)", "slope = soft"),
-            ("left = left + _log", "left = left - _log"),
-            ("room = k - is_full.sum(1, keepdim=True)", "room = k"),
         ],
     ),
     "losses/balance.py": (
