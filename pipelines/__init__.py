@@ -75,7 +75,12 @@ def run_pipeline(
         "relative to the working directory",
     )
     takes = f"{words.upper()}|key=value" if words else "key=value"
-    parser.add_argument("overrides", nargs="*", metavar=takes, help="settings, e.g. seed=1")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar=takes,
+        help=f"{words + ' and ' if words else ''}settings, e.g. seed=1",
+    )
     if options is not None:
         options(parser)
     start_logging("%(asctime)s %(name)s: %(message)s")
