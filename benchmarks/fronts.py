@@ -38,7 +38,7 @@ import torch
 from sklearn.decomposition import TruncatedSVD
 
 from recdiv_core.config import Config
-from recdiv_core.data.plan import train_examples
+from recdiv_core.data.reading import train_examples
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.judged_runs import judge_users
 from recdiv_core.items.traits import ItemTraits

@@ -38,7 +38,8 @@ import torch
 from recdiv_core.cluster.start import start_ray
 from recdiv_core.config import Config, override
 from recdiv_core.data.clicklog import prepare
-from recdiv_core.data.plan import list_fragments, plan_epoch, read_pieces, train_examples
+from recdiv_core.data.plan import num_steps
+from recdiv_core.data.reading import read_train
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.losses.balance import BalanceState
 from recdiv_core.schema import read_manifest
@@ -174,24 +175,19 @@ def bare_epochs(config: Config) -> list[float]:
             weight_decay=config.train.weight_decay,
         )
     )
-    fragments, files, step = list_fragments(dataset.prepared, "train"), {}, itertools.count()
+    train = config.train
+    examples = read_train(
+        dataset.prepared, batch_size=train.batch_size, seed=config.seed, epochs=train.epochs
+    )
+    steps = enumerate(examples)
     places_V = torch.zeros(len(dataset.catalogue))
     rates: list[float] = []
-    for epoch in range(config.train.epochs):
-        plan = plan_epoch(
-            fragments,
-            batch_size=config.train.batch_size,
-            accumulation=1,
-            seed=config.seed,
-            epoch=epoch,
-            **alone,
-        )
+    for _ in range(train.epochs):
         started = time.monotonic()
-        for (pieces,) in plan:
-            examples = train_examples(read_pieces(pieces, files))
+        for step, parts in itertools.islice(steps, num_steps(feed.num_users, train.batch_size)):
             train_step(
                 model,
-                feed.parts([examples], next(step)),
+                feed.parts(parts, step),
                 objective,
                 optimizer,
                 torch.amp.GradScaler("cpu", enabled=False),

@@ -177,8 +177,8 @@ class DataConfig(_Section):
     """Idle time in seconds that ends a session; unused for logs without times."""
     demo_events: int = Field(default=60_000, ge=1_000, le=100_000_000)
     """Size of the built-in shop in impressions."""
-    fragment_rows: int = Field(default=16, ge=1, le=65_536)
-    """Users in one Parquet row group."""
+    fragment_rows: int = Field(default=1_024, ge=1, le=65_536)
+    """Users in one Parquet row group, the unit of reading; small groups read slowly."""
     num_shards: int = Field(default=8, ge=1, le=10_000)
     """Parquet files of each split, and hash partitions of the shuffle by user."""
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from recdiv_core.data.augment import augment_histories, augment_tokens, mask_and_separator
 from recdiv_core.data.catalogue import make_texts
-from recdiv_core.data.plan import Examples, train_examples
+from recdiv_core.data.reading import Examples
 from recdiv_core.models.text_encoder import OFFLINE_PACKAGE, load_tokenizer
 
 ALL = {"crop": 0.3, "mask": 0.3, "reorder": 0.3}
@@ -306,7 +306,7 @@ def test_without_shares_examples_stay_the_same_object(shares):
 
 
 def test_no_users_stay_no_users():
-    examples = train_examples(None)
+    examples = examples_of([])
     assert augment_histories(examples, ALL, seed=0, step=0, first_user=7) is examples
 
 

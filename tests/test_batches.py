@@ -10,49 +10,9 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.data.batches import HIDDEN_ITEM, pack, pad_targets
-from recdiv_core.data.plan import (
-    Examples,
-    Fragment,
-    eval_examples,
-    list_fragments,
-    num_steps,
-    plan_epoch,
-    read_eval,
-    read_pieces,
-    train_examples,
-)
-from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE
+from recdiv_core.data.reading import Examples, eval_examples, read_eval
+from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY
 from tests.oracles import predictions_of_users
-
-sizes = st.lists(st.integers(1, 16), max_size=12)
-
-
-def fragments_of(row_counts):
-    return [Fragment(f"part-{i % 3}.parquet", i // 3, rows) for i, rows in enumerate(row_counts)]
-
-
-def rows_of(pieces):
-    return [(p.path, p.row_group, row) for p in pieces for row in range(p.start, p.stop)]
-
-
-def global_batches(fragments, *, world_size=1, accumulation=1, batch_size=8, seed=0, epoch=0):
-    """Return the rows of each step, all ranks' parts one after another."""
-    plans = [
-        plan_epoch(
-            fragments,
-            batch_size=batch_size,
-            rank=rank,
-            world_size=world_size,
-            accumulation=accumulation,
-            seed=seed,
-            epoch=epoch,
-        )
-        for rank in range(world_size)
-    ]
-    return [
-        [row for parts in step for pieces in parts for row in rows_of(pieces)]
-        for step in zip(*plans, strict=True)
-    ]
 
 
 def examples_of(users, *, queries=None, weights=None):
@@ -135,94 +95,6 @@ def eval_rows(num_users):
         }
         for user in range(num_users)
     ]
-
-
-@settings(max_examples=60)
-@given(sizes, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.integers(0, 3))
-def test_an_epoch_holds_every_row_once(row_counts, batch_size, world_size, accumulation, epoch):
-    fragments = fragments_of(row_counts)
-    steps = global_batches(
-        fragments,
-        batch_size=batch_size,
-        world_size=world_size,
-        accumulation=accumulation,
-        epoch=epoch,
-    )
-    seen = [row for step in steps for row in step]
-    expected = [(f.path, f.row_group, row) for f in fragments for row in range(f.num_rows)]
-    assert sorted(seen) == sorted(expected)
-    assert len(steps) == num_steps(sum(row_counts), batch_size)
-    assert all(len(step) == batch_size for step in steps[:-1])
-
-
-@settings(max_examples=40)
-@given(sizes, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3))
-def test_global_batches_are_the_same_on_any_number_of_ranks_and_parts(
-    row_counts, batch_size, world_size, accumulation
-):
-    fragments = fragments_of(row_counts)
-    split = global_batches(
-        fragments, batch_size=batch_size, world_size=world_size, accumulation=accumulation
-    )
-    assert split == global_batches(fragments, batch_size=batch_size)
-
-
-@pytest.mark.parametrize("batch_size", [2, 7, 16, 101, 500])
-@pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_all_ranks_take_equal_shares_of_as_many_steps(batch_size, accumulation, world_size):
-    fragments = fragments_of([16] * 6 + [5])
-    plans = [
-        plan_epoch(
-            fragments,
-            batch_size=batch_size,
-            rank=rank,
-            world_size=world_size,
-            accumulation=accumulation,
-            seed=1,
-            epoch=0,
-        )
-        for rank in range(world_size)
-    ]
-    for step in zip(*plans, strict=True):
-        assert {len(parts) for parts in step} == {accumulation}
-        shares = [sum(len(rows_of(pieces)) for pieces in parts) for parts in step]
-        assert max(shares) - min(shares) <= accumulation
-
-
-@pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}])
-def test_another_seed_or_epoch_gives_another_order(change):
-    fragments = fragments_of([2] * 30)
-    assert global_batches(fragments, **change) != global_batches(fragments)
-
-
-def test_the_same_seed_and_epoch_give_the_same_order():
-    fragments = fragments_of([2] * 30)
-    first = global_batches(fragments, seed=3, epoch=5)
-    assert first == global_batches(fragments, seed=3, epoch=5)
-
-
-def test_no_fragments_make_no_steps():
-    assert global_batches([]) == []
-
-
-def test_pieces_are_read_from_the_shards_as_planned(tmp_path):
-    rows = train_rows(23)
-    write_shards(tmp_path / "train", rows, TRAIN_EXAMPLE, num_shards=3, fragment_rows=4)
-    fragments = list_fragments(tmp_path, "train")
-    assert sum(f.num_rows for f in fragments) == 23
-    plan = plan_epoch(
-        fragments, batch_size=5, rank=1, world_size=2, accumulation=1, seed=0, epoch=0
-    )
-    for (pieces,) in plan:
-        table = read_pieces(pieces, {})
-        shards = [pq.ParquetFile(p.path).read_row_group(p.row_group) for p in pieces]
-        expected = [
-            row
-            for piece, shard in zip(pieces, shards, strict=True)
-            for row in shard.slice(piece.start, piece.stop - piece.start)["user_id"].to_pylist()
-        ]
-        assert (table["user_id"].to_pylist() if table is not None else []) == expected
 
 
 @settings(max_examples=80)
@@ -309,7 +181,7 @@ def test_short_histories_share_a_row():
 
 
 def test_no_user_gives_one_row_without_targets():
-    packed = pack(train_examples(None), max_history=4)
+    packed = pack(examples_of([]), max_history=4)
     assert packed.items_RW.shape == (1, 5)
     assert packed.targets_N.numel() == packed.last_place_B.numel() == 0
 

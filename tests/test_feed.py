@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recdiv_core.config import Config, override
-from recdiv_core.data.plan import list_fragments, plan_epoch, read_pieces, train_examples
+from recdiv_core.data.reading import read_train
 from recdiv_core.schema import NO_QUERY, TRAIN_EXAMPLE
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import build_model
@@ -83,16 +83,16 @@ def step_of(dataset, *, step, world_size, accumulation):
     """Return every user of a step, and the targets with weights, over all ranks and parts."""
     users, targets = {}, []
     for rank in range(world_size):
-        plan = plan_epoch(
-            list_fragments(dataset.prepared, "train"),
+        steps = read_train(
+            dataset.prepared,
             batch_size=BATCH_SIZE,
+            seed=0,
             rank=rank,
             world_size=world_size,
             accumulation=accumulation,
-            seed=0,
-            epoch=0,
+            start_step=step,
         )
-        examples = [train_examples(read_pieces(pieces, {})) for pieces in plan[step]]
+        examples = next(steps)
         for part in feed_of(dataset, rank=rank, world_size=world_size).parts(examples, step):
             users |= users_of(part, len(users))
             targets += zip(
@@ -111,11 +111,8 @@ def test_users_are_given_the_same_however_a_step_is_cut(dataset, step, world_siz
 
 def test_negatives_hold_all_targets_of_the_step_and_draws_that_change_with_it(dataset):
     feed = feed_of(dataset, **{"train.augment": {}})
-    fragments = list_fragments(dataset.prepared, "train")
-    plan = plan_epoch(
-        fragments, batch_size=BATCH_SIZE, rank=0, world_size=1, accumulation=2, seed=0, epoch=0
-    )
-    parts = feed.parts([train_examples(read_pieces(pieces, {})) for pieces in plan[0]], 0)
+    steps = read_train(dataset.prepared, batch_size=BATCH_SIZE, seed=0, accumulation=2)
+    parts = feed.parts(next(steps), 0)
     found = [feed.negatives(parts, step) for step in (0, 0, 1)]
     targets = {item for part in parts for item in part.packed.targets_N.tolist()}
     assert targets <= set(found[0].items_S.tolist())

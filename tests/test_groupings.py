@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recdiv_core.data.catalogue import Catalogue
-from recdiv_core.data.plan import Examples
+from recdiv_core.data.reading import Examples
 from recdiv_core.evaluation.groupings import (
     check_kinds,
     column_values,

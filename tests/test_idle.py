@@ -1,5 +1,6 @@
 """Every setting of a training step and of slates changes the outcome, or is named in a warning."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from recdiv_core.config import Config, known_keys, override
-from recdiv_core.data.plan import list_fragments, plan_epoch, read_pieces, train_examples
+from recdiv_core.data.plan import num_steps
+from recdiv_core.data.reading import read_train
 from recdiv_core.idle import idle_in_reranking, idle_in_training
 from recdiv_core.losses.balance import BalanceState, observe
 from recdiv_core.schema import NO_QUERY, TRAIN_EXAMPLE
@@ -171,37 +173,28 @@ def outcome(dataset, config: Config) -> list[torch.Tensor]:
             torch.optim.AdamW(groups),
             Feed(config, dataset, objective, None, rank=0, world_size=1),
         )
-        fragments = list_fragments(dataset.prepared, "train")
-        steps = [
-            step
-            for epoch in range(1, config.train.epochs + 1)
-            for step in plan_epoch(
-                fragments,
-                batch_size=config.train.batch_size,
-                rank=0,
-                world_size=1,
-                accumulation=1,
-                seed=config.seed,
-                epoch=epoch,
-            )
-        ]
+        train, seed = config.train, config.seed
+        steps = read_train(
+            dataset.prepared, batch_size=train.batch_size, seed=seed, epochs=train.epochs
+        )
+        total = train.epochs * num_steps(NUM_USERS, train.batch_size)
         base_rates, places_V, state = (
             [group["lr"] for group in optimizer.param_groups],
             torch.zeros(NUM_ITEMS),
             BalanceState(),
         )
         figures = []
-        for step, pieces in enumerate(steps[:NUM_STEPS]):
-            parts = feed.parts([train_examples(read_pieces(piece, {})) for piece in pieces], step)
+        for step, examples in enumerate(itertools.islice(steps, NUM_STEPS)):
+            parts = feed.parts(examples, step)
             factor = schedule(
                 step,
-                num_steps=len(steps),
+                num_steps=total,
                 warmup_steps=config.train.warmup_steps,
                 final_share=config.train.final_lr_share,
             )
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
-            w = warmup(step, num_steps=len(steps), share=config.loss.diversity_warmup)
+            w = warmup(step, num_steps=total, share=config.loss.diversity_warmup)
             sums = train_step(
                 model,
                 parts,

@@ -9,7 +9,7 @@ import pytest
 
 from recdiv_core.config import override
 from recdiv_core.data.catalogue import load_catalogue
-from recdiv_core.data.plan import list_fragments, plan_parts, read_pieces
+from recdiv_core.data.reading import SplitRows
 from recdiv_core.settings import parse_overrides
 from recdiv_core.slates.files import part_path
 from recdiv_core.slates.inputs import checkpoint_config
@@ -57,13 +57,13 @@ def test_a_part_says_why_and_what_gave_way(checkpoint, tmp_path):
     item = load_catalogue(prepared).table["item_id"][3].as_py()
     rules = ["at most 1 of brand", f"include {item}"]
     config = override(config, {"rerank.rules": rules})
-    parts = plan_parts(list_fragments(prepared, "test"), 20)
     dials = [0.0, 0.5]
     places = [tmp_path / f"{dial}" for dial in dials]
-    task = _Task(config, checkpoint, parts, places, dials, explained=True)
+    task = _Task(config, checkpoint, "test", 20, places, dials, explained=True)
     done = _Recommender(task)({"part": np.array([1])})
     assert done["num_users"].tolist() == [20]
-    histories = {row["user_id"]: row["history"] for row in read_pieces(parts[1], {}).to_pylist()}
+    rows = SplitRows(prepared, "test").read(20, 40).to_pylist()
+    histories = {row["user_id"]: row["history"] for row in rows}
     for place, dial in zip(places, dials, strict=True):
         table = pq.read_table(part_path(place, 1))
         assert table.schema.names[3:] == ["gave_way", "relevance", "novelty", "rule"]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from recdiv_core.data.batches import pack
-from recdiv_core.data.plan import Examples
+from recdiv_core.data.reading import Examples
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import ItemTraits
 from recdiv_core.losses.adversarial import SHARES

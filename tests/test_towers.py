@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from recdiv_core.data.batches import HIDDEN_ITEM, pack
-from recdiv_core.data.plan import Examples
+from recdiv_core.data.reading import Examples
 from recdiv_core.models.dial import Dial
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender

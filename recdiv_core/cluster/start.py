@@ -29,7 +29,7 @@ ON_LOOPBACK: Final = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 turns `ray.init(_node_ip_address="127.0.0.1")` back into the machine's own address.)"""
 
 ENVIRONMENT: Final = {
-    IDLE_ENDS_AFTER_MS: "120000",  # so that what read for one run reads for the next (data/plan.py)
+    IDLE_ENDS_AFTER_MS: "120000",  # a reading process serves the next run too
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the pace of report()
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else each print appears twice
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a run, for scaling.preemptible alone

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from recdiv_core.data.draws import draw_key, uniforms
-from recdiv_core.data.plan import Examples
+from recdiv_core.data.reading import Examples
 from recdiv_core.errors import UserError
 
 if TYPE_CHECKING:

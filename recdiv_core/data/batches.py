@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from recdiv_core.data.plan import Examples
+from recdiv_core.data.reading import Examples
 from recdiv_core.schema import NO_QUERY
 
 HIDDEN_ITEM: Final = -1

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recdiv_core.data.plan import flatten_lists
+from recdiv_core.data.reading import flatten_lists
 from recdiv_core.data.split import slices
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, USER_ID, Manifest
 from recdiv_core.storage.claims import scratch

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 
 from recdiv_core.config import Config
-from recdiv_core.data.plan import flatten_lists
+from recdiv_core.data.reading import flatten_lists
 from recdiv_core.data.requests import join_shard, shard_names
 from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError

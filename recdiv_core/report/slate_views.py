@@ -23,7 +23,7 @@ import torch
 
 from recdiv_core.config import Config
 from recdiv_core.data.batches import pack, pad_targets
-from recdiv_core.data.plan import read_eval
+from recdiv_core.data.reading import read_eval
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation import groupings
 from recdiv_core.evaluation.judged_runs import NamedRun, check_comparable, find_run, judge_runs

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from recdiv_core.config import rerank_candidates
-from recdiv_core.data.plan import Examples
+from recdiv_core.data.reading import Examples
 from recdiv_core.errors import UserError
 from recdiv_core.schema import NO_QUERY
 from recdiv_core.slates.checkpoint import read_config

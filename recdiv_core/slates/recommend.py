@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 
 from recdiv_core.config import Config, flatten
-from recdiv_core.data.plan import Piece, eval_examples, list_fragments, plan_parts, read_pieces
+from recdiv_core.data.reading import SplitRows, eval_examples
 from recdiv_core.data.requests import REQUESTS, ensure_requests
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.data.versions import with_version
@@ -112,25 +112,25 @@ def recommend(
     ensure_vectors(prepared, manifest)
     if users == "all":
         ensure_requests(prepared, manifest)
-    fragments = list_fragments(prepared, REQUESTS if users == "all" else users)
-    parts = plan_parts(fragments, PART_BATCHES * config.eval.batch_size)
+    split = REQUESTS if users == "all" else users
+    num_users = SplitRows(prepared, split).num_rows
+    part_users = PART_BATCHES * config.eval.batch_size
+    num_parts = -(-num_users // part_users)
     places = [out / f"diversity={dial:g}" for dial in dials] if is_grid else [out]
     left = [
-        part for part in range(len(parts)) if not all(part_path(p, part).is_file() for p in places)
+        part for part in range(num_parts) if not all(part_path(p, part).is_file() for p in places)
     ]
-    num_users = sum(fragment.num_rows for fragment in fragments)
-    if len(left) < len(parts):
-        logger.info("%d of %d parts are there already", len(parts) - len(left), len(parts))
+    if len(left) < num_parts:
+        logger.info("%d of %d parts are there already", num_parts - len(left), num_parts)
     remove_unfinished(out)
-    task = _Task(
-        config, absolute_place(checkpoint, "--checkpoint"), parts, places, dials, explained
-    )
+    place = absolute_place(checkpoint, "--checkpoint")
+    task = _Task(config, place, split, part_users, places, dials, explained)
     rate = _make_parts(task, left, lambda: check_unchanged(prepared, manifest))
     remove_unfinished(out)  # of workers that were lost
     return {
         "slates": str(out),
         "num_users": num_users,
-        "num_parts": len(parts),
+        "num_parts": num_parts,
         "dials": dials,
         "users_per_s": rate,
     }
@@ -220,11 +220,22 @@ def _open_directory(out: Path, plan: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class _Task:
-    """What an actor needs to know: `places` has a directory a dial."""
+    """What an actor makes.
+
+    Attributes:
+        config: Config of the checkpoint, with `data.prepared`.
+        checkpoint: Path or URI of the checkpoint.
+        split: Name of the split, or REQUESTS.
+        part_users: Users in a part; the last part may hold fewer.
+        places: Output directory of each dial.
+        dials: Dials of the re-ranker, in [0, 1].
+        explained: Whether each item says what relevance and novelty gave.
+    """
 
     config: Config
     checkpoint: str
-    parts: Sequence[Sequence[Piece]]
+    split: str
+    part_users: int
     places: Sequence[Path]
     dials: Sequence[float]
     explained: bool
@@ -254,7 +265,8 @@ def _make_parts(task: _Task, left: Sequence[int], check: Callable[[], None]) -> 
         num_gpus=float(scaling.use_gpu) or None,
         compute=ray.data.ActorPoolStrategy(size=min(scaling.num_workers, len(left))),
     )
-    total = sum(piece.stop - piece.start for part in left for piece in task.parts[part])
+    num_users = SplitRows(Path(task.config.data.prepared), task.split).num_rows
+    total = sum(len(_rows_of_part(task, part, num_users)) for part in left)
     started, num_done, rate = time.monotonic(), 0, 0.0
     row: Any
     for row in made.iter_rows():
@@ -271,6 +283,12 @@ def _make_parts(task: _Task, left: Sequence[int], check: Callable[[], None]) -> 
     return rate
 
 
+def _rows_of_part(task: _Task, part: int, num_users: int) -> range:
+    """Return the rows that a part holds; the last part may be short."""
+    start = part * task.part_users
+    return range(start, min(start + task.part_users, num_users))
+
+
 class _Recommender:
     """Holds the model, and writes the parts that it is handed."""
 
@@ -279,6 +297,7 @@ class _Recommender:
         torch.set_num_threads(config.scaling.threads_per_worker)
         device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
         self.task = task
+        self.rows = SplitRows(Path(config.data.prepared), task.split)
         self.dataset = load_dataset(Path(config.data.prepared)).to(device)
         self.policy = slate_policy(config, self.dataset)
         checkpoint = local_checkpoint(task.checkpoint, "--checkpoint")
@@ -293,9 +312,8 @@ class _Recommender:
     def _write(self, part: int) -> int:
         """Write a part, once for each dial; return its users."""
         config, dataset = self.task.config, self.dataset
-        table = read_pieces(self.task.parts[part], {})
-        assert table is not None
-        size = config.eval.batch_size
+        rows, size = _rows_of_part(self.task, part, self.rows.num_rows), config.eval.batch_size
+        table = self.rows.read(rows.start, rows.stop)
         batches = (
             eval_examples(table.slice(start, size)) for start in range(0, table.num_rows, size)
         )

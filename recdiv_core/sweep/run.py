@@ -14,7 +14,6 @@ from typing import Any
 
 from recdiv_core.cluster.start import start_ray
 from recdiv_core.config import Config, to_yaml
-from recdiv_core.data.plan import track_readers_here
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.report.dashboard import trials_url
 from recdiv_core.report.report import report
@@ -78,7 +77,6 @@ def _run(
     """Run a sweep that has not finished, from where it stopped."""
     tracking_uri(config)
     start_ray(config, shared_places(config))
-    track_readers_here()
     parent = open_parent(config, space, name, manifest, reopen=True)
     logger.info("the trials in MLflow (`make dashboard`): %s", trials_url(parent))
     status = "FAILED"

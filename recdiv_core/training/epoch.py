@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import nn
 
 from recdiv_core.config import Config
-from recdiv_core.data.plan import Examples, num_steps
+from recdiv_core.data.plan import num_steps
+from recdiv_core.data.reading import Examples
 from recdiv_core.errors import DivergedError
 from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.losses.balance import BalanceState, observe

@@ -20,7 +20,8 @@ from recdiv_core.data.augment import augment_histories, augment_tokens, mask_and
 from recdiv_core.data.batches import pack
 from recdiv_core.data.catalogue import Tokens
 from recdiv_core.data.draws import draw_key, uniforms
-from recdiv_core.data.plan import Examples, list_fragments, num_steps
+from recdiv_core.data.plan import num_steps
+from recdiv_core.data.reading import Examples, list_fragments
 from recdiv_core.losses.negatives import Negatives, mixed_negatives
 from recdiv_core.models.recommender import FreshText
 from recdiv_core.models.text_encoder import load_tokenizer, pad_tokens, resolve_encoder

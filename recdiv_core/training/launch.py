@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from recdiv_core.config import Config, override, to_yaml
-from recdiv_core.data.plan import track_readers_here
 from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest
 from recdiv_core.storage.places import filesystem_of, is_uri, sibling
@@ -196,7 +195,6 @@ def _run(config: Config, manifest: Manifest) -> dict[str, Any]:
 
     tracking_uri(config)
     start_ray(config, shared_places(config))
-    track_readers_here()
     handle = open_run(config, manifest)
     status = "FAILED"
     try:

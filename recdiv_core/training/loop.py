@@ -22,7 +22,7 @@ import torch
 
 from recdiv_core.cluster.start import quieten
 from recdiv_core.config import Config, from_tree
-from recdiv_core.data.plan import start_reader, stream_train
+from recdiv_core.data.streaming import stream_train
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import check_unchanged, read_manifest
 from recdiv_core.slates.checkpoint import (
@@ -58,8 +58,6 @@ def train_loop(settings: dict[str, Any]) -> None:
     """
     config = from_tree(settings["config"])
     start_logging()
-    if config.train.epochs:
-        start_reader()
     torch.set_num_threads(config.scaling.threads_per_worker)
     trainer = _Trainer(config, settings["fingerprint"])
     if trainer.progress.is_finished:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import itertools
 import json
 import multiprocessing
 import os
@@ -150,7 +149,7 @@ def train_steps(
     """Train a model in this process, by the steps that a run of one worker takes."""
     import torch
 
-    from recdiv_core.data.plan import list_fragments, plan_epoch, read_pieces, train_examples
+    from recdiv_core.data.reading import read_train
     from recdiv_core.losses.balance import BalanceState
     from recdiv_core.training.build import build_objective
     from recdiv_core.training.feed import Feed
@@ -162,14 +161,18 @@ def train_steps(
     feed = Feed(config, dataset, objective, tokens, **alone)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.train.learning_rate)
     places_V = torch.zeros(len(dataset.catalogue))
-    fragments, files = list_fragments(dataset.prepared, "train"), {}
-    plan = {"batch_size": config.train.batch_size, "accumulation": 1, "seed": config.seed, **alone}
-    epochs = (plan_epoch(fragments, epoch=epoch, **plan) for epoch in itertools.count())
-    steps = itertools.chain.from_iterable(epochs)
-    for step, (pieces,) in itertools.islice(enumerate(steps), first_step, first_step + num_steps):
+    last_step = first_step + num_steps
+    steps = read_train(
+        dataset.prepared,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        start_step=first_step,
+        epochs=last_step,  # an epoch has one step at least
+    )
+    for step, examples in zip(range(first_step, last_step), steps, strict=False):
         train_step(
             model,
-            feed.parts([train_examples(read_pieces(pieces, files))], step),
+            feed.parts(examples, step),
             objective,
             optimizer,
             torch.amp.GradScaler("cpu", enabled=False),

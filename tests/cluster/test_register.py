@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from recdiv_core.data.plan import read_eval
+from recdiv_core.data.reading import read_eval
 from recdiv_core.slates.checkpoint import chosen_checkpoint, read_config
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import load_model

@@ -17,7 +17,7 @@ import torch
 
 from recdiv_core.config import Config, override
 from recdiv_core.data.catalogue import item_attributes
-from recdiv_core.data.plan import (
+from recdiv_core.data.reading import (
     read_eval,
 )
 from recdiv_core.losses.diversity import REGULARISERS

@@ -1,0 +1,191 @@
+"""From Parquet row groups to arrays: the users of a window, or of a range of rows.
+
+Which users make a batch is decided by plan.py, how batches become tensors by batches.py. There is
+no torch here, because the process that reads ahead (streaming.py) would spend its first seconds on
+the import. Examples are ragged: flat arrays and lengths, without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recdiv_core.data.plan import Fragment, Window, plan_windows
+from recdiv_core.schema import TRAIN_EXAMPLE, USER_ID
+
+TRAIN_COLUMNS: Final = ["items", "queries", "weights"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Ragged examples of some users, as flat arrays.
+
+    Attributes:
+        items: item_index of all events, users one after another, oldest first.
+        lengths: Events of each user, >= 0.
+        queries: query_index that led to each event (train), or of each user's request (eval).
+        weights: Weight of each event as a target; empty for evaluation examples.
+        targets: Held-out items of all users; empty for train examples.
+        target_lengths: Held-out items of each user; empty for train examples.
+        is_hidden: Whether each event is hidden as an input (augment.py); None = none is.
+        user_ids: User ids of evaluation examples; empty for train examples.
+        is_cold: Whether each user has no event in the train window; None for train examples.
+    """
+
+    items: np.ndarray
+    lengths: np.ndarray
+    queries: np.ndarray
+    weights: np.ndarray
+    targets: np.ndarray
+    target_lengths: np.ndarray
+    is_hidden: np.ndarray | None = None
+    user_ids: Sequence[str] = ()
+    is_cold: np.ndarray | None = None
+
+
+def list_fragments(prepared: Path, split: str) -> list[Fragment]:
+    """List the row groups of a split, in the order of the files; reads footers only."""
+    fragments: list[Fragment] = []
+    for path in sorted((prepared / split).glob("part-*.parquet")):
+        metadata = pq.read_metadata(path)
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        fragments += [
+            Fragment(str(path), number, group.num_rows, group.total_byte_size)
+            for number, group in enumerate(groups)
+        ]
+    return fragments
+
+
+def read_window(window: Window) -> pa.Table:
+    """Read one rank's users of a window, in the order of training."""
+    files: dict[str, pq.ParquetFile] = {}
+    tables: list[pa.Table] = []
+    for fragment in window.fragments:
+        if fragment.path not in files:
+            files[fragment.path] = pq.ParquetFile(fragment.path)
+        file = files[fragment.path]
+        tables.append(file.read_row_group(fragment.row_group, columns=TRAIN_COLUMNS))
+    if not tables:  # a rank may have no user in a short last step
+        return TRAIN_EXAMPLE.empty_table()
+    return pa.concat_tables(tables).combine_chunks().take(pa.array(window.rows))
+
+
+def cut_window(table: pa.Table, window: Window) -> Iterator[list[Examples]]:
+    """Yield the parts of each step of a window that was read; a part may hold no user."""
+    start = 0
+    for sizes in window.sizes.tolist():
+        parts: list[Examples] = []
+        for size in sizes:
+            parts.append(train_examples(table.slice(start, size)))
+            start += size
+        yield parts
+
+
+def read_train(
+    prepared: Path,
+    *,
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulation: int = 1,
+    start_step: int = 0,
+    epochs: int = 1,
+) -> Iterator[list[Examples]]:
+    """Read in this process what `streaming.stream_train` reads ahead; arguments as there."""
+    windows = plan_windows(
+        list_fragments(prepared, "train"),
+        batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
+        accumulation=accumulation,
+        seed=seed,
+        start_step=start_step,
+        epochs=epochs,
+    )
+    for window in windows:
+        yield from cut_window(read_window(window), window)
+
+
+class SplitRows:
+    """Rows of a split by number, in the order of the files. Keeps the row group it read last.
+
+    Attributes:
+        num_rows: Rows of the split.
+    """
+
+    def __init__(self, prepared: Path, split: str) -> None:
+        self._fragments = list_fragments(prepared, split)
+        self._ends = np.cumsum([0, *(fragment.num_rows for fragment in self._fragments)])
+        self.num_rows = int(self._ends[-1])
+        self._kept = -1, pa.table({})
+
+    def read(self, start: int, stop: int) -> pa.Table:
+        """Read rows [start, stop), 0 <= start < stop <= num_rows."""
+        first, last = np.searchsorted(self._ends, [start, stop - 1], side="right") - 1
+        tables: list[pa.Table] = []
+        for number in range(first, last + 1):
+            if self._kept[0] != number:
+                fragment = self._fragments[number]
+                file = pq.ParquetFile(fragment.path)
+                self._kept = number, file.read_row_group(fragment.row_group)
+            begin = int(self._ends[number])
+            table = self._kept[1].slice(max(0, start - begin))
+            tables.append(table.slice(0, stop - max(start, begin)))
+        return pa.concat_tables(tables)
+
+    def batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[pa.Table]:
+        """Yield every `world_size`-th batch of consecutive rows; the last batch may be short."""
+        for start in range(rank * batch_size, self.num_rows, world_size * batch_size):
+            yield self.read(start, min(start + batch_size, self.num_rows))
+
+
+def read_eval(
+    prepared: Path, split: str, *, batch_size: int, rank: int, world_size: int
+) -> Iterator[Examples]:
+    """Read one rank's evaluation batches: every `world_size`-th of the fixed global batches."""
+    for table in SplitRows(prepared, split).batches(batch_size, rank, world_size):
+        yield eval_examples(table)
+
+
+def train_examples(table: pa.Table) -> Examples:
+    """Flatten rows of TRAIN_EXAMPLE."""
+    items, lengths = flatten_lists(table["items"])
+    return Examples(
+        items=items,
+        lengths=lengths,
+        queries=flatten_lists(table["queries"])[0],
+        weights=flatten_lists(table["weights"])[0].astype(np.float32),
+        targets=np.zeros(0, np.int64),
+        target_lengths=np.zeros(0, np.int64),
+    )
+
+
+def eval_examples(table: pa.Table) -> Examples:
+    """Flatten rows of EVAL_EXAMPLE."""
+    items, lengths = flatten_lists(table["history"])
+    targets, target_lengths = flatten_lists(table["targets"])
+    return Examples(
+        items=items,
+        lengths=lengths,
+        queries=table["query"].to_numpy().astype(np.int64),
+        weights=np.zeros(0, np.float32),
+        targets=targets,
+        target_lengths=target_lengths,
+        user_ids=table[USER_ID].to_pylist(),
+        is_cold=table["is_cold_user"].to_numpy(),
+    )
+
+
+def flatten_lists(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a column of lists, one after another, and the length of each list."""
+    array = column.combine_chunks()
+    lengths = np.asarray(array.value_lengths(), dtype=np.int64)
+    values = array.flatten().to_numpy(zero_copy_only=False)
+    return values if values.dtype == np.float32 else values.astype(np.int64), lengths
