@@ -31,7 +31,6 @@ from recdiv_core.items.traits import ItemTraits
 from recdiv_core.losses.balance import BALANCES, BalanceState
 from recdiv_core.losses.diversity import REGULARISERS
 from recdiv_core.losses.negatives import Negatives, mixed_negatives
-from recdiv_core.losses.soft_topk import SOFT_SLATES
 from recdiv_core.models.dial import dial_dim
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
@@ -125,11 +124,6 @@ def objectives(rng: np.random.Generator) -> dict[str, Objective]:
         "plain": plain,
         **{name: replace(diverse, mix={name: 1.0}) for name in REGULARISERS},
         **{
-            f"coverage, {form}": replace(diverse, slate_form=form)
-            for form in SOFT_SLATES
-            if form != "threshold"
-        },
-        **{
             f"coverage, {kind}": replace(diverse, balance=kind)
             for kind in BALANCES
             if kind != "weighted_sum"
@@ -138,7 +132,7 @@ def objectives(rng: np.random.Generator) -> dict[str, Objective]:
             kind: replace(plain, attack=replace(attack, kind=kind))
             for kind in ("fgm", "fgsm", "pgd", "awp")
         },
-        **{name: replace(plain, relevance=name) for name in ("sampled_softmax", "gbce", "bpr")},
+        **{name: replace(plain, relevance=name) for name in ("sampled_softmax", "gbce")},
         "focal": replace(plain, focal_gamma=2.0, logit_bias_V=plain.traits.log_prior_V),
         "conditioned": replace(diverse, is_conditioned=True, shared_dim=DIM),
     }

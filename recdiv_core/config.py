@@ -25,7 +25,7 @@ from recdiv_core.storage.credentials import without_secrets
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 ModelKind = Literal["neural", "popular", "recent_popular", "random", "item_knn", "ease"]
-RelevanceLoss = Literal["auto", "softmax", "sampled_softmax", "gbce", "bpr"]
+RelevanceLoss = Literal["auto", "softmax", "sampled_softmax", "gbce"]
 Regulariser = Literal[
     "ild",
     "category_entropy",
@@ -43,7 +43,6 @@ Regulariser = Literal[
     "price_entropy",
     "distil",
 ]
-SoftSlate = Literal["threshold", "iterated_softmax", "softsort"]
 Negatives = Literal["uniform", "in_batch", "mixed"]
 Adversarial = Literal["none", "fgm", "fgsm", "pgd", "freelb", "awp"]
 Balance = Literal["weighted_sum", "tchebycheff", "epsilon_constraint", "mgda", "pcgrad"]
@@ -59,7 +58,7 @@ Event = Literal["impression", "click", "cart", "purchase"]
 LEAST_WEIGHT: Final = 1e-6
 """Smallest weight of a kind of event; the largest is its inverse."""
 
-GONE: Final = ("tracking.parent_run_id", "data.columns.slate_id")
+GONE: Final = ("tracking.parent_run_id", "data.columns.slate_id", "loss.slate_form")
 """Removed keys that checkpoints of older versions may hold; they are dropped on reading."""
 
 
@@ -310,8 +309,6 @@ class LossConfig(_Section):
     """Re-ranker whose slates the scores learn to reproduce (regulariser `distil`)."""
     distil_diversity: Unit = 0.3
     """Dial of that re-ranker: 0 = pure relevance, 1 = pure diversity (regulariser `distil`)."""
-    slate_form: SoftSlate = "threshold"
-    """Method that forms the soft slate from the scores."""
     slate_size: int = Field(default=10, ge=2)
     """Length k of the soft slate in items."""
     slate_candidates: int = Field(default=200, ge=2)

@@ -100,7 +100,6 @@ TRAINING: Final = (
     Need(
         (
             "loss.diversity",
-            "loss.slate_form",
             "loss.slate_size",
             "loss.slate_candidates",
             "loss.slate_temperature",

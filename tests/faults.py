@@ -72,8 +72,6 @@ LOSSES: Final[Faults] = {
             ),
             ("return slope * centred / ctx.temperature", "return slope * centred"),
             ("slope = soft * (1 - soft)", "slope = soft"),
-            ("left = left + _log", "left = left - _log"),
-            ("room = k - is_full.sum(1, keepdim=True)", "room = k"),
         ],
     ),
     "losses/balance.py": (
@@ -398,16 +396,6 @@ RERANKERS: Final[Faults] = {
             (">= rule.count\n        over_NP", "> rule.count\n        over_NP"),
             ("place_NE - first_NE)", "place_NE)"),
             ("clamp_min(0)\n        is_window_NP", "clamp_min(1)\n        is_window_NP"),
-        ],
-    ),
-    "rerank/program.py": (
-        "test_quota",
-        [
-            ("cost *= 1 + most", "cost *= 1"),
-            (
-                "rule.count, (over, -1.0))\n                continue",
-                "rule.count + 1, (over, -1.0))\n                continue",
-            ),
         ],
     ),
     "rerank/wanted.py": (

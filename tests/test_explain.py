@@ -89,11 +89,11 @@ def test_the_rule_that_intervened_is_named():
 
 
 def test_what_several_rules_forced_together_is_told_apart():
-    brand, colour = torch.tensor([[0], [0], [1]]), torch.tensor([[0], [1], [0]])
-    rules = (rule("at most", brand, 1), rule("at most", colour, 1))
+    brand = torch.tensor([[0], [1], [2]])
+    rules = (rule("at least", only(brand, 1), 1), rule("at least", only(brand, 2), 1))
     chosen, why = explained("mmr", candidates_of_one([3.0, 2.0, 1.0]), 2, [0.0], rules)
     assert chosen.tolist() == [[[1, 2]]]
-    assert why.rule_BWK.tolist() == [[[2, 0]]]  # in the second place it would be a brand too many
+    assert why.rule_BWK.tolist() == [[[2, 1]]]  # each rule alone would have let the first come
 
 
 def test_a_wanted_item_in_the_last_place_is_the_rules():

@@ -14,7 +14,7 @@ from recdiv_core.losses.class_balance import item_weights
 from recdiv_core.losses.diversity import category_coverage, category_entropy
 from recdiv_core.metrics.scorecard import finish_scorecard
 from recdiv_core.rerank import NOVELTIES, RERANKERS, Options
-from recdiv_core.rerank.breaches import breaches, least_breaches
+from recdiv_core.rerank.breaches import breaches, least_breach, rule_labels
 from tests.candidate_worlds import random_candidates, rule
 from tests.metric_oracles import scorecard
 from tests.slate_worlds import random_slates, replaced
@@ -133,10 +133,14 @@ def test_breaches_are_those_of_the_padded_twin(monkeypatch):
     candidates = wide_candidates(5)
     labels = labels_of(candidates, "category")
     rules = (rule("at most", labels, 1, 3), rule("distinct", labels, 9))
-    found = breaches(rules, candidates.items_BC), least_breaches(rules, candidates, 4)
+
+    def least():
+        return [least_breach(one, rule_labels(one, candidates), candidates, 4) for one in rules]
+
+    found = breaches(rules, candidates.items_BC), least()
     padded_to(monkeypatch, 10_000)
     assert torch.equal(breaches(rules, candidates.items_BC), found[0])
-    assert torch.equal(least_breaches(rules, candidates, 4), found[1])
+    assert torch.equal(torch.stack(least()), torch.stack(found[1]))
 
 
 def test_losses_are_those_of_the_padded_twin(monkeypatch):

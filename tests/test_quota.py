@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from recdiv_core.rerank import NOVELTIES, RERANKERS, Options, greedy, program, repair
-from recdiv_core.rerank.breaches import breaches, gave_way, least_breaches, num_distinct
+from recdiv_core.rerank import NOVELTIES, RERANKERS, Options, greedy
+from recdiv_core.rerank.breaches import breaches, gave_way, least_breach, num_distinct, rule_labels
 from tests.candidate_worlds import candidates_of_one, random_candidates, rerank, rule, with_padding
 
 KINDS = ("include", "at most", "at least", "distinct")
@@ -106,10 +106,11 @@ def without_end(row):
     return [place for place in row if place >= 0]
 
 
-# --------------------------------------------------------------------------- the exact twin
+# --------------------------------------------------------------------------- against all slates
 
 
-def test_no_slate_breaks_less_in_random_rule_sets():
+def test_few_slates_break_more_than_they_must_in_random_rule_sets():
+    num_worse = 0
     for seed in range(NUM_RULE_SETS):
         rng = np.random.default_rng(seed)
         k = int(rng.integers(1, 4))
@@ -121,7 +122,8 @@ def test_no_slate_breaks_less_in_random_rule_sets():
         broken = by_kind(rules, slate)
         if any(broken):
             least = min(by_kind(rules, own) for _, own in orders(rules, candidates, k))
-            assert broken == least, (seed, name)
+            num_worse += broken != least
+    assert num_worse <= 0.04 * NUM_RULE_SETS
 
 
 def test_a_slate_that_is_not_stuck_is_the_first_of_those_that_keep_the_rules(monkeypatch):
@@ -151,7 +153,7 @@ def test_a_slate_that_is_not_stuck_is_the_first_of_those_that_keep_the_rules(mon
 def rules_without_absent(rules, candidates, k):
     """Return the rules asking for no more than the candidates have, as a quota takes them."""
     real = greedy.without_excluded(candidates, rules)
-    least = least_breaches(rules, real, k)[0].tolist()
+    least = [int(least_breach(rule, rule_labels(rule, real), real, k)) for rule in rules]
     asking = ("include", "at least", "distinct")
     return [
         replace(rule, count=rule.count - count) if rule.kind in asking else rule
@@ -184,7 +186,7 @@ def test_counting_never_calls_inevitable_what_is_not(seed, k):
     slates = [items for _, items in orders(rules, candidates, k)]
     for one in rules:
         least = min(broken_by_hand(one, slate) for slate in slates)
-        assert int(least_breaches([one], candidates, k)) <= least
+        assert int(least_breach(one, rule_labels(one, candidates), candidates, k)) <= least
 
 
 def test_of_a_short_slate_each_window_counts_once():
@@ -388,80 +390,19 @@ def test_one_candidate_may_meet_two_rules():
     assert rerank("none", candidates, 2, 0.0, rules=rules).tolist() == [[0, 1]]
 
 
-def test_a_dead_end_is_left_by_another_way():
-    brand, colour = torch.tensor([[0], [0], [1]]), torch.tensor([[0], [1], [0]])
-    rules = (rule("at most", brand, 1), rule("at most", colour, 1))  # nothing goes with the first
-    candidates = candidates_of_one([3.0, 2.0, 1.0])
-    assert rerank("none", candidates, 2, 0.0, rules=rules).tolist() == [[1, 2]]
-
-
-def knotted(num_users):
-    """Return users for whom counting sees no way to fail, and rules of which one must give way."""
-    candidates = random_candidates(0, num_users=num_users, num_candidates=8)
-    brand = torch.zeros(24, 1, dtype=torch.int64)
-    brand[::2] = torch.arange(12)[:, None] + 1
-    rules = (rule("at most", brand, 1), rule("at least", only(brand, 0), 2))
-    items = torch.arange(8).expand(num_users, 8)
-    return replace(candidates, items_BC=items), rules
-
-
-def test_users_alike_in_their_labels_are_solved_once(monkeypatch):
-    solved = []
-    solve = program.Program.solve
-    monkeypatch.setattr(
-        program.Program, "solve", lambda self: (solved.append(self), solve(self))[1]
-    )
-    candidates, rules = knotted(50)
-    chosen = RERANKERS["mmr"](candidates, 3, DIALS, Options(rules=rules))
-    assert len(solved) == 1
-    assert gave_way(rules, items_of(candidates, chosen)).unique(dim=0).tolist() == [
-        [[False, True]] * 3
-    ]
-
-
-def hard_world():
-    """Return 40 users and rules that choosing step by step breaks for some and need not."""
+def test_a_slate_does_not_depend_on_the_users_of_its_batch():
     candidates = random_candidates(8, num_users=40, num_candidates=9)
     rules = (
         rule("at most", labels_of(candidates, "brand"), 1),
         rule("at most", labels_of(candidates, "colour"), 1, window=3),
         rule("distinct", labels_of(candidates, "category"), 5),
     )
-    return candidates, rules
-
-
-def test_beyond_the_budget_slates_stay_as_they_were_chosen_step_by_step(monkeypatch):
-    candidates, rules = hard_world()
-    exact = RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
-    monkeypatch.setattr(repair, "MOST_WORK", 0)
-    stepwise = RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
-    num_broken = [
-        int(gave_way(rules, items_of(candidates, chosen)).any(dim=2).sum())
-        for chosen in (exact, stepwise)
-    ]
-    assert num_broken[0] < num_broken[1] < 40
-    is_kept = ~gave_way(rules, items_of(candidates, stepwise)).any(dim=2)
-    assert torch.equal(exact[is_kept], stepwise[is_kept])
-
-
-def test_the_budget_is_that_of_a_call(monkeypatch):
-    solved = []
-    solve = program.Program.solve
-    monkeypatch.setattr(
-        program.Program, "solve", lambda self: (solved.append(self), solve(self))[1]
-    )
-    monkeypatch.setattr(repair, "MOST_WORK", 3 * repair.WINDOWED_WORK)
-    candidates, rules = hard_world()
-    RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
-    assert len(solved) == 3
-
-
-def test_a_solver_without_an_answer_leaves_the_slate(monkeypatch):
-    monkeypatch.setattr(program.Program, "solve", lambda self: None)
-    candidates, rules = hard_world()
-    exact = RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
-    monkeypatch.setattr(repair, "MOST_WORK", 0)
-    assert torch.equal(RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules)), exact)
+    together = RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
+    for user in range(40):
+        alone = candidates.of_users(user, user + 1)
+        assert torch.equal(
+            RERANKERS["mmr"](alone, 4, [0.5], Options(rules=rules))[0], together[user]
+        )
 
 
 def test_no_users_and_no_dials_make_no_slates():

@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recdiv_core.losses.relevance import RELEVANCE, bpr, gbce, sampled_softmax, softmax
+from recdiv_core.losses.relevance import RELEVANCE, gbce, sampled_softmax, softmax
 
 EVERY_LOSS = pytest.mark.parametrize("name", RELEVANCE)
-SAMPLED_LOSSES = pytest.mark.parametrize("loss_of", [sampled_softmax, gbce, bpr])
+SAMPLED_LOSSES = pytest.mark.parametrize("loss_of", [sampled_softmax, gbce])
 
 
 def positions(seed, *, num=7, num_items=11, dim=4, dtype=torch.float64):
@@ -416,10 +416,9 @@ def test_a_position_without_negatives_has_finite_gradients(loss_of, chunk):
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("loss_of", [sampled_softmax, bpr])
-def test_a_position_without_negatives_has_loss_0(loss_of):
+def test_a_position_without_negatives_has_sampled_loss_0():
     hidden, items, targets, _ = positions(35)
-    loss = loss_of(
+    loss = sampled_softmax(
         hidden,
         items,
         targets,
@@ -532,33 +531,19 @@ def test_gbce_with_calibration_1_is_least_at_the_true_probabilities():
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("loss_of", [gbce, bpr])
-def test_logistic_losses_are_finite_for_scores_in_the_thousands(loss_of):
+def test_gbce_is_finite_for_scores_in_the_thousands():
     batch = positions(42, dtype=torch.float32)
-    loss = loss_of(*batch, torch.tensor([0, 4, 5]), temperature=1e-4)
+    loss = gbce(*batch, torch.tensor([0, 4, 5]), temperature=1e-4)
     gradients = torch.autograd.grad(loss, batch[:2])
     assert all(values.isfinite().all() for values in (loss, *gradients))
-
-
-def test_bpr_against_one_negative_is_cross_entropy_of_the_pair():
-    hidden, items, _, weights = positions(43)
-    targets = torch.full((7,), 4)
-    logits = hidden @ items[[4, 6]].T
-    wanted = F.cross_entropy(logits, torch.zeros(7).long(), reduction="none")
-    torch.testing.assert_close(
-        bpr(hidden, items, targets, weights, torch.tensor([6])),
-        (wanted * weights).sum(),
-        rtol=1e-12,
-        atol=0,
-    )
 
 
 def test_a_loss_scale_reaches_half_gradients_before_they_vanish():
     hidden, items, targets, _ = positions(44, num=8, num_items=4000, dtype=torch.float32)
     weights, negatives = torch.full((8,), 1e-4), torch.arange(4000)
-    exact = torch.autograd.grad(bpr(hidden, items, targets, weights, negatives), items)[0]
+    exact = torch.autograd.grad(gbce(hidden, items, targets, weights, negatives), items)[0]
     with torch.autocast("cpu", torch.float16):
-        loss = bpr(hidden, items, targets, weights, negatives, chunk=3)
+        loss = gbce(hidden, items, targets, weights, negatives, chunk=3)
     scaled = torch.autograd.grad(loss * 2**16, items)[0] / 2**16
     assert (scaled - exact).norm() < 0.01 * exact.norm()
     assert (scaled - exact)[exact.abs() > 1e-9].abs().max() < 0.05 * exact.abs().max()
@@ -623,7 +608,7 @@ def test_weights_scale_a_loss(name):
     )
 
 
-@pytest.mark.parametrize("name", ["softmax", "sampled_softmax", "bpr"])
+@pytest.mark.parametrize("name", ["softmax", "sampled_softmax"])
 def test_a_constant_on_all_scores_changes_nothing(name):
     hidden, items, targets, weights = positions(53)
     raised = torch.cat([hidden, torch.full((7, 1), 5.0)], 1)

@@ -285,64 +285,10 @@ def gbce(
     )
 
 
-def bpr(
-    hidden_ND: torch.Tensor,
-    items_VD: torch.Tensor,
-    targets_N: torch.Tensor,
-    weights_N: torch.Tensor,
-    negatives_S: torch.Tensor,
-    *,
-    temperature: float = 1.0,
-    is_masked_NS: torch.Tensor | None = None,
-    chunk: int | None = None,
-) -> torch.Tensor:
-    """Sum the pairwise logistic loss against negatives that all positions share.
-
-    `mean_j -log sigma(s+ - s_j)`, in [0, inf) nats, over the negatives of a position that are
-    neither its target nor masked: how often, softly, a negative is ranked above the target. It says
-    nothing of where in the ranking, so that the top k gets no more than its share.
-    Rendle et al., 2009, BPR: Bayesian Personalized Ranking from Implicit Feedback.
-
-    Args:
-        hidden_ND: [N, D] session states.
-        items_VD: [V, D] item vectors.
-        targets_N: [N] int64 item_index of the next item.
-        weights_N: [N] weight of each position, >= 0.
-        negatives_S: [S] int64 item_index.
-        temperature: scores are divided by it, > 0.
-        is_masked_NS: [N, S] bool, negatives to leave out besides the target itself. A position
-            without negatives has loss 0.
-        chunk: positions at once; None = what keeps CHUNK_ELEMENTS logits.
-
-    Raises:
-        ValueError: shapes that do not fit together.
-    """
-
-    def row_losses(
-        positive_R: torch.Tensor, negative_RS: torch.Tensor, is_out_RS: torch.Tensor
-    ) -> torch.Tensor:
-        margin_RS = positive_R[:, None] - negative_RS
-        pairs_R = -F.logsigmoid(margin_RS).masked_fill(is_out_RS, 0.0).sum(1)
-        return pairs_R / (~is_out_RS).sum(1).clamp_min(1)
-
-    return _sum_over_chunks(
-        row_losses,
-        hidden_ND,
-        items_VD,
-        targets_N,
-        weights_N,
-        negatives_S,
-        temperature=temperature,
-        is_masked_NS=is_masked_NS,
-        chunk=chunk,
-    )
-
-
 RELEVANCE: Final[dict[str, Callable[..., torch.Tensor]]] = {
     "softmax": softmax,
     "sampled_softmax": sampled_softmax,
     "gbce": gbce,
-    "bpr": bpr,
 }
 
 

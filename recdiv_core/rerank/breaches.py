@@ -76,18 +76,17 @@ def num_distinct(labels_NE: Tensor) -> Tensor:
     return is_first_NE.sum(dim=1) + (sorted_NE[:, 0] >= 0)
 
 
-def least_breaches(rules: Sequence[Rule], candidates: Candidates, k: int) -> Tensor:
-    """Count how far from each rule by itself any slate must be, [B, R] int64, or less.
-
-    Less, where counting does not tell: `at most` in windows that overlap, or of items with several
-    labels.
-    """
-    counts = [least_breach(rule, rule_labels(rule, candidates), candidates, k) for rule in rules]
-    return torch.stack(counts, dim=1)
-
-
 def least_breach(rule: Rule, labels_BCL: Tensor, candidates: Candidates, k: int) -> Tensor:
-    """Count the same for one rule, whose labels of the candidates are at hand, [B] int64."""
+    """Return a lower bound of the breaches of one rule in any slate of the candidates, [B] int64.
+
+    The bound is loose for `at most` in windows that overlap, or of items with several labels.
+
+    Args:
+        rule: any but `exclude`.
+        labels_BCL: its labels of the candidates, see `rule_labels`.
+        candidates: B users with C candidates each.
+        k: slate length.
+    """
     is_real_BC = candidates.is_real_BC
     places_B = is_real_BC.sum(dim=1).clamp_max(k)
     labels_BE = labels_BCL.flatten(1)

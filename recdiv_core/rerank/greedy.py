@@ -20,7 +20,6 @@ from torch import Tensor
 from recdiv_core.items.labels import FEW
 from recdiv_core.rerank.candidates import Candidates, Options, check_candidates
 from recdiv_core.rerank.quota import Quota
-from recdiv_core.rerank.repair import Places, Repairs
 from recdiv_core.rerank.wanted import without_excluded
 
 CPU_TILE_BYTES: Final = 6 << 20
@@ -98,13 +97,12 @@ def choose(
         chosen_BWK[start:stop, :, :steps] = choose_tile(tile, quota)
         if quota is not None:
             is_stuck_BW[start:stop] = quota.is_stuck_BW
-    repairs = Repairs(options.rules, k)
     stuck_N = is_stuck_BW.any(dim=1).nonzero()[:, 0]
     stuck = candidates.of_rows(stuck_N)
     for start, stop in _stretches(stuck, k, len(dials)):
         user_b = stuck_N[start:stop]
         tile, is_stuck_bW = stuck.of_users(start, stop), is_stuck_BW[user_b]
-        again_bWK = _choose_again(choose_tile, tile, is_stuck_bW, repairs)
+        again_bWK = _choose_again(choose_tile, tile, k, len(dials), options)
         chosen_bWK = chosen_BWK[user_b]
         chosen_bWK[..., :steps][is_stuck_bW] = again_bWK[is_stuck_bW]
         chosen_BWK[user_b] = chosen_bWK
@@ -143,17 +141,38 @@ def _choose_tile(
 def _choose_again(
     choose_tile: Callable[[Candidates, Gate], Tensor],
     tile: Candidates,
-    is_stuck_BW: Tensor,
-    repairs: Repairs,
+    k: int,
+    num_dials: int,
+    options: Options,
 ) -> Tensor:
-    """Choose slates of what keeps the rules, or breaks the least.
+    """Choose slates for users whose rules cannot all be kept step by step.
 
-    What that is comes from a lenient quota, and where that is not enough from an exact solver.
+    A lenient quota chooses the items and takes those that a rule asks for first. The re-ranker
+    then puts these items in its own order, unless a rule with a window depends on the order.
     """
-    quota = Quota(tile, repairs.k, is_stuck_BW.shape[1], repairs.rules, is_strict=False)
+    quota = Quota(tile, k, num_dials, options.rules, is_strict=False)
     picks_BWK = choose_tile(tile, quota)
-    allowed_BWKC = repairs.allowed(tile, picks_BWK, is_stuck_BW)
-    return picks_BWK if allowed_BWKC is None else choose_tile(tile, Places(allowed_BWKC))
+    if any(0 < rule.window < k for rule in options.rules):
+        return picks_BWK
+    return choose_tile(tile, _Only(picks_BWK, tile.scores_BC.shape[1]))
+
+
+class _Only:
+    """A gate that lets only the given candidates come, in any order."""
+
+    def __init__(self, picks_BWK: Tensor, num_candidates: int) -> None:
+        is_out_BWC = torch.ones(
+            (*picks_BWK.shape[:2], num_candidates + 1), dtype=torch.bool, device=picks_BWK.device
+        )
+        is_out_BWC.scatter_(2, picks_BWK % (num_candidates + 1), False)  # -1: the last column
+        self._is_out_BWC = is_out_BWC[..., :-1]
+
+    def hold_back(self, objective_BWC: Tensor) -> None:
+        """Set the objective of all other candidates to -inf."""
+        objective_BWC.masked_fill_(self._is_out_BWC, -torch.inf)
+
+    def add(self, best_BW: Tensor, objective_BWC: Tensor) -> None:
+        """Take note of nothing: the candidates allowed stay the same."""
 
 
 def weights(dials: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,6 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
         is_conditioned=loss.conditioned,
         shared_dim=config.model.dim,
         mix={str(name): share for name, share in loss.diversity.items()},
-        slate_form=loss.slate_form,
         slate_size=loss.slate_size,
         slate_candidates=loss.slate_candidates,
         slate_temperature=loss.slate_temperature,

@@ -23,9 +23,9 @@ from recdiv_core.items.traits import ItemTraits, history_shares
 from recdiv_core.losses.adversarial import Pass, freelb_start, passes
 from recdiv_core.losses.diversity import NEEDS_HISTORY, NEEDS_TEACHER, penalty
 from recdiv_core.losses.negatives import Negatives
-from recdiv_core.losses.relevance import bpr, gbce, sampled_softmax, softmax
+from recdiv_core.losses.relevance import gbce, sampled_softmax, softmax
 from recdiv_core.losses.soft_slates import SoftSlates
-from recdiv_core.losses.soft_topk import SOFT_SLATES, standardise
+from recdiv_core.losses.soft_topk import soft_topk, standardise
 from recdiv_core.models.recommender import FreshText
 from recdiv_core.rerank import RERANKERS, Candidates, Options
 from recdiv_core.rerank.top_scores import top_scores
@@ -83,7 +83,6 @@ class Objective:
         is_conditioned: whether each user has a weight of its own.
         shared_dim: of a conditioned model, leading dims of the item vectors, those that dial 0
             looks at too.
-        slate_form: name of the soft top k.
         slate_size: k of the soft slate.
         slate_candidates: items that it is formed over.
         slate_temperature: its softness.
@@ -106,7 +105,6 @@ class Objective:
     balance: str = "weighted_sum"
     is_conditioned: bool = False
     shared_dim: int = 0
-    slate_form: str = "threshold"
     slate_size: int = 10
     slate_candidates: int = 200
     slate_temperature: float = 0.1
@@ -286,15 +284,13 @@ def _relevance(
             log_expected_S=negatives.log_expected_S,
             is_masked_NS=masked,
         )
-    if objective.relevance == "gbce":
-        return gbce(
-            *positions,
-            items_S,
-            temperature=temperature,
-            calibration=objective.gbce_calibration,
-            is_masked_NS=masked,
-        )
-    return bpr(*positions, items_S, temperature=temperature, is_masked_NS=masked)
+    return gbce(
+        *positions,
+        items_S,
+        temperature=temperature,
+        calibration=objective.gbce_calibration,
+        is_masked_NS=masked,
+    )
 
 
 def _own_items(packed: Packed, items_S: torch.Tensor, num_items: int) -> torch.Tensor:
@@ -343,7 +339,7 @@ def soft_slates(
 
     def form(vectors_VD: torch.Tensor) -> torch.Tensor:
         scores_BM = torch.einsum("bd,bmd->bm", users_BD, vectors_VD[candidates_BM])
-        formed = SOFT_SLATES[objective.slate_form](
+        formed = soft_topk(
             standardise(scores_BM).masked_fill(is_seen_BM, SEEN_SCORE),
             objective.slate_size,
             objective.slate_temperature,
