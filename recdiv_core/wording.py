@@ -1,4 +1,4 @@
-"""How metrics, settings and figures are called in what people read: plots, tables, logs."""
+"""Names of metrics, settings and values in text for people: plots, tables, logs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SYMBOLS: Final = {
     "model.diversity": "d",
     "rerank.diversity": "r",
 }
-"""Short names of the dials, for labels in a plot."""
+"""Symbols of the dials, for labels in a plot."""
 
 FEW_JUDGED: Final = 0.5
-"""Share of the users with something held out below which figures say little of the shop."""
+"""Share of judged users below which metrics hardly represent the shop."""
 
 
 def title(metric: str) -> str:
@@ -26,7 +26,7 @@ def title(metric: str) -> str:
 
 
 def users_judged(figures: Mapping[str, float]) -> dict[str, str]:
-    """Say of how many users the figures of a run are, by split; nothing where it is not known.
+    """Return the number of judged users by split, as text; empty where it is not known.
 
     >>> users_judged({"test/num_judged": 6.0, "test/num_held_out": 60.0})
     {'test': '6 of 60 users judged'}
@@ -40,18 +40,18 @@ def users_judged(figures: Mapping[str, float]) -> dict[str, str]:
 
 
 def few_judged(figures: Mapping[str, float]) -> list[str]:
-    """Say of which splits fewer than FEW_JUDGED of the users are judged, why, and the remedy."""
+    """Return a warning per split with fewer than FEW_JUDGED of its users judged."""
     return [
-        f"{split}: only {said}. All held-out items of the others stand in their histories, which "
-        "eval.filter_seen=true leaves out of slates; where customers buy the same items again, "
-        "set eval.filter_seen=false"
+        f"{split}: only {said}. The others have no held-out item outside their history, and "
+        "eval.filter_seen=true removes the history from slates. If customers buy the same items "
+        "again, set eval.filter_seen=false"
         for split, said in users_judged(figures).items()
         if figures[f"{split}/num_judged"] < FEW_JUDGED * figures[f"{split}/num_held_out"]
     ]
 
 
 def number(value: float | None) -> str:
-    """Return a figure with four significant digits, a dash for none.
+    """Return a number with four significant digits, or a dash for None.
 
     >>> number(0.012345), number(None)
     ('0.01235', '-')
@@ -62,7 +62,7 @@ def number(value: float | None) -> str:
 
 
 def worded(value: object) -> str:
-    """Say a setting: of a mix its names, with their weights where they are several.
+    """Return a setting as text; a mix shows its names, with weights if there are several.
 
     >>> worded({"ild": 1.0, "coverage": 3.0}), worded({"ild": 1.0}), worded(0.0612345)
     ('ild 1 + coverage 3', 'ild', '0.0612')
@@ -75,7 +75,7 @@ def worded(value: object) -> str:
 
 
 def dial(key: str, value: object) -> str:
-    """Say a dial and its value in a few characters."""
+    """Return a dial and its value in a few characters."""
     if isinstance(value, Mapping):
         return worded(value)
     return f"{SYMBOLS.get(key, key.rpartition('.')[2])}={worded(value)}"
