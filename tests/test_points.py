@@ -61,7 +61,7 @@ def test_a_single_seed_is_not_judged_among_means():
 def test_the_front_is_of_the_means():
     # the best of one seed is luck: its point is dominated
     lucky = [seeded("b", seed, ndcg, 0.3) for seed, ndcg in enumerate((0.6, 0.1, 0.1))]
-    front = trials.judge(points(of_seeds(*whole(), *lucky)), NDCG, COVERAGE)
+    front = trials.front_of(points(of_seeds(*whole(), *lucky)), NDCG, COVERAGE)
     assert [point.point for point in front.members] == ["a"]
     assert front.hypervolume == pytest.approx(0.47 * 0.46)
 
@@ -114,7 +114,9 @@ def test_the_course_of_a_running_sweep_never_falls_nor_repeats(figures):
         for seed, (ndcg, coverage) in enumerate(seeds):
             ended.append(seeded(str(place), seed, ndcg, coverage, ended_ms=len(ended)))
             now = of_seeds(*ended, status="RUNNING")
-            steps = [volume for _, volume in trials.course(ended_points(now), (NDCG, COVERAGE))]
+            steps = [
+                volume for _, volume in trials.hypervolumes(ended_points(now), (NDCG, COVERAGE))
+            ]
             assert steps[: len(curve)] == curve
             curve = steps
     assert curve == sorted(curve)
@@ -145,11 +147,11 @@ def test_a_change_of_single_trials_has_no_interval():
 
 def test_headline_and_notes_say_that_figures_are_means():
     own = of_seeds(trial("base", 0.3, 0.1), *plain_point(0.02), *whole())
-    front = trials.judge(points(own), NDCG, COVERAGE)
+    front = trials.front_of(points(own), NDCG, COVERAGE)
     said = trials_text.headline(front)
     assert "+76.9 % (\u00b1 0.0) coverage@10 for 4.1 % (\u00b1 0.0) less NDCG@10" in said
-    assert "; means over 3 seeds, of which this trial is the nearest to them." in said
+    assert "; means over 3 seeds, to which this trial is the nearest." in said
     said = " ".join(trials_text.notes(front, own))
-    assert "means over 3 training seeds a point" in said
-    assert "All went on from one base model" in said
+    assert "means over 3 training seeds per point" in said
+    assert "Intervals do not cover the training of the shared base model" in said
     assert "One training seed" not in said

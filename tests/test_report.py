@@ -252,7 +252,7 @@ def test_a_sweep_without_a_finished_trial_still_has_a_page(config, manifest, tmp
     sweep = write_sweep(config, manifest, "all failed", {})
     made = report(config, parent_run_id=sweep.run_id, out=tmp_path)
     assert (made["front"], made["knee"], made["hypervolume"]) == ([], None, 0.0)
-    assert "No trial finished" in (tmp_path / "report.html").read_text()
+    assert "No trial has finished" in (tmp_path / "report.html").read_text()
 
 
 def test_no_sweep_says_what_to_run(config):
@@ -356,7 +356,7 @@ def test_the_page_of_several_seeds_lists_points_with_their_intervals(seeded):
     assert "0.05 \u00b1 0.013" in outline.text
     assert 'title="seed 0: trial-0.3-0, seed 1: trial-0.3-1">2</td>' in page
     assert '"error_y":{"array":' in page
-    assert "means over 2 training seeds a point" in outline.text
+    assert "means over 2 training seeds per point" in outline.text
     assert "seed=" not in outline.text
     assert "<em>knee</em>" in page
     assert "<em>w = 0</em>" in page

@@ -40,7 +40,7 @@ def shop(swept_shop):
 @pytest.fixture(scope="module")
 def front(shop):
     sweep = read_sweep(shop.sweep)
-    return trials.judge(sweep.trials, *trials.axes(sweep)[0])
+    return trials.front_of(sweep.trials, *trials.axes(sweep)[0])
 
 
 def view(shop, front, settings=None, max_scores=None, show_ids=False):
@@ -235,17 +235,17 @@ def test_an_unknown_slice_is_named(shop, front):
 
 def test_without_a_baseline_the_most_accurate_member_stands_for_it():
     some = [trial("a", 0.5, 0.4, is_plain=False), trial("b", 0.3, 0.6)]
-    runs = choose_runs(trials.judge(some, NDCG, COVERAGE))
+    runs = choose_runs(trials.front_of(some, NDCG, COVERAGE))
     assert list(runs) == ["most accurate", "most diverse"]
 
 
 def test_a_front_of_one_point_has_one_run():
-    runs = choose_runs(trials.judge([trial("plain", 0.5, 0.4)], NDCG, COVERAGE))
+    runs = choose_runs(trials.front_of([trial("plain", 0.5, 0.4)], NDCG, COVERAGE))
     assert {role: run.name for role, run in runs.items()} == {"w = 0": "plain"}
 
 
 def test_an_empty_front_has_no_run(shop):
-    front = trials.judge([], NDCG, COVERAGE)
+    front = trials.front_of([], NDCG, COVERAGE)
     assert choose_runs(front) == {}
     with pytest.raises(ValueError, match="no front yet"):
         view(shop, front)

@@ -49,28 +49,28 @@ PLAIN, BENT, WIDE, WORSE = (
 
 
 def test_the_front_holds_what_nothing_dominates():
-    front = trials.judge([WORSE, WIDE, PLAIN, BENT], NDCG, COVERAGE)
+    front = trials.front_of([WORSE, WIDE, PLAIN, BENT], NDCG, COVERAGE)
     assert names(front.members) == ["plain", "bent", "wide"]
     assert front.knee is BENT
     assert front.baseline is PLAIN
 
 
 def test_hypervolume_is_the_area_below_the_front():
-    front = trials.judge([PLAIN, BENT, WIDE, WORSE], NDCG, COVERAGE)
+    front = trials.front_of([PLAIN, BENT, WIDE, WORSE], NDCG, COVERAGE)
     area = 0.50 * 0.40 + 0.48 * 0.20 + 0.30 * 0.05
     assert front.hypervolume == pytest.approx(area)
     assert front.test_hypervolume == pytest.approx(area / 4)
 
 
 def test_an_axis_where_lower_is_better_gives_the_same_front():
-    front = trials.judge([PLAIN, BENT, WIDE, WORSE], NDCG, GINI)
+    front = trials.front_of([PLAIN, BENT, WIDE, WORSE], NDCG, GINI)
     assert names(front.members) == ["plain", "bent", "wide"]
     assert front.hypervolume == pytest.approx(0.50 * 0.40 + 0.48 * 0.20 + 0.30 * 0.05)
     assert front.attained[0.95] is BENT
 
 
 def test_a_budget_gives_the_most_diverse_trial_within_it():
-    front = trials.judge([PLAIN, BENT, WIDE, WORSE], NDCG, COVERAGE)
+    front = trials.front_of([PLAIN, BENT, WIDE, WORSE], NDCG, COVERAGE)
     assert {b: t.name for b, t in front.attained.items()} == {
         0.99: "plain",
         0.95: "bent",
@@ -80,17 +80,17 @@ def test_a_budget_gives_the_most_diverse_trial_within_it():
 
 def test_the_choices_name_each_trial_once_by_its_first_reason():
     some = [PLAIN, BENT, WIDE, WORSE]
-    fronts = [trials.judge(some, NDCG, COVERAGE), trials.judge(some, NDCG, GINI)]
+    fronts = [trials.front_of(some, NDCG, COVERAGE), trials.front_of(some, NDCG, GINI)]
     chosen = {reason: one.name for reason, one in trials.choices(fronts).items()}
     assert chosen == {"w = 0": "plain", "knee, coverage@10": "bent"}
     wider = trial("wider", 0.46, 0.62)
-    chosen = trials.choices([trials.judge([*some, wider], NDCG, COVERAGE)])
+    chosen = trials.choices([trials.front_of([*some, wider], NDCG, COVERAGE)])
     assert chosen["most coverage@10 at 90 % of the best NDCG@10"] is wider
 
 
 def test_the_table_of_choices_has_their_test_figures():
     barred = replace(BENT, name="a|b")
-    table = trials_text.choice_table([trials.judge([PLAIN, barred], NDCG, COVERAGE)])
+    table = trials_text.choice_table([trials.front_of([PLAIN, barred], NDCG, COVERAGE)])
     assert table.splitlines() == [
         "| chosen for | trial | NDCG@10 | coverage@10 |",
         "| --- | --- | --- | --- |",
@@ -98,41 +98,43 @@ def test_the_table_of_choices_has_their_test_figures():
         r"| most coverage@10 at 95 % of the best NDCG@10 | a\|b | 0.24 | 0.3 |",
     ]
     lost = trial("lost", 0.1, 0.1, status="FAILED")
-    assert len(trials_text.choice_table([trials.judge([lost], NDCG, COVERAGE)]).splitlines()) == 2
+    assert (
+        len(trials_text.choice_table([trials.front_of([lost], NDCG, COVERAGE)]).splitlines()) == 2
+    )
 
 
 def test_test_figures_choose_nothing():
     lucky = trial("lucky", 0.40, 0.45, test={"ndcg_at_10": 9.0, "coverage_at_10": 9.0})
-    front = trials.judge([PLAIN, BENT, WIDE, lucky], NDCG, COVERAGE)
-    assert lucky in front.judged
+    front = trials.front_of([PLAIN, BENT, WIDE, lucky], NDCG, COVERAGE)
+    assert lucky in front.points
     assert lucky not in front.members
 
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED", "RUNNING"])
-def test_a_trial_that_did_not_finish_is_not_judged(status):
-    front = trials.judge([PLAIN, trial("best", 0.9, 0.9, status=status)], NDCG, COVERAGE)
-    assert names(front.judged) == ["plain"]
+def test_a_trial_that_did_not_finish_is_not_on_the_front(status):
+    front = trials.front_of([PLAIN, trial("best", 0.9, 0.9, status=status)], NDCG, COVERAGE)
+    assert names(front.points) == ["plain"]
 
 
 def test_without_a_finished_trial_the_front_is_empty():
-    front = trials.judge([trial("early", 0.1, 0.1, val={})], NDCG, COVERAGE)
+    front = trials.front_of([trial("early", 0.1, 0.1, val={})], NDCG, COVERAGE)
     assert (front.members, front.knee, front.hypervolume) == ((), None, 0.0)
-    assert "No trial finished" in trials_text.headline(front)
+    assert "No trial has finished" in trials_text.headline(front)
 
 
 def test_the_headline_compares_the_knee_with_the_plain_model_on_test():
     bent = trial("bent", 0.48, 0.60, test={"ndcg_at_10": 0.245, "coverage_at_10": 0.236})
-    said = trials_text.headline(trials.judge([PLAIN, bent, WIDE], NDCG, COVERAGE))
+    said = trials_text.headline(trials.front_of([PLAIN, bent, WIDE], NDCG, COVERAGE))
     assert "Trial bent: +18.0 % coverage@10 for 2.0 % less NDCG@10 than the plain model" in said
 
 
 def test_the_headline_says_so_when_nothing_beats_the_plain_model():
-    front = trials.judge([PLAIN, trial("worse", 0.3, 0.3)], NDCG, COVERAGE)
+    front = trials.front_of([PLAIN, trial("worse", 0.3, 0.3)], NDCG, COVERAGE)
     assert "No trial beats the plain model" in trials_text.headline(front)
 
 
 def test_the_headline_without_a_baseline_gives_plain_figures():
-    front = trials.judge([BENT, WIDE], NDCG, COVERAGE)
+    front = trials.front_of([BENT, WIDE], NDCG, COVERAGE)
     assert "NDCG@10 0.24 and coverage@10 0.3 on test" in trials_text.headline(front)
 
 
@@ -148,12 +150,12 @@ def test_notes_say_of_how_many_users_the_figures_are(num_judged, said):
     val = {**PLAIN.val, "num_judged": 55.0, "num_held_out": 60.0}
     test = {**PLAIN.test, "num_judged": float(num_judged), "num_held_out": 60.0}
     some = (replace(PLAIN, val=val, test=test), BENT, WIDE)
-    notes = trials_text.notes(trials.judge(some, NDCG, COVERAGE), sweep(*some))
+    notes = trials_text.notes(trials.front_of(some, NDCG, COVERAGE), sweep(*some))
     assert any(re.fullmatch(said, note) for note in notes)
 
 
 def test_of_a_run_that_counted_no_users_nothing_is_said_of_them():
-    said = trials_text.notes(trials.judge([PLAIN, BENT, WIDE], NDCG, COVERAGE), sweep(PLAIN))
+    said = trials_text.notes(trials.front_of([PLAIN, BENT, WIDE], NDCG, COVERAGE), sweep(PLAIN))
     assert not any("users" in note for note in said)
 
 
@@ -164,11 +166,11 @@ def test_of_a_run_that_counted_no_users_nothing_is_said_of_them():
         ((BENT, WIDE, WORSE), "No baseline"),
         ((PLAIN, trial("worse", 0.3, 0.3)), "dominates every other"),
         ((PLAIN, trial("lost", 0.3, 0.3, status="FAILED")), "1 of 2 trials failed"),
-        ((PLAIN, trial("blind", 0.4, 0.6, test={})), "no test figures"),
+        ((PLAIN, trial("blind", 0.4, 0.6, test={})), "no test metrics"),
     ],
 )
 def test_notes_say_what_weakens_the_front(some, said):
-    front = trials.judge(some, NDCG, COVERAGE)
+    front = trials.front_of(some, NDCG, COVERAGE)
     assert any(said in note for note in trials_text.notes(front, sweep(*some)))
 
 
@@ -204,24 +206,24 @@ def test_a_label_names_the_mix_where_it_matters(weight, mix, label):
 
 def test_a_note_says_when_a_baseline_dominates_the_front():
     strong, weak = trial("a run", 0.49, 0.65), trial("another", 0.01, 0.01)
-    front = trials.judge([PLAIN, BENT, WIDE], NDCG, COVERAGE)
+    front = trials.front_of([PLAIN, BENT, WIDE], NDCG, COVERAGE)
     said = trials_text.notes(front, replace(sweep(), references={"ease": strong, "popular": weak}))
     assert any("baseline ease dominates 2 of the 3 members" in note for note in said)
     assert not any("popular" in note for note in said)
 
 
-def test_what_breaks_a_constraint_is_judged_but_never_recommended():
+def test_what_breaks_a_constraint_is_listed_but_never_recommended():
     broken = trial("broken", 0.3, 0.9, breaks=("val/ndcg_at_10",))
     kept = [trial("plain", 0.5, 0.1), trial("kept", 0.48, 0.4)]
-    front = trials.judge([*kept, broken], NDCG, COVERAGE)
-    assert names(front.judged) == ["plain", "kept", "broken"]
+    front = trials.front_of([*kept, broken], NDCG, COVERAGE)
+    assert names(front.points) == ["plain", "kept", "broken"]
     assert names(front.members) == ["plain", "kept"]
-    assert front.hypervolume == trials.judge(kept, NDCG, COVERAGE).hypervolume
+    assert front.hypervolume == trials.front_of(kept, NDCG, COVERAGE).hypervolume
     assert "broken" not in names([trials.recommended(front), *front.attained.values()])
 
 
 def test_a_front_of_nothing_but_broken_constraints_is_empty():
-    front = trials.judge([trial("broken", 0.3, 0.9, breaks=("val/ndcg_at_10",))], NDCG, COVERAGE)
+    front = trials.front_of([trial("broken", 0.3, 0.9, breaks=("val/ndcg_at_10",))], NDCG, COVERAGE)
     assert front.members == ()
     assert front.hypervolume == 0.0
     assert trials.recommended(front) is None
@@ -230,7 +232,7 @@ def test_a_front_of_nothing_but_broken_constraints_is_empty():
 def test_a_note_counts_what_breaks_a_constraint():
     broken = trial("broken", 0.3, 0.9, breaks=("val/ndcg_at_10",))
     some = replace(sweep(trial("kept", 0.5, 0.1), broken), least={"val/ndcg_at_10": 0.49})
-    said = " ".join(trials_text.notes(trials.judge(some.trials, NDCG, COVERAGE), some))
+    said = " ".join(trials_text.notes(trials.front_of(some.trials, NDCG, COVERAGE), some))
     assert "1 of 2 finished trials break a constraint (val/ndcg_at_10 >= 0.49)" in said
 
 
@@ -240,13 +242,13 @@ def test_hypervolume_grows_in_the_order_in_which_trials_ended():
         trial("first", 0.5, 0.1, ended_ms=10),
         trial("second", 0.4, 0.2, ended_ms=20),
     ]
-    course = trials.course(some, (NDCG, COVERAGE))
+    course = trials.hypervolumes(some, (NDCG, COVERAGE))
     assert names(one for one, _ in course) == ["first", "second", "third"]
     assert [volume for _, volume in course] == pytest.approx([0.05, 0.09, 0.2])
 
 
 def test_the_course_is_of_all_objectives():
-    course = trials.course([PLAIN], (NDCG, COVERAGE, GINI))
+    course = trials.hypervolumes([PLAIN], (NDCG, COVERAGE, GINI))
     assert course[0][1] == pytest.approx(0.50 * 0.40 * 0.40)
 
 
@@ -257,12 +259,12 @@ def test_what_breaks_a_constraint_or_has_no_figures_adds_nothing_to_the_course()
         trial("failed", 0.9, 0.9, status="FAILED", ended_ms=3),
         trial("early", 0.9, 0.9, val={}, ended_ms=4),
     ]
-    course = trials.course(some, (NDCG, COVERAGE))
+    course = trials.hypervolumes(some, (NDCG, COVERAGE))
     assert [(one.name, volume) for one, volume in course] == [("kept", 0.05), ("broken", 0.05)]
 
 
 def test_the_course_ends_at_the_hypervolume_of_the_front():
     some = [PLAIN, BENT, WIDE, WORSE]
-    front = trials.judge(some, NDCG, COVERAGE)
-    assert trials.course(some, (NDCG, COVERAGE))[-1][1] == pytest.approx(front.hypervolume)
-    assert trials.course([], (NDCG, COVERAGE)) == ()
+    front = trials.front_of(some, NDCG, COVERAGE)
+    assert trials.hypervolumes(some, (NDCG, COVERAGE))[-1][1] == pytest.approx(front.hypervolume)
+    assert trials.hypervolumes([], (NDCG, COVERAGE)) == ()

@@ -1,4 +1,4 @@
-"""A sweep as data: its trials, read from MLflow, and the front that they reach.
+"""A sweep as data: its trials, read from MLflow, and their front.
 
-Nothing is trained or drawn here. Below: tracking, metrics. Above: report, sweep.
+Not the training of trials (sweep/), nor the pages (report/). Below: tracking, metrics.
 """

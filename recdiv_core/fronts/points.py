@@ -1,9 +1,8 @@
-"""Trials that differ by seed alone as one point: their means stand for it, and one of them.
+"""Merge trials that differ by seed alone into one point, with the means of their metrics.
 
-Not the choosing between points (trials.py). The one idea: a point is a Trial, whose figures are
-means, so that fronts, knees and tables need not know of seeds. The run that is named, whose model
-would be shipped, is the one nearest to the means: the best of several seeds would look better on
-the figures that chose it than it is.
+A point is a Trial, so that fronts, knees and tables need not know of seeds. It names the run
+nearest to the means, whose model would be shipped. The best of several seeds would look better than
+it is, on the metrics that chose it. trials.py chooses between points.
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ from recdiv_core.metrics.repeats import half_widths_of, means_of, most_typical
 def points(sweep: Sweep) -> tuple[Trial, ...]:
     """Return the points that finished, in the order of their first trials.
 
-    Of trials with the same settings and seed the first counts. A point that lost some of its seeds
-    is judged by the others, if they are two at least: a single one, and the base model, would stand
-    among means by its luck.
+    Of trials with the same settings and seed the first counts. A point counts with the seeds that
+    finished, if there are at least two: a single trial among means may stand out by luck.
     """
     names = [metric_of(objective) for objective in sweep.objectives]
     groups = [_finished(own) for own in _grouped(sweep).values()]
@@ -29,9 +27,9 @@ def points(sweep: Sweep) -> tuple[Trial, ...]:
 
 
 def ended_points(sweep: Sweep) -> tuple[Trial, ...]:
-    """Return the points of which no trial is to come; of a running sweep those with all seeds.
+    """Return the points that are final: in a running sweep those whose seeds have all ended.
 
-    A point's means still move while its seeds end one by one; once it is here, they stay.
+    The means of a point change while its seeds end one after another.
     """
     whole = {
         key: own
@@ -62,7 +60,7 @@ def _num_ended(trials: Sequence[Trial]) -> int:
 
 
 def _merge(trials: Sequence[Trial], names: Sequence[str], least: Mapping[str, float]) -> Trial:
-    """Return the point of some trials; a single one is its own."""
+    """Return the point of some trials; a single trial is its own point."""
     val = [trial.val for trial in trials]
     named = trials[most_typical(val, names)]
     if len(trials) == 1:

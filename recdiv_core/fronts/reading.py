@@ -1,7 +1,7 @@
-"""A sweep in MLflow -> its trials as plain data, and which sweep is the newest.
+"""Read a sweep from MLflow: its trials as plain data; find the newest sweep.
 
-Not the front (trials.py) nor the page (report/). Everything is read back from the store, so that a
-report can be made of any sweep, at any time, on any machine that sees the store.
+Everything comes from the store, so a report can be made of any sweep, at any time, on any machine
+that can reach the store. trials.py chooses between trials.
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ from recdiv_core.tracking.store import client_of, database_path, tracking_uri
 RUN_TUNE: Final = "run `python -m pipelines.tune --space tradeoff` first"
 
 
-COURSE: Final = "front/hypervolume"
-"""Metric of a sweep's run: of all its objectives, after each trial that ended, a step each."""
-
-
+HYPERVOLUME: Final = "front/hypervolume"
+"""Metric of a sweep's run: the hypervolume of all objectives, one step per ended point."""
 PROVENANCE: Final = ("manifest", "code_version", "seed", "command", "ray_job_id")
 
 
@@ -42,11 +40,11 @@ def read_sweep(handle: RunHandle, *, curves: bool = True) -> Sweep:
     """Read a sweep's parent run and all its trials.
 
     Args:
-        handle: of the parent run.
-        curves: those of the trials too, at a query each.
+        handle: the parent run.
+        curves: whether to read the curves of the trials, with one query per curve.
 
     Raises:
-        UserError: the run does not declare two objectives or more.
+        UserError: the run declares fewer than two objectives.
     """
     client = client_of(handle.uri)
     parent = client.get_run(handle.run_id)
@@ -95,10 +93,10 @@ def read_trial(handle: RunHandle, sweep: Sweep) -> Trial:
 
 
 def existing_store(config: Config) -> str:
-    """Return the absolute tracking URI; a database that is not there is not made.
+    """Return the absolute tracking URI, without creating a database.
 
     Raises:
-        UserError: there is no such store, or it does not answer.
+        UserError: the store does not exist or does not answer.
     """
     uri = tracking_uri(config)
     path = database_path(uri)
@@ -109,16 +107,16 @@ def existing_store(config: Config) -> str:
 
 
 def newest_sweep(uri: str, config: Config) -> RunHandle | None:
-    """Return the parent run of the newest sweep, of `data.prepared` or `data.name` where given."""
+    """Return the newest sweep, of the data set `data.prepared` or `data.name` if one is given."""
     run = _newest_sweep(uri, _experiment_name(config))
     return run and RunHandle(uri, run.info.experiment_id, run.info.run_id)
 
 
 def parent_run(uri: str, config: Config, parent_run_id: str) -> Run:
-    """Return the parent run of a sweep, of the newest where no id is given.
+    """Return the parent run of a sweep, by its id or, without one, of the newest sweep.
 
     Raises:
-        UserError: there is no such run, or no sweep.
+        UserError: the run does not exist, or there is no sweep.
     """
     shown = redact(uri)
     if parent_run_id:
@@ -154,10 +152,10 @@ def _newest_sweep(uri: str, name: str) -> Run | None:
 
 
 def _plain_runs(runs: Sequence[Run]) -> set[str]:
-    """Return the ids of the runs at w = 0, or at dial 0, without re-ranking.
+    """Return the ids of the baselines: runs at w = 0 or dial 0, without re-ranking.
 
-    Where some of them went on from a base model, as all trials did, the base itself is none: it has
-    had fewer epochs, and would make every trial look better than the dial made it.
+    The base model of a warm start is left out if a baseline was trained from it. The base has had
+    fewer epochs, which would credit the dial with the difference.
     """
     plain = [run for run in runs if _is_plain(run)]
     warm = [run for run in plain if run.data.params.get("train.init_from")]
@@ -181,15 +179,16 @@ def _param(run: Run, key: str) -> object:
 
 
 def _references(client: MlflowClient, parent: Run, accuracy: Objective) -> dict[str, Trial]:
-    """Return of each kind of baseline its most accurate run on the sweep's data, by kind.
+    """Return kind of reference baseline -> its most accurate run on the sweep's data.
 
-    Finished, ranked as they are, under the sweep's own `eval.filter_seen`; its own trials are none.
+    The runs have finished, are not re-ranked, have the sweep's `eval.filter_seen` and are none of
+    its trials.
     """
     metric, tags = f"best/{accuracy.metric}", parent.data.tags
     runs = client.search_runs(
         [parent.info.experiment_id],
         "params.`model.kind` != 'neural' and attributes.status = 'FINISHED' and "
-        f"tags.`recdiv.kind` != 'sweep' and "  # a sweep carries its recommended trial's figures
+        f"tags.`recdiv.kind` != 'sweep' and "  # a sweep has its recommended trial's metrics
         f"tags.`recdiv.manifest` = '{tags.get('recdiv.manifest', '')}'",
     )
     comparable = [
@@ -203,7 +202,7 @@ def _references(client: MlflowClient, parent: Run, accuracy: Objective) -> dict[
     ]
     sign = 1 if accuracy.direction == "max" else -1
     ranked = sorted(comparable, key=lambda run: sign * run.data.metrics[metric])
-    best = {run.data.params["model.kind"]: run for run in ranked}  # the last of a kind stays
+    best = {run.data.params["model.kind"]: run for run in ranked}  # keeps the last of a kind
     return {kind: _trial(client, best[kind], (), (), set(), least={}) for kind in sorted(best)}
 
 
@@ -238,7 +237,7 @@ def _trial(
 
 
 def _point(params: Mapping[str, str]) -> str:
-    """Return all that trials share that differ by seed alone."""
+    """Return a text that trials share if they differ by seed alone."""
     settings = {
         key: text
         for key, text in params.items()
@@ -254,6 +253,6 @@ def _below(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _curve(client: MlflowClient, run: Run, metric: str) -> Curve:
-    """Return the last value of each epoch: a resumed trial logs an epoch twice."""
+    """Return the last value of each epoch; a resumed trial may log an epoch twice."""
     history = client.get_metric_history(run.info.run_id, metric)
     return tuple(sorted({point.step: point.value for point in history}.items()))

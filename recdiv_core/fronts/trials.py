@@ -1,10 +1,8 @@
-"""The trials of a sweep as plain data, and what is chosen of them.
+"""The trials of a sweep as plain data, and the choice between them.
 
-Not the reading of them from MLflow (report.py), their drawing (report_page.py) nor what is said of
-them (trials_text.py). The one idea: everything is chosen on validation figures of a trial's
-selected epoch; test figures are only looked up for what was chosen, so that the test set picks
-nothing. What is judged is a point, which may be of several trials that differ by seed alone
-(points.py makes one of them).
+reading.py reads them from MLflow, points.py merges the seeds of a point, wording.py describes them.
+The one idea: every choice uses validation metrics of a trial's selected epoch. Test metrics are
+only looked up for a chosen trial, so the test set chooses nothing.
 """
 
 from __future__ import annotations
@@ -20,33 +18,36 @@ from recdiv_core.search_space import Objective
 from recdiv_core.wording import SYMBOLS, dial, short, title
 
 BASE: Final = "base"
-"""Name of the run that all trials of a sweep with a warm start go on from."""
+"""Name of the base model's run, which all trials of a sweep with a warm start begin from."""
 DIVERSITY_METRICS: Final = ("coverage", "ild", "diversity_index")
 BUDGETS: Final = (0.99, 0.95, 0.90)
-"""Shares of the best accuracy that an operating point may be asked to keep."""
+"""Shares of the best accuracy that a chosen trial keeps."""
 
 CURVES: Final = ("train/loss", "train/relevance", "train/penalty")
-"""Metrics of training that a page draws over the epochs."""
+"""Training metrics that a page draws over the epochs."""
 
 Curve = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One child run, or the point that it stands for, with the means over its seeds.
+    """One child run of a sweep, or a point of several seeds with their means.
 
-    Metric names are without their `val/` or `test/`, e.g. `ndcg_at_10`.
+    Metric names have no `val/` or `test/`, e.g. `ndcg_at_10`.
 
     Attributes:
-        params: the swept keys and their values.
-        val, test: figures of the selected epoch; empty when the trial did not get that far.
+        params: swept key -> value.
+        val: validation metrics of the selected epoch; empty = no epoch was evaluated.
+        test: test metrics of the selected epoch; empty = not measured.
         curves: metric with its split, e.g. `val/ndcg_at_10` -> (epoch, value) pairs.
-        is_plain: trained with w = 0 and not re-ranked.
-        breaks: constrained metrics that it keeps too little of.
-        ended_ms: when it ended, of a point the last of its trials.
-        point: settings that trials of one point share; empty = it is a point of its own.
-        repeats: of a point of several seeds its trials; the run named here is one of them.
-        val_half, test_half: of such a point half the width of the 95 % t interval of each mean.
+        best_epoch: selected epoch.
+        is_plain: whether it is a baseline: trained with w = 0 and not re-ranked.
+        breaks: metrics whose constraints it breaks.
+        ended_ms: end in milliseconds since 1970; the last end of a point.
+        point: settings that trials of one point share; empty = the trial is a point of its own.
+        repeats: trials of a point of several seeds; the run named here is one of them.
+        val_half: half widths of the means' 95 % t intervals, on validation.
+        test_half: half widths of the means' 95 % t intervals, on test.
     """
 
     run_id: str
@@ -68,20 +69,20 @@ class Trial:
 
     @property
     def seed(self) -> object:
-        """Return the training seed, where seeds were swept."""
+        """Return the training seed, if the sweep has several."""
         return self.params.get("seed")
 
     @property
     def settings(self) -> dict[str, object]:
-        """Return the swept keys and their values but for the seed, which is none of a point."""
+        """Return the swept keys and their values without the seed."""
         return {key: value for key, value in self.params.items() if key != "seed"}
 
     @property
     def label(self) -> str:
-        """Say the swept dials in a few characters; the name where there is nothing to say."""
+        """Return the swept settings in a few characters; the name if there are none."""
         settings = self.settings
         keys = [key for key in settings if key in SYMBOLS or len(settings) <= 3]
-        if settings.get("loss.diversity_weight") == 0:  # then the mix changes nothing
+        if settings.get("loss.diversity_weight") == 0:  # the mix has no effect then
             keys = [key for key in keys if key != "loss.diversity"]
         return " ".join(dial(key, settings[key]) for key in keys) or short(self.name)
 
@@ -91,11 +92,11 @@ class Sweep:
     """One parent run and its trials, the oldest first.
 
     Attributes:
-        objectives: as the space declares them, with their `val/`; the first is accuracy.
-        facts: of the prepared data set, by name.
-        references: kind of baseline -> a run of it on the same data, of no sweep or another one.
-        least: constrained metric -> what a trial must reach of it.
-        seeds: that each point is trained with; none = one, that of the config.
+        objectives: objectives of the space, with `val/`; the first is accuracy.
+        facts: counts of the prepared data set, by name.
+        references: kind of baseline -> its most accurate run on the same data, outside this sweep.
+        least: constrained metric -> lowest value that keeps the constraint.
+        seeds: training seeds of each point; empty = the config's seed.
     """
 
     run_id: str
@@ -116,19 +117,21 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Front:
-    """What stands out on one pair of axes.
+    """The front of a sweep's points on one pair of axes.
 
     Attributes:
-        judged: points that finished with both figures.
-        members: the non-dominated ones of those that keep the constraints, the most accurate first.
-        hypervolume: of the members' validation figures, from the fixed reference point.
-        test_hypervolume: of the same members' test figures; None when one has none.
-        attained: budget -> the most diverse trial that keeps this share of the best accuracy.
+        points: points that finished with both metrics.
+        members: non-dominated points that keep the constraints, the most accurate first.
+        knee: member with the best balance of both metrics.
+        baseline: most accurate point with w = 0 and without re-ranking.
+        hypervolume: hypervolume of the members on validation, from the fixed reference point.
+        test_hypervolume: hypervolume of the same members on test; None if one has no test metrics.
+        attained: share of the best accuracy -> most diverse member that keeps it.
     """
 
     accuracy: Objective
     diversity: Objective
-    judged: tuple[Trial, ...]
+    points: tuple[Trial, ...]
     members: tuple[Trial, ...]
     knee: Trial | None
     baseline: Trial | None
@@ -138,12 +141,12 @@ class Front:
 
 
 def metric_of(objective: Objective) -> str:
-    """Return the metric's name without its split: `val/ild_at_10` -> `ild_at_10`."""
+    """Return the name of a metric without its split: `val/ild_at_10` -> `ild_at_10`."""
     return objective.metric.rpartition("/")[2]
 
 
 def axes(sweep: Sweep) -> tuple[tuple[Objective, Objective], ...]:
-    """Return the pairs (accuracy, diversity) to draw, the declared ones first."""
+    """Return the pairs (accuracy, diversity) of fronts, the declared ones first."""
     accuracy, *diversities = sweep.objectives
     declared = {metric_of(objective) for objective in diversities}
     cut_off = metric_of(accuracy).rpartition("_at_")[2]
@@ -154,53 +157,45 @@ def axes(sweep: Sweep) -> tuple[tuple[Objective, Objective], ...]:
     return tuple((accuracy, diversity) for diversity in diversities)
 
 
-def judge(trials: Sequence[Trial], accuracy: Objective, diversity: Objective) -> Front:
-    """Find the front of finished trials on one pair of axes, and what to pick from it.
+def front_of(trials: Sequence[Trial], accuracy: Objective, diversity: Objective) -> Front:
+    """Return the front of the finished trials on one pair of axes.
 
-    What breaks a constraint is judged, but neither on the front nor of its hypervolume.
+    A point that breaks a constraint is neither on the front nor part of its hypervolume.
     """
     names = (metric_of(accuracy), metric_of(diversity))
-    judged = tuple(
-        trial
-        for trial in trials
-        if trial.status == "FINISHED" and all(name in trial.val for name in names)
-    )
+    points = _finished(trials, names)
     directions = (accuracy.direction, diversity.direction)
     reference = (accuracy.reference, diversity.reference)
 
-    def points(some: Sequence[Trial], figures: str) -> list[list[float]]:
-        return [[getattr(trial, figures)[name] for name in names] for trial in some]
-
-    kept = [trial for trial in judged if not trial.breaks]
-    val = points(kept, "val")
+    kept = [point for point in points if not point.breaks]
+    val = [[point.val[name] for name in names] for point in kept]
     members = tuple(kept[i] for i in pareto.front(val, directions))
-    has_test = bool(members) and all(name in t.test for t in members for name in names)
-    plain = [trial for trial in judged if trial.is_plain]
+    test = [[point.test.get(name, math.nan) for name in names] for point in members]
+    has_test = bool(test) and all(math.isfinite(value) for values in test for value in values)
+    plain = [point for point in points if point.is_plain]
     return Front(
         accuracy=accuracy,
         diversity=diversity,
-        judged=judged,
+        points=points,
         members=members,
         knee=kept[pareto.knee(val, directions)] if members else None,
-        baseline=max(plain, key=lambda trial: trial.val[names[0]]) if plain else None,
+        baseline=max(plain, key=lambda point: point.val[names[0]], default=None),
         hypervolume=pareto.hypervolume(val, reference, directions),
-        test_hypervolume=pareto.hypervolume(points(members, "test"), reference, directions)
-        if has_test
-        else None,
+        test_hypervolume=pareto.hypervolume(test, reference, directions) if has_test else None,
         attained=_attained(members, accuracy, diversity),
     )
 
 
-def course(
+def hypervolumes(
     trials: Sequence[Trial], objectives: Sequence[Objective]
 ) -> tuple[tuple[Trial, float], ...]:
-    """Return each finished trial and the hypervolume after it, in the order in which they ended.
+    """Return each finished trial and the hypervolume after it, in the order of their ends.
 
-    Of all these objectives, from their references; what breaks a constraint adds nothing.
+    The hypervolume is of all these objectives, from their references. A trial that breaks a
+    constraint adds nothing.
     """
     names = [metric_of(objective) for objective in objectives]
-    judged = [t for t in trials if t.status == "FINISHED" and all(name in t.val for name in names)]
-    ended = sorted(judged, key=lambda trial: (trial.ended_ms or 0, trial.name))
+    ended = sorted(_finished(trials, names), key=lambda trial: (trial.ended_ms or 0, trial.name))
     reached = pareto.volumes(
         [[math.nan if trial.breaks else trial.val[name] for name in names] for trial in ended],
         [objective.reference for objective in objectives],
@@ -210,17 +205,17 @@ def course(
 
 
 def recommended(front: Front) -> Trial | None:
-    """Return the knee, or, where that is the baseline, the best point at a 5 % budget."""
+    """Return the knee; if it is the baseline, the most diverse point at 95 % of the accuracy."""
     if front.knee is None or front.knee is not front.baseline:
         return front.knee
     return front.attained.get(0.95)
 
 
 def choices(fronts: Sequence[Front]) -> dict[str, Trial]:
-    """Return what there is to choose from, by what it is chosen for.
+    """Return the trials to choose from: reason -> trial.
 
-    The plain model, and of each pair of axes the knee and the most diverse trial at each share of
-    the best accuracy; of several reasons for one trial the first.
+    They are the baseline and, for each pair of axes, the knee and the most diverse trial at each
+    share of the best accuracy. A trial is listed once, for its first reason.
     """
     named: dict[str, Trial] = {}
 
@@ -239,7 +234,7 @@ def choices(fronts: Sequence[Front]) -> dict[str, Trial]:
 
 
 def change(trial: Trial, baseline: Trial, metric: str) -> float | None:
-    """Return the relative change of a test figure against the baseline; None when unknown."""
+    """Return the relative change of a test metric against the baseline; None if unknown."""
     now, before = trial.test.get(metric), baseline.test.get(metric)
     if now is None or not before:
         return None
@@ -247,10 +242,10 @@ def change(trial: Trial, baseline: Trial, metric: str) -> float | None:
 
 
 def change_half(trial: Trial, baseline: Trial, metric: str) -> float | None:
-    """Return half the width of the 95 % t interval of that change; None without two seeds of both.
+    """Return the half width of that change's 95 % t interval; None without two shared seeds.
 
-    Within a seed both start alike and see the data in the same order: the interval is of the
-    differences seed by seed, as shares of the baseline's mean.
+    Runs of one seed start alike and see the data in the same order. So the interval is of the
+    differences within seeds, as shares of the baseline's mean.
     """
     before = {own.seed: own.test[metric] for own in baseline.repeats if metric in own.test}
     gains = [
@@ -262,16 +257,25 @@ def change_half(trial: Trial, baseline: Trial, metric: str) -> float | None:
     return half_width(gains) / abs(mean) if len(gains) > 1 and mean else None
 
 
-def referred(front: Front, references: Mapping[str, Trial]) -> dict[str, Trial]:
-    """Return the references that have both figures of a front, by kind."""
+def comparable(front: Front, references: Mapping[str, Trial]) -> dict[str, Trial]:
+    """Return the references that have both metrics of a front, by kind."""
     names = (metric_of(front.accuracy), metric_of(front.diversity))
     return {kind: run for kind, run in references.items() if all(name in run.val for name in names)}
+
+
+def _finished(trials: Sequence[Trial], names: Sequence[str]) -> tuple[Trial, ...]:
+    """Return the trials that finished with all these metrics."""
+    return tuple(
+        trial
+        for trial in trials
+        if trial.status == "FINISHED" and all(name in trial.val for name in names)
+    )
 
 
 def _attained(
     members: Sequence[Trial], accuracy: Objective, diversity: Objective
 ) -> dict[float, Trial]:
-    """Return for each budget the member that attains it, for an accuracy that grows."""
+    """Return share of the best accuracy -> most diverse member; accuracy must be maximised."""
     if not members or accuracy.direction == "min":
         return {}
     sign = 1.0 if diversity.direction == "max" else -1.0

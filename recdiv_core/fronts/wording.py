@@ -1,6 +1,6 @@
-"""What is said of a sweep: its headline, its notes, the table of what there is to choose from.
+"""Sentences about a sweep: its headline, its notes, and the table of trials to choose from.
 
-Not the choosing (trials.py). Figures that are named are of the test set, unless it says otherwise.
+Metrics are of the test set unless a sentence says otherwise. trials.py chooses.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from recdiv_core.fronts.trials import (
     change,
     change_half,
     choices,
+    comparable,
     metric_of,
     recommended,
-    referred,
 )
 from recdiv_core.metrics import pareto
 from recdiv_core.wording import few_judged, number, short, title, users_judged
@@ -27,10 +27,10 @@ ESCAPED_BAR: Final = r"\|"
 
 
 def headline(front: Front) -> str:
-    """Say in one sentence what the sweep found, on test figures."""
+    """Return one sentence with the result of the sweep, on test."""
     pick = recommended(front)
     if pick is None:
-        return "No trial finished with figures: there is no front to show yet."
+        return "No trial has finished with metrics: there is no front yet."
     accuracy, diversity = metric_of(front.accuracy), metric_of(front.diversity)
     who = _called(pick)
     if front.baseline is None:
@@ -40,13 +40,15 @@ def headline(front: Front) -> str:
             if metric in pick.test
         )
         return f"Trial {who} is the knee of the front{f': {figures} on test' if figures else ''}."
-    if front.judged == (front.baseline,):
-        return "Only the plain model (w = 0) finished: there is nothing to compare it with yet."
+    if front.points == (front.baseline,):
+        return (
+            "Only the plain model (w = 0) has finished: there is no trial to compare it with yet."
+        )
     if pick is front.baseline:
         return f"No trial beats the plain model (w = 0) on {title(diversity)} within 5 % accuracy."
     gain, loss = change(pick, front.baseline, diversity), change(pick, front.baseline, accuracy)
     if gain is None or loss is None:
-        return f"Trial {who} is the knee of the front; it has no test figures to compare."
+        return f"Trial {who} is the knee of the front; it has no test metrics to compare."
     more, less = (_sure(pick, front.baseline, metric) for metric in (diversity, accuracy))
     cost = (
         f"for {-100 * loss:.1f} %{less} less" if loss < 0 else f"with {100 * loss:.1f} %{less} more"
@@ -63,29 +65,29 @@ def _sure(pick: Trial, baseline: Trial, metric: str) -> str:
 
 
 def _meant(pick: Trial) -> str:
-    """Say of a point of several seeds what its figures are."""
+    """Return a clause about the seeds of a point; empty for a single trial."""
     if not pick.repeats:
         return ""
-    return f"; means over {len(pick.repeats)} seeds, of which this trial is the nearest to them"
+    return f"; means over {len(pick.repeats)} seeds, to which this trial is the nearest"
 
 
 def notes(front: Front, sweep: Sweep) -> list[str]:
-    """Say what a reader must not overlook before believing the front."""
+    """Return warnings that a reader needs before trusting the front."""
     said: list[str] = []
-    if len(front.judged) < 3:
+    if len(front.points) < 3:
         said.append(
-            f"Only {len(front.judged)} finished trial(s): a front of so few says little; "
-            "run more before choosing."
+            f"Only {len(front.points)} finished trial(s): a front of so few shows little; "
+            "run more trials before choosing."
         )
-    if front.judged and front.baseline is None:
+    if front.points and front.baseline is None:
         said.append(
             "No baseline: no finished trial has loss.diversity_weight = 0 without re-ranking, "
-            "so gains cannot be stated against the plain model."
+            "so there is no plain model to compare trials with."
         )
-    if len(front.judged) > 1 and front.members == (front.baseline,):
+    if len(front.points) > 1 and front.members == (front.baseline,):
         said.append("The plain model (w = 0) dominates every other trial.")
     said += _set_aside(front, sweep)
-    for kind, reference in referred(front, sweep.references).items():
+    for kind, reference in comparable(front, sweep.references).items():
         beaten = sum(_dominates(reference, member, front) for member in front.members)
         if beaten:
             said.append(
@@ -93,56 +95,56 @@ def notes(front: Front, sweep: Sweep) -> list[str]:
                 "the front, on validation."
             )
     if front.members and front.test_hypervolume is None:
-        said.append("Some members of the front have no test figures.")
-    if front.judged:
+        said.append("Some members of the front have no test metrics.")
+    if front.points:
         said += few_users(front) or _users_note(front)
         said.append(_seeds_note(front, sweep))
     return said
 
 
 def few_users(front: Front) -> list[str]:
-    """Warn where the figures are of few of the users; they are the same for all trials."""
-    return [f"{said[:1].upper()}{said[1:]}." for said in few_judged(_figures(front))]
+    """Return a warning if metrics are measured on few of the users, the same for all trials."""
+    return [f"{said[:1].upper()}{said[1:]}." for said in few_judged(_metrics(front))]
 
 
 def _users_note(front: Front) -> list[str]:
-    counts = [f"{split}: {said}" for split, said in users_judged(_figures(front)).items()]
+    counts = [f"{split}: {said}" for split, said in users_judged(_metrics(front)).items()]
     return [f"Users: {', '.join(counts)}."] if counts else []
 
 
-def _figures(front: Front) -> dict[str, float]:
-    splits = {"val": front.judged[0].val, "test": front.judged[0].test} if front.judged else {}
+def _metrics(front: Front) -> dict[str, float]:
+    splits = {"val": front.points[0].val, "test": front.points[0].test} if front.points else {}
     return {
         f"{split}/{name}": value for split, own in splits.items() for name, value in own.items()
     }
 
 
 def _seeds_note(front: Front, sweep: Sweep) -> str:
-    """Say how many seeds the figures are of."""
-    sizes = sorted({len(point.repeats) or 1 for point in front.judged})
+    """Return a note about the number of training seeds."""
+    sizes = sorted({len(point.repeats) or 1 for point in front.points})
     if sizes == [1]:
         return (
-            "One training seed a trial: differences of a few per cent may be chance. "
-            "Repeat the chosen points with other seeds before acting on them."
+            "One training seed per trial: differences of a few per cent may be chance. "
+            "Repeat the chosen points with other seeds before you act on them."
         )
     counts = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     is_shared = any(trial.name == BASE for trial in sweep.trials)
-    base = " All went on from one base model: they say nothing of another." if is_shared else ""
+    base = " Intervals do not cover the training of the shared base model." if is_shared else ""
     return (
-        f"Figures are means over {counts} training seeds a point, bars their 95 % t intervals; "
-        f"of each point the trial nearest to its means is named.{base}"
+        f"Metrics are means over {counts} training seeds per point, bars are 95 % t intervals. "
+        f"The trial nearest to its point's means is named.{base}"
     )
 
 
 def _set_aside(front: Front, sweep: Sweep) -> list[str]:
-    """Say which trials are not on the front whatever their figures."""
+    """Return notes about trials that cannot be on the front."""
     said: list[str] = []
-    kind = "points" if any(trial.repeats for trial in front.judged) else "trials"
-    broken = sum(bool(trial.breaks) for trial in front.judged)
+    kind = "points" if any(point.repeats for point in front.points) else "trials"
+    broken = sum(bool(point.breaks) for point in front.points)
     if broken:
         asked = ", ".join(f"{name} >= {number(value)}" for name, value in sweep.least.items())
         said.append(
-            f"{broken} of {len(front.judged)} finished {kind} break a constraint ({asked}): "
+            f"{broken} of {len(front.points)} finished {kind} break a constraint ({asked}): "
             "listed, not on the front."
         )
     for status, words in (
@@ -152,7 +154,7 @@ def _set_aside(front: Front, sweep: Sweep) -> list[str]:
     ):
         count = sum(trial.status == status for trial in sweep.trials)
         if count:
-            said.append(f"{count} of {len(sweep.trials)} trials {words}: listed, not judged.")
+            said.append(f"{count} of {len(sweep.trials)} trials {words}: listed, not on the front.")
     return said
 
 
@@ -163,7 +165,7 @@ def _dominates(one: Trial, other: Trial, front: Front) -> bool:
 
 
 def choice_table(fronts: Sequence[Front]) -> str:
-    """Lay the choices out in Markdown, with their test figures."""
+    """Return the trials to choose from as a Markdown table with test metrics."""
     metrics = [metric_of(fronts[0].accuracy), *(metric_of(front.diversity) for front in fronts)]
     head = ["chosen for", "trial", *(title(metric) for metric in metrics)]
     rows = [

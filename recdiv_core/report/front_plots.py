@@ -15,7 +15,15 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from recdiv_core.fronts.points import ended_points, points
-from recdiv_core.fronts.trials import CURVES, Front, Sweep, Trial, course, metric_of, referred
+from recdiv_core.fronts.trials import (
+    CURVES,
+    Front,
+    Sweep,
+    Trial,
+    comparable,
+    hypervolumes,
+    metric_of,
+)
 from recdiv_core.report import plots
 from recdiv_core.report.plots import Plot, finish, new_plot, plain
 from recdiv_core.report.templates import within
@@ -108,7 +116,7 @@ def baseline_plots(fronts: Iterable[Front], references: Mapping[str, Trial]) -> 
     """Plot each front among the baselines that have its metrics; they lie too far off for it."""
     found: list[Plot] = []
     for front in fronts:
-        runs = referred(front, references)
+        runs = comparable(front, references)
         if not runs:
             continue
         plot = _accuracy_plot(front, 340, showlegend=False)
@@ -134,7 +142,7 @@ def baseline_plots(fronts: Iterable[Front], references: Mapping[str, Trial]) -> 
 def off_front(front: Front) -> list[Trial]:
     """Return the finished points that are not members of the front."""
     members = {trial.run_id for trial in front.members}
-    return [trial for trial in front.judged if trial.run_id not in members]
+    return [trial for trial in front.points if trial.run_id not in members]
 
 
 def axis_title(objective: Objective, split: str) -> str:
@@ -192,7 +200,7 @@ def _hover(trial: Trial, metrics: Sequence[str]) -> str:
 
 def course_plot(sweep: Sweep, shown: Shown) -> Plot:
     """Plot the hypervolume of the declared objectives after each point that ended."""
-    steps = course(ended_points(sweep), sweep.objectives)
+    steps = hypervolumes(ended_points(sweep), sweep.objectives)
     plot = new_plot(240, CURVE, showlegend=False, hovermode="closest")
     ended = "points of which all seeds ended" if sweep.seeds else "trials that ended"
     plot.update_xaxes(title_text=ended, range=[0, len(steps) + 1])
@@ -213,7 +221,7 @@ def parallel_plot(fronts: Sequence[Front]) -> Plot:
     """Plot every finished point as a line through its settings and validation metrics."""
     metrics = metrics_of(fronts)
     accuracy = metrics[0]
-    trials = [t for t in fronts[0].judged if all(metric in t.val for metric in metrics)]
+    trials = [t for t in fronts[0].points if all(metric in t.val for metric in metrics)]
     keys = list(trials[0].settings) if trials else []
     dimensions = [_dimension(SYMBOLS.get(k, k), [t.params.get(k) for t in trials]) for k in keys]
     dimensions += [_dimension(title(m), [t.val[m] for t in trials]) for m in metrics]

@@ -69,7 +69,7 @@ def _draw_front(axes: Axes, front: Front, shown: Shown) -> None:
             ring: dict[str, Any] = {"marker": marker, "facecolors": "none", "edgecolors": colour}
             axes.scatter(*_xy(front, [trial]), s=300, linewidths=1.5, **ring)
             axes.scatter([], [], s=40, label=name, **ring)
-    if front.judged:
+    if front.points:
         axes.legend(frameon=False, fontsize=8)
 
 

@@ -17,7 +17,7 @@ from recdiv_core.errors import UserError
 from recdiv_core.fronts import trials
 from recdiv_core.fronts import wording as trials_text
 from recdiv_core.fronts.points import ended_points, points
-from recdiv_core.fronts.reading import COURSE, existing_store, parent_run, read_sweep
+from recdiv_core.fronts.reading import HYPERVOLUME, existing_store, parent_run, read_sweep
 from recdiv_core.fronts.trials import Front, Sweep, Trial
 from recdiv_core.report.dashboard import trials_path, trials_url
 from recdiv_core.report.picture import draw_png
@@ -61,7 +61,7 @@ def report(
     parent = parent_run(uri, config, parent_run_id)
     handle = RunHandle(uri, parent.info.experiment_id, parent.info.run_id)
     sweep = read_sweep(handle)
-    fronts = [trials.judge(points(sweep), *pair) for pair in trials.axes(sweep)]
+    fronts = [trials.front_of(points(sweep), *pair) for pair in trials.axes(sweep)]
     main = fronts[0]
     headline, notes = trials_text.headline(main), trials_text.notes(main, sweep)
     directory = out or _default_directory(config, sweep.name)
@@ -151,13 +151,13 @@ def _log(
     tracking.log_metrics(handle, metrics, step=0)
     tracking.set_tags(handle, tags)
     # hypervolumes after each trial, one step each; steps that are logged already stay
-    axes = {COURSE: sweep.objectives} | {
+    axes = {HYPERVOLUME: sweep.objectives} | {
         f"hypervolume/{trials.metric_of(front.diversity)}": (front.accuracy, front.diversity)
         for front in fronts
     }
     ended = ended_points(sweep)
     volumes = {
-        name: [volume for _, volume in trials.course(ended, objectives)]
+        name: [volume for _, volume in trials.hypervolumes(ended, objectives)]
         for name, objectives in axes.items()
     }
     tracking.log_curves(handle, volumes)

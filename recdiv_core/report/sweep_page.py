@@ -67,8 +67,8 @@ def sweep_page(
         baselines=_baselines(sweep, fronts) if sweep.references else None,
         operating_points=[_operating_points(front, shown) for front in fronts if front.attained],
         objectives=", ".join(title(metric_of(objective)) for objective in sweep.objectives),
-        course_plot=course_plot(sweep, shown) if main.judged else None,
-        parallel_plot=parallel_plot(fronts) if main.judged else None,
+        course_plot=course_plot(sweep, shown) if main.points else None,
+        parallel_plot=parallel_plot(fronts) if main.points else None,
         curve_plots=curve_plots(sweep, fronts, shown),
         slates=slates,
         trials=_trials(sweep, fronts, shown),
@@ -97,7 +97,7 @@ def _meta(sweep: Sweep) -> str:
 def _tiles(sweep: Sweep, main: Front) -> dict[str, str]:
     pick = recommended(main)
     accuracy, diversity = metric_of(main.accuracy), metric_of(main.diversity)
-    best = max((t.val[accuracy] for t in main.judged), default=None)
+    best = max((t.val[accuracy] for t in main.points), default=None)
     finished = sum(trial.status == "FINISHED" for trial in sweep.trials)
     test = pick.test if pick else {}
     return {

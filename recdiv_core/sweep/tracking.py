@@ -16,7 +16,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from recdiv_core.config import Config
-from recdiv_core.fronts.course import Course
+from recdiv_core.fronts.progress import Progress
 from recdiv_core.schema import Manifest
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.sweep.trial import trial_settings
@@ -98,14 +98,14 @@ class TrialTracking(tune.Callback):
         self.shown = [objective.metric for objective in space.objectives]
         self.handles: dict[str, RunHandle] = {}
         self.best: dict[str, dict[str, float]] = {}
-        self.course = Course(parent)
+        self.progress = Progress(parent)
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Open the trial's run, unless it is there from before the sweep was interrupted."""
         name = trial_name(trial)
-        self.course.read()
+        self.progress.read()
         if name not in self.handles:
             settings = trial_settings(self.config, trial.config, self.root, name)
             self.handles[name] = open_trial(settings, self.manifest, self.parent, trial.config)
@@ -139,7 +139,7 @@ class TrialTracking(tune.Callback):
         figures = ", ".join(f"{metric} {best[metric]:.4f}" for metric in self.shown if best)
         logger.info("%s ended: %s", name, figures or "no epoch was evaluated")
         finish_run(handle, "FINISHED")
-        self.course.go_on(handle)
+        self.progress.update(handle)
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -150,7 +150,7 @@ class TrialTracking(tune.Callback):
         if handle is not None:
             logger.error("%s failed: see %s", name, trial.error_file)
             finish_run(handle, "FAILED")
-            self.course.go_on(handle)  # the other seeds of its point may have waited for it
+            self.progress.update(handle)  # the other seeds of its point may have waited for it
 
 
 def _only_figures(result: Mapping[str, Any]) -> dict[str, float]:

@@ -6,8 +6,8 @@ import pytest
 from mlflow import MlflowClient
 
 from recdiv_core.config import Config, override
-from recdiv_core.fronts.course import Course
-from recdiv_core.fronts.reading import COURSE
+from recdiv_core.fronts.progress import Progress
+from recdiv_core.fronts.reading import HYPERVOLUME
 from recdiv_core.schema import Manifest
 from recdiv_core.tracking import runs as tracking
 from recdiv_core.tracking.runs import RunHandle
@@ -59,39 +59,39 @@ def trials(config: Config, manifest: Manifest, parent: RunHandle) -> Trials:
 
 
 def curve(parent: RunHandle) -> list[tuple[int, float]]:
-    history = MlflowClient(parent.uri).get_metric_history(parent.run_id, COURSE)
+    history = MlflowClient(parent.uri).get_metric_history(parent.run_id, HYPERVOLUME)
     return [(point.step, pytest.approx(point.value)) for point in history]
 
 
-def course_of(parent: RunHandle) -> Course:
-    course = Course(parent)
-    course.read()
-    return course
+def progress_of(parent: RunHandle) -> Progress:
+    progress = Progress(parent)
+    progress.read()
+    return progress
 
 
 def test_every_trial_that_ends_is_a_step(trials, parent):
-    course = course_of(parent)
+    progress = progress_of(parent)
     running = trials.begin()
     for ndcg, coverage in ((0.5, 0.1), (0.3, 0.1), (0.4, 0.2)):
-        course.go_on(trials.end(trials.begin(), ndcg, coverage))
-    course.go_on(trials.end(running, 0.1, 0.9))  # breaks the constraint
+        progress.update(trials.end(trials.begin(), ndcg, coverage))
+    progress.update(trials.end(running, 0.1, 0.9))  # breaks the constraint
     assert curve(parent) == [(1, 0.05), (2, 0.05), (3, 0.09), (4, 0.09)]
 
 
 def test_the_baseline_is_part_of_the_curve(trials, parent):
     trials.end(trials.begin(), 0.5, 0.1)
-    course_of(parent).go_on(trials.end(trials.begin(), 0.4, 0.2))
+    progress_of(parent).update(trials.end(trials.begin(), 0.4, 0.2))
     assert curve(parent) == [(1, 0.05), (2, 0.09)]
 
 
 def test_the_curve_of_an_interrupted_sweep_goes_on(trials, parent, manifest):
-    killed = course_of(parent)
+    killed = progress_of(parent)
     first, second = trials.begin(), trials.begin()
-    killed.go_on(trials.end(first, 0.5, 0.1))
-    killed.go_on(trials.end(second, 0.4, 0.2))
+    killed.update(trials.end(first, 0.5, 0.1))
+    killed.update(trials.end(second, 0.4, 0.2))
     trials.end(trials.begin(), 0.3, 0.3)  # the driver was killed before it logged this step
-    restored = course_of(parent)
+    restored = progress_of(parent)
     tracking.reopen_run(second, Config(), manifest)  # Tune had not noted its end
-    restored.go_on(trials.end(trials.begin(), 0.2, 0.4))
-    restored.go_on(trials.end(second, 0.4, 0.2))
+    restored.update(trials.end(trials.begin(), 0.2, 0.4))
+    restored.update(trials.end(second, 0.4, 0.2))
     assert curve(parent) == [(1, 0.05), (2, 0.09), (3, 0.12), (4, 0.14)]
