@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from recdiv_core.config import check_keys
+from recdiv_core.search_space import SearchSpace
 from recdiv_core.settings import reference
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +55,16 @@ def test_every_relative_link_resolves(page):
 def test_the_readme_links_every_page():
     linked = {(ROOT / link.partition("#")[0]).resolve() for link in links_of(README)}
     assert {page.name for page in PAGES if page.resolve() not in linked} == set()
+
+
+def test_the_search_space_of_the_howto_is_valid():
+    page = (ROOT / "docs" / "howto-sweep.md").read_text("utf-8")
+    (source,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {}
+    exec(source, names)
+    space = names["SPACE"]
+    assert isinstance(space, SearchSpace)
+    check_keys({**space.parameters, **space.fixed})
 
 
 def test_every_picture_is_small_enough_for_git():
