@@ -1,4 +1,4 @@
-"""What one sweeps: one SPACE a file, data only; here what several of them share."""
+"""Search spaces: one SPACE per file, data only. Here are settings that several spaces share."""
 
 from typing import Final
 
@@ -8,10 +8,10 @@ FRONT: Final = tuple(
     Objective(f"val/{name}", "max", reference=0.0)
     for name in ("ndcg", "coverage", "ild", "diversity_index")
 )
-"""Accuracy, and what is traded for it: the axes that the fronts of all spaces share."""
+"""Axes of the fronts of most spaces: accuracy, and the diversity that it is traded for."""
 
 FURTHER: Final = {"train.epochs": 5, "train.learning_rate": 1e-3, "train.select": "last"}
-"""What trials do that go on from a warm model: all the same epochs, judged after the last one."""
+"""Settings of trials that start from a base model: equal epochs, and the last one counts."""
 
 WARM: Final = {"train.epochs": 15, "train.learning_rate": 2e-3}
-"""The w = 0 model that they go on from."""
+"""Settings of their base model, trained at w = 0."""

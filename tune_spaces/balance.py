@@ -1,4 +1,4 @@
-"""How to balance: the same mix under each way of joining relevance and penalty."""
+"""Which balance: one mix of regularisers under each way to combine relevance and penalty."""
 
 from ray import tune
 

@@ -1,6 +1,6 @@
-"""What any model must beat: each reference baseline once, nothing trained.
+"""Reference baselines, which any model must beat: each is fitted once, nothing is trained.
 
-Later reports of the same data set draw these runs beside their fronts.
+Later reports on the same data set show these runs beside their fronts.
 """
 
 from ray import tune

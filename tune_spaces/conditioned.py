@@ -1,7 +1,7 @@
-"""The whole front from one training: a conditioned model, judged at a grid of its dial.
+"""A whole front from one training: a conditioned model, evaluated at a grid of its dial.
 
-The base model is trained once, at all weights up to the one below; a trial trains nothing, it only
-sets `model.diversity`. Compare with `tradeoff`, which trains a model for each of its points.
+The base model is trained once, for all weights up to the one below. A trial trains nothing: it only
+sets `model.diversity`. Compare with `tradeoff`, which trains a model for each point.
 """
 
 from ray import tune

@@ -1,7 +1,7 @@
-"""Both dials at once: the diversity weight in training, and a light re-ranking of what comes out.
+"""Both dials at once: the diversity weight in training, and a light re-ranking after it.
 
-As `tradeoff`, each weight under each re-ranking dial. Where the front of this sweep leaves that of
-`tradeoff` behind, training has left something that a re-ranker can still do.
+Like `tradeoff`, with each weight under each re-ranking dial. Where this front is better than the
+front of `tradeoff`, a re-ranker adds something that training did not reach.
 """
 
 from ray import tune

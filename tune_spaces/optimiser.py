@@ -1,4 +1,4 @@
-"""The accuracy of the w = 0 model itself: what a shop tunes first, before any diversity."""
+"""The accuracy of the model at w = 0: a shop tunes this first, before any diversity."""
 
 from ray import tune
 

@@ -1,7 +1,7 @@
-"""Which regulariser: each that needs no attribute of the catalogue, alone, at two weights.
+"""Which regulariser: each one alone, at two weights, without those that need an attribute.
 
-What looks inside one slate costs accuracy at small weights already; what looks at all slates bears
-larger ones. Add those of attributes on the command line of a single run.
+Regularisers of single slates cost accuracy at small weights already; regularisers of all slates
+together allow larger ones. Try those of an attribute in single runs, on the command line.
 """
 
 from ray import tune

@@ -1,10 +1,10 @@
-"""Which re-ranker at which dial, on one trained model: nothing is trained but the base.
+"""Which re-ranker at which dial, on one trained model: only the base model is trained.
 
-Give the checkpoint that is to be shipped, and no base is trained at all:
+With the checkpoint that you want to ship, nothing is trained:
 
     python -m pipelines.tune --space rerank_only data.prepared=DIR train.init_from=CHECKPOINT
 
-Dials mean something else with each re-ranker; the front compares them at equal accuracy.
+A dial has another scale in each re-ranker; the front compares them at equal accuracy.
 """
 
 from ray import tune

@@ -1,8 +1,8 @@
-"""Both dials and the mix, searched: for when a grid of them would cost more trials than there are.
+"""Both dials and the mix, searched instead of walked, for budgets below the size of a grid.
 
-As `joint`, but the dials come from ranges and are chosen by what the trials before them reached.
-What keeps less than 95 % of the accuracy of the w = 0 model is shown, not recommended. Several
-sweeps of one base (`train.init_from=CHECKPOINT`) learn from each other.
+Like `joint`, but the dials come from ranges and the search learns from finished trials. A trial
+that keeps less than 95 % of the baseline's accuracy is shown, but not recommended. Several sweeps
+of one base model (`train.init_from=CHECKPOINT`) learn from each other.
 """
 
 from ray import tune

@@ -1,4 +1,4 @@
-"""Two short trials: proves that a sweep runs here, not that it finds anything."""
+"""Two short trials: a test that sweeps run on this machine, not an experiment."""
 
 from ray import tune
 

@@ -1,10 +1,10 @@
-"""The sweep the product exists for: how much diversity for how much accuracy.
+"""The main sweep: how much diversity for how much accuracy.
 
-One w = 0 model is trained first. Every trial goes on from it with a diversity weight and a mix of
-regularisers, and so costs a fraction of a training from nothing; one goes on at w = 0 for the same
-epochs, the baseline. All are judged after their last epoch: coverage grows with every epoch, and a
-comparison of unequal ones would credit the dial with it. Small weights: the useful range ends where
-accuracy does.
+A base model is trained first, at w = 0. Every trial starts from it with a diversity weight and a
+mix of regularisers, which costs a fraction of training from scratch. The baseline starts from it
+too, at w = 0, for the same epochs. All trials are compared after their last epoch: coverage grows
+with every epoch, and unequal epochs would credit the dial with that. Larger weights than these cost
+too much accuracy.
 """
 
 from ray import tune

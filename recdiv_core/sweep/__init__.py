@@ -1,4 +1,4 @@
-"""Many training runs in one search: what is tried next, what is stopped early, one MLflow run each.
+"""Sweeps: search, early stopping and tracking of many training runs on one cluster.
 
-Not one training (training/). Below: training, report. Above: the pipelines.
+Not a single training run (training/). Below: training, report. Above: the pipelines.
 """

@@ -1,16 +1,15 @@
-"""The saved state of a sweep, which runs code when it is loaded: loaded only where it is ours.
+"""Check a sweep's saved state before it is loaded, because loading it runs code.
 
-Not the sweep (sweep.py). Ray Tune keeps its state as pickles (`tuner.pkl`, the searcher's with
-Optuna's study, callbacks, and parts of its JSON): whoever can write them runs code as whoever
-resumes the sweep. Two checks stand before that:
+Ray Tune saves its state as pickles: `tuner.pkl`, the searcher, callbacks, parts of its JSON. Anyone
+who can write them can run code as the user who resumes the sweep. Two checks prevent that:
 
-    digest     `tuner.pkl` is written once, before the first trial; its sha256 stands in a tag of
-               the sweep's MLflow run. A file that was planted or changed later is refused.
-    ownership  on a file system every file and directory of the state belongs to this user or to
-               root, and no other may write to it. That covers what Tune rewrites all the time, of
-               which no digest can be kept that survives a kill.
+    digest     `tuner.pkl` is written once, before the first trial. Its sha256 is a tag of the
+               sweep's MLflow run. A file that was planted or changed later is refused.
+    ownership  On a file system every file and directory of the state must belong to this user or
+               to root, and no other user may write to it. This covers files that Tune rewrites,
+               whose digests would be out of date after a kill.
 
-In an object store there are no owners: there the digest alone protects, and `tuner.pkl` alone.
+An object store has no owners: there only the digest protects, and only `tuner.pkl`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ PICKLE: Final = "tuner.pkl"
 
 
 def state_digest(place: str) -> str:
-    """Return the sha256 of the sweep's `tuner.pkl`; the empty text where there is none."""
+    """Return the sha256 of the sweep's `tuner.pkl`; empty if the file does not exist."""
     filesystem, path = filesystem_of(joined(place, PICKLE), "run.storage")
     if filesystem.get_file_info(path).type != FileType.File:
         return ""
@@ -41,19 +40,19 @@ def state_digest(place: str) -> str:
 
 
 def check_state(place: str, recorded: str) -> None:
-    """Refuse a saved state that somebody else may have written.
+    """Refuse a saved state that another user may have written.
 
     Args:
         place: directory or URI of Tune's files.
-        recorded: digest that the sweep's run in MLflow has; empty = none.
+        recorded: digest in the tag of the sweep's MLflow run; empty = none.
 
     Raises:
-        UserError: a file of another owner, or that others may write; another digest; or, in a
-            store, none.
+        UserError: a file has another owner, others may write to it, or its digest differs; in an
+            object store also if no digest is recorded.
     """
     if not is_uri(place):
         _check_owners(Path(place))
-        if not recorded:  # the sweep was lost at once, or is of an earlier version
+        if not recorded:  # the driver was lost before it logged the digest
             return
     if state_digest(place) != recorded:
         why = "is not what this sweep wrote" if recorded else "is not on record as this sweep's"
@@ -75,6 +74,6 @@ def _check_owners(directory: Path) -> None:
 
 def _refuse(place: str, why: str) -> None:
     raise UserError(
-        f"{redact(place)} {why}: loading it would run code that somebody else may have written. "
-        "Give another run.name to start the sweep afresh"
+        f"{redact(place)} {why}: loading it would run code that another user may have written. "
+        "Give another run.name to start a new sweep"
     )

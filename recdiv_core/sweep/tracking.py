@@ -1,7 +1,7 @@
 """The MLflow runs of a sweep: one parent, and a child for each trial.
 
-All are opened, fed and closed by the sweep's driver: a trial that the scheduler stops has no chance
-to. A sweep that goes on goes on with the runs that it had.
+The driver of the sweep opens, logs to and closes all of them, because a trial that the scheduler
+stops has no chance to. A resumed sweep keeps its runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 def open_parent(
     config: Config, space: SearchSpace, name: str, manifest: Manifest, *, reopen: bool
 ) -> RunHandle:
-    """Open the run of a sweep, or find that of this name; `reopen` = it goes on."""
+    """Open the run of a sweep, or find the one with this name; `reopen` = the sweep is resumed."""
     uri = tracking_uri(config)
     experiment = experiment_id(uri, manifest.name)
     tags = {"recdiv.run_name": config.run.name, "recdiv.kind": "sweep"}
@@ -61,9 +61,9 @@ def open_parent(
 def open_trial(
     config: Config, manifest: Manifest, parent: RunHandle, dials: Mapping[str, object]
 ) -> RunHandle:
-    """Open the child run of a trial, or the one it had before the sweep was resumed.
+    """Open the child run of a trial, or find the one that it had before the sweep was resumed.
 
-    In MLflow's lists it is called after its dials.
+    MLflow's lists show it with its dials in its name.
     """
     tags = {
         "recdiv.run_name": config.run.name,
@@ -89,7 +89,7 @@ def trial_name(trial: Trial) -> str:
 
 
 class TrialTracking(tune.Callback):
-    """Log every trial from the sweep's driver, and close its run whatever its end."""
+    """Log every trial from the driver of the sweep, and close its run however it ends."""
 
     def __init__(
         self, config: Config, space: SearchSpace, root: str, parent: RunHandle, manifest: Manifest
@@ -103,7 +103,7 @@ class TrialTracking(tune.Callback):
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Open the trial's run, unless it is there from before the sweep was interrupted."""
+        """Open the trial's run, unless an interrupted sweep has opened it."""
         name = trial_name(trial)
         self.progress.read()
         if name not in self.handles:
@@ -117,27 +117,27 @@ class TrialTracking(tune.Callback):
     ) -> None:
         """Log an epoch, and keep the selected one."""
         name = trial_name(trial)
-        log_report(self.handles[name], _only_figures(result))
+        log_report(self.handles[name], _metrics_of(result))
         select, objective = self.config.train.select, f"val/{self.config.eval.objective_at_k}"
         if is_selected(select, objective, result, self.best.get(name)):
-            self.best[name] = _only_figures(result)
+            self.best[name] = _metrics_of(result)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Close the run; one that was stopped early stands with its best epoch so far."""
+        """Close the run; a trial that was stopped early counts with its selected epoch so far."""
         name = trial_name(trial)
         handle = self.handles.pop(name)
         last = trial.last_result or {}
         if "best/epoch" not in last and name in self.best:
-            # the scheduler stopped it: its best epoch so far stands for it, without test figures
+            # stopped early: it counts with its selected epoch so far, and has no test metrics
             best = self.best[name]
-            figures = {f"best/{key}": v for key, v in best.items() if key.startswith("val/")}
-            log_report(handle, {**figures, "best/epoch": best["epoch"], "epoch": best["epoch"]})
+            metrics = {f"best/{key}": v for key, v in best.items() if key.startswith("val/")}
+            log_report(handle, {**metrics, "best/epoch": best["epoch"], "epoch": best["epoch"]})
             set_tags(handle, {"recdiv.stopped_early": "true"})
         best = self.best.get(name, {})
-        figures = ", ".join(f"{metric} {best[metric]:.4f}" for metric in self.shown if best)
-        logger.info("%s ended: %s", name, figures or "no epoch was evaluated")
+        shown = ", ".join(f"{metric} {best[metric]:.4f}" for metric in self.shown if best)
+        logger.info("%s ended: %s", name, shown or "no epoch was evaluated")
         finish_run(handle, "FINISHED")
         self.progress.update(handle)
 
@@ -150,9 +150,9 @@ class TrialTracking(tune.Callback):
         if handle is not None:
             logger.error("%s failed: see %s", name, trial.error_file)
             finish_run(handle, "FAILED")
-            self.progress.update(handle)  # the other seeds of its point may have waited for it
+            self.progress.update(handle)  # the point is complete if this was its last seed
 
 
-def _only_figures(result: Mapping[str, Any]) -> dict[str, float]:
+def _metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
     prefixes = ("train/", "val/", "test/", "best/")
     return {k: v for k, v in result.items() if k.startswith(prefixes) or k == "epoch"}

@@ -1,7 +1,7 @@
-"""The store of MLflow's runs: its URI, whether it is there, and waiting for one that is away.
+"""The store of MLflow's runs: its URI, whether it answers, and waiting until it does.
 
-Not the runs in it (tracking.py). The one idea: only a fault of the connection is tried again. What
-the store itself answers, a refusal for instance, is the answer.
+The one idea: only faults of the connection are retried. An answer of the store is never retried,
+not even a refusal. runs.py has the runs in it.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ ALLOWED: Final = (
 )
 ANSWER_WITHIN_S: Final = 5.0
 OUTAGE_S: Final = 900.0
-"""How long a store may be away before what was to be logged is given up, and the run with it."""
+"""Seconds that a store may be away; after that the call fails, and the run with it."""
 PAUSE_S: Final = 2.0
 ATTEMPTS: Final = 4
-"""Tries of one call while its connection breaks and the store answers otherwise."""
+"""Tries of a call whose connection breaks while the store answers other calls."""
 AWAY: Final = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED")
-"""Codes of MLflow's errors for which the same call may succeed later."""
+"""Error codes of MLflow after which the same call may succeed later."""
 GATEWAY: Final = re.compile(r"failed with error code 50[234]\b")
 SQLITE_BUSY: Final = ("locked", "busy", "unable to open")
 LOST: Final = (
@@ -64,15 +64,15 @@ LOST: Final = (
     OperationalError,
     InterfaceError,
 )
-"""Errors of a connection, below what MLflow raises."""
+"""Errors of a connection, which MLflow's errors wrap."""
 
 
 def tracking_uri(config: Config) -> str:
-    """Return the absolute tracking URI of `tracking.uri`, once its store has answered.
+    """Return `tracking.uri` as an absolute URI, after its store has answered.
 
     Raises:
-        UserError: a URI that MLflow cannot use (the file store is refused), a server that does
-            not answer within ANSWER_WITHIN_S, or a database that cannot be opened.
+        UserError: MLflow cannot use the URI (the file store is refused), a server does not answer
+            within ANSWER_WITHIN_S, or a database cannot be opened.
     """
     uri = config.tracking.uri or "sqlite:///mlflow.db"
     refusal = f"tracking.uri={redact(uri)} is not a store of runs; {ALLOWED}"
@@ -93,18 +93,18 @@ def tracking_uri(config: Config) -> str:
 
 
 def database_path(uri: str) -> Path | None:
-    """Return the file of a SQLite store, None for any other."""
+    """Return the file of a SQLite store; None for any other store."""
     url = make_url(uri)
     return Path(str(url.database)) if url.drivername.partition("+")[0] == "sqlite" else None
 
 
 def client_of(uri: str) -> MlflowClient:
-    """Return a client of a store, which waits when the store is away."""
+    """Return a client that waits while its store is away."""
     return cast("MlflowClient", _PatientClient(uri))
 
 
 class _PatientClient:
-    """An MlflowClient each of whose calls is made `patiently`."""
+    """An MlflowClient that makes every call `patiently`."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -116,10 +116,10 @@ class _PatientClient:
 
 
 def patiently(uri: str, call: Callable[[], Answer]) -> Answer:
-    """Make a call to a store; where the connection breaks, make it again.
+    """Call a store; repeat the call if the connection breaks.
 
-    A store that is away is waited for, OUTAGE_S at most. The call must be one that does no harm
-    twice: it may have been carried out, and the reply lost.
+    While the store is away, wait at most OUTAGE_S. The call must be harmless when repeated: it may
+    have been carried out before its reply was lost.
     """
     started, attempts = time.monotonic(), 0
     while True:
@@ -144,7 +144,7 @@ def patiently(uri: str, call: Callable[[], Answer]) -> Answer:
 
 
 def is_connection_fault(error: BaseException) -> bool:
-    """Tell whether an error is of the connection to a store, and not the store's answer."""
+    """Return whether an error is a fault of the connection, not an answer of the store."""
     causes = list(_causes(error))
     for each in causes:
         if isinstance(each, DBAPIError) and isinstance(each.orig, sqlite3.Error):
@@ -161,7 +161,7 @@ def _is_of_a_gateway(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it was raised of; MLflow often tells so by the context alone."""
+    """Yield an error and its causes; MLflow often sets only the context of an error."""
     each: BaseException | None = error
     while each is not None:
         yield each
@@ -169,9 +169,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def with_password(uri: str) -> str:
-    """Return the URI of a database with the password of the environment, where it has none.
+    """Return the URI of a database with the password from the environment, if it has none.
 
-    A server's is taken from there by MLflow itself.
+    MLflow itself reads the password of a server there.
     """
     url = make_url(uri)
     password = os.environ.get(PASSWORD)
@@ -205,7 +205,7 @@ def _check_server(uri: str) -> None:
         with urllib.request.urlopen(f"{address}/health", timeout=ANSWER_WITHIN_S):
             return
     except urllib.error.HTTPError:
-        return  # it answers; whether it is MLflow's, its API says
+        return  # it answers; the first call shows whether it is MLflow
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(f"tracking.uri={address}: the server does not answer: {reason}") from None
@@ -227,7 +227,7 @@ def _check_sqlite(uri: str, path: Path) -> None:
 
 
 def _check_database(url: URL) -> None:
-    """Open a connection once: MLflow itself retries for minutes, with a traceback each time."""
+    """Open one connection; MLflow itself would retry for minutes, with a traceback each time."""
     default_port = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
     port = url.port or default_port[url.get_backend_name()]
     try:
