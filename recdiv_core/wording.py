@@ -25,28 +25,28 @@ def title(metric: str) -> str:
     return f"{acronyms.get(name, name.replace('_', ' '))}{'@' if at else ''}{cut_off}"
 
 
-def users_judged(figures: Mapping[str, float]) -> dict[str, str]:
+def users_judged(metrics: Mapping[str, float]) -> dict[str, str]:
     """Return the number of judged users by split, as text; empty where it is not known.
 
     >>> users_judged({"test/num_judged": 6.0, "test/num_held_out": 60.0})
     {'test': '6 of 60 users judged'}
     """
     return {
-        split: f"{figures[f'{split}/num_judged']:,.0f} of {figures[f'{split}/num_held_out']:,.0f} "
+        split: f"{metrics[f'{split}/num_judged']:,.0f} of {metrics[f'{split}/num_held_out']:,.0f} "
         "users judged"
         for split in ("val", "test")
-        if f"{split}/num_judged" in figures
+        if f"{split}/num_judged" in metrics
     }
 
 
-def few_judged(figures: Mapping[str, float]) -> list[str]:
+def few_judged(metrics: Mapping[str, float]) -> list[str]:
     """Return a warning per split with fewer than FEW_JUDGED of its users judged."""
     return [
         f"{split}: only {said}. The others have no held-out item outside their history, and "
         "eval.filter_seen=true removes the history from slates. If customers buy the same items "
         "again, set eval.filter_seen=false"
-        for split, said in users_judged(figures).items()
-        if figures[f"{split}/num_judged"] < FEW_JUDGED * figures[f"{split}/num_held_out"]
+        for split, said in users_judged(metrics).items()
+        if metrics[f"{split}/num_judged"] < FEW_JUDGED * metrics[f"{split}/num_held_out"]
     ]
 
 

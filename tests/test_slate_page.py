@@ -30,6 +30,8 @@ addEventListener("load", () => setTimeout(() => {
     traces: (plot.data || []).filter((t) => t.dimensions || t.x?.length || t.x?.bdata).length,
     drawn: plot.querySelectorAll("g.trace, canvas.gl-canvas-context").length,
     width: plot.getBoundingClientRect().width,
+    beyond: (plot.querySelector(".main-svg")?.getBoundingClientRect().right || 0)
+      - plot.closest(".card").getBoundingClientRect().right,
   }));
   const seen = document.createElement("pre");
   seen.id = "seen";
@@ -207,6 +209,7 @@ def test_a_browser_draws_every_plot(seen):
     for plot in seen["plots"]:
         assert plot["drawn"] >= plot["traces"] >= 1, plot
         assert plot["width"] > 250, plot
+        assert plot["beyond"] <= 0, plot
 
 
 @pytest.mark.slow

@@ -103,12 +103,12 @@ def inspect(
 
 
 def _inspect_one(
-    dataset: Dataset, place: Path, parts: Sequence[Path]
+    dataset: Dataset, directory: Path, parts: Sequence[Path]
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[int], Integers]:
     """Return metrics and segments, near-identical items, sizes of same slates, exposure [V]."""
     user_ids, slates_UK = read_slates(parts, dataset.catalogue.table[ITEM_ID])
     num_users, k = slates_UK.shape
-    histories = read_histories(dataset.prepared, _users_of(place), user_ids, k)
+    histories = read_histories(dataset.prepared, _users_of(directory), user_ids, k)
     exposure_V = np.bincount(slates_UK[slates_UK >= 0], minlength=len(dataset.catalogue))
     found = look(slates_UK, histories.items_UK, dataset.traits, dataset.text_VH.numpy(), exposure_V)
     groups = user_segments(histories)
@@ -169,9 +169,9 @@ def _read_part(path: Path) -> pa.Table:
         raise UserError(f"{path} cannot be read as slates: {error}") from None
 
 
-def _users_of(place: Path) -> str:
+def _users_of(directory: Path) -> str:
     """Return the split whose users have the slates; `all` for slates of another system."""
-    for plan in (place / PLAN, place.parent / PLAN):
+    for plan in (directory / PLAN, directory.parent / PLAN):
         if plan.is_file():
             return str(json.loads(plan.read_text(encoding="utf-8")).get("users", "all"))
     return "all"

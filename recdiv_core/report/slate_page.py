@@ -25,9 +25,8 @@ from recdiv_core.report.templates import Cell, Table, cell, percent
 from recdiv_core.wording import number, title
 
 COLOURS: Final = (plots.ACCURATE, plots.BETWEEN, plots.DIVERSE)
-ACCURACIES: Final = ("ndcg", "recall", "hit")
-COMPARED: Final = (*ACCURACIES, "coverage", "gini", "ild", "diversity_index", "novelty")
 SLICE_METRICS: Final = ("ndcg", "recall", "ild", "diversity_index")
+COMPARED: Final = (*SLICE_METRICS, "hit", "coverage", "gini", "novelty")
 SAMENESS: Final = ("with_doubles", "same_slate", "narrower", "broader")
 
 
@@ -46,7 +45,6 @@ def section(views: SlateViews, fronts: Sequence[Front]) -> dict[str, object]:
             {"name": role, "trial": _named(trial), "colour": colour}
             for role, trial, colour in zip(views.roles, views.trials, COLOURS, strict=False)
         ],
-        "first": views.roles[0],
         "notes": views.notes,
         "test_plots": [plot for front in fronts for plot in _test_front(front, views)],
         "differences": _differences(views) if views.differences else None,
@@ -89,8 +87,7 @@ def _change(entry: Mapping[str, Any]) -> list[Cell]:
     is_clear = low is not None and (low > 0 or high < 0)
     change, interval = cell(None), cell(None)
     if entry["percent"] is not None:
-        kind = "number clear" if is_clear else "number"
-        change = Cell(f"{entry['percent']:+.1f} %", kind=kind)
+        change = Cell(f"{entry['percent']:+.1f} %", kind=f"number{' clear' if is_clear else ''}")
     if entry["percent_low"] is not None:
         text = f"{entry['percent_low']:+.1f} to {entry['percent_high']:+.1f} %"
         interval = Cell(text, kind="number")

@@ -11,11 +11,10 @@ Legend: B users of a batch, U evaluated users, K slate length, V catalogue, T ta
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,7 @@ import torch
 
 from recdiv_core.config import Config
 from recdiv_core.data.batches import pack, pad_targets
-from recdiv_core.data.reading import read_eval
+from recdiv_core.data.reading import Examples, read_eval
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation import groupings
 from recdiv_core.evaluation.judged_runs import NamedRun, check_comparable, find_run, judge_runs
@@ -43,6 +42,8 @@ SPLIT: Final = "test"
 MAX_RUNS: Final = 3
 MAX_SCORES: Final = 3_000_000_000
 """Users x items of a run above which `--slates` must ask for it: some minutes of a CPU core."""
+
+Slices = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ class SlateViews:
     segments: tuple[slate_metrics.Segment, ...]
     sameness: tuple[Mapping[str, Any], ...]
     starved: tuple[int, ...]
-    slices: tuple[Mapping[str, Mapping[str, float]], ...]
+    slices: tuple[Slices, ...]
     changes: slate_examples.Changes | None
     examples: tuple[slate_examples.Example, ...]
     notes: tuple[str, ...]
@@ -92,9 +93,8 @@ def choose_runs(front: Front) -> dict[str, Trial]:
     Without a baseline the most accurate member stands for it. Each trial has one role.
     """
     members = front.members
-    first = "w = 0" if front.baseline else "most accurate"
     wanted: dict[str, Trial | None] = {
-        first: front.baseline or next(iter(members), None),
+        "w = 0" if front.baseline else "most accurate": front.baseline or next(iter(members), None),
         "chosen point": recommended(front),
         "most diverse": next(reversed(members), None),
     }
@@ -128,7 +128,6 @@ def view_slates(
         UserError: nothing can be shown, and why.
         OSError: a file cannot be read.
     """
-    started = time.monotonic()
     found, notes = _find(choose_runs(front), uri, settings)
     runs = [run for _, run in found.values()]
     config = runs[0].config
@@ -137,14 +136,16 @@ def view_slates(
     logger.info("evaluating %d runs on the %s split", len(runs), SPLIT)
     judged = judge_runs(runs, SPLIT)
     dataset = load_dataset(Path(config.data.prepared))
-    histories, slices, examples = _read_users(dataset, config, judged[:2], kinds, show_ids)
+    pair, k = judged[:2], config.eval.k
+    histories = _histories(_batches(dataset, config), k)
+    assert len(histories.length_U) == len(pair[0].slates_UK), "runs and split differ in their users"
     estimates, differences = slate_metrics.estimate(judged)
     popularity_V = dataset.catalogue.popularity_V
     bands, band_V = slate_metrics.popularity_bands(popularity_V)
-    views = SlateViews(
+    return SlateViews(
         roles=tuple(found),
         trials=tuple(trial for trial, _ in found.values()),
-        k=config.eval.k,
+        k=k,
         num_users=len(judged[0].slates_UK),
         estimates=estimates,
         differences=differences,
@@ -159,13 +160,11 @@ def view_slates(
             len(starved(shelves(each.exposure_V, popularity_V, dataset.categories)))
             for each in judged
         ),
-        slices=slices,
-        changes=slate_examples.count_changes(*judged[:2]) if len(judged) > 1 else None,
-        examples=examples,
+        slices=_slices(_batches(dataset, config), dataset, pair, kinds, k),
+        changes=slate_examples.count_changes(*pair) if len(pair) > 1 else None,
+        examples=_examples(_batches(dataset, config), dataset, pair, show_ids=show_ids),
         notes=tuple(notes),
     )
-    logger.info("slates of %d runs: %.1f s", len(runs), time.monotonic() - started)
-    return views
 
 
 def _check_size(prepared: Path, max_scores: int | None) -> None:
@@ -208,70 +207,94 @@ def _find(
     return found, notes
 
 
-def _read_users(
-    dataset: Dataset,
-    config: Config,
-    judged: Sequence[JudgedUsers],
-    kinds: Sequence[str],
-    show_ids: bool,
-) -> tuple[
-    Histories, tuple[Mapping[str, Mapping[str, float]], ...], tuple[slate_examples.Example, ...]
-]:
-    """Read the split once more, for all that is not in the slates.
+class _Batch(NamedTuple):
+    """A batch of the split, without the users who have no target.
 
-    What is kept of a user does not grow with the history.
-
-    Returns:
-        Histories of the evaluated users; slices of each run; examples, with two runs.
+    Attributes:
+        users: Positions among the evaluated users.
+        rows: Rows of `examples` that are evaluated.
+        targets_UT: item_index of their targets, padded with -1.
     """
-    catalogue, cpu = dataset.catalogue, torch.device("cpu")
-    groupings.check_kinds(kinds, catalogue.table.column_names)
-    of_items = groupings.merge(groupings.item_groups(kinds, catalogue), cpu)
-    names = [*groupings.user_group_names(kinds), *of_items]
-    groups = [GroupTally.zeros(names, k=config.eval.k) for _ in judged]
-    chosen = slate_examples.choose_users(*judged) if len(judged) > 1 else []
-    shown: dict[int, slate_examples.Example] = {}
-    parts: list[tuple[npt.NDArray[Any], ...]] = []
-    start = 0
-    for examples in read_eval(
-        dataset.prepared, SPLIT, batch_size=config.eval.batch_size, rank=0, world_size=1
-    ):
+
+    users: slice
+    examples: Examples
+    rows: npt.NDArray[np.int64]
+    targets_UT: torch.Tensor
+
+
+def _batches(dataset: Dataset, config: Config) -> Iterator[_Batch]:
+    """Read the split again, for all that is not in the slates."""
+    size, start = config.eval.batch_size, 0
+    for examples in read_eval(dataset.prepared, SPLIT, batch_size=size, rank=0, world_size=1):
         targets_BT = pad_targets(examples)
         if config.eval.filter_seen:
             packed = pack(examples, max_history=1)
             seen = packed.seen_user_S, packed.seen_item_S
-            targets_BT = without_seen(targets_BT, *seen, len(catalogue))
-        is_judged_B = (targets_BT >= 0).any(dim=1)
-        rows = np.flatnonzero(is_judged_B.numpy())
+            targets_BT = without_seen(targets_BT, *seen, len(dataset.catalogue))
+        rows = np.flatnonzero((targets_BT >= 0).any(dim=1).numpy())
+        users = slice(start, start + len(rows))
+        yield _Batch(users, examples, rows, targets_BT[rows])
+        start = users.stop
+
+
+def _histories(batches: Iterable[_Batch], k: int) -> Histories:
+    """Return the histories of the evaluated users, cut to k distinct items."""
+    parts = [
+        (
+            latest_distinct(examples.items, examples.lengths, k)[rows],
+            examples.lengths[rows],
+            np.asarray(examples.is_cold, dtype=np.bool_)[rows],
+        )
+        for _, examples, rows, _ in batches
+    ]
+    return Histories(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _slices(
+    batches: Iterable[_Batch],
+    dataset: Dataset,
+    judged: Sequence[JudgedUsers],
+    kinds: Sequence[str],
+    k: int,
+) -> tuple[Slices, ...]:
+    """Return the metrics of parts of the shop for each run, as evaluate reports them."""
+    cpu = torch.device("cpu")
+    groupings.check_kinds(kinds, dataset.catalogue.table.column_names)
+    of_items = groupings.merge(groupings.item_groups(kinds, dataset.catalogue), cpu)
+    names = [*groupings.user_group_names(kinds), *of_items]
+    groups = [GroupTally.zeros(names, k=k) for _ in judged]
+    for users, examples, rows, targets_UT in batches:
         of_users = groupings.merge(groupings.user_groups(kinds, examples), cpu)
-        stop = start + len(rows)
         for run, each in enumerate(judged):
             groups[run] += tally_groups(
-                torch.from_numpy(each.slates_UK[start:stop]).long(),
-                targets_BT[is_judged_B],
+                torch.from_numpy(each.slates_UK[users]).long(),
+                targets_UT,
                 dataset.traits,
-                k=config.eval.k,
-                user_groups={name: mask[is_judged_B] for name, mask in of_users.items()},
+                k=k,
+                user_groups={name: mask[rows] for name, mask in of_users.items()},
                 item_groups=of_items,
             )
-        latest = latest_distinct(examples.items, examples.lengths, config.eval.k)
-        is_cold = np.asarray(examples.is_cold, dtype=np.bool_)
-        parts.append((latest[rows], examples.lengths[rows], is_cold[rows]))
+    return tuple(finish_groups(tally) for tally in groups)
+
+
+def _examples(
+    batches: Iterable[_Batch], dataset: Dataset, pair: Sequence[JudgedUsers], *, show_ids: bool
+) -> tuple[slate_examples.Example, ...]:
+    """Return the users that a rule chooses, with their slates before and after."""
+    chosen = slate_examples.choose_users(*pair) if len(pair) > 1 else []
+    shown: dict[int, slate_examples.Example] = {}
+    for users, examples, rows, targets_UT in batches:
         for number, (user, rule) in enumerate(chosen, start=1):
-            if start <= user < stop:
-                row = rows[user - start]
+            if users.start <= user < users.stop:
+                row, targets_T = int(rows[user - users.start]), targets_UT[user - users.start]
                 end = int(examples.lengths[: row + 1].sum())
                 shown[number] = slate_examples.show(
                     user,
-                    judged,
-                    catalogue,
+                    pair,
+                    dataset.catalogue,
                     rule=rule,
                     user_id=str(examples.user_ids[row]) if show_ids else str(number),
                     history=examples.items[end - int(examples.lengths[row]) : end].tolist(),
-                    targets=[target for target in targets_BT[row].tolist() if target >= 0],
+                    targets=targets_T[targets_T >= 0].tolist(),
                 )
-        start = stop
-    assert start == len(judged[0].slates_UK), "the evaluated users are not those of the split"
-    histories = Histories(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-    slices = tuple(finish_groups(tally) for tally in groups)
-    return histories, slices, tuple(shown[number] for number in sorted(shown))
+    return tuple(shown[number] for number in sorted(shown))
