@@ -453,6 +453,9 @@ class ScalingConfig(_Section):
 
     num_workers: int = Field(default=2, ge=1)
     """Training workers, each with one GPU if `scaling.use_gpu`."""
+    min_workers: int = Field(default=0, ge=0)
+    """Workers that suffice to train while machines are missing, at most `scaling.num_workers`; 0 =
+    all of them."""
     use_gpu: bool = False
     """Training and scoring on GPUs."""
     cpus_per_worker: float = Field(default=0.0, ge=0.0)
@@ -513,6 +516,7 @@ class Config(_Section):
                 f"model.dim={self.model.dim} must be a multiple of "
                 f"model.num_heads={self.model.num_heads}"
             )
+        self._check_workers()
         self._check_loss()
         self._check_text_training()
         if sum(self.train.augment.values()) > 1:
@@ -544,6 +548,13 @@ class Config(_Section):
         if self.model.text.lora_rank and not self.model.text.trainable_layers:
             raise UserError("model.text.lora_rank needs model.text.trainable_layers >= 1")
         return self
+
+    def _check_workers(self) -> None:
+        if self.scaling.min_workers > self.scaling.num_workers:
+            raise UserError(
+                f"scaling.min_workers={self.scaling.min_workers} must be at most "
+                f"scaling.num_workers={self.scaling.num_workers}"
+            )
 
     def _check_loss(self) -> None:
         if self.loss.slate_candidates < self.loss.slate_size:

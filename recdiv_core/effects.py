@@ -43,6 +43,7 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "scaling.": (*_TRAIN, "evaluate", "recommend"),
     "scaling.use_gpu": (*_TRAIN, *ON_CHECKPOINTS),
     "scaling.threads_per_worker": (*_TRAIN, *ON_CHECKPOINTS, "inspect"),
+    "scaling.min_workers": _TRAIN,
     "scaling.shard_encoder": _TRAIN,
     "scaling.max_concurrent_trials": ("tune",),
     "scaling.preemptible": _TRAIN,

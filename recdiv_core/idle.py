@@ -149,6 +149,11 @@ TRAINING: Final = (
     ),
     Need(("train.patience",), ("train.select",), lambda c, _: c.train.select == "best"),
     Need(
+        ("scaling.min_workers",),
+        ("scaling.num_workers",),
+        lambda c, _: c.scaling.min_workers < c.scaling.num_workers,
+    ),
+    Need(
         ("scaling.shard_encoder",),
         ("scaling.num_workers",),
         lambda c, _: c.scaling.num_workers > 1,

@@ -60,7 +60,7 @@ RESERVED = {
     "optuna": {"sweep"},
     "mlflow": {"tracking", "fronts", "release", "report"},
 }
-PROCESSES = {"recdiv_core.training.loop"}  # a Train worker starts here, with no script before it
+PROCESSES = {"recdiv_core.cluster.start"}  # for processes that Ray starts, without a script
 EMPTY_NAMES = {"utils", "util", "helpers", "common", "misc", "base", "manager", "factory"}
 
 

@@ -1,20 +1,19 @@
 import pickle
 
 import pytest
-from ray.train import WorkerGroupError
-from ray.train.v2._internal.util import construct_user_exception_with_traceback
+from ray.train import ControllerError, WorkerGroupError
 
-from recdiv_core.cluster.failures import mistake_behind, told_failure
+from recdiv_core.cluster.failures import NoRetry, mistake_behind, told_failure
 from recdiv_core.errors import DivergedError, UserError
+
+
+class WrappedError(Exception):
+    """Stands for Ray Train's wrapper: the error of the training function and its traceback."""
 
 
 def from_worker(error):
     """Return what reaches the driver when a training function raises."""
-    try:
-        raise error
-    except (ValueError, ArithmeticError) as raised:
-        wrapped = construct_user_exception_with_traceback(raised)
-    return pickle.loads(pickle.dumps(WorkerGroupError("text", {0: wrapped})))
+    return pickle.loads(pickle.dumps(WorkerGroupError("text", {0: WrappedError(error, "trace")})))
 
 
 @pytest.mark.parametrize(
@@ -38,3 +37,16 @@ def test_a_worker_that_was_lost_is_tried_again():
 def test_only_a_users_mistake_is_one():
     assert mistake_behind(from_worker(DivergedError("lower it"))) is None
     assert str(mistake_behind(from_worker(UserError("given: x")))) == "given: x"
+
+
+def test_a_failure_that_would_happen_again_ends_the_training():
+    with pytest.raises(UserError, match="given: x"):
+        NoRetry().after_exception(None, from_worker(UserError("given: x")).worker_failures)
+
+
+def test_a_lost_worker_does_not_end_the_training():
+    NoRetry().after_exception(None, {0: RuntimeError("A worker health check failed.")})
+
+
+def test_what_a_callback_raised_is_found():
+    assert isinstance(told_failure(ControllerError(DivergedError("lower it"))), DivergedError)

@@ -95,7 +95,7 @@ def test_a_run_that_is_resumed_goes_on_with_its_own_version(versions, caplog):
     write_run_file(config, "config.yaml", to_yaml(begun))
     prepare("b")
     assert on_own_version(config).data.prepared == str(first)
-    assert "goes on with the data it began with" in caplog.text
+    assert "continues on the data it began with" in caplog.text
     assert existing_result(on_own_version(config)) is None
 
 

@@ -1,59 +1,76 @@
-"""Find the user's mistake in what Ray makes of an error raised in a task, an actor or a worker.
+"""Find the user's mistake, or a diverged training, in the errors that Ray raises.
 
-Ray wraps an error that crosses processes: a task's in RayTaskError, a Train worker's in
-WorkerGroupError. A pipeline asks here whether a UserError is inside, and then says that one line.
+Ray wraps an error that crosses processes: RayTaskError for a task, WorkerGroupError for a training
+worker, ControllerError for a callback of Ray Train. A pipeline asks here whether a UserError or a
+DivergedError is inside, and prints its message as one line.
 """
 
 from __future__ import annotations
 
+import logging
 import re
-from typing import Final
+from typing import Any, Final, NoReturn
 
 from ray.exceptions import RayTaskError, UserCodeException
-from ray.train import ControllerError, WorkerGroupError
+from ray.train import ControllerError, UserCallback, WorkerGroupError
 
 from recdiv_core.errors import DivergedError, UserError
 
 LINE: Final = re.compile(r"^recdiv_core\.errors\.UserError: (.*)$", re.MULTILINE)
-"""How a traceback ends that a UserError ended."""
+"""Last line of a traceback that a UserError caused."""
+
+
+class NoRetry(UserCallback):
+    """End a training whose failure would happen again; Ray Train retries every other failure."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise the mistake that a worker has found, if there is one."""
+        for error in worker_exceptions.values():
+            found = told_failure(error)
+            if found is not None:
+                end_training(found)
+
+
+def end_training(error: Exception) -> NoReturn:
+    """End a training from a callback of Ray Train: it does not retry what a callback raises."""
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # else it logs the traceback
+    raise error
 
 
 def mistake_behind(error: BaseException | None) -> UserError | None:
-    """Return the UserError that an error is, or that Ray wrapped; None = it is no user's mistake.
+    """Return the UserError that an error is or wraps; None = it is not the user's mistake.
 
     >>> mistake_behind(UserError("no such file"))
     UserError('no such file')
     >>> mistake_behind(ValueError("a bug"))
     """
+    found = told_failure(error)
+    return found if isinstance(found, UserError) else None
+
+
+def told_failure(error: BaseException | None) -> UserError | DivergedError | None:
+    """Return the failure inside an error that would happen again; None = there is none."""
     if isinstance(error, RayTaskError):
-        # Ray's class derives from the cause's, too: its text is the whole remote traceback
-        return mistake_behind(error.cause) or _of_ray_data(error)
-    if isinstance(error, WorkerGroupError):
-        found = told_failure(error)
-        return found if isinstance(found, UserError) else None
-    if isinstance(error, ControllerError):
-        return mistake_behind(error.controller_failure)
-    if isinstance(error, UserError):
+        # RayTaskError derives from the class of its cause: isinstance(error, UserError) may hold,
+        # but its text is the whole remote traceback
+        return told_failure(error.cause) or _of_ray_data(error)
+    if isinstance(error, UserError | DivergedError):
         return error
-    return mistake_behind(error.__cause__) if error is not None else None
+    if isinstance(error, WorkerGroupError):
+        inner = list(error.worker_failures.values())
+    elif isinstance(error, ControllerError):
+        inner = [error.controller_failure]
+    elif error is not None:
+        # Ray Train wraps the error of a training function: it is the first argument
+        inner = [a for a in error.args[:1] if isinstance(a, Exception)] + [error.__cause__]
+    else:
+        return None
+    return next(filter(None, map(told_failure, inner)), None)
 
 
 def _of_ray_data(error: RayTaskError) -> UserError | None:
-    """Ray Data 2.60 wraps what a function raises, and pickling loses it; its text stays."""
+    """Return the UserError of a function that Ray Data ran: pickling keeps only its text."""
     if not isinstance(error.cause, UserCodeException):
         return None
     found = LINE.search(str(error))
     return UserError(found[1]) if found else None
-
-
-def told_failure(error: Exception) -> UserError | DivergedError | None:
-    """Return what a Train worker said of a failure that would happen again; None = another one."""
-    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
-    for failure in failures:
-        for cause in (failure, *failure.args[:1]):  # Ray wraps what the training function raised
-            raised = cause.cause if isinstance(cause, RayTaskError) else cause
-            if isinstance(raised, DivergedError):
-                return raised
-            if isinstance(cause, Exception) and (mistake := mistake_behind(cause)) is not None:
-                return mistake
-    return None

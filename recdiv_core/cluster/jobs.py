@@ -1,8 +1,7 @@
-"""Jobs on a Ray cluster: listed, followed to their end and stopped, each by its id.
+"""List, follow and stop jobs on a Ray cluster, each by its id.
 
-Not how a job comes to be (submit.py). The one idea: a job lives on the cluster alone. Whoever has
-its address and the id sees the same log, the same ending and the same JSON as the terminal it was
-submitted from, which may have gone away meanwhile.
+Not their submission (submit.py). The one idea: a job lives on the cluster alone. With the address
+and the id, any machine shows the same log, exit status and JSON as the terminal that submitted it.
 """
 
 from __future__ import annotations
@@ -33,34 +32,34 @@ INTERRUPTED: Final = 130
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job."""
+    """End of a job."""
 
     job_id: str
     status: str
     """`SUCCEEDED`, `FAILED` or `STOPPED`."""
     exit_status: int
-    """Of the pipeline: 0 done, 1 it failed while running, 2 the input is wrong, 130 stopped."""
+    """Exit status of the pipeline: 0 done, 1 failed while running, 2 wrong input, 130 stopped."""
     result: dict[str, object] | None
-    """The JSON line that the pipeline printed; None when it printed none."""
+    """JSON line that the pipeline printed; None = it printed none."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as a list shows it."""
+    """A row of the list of jobs."""
 
     job_id: str
     status: str
     """`PENDING`, `RUNNING`, `SUCCEEDED`, `FAILED` or `STOPPED`."""
     command: str
-    """As it was given to `submit`; of a job that came otherwise, all of it."""
+    """Arguments of `submit`; for a job of another origin, its whole command."""
     started: str
-    """ISO 8601, UTC."""
+    """Time of the start, ISO 8601, UTC."""
     took_s: float
-    """Until its end, or until now."""
+    """Seconds from the start to the end, or until now."""
 
 
 def list_jobs(address: str) -> list[Job]:
-    """Return the jobs that the cluster remembers, the latest one last, and show them in the log.
+    """Return the jobs that the cluster remembers, the latest last, and log them as a table.
 
     Raises:
         UserError: see `connect`.
@@ -72,7 +71,7 @@ def list_jobs(address: str) -> list[Job]:
 
 
 def _submitted(client: JobSubmissionClient) -> dict[str, JobDetails]:
-    """Return the jobs by id, without the drivers that joined the cluster on their own."""
+    """Return the submitted jobs by id; drivers that joined the cluster themselves have no id."""
     return {job.submission_id: job for job in client.list_jobs() if job.submission_id}
 
 
@@ -91,7 +90,7 @@ def _job(job_id: str, details: JobDetails) -> Job:
 
 
 def job_table(jobs: Sequence[Job]) -> str:
-    """Lay jobs out as lines of text; the command, the longest, stands last."""
+    """Return jobs as lines of text; the command, which is longest, is the last column."""
     rows = [("job", "status", "started", "took", "command")]
     for job in jobs:
         took = str(timedelta(seconds=round(job.took_s)))
@@ -102,7 +101,7 @@ def job_table(jobs: Sequence[Job]) -> str:
 
 
 def stop(job_id: str, address: str) -> Outcome:
-    """Ask a job to stop, which ends it as Ctrl-C would, and wait until it has ended.
+    """Stop a job as Ctrl-C would, and wait until it has ended.
 
     Raises:
         UserError: see `connect`; or no such job, or one that has ended already.
@@ -112,7 +111,7 @@ def stop(job_id: str, address: str) -> Outcome:
     if details.status.is_terminal():
         raise UserError(f"--stop {job_id}: the job has ended already, {details.status.value}")
     while not details.status.is_terminal():
-        client.stop_job(job_id)  # again and again: one that is only just starting may not hear it
+        client.stop_job(job_id)  # repeated: a job that has just started may miss the first call
         time.sleep(POLL_S)
         details = client.get_job_info(job_id)
     logger.info("job %s: %s", job_id, details.status.value)
@@ -123,9 +122,9 @@ def follow(job_id: str, address: str, write: Callable[[str], object]) -> Outcome
     """Follow a job's log from its beginning until the job has ended.
 
     Args:
-        job_id: of any job that the cluster remembers, also one that has ended.
-        address: of the cluster's dashboard.
-        write: takes the log, piece by piece.
+        job_id: id of a job that the cluster remembers, running or ended.
+        address: URL of the cluster's dashboard.
+        write: receives the log, piece by piece.
 
     Raises:
         UserError: see `connect`; or no such job.
@@ -133,7 +132,7 @@ def follow(job_id: str, address: str, write: Callable[[str], object]) -> Outcome
     client = connect(address)
     _find(client, job_id, "--follow")
     details = asyncio.run(_follow(client, job_id, write))
-    if details.driver_exit_code is None:  # it never ran, or was stopped: the log does not say why
+    if details.driver_exit_code is None:  # it never ran or was stopped; the log does not say why
         logger.error("job %s: %s", job_id, details.message)
     return _outcome(client, job_id, details)
 
@@ -143,7 +142,7 @@ def _find(client: JobSubmissionClient, job_id: str, option: str) -> JobDetails:
     if job_id not in jobs:
         going = [name for name, job in jobs.items() if not job.status.is_terminal()]
         raise UserError(
-            f"{option} {job_id}: the cluster knows no such job; those that have not ended: "
+            f"{option} {job_id}: the cluster knows no such job; jobs that have not ended: "
             f"{', '.join(going) or 'none'} (--list shows all)"
         )
     return jobs[job_id]
@@ -151,7 +150,7 @@ def _find(client: JobSubmissionClient, job_id: str, option: str) -> JobDetails:
 
 def _outcome(client: JobSubmissionClient, job_id: str, details: JobDetails) -> Outcome:
     exit_status = details.driver_exit_code
-    if exit_status is None:  # Ray does not ask what a job that it stopped exits with
+    if exit_status is None:  # Ray does not read the exit status of a job that it stopped
         exit_status = INTERRUPTED if details.status.value == "STOPPED" else 1
     return Outcome(
         job_id=job_id,
@@ -195,13 +194,13 @@ def connect(address: str) -> JobSubmissionClient:
 async def _follow(
     client: JobSubmissionClient, job_id: str, write: Callable[[str], object]
 ) -> JobDetails:
-    """Write the log until the job has ended; connect again whenever the connection is lost."""
+    """Write the log until the job has ended; reconnect when the connection is lost."""
     import aiohttp
 
     num_written = 0
     silent_since: float | None = None
     while True:
-        num_read = 0  # every connection sends the log from its beginning
+        num_read = 0  # each connection sends the log from its beginning
         try:
             async for text in client.tail_job_logs(job_id):
                 num_read += len(text)
@@ -221,7 +220,7 @@ async def _follow(
 
 
 def last_json_line(log: str) -> dict[str, object] | None:
-    r"""Return the last line of a log that is a JSON object; None when there is none.
+    r"""Return the last line of a log that is a JSON object; None = there is none.
 
     >>> last_json_line('{"a": 1}\n{"b": 2}\nbye\n')
     {'b': 2}

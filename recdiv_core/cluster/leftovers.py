@@ -1,10 +1,10 @@
-"""Processes of a local Ray whose driver was killed: the next start ends them.
+"""End processes of a local Ray whose driver was killed, when the next Ray starts.
 
-Ray's node and its workers end with their driver, by the kernel or within seconds. Two agents (ray
-2.60) look for their node once a minute and hold memory until then. A driver marks the directory of
-its session with a claim (claims.py), whose lock is free once it is gone. A process is taken for one
-of that session when it belongs to this user, has lost its parent, and writes into the session's
-directory. The logs stay.
+Ray's node and its workers end with their driver, within seconds. Ray's dashboard and two agents
+(ray 2.60) notice it within a minute and hold memory until then. A driver marks the directory of its
+session with a locked file (storage/claims.py); the lock is free once the driver has ended. A
+process belongs to that session if this user owns it, its parent has ended, and it writes into the
+directory of the session. The logs stay.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 MARK: Final = "recdiv-owner.json"
 _marked_here: list[int] = []
-"""The open file that the lock of this process's own session hangs on."""
+"""Open file that holds the lock on this process's own session."""
 
 
 def mark_session(session: Path) -> None:
     """Mark the session that this process has started, until it ends."""
-    with suppress(OSError):  # a mark is of use to others alone
+    with suppress(OSError):  # this process does not need the mark itself
         descriptor = os.open(session / MARK, os.O_RDWR | os.O_CREAT, 0o600)
         lock(descriptor)
         os.write(descriptor, about_me().encode())
@@ -36,16 +36,16 @@ def mark_session(session: Path) -> None:
 
 
 def end_leftovers(sessions: Path) -> int:
-    """End what killed drivers of this machine left running; return how many processes that were.
+    """End the processes that killed drivers of this machine left; return their number.
 
     Args:
-        sessions: the directory that Ray keeps its sessions in.
+        sessions: directory of Ray's sessions.
     """
     num_ended = 0
     for mark in sessions.glob(f"session_*/{MARK}"):
         try:
             descriptor = os.open(mark, os.O_RDWR)
-        except OSError:  # of another user
+        except OSError:  # it belongs to another user
             continue
         try:
             if lock(descriptor) and is_of_this_machine(os.read(descriptor, 4096).decode()):
@@ -62,16 +62,16 @@ def _end_orphans(session: Path) -> int:
     orphans = [pid for pid in _orphans() if _writes_into(pid, session.resolve())]
     for pid in orphans:
         with suppress(OSError):  # it has just ended
-            os.kill(pid, signal.SIGKILL)  # their node is gone: there is nothing to hand over
+            os.kill(pid, signal.SIGKILL)  # its node is gone: a graceful end has no purpose
     return len(orphans)
 
 
 def _orphans() -> Iterator[int]:
-    """Yield this user's processes whose parent has ended, as Linux tells."""
+    """Yield this user's processes whose parent has ended (Linux)."""
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, IndexError):
             if entry.stat().st_uid == os.getuid():
-                # behind the name, which may hold anything: state, parent, ...
+                # after the name, which may hold any character: state, parent, ...
                 fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
                 if fields[1] == "1":
                     yield int(entry.name)

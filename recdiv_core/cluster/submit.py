@@ -1,10 +1,9 @@
 """Ship the working tree to a Ray cluster and start one pipeline there as a job.
 
 Not the pipelines themselves: a job runs `python -m pipelines.NAME ... scaling.address=auto` from a
-copy of the tree; and not what becomes of it (jobs.py). The one idea: whatever can be known here is
-checked here (the command, the places it reads and writes, the size of the tree, the address), since
-a job that fails on the cluster costs minutes. The tree is what git sees: tracked files and new ones
-that .gitignore does not name.
+copy of the tree. Not its further life (jobs.py). The one idea: check everything here (command,
+places, size of the tree, address), since a job that fails on the cluster costs minutes. The tree is
+what git sees: tracked files and new files that .gitignore does not name.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from recdiv_core.storage.places import is_uri
 logger = logging.getLogger(__name__)
 
 STOP_WAIT_S: Final = 120
-"""What a job that is stopped may take to end its workers and its runs in MLflow, before Ray kills
-it; Ray's own 3 s are too few."""
+"""Seconds in which a stopped job ends its workers and its MLflow runs before Ray kills it. Ray's
+default of 3 s is too short."""
 MAX_TREE_MIB: Final = 50.0
-# settings without which a pipeline would write into the job's own directory, which Ray deletes
+# keys that a job must set: its own directory, where it would write otherwise, is deleted by Ray
 _WRITES: Final = {
     "prepare": ("data.out",),
     "train": ("run.storage", "tracking.uri"),
@@ -42,7 +41,7 @@ _WRITES: Final = {
     "report": ("run.storage", "tracking.uri"),
 }
 _HERE_ONLY: Final = {"submit", "init", "dashboard"}
-"""Pipelines that make no sense as a job."""
+"""Pipelines that cannot run as a job."""
 _SHARED: Final = "an absolute path on storage that all nodes share, or a URI"
 _READS: Final = ("data.clicks", "data.items", "data.prepared", "train.init_from")
 
@@ -52,7 +51,7 @@ def submit(command: Sequence[str], address: str, working_dir: Path, env: Sequenc
 
     Args:
         command: name of the pipeline and its arguments, e.g. `["tune", "--space", "tradeoff"]`.
-        address: of the cluster's dashboard, e.g. `http://127.0.0.1:8265`.
+        address: URL of the cluster's dashboard, e.g. `http://127.0.0.1:8265`.
         working_dir: a git working tree of this project.
         env: environment variables of the job, `NAME=VALUE`.
 
@@ -66,8 +65,8 @@ def submit(command: Sequence[str], address: str, working_dir: Path, env: Sequenc
     taken = passed_on()
     if taken:
         logger.warning(
-            "%s go to the job as environment variables, which the cluster's dashboard shows; they "
-            "had better be set on the cluster",
+            "%s go to the job as environment variables, which the cluster's dashboard shows; set "
+            "them on the cluster instead",
             ", ".join(taken),
         )
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **taken, **_variables(env)}
@@ -88,8 +87,8 @@ def submit(command: Sequence[str], address: str, working_dir: Path, env: Sequenc
         )
     again = f"python -m pipelines.submit --address {address}"
     logger.info("job %s: %d files shipped to %s", job_id, len(files), address)
-    logger.info("it goes on without this command; stop it with: %s --stop %s", again, job_id)
-    logger.info("and follow it again with: %s --follow %s", again, job_id)
+    logger.info("it runs on without this command; to stop it: %s --stop %s", again, job_id)
+    logger.info("to follow it again: %s --follow %s", again, job_id)
     return job_id
 
 
@@ -107,8 +106,8 @@ def check_command(command: Sequence[str], working_dir: Path) -> None:
     """Check a pipeline's name, options and overrides without running it.
 
     Raises:
-        UserError: no such pipeline, space or preset, an override that Config refuses, or a place
-            that would not outlive the job.
+        UserError: no such pipeline, space or preset; an override that Config refuses; or a place
+            that ends with the job.
     """
     scripts = working_dir / "pipelines"
     allowed = sorted(

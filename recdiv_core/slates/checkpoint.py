@@ -1,13 +1,13 @@
-"""A checkpoint: a directory that training goes on from exactly, and evaluation needs nothing else.
+"""A checkpoint: a directory from which training continues exactly; evaluation needs nothing else.
 
     config.yaml       the whole config
-    checkpoint.json   where training stood (Progress), fingerprint of the prepared data, and the
-                      sha256 of the two files below
-    model.pt          weights to go on with; in the last checkpoint of a run, the best ones
-    training.pt       optimiser and loss scaler, and the best weights when they are older ones
+    checkpoint.json   progress of the training, fingerprint of the prepared data, and the sha256 of
+                      the two files below
+    model.pt          weights to continue with; in the last checkpoint of a run, the selected ones
+    training.pt       optimiser and loss scaler, and the selected weights if they are older
 
-There is no scheduler and no generator to save: the learning rate and the seed of a step are
-functions of its number, and the position in the data is that number too (data/plan.py).
+A checkpoint holds no scheduler and no random generator: learning rate, seed and position in the
+data are functions of the step's number (data/plan.py).
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Progress:
     Attributes:
         step: steps done, over all epochs.
         best_epoch: epoch selected so far (`train.select`), from 1; 0 = none yet.
-        best_metrics: its validation metrics, by name without a prefix.
-        epochs_without_better: since then.
-        is_finished: nothing is left to train; the weights are the best ones.
-        metrics: figures of the last report, with prefixes (`val/`, `test/`, ...).
+        best_metrics: validation metrics of that epoch, by name without a prefix.
+        epochs_without_better: epochs since then.
+        is_finished: whether training is over; the weights are then the selected ones.
+        metrics: metrics of the last report, with prefixes (`val/`, `test/`, ...).
     """
 
     step: int = 0
@@ -119,7 +119,7 @@ def read_fingerprint(checkpoint: Path) -> str:
 
 
 def chosen_checkpoint(run: Path) -> Path:
-    """Return the last checkpoint in the directory of a training run: that with its best weights.
+    """Return the last checkpoint of a training run, which holds its selected weights.
 
     Raises:
         UserError: no checkpoint, or training has not ended.
@@ -135,8 +135,8 @@ def chosen_checkpoint(run: Path) -> Path:
 def by_progress(run: Path) -> list[Path]:
     """Return the checkpoints in the directory of a run, the furthest first.
 
-    By the steps that they record: their names are local times, and clocks are set back. Those that
-    do not say where they stood are left out.
+    The order is that of the steps that they record: their names are local times, and a clock can
+    be set back. A checkpoint that records no step is left out.
     """
     found: list[tuple[tuple[bool, int], str, Path]] = []
     for path in run.glob("checkpoint_*/checkpoint.json"):
@@ -153,13 +153,13 @@ def _reached(checkpoint: Path) -> tuple[bool, int]:
 
 
 def newest_whole(checkpoint: Path) -> Path:
-    """Return a checkpoint to go on from: this one, or where it is damaged the last whole before it.
+    """Return this checkpoint, or if it is damaged, the last whole one before it.
 
     Raises:
         UserError: none is whole.
     """
     others = [path for path in by_progress(checkpoint.parent) if path != checkpoint]
-    with contextlib.suppress(UserError):  # damaged: all others are before it
+    with contextlib.suppress(UserError):  # damaged: then all others count as earlier
         limit = _reached(checkpoint)
         others = [path for path in others if _reached(path) <= limit]
     for place in (checkpoint, *others):
@@ -169,7 +169,7 @@ def newest_whole(checkpoint: Path) -> Path:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Return whether the files of a checkpoint are as they were written; log what is not."""
+    """Return whether the files of a checkpoint are as they were written; log a damaged one."""
     try:
         for name in SUMMED:
             check_sum(checkpoint, name)
@@ -183,14 +183,14 @@ def check_sum(checkpoint: Path, name: str) -> None:
     """Check that a file of a checkpoint is as it was written.
 
     Raises:
-        UserError: missing or damaged, the file or `checkpoint.json`.
+        UserError: the file or `checkpoint.json` is missing or damaged.
     """
     wanted = _read_json(checkpoint)[2].get(name)
     path = checkpoint / name
     if not path.is_file():
         raise UserError(f"{path} is missing: not a whole checkpoint")
     if wanted is not None and _sha256(path) != wanted:
-        raise UserError(f"{path} is damaged: it is not what checkpoint.json has the sha256 of")
+        raise UserError(f"{path} is damaged: its sha256 is not the one in checkpoint.json")
 
 
 def _sha256(path: Path) -> str:
@@ -203,8 +203,8 @@ def check_data(checkpoint: Path, manifest: Manifest, prepared: Path | None = Non
 
     Args:
         checkpoint: directory.
-        manifest: of the data set.
-        prepared: its directory, beside which the version that fits is looked for.
+        manifest: manifest of the data set.
+        prepared: directory of the data set; a message names the version beside it that fits.
 
     Raises:
         UserError: the fingerprints differ; item_index 7 would mean another item.
@@ -224,8 +224,8 @@ def load_weights(checkpoint: Path, model: nn.Module, *, may_lack: str = "") -> N
 
     Args:
         checkpoint: directory.
-        model: gets the weights.
-        may_lack: prefix of parameters that keep their values where the checkpoint has none.
+        model: model that gets the weights.
+        may_lack: prefix of parameters that keep their values if the checkpoint has none.
 
     Raises:
         UserError: missing or damaged file, or weights of another shape.
@@ -244,7 +244,7 @@ def load_weights(checkpoint: Path, model: nn.Module, *, may_lack: str = "") -> N
 
 
 def check_weights(checkpoint: Path) -> None:
-    """Check a checkpoint's weights and read them once, before anything is spent on it.
+    """Check a checkpoint's weights by reading them once.
 
     Raises:
         UserError: missing or damaged file.
@@ -263,7 +263,7 @@ def read_weights(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_training(checkpoint: Path) -> dict[str, Any]:
-    """Load the optimiser's part of a checkpoint.
+    """Load the state of the optimiser from a checkpoint.
 
     Raises:
         UserError: missing or damaged file.
@@ -285,7 +285,7 @@ def _read_tensors(path: Path) -> dict[str, Any]:
 
 
 def _read_json(checkpoint: Path) -> tuple[str, dict[str, Any], dict[str, str]]:
-    """Return the fingerprint, the fields of Progress, and the sums (none in older checkpoints)."""
+    """Return fingerprint, fields of Progress, and checksums (older checkpoints have none)."""
     path = checkpoint / "checkpoint.json"
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))

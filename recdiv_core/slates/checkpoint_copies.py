@@ -1,8 +1,8 @@
-"""Checkpoints that lie in a store: the copy on this machine that everything here works with.
+"""Copies of checkpoints that are in a store, on this machine.
 
 Not the content of a checkpoint (checkpoint.py), which is read from directories alone. A process
-copies what evaluation needs once, into a temporary directory that goes with the process; a
-checkpoint that lies on this machine is used where it is.
+copies the files that evaluation needs once, into a temporary directory that ends with the process.
+A checkpoint on this machine is used where it is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recdiv_core.storage.given_paths import local_path
 from recdiv_core.storage.places import filesystem_of, is_uri, joined
 
 COPIED: Final = ("checkpoint.json", "config.yaml", "model.pt")
-"""All of a checkpoint but the optimiser's state, which only the same run goes on from."""
+"""Files of a checkpoint without the state of the optimiser, which only the same run needs."""
 
 
 def local_checkpoint(place: str | Path, key: str) -> Path:
@@ -31,7 +31,7 @@ def local_checkpoint(place: str | Path, key: str) -> Path:
 
     Args:
         place: path or URI.
-        key: dotted key or option that gave it, for messages.
+        key: dotted key or option with this value, for messages.
 
     Raises:
         UserError: a URI that cannot be read, or that holds no checkpoint.
@@ -40,7 +40,7 @@ def local_checkpoint(place: str | Path, key: str) -> Path:
 
 
 def checkpoint_of_run(place: str, key: str) -> str:
-    """Return the URI of the checkpoint that stands for a URI: of a training run, its last one.
+    """Return the URI of a checkpoint; for the URI of a training run, that of its last one.
 
     Raises:
         UserError: it is neither a checkpoint nor the directory of a finished training run.

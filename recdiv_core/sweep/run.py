@@ -37,7 +37,6 @@ from recdiv_core.training.run_files import (
     write_result,
     write_run_file,
 )
-from recdiv_core.training.workers import handed_on
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +82,7 @@ def _run(
     try:
         ensure_vectors(Path(config.data.prepared), manifest)
         write_run_file(config, "config.yaml", to_yaml(config))
-        with handed_on():
-            shared, minimum = prepare_trials(config, space, parent, manifest)
+        shared, minimum = prepare_trials(config, space, parent, manifest)
         set_tags(parent, {"recdiv.least": json.dumps(minimum)})
         with machine_watched(parent):
             run_trials(shared, space, parent, manifest, minimum=minimum, budget=budget)

@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
+import yaml
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
-from recdiv_core.config import Config
+from recdiv_core.config import Config, to_yaml
 from recdiv_core.schema import Manifest
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.storage.credentials import redact
@@ -27,7 +28,7 @@ from recdiv_core.sweep.early_stopping import FrontScheduler, SchedulerState
 from recdiv_core.sweep.search import Budget, FrontSearch
 from recdiv_core.sweep.state import check_state, state_digest
 from recdiv_core.sweep.tracking import TrialTracking, trial_name
-from recdiv_core.sweep.trial import trial_function
+from recdiv_core.sweep.trial import Trial
 from recdiv_core.tracking.children import finished_trials
 from recdiv_core.tracking.description import param_value
 from recdiv_core.tracking.runs import RunHandle, set_tags, tag_of
@@ -64,7 +65,14 @@ def run_trials(
     cpus_per_worker(config, cluster, concurrent)  # refuses workers that could never start
     root = joined(config.run.storage, config.run.name)
     trainable = tune.with_resources(
-        trial_function(config, manifest.fingerprint, root, concurrent), _beside_this_process()
+        tune.with_parameters(
+            Trial,
+            shared=yaml.safe_load(to_yaml(config)),
+            fingerprint=manifest.fingerprint,
+            root=root,
+            concurrent=concurrent,
+        ),
+        _beside_this_process(),
     )
     tuner = _restored(trainable, joined(root, "tune"), parent)
     if tuner is None:

@@ -1,7 +1,8 @@
-"""What the Train controller tells MLflow while a single run trains.
+"""What Ray Train's controller logs to MLflow while a single run trains.
 
-Workers never talk to MLflow; the controller gets the report of all ranks and logs rank 0's, whose
-figures are global sums already. (Trials of a sweep are logged by the sweep's driver: sweep.py.)
+Workers never talk to MLflow. The controller, a process of Ray, gets the reports of all ranks and
+logs those of rank 0, whose metrics are global sums already. (The driver of a sweep logs its trials:
+sweep/tracking.py.)
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 from ray.train import Checkpoint, UserCallback
 
+from recdiv_core.cluster.start import start_logging
 from recdiv_core.config import Config
 from recdiv_core.schema import Manifest
 from recdiv_core.tracking.find import find_run
@@ -37,7 +39,8 @@ class TrackingCallback(UserCallback):
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
     ) -> None:
-        """Log the figures of one report."""
+        """Log the metrics of one report."""
+        start_logging()
         log_report(self.handle, metrics[0])
 
 

@@ -6,6 +6,7 @@ costs the start of a cluster. Warnings name settings that have no effect in this
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -47,6 +48,9 @@ MEASURED: Final = (
 )
 """Metrics that may be an objective, higher is better."""
 
+
+TELLS_OF_PREEMPTION: Final = (2, 59)
+"""First version of Ray that tells training workers of a coming preemption."""
 
 SHAPE_KEYS: Final = (
     "model.kind",
@@ -158,6 +162,7 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
         checked_encoder(manifest)
     _check_attributes(config, prepared)
     check_dial(config)
+    _check_ray(config, importlib.metadata.version("ray"))
     if not config.train.init_from:
         return {}
     from recdiv_core.slates.checkpoint import check_data, check_weights, read_config
@@ -173,6 +178,16 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
 def measured_names(k: int) -> list[str]:
     """Return the metrics of a slate of k items that are better when higher."""
     return [f"{name}_at_{k}" for name in MEASURED]
+
+
+def _check_ray(config: Config, version: str) -> None:
+    """Refuse what the installed Ray cannot do."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    if config.scaling.preemptible and (major, minor) < TELLS_OF_PREEMPTION:
+        wanted = ".".join(map(str, TELLS_OF_PREEMPTION))
+        raise UserError(
+            f"scaling.preemptible=true needs ray {wanted} or later, installed is {version}"
+        )
 
 
 def _check_shape(config: Config, start: Config) -> None:

@@ -18,6 +18,7 @@ import ray.train
 import ray.train.torch
 import torch
 
+from recdiv_core.cluster.start import start_logging
 from recdiv_core.config import Config, from_tree
 from recdiv_core.data.cooccurrence import count_pairs, count_recent
 from recdiv_core.evaluation.evaluate import tally_split
@@ -35,7 +36,7 @@ from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training.kinds import check_size
-from recdiv_core.training.loop import load_checked, start_logging
+from recdiv_core.training.loop import load_checked
 from recdiv_core.training.run_files import last_checkpoint
 
 logger = logging.getLogger(__name__)

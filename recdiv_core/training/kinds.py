@@ -27,6 +27,7 @@ OF_TRAINING: Final = (
     "loss.",
     "train.",
     "scaling.num_workers",
+    "scaling.min_workers",
     "scaling.shard_encoder",
     "scaling.preemptible",
 )

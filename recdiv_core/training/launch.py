@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from recdiv_core.config import Config, override, to_yaml
+from recdiv_core.config import Config, ScalingConfig, override, to_yaml
 from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest
 from recdiv_core.storage.places import filesystem_of, is_uri, sibling
@@ -37,6 +41,8 @@ if TYPE_CHECKING:
     from ray.train import UserCallback
 
 logger = logging.getLogger(__name__)
+
+METRICS_OF_RAY: Final = "RAY_TRAIN_METRICS_ENABLED"
 
 
 @dataclass(frozen=True)
@@ -62,29 +68,29 @@ def launch(
     """Train, or fit, with the config; Ray runs already, `check_config` has been called.
 
     Args:
-        config: with absolute paths and a run name.
-        fingerprint: of the data set that was checked; workers refuse another.
-        callbacks: Ray Train's, called in this process.
+        config: has absolute paths and a run name.
+        fingerprint: fingerprint of the data set that was checked; workers refuse another.
+        callbacks: callbacks of Ray Train; its controller process calls them.
         concurrent: training runs that share the cluster.
 
     Raises:
-        UserError: the data set was changed while it was read.
+        UserError: a worker has found a mistake, such as data that changed meanwhile.
         DivergedError: the training has diverged.
-        KeyboardInterrupt: Ctrl-C; the workers are gone, the last checkpoint is whole.
-        SystemExit: Tune has stopped this trial; the workers are gone.
+        KeyboardInterrupt: Ctrl-C; the workers have ended, the last checkpoint is whole.
     """
     import ray
     import ray.train
-    from ray.train.torch import TorchConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
 
-    from recdiv_core.cluster.failures import told_failure
-    from recdiv_core.training.trainer import PlannedTrainer
+    from recdiv_core.cluster.failures import NoRetry, told_failure
 
     is_trained = config.model.kind == "neural"
-    num_workers = config.scaling.num_workers if is_trained else 1
-    needed = override(config, {"scaling.num_workers": num_workers})
+    alone = {"scaling.num_workers": 1, "scaling.min_workers": 0}
+    needed = config if is_trained else override(config, alone)
     cpus = cpus_per_worker(needed, ray.cluster_resources(), concurrent)
-    trainer = PlannedTrainer(
+    if not config.run.name.isascii():  # Ray 2.60 refuses a label of its metrics that is not ASCII
+        os.environ[METRICS_OF_RAY] = "0"
+    trainer = TorchTrainer(
         _train if is_trained else _fit,
         train_loop_config={
             "config": yaml.safe_load(to_yaml(config)),
@@ -92,7 +98,7 @@ def launch(
         },
         torch_config=TorchConfig(backend="nccl" if config.scaling.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=num_workers,
+            num_workers=_group_size(needed.scaling),
             use_gpu=config.scaling.use_gpu,
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if config.scaling.use_gpu else {})},
         ),
@@ -102,13 +108,14 @@ def launch(
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.train.keep_checkpoints),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
-            callbacks=list(callbacks),
+            callbacks=[NoRetry(), *callbacks],
         ),
     )
     drop_damaged_snapshot(config)
     try:
-        result = trainer.fit()
-    except ray.train.WorkerGroupError as error:
+        with _interruptible():
+            result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
         told = told_failure(error)
         if told is None:
             raise
@@ -118,6 +125,28 @@ def launch(
     path = str(result.checkpoint.path)
     place = sibling(config.run.storage, path) if is_uri(config.run.storage) else path
     return Outcome(place, _finite(config, result.metrics))
+
+
+def _group_size(scaling: ScalingConfig) -> int | tuple[int, int]:
+    """Return the number of workers as Ray Train takes it: (fewest, most) where it may change."""
+    if 0 < scaling.min_workers < scaling.num_workers:
+        return scaling.min_workers, scaling.num_workers
+    return scaling.num_workers
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt once Ray Train has answered Ctrl-C, and put our handler back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Ray Train leaves the handler alone: the thread that waits gets the interrupt
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def ray_storage(place: str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The training loop that every Ray Train worker runs.
 
 The one idea: a step is a function of its number. Its rows come from the plan, its learning rate
-from the schedule, its dropout from a seed made of (seed, step, rank); so a run that lost a worker,
-or whose driver was killed, goes on from a checkpoint exactly as it would have gone on. Workers talk
-through `ray.train.report` alone, every rank equally often; rank 0 brings the checkpoint.
+from the schedule, its dropout from a seed made of (seed, step, rank). So a run that lost a worker
+or its driver continues from a checkpoint as if nothing had happened, and without dropout any number
+of workers gives the same weights. Workers talk to Ray through `ray.train.report` alone; every rank
+calls it equally often, and rank 0 adds the checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from recdiv_core.cluster.start import quieten
+from recdiv_core.cluster.start import start_logging
 from recdiv_core.config import Config, from_tree
 from recdiv_core.data.streaming import stream_train
 from recdiv_core.models.recommender import Recommender
@@ -37,7 +38,6 @@ from recdiv_core.slates.checkpoint import (
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.loading import build_model
-from recdiv_core.storage.credentials import RedactingFormatter
 from recdiv_core.training.epoch import Learner, check_skipped
 from recdiv_core.training.run_files import last_checkpoint
 from recdiv_core.training.selection import is_selected
@@ -46,7 +46,7 @@ from recdiv_core.training.shards import load_whole, shard_encoder, whole
 logger = logging.getLogger(__name__)
 
 PREEMPTION_STEPS: Final = 5
-"""How often workers ask whether one of their machines will be taken away; it costs a meeting."""
+"""Steps between two questions whether a machine will be taken away; all ranks wait for each."""
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     torch.set_num_threads(config.scaling.threads_per_worker)
     trainer = _Trainer(config, settings["fingerprint"])
     if trainer.progress.is_finished:
-        # the driver may have been lost between the last checkpoint and its figures
+        # the driver may have died after the last checkpoint, before it logged the metrics
         ray.train.report(dict(trainer.progress.metrics))
         return
     trainer.train()
@@ -83,9 +83,10 @@ class _Trainer:
         if config.train.init_from:
             start = local_checkpoint(config.train.init_from, "train.init_from")
             load_weights(start, self.model, may_lack="dial")
+        self.scratch = tempfile.TemporaryDirectory(prefix="recdiv-")
         self.progress = Progress()
         self.best_weights = _copy_weights(self.model)
-        self.doomed_nodes: set[str] = set()  # those that a checkpoint was written for
+        self.doomed_nodes: set[str] = set()  # a checkpoint was written for these
         training: dict[str, Any] = {}
         checkpoint = last_checkpoint(config)
         if checkpoint is not None:
@@ -114,13 +115,13 @@ class _Trainer:
         )
 
     def train(self) -> None:
-        """Run epochs until the last one or until patience ends; with none, judge what is there."""
+        """Run epochs until the last one or until patience ends; with no epoch, only evaluate."""
         train = self.config.train
         if not train.epochs and not self.progress.is_finished:
             self._end_epoch(0, self.learner.evaluate("val"), {})
         first_epoch = self.progress.step // self.learner.steps_an_epoch
         if self.progress.metrics:
-            # the driver may have been lost between the checkpoint of an epoch and its figures
+            # the driver may have died after the checkpoint, before it logged the metrics
             ray.train.report({**self.progress.metrics, "is_repeated": 1.0})
         stream = stream_train(
             self.dataset.prepared,
@@ -150,11 +151,11 @@ class _Trainer:
         check_skipped(self.learner.num_skipped, self.progress.step, train.precision)
 
     def _must_checkpoint(self, step: int) -> bool:
-        """Tell, alike on all ranks, whether a checkpoint is due inside the epoch."""
+        """Return whether a checkpoint is due inside the epoch; all ranks return the same."""
         every = self.config.train.checkpoint_every_steps
         is_due = every > 0 and step % every == 0
         if self.config.scaling.preemptible and step % PREEMPTION_STEPS == 0:
-            doomed = ray.train.get_preemption_info()  # all ranks meet here
+            doomed = ray.train.get_preemption_info()  # waits for all ranks
             fresh = set(doomed.preempted_node_ids if doomed else ()) - self.doomed_nodes
             if fresh and self.rank == 0:
                 logger.warning("a machine will be taken away: checkpoint at step %d", step)
@@ -213,11 +214,15 @@ class _Trainer:
         self._report(metrics)
 
     def _report(self, metrics: Mapping[str, float]) -> None:
-        """Hand metrics to the controller, none inside an epoch; rank 0 brings the checkpoint."""
+        """Report metrics, none inside an epoch; rank 0 adds the checkpoint.
+
+        Ray uploads a checkpoint while training goes on, and keeps the order of the reports. The
+        last report waits for all uploads.
+        """
         check_unchanged(self.dataset.prepared, self.dataset.manifest)
         best = self.progress.best_metrics.get(self.config.eval.objective_at_k, 0.0)
         reported = {**metrics, "selection": best, "step": self.progress.step}
-        # all ranks meet here where the encoder is in shards
+        # collective where the encoder is in shards
         weights, training = whole(self.model.state_dict()), self.learner.state()
         if self.rank:
             ray.train.report(reported)
@@ -225,23 +230,29 @@ class _Trainer:
         is_best = self.progress.is_finished or (
             self.progress.best_epoch * self.learner.steps_an_epoch == self.progress.step
         )
-        with tempfile.TemporaryDirectory() as directory:
-            save_checkpoint(
-                Path(directory),
-                config=self.config,
-                manifest=self.dataset.manifest,
-                progress=self.progress,
-                weights=weights,
-                training={**training, "best_weights": None if is_best else self.best_weights},
-            )
-            ray.train.report(reported, checkpoint=ray.train.Checkpoint.from_directory(directory))
+        mode = ray.train.CheckpointUploadMode
+        directory = tempfile.mkdtemp(dir=self.scratch.name)
+        save_checkpoint(
+            Path(directory),
+            config=self.config,
+            manifest=self.dataset.manifest,
+            progress=self.progress,
+            weights=weights,
+            training={**training, "best_weights": None if is_best else self.best_weights},
+        )
+        ray.train.report(
+            reported,
+            checkpoint=ray.train.Checkpoint.from_directory(directory),
+            checkpoint_upload_mode=mode.SYNC if self.progress.is_finished else mode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
 
 
 def load_checked(config: Config, fingerprint: str) -> Dataset:
-    """Load the data set of a run, after a check that it is the one that the driver checked.
+    """Load the data set of a run.
 
     Raises:
-        UserError: it was replaced since.
+        UserError: it is not the data set that the driver checked.
     """
     prepared = Path(config.data.prepared)
     manifest = read_manifest(prepared)
@@ -251,14 +262,3 @@ def load_checked(config: Config, fingerprint: str) -> Dataset:
 
 def _copy_weights(model: Recommender) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in whole(model.state_dict()).items()}
-
-
-def start_logging() -> None:
-    """Show our own progress in a worker's log, and not a line of Ray's for every report."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(RedactingFormatter("%(asctime)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    import ray.train.v2._internal.execution.context as context
-
-    logging.getLogger(context.__file__).setLevel(logging.WARNING)
-    quieten()

@@ -1,12 +1,11 @@
-"""The small files of a run's directory, which say what the run is and how it ended.
+"""The small files in the directory of a run: its settings, its owner, its result.
 
-    config.yaml     the settings of the run: another config under this name is refused
-    result.json     what the pipeline printed, of a run that is finished
-    owner.json      whose the run is while it is being written (claims.py)
+    config.yaml     settings of the run; a run of this name with other settings is refused
+    result.json     output of the pipeline, once the run is finished
+    owner.json      process that writes the run now (storage/claims.py)
 
-The directory may be a URI. A file that is damaged, as older versions of this code could leave it,
-counts as absent, and the log says so. The checkpoints beside these files are Ray Train's
-(checkpoint.py).
+The directory may be a URI. A damaged file counts as absent, with a line in the log. Ray Train
+writes the checkpoints beside these files (slates/checkpoint.py reads them).
 """
 
 from __future__ import annotations
@@ -39,8 +38,9 @@ SNAPSHOT: Final = "checkpoint_manager_snapshot.json"
 FREE_TO_CHANGE: Final = (
     "tracking.",
     "scaling.address",
+    "scaling.min_workers",
     "train.max_failures",
-    "data.",  # but data.prepared: the others say how that was made
+    "data.",  # except data.prepared: the other keys say how it was made
     "split.",
 )
 """Keys that may differ when a run is resumed."""
@@ -50,8 +50,8 @@ def place_run(config: Config, default_name: str) -> Config:
     """Return the config with an absolute `run.storage` and a run name that is one directory in it.
 
     Args:
-        config: its `run`.
-        default_name: what the name starts with where there is none; the time follows.
+        config: config with a `run` section.
+        default_name: first part of the name of a run without one; the time follows.
 
     Raises:
         UserError: a name that would leave `run.storage`, or a storage that cannot be written.
@@ -60,15 +60,15 @@ def place_run(config: Config, default_name: str) -> Config:
     storage = config.run.storage
     if not is_uri(storage):
         storage = str(output_path(storage, "run.storage").absolute())
-    filesystem_of(storage, "run.storage")  # refuses what is no place
+    filesystem_of(storage, "run.storage")  # refuses a URI that it cannot read
     return override(config, {"run.name": name, "run.storage": storage})
 
 
 def claim_run(config: Config) -> AbstractContextManager[None]:
-    """Return what keeps other processes from writing the same run.
+    """Return a context in which no other process can write the same run.
 
     Raises:
-        UserError: (when it is entered) another process writes it now.
+        UserError: (on entry) another process writes the run now.
     """
     filesystem, place = _file(config, "")
     what = f"run.name={config.run.name} in run.storage={config.run.storage}"
@@ -76,7 +76,7 @@ def claim_run(config: Config) -> AbstractContextManager[None]:
 
 
 def existing_result(config: Config) -> dict[str, Any] | None:
-    """Return the result of a finished run of this name; None when there is something to train.
+    """Return the result of a finished run of this name; None = it is not finished.
 
     Raises:
         UserError: the name was used with other settings.
@@ -99,9 +99,9 @@ def existing_result(config: Config) -> dict[str, Any] | None:
 
 
 def on_own_version(config: Config) -> Config:
-    """Return the config with the version of the data that an unfinished run of its name began with.
+    """Return the config with the version of the data set that an unfinished run began with.
 
-    A run that is resumed goes on with its own version, while that is still there.
+    A resumed run keeps its version as long as that still exists.
     """
     if not config.data.prepared or read_result(config) is not None:
         return config
@@ -112,7 +112,7 @@ def on_own_version(config: Config) -> Config:
     if own == current or not is_same_set(own, current) or not (own / "manifest.json").is_file():
         return config
     logger.warning(
-        "run.name=%s goes on with the data it began with, %s; data.prepared=%s was prepared again "
+        "run.name=%s continues on the data it began with, %s; data.prepared=%s was prepared again "
         "since. Give another run.name to train on the new version",
         config.run.name,
         own,
@@ -122,7 +122,7 @@ def on_own_version(config: Config) -> Config:
 
 
 def read_run_config(config: Config) -> Config | None:
-    """Read the settings that a run of this name was begun with; None = there is none."""
+    """Read the settings that a run of this name began with; None = there is no such run."""
     text = _read(config, "config.yaml")
     if not text:
         return None
@@ -140,14 +140,14 @@ def read_run_config(config: Config) -> Config | None:
             f"run.name={config.run.name} exists in {config.run.storage}, written by another "
             f"version of recdiv ({error}): give another run.name"
         ) from None
-    if before.data.prepared:  # an earlier version of this code wrote the path as it was given
+    if before.data.prepared:  # an earlier version of recdiv wrote the path as it was given
         version = str(open_version(local_path(before.data.prepared, "data.prepared")))
         before = override(before, {"data.prepared": version})
     return before
 
 
 def read_result(config: Config) -> dict[str, Any] | None:
-    """Read what a finished run of this name printed; None = it is not finished."""
+    """Read the output of a finished run of this name; None = it is not finished."""
     text = _read(config, "result.json")
     if not text:
         return None
@@ -162,10 +162,10 @@ def read_result(config: Config) -> dict[str, Any] | None:
 
 
 def drop_damaged_snapshot(config: Config) -> None:
-    """Remove Ray Train's list of a run's checkpoints where it is damaged.
+    """Remove Ray Train's list of the checkpoints of a run, if it is damaged.
 
-    Ray 2.60 writes it in place, and refuses each restart with half of it. Without the list
-    `last_checkpoint` finds the checkpoints.
+    Ray 2.60 overwrites the list in place. A process that dies then leaves half a list, with which
+    Ray refuses to restart. Without the list `last_checkpoint` finds the checkpoints.
     """
     filesystem, path = _file(config, SNAPSHOT)
     text = _read(config, SNAPSHOT)
@@ -187,9 +187,9 @@ def drop_damaged_snapshot(config: Config) -> None:
 
 
 def last_checkpoint(config: Config) -> ray.train.Checkpoint | None:
-    """Return what a worker goes on from: Ray's last checkpoint, or else the furthest in storage.
+    """Return the checkpoint that a worker continues from; None = it starts from the beginning.
 
-    Ray knows none where its list was damaged, although they are there.
+    It is Ray's last checkpoint. If Ray's list was damaged, it is the furthest one in storage.
     """
     import ray.train
 
@@ -201,7 +201,7 @@ def last_checkpoint(config: Config) -> ray.train.Checkpoint | None:
     found = next(filter(is_whole, by_progress(Path(_file(config, "")[1]))), None)
     if found is None:
         return None
-    logger.info("%s: going on from %s", config.run.name, found)
+    logger.info("%s: continuing from %s", config.run.name, found)
     return ray.train.Checkpoint(str(found))
 
 
@@ -212,7 +212,7 @@ def _refuse_constant(name: str) -> float:
 def _say_damaged(config: Config, name: str, error: Exception) -> None:
     reason = str(error).partition("\n")[0]
     place = joined(config.run.storage, config.run.name, name)
-    logger.warning("%s is damaged (%s): taken as absent", place, reason)
+    logger.warning("%s is damaged (%s): it counts as absent", place, reason)
 
 
 def _file(config: Config, name: str) -> tuple[FileSystem, str]:
@@ -221,7 +221,7 @@ def _file(config: Config, name: str) -> tuple[FileSystem, str]:
 
 
 def _read(config: Config, name: str) -> str:
-    """Return the text of a file, the empty one where it is missing or no text."""
+    """Return the text of a file; empty = the file is missing."""
     filesystem, path = _file(config, name)
     if filesystem.get_file_info(path).type != FileType.File:
         return ""
@@ -236,12 +236,12 @@ def write_run_file(config: Config, name: str, text: str) -> None:
     if isinstance(filesystem, LocalFileSystem):
         write_whole(Path(path), text)
         return
-    with filesystem.open_output_stream(path) as stream:  # a store shows what was closed
+    with filesystem.open_output_stream(path) as stream:  # a store shows a file once it is closed
         stream.write(text.encode())
 
 
 def write_result(config: Config, result: dict[str, Any]) -> None:
-    """Write `result.json`, which says that the run is finished.
+    """Write `result.json`, which marks the run as finished.
 
     Raises:
         ValueError: a metric that is not finite.

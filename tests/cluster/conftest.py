@@ -21,7 +21,7 @@ import pytest
 import ray
 import ray.tune
 
-from recdiv_core.cluster.start import ENVIRONMENT
+from recdiv_core.cluster.start import ENVIRONMENT, start_local
 from recdiv_core.config import override
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ LONG = (
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     os.environ.update(ENVIRONMENT)
-    ray.init(address="local", num_cpus=4, include_dashboard=False)
+    start_local(num_cpus=4)
     yield
     ray.shutdown()
 

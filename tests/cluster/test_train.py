@@ -1,27 +1,15 @@
 """One training run through the real command line: tracked, repeatable, the same on any workers."""
 
 import json
-import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 import yaml
-from ray.util.placement_group import (
-    placement_group,
-    placement_group_table,
-    remove_placement_group,
-)
 
 from recdiv_core.config import flatten, from_tree
 from recdiv_core.schema import read_manifest
-from recdiv_core.training import workers
-from recdiv_core.training.trainer import CleanUp
-from recdiv_core.training.workers import Workers, handed_on
-from tests.cluster.conftest import LONG, figures_of, run, wait_until
+from tests.cluster.conftest import LONG, figures_of, run
 
 pytestmark = pytest.mark.ray
 
@@ -69,58 +57,10 @@ def test_the_same_command_answers_at_once(shop, trained):
     assert sorted(Path(trained["checkpoint"]).parent.iterdir()) == before
 
 
-def pids_that_wait():
-    return [worker.metadata.pid for worker in Workers.waiting.workers] if Workers.waiting else []
-
-
 @pytest.mark.slow
-def test_workers_are_handed_on_to_the_next_run_and_it_is_none_the_worse(shop, trained, monkeypatch):
-    judged = ["train.epochs=0", f"train.init_from={trained['checkpoint']}"]
-    two = "scaling.num_workers=2"
-    with handed_on():
-        run("train", *shop.arguments("run.name=before", two, "train.epochs=1", "seed=1"))
-        before, barrier = pids_that_wait(), Workers.waiting.sync_actor
-        after = run("train", *shop.arguments("run.name=after", *LONG))
-        assert len(before) == 2
-        assert pids_that_wait() == before
-        assert Workers.waiting.sync_actor == barrier
-        run("train", *shop.arguments("run.name=smaller", "scaling.num_workers=1", *judged))
-        (lost,) = pids_that_wait()
-        os.kill(lost, signal.SIGKILL)
-        run("train", *shop.arguments("run.name=lost", "scaling.num_workers=1", *judged))
-        assert len(pids_that_wait()) == 1
-        assert pids_that_wait() != [lost]
-        monkeypatch.setattr(workers, "MOST_RUNS", 2)
-        run("train", *shop.arguments("run.name=worn-out", "scaling.num_workers=1", *judged))
-        assert not pids_that_wait()
-        never = placement_group([{"CPU": 1000}])
-        run("train", *shop.arguments("run.name=somebody-waits", two, *judged))
-        assert not pids_that_wait()
-        remove_placement_group(never)
-    assert_same_training(after, trained)
-
-
-@pytest.mark.faults
-def test_places_are_freed_when_the_process_that_holds_them_is_killed(ray_cluster):
-    @ray.remote(num_cpus=0)
-    class Holder:
-        def hold(self):
-            place = placement_group([{"CPU": 0.1}])
-            ray.get(place.ready())
-            clean_up = CleanUp()
-            clean_up.after_controller_start(None)
-            ray.get(CleanUp.process.register_placement_group.remote(place))
-            return place.id.hex(), os.getpid()
-
-    def state():
-        return placement_group_table()[place]["state"]
-
-    holder = Holder.remote()
-    place, pid = ray.get(holder.hold.remote())
-    time.sleep(3)  # it looks once a second
-    assert state() == "CREATED"
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: state() == "REMOVED")
+def test_a_name_that_is_not_ascii_names_a_run(shop):
+    arguments = shop.arguments("run.name=\u043e\u0431\u0443\u0432\u044c", "train.epochs=1")
+    assert Path(run("train", *arguments)["checkpoint"]).is_relative_to(shop.storage)
 
 
 def test_a_name_is_refused_with_other_settings(shop, trained, capsys):

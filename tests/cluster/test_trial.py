@@ -1,0 +1,62 @@
+"""A trial of a sweep: stopped or killed, it leaves the resources of its workers to the next one."""
+
+from typing import Any
+
+import pytest
+import ray
+import yaml
+from ray import tune
+from ray.util import placement_group_table
+
+from recdiv_core.config import Config, to_yaml
+from recdiv_core.schema import read_manifest
+from recdiv_core.settings import apply_overrides
+from recdiv_core.sweep.trial import Trial
+from tests.cluster.conftest import wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
+
+
+def endless_trial(shop, name) -> Any:
+    """Return the class of a trial with more epochs than any test waits for."""
+    long = ("train.epochs=4000", "train.patience=4000", "train.batch_size=4")
+    config = apply_overrides(Config(), shop.arguments(*long))
+    return tune.with_parameters(
+        Trial,
+        shared=yaml.safe_load(to_yaml(config)),
+        fingerprint=read_manifest(shop.prepared).fingerprint,
+        root=str(shop.storage / name),
+        concurrent=1,
+    )
+
+
+def reserved():
+    return [place for place in placement_group_table().values() if place["state"] != "REMOVED"]
+
+
+def test_a_stopped_trial_ends_its_workers(shop):
+    assert not reserved()
+    trial = endless_trial(shop, "stopped")(config={"seed": 1})
+    assert trial.train()["epoch"] == 1
+    assert trial.train()["epoch"] == 2
+    assert reserved()
+    trial.stop()
+    assert not reserved()
+
+
+def test_a_killed_trial_frees_what_its_workers_had(shop):
+    assert not reserved()
+    trial: Any = ray.remote(num_cpus=0)(endless_trial(shop, "killed")).remote(config={"seed": 2})
+    result: Any = ray.get(trial.train.remote())
+    assert result["epoch"] == 1
+    assert reserved()
+    ray.kill(trial)
+    wait_until(lambda: not reserved())
+
+
+def test_a_failed_trial_says_why(shop):
+    trial = endless_trial(shop, "failed")(config={"train.learning_rate": 1e30})
+    with pytest.raises(ArithmeticError, match="training diverged"):
+        [trial.train() for _ in range(10)]
+    trial.stop()
+    assert not reserved()
