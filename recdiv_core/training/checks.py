@@ -162,7 +162,7 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
         checked_encoder(manifest)
     _check_attributes(config, prepared)
     check_dial(config)
-    _check_ray(config, importlib.metadata.version("ray"))
+    check_ray(config, importlib.metadata.version("ray"))
     if not config.train.init_from:
         return {}
     from recdiv_core.slates.checkpoint import check_data, check_weights, read_config
@@ -180,7 +180,7 @@ def measured_names(k: int) -> list[str]:
     return [f"{name}_at_{k}" for name in MEASURED]
 
 
-def _check_ray(config: Config, version: str) -> None:
+def check_ray(config: Config, version: str) -> None:
     """Refuse what the installed Ray cannot do."""
     major, minor = (int(part) for part in version.split(".")[:2])
     if config.scaling.preemptible and (major, minor) < TELLS_OF_PREEMPTION:

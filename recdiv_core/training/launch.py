@@ -98,7 +98,7 @@ def launch(
         },
         torch_config=TorchConfig(backend="nccl" if config.scaling.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=_group_size(needed.scaling),
+            num_workers=group_size(needed.scaling),
             use_gpu=config.scaling.use_gpu,
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if config.scaling.use_gpu else {})},
         ),
@@ -127,7 +127,7 @@ def launch(
     return Outcome(place, _finite(config, result.metrics))
 
 
-def _group_size(scaling: ScalingConfig) -> int | tuple[int, int]:
+def group_size(scaling: ScalingConfig) -> int | tuple[int, int]:
     """Return the number of workers as Ray Train takes it: (fewest, most) where it may change."""
     if 0 < scaling.min_workers < scaling.num_workers:
         return scaling.min_workers, scaling.num_workers

@@ -87,6 +87,8 @@ class _Trainer:
         self.progress = Progress()
         self.best_weights = _copy_weights(self.model)
         self.doomed_nodes: set[str] = set()  # a checkpoint was written for these
+        if self.rank == 0 and config.scaling.min_workers:
+            logger.info("%s: training on %d workers", config.run.name, self.world_size)
         training: dict[str, Any] = {}
         checkpoint = last_checkpoint(config)
         if checkpoint is not None:

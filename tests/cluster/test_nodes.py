@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.conftest import LONG, PATIENCE_S, ROOT, wait_until
+from tests.cluster.conftest import LONG, PATIENCE_S, ROOT, run, wait_until
 from tests.cluster.test_resume import assert_same_figures, checkpoints, has_passed, last_json
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.slow]
@@ -94,6 +94,27 @@ def test_a_lost_node_costs_nothing_but_time(shop, trained, start, nodes, tmp_pat
     assert logged.info.status == "FINISHED"
 
 
+def test_a_run_that_loses_a_worker_for_good_gives_the_metrics_of_one_worker(
+    shop, start, nodes, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5")
+    plain = (*LONG, "model.dropout=0")
+    alone = run("train", *shop.arguments("run.name=alone", *plain, "scaling.num_workers=1"))
+    # a node has room for one such worker
+    elastic = (*plain, "scaling.min_workers=1", "scaling.cpus_per_worker=3", nodes.setting)
+    driver = start("train", *shop.arguments("run.name=elastic", *elastic))
+    third = int(alone["metrics"]["step"]) // 3
+    wait_until(lambda: has_passed(shop.storage / "elastic", third))
+    nodes.lose(nodes.at_work())
+    assert driver.wait(timeout=PATIENCE_S) == 0
+    log = tmp_path / "train-0.log"
+    assert re.findall(r"elastic: training on (\d) workers", log.read_text()) == ["2", "1"]
+    result = last_json(log)["metrics"]
+    for name, value in alone["metrics"].items():
+        if name.startswith(("val/", "test/")):
+            assert result[name] == pytest.approx(value, abs=1e-4), name
+
+
 def test_a_sweep_that_loses_a_node_loses_no_trial(shop, trained, start, nodes, tmp_path):
     # the first trial is the undisturbed run; one at a time, or the other may be on the lost node
     settings = (*LONG, "model.num_layers=2", "scaling.max_concurrent_trials=1")
@@ -120,15 +141,15 @@ def test_a_node_that_will_be_taken_away_leaves_a_checkpoint(
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.2")
     settings = (*LONG, "scaling.preemptible=true", "train.max_failures=0")
     driver = start("train", *shop.arguments("run.name=noticed", *settings, nodes.setting))
-    run = shop.storage / "noticed"
-    wait_until(lambda: has_passed(run, 6))
+    place = shop.storage / "noticed"
+    wait_until(lambda: has_passed(place, 6))
     node = nodes.at_work()
     nodes.drain(node)
     log = tmp_path / "train-0.log"
     said = r"will be taken away: checkpoint at step (\d+)"
     wait_until(lambda: re.search(said, log.read_text()))
     step = int(re.findall(said, log.read_text())[0])
-    wait_until(lambda: any(found["step"] >= step for found in checkpoints(run)))
+    wait_until(lambda: any(found["step"] >= step for found in checkpoints(place)))
     nodes.lose(node)
     assert driver.wait(timeout=PATIENCE_S) == 0
     assert_same_figures(last_json(tmp_path / "train-0.log"), trained)
