@@ -21,7 +21,7 @@ def test_a_newer_ray_takes_preemptible_machines(version):
 
 
 def test_more_workers_cannot_suffice_than_are_asked_for():
-    with pytest.raises(UserError, match="scaling.min_workers=3 must be at most"):
+    with pytest.raises(UserError, match=r"scaling\.min_workers=3 must be at most"):
         override(Config(), {"scaling.min_workers": 3, "scaling.num_workers": 2})
 
 
