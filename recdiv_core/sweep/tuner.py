@@ -91,7 +91,12 @@ def run_trials(
                 trial_dirname_creator=trial_name,
             ),
             run_config=tune.RunConfig(
-                name="tune", callbacks=callbacks, verbose=0, **ray_storage(root)
+                name="tune",
+                callbacks=callbacks,
+                # Ray Train writes the checkpoints
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+                **ray_storage(root),
             ),
         )
         set_tags(parent, {sweep_state.TAG: state_digest(joined(root, "tune"))})
