@@ -25,7 +25,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Audit the data set of the config."""
-    from recdiv_core.data.prepared_audit import audit, format_table
+    from recdiv_core.data.audit.prepared import audit, format_table
 
     result = audit(config.data.prepared)
     print(format_table(result), file=sys.stderr)

@@ -110,7 +110,7 @@ def modules_of_the_tree() -> set[str]:
         if indent == 0:
             package, directory = first.strip("/"), ""
         elif indent == 2:
-            directory = f"{first.strip('/')}." if first.endswith("/") else ""
+            directory = f"{first.strip('/')}.".replace("/", ".") if first.endswith("/") else ""
         names = re.findall(r"(?<![\w/.<])(\w+)\.py\b", line)
         found |= {f"{package}.{directory}{name}" for name in names}
     return {name for name in found if name.split(".")[0] in {"recdiv_core", *OUTER}}

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recdiv_core.data import audit, split
-from recdiv_core.data.findings import find
+from recdiv_core.data import split
+from recdiv_core.data.audit import preparing, traces
+from recdiv_core.data.audit.findings import find
+from recdiv_core.data.audit.preparing import UNDATED
 from tests.oracles import busiest_hour, count_not_yet_there
 
 NUM_ITEMS = 5
@@ -39,7 +41,7 @@ def write_and_audit(tmp_path, **changed):
         (tmp_path / name).mkdir()
         changed_table = pa.Table.from_pylist(rows, schema=table.schema)
         pq.write_table(changed_table, tmp_path / name / "part-00000.parquet")
-    findings = audit.audit_shard(str(tmp_path), 0, EVENTS, COUNTS, IS_COLD)
+    findings = preparing.audit_shard(str(tmp_path), 0, EVENTS, COUNTS, IS_COLD)
     return {finding.name: finding for finding in findings if finding.count}
 
 
@@ -94,16 +96,16 @@ def by_user(events, values):
 def test_the_busiest_hours_are_those_of_the_twin(seed):
     events = random_events(seed)
     seconds = by_user(events, events.times_N // 1_000_000)
-    assert audit.count_busiest_hours(events).tolist() == [busiest_hour(s) for s in seconds]
+    assert preparing.count_busiest_hours(events).tolist() == [busiest_hour(s) for s in seconds]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_candidates_not_yet_there_are_those_of_the_twin(seed):
     events = random_events(seed)
     counts = split.count_temporal(events.times_N, events.offsets_B, int(3e9), int(6e9))
-    first = np.array([int(1e9), int(4e9), int(8e9), audit.traces.NEVER, audit.traces.NEVER, 0])
-    dated = np.array([audit.UNDATED, int(7e9), int(2e9), int(8.5e9), audit.UNDATED, int(9e9)])
-    found = audit.audit_times(events, counts, split.TEST, audit.Clock(first, dated))
+    first = np.array([int(1e9), int(4e9), int(8e9), traces.NEVER, traces.NEVER, 0])
+    dated = np.array([UNDATED, int(7e9), int(2e9), int(8.5e9), UNDATED, int(9e9)])
+    found = preparing.audit_times(events, counts, split.TEST, preparing.Clock(first, dated))
     later = [[t for t in times if t >= 6e9] for times in by_user(events, events.times_N)]
     asked = [times[0] for times in later if times]
     born = [int(1e9), int(4e9), int(2e9), int(8.5e9), None, 0]
@@ -118,42 +120,42 @@ def test_a_target_before_its_item_was_available_is_found():
     events = random_events(0)
     counts = split.count_leave_last_out(events.offsets_B)
     first = np.zeros(V_DATED, dtype=np.int64)
-    soon = np.full(V_DATED, audit.DAY_US)  # within the slack of a day
-    late = np.full(V_DATED, 2 * audit.DAY_US)
+    soon = np.full(V_DATED, preparing.DAY_US)  # within the slack of a day
+    late = np.full(V_DATED, 2 * preparing.DAY_US)
     name = "test targets before their item was available"
     num_targets = int(counts[:, split.TEST].sum())
-    for dated, expected in ((soon, 0), (late, num_targets), (first + audit.UNDATED, 0)):
-        found = audit.audit_times(events, counts, split.TEST, audit.Clock(first, dated))
+    for dated, expected in ((soon, 0), (late, num_targets), (first + UNDATED, 0)):
+        found = preparing.audit_times(events, counts, split.TEST, preparing.Clock(first, dated))
         assert [f.count for f in found if f.name == name] == [expected]
 
 
 def test_the_catalogues_dates_are_held_against_the_log():
-    first = np.array([0, 0, audit.traces.NEVER])
+    first = np.array([0, 0, traces.NEVER])
     ids = pa.array(["a", "b", "c"])
     table = pa.table({"item_id": ids, "available_from": ["1970-01-01", "1970-01-09", "2020-01-01"]})
-    finding = audit.audit_arrivals(audit.make_clock(first, table), ids)
+    finding = preparing.audit_arrivals(preparing.make_clock(first, table), ids)
     assert (finding.count, finding.examples) == (1, ["b"])
 
 
 @pytest.mark.parametrize("values", [["soon", "later"], [1, 2], [None, None]])
 def test_dates_that_are_none_count_for_nothing(values):
-    clock = audit.make_clock(np.zeros(2, dtype=np.int64), pa.table({"available_from": values}))
-    assert clock.dated_V.tolist() == [audit.UNDATED] * 2
+    clock = preparing.make_clock(np.zeros(2, dtype=np.int64), pa.table({"available_from": values}))
+    assert clock.dated_V.tolist() == [UNDATED] * 2
     assert clock.born_V.tolist() == [0, 0]
-    assert audit.audit_arrivals(clock, pa.array(["a", "b"])).count == 0
+    assert preparing.audit_arrivals(clock, pa.array(["a", "b"])).count == 0
 
 
 def unborn(count, first, dated):
     name = "candidates not yet there at test requests"
     finding = find(name, count, figures={"requests": [10], "candidates": [1000]})
-    clock = audit.Clock(np.array(first), np.array(dated))
-    return audit.weigh([finding], clock)[0].severity
+    clock = preparing.Clock(np.array(first), np.array(dated))
+    return preparing.weigh([finding], clock)[0].severity
 
 
 def test_many_unborn_candidates_are_a_warning_when_the_catalogue_dates_its_items():
     assert unborn(60, [5], [7]) == "warning"
     assert unborn(40, [5], [7]) == "info"
-    assert unborn(60, [5], [audit.UNDATED]) == "info"
+    assert unborn(60, [5], [UNDATED]) == "info"
 
 
 # --------------------------------------------------------------------------- rates
@@ -169,7 +171,7 @@ def shop_of(rates):
 
 
 def bots_of(*shards):
-    return audit.audit_rates([audit.sum_up_rates(shop_of(rates)) for rates in shards])
+    return preparing.audit_rates([preparing.sum_up_rates(shop_of(rates)) for rates in shards])
 
 
 def test_a_user_that_is_no_human_is_found_whatever_the_shard():
@@ -182,7 +184,7 @@ def test_a_user_that_is_no_human_is_found_whatever_the_shard():
 
 def test_a_busy_shop_has_busy_users():
     rates = np.exp(np.random.default_rng(0).normal(4, 0.8, 500)).astype(int) + 1
-    assert rates.max() > audit.MIN_BUSY
+    assert rates.max() > preparing.MIN_BUSY
     assert bots_of(rates).count == 0
 
 
@@ -195,4 +197,4 @@ def test_a_quiet_shops_busiest_user_is_human_below_one_event_a_minute():
 def test_a_weighted_median_is_that_of_the_values_written_out(pairs):
     values, counts = (np.array(column) for column in zip(*pairs, strict=True))
     written = np.sort(np.repeat(values, counts))
-    assert audit.weighted_median(values, counts) == written[(len(written) - 1) // 2]
+    assert preparing.weighted_median(values, counts) == written[(len(written) - 1) // 2]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recdiv_core.data import duplicates
+from recdiv_core.data.audit import duplicates
 from tests.oracles import is_tiny_edit
 
 TITLES = st.lists(st.text("ab茶", min_size=9, max_size=12), unique=True, max_size=12)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from recdiv_core.data.findings import (
+from recdiv_core.data.audit.findings import (
     CHECKS,
     OF_A_SPLIT,
     Finding,

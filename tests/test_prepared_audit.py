@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recdiv_core.data import catalogue, duplicates, split
-from recdiv_core.data.audit import audit_log, audit_shard
-from recdiv_core.data.findings import merge, to_json
-from recdiv_core.data.prepared_audit import audit, format_table
+from recdiv_core.data import catalogue, split
+from recdiv_core.data.audit import duplicates
+from recdiv_core.data.audit.findings import merge, to_json
+from recdiv_core.data.audit.prepared import audit, format_table
+from recdiv_core.data.audit.preparing import audit_log, audit_shard
 from recdiv_core.schema import NO_QUERY, TOKENS
 from tests.test_pipelines import run
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from recdiv_core.data import traces
-from recdiv_core.data.findings import worst
+from recdiv_core.data.audit import traces
+from recdiv_core.data.audit.findings import worst
 
 IMPRESSION, CLICK = 0, 1
 

@@ -25,8 +25,9 @@ from recdiv_core import shop
 from recdiv_core.adapters.layout_files import Given, find_given
 from recdiv_core.cluster.start import start_ray
 from recdiv_core.config import Config, flatten
-from recdiv_core.data import audit, catalogue, events, examples, items, staging, traces
-from recdiv_core.data.findings import to_json
+from recdiv_core.data import catalogue, events, examples, items, staging
+from recdiv_core.data.audit import preparing, traces
+from recdiv_core.data.audit.findings import to_json
 from recdiv_core.data.versions import building, find_view, point, publish, version_place
 from recdiv_core.errors import UserError
 from recdiv_core.formats import readers
@@ -273,14 +274,14 @@ def _build(
     popularity_V = examples.fit_core(config, cuts, len(raw.table), work)
     queries = examples.collect_queries(work, has_queries=QUERY in log.columns)
     seen = traces.merge_traces(sorted((work / "traces").glob("*.npz")), len(raw.table))
-    clock = audit.make_clock(seen.first_V, raw.table) if log.has_timestamps else None
+    clock = preparing.make_clock(seen.first_V, raw.table) if log.has_timestamps else None
     counts, findings = examples.write_examples(config, cuts, popularity_V, queries, clock, work)
     logger.info("examples: %s", dict(counts))
     examples.check_examples(counts, config, cuts)
-    findings += audit.audit_log(protocol, log.has_timestamps)
+    findings += preparing.audit_log(protocol, log.has_timestamps)
     findings += traces.audit_positions(seen.counts_2P)
     if clock is not None:
-        findings.append(audit.audit_arrivals(clock, raw.item_ids))
+        findings.append(preparing.audit_arrivals(clock, raw.item_ids))
     (work / "audit.json").write_text(
         json.dumps(to_json(findings), indent=1, ensure_ascii=False), encoding="utf-8"
     )

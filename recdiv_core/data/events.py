@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
-from recdiv_core.data import traces
+from recdiv_core.data.audit import traces
 from recdiv_core.errors import INIT_MENDS, UserError
 from recdiv_core.formats import readers, timestamps, values
 from recdiv_core.formats.files import SourceFile, TextFormat

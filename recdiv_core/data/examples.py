@@ -23,8 +23,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
-from recdiv_core.data import audit, split
-from recdiv_core.data.findings import Finding, merge
+from recdiv_core.data import split
+from recdiv_core.data.audit import preparing
+from recdiv_core.data.audit.findings import Finding, merge
 from recdiv_core.errors import UserError
 from recdiv_core.formats import timestamps
 from recdiv_core.schema import EVENTS, NO_QUERY, USER_ID
@@ -311,7 +312,7 @@ def write_examples(
     cuts: Cuts,
     popularity_V: Any,
     queries: pa.Array,
-    clock: audit.Clock | None,
+    clock: preparing.Clock | None,
     work: Path,
 ) -> tuple[collections.Counter[str], list[Finding]]:
     """Write `train/`, `val/` and `test/`, and audit what was written.
@@ -351,7 +352,7 @@ def write_examples(
         rates.append(json.loads(part["rates"]))
     if clock is None:
         return counts, merge(findings)
-    return counts, [*audit.weigh(merge(findings), clock), audit.audit_rates(rates)]
+    return counts, [*preparing.weigh(merge(findings), clock), preparing.audit_rates(rates)]
 
 
 def _write_shard(
@@ -396,11 +397,11 @@ def _write_shard(
         "cold users": int((has_eval_B & ~has_train_B).sum()),
         "ties": split.count_ties(events, counts_B3),
     }
-    findings = audit.audit_shard(
+    findings = preparing.audit_shard(
         work, row["shard"], events, counts_B3, popularity_V == 0, ray.get(clock)
     )
     return {
         "counts": json.dumps(counts),
         "findings": json.dumps([vars(finding) for finding in findings]),
-        "rates": json.dumps(audit.sum_up_rates(events)),
+        "rates": json.dumps(preparing.sum_up_rates(events)),
     }

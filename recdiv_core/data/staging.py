@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
-from recdiv_core.data import traces
+from recdiv_core.data.audit import traces
 from recdiv_core.data.events import (
     STAGED,
     ClickLog,

@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdiv_core.data import split
-from recdiv_core.data.audit import find_excess, key_lists, mark_repeated
-from recdiv_core.data.duplicates import hash_lists
-from recdiv_core.data.findings import NUM_EXAMPLES, Finding, find
+from recdiv_core.data.audit.duplicates import hash_lists
+from recdiv_core.data.audit.findings import NUM_EXAMPLES, Finding, find
+from recdiv_core.data.audit.preparing import find_excess, key_lists, mark_repeated
 from recdiv_core.errors import UserError
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, USER_ID
 

@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recdiv_core.data import split, traces
-from recdiv_core.data.findings import NUM_EXAMPLES, Finding, find
+from recdiv_core.data import split
+from recdiv_core.data.audit import traces
+from recdiv_core.data.audit.findings import NUM_EXAMPLES, Finding, find
 from recdiv_core.formats import timestamps
 from recdiv_core.schema import EVAL_EXAMPLE, TRAIN_EXAMPLE, USER_ID
 

@@ -22,9 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recdiv_core.data import consistency, duplicates
-from recdiv_core.data.catalogue import parse_categories
-from recdiv_core.data.findings import (
+from recdiv_core.data.audit import consistency, duplicates
+from recdiv_core.data.audit.findings import (
     CHECKS,
     NUM_EXAMPLES,
     OF_A_SPLIT,
@@ -36,6 +35,7 @@ from recdiv_core.data.findings import (
     to_json,
     worst,
 )
+from recdiv_core.data.catalogue import parse_categories
 from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.schema import ITEM_ID, ITEM_INDEX, Manifest, count_rows, read_manifest

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from recdiv_core.data.findings import Finding, find
+from recdiv_core.data.audit.findings import Finding, find
 from recdiv_core.schema import EVENTS
 
 NUM_POSITIONS: Final = 100

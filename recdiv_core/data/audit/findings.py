@@ -1,7 +1,7 @@
 """What an audit can find: the table of findings, how bad each is, and what to do about it.
 
-Not the looking (audit.py here for prepare, traces.py for the raw log, recdiv_core/audit.py for a
-prepared data set). A finding that was looked for and not there counts 0 and is ok; one that could
+The checks are elsewhere: preparing.py for prepare, traces.py for the raw log, prepared.py for a
+prepared data set. A finding that was looked for and not there counts 0 and is ok; one that could
 not be looked for is absent. Findings add up over shards by their name.
 """
 
