@@ -40,8 +40,8 @@ import torch
 from benchmarks.peer_metrics import PEERS
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import ItemTraits, describe_items
-from recdiv_core.metrics.judged import Background
 from recdiv_core.metrics.scorecard import finish_scorecard, user_metrics
+from recdiv_core.metrics.slate_batch import Background
 from recdiv_core.metrics.tally import USER_METRICS, Tally, UserMetrics, tally_slates
 from recdiv_core.slates.making import count_above, count_rankable, make_slates
 from recdiv_core.slates.policy import SlatePolicy

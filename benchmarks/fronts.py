@@ -44,7 +44,7 @@ from recdiv_core.evaluation.judged_runs import judge_users
 from recdiv_core.items.traits import ItemTraits
 from recdiv_core.metrics import diversity, pareto
 from recdiv_core.metrics.bootstrap import interval, resampled_means
-from recdiv_core.metrics.jackknife import JudgedUsers, figure_draws
+from recdiv_core.metrics.jackknife import UserResults, sample_metrics
 from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
 from recdiv_core.slates.checkpoint import chosen_checkpoint, read_config, read_progress
 from recdiv_core.slates.dataset import Dataset, load_dataset
@@ -114,7 +114,7 @@ class Judged:
         figures: metric -> mean, or figure of all slates together.
     """
 
-    users: JudgedUsers
+    users: UserResults
     figures: Mapping[str, float]
 
 
@@ -252,7 +252,7 @@ def judge_model(run: Run, own: Sequence[SlatePolicy], shop: Shop, split: str) ->
         judge_users(slates, dataset, metrics, k=policy.k)
         for policy, slates in zip(own, made, strict=True)
     ]
-    return [Judged(users, {name: users.figure(name) for name in FIGURES}) for users in judged]
+    return [Judged(users, {name: users.value(name) for name in FIGURES}) for users in judged]
 
 
 def compare_volumes(
@@ -287,7 +287,7 @@ def drawn_pairs(points: Sequence[Judged], axis: str, num_draws: int) -> np.ndarr
     """Return (NDCG, axis) of points as they may come out for other users, [R, P, 2]."""
     names = ("ndcg", axis)
     if axis in SYSTEM_METRICS:
-        return figure_draws([point.users for point in points], names, num_draws, seed=0)
+        return sample_metrics([point.users for point in points], names, num_draws, seed=0)
     values_PU = [point.users.users[name] for point in points for name in names]
     return resampled_means(values_PU, num_draws, seed=0).reshape(num_draws, len(points), 2)
 

@@ -71,7 +71,7 @@ def main() -> None:
             share = held_out_of_split(model, dataset, args.split, run.config)
             slates = (held_out.slates(dataset, policy) for held_out in share)
             own = judge_users(slates, dataset, MEASURES, k=policy.k)
-            fronts[method][dial] = {name: own.figure(name) for name in FIGURES}
+            fronts[method][dial] = {name: own.value(name) for name in FIGURES}
         print(f"{method}: {len(dials)} dials judged", file=sys.stderr)
     alone = fronts.pop("none")[0.0]
     print(

@@ -193,7 +193,7 @@ METRICS: Final[Faults] = {
             ("num_held_out = num_judged + int", "num_held_out = int"),
         ],
     ),
-    "metrics/judged.py": (
+    "metrics/slate_batch.py": (
         "test_tally test_scorecard",
         [
             ("& (items_BK >= 0)\n", "\n"),
@@ -223,7 +223,7 @@ METRICS: Final[Faults] = {
         "test_scorecard test_groupings test_evaluate",
         [
             ("& (slates.targets_BT >= 0)\n", "\n"),
-            ("[:, slates.is_judged_R]", "[:, : slates.num_users]"),
+            ("[:, slates.has_targets_R]", "[:, : slates.num_users]"),
             ("num_targets_B=is_wanted_NT.sum(dim=1)", "num_targets_B=slates.num_targets_B[user_N]"),
         ],
     ),

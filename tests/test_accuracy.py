@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score, ndcg_score, roc_auc_score
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import describe_items
 from recdiv_core.metrics import accuracy
-from recdiv_core.metrics.judged import Background, JudgedSlates, judge
+from recdiv_core.metrics.slate_batch import Background, SlateBatch, match_slates
 from tests.oracles import accuracy_of_slate
 from tests.worlds import pad
 
@@ -34,8 +34,8 @@ METRICS = {
 }
 
 
-def judged(slates: list[list[int]], targets: list[list[int]], k: int) -> JudgedSlates:
-    return judge(pad(slates), pad(targets), TRAITS, k=k)
+def judged(slates: list[list[int]], targets: list[list[int]], k: int) -> SlateBatch:
+    return match_slates(pad(slates), pad(targets), TRAITS, k=k)
 
 
 def random_slates(seed: int, *, k: int, num_users: int = 20):
@@ -177,7 +177,7 @@ def test_auc_agrees_with_scikit_learn():
         expected.append(roc_auc_score(np.isin(np.arange(NUM_ITEMS), wanted), scores[user]))
     none = torch.zeros(0, dtype=torch.int64)
     background = Background(none, none, num_above, torch.full((20,), NUM_ITEMS))
-    batch = judge(pad(slates), pad(targets), TRAITS, k=5, background=background)
+    batch = match_slates(pad(slates), pad(targets), TRAITS, k=5, background=background)
     np.testing.assert_allclose(accuracy.auc(batch).numpy(), expected, rtol=0, atol=1e-14)
 
 
@@ -195,5 +195,5 @@ def test_auc_by_hand(num_above, num_rankable, expected):
     none = torch.zeros(0, dtype=torch.int64)
     places = torch.tensor([num_above]).double()
     background = Background(none, none, places, torch.tensor([num_rankable]))
-    slates = judge(pad([[1]]), pad([[1, 2]]), TRAITS, k=1, background=background)
+    slates = match_slates(pad([[1]]), pad([[1, 2]]), TRAITS, k=1, background=background)
     assert accuracy.auc(slates).tolist() == [expected]

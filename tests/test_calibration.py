@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from scipy.spatial.distance import jensenshannon
 
 from recdiv_core.metrics.calibration import calibration_js, calibration_kl
-from recdiv_core.metrics.judged import judge
+from recdiv_core.metrics.slate_batch import match_slates
 from tests.metric_oracles import calibration, shares_of_labels
 from tests.worlds import World, background_of, pad, random_world, traits_of, with_background
 
@@ -29,7 +29,7 @@ def world_of(slates: list[list[int]], histories: list[list[int]]) -> World:
 def divergences(world: World, k: int = 4) -> tuple[list[float], list[float]]:
     background = background_of(world, range(len(world.slates)))
     targets = pad(world.targets)
-    slates = judge(pad(world.slates), targets, traits_of(world), k=k, background=background)
+    slates = match_slates(pad(world.slates), targets, traits_of(world), k=k, background=background)
     return calibration_kl(slates).tolist(), calibration_js(slates).tolist()
 
 

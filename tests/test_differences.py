@@ -5,7 +5,7 @@ import pytest
 
 from recdiv_core.evaluation.differences import ACCURACY, correct_claims, difference, draw
 from recdiv_core.metrics.bootstrap import interval, p_value, resampled_means
-from recdiv_core.metrics.jackknife import JudgedUsers
+from recdiv_core.metrics.jackknife import UserResults
 from recdiv_core.metrics.tally import SYSTEM_METRICS
 
 
@@ -13,7 +13,7 @@ def judged(seed, *, num_users=60, num_items=200):
     rng = np.random.default_rng(seed)
     users = {"ndcg": rng.random(num_users), "ild": rng.random(num_users)}
     slates = np.stack([rng.permutation(num_items)[:5] for _ in range(num_users)])
-    return JudgedUsers(users, slates, num_items)
+    return UserResults(users, slates, num_items)
 
 
 def test_all_figures_of_all_runs_are_drawn():
@@ -22,7 +22,7 @@ def test_all_figures_of_all_runs_are_drawn():
     assert drawn.names == ("ndcg", "ild", *SYSTEM_METRICS)
     assert drawn.draws_RSM.shape == (300, 2, len(drawn.names))
     for place, name in enumerate(drawn.names):
-        assert drawn.figures_SM[:, place].tolist() == [run.figure(name) for run in runs]
+        assert drawn.figures_SM[:, place].tolist() == [run.value(name) for run in runs]
     np.testing.assert_allclose(drawn.draws_RSM.mean(0), drawn.figures_SM, atol=0.02)
 
 

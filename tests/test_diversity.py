@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import describe_items
 from recdiv_core.metrics import diversity
-from recdiv_core.metrics.judged import USERS_AT_ONCE, JudgedSlates, judge
+from recdiv_core.metrics.slate_batch import USERS_AT_ONCE, SlateBatch, match_slates
 from tests.oracles import categories_of_slate, ild_of_slate
 from tests.worlds import pad, random_world, traits_of
 
@@ -27,7 +27,7 @@ def slates_of(
     categories: list[list[int]] | None = None,
     num_categories: int = 4,
     k: int = 4,
-) -> JudgedSlates:
+) -> SlateBatch:
     """Return judged slates over 8 items; item i is in category i % 4 unless told otherwise."""
     traits = describe_items(
         torch.tensor(vectors) if vectors else torch.eye(8),
@@ -36,7 +36,7 @@ def slates_of(
         num_train_users=1,
         num_categories=num_categories,
     )
-    return judge(pad(slates), torch.zeros(len(slates), 1, dtype=torch.int64), traits, k=k)
+    return match_slates(pad(slates), torch.zeros(len(slates), 1, dtype=torch.int64), traits, k=k)
 
 
 def vectors(*first: list[float]) -> list[list[float]]:
@@ -64,7 +64,7 @@ def test_ild_by_hand(slate, expected):
 
 def test_ild_of_more_users_than_are_gathered_at_once():
     world = random_world(1, num_users=USERS_AT_ONCE + 7, width=4)
-    slates = judge(pad(world.slates), torch.zeros(71, 1).long(), traits_of(world), k=4)
+    slates = match_slates(pad(world.slates), torch.zeros(71, 1).long(), traits_of(world), k=4)
     expected = [ild_of_slate(slate, world.embeddings) for slate in world.slates]
     np.testing.assert_allclose(diversity.ild(slates).numpy(), expected, atol=1e-6)
 
@@ -144,7 +144,7 @@ def test_items_without_a_category_count_nothing():
 def test_category_metrics_equal_their_slow_twin(seed, k):
     world = random_world(seed, num_users=5)
     targets = torch.zeros(5, 1, dtype=torch.int64)
-    slates = judge(pad(world.slates), targets, traits_of(world), k=k)
+    slates = match_slates(pad(world.slates), targets, traits_of(world), k=k)
     values = {name: metric(slates) for name, metric in CATEGORY_METRICS.items()}
     for user, slate in enumerate(world.slates):
         expected = categories_of_slate(slate[:k], world.categories, world.num_categories, k)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import describe_items
 from recdiv_core.metrics import exposure
-from recdiv_core.metrics.judged import judge
+from recdiv_core.metrics.slate_batch import match_slates
 from tests.oracles import gini
 from tests.worlds import pad
 
@@ -71,7 +71,7 @@ def test_novelty_is_the_mean_self_information_in_bits(slate, expected):
         num_train_users=8,
         num_categories=1,
     )
-    slates = judge(pad([slate, [1, 2, 3]]), torch.tensor([[0], [0]]), traits, k=3)
+    slates = match_slates(pad([slate, [1, 2, 3]]), torch.tensor([[0], [0]]), traits, k=3)
     novelty = exposure.novelty(slates).tolist()
     assert novelty == [expected, pytest.approx(5 / 3)]
     assert max(novelty) <= math.log2(8)
@@ -124,12 +124,12 @@ def test_groups_of_popularity_by_hand():
     assert traits.popularity_group_V.tolist() == [2, 0, 1, 1, 2, 2]
     assert traits.popularity_rank_V.tolist() == [7, 1, 2, 3, 3, 3]
     assert traits.popularity_order_V.tolist() == [5, 0, 1, 2, 3, 4]
-    slates = judge(pad([[1, 2, 4, 0], [0, 5]]), torch.tensor([[4], [1]]), traits, k=4)
+    slates = match_slates(pad([[1, 2, 4, 0], [0, 5]]), torch.tensor([[4], [1]]), traits, k=4)
     assert exposure.tail_share(slates).tolist() == [0.5, 1.0]
     assert exposure.popularity(slates).tolist() == [20.0, 5.0]
     assert exposure.unexpectedness(slates).tolist() == [0.25, 0.5]
     assert exposure.user_coverage(slates).tolist() == [1.0, 1.0]
     assert exposure.full_slates(slates).tolist() == [1.0, 0.0]
     assert exposure.serendipity(slates).tolist() == [0.0, 0.0]  # ranked third, as it is popular
-    shifted = judge(pad([[4], [0]]), torch.tensor([[4], [0]]), traits, k=1)
+    shifted = match_slates(pad([[4], [0]]), torch.tensor([[4], [0]]), traits, k=1)
     assert exposure.serendipity(shifted).tolist() == pytest.approx([2 / 6, 1.0])

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.fronts import FIGURES, Judged, at_budget, compare_volumes, drawn_pairs
 from recdiv_core.metrics.bootstrap import resample_users
-from recdiv_core.metrics.jackknife import JudgedUsers
+from recdiv_core.metrics.jackknife import UserResults
 
 
 def judged(ndcg, other, *, num_users=2, num_items=20):
@@ -16,7 +16,7 @@ def judged(ndcg, other, *, num_users=2, num_items=20):
     }
     slates_UK = rng.integers(num_items, size=(num_users, 3))
     figures = dict.fromkeys(FIGURES, other) | {"ndcg": ndcg}
-    return Judged(JudgedUsers(users, slates_UK, num_items), figures)
+    return Judged(UserResults(users, slates_UK, num_items), figures)
 
 
 VAL = [judged(0.10, 1.0), judged(0.098, 1.2), judged(0.090, 2.0)]
@@ -62,5 +62,5 @@ def test_the_pairs_of_a_point_are_the_means_of_its_users_drawn():
 def test_the_coverage_of_a_pair_is_drawn_around_that_of_all_users():
     point = judged(0.1, 0.5, num_users=300, num_items=900)
     drawn = drawn_pairs([point], "coverage", 500)[:, 0, 1]
-    assert drawn.mean() == pytest.approx(point.users.figure("coverage"), abs=0.002)
+    assert drawn.mean() == pytest.approx(point.users.value("coverage"), abs=0.002)
     assert 0.005 < drawn.std() < 0.02

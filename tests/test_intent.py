@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import describe_items
 from recdiv_core.metrics.intent import alpha_ndcg, err_ia
-from recdiv_core.metrics.judged import JudgedSlates, judge
+from recdiv_core.metrics.slate_batch import SlateBatch, match_slates
 from tests.metric_oracles import intent
 from tests.worlds import pad, random_world, traits_of
 
 A, B, C, D, E = range(5)
 
 
-def judged(slate: list[int], targets: list[int], *, k: int = 5) -> JudgedSlates:
+def judged(slate: list[int], targets: list[int], *, k: int = 5) -> SlateBatch:
     """Return a slate over items A .. E, of the needs a, b, c, b and none."""
     traits = describe_items(
         torch.eye(5),
@@ -23,7 +23,7 @@ def judged(slate: list[int], targets: list[int], *, k: int = 5) -> JudgedSlates:
         num_train_users=1,
         num_categories=3,
     )
-    return judge(pad([slate]), pad([targets]), traits, k=k)
+    return match_slates(pad([slate]), pad([targets]), traits, k=k)
 
 
 def test_golden_values_of_ndeval():
@@ -60,7 +60,7 @@ def test_nothing_served_scores_0(slate, targets):
 def test_users_are_judged_like_the_slow_twin(seed, k):
     world = random_world(seed, num_users=4)
     targets = [wanted or [0] for wanted in world.targets]
-    slates = judge(pad(world.slates), pad(targets), traits_of(world), k=k)
+    slates = match_slates(pad(world.slates), pad(targets), traits_of(world), k=k)
     got = np.stack([alpha_ndcg(slates).numpy(), err_ia(slates).numpy()], axis=1)
     for user, slate in enumerate(world.slates):
         expected = intent(slate[:k], targets[user], k, world)

@@ -10,13 +10,13 @@ from recdiv_core.metrics.bootstrap import interval, resample_users
 from recdiv_core.metrics.exposure import gini
 from recdiv_core.metrics.jackknife import (
     DAMPING,
-    JudgedUsers,
+    UserResults,
     coverage_covariance,
-    figure_covariance,
-    figure_draws,
     item_sets,
     join_users,
     leave_out,
+    metric_covariance,
+    sample_metrics,
 )
 from tests.oracles import items_by_users, series_over_sets
 
@@ -39,7 +39,7 @@ def slates_of(seed, num_users=30, num_items=NUM_ITEMS, width=4, skew=1.5):
 def judged_of(seed, **shape):
     slates = slates_of(seed, **shape)
     values = np.random.default_rng(seed + 100).exponential(size=len(slates))
-    return JudgedUsers({"ndcg": values}, slates, shape.get("num_items", NUM_ITEMS))
+    return UserResults({"ndcg": values}, slates, shape.get("num_items", NUM_ITEMS))
 
 
 def as_lists(judged):
@@ -49,8 +49,8 @@ def as_lists(judged):
 def test_the_figures_are_the_mean_and_that_of_all_slates():
     judged = judged_of(0)
     shown = set(judged.slates_UK.ravel().tolist()) - {-1}
-    assert judged.figure("ndcg") == judged.users["ndcg"].mean()
-    assert judged.figure("coverage") == len(shown) / NUM_ITEMS
+    assert judged.value("ndcg") == judged.users["ndcg"].mean()
+    assert judged.value("coverage") == len(shown) / NUM_ITEMS
     assert judged.exposure_V.sum() == (judged.slates_UK >= 0).sum()
 
 
@@ -96,7 +96,7 @@ def test_no_difference_of_coverages_varies_less_than_half_the_jackknife(seed, nu
 
 def test_a_model_against_itself_does_not_vary():
     judged = judged_of(0)
-    covariance = figure_covariance([judged, judged], ["ndcg", "coverage", "gini"], seed=0)
+    covariance = metric_covariance([judged, judged], ["ndcg", "coverage", "gini"], seed=0)
     gain = np.hstack([-np.eye(3), np.eye(3)])
     np.testing.assert_allclose(gain @ covariance @ gain.T, 0, atol=1e-15)
 
@@ -105,7 +105,7 @@ def test_the_order_of_users_and_items_does_not_matter():
     judged, rng = judged_of(3), np.random.default_rng(0)
     renamed = rng.permutation(NUM_ITEMS)
     slates = np.where(judged.slates_UK >= 0, renamed[judged.slates_UK], -1)
-    other = JudgedUsers({}, slates[rng.permutation(len(slates))], NUM_ITEMS)
+    other = UserResults({}, slates[rng.permutation(len(slates))], NUM_ITEMS)
     np.testing.assert_allclose(coverage_covariance([other]), coverage_covariance([judged]))
 
 
@@ -114,16 +114,16 @@ def test_leaving_out_a_group_is_judging_the_others():
     left = leave_out(judged, ["coverage", "ndcg", "gini"], group_U)
     for group in range(7):
         is_left = group_U != group
-        others = JudgedUsers(
+        others = UserResults(
             {"ndcg": judged.users["ndcg"][is_left]}, judged.slates_UK[is_left], NUM_ITEMS
         )
-        expected = [others.figure(name) for name in ("coverage", "ndcg", "gini")]
+        expected = [others.value(name) for name in ("coverage", "ndcg", "gini")]
         np.testing.assert_allclose(left[group], expected)
 
 
 def test_the_variance_of_a_mean_is_the_textbook_one():
     judged = judged_of(2)
-    covariance = figure_covariance([judged], ["ndcg"], seed=0)
+    covariance = metric_covariance([judged], ["ndcg"], seed=0)
     assert covariance[0, 0] == pytest.approx(judged.users["ndcg"].var(ddof=1) / 30)
 
 
@@ -134,14 +134,14 @@ def test_the_variance_of_gini_is_that_of_leaving_out_one_user_after_another():
         slates = np.delete(judged.slates_UK, user, axis=0)
         left.append(gini(torch.bincount(torch.tensor(slates[slates >= 0]), minlength=NUM_ITEMS)))
     expected = 29 / 30 * np.square(np.array(left) - np.mean(left)).sum()
-    assert figure_covariance([judged], ["gini"], seed=0)[0, 0] == pytest.approx(expected)
+    assert metric_covariance([judged], ["gini"], seed=0)[0, 0] == pytest.approx(expected)
 
 
 def test_draws_have_the_figures_as_mean_and_their_covariance():
     pair, names = [judged_of(0), judged_of(1)], ["ndcg", "coverage"]
-    drawn = figure_draws(pair, names, 20_000, seed=0)
-    figures = [[each.figure(name) for name in names] for each in pair]
-    covariance = figure_covariance(pair, names, seed=0)
+    drawn = sample_metrics(pair, names, 20_000, seed=0)
+    figures = [[each.value(name) for name in names] for each in pair]
+    covariance = metric_covariance(pair, names, seed=0)
     values, vectors = np.linalg.eigh(covariance)
     assert drawn.shape == (20_000, 2, 2)
     np.testing.assert_allclose(drawn.mean(0), figures, atol=0.005)
@@ -153,7 +153,7 @@ def test_draws_have_the_figures_as_mean_and_their_covariance():
 def test_batches_of_users_join():
     judged = judged_of(4)
     parts = [
-        JudgedUsers({"ndcg": judged.users["ndcg"][own]}, judged.slates_UK[own], NUM_ITEMS)
+        UserResults({"ndcg": judged.users["ndcg"][own]}, judged.slates_UK[own], NUM_ITEMS)
         for own in (slice(0, 11), slice(11, 11), slice(11, 30))
     ]
     joined = join_users(parts)
@@ -166,11 +166,11 @@ def test_batches_of_users_join():
 def test_what_does_not_fit_is_refused():
     slates = slates_of(0)
     with pytest.raises(ValueError, match=r"-1\.\.4"):
-        JudgedUsers({}, slates, 5)
+        UserResults({}, slates, 5)
     with pytest.raises(ValueError, match=r"ndcg \[3\] must be \[U\] with U=30"):
-        JudgedUsers({"ndcg": np.zeros(3)}, slates, NUM_ITEMS)
+        UserResults({"ndcg": np.zeros(3)}, slates, NUM_ITEMS)
     with pytest.raises(ValueError, match="the same users"):
-        figure_covariance([judged_of(0), judged_of(0, num_users=29)], ["coverage"], seed=0)
+        metric_covariance([judged_of(0), judged_of(0, num_users=29)], ["coverage"], seed=0)
 
 
 def population(seed, *, num_items, width, sharper, num_users=10_000):
@@ -202,10 +202,10 @@ def test_the_interval_of_coverage_holds_the_truth_in_95_of_100_worlds(num_users,
     holds, gains = 0, []
     for _ in range(num_worlds):
         chosen = rng.integers(len(slates[0]), size=num_users)
-        pair = [JudgedUsers({}, own[chosen], num_items) for own in slates]
+        pair = [UserResults({}, own[chosen], num_items) for own in slates]
         covariance = coverage_covariance(pair)
         error = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-        gains.append(pair[1].figure("coverage") - pair[0].figure("coverage"))
+        gains.append(pair[1].value("coverage") - pair[0].value("coverage"))
         holds += abs(gains[-1] - truth) <= 1.96 * error
     assert np.mean(gains) == pytest.approx(truth, abs=4 * np.std(gains) / np.sqrt(num_worlds))
     assert 0.92 <= holds / num_worlds <= 0.97
@@ -219,10 +219,10 @@ def test_the_interval_of_gini_holds_the_truth_in_95_of_100_worlds():
     gains, errors = [], []
     for _ in range(num_worlds):
         chosen = rng.integers(len(slates[0]), size=num_users)
-        pair = [JudgedUsers({}, own[chosen], num_items) for own in slates]
-        covariance = figure_covariance(pair, ["gini"], seed=0, num_groupings=1)
+        pair = [UserResults({}, own[chosen], num_items) for own in slates]
+        covariance = metric_covariance(pair, ["gini"], seed=0, num_groupings=1)
         errors.append(np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
-        gains.append(pair[1].figure("gini") - pair[0].figure("gini"))
+        gains.append(pair[1].value("gini") - pair[0].value("gini"))
     holds = np.abs(np.array(gains) - np.mean(gains)) <= 1.96 * np.array(errors)
     assert 0.92 <= holds.mean() <= 0.97
 
@@ -232,4 +232,4 @@ def test_resampled_users_are_no_sample_for_coverage():
     judged = judged_of(5, num_users=200, num_items=1000, skew=0.9)
     (counts,) = resample_users(200, 60, seed=0)
     resampled = [len(np.unique(judged.slates_UK[row > 0])) / 1000 for row in counts]
-    assert interval(resampled)[1] < judged.figure("coverage")
+    assert interval(resampled)[1] < judged.value("coverage")

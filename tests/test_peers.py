@@ -12,8 +12,8 @@ from sklearn.metrics import average_precision_score
 from benchmarks import peer_metrics
 from benchmarks.evaluation import judge, make_world, map_over_targets, scoring_floor, traits_of
 from recdiv_core.metrics import diversity
-from recdiv_core.metrics.judged import judge as judge_batch
 from recdiv_core.metrics.scorecard import user_metrics
+from recdiv_core.metrics.slate_batch import match_slates
 from tests.worlds import pad, random_world
 from tests.worlds import traits_of as traits_of_world
 
@@ -65,7 +65,7 @@ def test_the_vendi_score_of_awkward_slates_agrees_with_its_authors():
     vendi = pytest.importorskip("vendi_score", reason="needs vendi-score (the dev extra)").vendi
     world = random_world(6)
     targets = torch.zeros(40, 1, dtype=torch.int64)
-    slates = judge_batch(pad(world.slates), targets, traits_of_world(world), k=10)
+    slates = match_slates(pad(world.slates), targets, traits_of_world(world), k=10)
     unit = traits_of_world(world).unit_VD.double().numpy()
     for value, slate in zip(diversity.vendi(slates).tolist(), world.slates, strict=True):
         kernel = unit[slate] @ unit[slate].T

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.metrics import Tally, finish
-from recdiv_core.metrics.judged import judge
 from recdiv_core.metrics.scorecard import FURTHER_METRICS, finish_scorecard, user_metrics
-from recdiv_core.metrics.tally import tally_judged
+from recdiv_core.metrics.slate_batch import match_slates
+from recdiv_core.metrics.tally import tally_batch
 from tests.metric_oracles import scorecard
 from tests.worlds import (
     World,
@@ -44,7 +44,7 @@ def world_of(seed: int, **sizes: int) -> World:
 def values_of(world: World, k: int) -> dict[str, torch.Tensor]:
     traits = traits_of(world)
     background = background_of(world, range(len(world.slates)))
-    slates = judge(pad(world.slates), pad(world.targets), traits, k=k, background=background)
+    slates = match_slates(pad(world.slates), pad(world.targets), traits, k=k, background=background)
     return {name: metric(slates) for name, metric in user_metrics(traits.attributes).items()}
 
 
@@ -60,9 +60,11 @@ def test_the_whole_set_equals_its_slow_twins(seed, k):
 def test_slates_that_were_cut_are_judged_as_short_ones(seed):
     world = world_of(seed)
     traits, background = traits_of(world), background_of(world, range(40))
-    slates = judge(pad(world.slates), pad(world.targets), traits, k=10, background=background)
+    slates = match_slates(
+        pad(world.slates), pad(world.targets), traits, k=10, background=background
+    )
     for k in (7, 10, 1, 3):
-        cut = tally_judged(slates.cut(k), user_metrics(traits.attributes))
+        cut = tally_batch(slates.cut(k), user_metrics(traits.attributes))
         alone = scorecard_tally(world, k=k)
         assert (cut.k, cut.names) == (alone.k, alone.names)
         # ild of a slate takes off lengths that were squared in float32, that of a cut one does not
@@ -73,15 +75,15 @@ def test_slates_that_were_cut_are_judged_as_short_ones(seed):
 
 def test_a_cut_of_a_cut_is_the_shorter_one():
     world = world_of(3)
-    slates = judge(pad(world.slates), pad(world.targets), traits_of(world), k=10)
-    twice, once = (tally_judged(cut) for cut in (slates.cut(6).cut(2), slates.cut(2)))
+    slates = match_slates(pad(world.slates), pad(world.targets), traits_of(world), k=10)
+    twice, once = (tally_batch(cut) for cut in (slates.cut(6).cut(2), slates.cut(2)))
     assert torch.equal(twice.flat(), once.flat())
 
 
 @pytest.mark.parametrize("k", [0, 11])
 def test_a_cut_beyond_the_slates_is_refused(k):
     world = world_of(3)
-    slates = judge(pad(world.slates), pad(world.targets), traits_of(world), k=10)
+    slates = match_slates(pad(world.slates), pad(world.targets), traits_of(world), k=10)
     with pytest.raises(ValueError, match=r"can be cut to 1\.\.10"):
         slates.cut(k)
 
@@ -178,7 +180,7 @@ def test_a_metric_of_no_users_is_empty(name):
 
 def test_a_metric_that_needs_a_background_says_so():
     world = world_of(4)
-    slates = judge(pad(world.slates), pad(world.targets), traits_of(world), k=10)
+    slates = match_slates(pad(world.slates), pad(world.targets), traits_of(world), k=10)
     with pytest.raises(ValueError, match="needs a background"):
         FURTHER_METRICS["auc"](slates)
 
@@ -187,7 +189,9 @@ def test_a_background_of_other_users_is_refused():
     world = world_of(4)
     background = background_of(world, range(39))
     with pytest.raises(ValueError, match="expected num_above"):
-        judge(pad(world.slates), pad(world.targets), traits_of(world), k=10, background=background)
+        match_slates(
+            pad(world.slates), pad(world.targets), traits_of(world), k=10, background=background
+        )
 
 
 def test_tallies_of_other_metrics_do_not_add():

@@ -15,7 +15,7 @@ from recdiv_core.evaluation.scorecards import finish_split, scorecard_of
 from recdiv_core.fronts import trials
 from recdiv_core.fronts.reading import read_sweep
 from recdiv_core.metrics.exposure import gini
-from recdiv_core.metrics.jackknife import JudgedUsers
+from recdiv_core.metrics.jackknife import UserResults
 from recdiv_core.report.slate_examples import RULES, choose_users, count_changes, count_common
 from recdiv_core.report.slate_metrics import Histories, exposure_curve, popularity_bands, segments
 from recdiv_core.report.slate_views import choose_runs, view_slates
@@ -298,14 +298,14 @@ def test_bands_cut_the_warm_items_into_tenths(popularity_V):
 def judged(slates, recall, hit=None, **users):
     values = {"recall": np.array(recall), "hit": np.array(hit or [r > 0 for r in recall])}
     values |= {name: np.array(own, dtype=np.float64) for name, own in users.items()}
-    return JudgedUsers(values, np.array(slates), 100)
+    return UserResults(values, np.array(slates), 100)
 
 
 def test_thirds_by_history_keep_equal_lengths_together():
     count = 120
     rng = np.random.default_rng(1)
     values = {name: rng.random(count) for name in ("ndcg", "ild", "diversity_index")}
-    each = JudgedUsers(values, np.zeros((count, 1), np.int64), 3)
+    each = UserResults(values, np.zeros((count, 1), np.int64), 3)
     length_U = np.repeat([2, 5, 9], 40)
     is_cold_U = np.arange(count) < 10
     found = {

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import describe_items
 from recdiv_core.metrics import USER_METRICS, Tally, finish, tally_slates
-from recdiv_core.metrics.judged import judge
-from recdiv_core.metrics.tally import judged_users
+from recdiv_core.metrics.slate_batch import match_slates
+from recdiv_core.metrics.tally import count_users
 from recdiv_core.wording import few_judged
 from tests.metric_oracles import of_every_epoch
 from tests.worlds import pad, random_world, tally_of, traits_of
@@ -115,7 +115,7 @@ def test_int32_indices_are_welcome():
 @pytest.mark.parametrize("name", USER_METRICS)
 def test_a_user_metric_gives_each_user_a_finite_float64(name):
     world = random_world(4)
-    slates = judge(pad(world.slates), pad(world.targets), traits_of(world), k=10)
+    slates = match_slates(pad(world.slates), pad(world.targets), traits_of(world), k=10)
     values = USER_METRICS[name](slates)
     assert values.shape == (slates.num_users,)
     assert values.dtype == torch.float64
@@ -125,7 +125,7 @@ def test_a_user_metric_gives_each_user_a_finite_float64(name):
 
 @pytest.mark.parametrize("name", USER_METRICS)
 def test_a_user_metric_of_an_empty_slate_is_zero(name):
-    slates = judge(
+    slates = match_slates(
         torch.empty(2, 0, dtype=torch.int64),
         torch.tensor([[3], [4]]),
         traits_of(random_world(4)),
@@ -136,7 +136,7 @@ def test_a_user_metric_of_an_empty_slate_is_zero(name):
 
 @pytest.mark.parametrize("name", USER_METRICS)
 def test_a_user_metric_of_no_users_is_empty(name):
-    slates = judge(pad([]), pad([]), traits_of(random_world(4)), k=10)
+    slates = match_slates(pad([]), pad([]), traits_of(random_world(4)), k=10)
     assert USER_METRICS[name](slates).shape == (0,)
 
 
@@ -160,13 +160,13 @@ def test_nothing_judged_is_an_error():
 def test_the_users_who_are_judged_are_counted_over_all_workers():
     world = dataclasses.replace(random_world(3), targets=[[]] * 10 + [[1]] * 30)
     parts = [tally_of(world, k=10, users=range(rank, 40, 2)) for rank in range(2)]
-    assert judged_users(parts[0] + parts[1]) == {"num_judged": 30.0, "num_held_out": 40.0}
+    assert count_users(parts[0] + parts[1]) == {"num_judged": 30.0, "num_held_out": 40.0}
 
 
 def test_where_nobody_is_judged_the_metrics_are_those_of_nobody_and_the_remedy_is_named():
     tally = tally_of(dataclasses.replace(random_world(3), targets=[[]] * 40), k=10)
     assert set(finish(tally).values()) == {0.0}
-    counts = {f"test/{name}": count for name, count in judged_users(tally).items()}
+    counts = {f"test/{name}": count for name, count in count_users(tally).items()}
     (warning,) = few_judged(counts)
     assert warning.startswith("test: only 0 of 40 users judged")
     assert "set eval.filter_seen=false" in warning

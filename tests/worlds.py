@@ -17,8 +17,8 @@ from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import ItemTraits, describe_items
 from recdiv_core.metrics import Tally, tally_slates
-from recdiv_core.metrics.judged import Background
 from recdiv_core.metrics.scorecard import user_metrics
+from recdiv_core.metrics.slate_batch import Background
 from recdiv_core.schema import CATALOGUE, Manifest
 
 

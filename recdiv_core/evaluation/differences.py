@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recdiv_core.metrics.bootstrap import holm, interval, p_value, resampled_means
-from recdiv_core.metrics.jackknife import JudgedUsers, figure_draws
+from recdiv_core.metrics.jackknife import UserResults, sample_metrics
 from recdiv_core.metrics.tally import SYSTEM_METRICS
 
 Floats = npt.NDArray[np.float64]
@@ -55,18 +55,18 @@ class Drawn:
         return self.figures_SM[np.ix_(places, pair)], drawn
 
 
-def draw(judged: Sequence[JudgedUsers], num_draws: int) -> Drawn:
+def draw(judged: Sequence[UserResults], num_draws: int) -> Drawn:
     """Draw all figures of all runs."""
     user, system = list(judged[0].users), list(SYSTEM_METRICS)
     values_PU = np.concatenate([np.stack([each.users[name] for name in user]) for each in judged])
     means_RSM = resampled_means(values_PU, num_draws, seed=SEED).reshape(
         num_draws, len(judged), len(user)
     )
-    together_RSM = figure_draws(judged, [ACCURACY, *system], num_draws, seed=SEED)
+    together_RSM = sample_metrics(judged, [ACCURACY, *system], num_draws, seed=SEED)
     names = (*user, *system)
     return Drawn(
         names=names,
-        figures_SM=np.array([[each.figure(name) for name in names] for each in judged]),
+        figures_SM=np.array([[each.value(name) for name in names] for each in judged]),
         draws_RSM=np.concatenate([means_RSM, together_RSM[:, :, 1:]], axis=2),
         accuracy_RS=together_RSM[:, :, 0],
     )

@@ -22,7 +22,7 @@ from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.data.versions import with_version
 from recdiv_core.evaluation.groupings import check_kinds, item_groups
 from recdiv_core.evaluation.scorecards import Scorecard, finish_split, scorecard_of
-from recdiv_core.metrics.tally import Tally, judged_users, tally_slates
+from recdiv_core.metrics.tally import Tally, count_users, tally_slates
 from recdiv_core.schema import check_unchanged
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import Dataset, load_dataset
@@ -92,7 +92,7 @@ def evaluate(config: Config, checkpoint: str | Path, *, split: str = "test") -> 
     scorecard = sum(shares[1:], shares[0])
     tally = scorecard.tallies[0]
     found = finish_split(scorecard, item_groups(config.eval.slices, load_catalogue(prepared)))
-    counts = judged_users(tally)
+    counts = count_users(tally)
     found["metrics"] |= counts
     for warning in few_judged({f"{split}/{name}": count for name, count in counts.items()}):
         logger.warning("%s", warning)

@@ -21,8 +21,8 @@ import torch
 from recdiv_core.config import Config, check_dial, override
 from recdiv_core.data.versions import with_version
 from recdiv_core.errors import UserError
-from recdiv_core.metrics.jackknife import JudgedUsers, join_users
-from recdiv_core.metrics.judged import judge
+from recdiv_core.metrics.jackknife import UserResults, join_users
+from recdiv_core.metrics.slate_batch import match_slates
 from recdiv_core.metrics.tally import USER_METRICS, UserMetrics
 from recdiv_core.schema import Manifest, check_files, check_unchanged, read_manifest
 from recdiv_core.settings import parse_overrides
@@ -163,7 +163,7 @@ def judge_runs(
     runs: Sequence[NamedRun],
     split: str,
     more: UserMetrics | None = None,
-) -> list[JudgedUsers]:
+) -> list[UserResults]:
     """Judge comparable runs on all users of a split, in this process.
 
     Args:
@@ -178,7 +178,7 @@ def judge_runs(
     torch.set_num_threads(runs[0].config.scaling.threads_per_worker)
     dataset = dataset.to(torch.device("cuda" if use_gpu else "cpu"))
     metrics = {**USER_METRICS, **(more or {})}
-    judged: list[JudgedUsers] = []
+    judged: list[UserResults] = []
     for run in runs:
         model = load_model(run.config, dataset, run.checkpoint).to(dataset.text_VH.device)
         policy = slate_policy(run.config, dataset)
@@ -196,7 +196,7 @@ def judge_users(
     metrics: UserMetrics,
     *,
     k: int,
-) -> JudgedUsers:
+) -> UserResults:
     """Judge slates, keeping every user apart; users without a target are left out.
 
     Args:
@@ -205,10 +205,10 @@ def judge_users(
         metrics: name -> what is measured of each user.
         k: slate length, >= 1; longer slates are cut.
     """
-    parts: list[JudgedUsers] = []
+    parts: list[UserResults] = []
     for slates_BK, targets_BT in slates:
-        seen = judge(slates_BK, targets_BT, dataset.traits, k=k)
+        seen = match_slates(slates_BK, targets_BT, dataset.traits, k=k)
         users = {name: metric(seen).double().cpu().numpy() for name, metric in metrics.items()}
         items_BK = seen.items_BK.int().cpu().numpy()
-        parts.append(JudgedUsers(users, items_BK, len(dataset.catalogue)))
+        parts.append(UserResults(users, items_BK, len(dataset.catalogue)))
     return join_users(parts)

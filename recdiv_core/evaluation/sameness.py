@@ -20,7 +20,7 @@ from sklearn.cluster import DBSCAN
 from recdiv_core.items.labels import Labels
 from recdiv_core.items.traits import ItemTraits
 from recdiv_core.metrics.diversity import ild
-from recdiv_core.metrics.judged import judge
+from recdiv_core.metrics.slate_batch import match_slates
 
 NEAR: Final = 0.95
 """Cosine of text vectors from which two items are the same to a customer: colours, sizes, typos."""
@@ -99,7 +99,7 @@ def spread(slates_UK: Integers, traits: ItemTraits) -> tuple[Integers, Floats]:
         users = slice(start, start + USERS_AT_ONCE)
         slates = torch.from_numpy(slates_UK[users])
         # nothing here looks at targets, but a user without one is not judged
-        judged = judge(slates, slates.new_zeros(len(slates), 1), traits, k=k)
+        judged = match_slates(slates, slates.new_zeros(len(slates), 1), traits, k=k)
         categories[users] = judged.num_slate_categories_B.numpy()
         distances[users] = ild(judged).numpy()
     return categories, distances

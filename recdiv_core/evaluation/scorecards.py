@@ -21,10 +21,10 @@ from recdiv_core.evaluation.groupings import (
     user_groups,
 )
 from recdiv_core.metrics.fairness import item_fairness, user_fairness
-from recdiv_core.metrics.groups import GroupTally, finish_groups, groups_of_judged
-from recdiv_core.metrics.judged import judge
+from recdiv_core.metrics.groups import GroupTally, finish_groups, groups_of_batch
 from recdiv_core.metrics.scorecard import finish_scorecard, user_metrics
-from recdiv_core.metrics.tally import Tally, tally_judged
+from recdiv_core.metrics.slate_batch import match_slates
+from recdiv_core.metrics.tally import Tally, tally_batch
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.scoring import Shown
 
@@ -78,11 +78,11 @@ def scorecard_of(
     ]
     for shown in share:
         with torch.inference_mode():
-            slates = judge(
+            slates = match_slates(
                 shown.slates_BK, shown.targets_BT, traits, k=k, background=shown.background
             )
-            tallies = [tally + tally_judged(slates.cut(tally.k), metrics) for tally in tallies]
-            groups += groups_of_judged(
+            tallies = [tally + tally_batch(slates.cut(tally.k), metrics) for tally in tallies]
+            groups += groups_of_batch(
                 slates,
                 user_groups=merge(user_groups(kinds, shown.examples), device),
                 item_groups=of_items,

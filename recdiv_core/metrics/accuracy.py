@@ -14,25 +14,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recdiv_core.metrics.judged import JudgedSlates
+from recdiv_core.metrics.slate_batch import SlateBatch
 
 
-def precision(slates: JudgedSlates) -> Tensor:
+def precision(slates: SlateBatch) -> Tensor:
     """Return |R and Rel| / k; a slate shorter than k keeps the denominator k."""
     return _num_hits(slates) / slates.k
 
 
-def recall(slates: JudgedSlates) -> Tensor:
+def recall(slates: SlateBatch) -> Tensor:
     """Return |R and Rel| / |Rel|; not capped, so with more than k targets it cannot reach 1."""
     return _num_hits(slates) / slates.num_targets_B
 
 
-def recall_capped(slates: JudgedSlates) -> Tensor:
+def recall_capped(slates: SlateBatch) -> Tensor:
     """Return |R and Rel| / min(k, |Rel|): 1 is within reach of everybody."""
     return _num_hits(slates) / slates.num_targets_B.clamp(max=slates.k)
 
 
-def f1(slates: JudgedSlates) -> Tensor:
+def f1(slates: SlateBatch) -> Tensor:
     """Return the harmonic mean of a user's precision and recall.
 
     Averaged over users afterwards, which is not the F1 of the averages and can rank systems the
@@ -52,17 +52,17 @@ def harmonic_mean(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(total > 0, 2 * first * second / total, torch.zeros_like(total))
 
 
-def hit(slates: JudgedSlates) -> Tensor:
+def hit(slates: SlateBatch) -> Tensor:
     """Return 1 where the slate holds any target, else 0."""
     return slates.is_hit_BK.any(dim=1).double()
 
 
-def mrr(slates: JudgedSlates) -> Tensor:
+def mrr(slates: SlateBatch) -> Tensor:
     """Return 1 / the rank (from 1) of the first hit, 0 without one."""
     return (slates.is_hit_BK / _ranks(slates)).amax(dim=1)
 
 
-def map_(slates: JudgedSlates) -> Tensor:
+def map_(slates: SlateBatch) -> Tensor:
     """Return average precision: the sum of precision@j over the hits j, / min(k, |Rel|).
 
     RecBole and RePlay divide like this; RecTools by |Rel| unless told otherwise.
@@ -72,7 +72,7 @@ def map_(slates: JudgedSlates) -> Tensor:
     return sums_B / slates.num_targets_B.clamp(max=slates.k)
 
 
-def ndcg(slates: JudgedSlates) -> Tensor:
+def ndcg(slates: SlateBatch) -> Tensor:
     """Return the sum of 1 / log2(rank + 1) over hits / that of the best possible slate.
 
     The best possible slate has min(k, |Rel|) hits in front (Jarvelin & Kekalainen 2002, Cumulated
@@ -85,7 +85,7 @@ def ndcg(slates: JudgedSlates) -> Tensor:
     ]
 
 
-def auc(slates: JudgedSlates) -> Tensor:
+def auc(slates: SlateBatch) -> Tensor:
     """Return how often a target scores above an item that is none, ties count one half.
 
     Over all items that could have been shown, and of the scores, before any re-ranking: the only
@@ -105,9 +105,9 @@ def auc(slates: JudgedSlates) -> Tensor:
     return torch.where(num_others_B > 0, auc_B, torch.full_like(auc_B, 0.5))
 
 
-def _num_hits(slates: JudgedSlates) -> Tensor:
+def _num_hits(slates: SlateBatch) -> Tensor:
     return slates.is_hit_BK.sum(dim=1).double()
 
 
-def _ranks(slates: JudgedSlates) -> Tensor:
+def _ranks(slates: SlateBatch) -> Tensor:
     return torch.arange(1, slates.k + 1, dtype=torch.float64, device=slates.is_hit_BK.device)

@@ -30,9 +30,9 @@ from recdiv_core.items.arrays import (
     traits_of_arrays,
 )
 from recdiv_core.items.traits import ItemTraits
-from recdiv_core.metrics.judged import Background
 from recdiv_core.metrics.scorecard import Input, finish_scorecard, user_metrics
-from recdiv_core.metrics.tally import Tally, judged_users, tally_slates
+from recdiv_core.metrics.slate_batch import Background
+from recdiv_core.metrics.tally import Tally, count_users, tally_slates
 
 USERS_AT_ONCE: Final = 4096
 """Users whose slates are compared with their targets together: it bounds the memory."""
@@ -96,7 +96,7 @@ def evaluate_slates(
     unknown: list[Any] = [name for name, value in given.items() if value is None]
     cutoff = slates_UK.shape[1] if k is None else k
     tally = _tally(slates_UK, targets_UT, histories_UT, traits, cutoff, unknown)
-    return finish_scorecard(tally) | judged_users(tally)
+    return finish_scorecard(tally) | count_users(tally)
 
 
 def _tally(

@@ -17,13 +17,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from recdiv_core.metrics.judged import JudgedSlates
+from recdiv_core.metrics.slate_batch import SlateBatch
 
 SMOOTHING: Final = 0.01
 """Share of the history mixed into the slate, so that the divergence is finite (Steck 2018)."""
 
 
-def calibration_kl(slates: JudgedSlates) -> Tensor:
+def calibration_kl(slates: SlateBatch) -> Tensor:
     """Return KL(h || 0.99 q + 0.01 h), h the history's and q the slate's categories, in nats.
 
     In [0, ln 100], LOWER is better calibrated; ln 100 for a slate that shows nothing of the history
@@ -35,7 +35,7 @@ def calibration_kl(slates: JudgedSlates) -> Tensor:
     return _sum_by_user(terms_H, user_H, slates.num_users).clamp(0, -math.log(SMOOTHING))
 
 
-def calibration_js(slates: JudgedSlates) -> Tensor:
+def calibration_js(slates: SlateBatch) -> Tensor:
     """Return the Jensen-Shannon divergence of history and slate categories, base 2.
 
     In [0, 1], LOWER is better calibrated: 1 where they have nothing in common, or where the slate
@@ -54,7 +54,7 @@ def _half(own: Tensor, other: Tensor) -> Tensor:
     return own * (2 * own / (own + other)).log2() / 2
 
 
-def _history_beside_slate(slates: JudgedSlates) -> tuple[Tensor, ...]:
+def _history_beside_slate(slates: SlateBatch) -> tuple[Tensor, ...]:
     """Return user, share in history and in slate of each pair that occurs in histories; and ...
 
     ... user, share in slate and in history of each pair that occurs in slates.
@@ -71,7 +71,7 @@ def _history_beside_slate(slates: JudgedSlates) -> tuple[Tensor, ...]:
     return user_H, history_H, slate_H, user_M, slate_M, history_M
 
 
-def _history_shares(slates: JudgedSlates) -> tuple[Tensor, Tensor, Tensor]:
+def _history_shares(slates: SlateBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Return user, category and its share of each pair that occurs in histories, rising."""
     background, num_categories = slates.needed_background, max(1, slates.traits.num_categories)
     row_N, label_N, part_N = slates.traits.categories.spread(

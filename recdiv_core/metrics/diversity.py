@@ -18,10 +18,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from recdiv_core.metrics.judged import JudgedSlates
+from recdiv_core.metrics.slate_batch import SlateBatch
 
 
-def ild(slates: JudgedSlates) -> Tensor:
+def ild(slates: SlateBatch) -> Tensor:
     """Return intra-list diversity, the mean of 1 - cosine over pairs of a slate's items.
 
     In [0, 2], higher is more diverse (Ziegler et al. 2005, Improving recommendation lists through
@@ -32,13 +32,13 @@ def ild(slates: JudgedSlates) -> Tensor:
     return torch.where(num_pairs_B > 0, ild_B.clamp(0, 2), torch.zeros_like(ild_B))
 
 
-def category_coverage(slates: JudgedSlates) -> Tensor:
+def category_coverage(slates: SlateBatch) -> Tensor:
     """Return distinct categories of the slate / min(k, G). In [0, 1], higher is more diverse."""
     possible = max(1, min(slates.k, slates.traits.num_categories))
     return (slates.num_slate_categories_B.double() / possible).clamp(max=1)
 
 
-def diversity_index(slates: JudgedSlates) -> Tensor:
+def diversity_index(slates: SlateBatch) -> Tensor:
     """Return the Shannon entropy of the slate's categories / log(min(k, G)).
 
     In [0, 1], higher is more diverse: 0 one category, 1 perfectly even (Shannon's index scaled as
@@ -51,7 +51,7 @@ def diversity_index(slates: JudgedSlates) -> Tensor:
     return (entropy_B / math.log(possible)).clamp(max=1)
 
 
-def homogeneity(slates: JudgedSlates) -> Tensor:
+def homogeneity(slates: SlateBatch) -> Tensor:
     """Return log(n / distinct categories), natural logarithm.
 
     In [0, log k], LOWER is more diverse: 0 when every item shows a category of its own. A slate
@@ -61,7 +61,7 @@ def homogeneity(slates: JudgedSlates) -> Tensor:
     return (slates.length_B.clamp(min=1).double() / distinct_B).log().clamp(min=0)
 
 
-def ilmd(slates: JudgedSlates) -> Tensor:
+def ilmd(slates: SlateBatch) -> Tensor:
     """Return the smallest 1 - cosine of two items of the slate.
 
     In [0, 2], higher is more diverse: one pair of twins is enough for 0, which the mean hides. An
@@ -76,7 +76,7 @@ def ilmd(slates: JudgedSlates) -> Tensor:
     return torch.where(distance_B.isinf(), 0.0, distance_B.clamp(0, 2))
 
 
-def category_ild(slates: JudgedSlates) -> Tensor:
+def category_ild(slates: SlateBatch) -> Tensor:
     """Return the mean over pairs of a slate's items of 1 - Jaccard of their sets of categories.
 
     In [0, 1], higher is more diverse. An item without a category shares none with any other. Fewer
@@ -90,7 +90,7 @@ def category_ild(slates: JudgedSlates) -> Tensor:
     return (distance_BP * is_pair_BP).sum(dim=1) / num_pairs_B.clamp(min=1)
 
 
-def _category_distances(slates: JudgedSlates) -> Tensor:
+def _category_distances(slates: SlateBatch) -> Tensor:
     """Return 1 - Jaccard of each pair of places, [B, K (K - 1) / 2], pairs of the first k first."""
     second_P, first_P = torch.tril_indices(slates.k, slates.k, -1, device=slates.items_BK.device)
     found = slates.sorted_labels
@@ -106,7 +106,7 @@ def _category_distances(slates: JudgedSlates) -> Tensor:
     return 1 - common_BP.double() / union_BP.clamp(min=1).double()
 
 
-def gini_simpson(slates: JudgedSlates) -> Tensor:
+def gini_simpson(slates: SlateBatch) -> Tensor:
     """Return 1 - sum p^2 over the slate's categories: how often two draws of it differ.
 
     In [0, 1 - 1 / distinct], higher is more diverse; with replacement (Simpson 1949, Measurement of
@@ -117,7 +117,7 @@ def gini_simpson(slates: JudgedSlates) -> Tensor:
     return torch.where(has_any_B, 1 - shares_BM.square().sum(dim=1), 0.0).clamp(min=0)
 
 
-def effective_categories(slates: JudgedSlates) -> Tensor:
+def effective_categories(slates: SlateBatch) -> Tensor:
     """Return exp(Shannon entropy of the slate's categories), natural logarithm.
 
     In [1, distinct categories], higher is more diverse: the number of equally common categories
@@ -127,7 +127,7 @@ def effective_categories(slates: JudgedSlates) -> Tensor:
     return torch.where(slates.num_slate_categories_B > 0, number_B, 0.0)
 
 
-def attribute_coverage(slates: JudgedSlates, *, values_V: Tensor) -> Tensor:
+def attribute_coverage(slates: SlateBatch, *, values_V: Tensor) -> Tensor:
     """Return distinct known values of an attribute in the slate / min(k, values that exist).
 
     In [0, 1], higher is more diverse: brand, colour, band of price, any column of the catalogue.
@@ -139,7 +139,7 @@ def attribute_coverage(slates: JudgedSlates, *, values_V: Tensor) -> Tensor:
     return is_new_BK.sum(dim=1).double() / max(1, min(slates.k, num_values))
 
 
-def vendi(slates: JudgedSlates) -> Tensor:
+def vendi(slates: SlateBatch) -> Tensor:
     """Return exp(entropy of the eigenvalues of K / n), K the cosines of the slate's n items.
 
     In [1, n], higher is more diverse: the number of items with nothing in common that would be as

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recdiv_core.items.popularity import POPULARITY_GROUPS
-from recdiv_core.metrics.judged import JudgedSlates
+from recdiv_core.metrics.slate_batch import SlateBatch
 
 
 def coverage(exposure_V: Tensor) -> float:
@@ -89,7 +89,7 @@ def _entropy(exposure_V: Tensor) -> float:
     return float(-torch.xlogy(shares_V, shares_V).sum())
 
 
-def novelty(slates: JudgedSlates) -> Tensor:
+def novelty(slates: SlateBatch) -> Tensor:
     """Return the mean self-information of a slate's items, -log2(n_i / U), in bits.
 
     In [0, log2 U], higher is more novel: n_i train events of the item, U train users (Zhou et al.
@@ -100,7 +100,7 @@ def novelty(slates: JudgedSlates) -> Tensor:
     return bits_BK.sum(dim=1) / slates.length_B.clamp(min=1)
 
 
-def popularity(slates: JudgedSlates) -> Tensor:
+def popularity(slates: SlateBatch) -> Tensor:
     """Return the mean number of train events of a slate's items.
 
     >= 0, LOWER leans less on the popular (ARP of Yin et al. 2012, Challenging the long tail
@@ -110,7 +110,7 @@ def popularity(slates: JudgedSlates) -> Tensor:
     return events_BK.sum(dim=1) / slates.length_B.clamp(min=1)
 
 
-def tail_share(slates: JudgedSlates) -> Tensor:
+def tail_share(slates: SlateBatch) -> Tensor:
     """Return the share of a slate's items that are of the tail.
 
     In [0, 1], higher leans less on the popular. The tail is every item outside the most popular
@@ -122,7 +122,7 @@ def tail_share(slates: JudgedSlates) -> Tensor:
     return is_tail_BK.sum(dim=1).double() / slates.length_B.clamp(min=1)
 
 
-def epc(slates: JudgedSlates) -> Tensor:
+def epc(slates: SlateBatch) -> Tensor:
     """Return expected popularity complement: the discounted mean over k of hit * (1 - n_i / U).
 
     In [0, 1], higher: hits that few others met. Discount 1 / log2(rank + 1); n_i / U as in novelty
@@ -134,7 +134,7 @@ def epc(slates: JudgedSlates) -> Tensor:
     return (slates.is_hit_BK * (1 - met_BK)) @ discounts_K / discounts_K.sum()
 
 
-def serendipity(slates: JudgedSlates) -> Tensor:
+def serendipity(slates: SlateBatch) -> Tensor:
     """Return the sum over hits of max(0, (popularity rank - rank) / V), / k.
 
     In [0, 1), higher: hits that popularity alone would have placed lower. RecTools' definition,
@@ -147,7 +147,7 @@ def serendipity(slates: JudgedSlates) -> Tensor:
     return (gains_BK * slates.is_hit_BK).sum(dim=1) / slates.k
 
 
-def unexpectedness(slates: JudgedSlates) -> Tensor:
+def unexpectedness(slates: SlateBatch) -> Tensor:
     """Return the share of the k places that hold an item out of the k most popular ones' list.
 
     In [0, 1], higher: less of what everybody is shown. RePlay with the popular list as the base,
@@ -158,11 +158,11 @@ def unexpectedness(slates: JudgedSlates) -> Tensor:
     return (slates.is_item_BK & ~is_popular_BK).sum(dim=1).double() / slates.k
 
 
-def user_coverage(slates: JudgedSlates) -> Tensor:
+def user_coverage(slates: SlateBatch) -> Tensor:
     """Return 1 where the slate holds an item, else 0; where it holds a target: accuracy.hit."""
     return (slates.length_B > 0).double()
 
 
-def full_slates(slates: JudgedSlates) -> Tensor:
+def full_slates(slates: SlateBatch) -> Tensor:
     """Return 1 where all k places hold an item, else 0."""
     return (slates.length_B == slates.k).double()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from recdiv_core.items.traits import ItemTraits
-from recdiv_core.metrics.judged import JudgedSlates, judge
+from recdiv_core.metrics.slate_batch import SlateBatch, match_slates
 from recdiv_core.metrics.tally import SLATE_METRICS, TARGET_METRICS, USER_METRICS, UserMetrics
 
 
@@ -71,13 +71,15 @@ def tally_groups(
         user_groups: name -> bool [B], users of the group.
         item_groups: name -> bool [V], items of the group.
     """
-    return groups_of_judged(
-        judge(slates_BK, targets_BT, traits, k=k), user_groups=user_groups, item_groups=item_groups
+    return groups_of_batch(
+        match_slates(slates_BK, targets_BT, traits, k=k),
+        user_groups=user_groups,
+        item_groups=item_groups,
     )
 
 
-def groups_of_judged(
-    slates: JudgedSlates,
+def groups_of_batch(
+    slates: SlateBatch,
     *,
     user_groups: Mapping[str, Tensor],
     item_groups: Mapping[str, Tensor],
@@ -96,7 +98,7 @@ def groups_of_judged(
     if user_groups:
         of_targets_BM = _values(slates, TARGET_METRICS)
         values_BM = torch.cat([of_targets_BM, of_slates_BM, ones_B[:, None]], dim=1)
-        is_in_GB = torch.stack([*user_groups.values()])[:, slates.is_judged_R]
+        is_in_GB = torch.stack([*user_groups.values()])[:, slates.has_targets_R]
         rows.append(is_in_GB.double() @ values_BM)
     if item_groups:
         is_in_GV = torch.stack([*item_groups.values()])
@@ -109,7 +111,7 @@ def groups_of_judged(
     return GroupTally(slates.k, zeros.names, torch.cat(rows).cpu())
 
 
-def _by_item_group(slates: JudgedSlates, is_in_GV: Tensor) -> tuple[Tensor, Tensor, JudgedSlates]:
+def _by_item_group(slates: SlateBatch, is_in_GV: Tensor) -> tuple[Tensor, Tensor, SlateBatch]:
     """Return group, user and slates of each group and user with a target in it; N of them.
 
     The slates are judged by the targets in the group.
@@ -129,7 +131,7 @@ def _by_item_group(slates: JudgedSlates, is_in_GV: Tensor) -> tuple[Tensor, Tens
     return group_N, user_N, within
 
 
-def _values(slates: JudgedSlates, metrics: UserMetrics) -> Tensor:
+def _values(slates: SlateBatch, metrics: UserMetrics) -> Tensor:
     """Return [B, M] float64."""
     return torch.stack([slates.once(metric) for metric in metrics.values()], dim=1)
 

@@ -18,7 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from recdiv_core.metrics.judged import JudgedSlates
+from recdiv_core.metrics.slate_batch import SlateBatch
 
 REPEATED: Final = 0.5
 """What serving a need once more is worth, times what it was worth the last time: 1 - alpha."""
@@ -27,7 +27,7 @@ LABELS_AT_ONCE: Final = 1 << 22
 """Labels of targets, with their padding, that are looked at together."""
 
 
-def alpha_ndcg(slates: JudgedSlates) -> Tensor:
+def alpha_ndcg(slates: SlateBatch) -> Tensor:
     """Return the sum over hits of gain / log2(rank + 1), over that of the ideal order of targets.
 
     gain = sum over the hit's categories of 0.5^(hits before it with that category). Clarke et al.
@@ -41,7 +41,7 @@ def alpha_ndcg(slates: JudgedSlates) -> Tensor:
     return _spread(value_B, whole.is_shown_B)
 
 
-def err_ia(slates: JudgedSlates) -> Tensor:
+def err_ia(slates: SlateBatch) -> Tensor:
     """Return the sum over hits of gain / rank, over needs, over that of k items serving all needs.
 
     As `ndeval` scales it (Chapelle et al. 2011, Intent-based diversification of web search results;
@@ -63,7 +63,7 @@ class _Gains:
     ideal_BK: Tensor  # of the ideal order of targets
 
 
-def _gains(slates: JudgedSlates) -> _Gains:
+def _gains(slates: SlateBatch) -> _Gains:
     """Return the gain at each place, which does not depend on how many places follow."""
     is_shown_B = slates.is_hit_BK.any(dim=1)
     row_B = is_shown_B.nonzero()[:, 0]
@@ -76,7 +76,7 @@ def _gains(slates: JudgedSlates) -> _Gains:
     return _Gains(is_shown_B, torch.cat(needs), torch.cat(gains), torch.cat(ideals))
 
 
-def _gains_of(slates: JudgedSlates, row_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _gains_of(slates: SlateBatch, row_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return of some users the number of needs, and the gains of slate and ideal order."""
     targets_BT, items_BK = slates.targets_BT[row_B], slates.items_BK[row_B]
     need_BTL = _number_needs(slates.traits.categories[targets_BT])

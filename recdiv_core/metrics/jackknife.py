@@ -56,7 +56,7 @@ NUM_GROUPINGS: Final = 2
 
 
 @dataclass(frozen=True, eq=False)
-class JudgedUsers:
+class UserResults:
     """A model's slates for the users of a split, judged.
 
     Attributes:
@@ -85,14 +85,14 @@ class JudgedUsers:
         """Return how often each item stands in the slates."""
         return _exposure(self.slates_UK, self.num_items)
 
-    def figure(self, name: str) -> float:
+    def value(self, name: str) -> float:
         """Return the mean over users, or the figure of all slates together."""
         if name in self.users:
             return float(self.users[name].mean())
         return SYSTEM_METRICS[name](torch.tensor(self.exposure_V))
 
 
-def join_users(parts: Sequence[JudgedUsers]) -> JudgedUsers:
+def join_users(parts: Sequence[UserResults]) -> UserResults:
     """Return the users of several batches as one.
 
     Raises:
@@ -100,15 +100,15 @@ def join_users(parts: Sequence[JudgedUsers]) -> JudgedUsers:
     """
     if not any(len(part.slates_UK) for part in parts):
         raise UserError("no user with a held-out target was judged: there is nothing to compare")
-    return JudgedUsers(
+    return UserResults(
         {name: np.concatenate([part.users[name] for part in parts]) for name in parts[0].users},
         np.concatenate([part.slates_UK for part in parts]),
         parts[0].num_items,
     )
 
 
-def figure_draws(
-    judged: Sequence[JudgedUsers], names: Sequence[str], num_draws: int, *, seed: int
+def sample_metrics(
+    judged: Sequence[UserResults], names: Sequence[str], num_draws: int, *, seed: int
 ) -> Floats:
     """Draw figures as they may come out for other users: normal, around those observed.
 
@@ -124,16 +124,16 @@ def figure_draws(
     Returns:
         [R, S, M].
     """
-    figures_F = np.array([each.figure(name) for each in judged for name in names])
-    values, vectors = np.linalg.eigh(figure_covariance(judged, names, seed=seed))
+    figures_F = np.array([each.value(name) for each in judged for name in names])
+    values, vectors = np.linalg.eigh(metric_covariance(judged, names, seed=seed))
     root_FF = vectors * np.sqrt(values.clip(min=0))  # coverage and the rest are estimated apart
     rng = np.random.default_rng(seed)
     normal_RF = rng.standard_normal((num_draws, len(figures_F)))
     return (figures_F + normal_RF @ root_FF.T).reshape(num_draws, len(judged), len(names))
 
 
-def figure_covariance(
-    judged: Sequence[JudgedUsers],
+def metric_covariance(
+    judged: Sequence[UserResults],
     names: Sequence[str],
     *,
     seed: int,
@@ -168,7 +168,7 @@ def figure_covariance(
     return covariance_FF
 
 
-def leave_out(judged: JudgedUsers, names: Sequence[str], group_U: Integers) -> Floats:
+def leave_out(judged: UserResults, names: Sequence[str], group_U: Integers) -> Floats:
     """Return a model's figures with each group of users left out, [G, M]."""
     num_groups = int(group_U.max()) + 1
     sizes_G = np.bincount(group_U, minlength=num_groups)
@@ -191,7 +191,7 @@ def leave_out(judged: JudgedUsers, names: Sequence[str], group_U: Integers) -> F
     return np.stack([columns[name] for name in names], axis=1)
 
 
-def coverage_covariance(judged: Sequence[JudgedUsers]) -> Floats:
+def coverage_covariance(judged: Sequence[UserResults]) -> Floats:
     """Return how the coverages of models on the same users vary together, [S, S].
 
     In no direction less than FLOOR of the jackknife, in which each model has one item more that
@@ -213,7 +213,7 @@ def coverage_covariance(judged: Sequence[JudgedUsers]) -> Floats:
     return (root_SS @ root_SS.T / num_items**2)[np.ix_(model_S, model_S)]
 
 
-def item_sets(judged: Sequence[JudgedUsers]) -> tuple[Floats, npt.NDArray[np.int64]]:
+def item_sets(judged: Sequence[UserResults]) -> tuple[Floats, npt.NDArray[np.int64]]:
     """Count for each set of users the items that stand in their slates, all of them, and no others.
 
     Returns:
@@ -234,7 +234,7 @@ def _exposure(slates_UK: Integers, num_items: int) -> npt.NDArray[np.int64]:
     return np.bincount(slates_UK.ravel() + 1, minlength=num_items + 1)[1:]
 
 
-def _user_sets(judged: JudgedUsers) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+def _user_sets(judged: UserResults) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """Return for each item in 1..DAMPING slates a token of the set of its users, and its size.
 
     The token is the sum of 64 random bits of each user: two sets share one by chance alone, which

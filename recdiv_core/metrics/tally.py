@@ -28,9 +28,9 @@ from torch import Tensor
 from recdiv_core.errors import UserError
 from recdiv_core.items.traits import ItemTraits
 from recdiv_core.metrics import accuracy, diversity, exposure
-from recdiv_core.metrics.judged import Background, JudgedSlates, judge
+from recdiv_core.metrics.slate_batch import Background, SlateBatch, match_slates
 
-UserMetrics = Mapping[str, Callable[[JudgedSlates], Tensor]]
+UserMetrics = Mapping[str, Callable[[SlateBatch], Tensor]]
 
 TARGET_METRICS: Final[UserMetrics] = {
     "precision": accuracy.precision,
@@ -183,13 +183,13 @@ def tally_slates(
         background: of the same users, where a metric needs it.
 
     Raises:
-        ValueError: see `judged.judge`.
+        ValueError: see `slate_batch.match_slates`.
     """
-    slates = judge(slates_BK, targets_BT, traits, k=k, background=background)
-    return tally_judged(slates, metrics)
+    slates = match_slates(slates_BK, targets_BT, traits, k=k, background=background)
+    return tally_batch(slates, metrics)
 
 
-def tally_judged(slates: JudgedSlates, metrics: UserMetrics = USER_METRICS) -> Tally:
+def tally_batch(slates: SlateBatch, metrics: UserMetrics = USER_METRICS) -> Tally:
     """Sum the metrics of judged slates; of `slates.cut(k)` those of a shorter cut-off."""
 
     def count(items: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ def tally_judged(slates: JudgedSlates, metrics: UserMetrics = USER_METRICS) -> T
         k=slates.k,
         names=tuple(metrics),
         num_users=slates.items_BK.new_tensor(slates.num_users),
-        num_users_without_targets=(~slates.is_judged_R).sum(),
+        num_users_without_targets=(~slates.has_targets_R).sum(),
         sums=torch.stack([slates.once(metric).sum() for metric in metrics.values()]),
         exposure_V=count(slates.items_BK[slates.is_item_BK]),
         hits_V=count(slates.items_BK[slates.is_hit_BK]),
@@ -207,7 +207,7 @@ def tally_judged(slates: JudgedSlates, metrics: UserMetrics = USER_METRICS) -> T
     )
 
 
-def judged_users(tally: Tally) -> dict[str, float]:
+def count_users(tally: Tally) -> dict[str, float]:
     """Return of how many users the metrics are: `num_judged` of `num_held_out`.
 
     `num_held_out` counts the users of the split, each with something held out. Not judged are those
@@ -222,7 +222,7 @@ def finish(tally: Tally) -> dict[str, float]:
     """Divide: return the metrics under their names with the cut-off, such as `ndcg_at_10`.
 
     All are 0 where every held-out item stands in its user's history and so in no slate. The metrics
-    are then those of nobody, as `judged_users` says.
+    are then those of nobody, as `count_users` says.
 
     Raises:
         UserError: the split holds no user.

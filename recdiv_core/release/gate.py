@@ -24,7 +24,7 @@ from recdiv_core.evaluation.judged_runs import NamedRun, check_comparable, judge
 from recdiv_core.items.popularity import POPULARITY_GROUPS
 from recdiv_core.metrics.bootstrap import resampled_means
 from recdiv_core.metrics.fairness import MIN_SIZE
-from recdiv_core.metrics.judged import JudgedSlates
+from recdiv_core.metrics.slate_batch import SlateBatch
 from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
 
 FLOORS: Final[Mapping[str, float]] = {
@@ -110,6 +110,6 @@ def verdict(entry: Mapping[str, Any], floor: float) -> dict[str, Any]:
     return {**figures, "share": share, "share_low": low, "passes": low >= floor}
 
 
-def _group_of_target(seen: JudgedSlates) -> torch.Tensor:
+def _group_of_target(seen: SlateBatch) -> torch.Tensor:
     """Return the popularity group of each user's held-out item (of several, one): [B]."""
     return seen.traits.popularity_group_V[seen.targets_BT[:, -1]]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recdiv_core.data.catalogue import Catalogue
-from recdiv_core.metrics.jackknife import Integers, JudgedUsers
+from recdiv_core.metrics.jackknife import Integers, UserResults
 from recdiv_core.schema import NO_CATEGORY
 
 RULES: Final = (
@@ -96,7 +96,7 @@ def count_common(before_UK: Integers, after_UK: Integers) -> npt.NDArray[np.int6
     return ((both[:, 1:] == both[:, :-1]) & (both[:, 1:] >= 0)).sum(axis=1)
 
 
-def count_changes(before: JudgedUsers, after: JudgedUsers) -> Changes:
+def count_changes(before: UserResults, after: UserResults) -> Changes:
     """Count how the slates of all users differ; both runs have the same users in the same order."""
     gain_U = after.users["recall"] - before.users["recall"]  # of the same targets
     return Changes(
@@ -107,7 +107,7 @@ def count_changes(before: JudgedUsers, after: JudgedUsers) -> Changes:
     )
 
 
-def choose_users(before: JudgedUsers, after: JudgedUsers) -> list[tuple[int, str]]:
+def choose_users(before: UserResults, after: UserResults) -> list[tuple[int, str]]:
     """Choose users by RULES.
 
     Args:
@@ -137,7 +137,7 @@ def choose_users(before: JudgedUsers, after: JudgedUsers) -> list[tuple[int, str
 
 def show(
     row: int,
-    pair: Sequence[JudgedUsers],
+    pair: Sequence[UserResults],
     catalogue: Catalogue,
     *,
     rule: str,

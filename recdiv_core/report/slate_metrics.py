@@ -1,7 +1,7 @@
 """Metrics of evaluated slates: intervals, exposure, popularity, segments of users.
 
 Not the choice of runs (slate_views.py) nor their plots (slate_page.py). The one idea: each is a
-function of `JudgedUsers`; all runs are evaluated on the same users in the same order.
+function of `UserResults`; all runs are evaluated on the same users in the same order.
 
 Legend: U evaluated users, V catalogue, S runs, R draws.
 """
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from recdiv_core.evaluation.differences import LEVEL, SEED, difference, draw
 from recdiv_core.metrics.bootstrap import interval, resampled_means
 from recdiv_core.metrics.fairness import MIN_SIZE
-from recdiv_core.metrics.jackknife import JudgedUsers
+from recdiv_core.metrics.jackknife import UserResults
 
 NUM_DRAWS: Final = 2000
 NUM_POINTS: Final = 200
@@ -78,11 +78,11 @@ class Segment:
 
 
 def estimate(
-    judged: Sequence[JudgedUsers],
+    judged: Sequence[UserResults],
 ) -> tuple[tuple[Mapping[str, Estimate], ...], tuple[Mapping[str, Mapping[str, Any]], ...]]:
     """Return each run's metrics with intervals, and how each run differs from the first."""
     if len(judged[0].slates_UK) < 2:  # nothing varies over one user
-        alone = [{name: each.figure(name) for name in each.users} for each in judged]
+        alone = [{name: each.value(name) for name in each.users} for each in judged]
         return tuple({n: Estimate(v, v, v) for n, v in own.items()} for own in alone), ()
     drawn = draw(judged, NUM_DRAWS)
     estimates: list[Mapping[str, Estimate]] = []
@@ -170,7 +170,7 @@ def user_segments(histories: Histories) -> dict[str, npt.NDArray[np.bool_]]:
     return {name: is_in_U for name, is_in_U in groups.items() if is_in_U.sum() >= MIN_SIZE}
 
 
-def segments(judged: Sequence[JudgedUsers], histories: Histories) -> tuple[Segment, ...]:
+def segments(judged: Sequence[UserResults], histories: Histories) -> tuple[Segment, ...]:
     """Return the estimates for each group of `user_segments`."""
     found: list[Segment] = []
     for name, is_in_U in user_segments(histories).items():

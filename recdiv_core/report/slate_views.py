@@ -29,7 +29,7 @@ from recdiv_core.evaluation.judged_runs import NamedRun, check_comparable, find_
 from recdiv_core.evaluation.sameness import describe, latest_distinct, look, shelves, starved
 from recdiv_core.fronts.trials import Front, Trial, recommended
 from recdiv_core.metrics.groups import GroupTally, finish_groups, tally_groups
-from recdiv_core.metrics.jackknife import JudgedUsers
+from recdiv_core.metrics.jackknife import UserResults
 from recdiv_core.report import slate_examples, slate_metrics
 from recdiv_core.report.slate_metrics import Floats, Histories
 from recdiv_core.schema import read_manifest
@@ -177,7 +177,7 @@ def _check_size(prepared: Path, max_scores: int | None) -> None:
         )
 
 
-def _sameness(judged: JudgedUsers, histories: Histories, dataset: Dataset) -> Mapping[str, Any]:
+def _sameness(judged: UserResults, histories: Histories, dataset: Dataset) -> Mapping[str, Any]:
     slates_UK, vectors_VH = judged.slates_UK.astype(np.int64), dataset.text_VH.numpy()
     found = look(slates_UK, histories.items_UK, dataset.traits, vectors_VH, judged.exposure_V)
     return describe(found, np.ones(len(slates_UK), dtype=np.bool_))
@@ -253,7 +253,7 @@ def _histories(batches: Iterable[_Batch], k: int) -> Histories:
 def _slices(
     batches: Iterable[_Batch],
     dataset: Dataset,
-    judged: Sequence[JudgedUsers],
+    judged: Sequence[UserResults],
     kinds: Sequence[str],
     k: int,
 ) -> tuple[Slices, ...]:
@@ -278,7 +278,7 @@ def _slices(
 
 
 def _examples(
-    batches: Iterable[_Batch], dataset: Dataset, pair: Sequence[JudgedUsers], *, show_ids: bool
+    batches: Iterable[_Batch], dataset: Dataset, pair: Sequence[UserResults], *, show_ids: bool
 ) -> tuple[slate_examples.Example, ...]:
     """Return the users that a rule chooses, with their slates before and after."""
     chosen = slate_examples.choose_users(*pair) if len(pair) > 1 else []

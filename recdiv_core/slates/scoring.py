@@ -16,7 +16,7 @@ import torch
 from recdiv_core.config import Config
 from recdiv_core.data.batches import Packed, pack, pad_targets
 from recdiv_core.data.reading import Examples, read_eval
-from recdiv_core.metrics.judged import Background
+from recdiv_core.metrics.slate_batch import Background
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset

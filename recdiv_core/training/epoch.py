@@ -26,7 +26,7 @@ from recdiv_core.data.reading import Examples
 from recdiv_core.errors import DivergedError
 from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.losses.balance import BalanceState, observe
-from recdiv_core.metrics.tally import finish, judged_users
+from recdiv_core.metrics.tally import count_users, finish
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.text_encoder import pad_tokens
 from recdiv_core.slates.dataset import Dataset, tokens_of
@@ -281,7 +281,7 @@ class Learner:
         if self.world_size > 1:
             dist.all_reduce(flat)
         tally = tally.from_flat(flat)
-        return finish(tally) | judged_users(tally)
+        return finish(tally) | count_users(tally)
 
 
 def check_scale(scale: float, step: int, num_skipped: int) -> None:

@@ -22,7 +22,7 @@ from recdiv_core.cluster.start import start_logging
 from recdiv_core.config import Config, from_tree
 from recdiv_core.data.cooccurrence import count_pairs, count_recent
 from recdiv_core.evaluation.evaluate import tally_split
-from recdiv_core.metrics.tally import finish, judged_users
+from recdiv_core.metrics.tally import count_users, finish
 from recdiv_core.models.baselines import (
     Baseline,
     fit_ease,
@@ -116,7 +116,7 @@ def fit_baseline(config: Config, dataset: Dataset) -> Baseline:
 def _judge(config: Config, baseline: Baseline, dataset: Dataset, split: str) -> dict[str, float]:
     share = held_out_of_split(baseline, dataset, split, config)
     tally = tally_split(share, dataset, slate_policy(config, dataset))
-    return finish(tally) | judged_users(tally)
+    return finish(tally) | count_users(tally)
 
 
 def _below(prefix: str, values: dict[str, float]) -> dict[str, float]:

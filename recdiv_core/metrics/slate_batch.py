@@ -3,8 +3,8 @@
 
 Not a metric, and not how slates are made (slates.py). The one idea: everything that several metrics
 need (which slate items are hits, how a slate spreads over categories) is worked out once, for all
-users of the batch together, so that a metric is a short function of `JudgedSlates`; and what does
-not depend on the cut-off is worked out of the longest slates alone, see `JudgedSlates.cut`.
+users of the batch together, so that a metric is a short function of `SlateBatch`; and what does
+not depend on the cut-off is worked out of the longest slates alone, see `SlateBatch.cut`.
 
 Legend: R users of a batch, B those with a target, K slate length (the cut-off k), V catalogue,
 D dims, T targets of a user, L labels (categories) of an item, M = K * L labels of a slate.
@@ -51,7 +51,7 @@ class Background:
 
 
 @dataclass(frozen=True)
-class JudgedSlates:
+class SlateBatch:
     """A batch of slates and the truth about them; every user has at least one target.
 
     Attributes:
@@ -59,7 +59,7 @@ class JudgedSlates:
         is_hit_BK: bool, the item is one of the user's targets.
         targets_BT: int64 item_index, rising, -1 before the first.
         num_targets_B: int64, >= 1.
-        is_judged_R: bool, the users of the batch that these are: those with a target.
+        has_targets_R: bool, the users of the batch that these are: those with a target.
         traits: the items of the catalogue.
         background: of these users, row by row; None where no metric asks for it.
         longer: the slates that these are the first places of; None = not cut.
@@ -69,15 +69,15 @@ class JudgedSlates:
     is_hit_BK: Tensor
     targets_BT: Tensor
     num_targets_B: Tensor
-    is_judged_R: Tensor
+    has_targets_R: Tensor
     traits: ItemTraits
     background: Background | None = None
-    longer: JudgedSlates | None = None
-    _done: dict[Callable[[JudgedSlates], Any], Any] = field(
-        default_factory=dict[Callable[["JudgedSlates"], Any], Any], init=False, repr=False
+    longer: SlateBatch | None = None
+    _done: dict[Callable[[SlateBatch], Any], Any] = field(
+        default_factory=dict[Callable[["SlateBatch"], Any], Any], init=False, repr=False
     )
 
-    def cut(self, k: int) -> JudgedSlates:
+    def cut(self, k: int) -> SlateBatch:
         """Return the same users with slates cut to their first k places.
 
         Raises:
@@ -95,11 +95,11 @@ class JudgedSlates:
         )
 
     @property
-    def whole(self) -> JudgedSlates:
+    def whole(self) -> SlateBatch:
         """Return the longest slates that these were cut from, or these."""
         return self.longer or self
 
-    def once(self, work: Callable[[JudgedSlates], Work]) -> Work:
+    def once(self, work: Callable[[SlateBatch], Work]) -> Work:
         """Return what a function makes of these slates, worked out the first time it is asked.
 
         `slates.whole.once(work)` is for what does not depend on the cut-off.
@@ -254,14 +254,14 @@ class SortedLabels:
     weights_BM: Tensor
 
 
-def judge(
+def match_slates(
     slates_BK: Tensor,
     targets_BT: Tensor,
     traits: ItemTraits,
     *,
     k: int,
     background: Background | None = None,
-) -> JudgedSlates:
+) -> SlateBatch:
     """Set slates beside the targets, leaving out users without any.
 
     Args:
@@ -285,7 +285,7 @@ def judge(
     check_range("slates", slates_BK, traits.num_items)
     check_range("targets", targets_BT, traits.num_items)
     if background is not None:
-        background = _background_of_judged(background, targets_BT)
+        background = _background_with_targets(background, targets_BT)
     slates_BK = F.pad(slates_BK[:, :k].long(), (0, max(0, k - slates_BK.shape[1])), value=-1)
     targets_BT = F.pad(targets_BT.long(), (1, 0), value=-1).sort(dim=1).values  # never no column
     if bool(((slates_BK[:, 1:] >= 0) & (slates_BK[:, :-1] < 0)).any()):
@@ -297,18 +297,18 @@ def judge(
     items_BK, targets_BT = slates_BK[has_targets_B], targets_BT[has_targets_B]
     places_BK = torch.searchsorted(targets_BT, items_BK).clamp(max=targets_BT.shape[1] - 1)
     is_hit_BK = (targets_BT.gather(1, places_BK) == items_BK) & (items_BK >= 0)
-    return JudgedSlates(
+    return SlateBatch(
         items_BK=items_BK,
         is_hit_BK=is_hit_BK,
         targets_BT=targets_BT,
         num_targets_B=(targets_BT >= 0).sum(dim=1),
-        is_judged_R=has_targets_B,
+        has_targets_R=has_targets_B,
         traits=traits,
         background=background,
     )
 
 
-def _background_of_judged(background: Background, targets_BT: Tensor) -> Background:
+def _background_with_targets(background: Background, targets_BT: Tensor) -> Background:
     """Leave out users without targets, and set what stands at the padding of targets to 0."""
     has_targets_B = (targets_BT >= 0).any(dim=1)
     row_B = has_targets_B.cumsum(dim=0) - 1
