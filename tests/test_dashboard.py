@@ -25,7 +25,7 @@ FLAGS = (
 
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path):
     uri = f"sqlite:///{tmp_path}/none.db"
-    with pytest.raises(UserError, match="there is no such database; run `python -m"):
+    with pytest.raises(UserError, match="there is no such database; run `recdiv tune"):
         serve(override(Config(), {"tracking.uri": uri}), 5000)
     assert not (tmp_path / "none.db").exists()
 

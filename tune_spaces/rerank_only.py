@@ -2,7 +2,7 @@
 
 With the checkpoint that you want to ship, nothing is trained:
 
-    python -m pipelines.tune --space rerank_only data.prepared=DIR train.init_from=CHECKPOINT
+    recdiv tune --space rerank_only data.prepared=DIR train.init_from=CHECKPOINT
 
 A dial has another scale in each re-ranker; the front compares them at equal accuracy.
 """

@@ -24,13 +24,11 @@ from recdiv_core.search_space import Objective
 from recdiv_core.storage.credentials import redact
 from recdiv_core.tracking.children import children
 from recdiv_core.tracking.description import OF_THE_PLACE, param_value
-from recdiv_core.tracking.find import experiment_ids
+from recdiv_core.tracking.find import experiment_ids, newest_run
 from recdiv_core.tracking.runs import RunHandle
 from recdiv_core.tracking.store import client_of, database_path, tracking_uri
 
-RUN_TUNE: Final = "run `python -m pipelines.tune --space tradeoff` first"
-
-
+RUN_TUNE: Final = "run `recdiv tune --space tradeoff` first"
 HYPERVOLUME: Final = "front/hypervolume"
 """Metric of a sweep's run: the hypervolume of all objectives, one step per ended point."""
 PROVENANCE: Final = ("manifest", "code_version", "seed", "command", "ray_job_id")
@@ -108,47 +106,34 @@ def existing_store(config: Config) -> str:
 
 def newest_sweep(uri: str, config: Config) -> RunHandle | None:
     """Return the newest sweep, of the data set `data.prepared` or `data.name` if one is given."""
-    run = _newest_sweep(uri, _experiment_name(config))
-    return run and RunHandle(uri, run.info.experiment_id, run.info.run_id)
+    experiments = experiment_ids(uri, _experiment_name(config))
+    return newest_run(uri, experiments, "tags", {"recdiv.kind": "sweep"})
 
 
-def parent_run(uri: str, config: Config, parent_run_id: str) -> Run:
-    """Return the parent run of a sweep, by its id or, without one, of the newest sweep.
+def sweep_run(uri: str, config: Config, run_id: str) -> RunHandle:
+    """Return the run of a sweep, by its id or, without one, of the newest sweep.
 
     Raises:
         UserError: the run does not exist, or there is no sweep.
     """
-    shown = redact(uri)
-    if parent_run_id:
+    if run_id:
         try:
-            return client_of(uri).get_run(parent_run_id)
+            run = client_of(uri).get_run(run_id)
         except MlflowException:
-            raise UserError(f"no run {parent_run_id} in {shown}") from None
-    name = _experiment_name(config)
-    run = _newest_sweep(uri, name)
-    if run is None:
+            raise UserError(f"no run {run_id} in {redact(uri)}") from None
+        return RunHandle(uri, run.info.experiment_id, run_id)
+    found = newest_sweep(uri, config)
+    if found is None:
+        name = _experiment_name(config)
         where = f" of data set {name!r}" if name else ""
-        raise UserError(f"no sweep{where} in tracking.uri={shown}; {RUN_TUNE}")
-    return run
+        raise UserError(f"no sweep{where} in tracking.uri={redact(uri)}; {RUN_TUNE}")
+    return found
 
 
 def _experiment_name(config: Config) -> str:
     if config.data.prepared:
         return read_manifest(open_version(config.data.prepared)).name
     return config.data.name
-
-
-def _newest_sweep(uri: str, name: str) -> Run | None:
-    experiments = experiment_ids(uri, name)
-    if not experiments:
-        return None
-    runs = client_of(uri).search_runs(
-        experiments,
-        "tags.`recdiv.kind` = 'sweep'",
-        max_results=1,
-        order_by=["attributes.start_time DESC"],
-    )
-    return runs[0] if runs else None
 
 
 def _plain_runs(runs: Sequence[Run]) -> set[str]:

@@ -17,7 +17,7 @@ from recdiv_core.errors import UserError
 from recdiv_core.fronts import trials
 from recdiv_core.fronts import wording as trials_text
 from recdiv_core.fronts.points import ended_points, points
-from recdiv_core.fronts.reading import HYPERVOLUME, existing_store, parent_run, read_sweep
+from recdiv_core.fronts.reading import HYPERVOLUME, existing_store, read_sweep, sweep_run
 from recdiv_core.fronts.trials import Front, Sweep, Trial
 from recdiv_core.report.dashboard import trials_path, trials_url
 from recdiv_core.report.picture import draw_png
@@ -58,8 +58,7 @@ def report(
     """
     out = None if out is None else output_path(out, "--out")
     uri = existing_store(config)
-    parent = parent_run(uri, config, parent_run_id)
-    handle = RunHandle(uri, parent.info.experiment_id, parent.info.run_id)
+    handle = sweep_run(uri, config, parent_run_id)
     sweep = read_sweep(handle)
     fronts = [trials.front_of(points(sweep), *pair) for pair in trials.axes(sweep)]
     main = fronts[0]

@@ -24,7 +24,7 @@ def experiment_ids(uri: str, name: str = "") -> list[str]:
 
 def find_run(uri: str, experiment: str, tags: Mapping[str, str]) -> RunHandle | None:
     """Return the newest run with all these tags, such as `{"recdiv.run_name": "a"}`."""
-    return _newest(uri, [experiment], "tags", tags)
+    return newest_run(uri, [experiment], "tags", tags)
 
 
 def run_of(uri: str, config: Config) -> RunHandle:
@@ -34,7 +34,7 @@ def run_of(uri: str, config: Config) -> RunHandle:
         UserError: the store has no such run.
     """
     place = {"run.name": config.run.name, "run.storage": config.run.storage}
-    found = _newest(uri, experiment_ids(uri), "params", place)
+    found = newest_run(uri, experiment_ids(uri), "params", place)
     if found is None:
         raise UserError(
             f"tracking.uri={redact(uri)} has no run of run.name={config.run.name} in "
@@ -43,10 +43,12 @@ def run_of(uri: str, config: Config) -> RunHandle:
     return found
 
 
-def _newest(
+def newest_run(
     uri: str, experiments: list[str], entity: Literal["tags", "params"], equal: Mapping[str, str]
 ) -> RunHandle | None:
     """Return the newest run of some experiments with these tags or params."""
+    if not experiments:
+        return None
     clauses = [f"{entity}.`{key}` = {_quoted(value)}" for key, value in equal.items()]
     runs = client_of(uri).search_runs(
         experiments,
