@@ -1,10 +1,12 @@
-"""Start a Ray cluster of several nodes on this machine, to try jobs and node failures.
+"""Start a Ray cluster of several nodes on this machine, to try node failures.
 
     python deploy/local_cluster.py --nodes 2 --cpus 2
-    recdiv submit -- train data.prepared=/abs/shop run.storage=/abs/runs ...
+    recdiv train data.prepared=/abs/shop run.storage=/abs/runs scaling.address=HOST:PORT ...
 
 Each node is a raylet of its own, as on a separate machine. `kill -9` one and watch a run continue.
-Prints the nodes, the address for jobs and the address to join. Ctrl-C stops everything.
+Prints the nodes, the address for jobs and the address to join. Ctrl-C stops everything. Jobs from
+`recdiv submit` need a cluster of separate machines, or a single node: Ray 2.60 unpacks the files of
+a job once per node, and here all nodes share the path. A later node then deletes the job's files.
 """
 
 import argparse
