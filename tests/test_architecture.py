@@ -251,3 +251,13 @@ def test_kinds_of_model_of_the_config_are_neural_and_the_baselines_of_the_table(
 )
 def test_the_names_in_the_config_are_those_of_the_tables(literal: object, table: Iterable[str]):
     assert list(get_args(literal)) == list(table)
+
+
+def test_no_private_module_of_ray_is_imported():
+    # they change with every minor version; docs/contributing.md names the versions that may be used
+    assert not [
+        (module, name)
+        for module in SOURCES
+        for name in imports(module)
+        if name.split(".")[0] == "ray" and "._" in name
+    ]

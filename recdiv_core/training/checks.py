@@ -46,7 +46,7 @@ MEASURED: Final = (
     "category_coverage",
     "novelty",
 )
-"""Metrics that may be an objective, higher is better."""
+"""Metrics that can be an objective; higher is better."""
 
 
 TELLS_OF_PREEMPTION: Final = (2, 59)
@@ -62,15 +62,15 @@ SHAPE_KEYS: Final = (
     "model.text.trainable_layers",
     "model.text.lora_rank",
 )
-"""Keys that decide the shapes of the weights."""
+"""Keys that determine the shapes of the weights."""
 
 
 def check_config(config: Config, *, swept: Collection[str] = ()) -> tuple[Config, Manifest]:
-    """Check what a training run needs before Ray starts, and make its paths absolute.
+    """Check a training before Ray starts, and make its paths absolute.
 
     Raises:
-        UserError: no whole prepared data set, one of another text encoder or without an attribute
-            that is asked for, a checkpoint that does not fit, an objective that is not measured.
+        UserError: no whole prepared data set; another text encoder; a missing attribute; a
+            checkpoint that does not fit; an objective that is not measured.
     """
     config = place_run(config, "train")
     prepared, manifest = check_prepared(config)
@@ -96,7 +96,7 @@ def check_config(config: Config, *, swept: Collection[str] = ()) -> tuple[Config
 def with_data_settings(config: Config, manifest: Manifest) -> Config:
     """Return the config with the `data.*` and `split.*` that the data set was prepared with.
 
-    They are what MLflow shows of a run; those of its own command line did nothing.
+    MLflow shows them. The values on the command line of a training have no effect.
     """
     known = flatten(config)
     made = {
@@ -106,16 +106,16 @@ def with_data_settings(config: Config, manifest: Manifest) -> Config:
     }
     try:
         return override(config, {**made, "data.name": manifest.name})
-    except UserError as error:  # of an earlier version, with values that are none any more
+    except UserError as error:  # an earlier version wrote values that are not allowed any more
         logger.warning("settings of data.prepared=%s: %s", config.data.prepared, error)
         return config
 
 
 def check_prepared(config: Config) -> tuple[Path, Manifest]:
-    """Return where the prepared data set is, and what it holds.
+    """Return the directory of the prepared data set, and its manifest.
 
     Raises:
-        UserError: there is none, it is not whole, or it has no train example.
+        UserError: it does not exist, is not whole, or has no train, val or test example.
     """
     if not config.data.prepared:
         raise UserError("data.prepared is not set: give the directory that pipelines.prepare wrote")
@@ -135,14 +135,14 @@ def check_prepared(config: Config) -> tuple[Path, Manifest]:
         )
         raise UserError(
             f"data.prepared={prepared} holds no {' and no '.join(empty)} example, so there is "
-            f"nothing to measure: its split ({protocol}) leaves nobody there. Prepare it again: "
+            f"nothing to measure: its split ({protocol}) leaves no user there. Prepare it again: "
             f"{change}"
         )
     return prepared, manifest
 
 
 def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[str, object]:
-    """Check what only a trained model needs; return the keys that get absolute paths."""
+    """Check the settings of a trained model; return keys with their absolute paths."""
     text = config.model.text
     if text.enabled and text.encoder != manifest.encoder.name:
         raise UserError(
@@ -176,7 +176,7 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
 
 
 def measured_names(k: int) -> list[str]:
-    """Return the metrics of a slate of k items that are better when higher."""
+    """Return the metrics of a slate of k items for which higher is better."""
     return [f"{name}_at_{k}" for name in MEASURED]
 
 
@@ -191,7 +191,7 @@ def check_ray(config: Config, version: str) -> None:
 
 
 def _check_shape(config: Config, start: Config) -> None:
-    """Refuse to start from weights of another shape."""
+    """Refuse a checkpoint whose weights have another shape."""
     now, then = flatten(config), flatten(start)
     for key in SHAPE_KEYS:
         if now[key] != then[key]:
@@ -207,7 +207,7 @@ def _check_shape(config: Config, start: Config) -> None:
 
 
 def _check_attributes(config: Config, prepared: Path) -> None:
-    """Refuse regularisers of attributes that the catalogue does not have."""
+    """Refuse regularisers of attributes that the catalogue lacks."""
     mix = config.loss.diversity.items() if config.loss.diversity_weight else ()
     wanted = {name: weight for name, weight in mix if weight and name in ATTRIBUTES}
     if not wanted:
@@ -222,7 +222,7 @@ def _check_attributes(config: Config, prepared: Path) -> None:
 
 
 def _warn_no_effect(config: Config, num_items: int, swept: Collection[str]) -> None:
-    """Name settings that change nothing in this run, or cost more than they gain."""
+    """Warn of settings that have no effect in this run, or cost more than they gain."""
     idle = idle_keys(config)
     if idle:
         logger.warning("%s: no effect with model.kind=%s", ", ".join(idle), config.model.kind)
@@ -244,12 +244,12 @@ def _warn_no_effect(config: Config, num_items: int, swept: Collection[str]) -> N
 
 
 LEFT_TO_OTHERS: Final = 0.2
-"""Share of the CPUs that workers leave, unless the user says, to what else runs on a cluster:
-texts of another sweep that are encoded, `evaluate`, `recommend`."""
+"""Share of the CPUs that workers leave to other work on the cluster, unless the user sets
+scaling.cpus_per_worker."""
 
 
 def cpus_per_worker(config: Config, cluster: Mapping[str, float], concurrent: int = 1) -> float:
-    """Return the CPUs to reserve a worker: what the user says, or at most one, so that all fit.
+    """Return the CPUs to reserve per worker: the user's value, or a share of at most one.
 
     Raises:
         UserError: the request cannot be met on this cluster, with the numbers.

@@ -1,9 +1,8 @@
-"""Launch one training run on Ray Train: the path that `pipelines.train` and every trial share.
+"""Launch one training on Ray Train: `pipelines.train` and each trial of a sweep call it.
 
-Everything that can be wrong is checked in the driver first: the data, the checkpoint to start from,
-the resources. A run of a name that exists goes on where it stopped, if its settings are the same;
-a finished one answers with its result. `launch` is the one call into Ray Train. What trains is
-imported where it runs, in the workers, not by a driver that may only have a wrong path to tell of.
+`run` checks the settings (checks.py), then trains. A run whose name exists continues where it
+stopped, if its settings are the same; a finished run returns its result. `launch` is the one call
+into Ray Train. Heavy imports happen inside functions: a wrong path is reported without them.
 """
 
 from __future__ import annotations
@@ -43,15 +42,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 METRICS_OF_RAY: Final = "RAY_TRAIN_METRICS_ENABLED"
+"""Ray Train's switch of its own metrics, which the dashboard shows."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training run ended.
+    """Result of a training.
 
     Attributes:
-        checkpoint: directory or URI of the last checkpoint, which holds the best weights.
-        metrics: figures of the last report.
+        checkpoint: directory or URI of the last checkpoint, which holds the selected weights.
+        metrics: metrics of the last report.
     """
 
     checkpoint: str
@@ -65,7 +65,7 @@ def launch(
     callbacks: Sequence[UserCallback] = (),
     concurrent: int = 1,
 ) -> Outcome:
-    """Train, or fit, with the config; Ray runs already, `check_config` has been called.
+    """Train, or fit, with the config; Ray runs and `check_config` has passed.
 
     Args:
         config: has absolute paths and a run name.
@@ -150,7 +150,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def ray_storage(place: str) -> dict[str, Any]:
-    """Return where Ray is to write, as the arguments of its RunConfigs (Train's and Tune's)."""
+    """Return the storage as arguments of Ray's RunConfig, that of Train or of Tune."""
     if not is_uri(place):
         return {"storage_path": place}
     filesystem, path = filesystem_of(place, "run.storage")
@@ -158,7 +158,7 @@ def ray_storage(place: str) -> dict[str, Any]:
 
 
 def _finite(config: Config, metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the finite figures of a report; JSON knows no others."""
+    """Return the finite metrics of a report; JSON has no other numbers."""
     figures = {n: float(value) for n, value in metrics.items() if isinstance(value, int | float)}
     finite = {name: value for name, value in figures.items() if math.isfinite(value)}
     if lost := sorted(figures.keys() - finite.keys()):
@@ -179,7 +179,7 @@ def _fit(settings: dict[str, Any]) -> None:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train one run, tracked in MLflow; resume it when its name exists.
+    """Train one run, tracked in MLflow; resume it if its name exists.
 
     Returns:
         `{"run", "checkpoint", "mlflow_run_id", "metrics"}`.
@@ -190,12 +190,12 @@ def run(config: Config) -> dict[str, Any]:
     """
     is_trained = config.model.kind == "neural"
     if is_trained and not config.train.epochs and not config.train.init_from:
-        raise UserError("train.epochs=0 needs train.init_from: there is nothing else to judge")
+        raise UserError("train.epochs=0 needs train.init_from: nothing else can be evaluated")
     config, manifest = check_config(on_own_version(place_run(config, "train")))
     finished = existing_result(config)
     if finished is None:
         with claim_run(config):
-            finished = existing_result(config)  # another process may just have ended
+            finished = existing_result(config)  # another process may just have finished it
             if finished is None:
                 result = _run(config, manifest)
                 _tell_users(result["metrics"])
@@ -206,7 +206,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _tell_users(metrics: Mapping[str, float]) -> None:
-    """Log of how many users the metrics are."""
+    """Log the number of users behind the metrics."""
     for split, said in users_judged(metrics).items():
         logger.info("%s: %s", split, said)
     for warning in few_judged(metrics):
@@ -215,7 +215,6 @@ def _tell_users(metrics: Mapping[str, float]) -> None:
 
 def _run(config: Config, manifest: Manifest) -> dict[str, Any]:
     """Train a run that is not finished, from where it stopped."""
-    # imported here: a wrong path has been answered before this takes its seconds
     from recdiv_core.cluster.start import start_ray
     from recdiv_core.data.text_vectors import ensure_vectors
     from recdiv_core.tracking.runs import finish_run, machine_watched
@@ -248,6 +247,6 @@ def _run(config: Config, manifest: Manifest) -> dict[str, Any]:
 
 
 def shared_places(config: Config) -> dict[str, str]:
-    """Return what all nodes must see of a run, by its key."""
+    """Return the places of a run that all nodes must see, by key."""
     manifest = f"{config.data.prepared}/manifest.json"
     return {"data.prepared": manifest, "run.storage": config.run.storage}
