@@ -258,7 +258,7 @@ def test_a_sweep_without_a_finished_trial_still_has_a_page(config, manifest, tmp
 
 
 def test_no_sweep_says_what_to_run(config):
-    with pytest.raises(ValueError, match=r"no sweep of data set 'none'.*pipelines\.tune"):
+    with pytest.raises(ValueError, match=r"no sweep of data set 'none'.*recdiv tune"):
         report(override(config, {"data.name": "none"}))
 
 
@@ -274,7 +274,7 @@ def test_an_unknown_run_is_refused(config):
 
 
 def test_a_missing_database_is_not_made(config, tmp_path):
-    with pytest.raises(ValueError, match=r"no such database; run .*pipelines\.tune"):
+    with pytest.raises(ValueError, match=r"no such database; run .*recdiv tune"):
         report(override(config, {"tracking.uri": f"sqlite:///{tmp_path}/none.db"}))
     assert not (tmp_path / "none.db").exists()
 
