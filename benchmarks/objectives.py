@@ -28,14 +28,15 @@ from recdiv_core.data.batches import pack
 from recdiv_core.data.reading import Examples
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import ItemTraits
-from recdiv_core.losses.balance import BALANCES, BalanceState
+from recdiv_core.losses.balance import BALANCES, start_balance
 from recdiv_core.losses.diversity import REGULARISERS
 from recdiv_core.losses.negatives import Negatives, mixed_negatives
 from recdiv_core.models.dial import dial_dim
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
-from recdiv_core.training.objective import Attack, Objective, Part
+from recdiv_core.training.objective import Attack, Objective
+from recdiv_core.training.parts import Part, with_dials
 from recdiv_core.training.step import train_step
 
 NUM_ITEMS, NUM_CATEGORIES, TEXT_DIM, DIM = 12_101, 240, 384, 64
@@ -163,7 +164,7 @@ def make_step(objective: Objective, part: Part) -> Callable[[], object]:
         negatives = mixed_negatives(drawn[:0], drawn, log_share)
     if objective.is_conditioned:
         dials = torch.rand(NUM_USERS, generator=rng)
-        part = replace(part, dial_B=dials * (torch.rand(NUM_USERS, generator=rng) < 0.5))
+        part = with_dials(part, dials * (torch.rand(NUM_USERS, generator=rng) < 0.5))
 
     def run() -> None:
         train_step(
@@ -174,9 +175,9 @@ def make_step(objective: Objective, part: Part) -> Callable[[], object]:
             scaler,
             precision=torch.float32,
             clip_norm=1.0,
-            places_V=places,
+            shown_V=places,
             negatives=negatives,
-            balance=BalanceState(multiplier=0.1),
+            balance=start_balance(multiplier=0.1),
         )
 
     return run

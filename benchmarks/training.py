@@ -41,7 +41,7 @@ from recdiv_core.data.clicklog import prepare
 from recdiv_core.data.plan import num_steps
 from recdiv_core.data.reading import read_train
 from recdiv_core.data.text_vectors import ensure_vectors
-from recdiv_core.losses.balance import BalanceState
+from recdiv_core.losses.balance import start_balance
 from recdiv_core.schema import read_manifest
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import build_model
@@ -180,7 +180,7 @@ def bare_epochs(config: Config) -> list[float]:
         dataset.prepared, batch_size=train.batch_size, seed=config.seed, epochs=train.epochs
     )
     steps = enumerate(examples)
-    places_V = torch.zeros(len(dataset.catalogue))
+    shown_V = torch.zeros(len(dataset.catalogue))
     rates: list[float] = []
     for _ in range(train.epochs):
         started = time.monotonic()
@@ -193,9 +193,9 @@ def bare_epochs(config: Config) -> list[float]:
                 torch.amp.GradScaler("cpu", enabled=False),
                 precision=torch.float32,
                 clip_norm=config.train.clip_norm,
-                places_V=places_V,
+                shown_V=shown_V,
                 negatives=None,
-                balance=BalanceState(),
+                balance=start_balance(),
             )
         rates.append(feed.num_users / (time.monotonic() - started))
     return rates[1:]

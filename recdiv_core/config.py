@@ -403,6 +403,8 @@ class TrainConfig(_Section):
     patience: int = Field(default=5, ge=1)
     """Epochs without improvement of `eval.objective` before early stopping
     (`train.select=best`)."""
+    log_every_s: float = Field(default=10.0, gt=0.0)
+    """Seconds between logs of loss, gradient norm, learning rate and users/s within an epoch."""
     checkpoint_every_steps: int = Field(default=0, ge=0)
     """Steps between checkpoints inside an epoch; 0 = only at the end of each epoch."""
     keep_checkpoints: int = Field(default=2, ge=1)

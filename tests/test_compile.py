@@ -67,7 +67,7 @@ def test_each_kind_of_step_moves_the_weights_as_without(way):
     for _ in range(2):
         training.step(*HALVES)
     wanted = trained(*HALVES, **changes)
-    assert_equal_weights(training.weights() | {"places_V": training.places_V}, wanted)
+    assert_equal_weights(training.weights() | {"shown_V": training.shown_V}, wanted)
     assert num_graphs() == (2 if "pgd" in way else 1)  # noise with a gradient and without
 
 
@@ -102,6 +102,6 @@ def test_what_the_compiler_makes_of_it_moves_the_weights_as_without(precision):
         training = Training(model, diversity_weight=0.5, precision=precision)
         for _ in range(2):
             training.step(*HALVES)
-        found.append(training.weights() | {"places_V": training.places_V})
+        found.append(training.weights() | {"shown_V": training.shown_V})
     atol = 1e-5 if precision == torch.float32 else 2e-3
     assert_equal_weights(*found, atol=atol)

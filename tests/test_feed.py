@@ -75,8 +75,8 @@ def users_of(part, first):
     for user, position, item, draw in rows:
         if position:
             found[first + user].append((position, item, round(draw, 5)))
-    dials = part.dial_B.tolist()
-    return {user: (sorted(facts), dials[user - first]) for user, facts in found.items()}
+    dials = dict(zip(packed.user_RW.flatten().tolist(), part.dials.dial_RW.flatten(), strict=True))
+    return {user: (sorted(facts), float(dials[user - first])) for user, facts in found.items()}
 
 
 def step_of(dataset, *, step, world_size, accumulation):

@@ -13,15 +13,16 @@ from recdiv_core.config import Config, known_keys, override
 from recdiv_core.data.plan import num_steps
 from recdiv_core.data.reading import read_train
 from recdiv_core.idle import idle_in_reranking, idle_in_training
-from recdiv_core.losses.balance import BalanceState, observe
+from recdiv_core.losses.balance import observe, start_balance
 from recdiv_core.schema import NO_QUERY, TRAIN_EXAMPLE
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import build_model
 from recdiv_core.slates.making import make_slates
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.training.build import build_objective, parameter_groups
-from recdiv_core.training.epoch import PRECISIONS, schedule, warmup
+from recdiv_core.training.epoch import PRECISIONS
 from recdiv_core.training.feed import Feed
+from recdiv_core.training.schedules import schedule, warmup
 from recdiv_core.training.step import train_step
 from tests.worlds import write_dataset
 
@@ -119,6 +120,7 @@ ELSEWHERE = {
     "train.select": "tests/cluster/test_train.py",
     "train.patience": "tests/cluster/test_train.py",
     "train.checkpoint_every_steps": "tests/cluster/test_resume.py",
+    "train.log_every_s": "tests/test_epoch.py",
     "train.keep_checkpoints": "tests/cluster/test_resume.py",
     "train.max_failures": "tests/cluster/test_resume.py",
     "train.init_from": "tests/cluster/test_train.py",
@@ -177,10 +179,10 @@ def outcome(dataset, config: Config) -> list[torch.Tensor]:
             dataset.prepared, batch_size=train.batch_size, seed=seed, epochs=train.epochs
         )
         total = train.epochs * num_steps(NUM_USERS, train.batch_size)
-        base_rates, places_V, state = (
+        base_rates, shown_V, state = (
             [group["lr"] for group in optimizer.param_groups],
             torch.zeros(NUM_ITEMS),
-            BalanceState(),
+            start_balance(),
         )
         figures = []
         for step, examples in enumerate(itertools.islice(steps, NUM_STEPS)):
@@ -194,7 +196,7 @@ def outcome(dataset, config: Config) -> list[torch.Tensor]:
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
             w = warmup(step, num_steps=total, share=config.loss.diversity_warmup)
-            sums = train_step(
+            sums_7 = train_step(
                 model,
                 parts,
                 replace(objective, diversity_weight=w * objective.diversity_weight),
@@ -202,17 +204,19 @@ def outcome(dataset, config: Config) -> list[torch.Tensor]:
                 torch.amp.GradScaler("cpu", enabled=False),
                 precision=PRECISIONS[config.train.precision],
                 clip_norm=config.train.clip_norm,
-                places_V=places_V,
+                shown_V=shown_V,
                 negatives=feed.negatives(parts, step),
                 balance=state,
             )
-            figures += [sums.loss, sums.relevance, sums.penalty, sums.grad_norm]
+            loss, relevance, weight, spread, num_penalised, _, grad_norm = sums_7
+            figures += [loss, relevance, spread, grad_norm]
             state = observe(
                 state,
-                relevance=sums.relevance / max(1e-12, sums.weight) / objective.log_items,
-                penalty=sums.penalty / max(1.0, sums.num_penalised),
+                relevance=relevance / weight.clamp_min(1e-12) / objective.log_items,
+                penalty=spread / num_penalised.clamp_min(1.0),
                 min_diversity=config.loss.min_diversity,
                 rate=config.loss.constraint_rate,
+                is_counted=grad_norm.isfinite(),
             )
     return [torch.tensor(figures), *model.state_dict().values(), *slates(dataset, config)]
 

@@ -8,15 +8,10 @@ import torch
 from torch import nn
 
 from recdiv_core.errors import DivergedError
-from recdiv_core.training.epoch import (
-    MAX_SKIPPED,
-    MIN_SCALE,
-    check_scale,
-    check_skipped,
-    epoch_means,
-)
+from recdiv_core.training.divergence import MAX_SKIPPED, MIN_SCALE, check_scale, check_skipped
 from recdiv_core.training.shards import clip_gradients
 from recdiv_core.training.step import StepSums
+from recdiv_core.training.step_log import means
 from tests.test_step import USERS, Training
 
 
@@ -25,13 +20,13 @@ def sums(grad_norm, loss=8.0):
 
 
 def test_a_step_that_overflowed_is_no_part_of_the_means():
-    figures = epoch_means([sums(3.0), sums(math.nan, math.nan), sums(math.inf), sums(5.0)])
+    figures = means([sums(3.0), sums(math.nan, math.nan), sums(math.inf), sums(5.0)], "train/")
     assert figures["train/grad_norm"] == 4.0
     assert figures["train/loss"] == 2.0
 
 
 def test_an_epoch_without_a_step_has_no_means():
-    assert all(math.isnan(value) for value in epoch_means([sums(math.inf)]).values())
+    assert all(math.isnan(value) for value in means([sums(math.inf)], "train/").values())
 
 
 def scaled_step(model, optimizer, scaler, factor):
@@ -40,7 +35,7 @@ def scaled_step(model, optimizer, scaler, factor):
     loss = (model.weight.half() * factor).sum().float()
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
-    grad_norm = float(clip_gradients(model.parameters(), 1.0))
+    grad_norm = float(clip_gradients(model, 1.0))
     scaler.step(optimizer)
     scaler.update()
     return sums(grad_norm)
@@ -93,7 +88,7 @@ def test_a_real_step_that_overflows_leaves_weights_and_exposure_as_they_were():
     training = overflowing()
     before = {name: value.clone() for name, value in training.model.state_dict().items()}
     assert training.step(USERS).is_skipped
-    assert training.places_V.abs().sum() == 0
+    assert training.shown_V.abs().sum() == 0
     for name, value in training.model.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -104,8 +99,8 @@ def test_real_steps_go_on_once_the_scale_is_low_enough():
     num_skipped = sum(step.is_skipped for step in taken)
     assert 0 < num_skipped < 39
     assert not any(step.is_skipped for step in taken[num_skipped:])
-    assert training.places_V.abs().sum() > 0
-    figures = epoch_means(taken)
+    assert training.shown_V.abs().sum() > 0
+    figures = means(taken, "train/")
     assert all(math.isfinite(value) for value in figures.values())
 
 

@@ -12,7 +12,7 @@ from recdiv_core.data.reading import Examples
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import ItemTraits
 from recdiv_core.losses.adversarial import SHARES
-from recdiv_core.losses.balance import BALANCES, BalanceState
+from recdiv_core.losses.balance import BALANCES, start_balance
 from recdiv_core.losses.diversity import OVER_ALL, REGULARISERS, penalty
 from recdiv_core.losses.negatives import mixed_negatives
 from recdiv_core.losses.relevance import RELEVANCE, softmax
@@ -21,15 +21,11 @@ from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
 from recdiv_core.slates.making import make_slates
 from recdiv_core.slates.policy import SlatePolicy
-from recdiv_core.training.objective import (
-    Attack,
-    Objective,
-    Part,
-    part_losses,
-    part_passes,
-    soft_slates,
-)
-from recdiv_core.training.step import train_step
+from recdiv_core.training.objective import Attack, Objective
+from recdiv_core.training.part_losses import part_losses
+from recdiv_core.training.parts import Part, part_passes, with_dials
+from recdiv_core.training.step import fetch_sums, train_step
+from recdiv_core.training.step_slates import soft_slates
 
 NUM_ITEMS, MAX_HISTORY = 16, 6
 USERS = [[1, 2, 3], [4, 5], [], [6, 7, 8, 9, 10, 11, 12], [2], [3, 3, 1], [15, 14], [0, 2, 4, 6]]
@@ -95,8 +91,8 @@ def part(users, dials=None):
         targets=np.zeros(0, np.int64),
         target_lengths=np.zeros(0, np.int64),
     )
-    dial_B = None if dials is None else torch.tensor(dials, dtype=torch.float32)
-    return Part(pack(examples, max_history=MAX_HISTORY), None, dial_B)
+    made = Part(pack(examples, max_history=MAX_HISTORY))
+    return made if dials is None else with_dials(made, torch.tensor(dials, dtype=torch.float32))
 
 
 def negatives_of(wanted):
@@ -122,11 +118,11 @@ class Training:
             "cpu", init_scale=1024.0, enabled=precision == torch.float16
         )
         self.precision = precision
-        self.places_V = torch.zeros(NUM_ITEMS)
-        self.balance = BalanceState(multiplier=0.5)
+        self.shown_V = torch.zeros(NUM_ITEMS)
+        self.balance = start_balance(multiplier=0.5)
 
     def step(self, *parts_of_users, clip_norm=1e9):
-        return train_step(
+        sums = train_step(
             self.model,
             [part(users) for users in parts_of_users],
             self.objective,
@@ -134,10 +130,11 @@ class Training:
             self.scaler,
             precision=self.precision,
             clip_norm=clip_norm,
-            places_V=self.places_V,
+            shown_V=self.shown_V,
             negatives=negatives_of(self.objective),
             balance=self.balance,
         )
+        return fetch_sums([sums])[0]
 
     def weights(self):
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -148,7 +145,7 @@ def trained(*parts_of_users, num_steps=2, **changes):
     training = Training(**changes)
     for _ in range(num_steps):
         training.step(*parts_of_users)
-    return training.weights() | {"places_V": training.places_V}
+    return training.weights() | {"shown_V": training.shown_V}
 
 
 def assert_equal_weights(got, wanted, *, atol=1e-6):
@@ -306,7 +303,7 @@ def test_at_weight_0_no_setting_of_diversity_changes_a_bit(changes):
 def test_at_weight_0_no_places_are_counted():
     training = Training()
     training.step(USERS)
-    assert training.places_V.tolist() == [0] * NUM_ITEMS
+    assert training.shown_V.tolist() == [0] * NUM_ITEMS
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -332,17 +329,17 @@ def test_the_running_places_are_those_of_the_hard_slates_and_fade():
     scores = (states[packed.last_place_B] @ items.T).detach()
     scores[packed.seen_user_S, packed.seen_item_S] = -torch.inf
     shown = scores.topk(3, dim=1).indices.flatten().bincount(minlength=NUM_ITEMS)
-    training.places_V.fill_(10.0)
+    training.shown_V.fill_(10.0)
     training.step(USERS)
-    torch.testing.assert_close(training.places_V, 9.9 + shown)
+    torch.testing.assert_close(training.shown_V, 9.9 + shown)
 
 
 def test_seen_items_hold_no_places():
     training = Training(diversity_weight=0.5, slate_candidates=NUM_ITEMS)
     training.step([[1, 2, 3], list(range(1, NUM_ITEMS))])
-    assert training.places_V[[1, 2, 3]].tolist() == [0, 0, 0]
-    assert training.places_V[0] >= 1  # all that the second user has left
-    assert training.places_V.sum() == 3 + 1
+    assert training.shown_V[[1, 2, 3]].tolist() == [0, 0, 0]
+    assert training.shown_V[0] >= 1  # all that the second user has left
+    assert training.shown_V.sum() == 3 + 1
 
 
 def test_soft_slates_hold_k_unseen_items_or_all_that_are_left():
@@ -351,7 +348,7 @@ def test_soft_slates_hold_k_unseen_items_or_all_that_are_left():
     states, items = model(packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
     exposure = torch.full((NUM_ITEMS,), 1 / NUM_ITEMS)
     wanted = objective(slate_candidates=NUM_ITEMS)
-    slates, _ = soft_slates(states, items, packed, None, wanted, exposure)
+    slates, _ = soft_slates(states, items, Part(packed), wanted, exposure)
     by_item = torch.zeros(3, NUM_ITEMS).scatter(1, slates.candidates_BM, slates.membership_BM)
     assert by_item.sum(1).tolist() == pytest.approx([3, 1, 0], abs=1e-4)
     assert by_item[packed.seen_user_S, packed.seen_item_S].max() == 0
@@ -364,7 +361,7 @@ def test_distil_is_taught_the_slates_of_the_re_ranker(method):
     states, items = model(packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
     exposure = torch.full((NUM_ITEMS,), 1 / NUM_ITEMS)
     wanted = objective(teacher=(method, 0.6), slate_candidates=NUM_ITEMS, mix={"distil": 1.0})
-    slates, _ = soft_slates(states, items, packed, None, wanted, exposure)
+    slates, _ = soft_slates(states, items, Part(packed), wanted, exposure)
 
     scores_BV = (states[packed.last_place_B] @ items.T).detach()
     policy = SlatePolicy(3, True, method, 0.6, NUM_ITEMS, 0.0)
@@ -384,7 +381,7 @@ def test_users_with_little_left_to_be_shown_keep_everything_finite():
     sums = training.step([everything, everything[1:], everything[2:]])
     assert math.isfinite(sums.penalty)
     assert all(value.isfinite().all() for value in training.weights().values())
-    assert training.places_V.isfinite().all()
+    assert training.shown_V.isfinite().all()
 
 
 def test_a_step_without_any_user_moves_nothing():
@@ -458,11 +455,11 @@ def conditioned_step(*split, model=None, diversity_weight=0.5, lr=0.05):
         training.scaler,
         precision=torch.float32,
         clip_norm=1e9,
-        places_V=training.places_V,
+        shown_V=training.shown_V,
         negatives=None,
-        balance=BalanceState(),
+        balance=start_balance(),
     )
-    return training, sums
+    return training, fetch_sums([sums])[0]
 
 
 @pytest.mark.parametrize("cuts", [(4,), (1,), (2, 4, 6), (0, 5)])
@@ -472,7 +469,7 @@ def test_a_conditioned_batch_in_parts_moves_the_weights_as_the_whole_batch_does(
     pieces = [(USERS[low:high], DIALS[low:high]) for low, high in itertools.pairwise(bounds)]
     parts, others = conditioned_step(*pieces)
     assert_equal_weights(parts.weights(), whole.weights())
-    torch.testing.assert_close(parts.places_V, whole.places_V)
+    torch.testing.assert_close(parts.shown_V, whole.shown_V)
     assert vars(others) == pytest.approx(vars(sums), rel=1e-5)
 
 
@@ -488,7 +485,7 @@ def test_the_loss_of_each_user_is_that_of_its_own_weight():
     w_B = 0.5 * dial_B
     relevance = ((1 - w_B[users_N]) * packed.weights_N * nats).sum() / packed.weights_N.sum()
     exposure = torch.full((NUM_ITEMS,), 1 / NUM_ITEMS)
-    slates, _ = soft_slates(states, items, packed, None, training.objective, exposure)
+    slates, _ = soft_slates(states, items, Part(packed), training.objective, exposure)
     spread = (w_B * penalty(slates, ALL)).mean()
     expected = relevance / math.log(NUM_ITEMS) + spread
     assert sums.loss / sums.num_users == pytest.approx(expected.item(), rel=1e-5)
@@ -497,7 +494,7 @@ def test_the_loss_of_each_user_is_that_of_its_own_weight():
 
 def test_users_at_dial_0_hold_no_places():
     training, sums = conditioned_step((USERS, [0.0] * len(USERS)))
-    assert training.places_V.sum() == 0
+    assert training.shown_V.sum() == 0
     assert (sums.penalty, sums.num_penalised) == (0, 0)
 
 
@@ -506,7 +503,7 @@ def test_a_conditioned_batch_at_dial_0_learns_what_a_plain_model_learns():
     training, _ = conditioned_step((USERS, [0.0] * len(USERS)))
     weights = training.weights()
     for name, value in plain.items():
-        if name != "places_V":
+        if name != "shown_V":
             torch.testing.assert_close(weights[name], value)
 
 

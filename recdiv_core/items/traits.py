@@ -53,6 +53,11 @@ class ItemTraits:
         return self.embeddings_VD.shape[0]
 
     @cached_property
+    def num_values(self) -> dict[str, int]:
+        """Number of values of each attribute, at least 1; read from the device once."""
+        return {name: max(0, int(values.max())) + 1 for name, values in self.attributes.items()}
+
+    @cached_property
     def squared_norm_V(self) -> Tensor:
         """[V] squared length of each embedding, in its dtype: 1 up to rounding, or 0."""
         return self.embeddings_VD.detach().square().sum(1)

@@ -147,7 +147,8 @@ def freelb_start(
     """
     _check_length("epsilon", epsilon)
     usable, bin_P = _usable(2 * draws_PD - 1, group_P, num_groups)
-    size_N = torch.bincount(bin_P, minlength=num_groups + 1) * draws_PD.shape[-1]
+    size_N = torch.zeros(num_groups + 1, dtype=torch.int64, device=bin_P.device)
+    size_N = size_N.index_add_(0, bin_P, torch.ones_like(bin_P)) * draws_PD.shape[-1]
     scale_P = epsilon / size_N[bin_P].to(usable.dtype).sqrt()
     return usable * scale_P.view(group_P.shape)[..., None]
 

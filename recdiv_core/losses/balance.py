@@ -1,26 +1,26 @@
 # pyright: strict
 """Balance: how two objectives, relevance and the diversity penalty, become one direction.
 
-Both are minimised: relevance r, nats divided by log V, and penalty p in [0, 1]; w, the dial, is 0
-for pure relevance and 1 for pure diversity. Scalarisations weigh the two *losses* of a step. They
-look at the last step's global values, never at this batch's, so that all ranks and parts use the
-same two numbers. Combinations join the two flat *gradients* of a step; not being linear, they come
-after both gradients are summed over parts and reduced over ranks. They are homogeneous: gradients
-times a loss scale give the result times that scale, and one that is not finite gives one that is
-not finite, for the loss scaler to see. Shapes: P parameters, flat.
+Both are minimised: relevance r, nats divided by log V, and penalty p in [0, 1]. The dial w is 0 for
+pure relevance and 1 for pure diversity. Scalarisations weigh the two *losses* of a step (`weigh`).
+They use the global values of the step before, never those of this batch, so that all ranks and
+parts use the same two weights. Combinations join the two flat *gradients* of a step. They are not
+linear, so they come after both gradients are summed over parts and reduced over ranks. They are
+homogeneous: gradients times a loss scale give the result times that scale. A gradient that is not
+finite gives a result that is not finite, which the loss scaler sees. No function here makes the
+host wait for the device. Shapes: P parameters, flat.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 
-Weights = tuple[float, float]
-"""Of relevance and penalty; >= 0, sum to 1."""
+Weights = tuple[float, float] | tuple[torch.Tensor, torch.Tensor]
+"""Weights of relevance and penalty; >= 0, sum to 1. Tensors are float64, on the state's device."""
 
 Combination = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
@@ -31,93 +31,122 @@ not the worst where it is free to improve, too little to bend the front (Steuer 
 
 @dataclass(frozen=True)
 class BalanceState:
-    """What scalarisations remember, the same on all ranks; plain floats, part of a checkpoint.
+    """What scalarisations remember of past steps: float64 scalars, the same on all ranks.
 
     Attributes:
-        relevance: global r of the last step; at the start 1, that of a uniform guess.
+        relevance: global r of the last step; at the start 1, the loss of a uniform guess.
         penalty: global p of the last step; at the start 1, the worst.
-        multiplier: of the constraint, >= 0; at the start 0.
+        multiplier: multiplier of the constraint, >= 0; at the start 0.
     """
 
-    relevance: float = 1.0
-    penalty: float = 1.0
-    multiplier: float = 0.0
+    relevance: torch.Tensor
+    penalty: torch.Tensor
+    multiplier: torch.Tensor
+
+
+def start_balance(
+    relevance: float = 1.0,
+    penalty: float = 1.0,
+    multiplier: float = 0.0,
+    *,
+    device: torch.device | str = "cpu",
+) -> BalanceState:
+    """Return the state before the first step, or one that was saved."""
+    values = (relevance, penalty, multiplier)
+    return BalanceState(
+        *(torch.full((), value, dtype=torch.float64, device=device) for value in values)
+    )
 
 
 def observe(
     state: BalanceState,
     *,
-    relevance: float,
-    penalty: float,
+    relevance: torch.Tensor,
+    penalty: torch.Tensor,
     min_diversity: float,
     rate: float,
+    is_counted: torch.Tensor,
 ) -> BalanceState:
-    """Take in a step's global values.
+    """Return the state after a step.
 
     The multiplier climbs the dual: `m <- max(0, m + rate * (p - (1 - min_diversity)))`. It grows
-    while the slates are less diverse than asked, and falls when they are more; asked for more than
-    can be had, it grows by at most rate a step for ever. A step whose values are not finite (which
-    the loss scaler skips) is not taken in.
+    while the slates are less diverse than `min_diversity`, and falls when they are more diverse. If
+    that diversity cannot be reached, it grows by at most `rate` a step, without end. A step whose
+    values are not finite leaves the state as it was.
 
     Args:
         state: before the step.
-        relevance: r, over all ranks and parts.
-        penalty: p, likewise.
-        min_diversity: least 1 - p to be reached, in [0, 1].
-        rate: of the multiplier, >= 0; slower than the learning of the model, else it swings.
+        relevance: float64 r, over all ranks and parts.
+        penalty: float64 p, over all ranks and parts.
+        min_diversity: smallest 1 - p to be reached, in [0, 1].
+        rate: rate of the multiplier, >= 0; above the model's own rate of learning it oscillates.
+        is_counted: bool, False for a step that the loss scaler skipped.
     """
-    if not (math.isfinite(relevance) and math.isfinite(penalty)):
-        return state
-    excess = penalty - (1 - min_diversity)
-    multiplier = max(0.0, state.multiplier + rate * excess)
-    return replace(state, relevance=relevance, penalty=penalty, multiplier=multiplier)
+    is_counted = is_counted & relevance.isfinite() & penalty.isfinite()
+    multiplier = state.multiplier + rate * (penalty - (1 - min_diversity))
+    return BalanceState(
+        relevance=torch.where(is_counted, relevance, state.relevance),
+        penalty=torch.where(is_counted, penalty, state.penalty),
+        multiplier=torch.where(is_counted, multiplier.clamp_min(0.0), state.multiplier),
+    )
 
 
-def weighted_sum(w: float) -> Weights:
-    """Weigh by the dial: `(1 - w) r + w p`. Reaches the convex part of a front alone."""
+def weigh_users(w: float, dial_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weights of the two losses of each user of a conditioned model, [B] each.
+
+    A user at dial d is trained as a model of weight `w * d` would be.
+    """
+    return 1 - w * dial_B, w * dial_B
+
+
+def weighted_sum(w: float) -> tuple[float, float]:
+    """Weigh by the dial: `(1 - w) r + w p`. It reaches only the convex part of a front."""
     _check_dial(w)
     return 1 - w, w
 
 
 def tchebycheff(
-    w: float, relevance: float, penalty: float, ideal: tuple[float, float] = (0.0, 0.0)
-) -> Weights:
+    w: float,
+    relevance: torch.Tensor,
+    penalty: torch.Tensor,
+    ideal: tuple[float, float] = (0.0, 0.0),
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Weigh so that a step lowers the worse of the two distances to an ideal point.
 
     The gradient of `max_i w_i (f_i - z_i) + rho * sum_i w_i (f_i - z_i)`, w_i = (1 - w, w), scaled
-    to weights that sum to 1: nearly all weight on the objective that is worse by its weight, and
-    the small sum so that no weakly dominated point is kept, where that one cannot improve but the
-    other can. Every point of a front, concave parts too, is the optimum of some w: where
-    `(1 - w) (r - z_r) = w (p - z_p)`; but for stretches so flat or steep that one objective gains
-    100 times (1 / rho) what the other loses. Steuer & Choo, 1983, An Interactive Weighted
-    Tchebycheff Procedure for Multiple Objective Programming. At w = 0 and 1 the plain weighted sum.
-    Equal distances: relevance counts as the worse.
+    to weights that sum to 1. Nearly all weight is on the objective that is worse by its weight. The
+    small sum keeps the other objective moving where it can improve and the worse one cannot, so
+    that no weakly dominated point is kept. Every point of a front, concave parts too, is the
+    optimum of some w, where `(1 - w) (r - z_r) = w (p - z_p)`. Excepted are stretches so flat or
+    steep that one objective gains 100 times (1 / rho) what the other loses. Steuer & Choo, 1983, An
+    Interactive Weighted Tchebycheff Procedure for Multiple Objective Programming. At w = 0 and 1
+    this is the plain weighted sum. At equal distances relevance counts as the worse.
 
     Args:
         w: dial in [0, 1].
-        relevance: last known global r.
-        penalty: last known global p.
-        ideal: z, below what either reaches by itself; the nearer to that, the more evenly w divides
-            the front.
+        relevance: float64, last known global r.
+        penalty: float64, last known global p.
+        ideal: z, below what either objective reaches by itself; the nearer z is to that, the more
+            evenly w divides the front.
     """
     _check_dial(w)
     distance_r = (1 - w) * (relevance - ideal[0])
     distance_p = w * (penalty - ideal[1])
-    a = (1 - w) * (AUGMENTATION + (distance_r >= distance_p))
-    b = w * (AUGMENTATION + (distance_r < distance_p))
+    is_r_worse = (distance_r >= distance_p).to(relevance.dtype)
+    is_p_worse = (distance_r < distance_p).to(relevance.dtype)
+    a = (1 - w) * (AUGMENTATION + is_r_worse)
+    b = w * (AUGMENTATION + is_p_worse)
     return a / (a + b), b / (a + b)
 
 
-def epsilon_constraint(multiplier: float) -> Weights:
+def epsilon_constraint(multiplier: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Weigh by the multiplier of `min r subject to 1 - p >= min_diversity`.
 
-    `(1, m) / (1 + m)`: the gradient of the Lagrangian `r + m (p - (1 - min_diversity))`, scaled so
-    that a large multiplier is no large step. Haimes, Lasdon & Wismer, 1971, for the constraint;
-    Arrow, Hurwicz & Uzawa, 1958, for climbing the dual (`observe`). The dial is not used. The
-    penalty is needed at weight 0 too: the multiplier rises from it.
+    `(1, m) / (1 + m)`, m >= 0: the gradient of the Lagrangian `r + m (p - (1 - min_diversity))`,
+    scaled so that a large multiplier is no large step. Haimes, Lasdon & Wismer, 1971, for the
+    constraint; Arrow, Hurwicz & Uzawa, 1958, for climbing the dual (`observe`). The dial is not
+    used. The penalty is needed at weight 0 too: the multiplier rises from it.
     """
-    if not multiplier >= 0:
-        raise ValueError(f"multiplier={multiplier} must be at least 0")
     return 1 / (1 + multiplier), multiplier / (1 + multiplier)
 
 
@@ -194,7 +223,10 @@ def pcgrad(relevance_P: torch.Tensor, penalty_P: torch.Tensor, w: float = 0.5) -
 
 
 SCALARISATIONS: Final = ("weighted_sum", "tchebycheff", "epsilon_constraint")
-"""Balances that weigh losses, before one backward; see `loss_weights`."""
+"""Balances that weigh losses, before one backward; see `weigh`."""
+
+STATEFUL: Final = SCALARISATIONS[1:]
+"""Balances whose weights depend on the steps before."""
 
 COMBINATIONS: Final[dict[str, Combination]] = {"mgda": mgda, "pcgrad": pcgrad}
 """Balances that join gradients, after a backward for each objective."""
@@ -202,21 +234,29 @@ COMBINATIONS: Final[dict[str, Combination]] = {"mgda": mgda, "pcgrad": pcgrad}
 BALANCES: Final = (*SCALARISATIONS, *COMBINATIONS)
 
 
-def loss_weights(
+def weigh(
     kind: str, w: float, state: BalanceState, *, ideal: tuple[float, float] = (0.0, 0.0)
 ) -> Weights:
-    """Weigh the losses of a step by the scalarisation of that name.
+    """Return the weights of the two losses of a step.
+
+    A combination weighs gradients by itself; its weights here are those of the reported loss.
+
+    Args:
+        kind: a name of BALANCES.
+        w: dial in [0, 1].
+        state: before the step.
+        ideal: see `tchebycheff`.
 
     Raises:
-        ValueError: a kind that is no scalarisation.
+        ValueError: an unknown name.
     """
-    if kind == "weighted_sum":
-        return weighted_sum(w)
+    if kind not in BALANCES:
+        raise ValueError(f"loss.balance={kind} is unknown; allowed: {', '.join(BALANCES)}")
     if kind == "tchebycheff":
         return tchebycheff(w, state.relevance, state.penalty, ideal)
     if kind == "epsilon_constraint":
         return epsilon_constraint(state.multiplier)
-    raise ValueError(f"loss.balance={kind} weighs no losses: {', '.join(SCALARISATIONS)} do")
+    return weighted_sum(w)
 
 
 def _dot(a_P: torch.Tensor, b_P: torch.Tensor) -> torch.Tensor:

@@ -108,7 +108,8 @@ def dpp(slates: SoftSlates) -> torch.Tensor:
     spanned = identity + root[:, :, None] * cosines * root[:, None, :]
     factor = cast(
         "torch.Tensor",
-        torch.linalg.cholesky(spanned),  # pyright: ignore[reportUnknownMemberType]
+        # cholesky itself makes the host wait for a check; every eigenvalue is at least 1
+        torch.linalg.cholesky_ex(spanned).L,  # pyright: ignore[reportUnknownMemberType]
     )
     log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
     return ((bound - log_det) / bound.clamp_min(EMPTY_SLATE)).clamp(0.0, 1.0)
@@ -217,7 +218,7 @@ def _attribute_entropy(slates: SoftSlates, name: str) -> torch.Tensor:
             f"it has {', '.join(attributes) or 'none'}"
         )
     q = slates.membership_BM
-    num_values = max(0, int(attributes[name].max())) + 1
+    num_values = slates.traits.num_values[name]
     values = attributes[name][slates.candidates_BM]
     places = torch.zeros(q.shape[0], num_values, dtype=q.dtype, device=q.device)
     places = places.scatter_add(1, values.clamp_min(0), q * (values >= 0))

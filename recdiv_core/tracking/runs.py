@@ -189,15 +189,24 @@ def reopen_run(handle: RunHandle, config: Config, manifest: Manifest) -> None:
     _complete(handle, config, manifest)
 
 
-def log_metrics(handle: RunHandle, metrics: Mapping[str, float], step: int) -> None:
+def log_metrics(
+    handle: RunHandle, metrics: Mapping[str, float], step: int, *, waits: bool = True
+) -> None:
     """Log the finite metrics of one step in one request.
 
-    MLflow draws a value that is not finite as 0 or infinity. The tag `recdiv.not_finite.<metric>`
-    holds the last step with such a value instead.
+    MLflow draws a value that is not finite as 0 or as infinity: the tag
+    `recdiv.not_finite.<metric>` holds the last step with such a value instead.
+
+    Args:
+        handle: the run.
+        metrics: name -> value.
+        step: step of all of them.
+        waits: whether to wait for a store that does not answer.
     """
+    client = client_of(handle.uri) if waits else MlflowClient(with_password(handle.uri))
     now_ms = int(time.time() * 1000)
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    client_of(handle.uri).log_batch(
+    client.log_batch(
         handle.run_id,
         metrics=[Metric(name, float(value), now_ms, step) for name, value in finite.items()],
         tags=[

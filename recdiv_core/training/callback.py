@@ -23,6 +23,7 @@ from recdiv_core.tracking.runs import (
     reopen_run,
     start_run,
 )
+from recdiv_core.tracking.step_curve import StepCurve
 from recdiv_core.tracking.store import tracking_uri
 
 
@@ -35,6 +36,7 @@ class TrackingCallback(UserCallback):
 
     def __init__(self, handle: RunHandle) -> None:
         self.handle = handle
+        self.curve = StepCurve(handle)
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
@@ -42,6 +44,7 @@ class TrackingCallback(UserCallback):
         """Log the metrics of one report."""
         start_logging()
         log_report(self.handle, metrics[0])
+        self.curve.log(metrics[0])
 
 
 def log_report(handle: RunHandle, report: dict[str, Any]) -> None:

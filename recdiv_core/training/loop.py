@@ -38,7 +38,8 @@ from recdiv_core.slates.checkpoint import (
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.loading import build_model
-from recdiv_core.training.epoch import Learner, check_skipped
+from recdiv_core.training.divergence import check_skipped
+from recdiv_core.training.epoch import Learner
 from recdiv_core.training.run_files import last_checkpoint
 from recdiv_core.training.selection import is_selected
 from recdiv_core.training.shards import load_whole, shard_encoder, whole
@@ -142,8 +143,11 @@ class _Trainer:
             check_unchanged(self.dataset.prepared, self.dataset.manifest)
             started = time.monotonic()
             last_step = epoch * self.learner.steps_an_epoch
-            for step in self.learner.train_epoch(stream, range(self.progress.step, last_step)):
+            steps = range(self.progress.step, last_step)
+            for step, metrics in self.learner.train_epoch(stream, steps):
                 self.progress = replace(self.progress, step=step + 1)
+                if metrics:
+                    ray.train.report({**metrics, "step": step + 1})
                 if step + 1 < last_step and self._must_checkpoint(step + 1):
                     self._report({})
             values, figures = self.learner.end_epoch()
@@ -225,7 +229,7 @@ class _Trainer:
         best = self.progress.best_metrics.get(self.config.eval.objective_at_k, 0.0)
         reported = {**metrics, "selection": best, "step": self.progress.step}
         # collective where the encoder is in shards
-        weights, training = whole(self.model.state_dict()), self.learner.state()
+        weights, training = whole(self.model.state_dict()), self.learner.state(self.progress.step)
         if self.rank:
             ray.train.report(reported)
             return

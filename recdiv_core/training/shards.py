@@ -1,18 +1,19 @@
 """The trained text encoder in shards: each worker keeps its share of every layer (FSDP).
 
-For encoders whose weights, gradients and moments, four numbers a trained weight, do not fit one
-card. A layer is put together where it is needed, in the forward pass and on the way back, and cut
-again; the towers stay whole on every worker, under DDP, and so does what of the encoder stands
-outside its layers (the table of tokens), which never trains. Checkpoints hold whole tensors: one of
-a sharded run goes on, is judged and is served without shards, and the other way round. All workers
-must meet in every pass of the encoder and in everything here that puts tensors together.
+For encoders whose weights, gradients and moments, four numbers per trained weight, do not fit one
+card. FSDP assembles a layer where it is needed, in the forward and the backward pass, and cuts it
+again. The towers stay whole on every worker, and so do the encoder's weights outside its layers
+(the token embeddings), which never train. Beside a sharded encoder there is no DDP: it does not
+take sharded weights. `average_gradients` does its work for the towers. Checkpoints hold whole
+tensors, so a sharded run can be resumed, evaluated and served without shards, and vice versa. Every
+function here that assembles tensors is a collective call, and so is every pass of the encoder.
 Rajbhandari et al., 2020, ZeRO: Memory Optimizations Toward Training Trillion Parameter Models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -23,13 +24,13 @@ from recdiv_core.models.trainable_encoder import encoder_layers
 
 
 def shard_encoder(model: Recommender, device: torch.device) -> None:
-    """Cut the layers of a model's encoder over all workers; before DDP wraps the model.
+    """Cut the layers of a model's encoder over all workers.
 
-    Layer by layer they move to the device and are cut there, so that it never holds them all.
+    Each layer moves to the device and is cut there, so that the device never holds them all.
 
     Args:
-        model: with an encoder, the same weights on all workers; still on the CPU.
-        device: that trains.
+        model: model with an encoder, the same weights on all workers, still on the CPU.
+        device: device of the training.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -41,9 +42,6 @@ def shard_encoder(model: Recommender, device: torch.device) -> None:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     outside = {parameter for parameter in encoder.parameters() if not is_shard(parameter)}
     fully_shard(encoder, mesh=mesh, ignored_params=outside)
-    # DDP's own list of what others look after; torch has no public name for it
-    names = [name for name, parameter in model.named_parameters() if is_shard(parameter)]
-    nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
 
 def is_shard(tensor: object) -> bool:
@@ -54,10 +52,9 @@ def is_shard(tensor: object) -> bool:
 
 
 def whole(tree: Any) -> Any:
-    """Return a tree of tensors, as state dicts are, with shards put together, on the CPU.
+    """Return a tree of tensors, such as a state dict, with shards assembled on the CPU.
 
-    All workers meet, tensor by tensor, when there are shards; others' tensors are returned as they
-    are.
+    With shards this is a collective call, tensor by tensor. Other values are returned as they are.
     """
     if is_shard(tree):
         return tree.detach().full_tensor().cpu()
@@ -69,13 +66,16 @@ def whole(tree: Any) -> Any:
 
 
 def load_whole(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Load whole weights into a model, of what is in shards this worker's share."""
+    """Load whole weights into a model; a sharded tensor takes this worker's share."""
     own = model.state_dict()
     model.load_state_dict({name: _share(weights[name], like=own[name]) for name in own})
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load an optimiser's whole state, of what is in shards this worker's share."""
+    """Load an optimiser's moments; a sharded tensor takes this worker's share.
+
+    The settings of the optimiser stay: they come from the config.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     shares = {
         index: {
@@ -84,28 +84,38 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
         }
         for index, moments in state["state"].items()
     }
-    optimizer.load_state_dict({**state, "state": shares})
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": shares})
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float) -> torch.Tensor:
-    """Shorten the gradient to `clip_norm` where it is longer; return its norm before.
+def average_gradients(model: nn.Module) -> None:
+    """Average the gradients of the weights that are not sharded over all workers, as DDP does."""
+    trained = [p for p in model.parameters() if p.requires_grad and not is_shard(p)]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for parameter, part in zip(trained, parts, strict=True):
+        parameter.grad = part.view_as(parameter)
 
-    All workers meet when there are shards.
+
+def clip_gradients(model: nn.Module, clip_norm: float) -> torch.Tensor:
+    """Scale the gradient down to `clip_norm` where it is longer; return its norm before.
+
+    With shards this is a collective call. The norm stays on the device.
     """
-    from torch.distributed.tensor import DTensor
-
-    trained = [parameter for parameter in parameters if parameter.grad is not None]
-    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-    shards = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
+    trained = [p for p in model.parameters() if p.grad is not None]
+    shards = [p for p in trained if is_shard(p)]
     if not shards:
         return nn.utils.clip_grad_norm_(trained, clip_norm)
-    others = [gradient for gradient in gradients if not is_shard(gradient)]
-    of_shards: Any = nn.utils.get_total_norm(shards)
-    norm = torch.stack([of_shards.full_tensor(), nn.utils.get_total_norm(others)]).norm()
-    factor = float(clip_norm / (norm + 1e-6))  # as clip_grad_norm_ does
-    if factor < 1:
-        for gradient in gradients:
-            gradient.mul_(factor)
+    others = [p for p in trained if not is_shard(p)]
+    of_shards, of_others = (
+        nn.utils.get_total_norm([p.grad for p in some if p.grad is not None])
+        for some in (shards, others)
+    )
+    norm = torch.stack([cast("Any", of_shards).full_tensor(), of_others]).norm()
+    for some in (shards, others):
+        nn.utils.clip_grads_with_norm_(some, clip_norm, norm)
     return norm
 
 

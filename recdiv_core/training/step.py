@@ -1,12 +1,15 @@
 """One optimiser step: forward, loss, backward over a rank's parts, then update.
 
 The loss of a step is (1 - w) * relevance / log V + w * penalty. Relevance is divided by log V, the
-loss of a uniform guess, so that both terms live in about [0, 1] and the dial means the same at
-every catalogue size. Each sum is divided by its *global* count (positions by weight, users), so
-that any number of workers and parts gives the same gradient. At w = 0 the penalty is not computed
-at all. Other balances weigh the two losses otherwise, or join their gradients; adversarial training
-goes over a part, or the step, more than once. What the losses are: objective.py. Not the order of
-the data and not the schedule (loop.py).
+loss of a uniform guess, so that both terms lie in about [0, 1] and w means the same at every
+catalogue size. Each sum is divided by its *global* count (positions by weight, users), so that any
+number of workers and parts gives the same gradient. At w = 0 the penalty is not computed. Other
+balances weigh the two losses differently, or join their gradients; adversarial training makes
+several passes over a part or over the step.
+
+The host never waits for the device: counts, losses and the gradient norm stay tensors, and
+`fetch_sums` copies those of many steps at once. Which losses there are: part_losses.py. Order of
+the data, learning rates and logging: epoch.py.
 """
 
 from __future__ import annotations
@@ -23,26 +26,28 @@ from torch import nn
 
 from recdiv_core.losses.adversarial import awp, backpropagate
 from recdiv_core.losses.aggregate import exposure_share
-from recdiv_core.losses.balance import COMBINATIONS, BalanceState, loss_weights
+from recdiv_core.losses.balance import COMBINATIONS, BalanceState, Weights, weigh
 from recdiv_core.losses.negatives import Negatives
-from recdiv_core.training.objective import Objective, Part, PartLosses, part_losses, part_passes
-from recdiv_core.training.shards import clip_gradients
+from recdiv_core.training.objective import Objective
+from recdiv_core.training.part_losses import PartLosses, part_losses
+from recdiv_core.training.parts import Part, part_passes
+from recdiv_core.training.shards import average_gradients, clip_gradients
 
-PLACES_KEPT: Final = 0.99
-"""Share of the running places kept a step: about the last 100 batches count. Fewer are too few to
-tell an item that is never shown from one that is shown seldom."""
+SHOWN_KEPT: Final = 0.99
+"""Share of the running exposure that a step keeps: about the last 100 batches count. With fewer, an
+item that is never shown looks like an item that is shown seldom."""
 
 
 @dataclass(frozen=True)
 class StepSums:
-    """What a step came to, as global sums; add those of an epoch, then divide.
+    """Global sums of a step; add those of an epoch, then divide.
 
     Attributes:
-        loss: of the step, times its users.
-        relevance: nats, summed over positions by weight; when conditioned, also by 1 - w.
-        weight: of those positions.
-        penalty: summed over penalised users; 0 where no penalty is asked for.
-        num_penalised: those users.
+        loss: loss of the step, times its users.
+        relevance: nats, summed over positions by weight; for a conditioned model also by 1 - w.
+        weight: sum of these weights.
+        penalty: penalties, summed over the penalised users; 0 where no penalty is computed.
+        num_penalised: penalised users.
         num_users: users.
         grad_norm: norm of the gradient before clipping; not finite where fp16 overflowed.
     """
@@ -57,8 +62,14 @@ class StepSums:
 
     @property
     def is_skipped(self) -> bool:
-        """Whether the loss scaler left the weights as they were: the gradient overflowed (fp16)."""
+        """Whether the gradient overflowed (fp16), so that the loss scaler kept the weights."""
         return not math.isfinite(self.grad_norm)
+
+
+def fetch_sums(steps: Sequence[torch.Tensor]) -> list[StepSums]:
+    """Copy the results of steps to the host; the host waits once, for the last of them."""
+    rows = torch.stack(list(steps)).tolist() if steps else []
+    return [StepSums(*row) for row in rows]
 
 
 def train_step(
@@ -70,44 +81,46 @@ def train_step(
     *,
     precision: torch.dtype,
     clip_norm: float,
-    places_V: torch.Tensor,
+    shown_V: torch.Tensor,
     negatives: Negatives | None,
     balance: BalanceState,
-) -> StepSums:
+) -> torch.Tensor:
     """Do one step.
 
     Args:
-        model: Recommender, wrapped in DDP when there are several ranks.
+        model: Recommender, in DDP where there are several ranks and no shards.
         parts: this rank's share; parts without users are legal.
         objective: what to minimise.
-        optimizer: its learning rates are set already.
+        optimizer: optimiser whose learning rates are set already.
         scaler: loss scaler, enabled for fp16 only.
         precision: float32, or the type of autocast.
         clip_norm: largest gradient norm.
-        places_V: running places of each item in the slates of past steps, 0 at the start; updated
-            in place where slates are formed, the same on all ranks.
-        negatives: of the sampled losses, the same on all ranks; None for the exact softmax.
-        balance: what the balance remembers of past steps, the same on all ranks.
+        shown_V: running count of how often each item stood in the slates of past steps, 0 at the
+            start; updated in place where slates are formed, the same on all ranks.
+        negatives: negatives of the sampled losses, the same on all ranks; None for softmax.
+        balance: state of the balance before the step, the same on all ranks.
+
+    Returns:
+        [7] float64, the fields of StepSums; see `fetch_sums`.
     """
-    device = places_V.device
-    counts = torch.tensor(
-        [
-            sum(float(part.packed.weights_N.sum(dtype=torch.float64)) for part in parts),
-            sum(len(part.packed.last_place_B) for part in parts),
-        ],
-        dtype=torch.float64,
-        device=device,
-    )
-    _all_reduce(counts)
-    weight, num_users = (max(1e-12, float(count)) for count in counts)
+    device = shown_V.device
+    counts_2 = torch.zeros(2, dtype=torch.float64, device=device)
+    for part in parts:
+        counts_2[0] += part.packed.weights_N.sum(dtype=torch.float64)
+        counts_2[1] += len(part.packed.last_place_B)
+    _all_reduce(counts_2)
+    weight, num_users = counts_2.clamp_min(1e-12)
     work = _Work(
         model=model,
         objective=objective,
         scaler=scaler,
         autocast=torch.autocast(device.type, precision, enabled=precision != torch.float32),
-        exposure_V=exposure_share(places_V),
+        exposure_V=exposure_share(shown_V),
         negatives=negatives,
-        shares=_shares(objective, balance),
+        # each user of a conditioned model has weights of its own, which the sums hold already
+        weights=(1.0, 1.0)
+        if objective.is_conditioned
+        else weigh(objective.balance, objective.diversity_weight, balance),
         relevance_scale=1 / (weight * objective.log_items),
         penalty_scale=1 / num_users,
     )
@@ -124,38 +137,21 @@ def train_step(
                 work.accumulate(parts, counts=False)
 
     scaler.unscale_(optimizer)
-    grad_norm = float(clip_gradients(model.parameters(), clip_norm))
+    grad_norm = clip_gradients(model, clip_norm)
     scaler.step(optimizer)
     scaler.update()
     _all_reduce(work.sums)
     if objective.needs_penalty:
-        _all_reduce(work.places_V)
-        if math.isfinite(grad_norm):  # slates of a step that overflowed may hold no numbers
-            places_V.mul_(PLACES_KEPT).add_(work.places_V)
-    loss, relevance, weight, penalty, num_penalised = (float(value) for value in work.sums)
-    return StepSums(
-        loss=loss * num_users,
-        relevance=relevance,
-        weight=weight,
-        penalty=penalty,
-        num_penalised=num_penalised,
-        num_users=num_users,
-        grad_norm=grad_norm,
-    )
-
-
-def _shares(objective: Objective, balance: BalanceState) -> tuple[float, float]:
-    """Return the factors of relevance and penalty in the loss of this step."""
-    if objective.is_conditioned:
-        return 1.0, 1.0  # each user's own w is in the sums
-    w = objective.diversity_weight
-    if objective.balance in COMBINATIONS or not objective.needs_penalty:
-        return 1 - w, w
-    return loss_weights(objective.balance, w, balance)
+        _all_reduce(work.shown_V)
+        running_V = shown_V * SHOWN_KEPT + work.shown_V
+        # the slates of a step that overflowed may be nonsense
+        shown_V.copy_(torch.where(grad_norm.isfinite(), running_V, shown_V))
+    loss = work.sums[:1] * num_users
+    return torch.cat([loss, work.sums[1:], num_users[None], grad_norm.double()[None]])
 
 
 class _Work:
-    """The passes of one step over a rank's parts, and what they add up to."""
+    """The passes of one step over a rank's parts, and their sums."""
 
     def __init__(
         self,
@@ -166,19 +162,20 @@ class _Work:
         autocast: torch.autocast,
         exposure_V: torch.Tensor,
         negatives: Negatives | None,
-        shares: tuple[float, float],
-        relevance_scale: float,
-        penalty_scale: float,
+        weights: Weights,
+        relevance_scale: torch.Tensor,
+        penalty_scale: torch.Tensor,
     ) -> None:
         self.model, self.objective, self.scaler, self.autocast = model, objective, scaler, autocast
         self.exposure_V, self.negatives = exposure_V, negatives
-        self.shares = shares
+        self.weights = weights
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.has_ddp = isinstance(model, nn.parallel.DistributedDataParallel)
         # DDP averages gradients over ranks, where a sum is due
         self.relevance_scale = self.world_size * relevance_scale
         self.penalty_scale = self.world_size * penalty_scale
         self.sums = torch.zeros(5, dtype=torch.float64, device=exposure_V.device)
-        self.places_V = torch.zeros_like(exposure_V)
+        self.shown_V = torch.zeros_like(exposure_V)
 
     def accumulate(self, parts: Sequence[Part], *, counts: bool = True) -> None:
         """Add up the gradients of the weighted loss; ranks meet in the very last backward."""
@@ -197,6 +194,8 @@ class _Work:
                     )
                 if counts and attack.is_first:
                     self._count(losses, loss)
+        if self.world_size > 1 and not self.has_ddp:
+            average_gradients(self.model)
 
     def join_gradients(self, parts: Sequence[Part]) -> None:
         """Form the gradient of each objective over all parts and ranks, and join the two."""
@@ -206,11 +205,8 @@ class _Work:
         for part in parts:
             with self._apart(True):
                 losses = self._losses(part, None)
-                assert losses.penalty is not None
-                relevance = losses.relevance * self.relevance_scale
-                penalty = losses.penalty * self.penalty_scale
-                both[0] += self._gradient(relevance, trained, is_last=False)
-                both[1] += self._gradient(penalty, trained, is_last=True)
+                both[0] += self._gradient(self._relevance(losses), trained, is_last=False)
+                both[1] += self._gradient(self._penalty(losses), trained, is_last=True)
             self._count(losses, self._loss(losses))
         _all_reduce(both)
         both /= self.world_size
@@ -245,35 +241,45 @@ class _Work:
             noise=noise,
         )
 
+    def _relevance(self, losses: PartLosses) -> torch.Tensor:
+        return _times(losses.relevance, self.relevance_scale)
+
+    def _penalty(self, losses: PartLosses) -> torch.Tensor:
+        assert losses.penalty is not None
+        return _times(losses.penalty, self.penalty_scale)
+
     def _loss(self, losses: PartLosses) -> torch.Tensor:
-        loss = self.shares[0] * (losses.relevance * self.relevance_scale)
-        if losses.penalty is None or not self.shares[1]:
+        loss = _times(self._relevance(losses), self.weights[0])
+        is_unused = isinstance(self.weights[1], float) and not self.weights[1]
+        if losses.penalty is None or is_unused:
             return loss
-        return loss + self.shares[1] * (losses.penalty * self.penalty_scale)
+        return loss + _times(self._penalty(losses), self.weights[1])
 
     def _ascent(self, losses: PartLosses) -> torch.Tensor | None:
-        """Return what noise climbs, where that is not the loss itself."""
+        """Return the term that the noise increases, or None where it is the loss itself."""
         ascends = self.objective.attack.ascends
         if ascends == "loss" or not self.objective.attack.is_noise:
             return None
-        if ascends == "relevance":
-            return losses.relevance * self.relevance_scale
-        assert losses.penalty is not None
-        return losses.penalty * self.penalty_scale
+        return self._relevance(losses) if ascends == "relevance" else self._penalty(losses)
 
     def _count(self, losses: PartLosses, loss: torch.Tensor) -> None:
         self.sums[0] += loss.detach().double() / self.world_size
-        self.sums[1:] += losses.figures
-        self.places_V += losses.places_V
+        self.sums[1:] += losses.sums
+        self.shown_V += losses.shown_V
 
     @contextlib.contextmanager
     def _apart(self, is_apart: bool) -> Iterator[None]:
         """Keep this pass's gradients from being reduced over ranks."""
-        if is_apart and self.world_size > 1:
-            with self.model.no_sync():  # pyright: ignore
+        if is_apart and isinstance(self.model, nn.parallel.DistributedDataParallel):
+            with self.model.no_sync():
                 yield
         else:
             yield
+
+
+def _times(loss: torch.Tensor, factor: torch.Tensor | float) -> torch.Tensor:
+    """Multiply a loss by a factor, which is rounded to the loss's type first."""
+    return loss * (factor.to(loss.dtype) if isinstance(factor, torch.Tensor) else factor)
 
 
 def _all_reduce(tensor: torch.Tensor) -> None:

@@ -150,7 +150,7 @@ def train_steps(
     import torch
 
     from recdiv_core.data.reading import read_train
-    from recdiv_core.losses.balance import BalanceState
+    from recdiv_core.losses.balance import start_balance
     from recdiv_core.training.build import build_objective
     from recdiv_core.training.feed import Feed
     from recdiv_core.training.step import train_step
@@ -160,7 +160,7 @@ def train_steps(
     objective = build_objective(config, dataset, model)
     feed = Feed(config, dataset, objective, tokens, **alone)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.train.learning_rate)
-    places_V = torch.zeros(len(dataset.catalogue))
+    shown_V = torch.zeros(len(dataset.catalogue))
     last_step = first_step + num_steps
     steps = read_train(
         dataset.prepared,
@@ -178,9 +178,9 @@ def train_steps(
             torch.amp.GradScaler("cpu", enabled=False),
             precision=torch.float32,
             clip_norm=config.train.clip_norm,
-            places_V=places_V,
+            shown_V=shown_V,
             negatives=None,
-            balance=BalanceState(),
+            balance=start_balance(),
         )
 
 

@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from recdiv_core.losses.balance import BalanceState
+from recdiv_core.losses.balance import start_balance
 from recdiv_core.models.recommender import FreshText
 from recdiv_core.training.build import parameter_groups
 from recdiv_core.training.objective import Attack
 from recdiv_core.training.shards import is_shard, load_optimizer, load_whole, shard_encoder, whole
-from recdiv_core.training.step import train_step
+from recdiv_core.training.step import fetch_sums, train_step
 from tests.cluster.conftest import on_two_ranks
 from tests.test_step import NUM_ITEMS, USERS, assert_equal_weights, objective, part
 from tests.test_trainable_encoder import WIDTH, model_of, source, texts
@@ -47,11 +47,15 @@ class _Training:
         if is_sharded:
             shard_encoder(self.model, torch.device("cpu"))
         rates = {"learning_rate": 0.05, "text_learning_rate": 1e-3, "weight_decay": 0.01}
-        self.wrapped = DistributedDataParallel(self.model, forward_sync_buffers=False)
+        self.wrapped = (
+            self.model
+            if is_sharded
+            else DistributedDataParallel(self.model, forward_sync_buffers=False)
+        )
         self.optimizer = optimizer(parameter_groups(self.model, **rates))
 
     def step(self, parts_of_users, **changes):
-        return train_step(
+        sums = train_step(
             self.wrapped,
             [part_with_texts(users) for users in parts_of_users],
             objective(**changes),
@@ -59,10 +63,11 @@ class _Training:
             torch.amp.GradScaler("cpu", enabled=False),
             precision=torch.float32,
             clip_norm=0.5,
-            places_V=torch.zeros(NUM_ITEMS),
+            shown_V=torch.zeros(NUM_ITEMS),
             negatives=None,
-            balance=BalanceState(),
+            balance=start_balance(),
         )
+        return fetch_sums([sums])[0]
 
     def state(self):
         """Return weights and moments, whole and apart from what trains on."""

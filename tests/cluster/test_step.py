@@ -66,13 +66,13 @@ def train_on_a_rank(rank, store, results):
         wrapped = torch.nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
         training = Training(wrapped, **changes)
         sums = [vars(training.step(*shares[rank])) for _ in range(2)]
-        tensors = model.state_dict() | {"places_V": training.places_V}
+        tensors = model.state_dict() | {"shown_V": training.shown_V}
         results.put((name, {key: value.numpy() for key, value in tensors.items()}, sums))
     for name, shares in CONDITIONED.items():
         model = fresh_model(is_conditioned=True)
         wrapped = torch.nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
         training, sums = conditioned_step(*shares[rank], model=wrapped)
-        tensors = model.state_dict() | {"places_V": training.places_V}
+        tensors = model.state_dict() | {"shown_V": training.shown_V}
         results.put((name, {key: value.numpy() for key, value in tensors.items()}, [vars(sums)]))
     dist.destroy_process_group()
 
@@ -119,7 +119,7 @@ def test_both_ranks_report_the_figures_of_all(found, case):
 @pytest.mark.parametrize("case", CONDITIONED)
 def test_two_ranks_train_a_conditioned_model_as_one_does(found, case):
     alone, wanted_sums = conditioned_step((USERS, DIALS))
-    wanted = alone.weights() | {"places_V": alone.places_V}
+    wanted = alone.weights() | {"shown_V": alone.shown_V}
     answers = [answer[1:] for answer in found if answer[0] == case]
     assert len(answers) == 2
     for arrays, sums in answers:

@@ -1,0 +1,128 @@
+"""The part of a batch that a rank computes at once: histories, texts, dials and noise.
+
+Whatever has a size that depends on data (the users at dial 0, the pairs that they have seen) is
+computed here on the host, before the part moves to the device. A step then never waits for the
+device to learn a size. Shapes: see data/batches.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+
+from recdiv_core.data.batches import Packed
+from recdiv_core.losses.adversarial import Pass, freelb_start, passes
+from recdiv_core.models.recommender import FreshText
+from recdiv_core.training.objective import Objective
+
+Tensors = TypeVar("Tensors")
+
+
+@dataclass(frozen=True)
+class Dials:
+    """The dials of a part's users (conditioned model), and the users with a dial above 0.
+
+    Attributes:
+        dial_RW: dial in [0, 1] of the user at each packed position.
+        zero_N: int64 indices of the targets whose user has dial 0.
+        above_N: int64 indices of the other targets.
+        above_B: int64 indices of the users with a dial above 0; A of them.
+        dial_A: dials of these users.
+        seen_user_S: int64 index into `above_B` of each pair that such a user has seen.
+        seen_item_S: int64 item_index of the pair.
+    """
+
+    dial_RW: torch.Tensor
+    zero_N: torch.Tensor
+    above_N: torch.Tensor
+    above_B: torch.Tensor
+    dial_A: torch.Tensor
+    seen_user_S: torch.Tensor
+    seen_item_S: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """Users of a step that are computed at once.
+
+    Attributes:
+        packed: their histories.
+        fresh: items whose text is encoded in this step; None without a trained encoder.
+        dials: the users' dials; None for a model without dials.
+        draws: [R, W, D] or [U, L, E], uniform in [0, 1), from which the noise starts (freelb).
+    """
+
+    packed: Packed
+    fresh: FreshText | None = None
+    dials: Dials | None = None
+    draws: torch.Tensor | None = None
+
+
+def with_dials(part: Part, dial_B: torch.Tensor) -> Part:
+    """Return a part whose users have dials, [B] float32 in [0, 1]; all tensors on the CPU."""
+    packed = part.packed
+    dial_RW = torch.zeros(packed.user_RW.shape)
+    if len(dial_B):
+        dial_RW = dial_B[packed.user_RW]
+    is_zero_N = dial_RW.flatten()[packed.target_place_N] == 0
+    is_above_B = dial_B > 0
+    is_above_S = is_above_B[packed.seen_user_S]
+    dials = Dials(
+        dial_RW=dial_RW,
+        zero_N=is_zero_N.nonzero()[:, 0],
+        above_N=(~is_zero_N).nonzero()[:, 0],
+        above_B=is_above_B.nonzero()[:, 0],
+        dial_A=dial_B[is_above_B],
+        seen_user_S=(is_above_B.cumsum(0) - 1)[packed.seen_user_S[is_above_S]],
+        seen_item_S=packed.seen_item_S[is_above_S],
+    )
+    return replace(part, dials=dials)
+
+
+def to_device(value: Tensors, device: torch.device) -> Tensors:
+    """Move the tensors of a dataclass or named tuple to a device, without waiting for it."""
+    moved: Any = value
+    if isinstance(value, torch.Tensor):
+        # only a copy from pinned memory runs beside the host
+        pinned = value.pin_memory() if device.type == "cuda" else value
+        moved = pinned.to(device, non_blocking=True)
+    elif isinstance(value, tuple):
+        moved = type(value)(*(to_device(each, device) for each in value))
+    elif is_dataclass(value) and not isinstance(value, type):
+        each = {f.name: to_device(getattr(value, f.name), device) for f in fields(value)}
+        moved = replace(value, **each)
+    return moved
+
+
+def part_passes(part: Part, objective: Objective) -> Iterator[Pass]:
+    """Yield the passes over a part, each with its noise; see `adversarial.passes`."""
+    attack, packed = objective.attack, part.packed
+    device = packed.items_RW.device
+    if not attack.is_noise:
+        yield Pass(torch.empty(0, device=device), 1.0, is_first=True, is_last=True)
+        return
+    if attack.on == "items":
+        group = packed.user_RW.masked_fill(packed.position_RW == 0, -1)
+        num_groups = len(packed.last_place_B)
+    else:
+        assert part.fresh is not None
+        num_groups = len(part.fresh.items_U)
+        group = torch.arange(num_groups, device=device)[:, None].expand_as(part.fresh.mask)
+        group = group.masked_fill(part.fresh.mask == 0, -1)
+    if attack.kind == "freelb":
+        assert part.draws is not None
+        start = freelb_start(part.draws, group, num_groups, epsilon=attack.epsilon)
+    else:
+        start = torch.zeros(*group.shape, attack.width, device=device)
+    yield from passes(
+        attack.kind,
+        start,
+        group,
+        num_groups,
+        epsilon=attack.epsilon,
+        step_size=attack.step_size,
+        num_steps=attack.num_steps,
+    )

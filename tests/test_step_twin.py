@@ -1,0 +1,228 @@
+"""A step without waiting for the device gives, to the bit, the weights of a step that waits.
+
+The twin below does its arithmetic in Python's floats: it reads every count, loss and norm on the
+host. It has one part and no combination of gradients, since those have no host arithmetic.
+"""
+
+import contextlib
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recdiv_core.losses.adversarial import backpropagate
+from recdiv_core.losses.aggregate import exposure_share
+from recdiv_core.losses.balance import observe
+from recdiv_core.training.objective import Attack
+from recdiv_core.training.part_losses import part_losses
+from recdiv_core.training.parts import part_passes, with_dials
+from recdiv_core.training.step import train_step
+from tests.test_step import (
+    DIALS,
+    USERS,
+    WAYS,
+    Training,
+    fresh_model,
+    negatives_of,
+    part,
+)
+
+RATE, MIN_DIVERSITY = 0.5, 0.9
+
+
+def weights_on_the_host(kind, w, state):
+    """Return the weights of relevance and penalty, from floats."""
+    if kind == "weighted_sum":
+        return 1 - w, w
+    if kind == "epsilon_constraint":
+        m = state["multiplier"]
+        return 1 / (1 + m), m / (1 + m)
+    distances = (1 - w) * (state["relevance"] - 0.0), w * (state["penalty"] - 0.0)
+    a = (1 - w) * (0.01 + (distances[0] >= distances[1]))
+    b = w * (0.01 + (distances[0] < distances[1]))
+    return a / (a + b), b / (a + b)
+
+
+def step_on_the_host(training, state, clip_norm):
+    """Do one step as `train_step` does; return the state of the balance after it."""
+    wanted, whole = training.objective, part(USERS)
+    weight = max(1e-12, float(whole.packed.weights_N.sum(dtype=torch.float64)))
+    weights = weights_on_the_host(wanted.balance, wanted.diversity_weight, state)
+    training.optimizer.zero_grad()
+    for attack in part_passes(whole, wanted):
+        losses = part_losses(
+            training.model,
+            whole,
+            wanted,
+            exposure_V=exposure_share(training.shown_V),
+            negatives=negatives_of(wanted),
+            autocast=torch.autocast("cpu", enabled=False),
+            noise=attack.noise_PD if wanted.attack.is_noise else None,
+        )
+        relevance = losses.relevance * (1 / (weight * wanted.log_items))
+        loss, spread = weights[0] * relevance, None
+        if losses.penalty is not None:
+            spread = losses.penalty * (1 / len(USERS))
+            loss = loss + weights[1] * spread
+        ascents = {"loss": None, "relevance": relevance, "penalty": spread}
+        ascent = ascents[wanted.attack.ascends] if wanted.attack.is_noise else None
+        backpropagate(attack, loss, ascent)
+        if attack.is_first:
+            counted = losses
+    norm = float(torch.nn.utils.clip_grad_norm_(training.model.parameters(), clip_norm))
+    training.optimizer.step()
+    if wanted.needs_penalty and math.isfinite(norm):
+        training.shown_V.mul_(0.99).add_(counted.shown_V)
+    nats, weight, penalties, num_penalised = counted.sums.tolist()
+    relevance, spread = (
+        nats / max(1e-12, weight) / wanted.log_items,
+        penalties / max(1.0, num_penalised),
+    )
+    multiplier = max(0.0, state["multiplier"] + RATE * (spread - (1 - MIN_DIVERSITY)))
+    return {"relevance": relevance, "penalty": spread, "multiplier": multiplier}
+
+
+def step_on_the_device(training, clip_norm):
+    sums_7 = one_step(training, [part(USERS)], clip_norm)
+    _, relevance, weight, spread, num_penalised, _, grad_norm = sums_7
+    training.balance = observe(
+        training.balance,
+        relevance=relevance / weight / training.objective.log_items,
+        penalty=spread / num_penalised.clamp_min(1.0),
+        min_diversity=MIN_DIVERSITY,
+        rate=RATE,
+        is_counted=grad_norm.isfinite(),
+    )
+
+
+def one_step(training, parts, clip_norm=1e9, *, waits=None):
+    """Do a step, without fetching its sums; with a counter, count from when its input is there."""
+    negatives = negatives_of(training.objective)
+    with waits or contextlib.nullcontext():
+        return train_step(
+            training.model,
+            parts,
+            training.objective,
+            training.optimizer,
+            training.scaler,
+            precision=training.precision,
+            clip_norm=clip_norm,
+            shown_V=training.shown_V,
+            negatives=negatives,
+            balance=training.balance,
+        )
+
+
+JOINED = ("mgda", "pcgrad", "awp")
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way not in JOINED])
+def test_a_step_has_the_bits_of_a_step_that_waits_for_every_number(way):
+    trainings = [
+        Training(fresh_model(dropout=0.2), **{"diversity_weight": 0.3, **WAYS[way]})
+        for _ in range(2)
+    ]
+    for training in trainings:
+        training.optimizer = torch.optim.AdamW(training.model.parameters(), lr=0.01)
+    state = {name: float(value) for name, value in vars(trainings[0].balance).items()}
+    for step in range(4):
+        clip_norm = [1e9, 0.05][step % 2]
+        torch.manual_seed(step)  # noqa: TID251
+        state = step_on_the_host(trainings[0], state, clip_norm)
+        torch.manual_seed(step)  # noqa: TID251
+        step_on_the_device(trainings[1], clip_norm)
+    slow, fast = (each.weights() | {"shown_V": each.shown_V} for each in trainings)
+    assert all(torch.equal(fast[name], value) for name, value in slow.items())
+    if WAYS[way].get("diversity_weight") != 0.0:
+        assert {name: float(v) for name, v in vars(trainings[1].balance).items()} == state
+
+
+class Waits(TorchDispatchMode):
+    """Count the calls for which a host would wait for a GPU: a number or a size from the device."""
+
+    CALLS = (
+        "aten._local_scalar_dense",
+        "aten.nonzero",
+        "aten.masked_select",
+        "aten._unique2",
+        "aten._unique.",
+        "aten.unique_dim",
+        "aten.unique_consecutive",
+        "aten.bincount",
+        "aten.repeat_interleave.Tensor",
+        "aten.equal",
+        "aten.linalg_cholesky.",
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func)
+        is_mask = name.startswith(("aten.index.", "aten.index_put")) and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if name.startswith(self.CALLS) or is_mask:
+            self.calls.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("changes", [{}, *({"relevance": r} for r in ("sampled_softmax", "gbce"))])
+def test_a_step_without_slates_never_waits_for_the_device(changes):
+    training = Training(**changes)
+    one_step(training, [part(USERS[:3]), part(USERS[3:])], clip_norm=0.05, waits=(waits := Waits()))
+    assert waits.calls == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_with_slates_waits_for_nothing_but_ties_among_candidates(way, monkeypatch):
+    monkeypatch.setattr(
+        "recdiv_core.training.step_slates.top_scores", lambda scores, k: scores.topk(k)
+    )
+    mix = {name: 1.0 for name in Training().objective.mix if name != "distil"}
+    changes = {"diversity_weight": 0.5, "mix": mix, **WAYS[way]}
+    training, parts = Training(**changes), [part(USERS[:3]), part(USERS[3:])]
+    one_step(training, parts)  # the first one reads sizes that stay
+    one_step(training, parts, clip_norm=0.05, waits=(waits := Waits()))
+    assert waits.calls == []
+
+
+def test_a_conditioned_step_waits_for_nothing_either(monkeypatch):
+    monkeypatch.setattr(
+        "recdiv_core.training.step_slates.top_scores", lambda scores, k: scores.topk(k)
+    )
+    training = Training(
+        fresh_model(is_conditioned=True),
+        mix={"ild": 1.0, "coverage": 1.0},
+        diversity_weight=0.5,
+        is_conditioned=True,
+        shared_dim=8,
+    )
+    parts = [with_dials(part(USERS), torch.tensor(DIALS))]
+    one_step(training, parts, waits=(waits := Waits()))
+    assert waits.calls == []
+
+
+def test_a_step_of_fp16_waits_for_nothing_with_the_fused_optimiser():
+    training = Training(precision=torch.float16)
+    training.optimizer = torch.optim.AdamW(training.model.parameters(), lr=0.01, fused=True)
+    one_step(training, [part(USERS)], clip_norm=0.05, waits=(waits := Waits()))
+    assert waits.calls == []
+
+
+def test_freelb_waits_for_nothing():
+    attack = Attack("freelb", epsilon=0.3, num_steps=2, step_size=0.2, width=8)
+    training, whole = Training(attack=attack), part(USERS)
+    draws = torch.rand(*whole.packed.items_RW.shape, 8, generator=torch.Generator().manual_seed(0))
+    one_step(training, [replace(whole, draws=draws)], waits=(waits := Waits()))
+    assert waits.calls == []
+
+
+def test_the_counter_sees_a_number_that_is_read():
+    with Waits() as waits:
+        torch.ones(3).sum().item()
+        torch.ones(3)[torch.ones(3) > 0]
+    assert waits.calls == ["aten._local_scalar_dense.default", "aten.index.Tensor"]
