@@ -100,7 +100,8 @@ class _Trainer:
                 load_weights(place, self.model)
                 training = load_training(place)
             self.best_weights = training["best_weights"] or _copy_weights(self.model)
-        if config.scaling.shard_encoder and self.world_size > 1:
+        is_sharded = config.scaling.shard_encoder and self.world_size > 1
+        if is_sharded:
             shard_encoder(self.model, self.device)
         self.model.to(self.device)
         if config.train.compile:
@@ -110,7 +111,9 @@ class _Trainer:
             self.dataset,
             self.model,
             ray.train.torch.prepare_model(
-                self.model, parallel_strategy_kwargs={"forward_sync_buffers": False}
+                self.model,
+                parallel_strategy=None if is_sharded else "ddp",
+                parallel_strategy_kwargs={"forward_sync_buffers": False},
             ),
             rank=self.rank,
             world_size=self.world_size,
