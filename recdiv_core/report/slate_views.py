@@ -2,8 +2,8 @@
 
 Not the metrics themselves (slate_metrics.py), the users shown (slate_examples.py), nor the page
 (slate_page.py). The one idea: at most MAX_RUNS runs make their slates again from their checkpoints,
-for the same users of the test split, and everything is computed from those slates. Validation chose
-the runs; nothing is chosen here. Memory: K numbers for each user and run, and the catalogue.
+for the same users of the test split. All metrics come from those slates. Validation chose the runs;
+nothing is chosen here. Memory: K numbers for each user and run, and the catalogue.
 
 Legend: B users of a batch, U evaluated users, K slate length, V catalogue, T targets.
 """
