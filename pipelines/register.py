@@ -1,6 +1,6 @@
 """Register a run in MLflow's model registry, and promote it through a gate.
 
-    recdiv register runs/first/trials/trial-3fa2b1c9 --name shop
+    recdiv register runs/first/trials/trial-00003 --name shop
     recdiv register 'runs/base+rerank.method=mmr+rerank.diversity=0.2' --name shop
     recdiv register --name shop --promote
     recdiv register --name shop --promote --keep coverage=1.0 --keep ndcg.tail=0.9

@@ -12,12 +12,15 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from ray import tune
+from ray.tune.experiment import Experiment
 from ray.tune.search import Searcher
+from ray.tune.search.search_generator import SearchGenerator
 
 from recdiv_core.config import Config, override
 from recdiv_core.search_space import Objective, Search, SearchSpace
 from recdiv_core.sweep.checks import check_search
 from recdiv_core.sweep.search import Budget, FrontSearch
+from recdiv_core.sweep.tracking import grid_trial_name
 
 MIXES = [{"coverage": 1.0}, {"ild": 1.0, "coverage": 3.0}]
 NDCG, COVERAGE = "val/ndcg_at_10", "val/coverage_at_10"
@@ -286,6 +289,24 @@ def test_a_grid_that_is_restored_goes_on(tmp_path):
     restored = searcher(**GRID)
     restored.restore_from_dir(str(tmp_path))
     assert [*first, *drive(restored, 9, first=2)] == drive(searcher(**GRID), 9)
+
+
+def test_a_trial_of_a_grid_that_a_killed_driver_lost_has_its_name_again(tmp_path):
+    def tune_of(search: FrontSearch) -> SearchGenerator:
+        own = SearchGenerator(search)
+        grid = Experiment("of_a_test", lambda _: None, num_samples=4, storage_path=str(tmp_path))
+        own.add_configurations(grid)
+        return own
+
+    killed, restored = tune_of(searcher(**GRID)), tune_of(searcher(**GRID))
+    first = killed.next_trial()
+    killed.save_to_dir(str(tmp_path), "session")
+    lost = killed.next_trial()
+    restored.restore_from_dir(str(tmp_path))
+    again = restored.next_trial()
+    assert [grid_trial_name(own) for own in (first, lost)] == ["trial-00000", "trial-00001"]
+    assert grid_trial_name(again) == "trial-00001"
+    assert again.config == lost.config != first.config
 
 
 SAMPLERS = {

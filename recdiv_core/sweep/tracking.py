@@ -84,8 +84,17 @@ def open_trial(
 
 
 def trial_name(trial: Trial) -> str:
-    """Name a trial after its id in Tune; the name is the same in MLflow, in Tune and on disk."""
+    """Name a trial of a search after its id in Tune; MLflow and the disk have the same name."""
     return f"trial-{trial.trial_id}"
+
+
+def grid_trial_name(trial: Trial) -> str:
+    """Name a trial of a grid after its number.
+
+    A killed driver may lose a trial that Tune has not saved. The restored grid starts the same
+    point under the same number, and so continues the trial's run.
+    """
+    return f"trial-{int(trial.experiment_tag.partition('_')[0]) - 1:05d}"
 
 
 class TrialTracking(tune.Callback):
@@ -104,7 +113,7 @@ class TrialTracking(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Open the trial's run, unless an interrupted sweep has opened it."""
-        name = trial_name(trial)
+        name = str(trial)
         self.progress.read()
         if name not in self.handles:
             settings = trial_settings(self.config, trial.config, self.root, name)
@@ -116,7 +125,7 @@ class TrialTracking(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Log an epoch, and keep the selected one."""
-        name = trial_name(trial)
+        name = str(trial)
         log_report(self.handles[name], _metrics_of(result))
         select, objective = self.config.train.select, f"val/{self.config.eval.objective_at_k}"
         if is_selected(select, objective, result, self.best.get(name)):
@@ -126,7 +135,7 @@ class TrialTracking(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Close the run; a trial that was stopped early counts with its selected epoch so far."""
-        name = trial_name(trial)
+        name = str(trial)
         handle = self.handles.pop(name)
         last = trial.last_result or {}
         if "best/epoch" not in last and name in self.best:
@@ -145,7 +154,7 @@ class TrialTracking(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Close the run of a trial that failed."""
-        name = trial_name(trial)
+        name = str(trial)
         handle = self.handles.pop(name, None)
         if handle is not None:
             logger.error("%s failed: see %s", name, trial.error_file)

@@ -27,7 +27,7 @@ from recdiv_core.sweep import state as sweep_state
 from recdiv_core.sweep.early_stopping import FrontScheduler, SchedulerState
 from recdiv_core.sweep.search import Budget, FrontSearch
 from recdiv_core.sweep.state import check_state, state_digest
-from recdiv_core.sweep.tracking import TrialTracking, trial_name
+from recdiv_core.sweep.tracking import TrialTracking, grid_trial_name, trial_name
 from recdiv_core.sweep.trial import Trial
 from recdiv_core.tracking.children import finished_trials
 from recdiv_core.tracking.description import param_value
@@ -79,6 +79,7 @@ def run_trials(
         searcher = _searcher(config, space, parent, manifest, minimum=minimum, budget=budget)
         scheduler, callbacks = _scheduler(config, space)
         callbacks.append(TrialTracking(config, space, root, parent, manifest))
+        name = grid_trial_name if space.search == "grid" else trial_name
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -87,8 +88,8 @@ def run_trials(
                 reuse_actors=True,
                 search_alg=searcher,
                 scheduler=scheduler,
-                trial_name_creator=trial_name,
-                trial_dirname_creator=trial_name,
+                trial_name_creator=name,
+                trial_dirname_creator=name,
             ),
             run_config=tune.RunConfig(
                 name="tune",
