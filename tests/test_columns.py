@@ -64,7 +64,7 @@ def read_log(tmp_path: Path, row: dict[str, object], **columns: str) -> list[obj
     )
     log = events.open_log(list_files(str(path), "data.clicks"), catalogue.item_ids, config)
     (batch,) = readers.read_unit(log.units[0], log.columns)
-    kept, rejected, counts, seen = events.judge_rows(batch, log, catalogue.item_ids, config)
+    kept, rejected, counts, seen = events.classify_rows(batch, log, catalogue.item_ids, config)
     positions = np.asarray(seen.positions_N).tolist()
     return [kept.to_pylist(), rejected.num_rows, dict(counts.dropped), positions]
 

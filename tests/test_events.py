@@ -27,7 +27,7 @@ def judge(tmp_path, rows, **values):
     good = [LOG | {"event": kind} for kind in ("click", "cart") for _ in range(10)]
     log, config = open_jsonl(tmp_path, [*good, *rows], **values)
     (batch,) = readers.read_unit(log.units[0], log.columns)
-    return events.judge_rows(batch, log, ITEMS, config)[:3]
+    return events.classify_rows(batch, log, ITEMS, config)[:3]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_kinds_of_event_do_not_matter_without_an_event_column(tmp_path):
     rows = [{"user_id": "u", "item_id": "a", "timestamp": t} for t in (1, 2)]
     log, config = open_jsonl(tmp_path, rows, **{"data.events": ("cart",)})
     (batch,) = readers.read_unit(log.units[0], log.columns)
-    kept, *_ = events.judge_rows(batch, log, ITEMS, config)
+    kept, *_ = events.classify_rows(batch, log, ITEMS, config)
     assert not log.has_timestamps
     assert kept["timestamp"].to_pylist() == [1, 2]
 
@@ -135,7 +135,7 @@ def test_ids_of_one_spelling_are_one_id(tmp_path):
     ]
     log, config = open_jsonl(tmp_path, [LOG] * 10 + rows)
     (batch,) = readers.read_unit(log.units[0], log.columns)
-    kept, _, counts, _ = events.judge_rows(batch, log, global_ids, config)
+    kept, _, counts, _ = events.classify_rows(batch, log, global_ids, config)
     assert kept["item"].to_pylist() == [0, 0, 0, 0]
     assert counts.coerced == {
         "blanks around an id left out": 1,

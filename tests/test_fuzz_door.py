@@ -268,7 +268,7 @@ def come_in(root: Path, logs, folders, catalogue, values) -> events.RowCounts:
     for unit in log.units:
         for batch in readers.read_unit(unit, log.columns):
             batch.check()
-            kept, rejected, counts, _ = events.judge_rows(batch, log, raw.item_ids, config)
+            kept, rejected, counts, _ = events.classify_rows(batch, log, raw.item_ids, config)
             assert (kept.num_rows, rejected.num_rows) == (counts.kept, counts.rejected.total())
             total.add(counts)
     total.check()

@@ -35,7 +35,7 @@ def load(config):
     counts, kept = events.RowCounts(), []
     for unit in log.units:
         for batch in readers.read_unit(unit, log.columns):
-            table, _, found, _ = events.judge_rows(batch, log, raw.item_ids, everything)
+            table, _, found, _ = events.classify_rows(batch, log, raw.item_ids, everything)
             counts.add(found)
             kept += table.to_pylist()
     return given, raw, log, kept, counts

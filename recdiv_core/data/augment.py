@@ -1,9 +1,9 @@
-"""Augmentation of train examples: histories cropped, masked or reordered; item texts thinned.
+"""Augmentation of train examples: crop, mask or reorder histories; drop parts of item texts.
 
-Not of evaluation examples, and not the reading of either (plan.py). The one idea: a draw is a
-function of what it is for, never of what was drawn before it. A user's draws are named by (seed,
-step, place in the global batch), an item's by (seed, step, item_index); so ranks and accumulation
-parts augment alike however a batch is cut, and a resumed run draws what it would have drawn.
+Evaluation examples are never augmented. The one idea: a random number is a function of its purpose,
+not of earlier random numbers. For a user it depends on (seed, step, index in the global batch), for
+an item on (seed, step, item_index). So the result does not depend on ranks and accumulation parts,
+and a resumed run repeats it.
 Xie et al., 2022, Contrastive Learning for Sequential Recommendation (CL4SRec).
 """
 
@@ -27,7 +27,7 @@ OPERATIONS: Final = ("crop", "mask", "reorder")
 CROP, MASK, REORDER, NOTHING = range(4)
 
 LEAST_EVENTS: Final = np.array([2, 2, 3, 0])
-"""Events that each operation needs; to reorder two would be to reverse the whole history."""
+"""Fewest events of a history for each operation; reordering two would reverse the history."""
 
 WINDOW_PERCENT: Final = 60
 HIDDEN_PERCENT: Final = 30
@@ -40,25 +40,23 @@ def augment_histories(
 ) -> Examples:
     """Change each user's history by at most one operation; n is its number of events.
 
-    - crop: a random contiguous max(2, 60 % of n) events are all that is left, also of what counts
-      as seen.
-    - mask: a random max(1, 30 % of n) events are hidden as inputs; they stay targets, seen items
-      and positions.
-    - reorder: a random contiguous max(2, 60 % of n) events are shuffled; queries and weights move
-      with their items.
+    - crop: only a random contiguous part of max(2, 60 % of n) events is kept, also as seen items.
+    - mask: max(1, 30 % of n) random events are hidden as inputs; they remain targets and seen
+      items, and keep their positions.
+    - reorder: a random contiguous part of max(2, 60 % of n) events is shuffled; queries and weights
+      move with their items.
 
-    Percentages are rounded down. Histories of one event, and of two for reorder, stay as they are.
+    Percentages are rounded down. Histories with fewer events than LEAST_EVENTS do not change.
 
     Args:
-        examples: train examples, none of them hidden; no users are legal.
-        shares: probability of each of OPERATIONS; one that is not named has 0. The rest of the
-            users, 1 - the sum, stay as they are.
-        seed: of the run.
-        step: of the run, counted over epochs.
-        first_user: place of the first user in the global batch.
+        examples: Train examples without hidden events; there may be no users.
+        shares: Probability of each of OPERATIONS, default 0; the sum is at most 1.
+        seed: Random seed of the run.
+        step: Step of the run, counted over epochs.
+        first_user: Index of the first user in the global batch.
 
     Raises:
-        ValueError: an unknown operation, a share outside [0, 1], or a sum above 1.
+        ValueError: An unknown operation, a share outside [0, 1], or a sum above 1.
     """
     edges = np.cumsum(_checked(shares))
     if not edges[-1] or not examples.items.size:
@@ -77,8 +75,8 @@ def augment_histories(
     operation, first = chosen[owner], begin[owner]
     is_inside = (within >= first) & (within < first + window[owner])
     draw = uniforms(key, user[owner], 2 + within)
-    # one sort serves both: masked users' events in random order, of which the first are hidden,
-    # and reordered users' events in their new order: inside the window random numbers of its range
+    # one sort serves both: a masked history is sorted at random, and its first events are hidden;
+    # a reordered history is sorted by position, with random positions inside the window
     rank = np.where((operation == REORDER) & is_inside, first + window[owner] * draw, within)
     order = np.lexsort((np.where(operation == MASK, draw, rank), owner))
 
@@ -107,28 +105,28 @@ def augment_tokens(
     seed: int,
     step: int,
 ) -> list[list[int]]:
-    """Drop fields of item texts and mask tokens of what is left.
+    """Drop fields of item texts, then mask some of the remaining tokens.
 
-    The first and the last token of a text (BERT's [CLS] and [SEP]) always stay. Fields are what
-    stands between separators; a category of several labels, which the shop itself separates by
-    `|`, counts as several. Where all fields would be dropped, a random one stays; so one field
-    alone is never dropped. Between the fields left there is one separator each.
+    The first and the last token of a text (BERT's [CLS] and [SEP]) are always kept. Separators
+    delimit fields; a category with several labels, separated by `|`, counts as several fields. If
+    all fields would be dropped, a random one is kept. The remaining fields are separated by one
+    separator each.
 
     Args:
-        input_ids: token ids of U texts.
-        items: [U] item_index of each.
-        token_mask: probability of a token to become the mask, in [0, 1].
-        field_dropout: probability of a field to be dropped, in [0, 1].
-        mask_id: see mask_and_separator.
-        separator_id: see mask_and_separator.
-        seed: of the run.
-        step: of the run, counted over epochs.
+        input_ids: Token ids of U texts.
+        items: [U] item_index of each text.
+        token_mask: Probability that a token is masked, in [0, 1].
+        field_dropout: Probability that a field is dropped, in [0, 1].
+        mask_id: Token id of the mask, see mask_and_separator.
+        separator_id: Token id of the separator, see mask_and_separator.
+        seed: Random seed of the run.
+        step: Step of the run, counted over epochs.
 
     Returns:
         Token ids of the U texts, for pad_tokens.
 
     Raises:
-        ValueError: a probability outside [0, 1].
+        ValueError: A probability is outside [0, 1].
     """
     for name, share in (("token_mask", token_mask), ("field_dropout", field_dropout)):
         if not 0 <= share <= 1:
@@ -140,7 +138,7 @@ def augment_tokens(
     is_edge = (within == 0) | (within == lengths[owner] - 1)
     is_separator = (ids == separator_id) & ~is_edge
     starts_field = is_separator | (within == 0)
-    field = np.cumsum(starts_field) - 1  # numbered through all texts
+    field = np.cumsum(starts_field) - 1  # numbered over all texts
     is_field_kept = _kept_fields(
         np.bincount(owner[starts_field], minlength=len(items)),
         has_tokens=np.bincount(field[~is_edge & ~is_separator], minlength=starts_field.sum()) > 0,
@@ -161,10 +159,10 @@ def augment_tokens(
 
 
 def mask_and_separator(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """Look up a tokeniser's mask and the `|` that joins an item's fields (catalogue.make_texts).
+    """Return the token ids of the mask and of the separator `|` (catalogue.make_texts).
 
     Raises:
-        UserError: there is no mask token, or ` | ` is not one token.
+        UserError: The tokeniser has no mask token, or ` | ` is not one token.
     """
     ids = tokenizer("a | a", add_special_tokens=False)["input_ids"]
     mask_id = tokenizer.mask_token_id
@@ -195,7 +193,7 @@ def _kept_fields(
     field_dropout: float,
     key: np.ndarray,
 ) -> np.ndarray:
-    """Choose the fields that stay: a text's highest draw in any case, and all above the rate."""
+    """Choose the fields to keep: random number >= the rate, or the highest of its text."""
     owner, number = _places(num_fields)
     draw = uniforms(key, items[owner], number)
     highest = np.full(len(items), -1.0)
@@ -204,6 +202,6 @@ def _kept_fields(
 
 
 def _places(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the list that each element of concatenated lists comes from, and its place in it."""
+    """Return the list and the index in it, for each element of concatenated lists."""
     owner = np.repeat(np.arange(len(lengths)), lengths)
     return owner, np.arange(len(owner)) - (np.cumsum(lengths) - lengths)[owner]

@@ -1,8 +1,8 @@
 """From ragged examples to tensors: the packing of histories.
 
-Histories differ in length; padding each to the longest would waste most of the work. Several share
-a row instead, each with its own segment number, and the session tower keeps them apart. Which
-examples make a batch is the plan's business (plan.py). Shapes: R packed rows, W width, N targets,
+Histories differ in length, and padding each to the longest would waste most of the work. Instead
+several histories share a row. Each has its own segment number, and the session tower separates
+them. plan.py decides which examples make a batch. Shapes: R packed rows, W width, N targets,
 B users, S seen pairs.
 """
 
@@ -18,7 +18,7 @@ from recdiv_core.data.reading import Examples
 from recdiv_core.schema import NO_QUERY
 
 HIDDEN_ITEM: Final = -1
-"""At the place of an event that is hidden as an input; the session tower meets a zero vector."""
+"""Item of an event that is hidden as an input; the session tower uses a zero vector."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Packed:
     """Histories packed into rows of equal width, as tensors.
 
     Attributes:
-        items_RW: int64 item_index; 0 at starts and empty places, HIDDEN_ITEM at hidden events.
-        position_RW: int64, 0 = start of a history (or empty), then 1, 2, ...
-        segment_RW: int64, history that a place belongs to, -1 = empty.
-        user_RW: int64, row of `last_place_B` whose history it is; 0 at empty places.
-        queries_RW: int64 query_index of the request to be answered at a place, or -1.
-        target_place_N: int64, flat places (r * W + w) whose state predicts an item.
-        targets_N: int64 item_index predicted there.
-        weights_N: float32.
-        last_place_B: int64, flat place of each user's latest state.
-        seen_user_S: int64, row of `last_place_B` ...
-        seen_item_S: ... and item_index of every item in that user's whole history.
+        items_RW: int64 item_index; 0 at starts and empty cells, HIDDEN_ITEM at hidden events.
+        position_RW: int64 position in the history: 0 = start (or empty cell), then 1, 2, ...
+        segment_RW: int64 number of the cell's history, -1 = empty cell.
+        user_RW: int64 index in `last_place_B` of the cell's user; 0 in empty cells.
+        queries_RW: int64 query_index of the request that is answered at the cell, or -1.
+        target_place_N: int64 flat cell (r * W + w) whose state predicts each target.
+        targets_N: int64 item_index of each target.
+        weights_N: float32 weight of each target.
+        last_place_B: int64 flat cell of the latest state of each user.
+        seen_user_S: int64 index in `last_place_B` of the user of each seen pair.
+        seen_item_S: int64 item_index of each seen pair, from the whole history.
     """
 
     items_RW: torch.Tensor
@@ -58,18 +58,17 @@ class Packed:
 
 
 def pack(examples: Examples, *, max_history: int) -> Packed:
-    """Pack histories into rows, first-fit on falling length, without loops over events.
+    """Pack histories into rows by first fit in order of falling length, without loops over events.
 
-    A train history longer than `max_history` is cut, from its end, into windows; each event is
-    predicted exactly once, the first one of a further window from the end of the window before, so
-    that a full window is trained on as it is met in evaluation. An evaluation history keeps its
-    last window. A window begins with one extra place, from which a history's first event is
-    predicted. No user at all gives one row with a start place, no target and no user, so that every
-    rank can step.
+    A train history longer than `max_history` is cut into windows from its end. Each event is
+    predicted exactly once. The first event of a further window is predicted from the end of the
+    previous window, as in evaluation. An evaluation history keeps only its last window. A window
+    begins with an extra start cell, which predicts the first event of a history. Without users the
+    result is one row with a start cell and no target, so every rank can take the step.
 
     Args:
-        examples: ragged examples.
-        max_history: events a window holds at most, >= 1.
+        examples: Ragged examples.
+        max_history: Most events of a window, >= 1.
     """
     is_train = examples.weights.size > 0 or examples.target_lengths.size == 0
     windows = _windows(examples.lengths, max_history, every=is_train)
@@ -88,7 +87,7 @@ def pack(examples: Examples, *, max_history: int) -> Packed:
     queries = np.full(num_places, NO_QUERY, np.int64)
     segment[base] = np.arange(len(base))
     if not len(base):
-        segment[0] = 0  # one start place, so that a rank without users still has a batch
+        segment[0] = 0  # one start cell: a rank without users still has a batch
     place = base[window] + 1 + within
     items[place] = examples.items[event]
     if examples.is_hidden is not None:
@@ -127,7 +126,7 @@ def pack(examples: Examples, *, max_history: int) -> Packed:
 
 
 def pad_targets(examples: Examples) -> torch.Tensor:
-    """Pad the held-out items of evaluation users: [B, T] int64, -1 behind the end, T >= 1."""
+    """Pad the held-out items of evaluation users: [B, T] int64, -1 after the end, T >= 1."""
     widest = int(examples.target_lengths.max(initial=1))
     padded = np.full((len(examples.target_lengths), widest), -1, np.int64)
     user = np.repeat(np.arange(len(examples.target_lengths)), examples.target_lengths)
@@ -140,13 +139,13 @@ def pad_targets(examples: Examples) -> torch.Tensor:
 class _Windows:
     start: np.ndarray  # into the flat events
     stop: np.ndarray
-    is_first: np.ndarray  # of its history; the others follow the window before them
-    is_last: np.ndarray  # holds its last one; exactly one a user, in the users' order
+    is_first: np.ndarray  # first window of its history
+    is_last: np.ndarray  # last window of its history; one per user, in the order of users
     user: np.ndarray
 
 
 def _windows(lengths: np.ndarray, max_history: int, *, every: bool) -> _Windows:
-    """Cut each history, from its end, into windows of `max_history`: all, or only the last."""
+    """Cut each history into windows of `max_history` from its end; keep all, or the last."""
     ends = np.cumsum(lengths)
     starts = ends - lengths
     counts = np.maximum(1, -(-lengths // max_history)) if every else np.ones_like(lengths)
@@ -159,7 +158,7 @@ def _windows(lengths: np.ndarray, max_history: int, *, every: bool) -> _Windows:
 
 
 def _first_fit(sizes: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Place histories into rows: row and offset of each, and the number of rows."""
+    """Assign histories to rows; return row and offset of each, and the number of rows."""
     row = np.zeros(len(sizes), np.int64)
     offset = np.zeros(len(sizes), np.int64)
     free = np.full(len(sizes) + 1, width, np.int64)
@@ -173,7 +172,7 @@ def _first_fit(sizes: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, i
 
 
 def _ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate the ranges [start_i, stop_i): their numbers, and i of each."""
+    """Concatenate the ranges [start_i, stop_i); return the numbers, and i of each."""
     lengths = stop - start
     owner = np.repeat(np.arange(len(start)), lengths)
     first = np.cumsum(lengths) - lengths

@@ -1,11 +1,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""The catalogue: built once by prepare, loaded by everything that ranks items.
+"""The catalogue: built once by `prepare`, loaded by everything that ranks items.
 
-Not the vectors of its items (models/). item_index follows a hash of item_id: wherever the lower
-item_index wins a tie, the order of the shop's file decides nothing. Texts are tokenised once, here,
-with the tokeniser of the encoder that will read them.
-V is the size of the catalogue.
+Text vectors of items are in text_vectors.py. item_index follows a hash of item_id, so the order of
+the shop's file decides no tie between equal scores. Texts are tokenised once, here, with the
+tokeniser of the encoder that reads them. V is the size of the catalogue.
 """
 
 from __future__ import annotations
@@ -35,22 +34,24 @@ from recdiv_core.schema import (
 logger = logging.getLogger(__name__)
 
 TOKENISER_BATCH: Final = 16_384
+"""Texts that one task tokenises."""
 NUMERIC: Final = ("price", "rating")
 PRICE_BANDS: Final = 5
+"""Number of price bands with equally many items."""
 
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """All items of a prepared data set; position i everywhere is item_index i.
+    """All items of a prepared data set, in order of item_index.
 
     Attributes:
         item_ids: [V] string.
-        titles: [V] string; empty where the shop gave none.
-        category_lists: [V] list of int32, indices into `categories`; at least one an item.
-        categories: their names, those of the manifest.
+        titles: [V] string; empty = no title given.
+        category_lists: [V] lists of int32 indices into `categories`; at least one per item.
+        categories: Names of the categories, as in the manifest.
         popularity_V: [V] int64, train events.
-        is_cold_V: [V] bool, no train event.
-        table: the whole table, with the shop's further attributes.
+        is_cold_V: [V] bool, whether the item has no train event.
+        table: Whole table, including further attributes of the shop.
     """
 
     item_ids: pa.Array
@@ -66,7 +67,7 @@ class Catalogue:
 
     @property
     def num_categories(self) -> int:
-        """Return G."""
+        """Number of categories, G."""
         return len(self.categories)
 
 
@@ -74,7 +75,7 @@ def load_catalogue(prepared: Path) -> Catalogue:
     """Load the catalogue of a prepared data set.
 
     Raises:
-        UserError: not a prepared data set of this schema version.
+        UserError: The directory is no prepared data set of this schema version.
     """
     manifest = read_manifest(prepared)
     table = pq.read_table(prepared / "catalogue.parquet")
@@ -90,11 +91,11 @@ def load_catalogue(prepared: Path) -> Catalogue:
 
 
 def item_attributes(catalogue: Catalogue) -> dict[str, np.ndarray]:
-    """Number the values of the attributes that slates can be spread over, -1 = unknown.
+    """Number the values of the attributes that slates can be diversified by, -1 = unknown.
 
     Returns:
-        brand and colour as they stand, price in PRICE_BANDS bands of equally many items; [V] int64
-        each. Attributes that the catalogue lacks are left out.
+        [V] int64 for each attribute that the catalogue has: values of brand and colour, and
+        PRICE_BANDS price bands with equally many items.
     """
     found = {
         name: attribute_values(catalogue, name)[0]
@@ -112,10 +113,10 @@ def item_attributes(catalogue: Catalogue) -> dict[str, np.ndarray]:
 
 
 def attribute_values(catalogue: Catalogue, name: str) -> tuple[np.ndarray, list[str]]:
-    """Number the values of a column of the catalogue as they stand.
+    """Number the distinct values of a column of the catalogue.
 
     Returns:
-        [V] int64, -1 = unknown (none, or empty text), and the values as text.
+        [V] int64, -1 = unknown (null or empty text), and the values as text.
     """
     coded = values.as_text(catalogue.table[name]).dictionary_encode()
     return coded.indices.fill_null(-1).to_numpy().astype(np.int64), coded.dictionary.to_pylist()
@@ -152,7 +153,7 @@ class Tokens(Sequence[list[int]]):
 
 
 def load_tokens(prepared: Path, name: str = "tokens") -> Tokens:
-    """Load the token ids of items (`tokens`) or of queries (`queries`), in order of index."""
+    """Load token ids of items (`tokens`) or queries (`queries`), in order of index."""
     source = pa.memory_map(str(prepared / f"{name}.arrow"))
     return Tokens(pa.ipc.open_file(source).read_all()["input_ids"])
 
@@ -162,12 +163,12 @@ def load_tokens(prepared: Path, name: str = "tokens") -> Tokens:
 
 @dataclass(frozen=True)
 class RawCatalogue:
-    """The shop's catalogue after the rejection of broken rows, in order of item_index.
+    """The shop's catalogue without rejected rows, in order of item_index.
 
     Attributes:
         table: `item_id` and `title` (strings, never null), then the attributes as given.
-        rejected: reason -> (place in the input, row) of each rejected row.
-        num_rows: rows read, the rejected ones too.
+        rejected: Reason -> (number in the input, row) of each rejected row.
+        num_rows: Rows read, including rejected rows.
     """
 
     table: pa.Table
@@ -176,19 +177,19 @@ class RawCatalogue:
 
     @property
     def item_ids(self) -> pa.Array:
-        """[V] string."""
+        """[V] string, ids in order of item_index."""
         return self.table[ITEM_ID].combine_chunks()
 
 
 def parse_categories(texts: Sequence[str | None], level: int) -> tuple[list[list[int]], list[str]]:
-    """Turn category texts into lists of indices and the names they stand for.
+    """Turn category texts into lists of indices and category names.
 
     Args:
-        texts: one path `A > B > C`, or several separated by `|`; None or blank = no category.
-        level: levels of a path that are kept; 0 = all.
+        texts: A path `A > B > C`, or several separated by `|`; None or blank = no category.
+        level: Levels of a path that are kept; 0 = all.
 
     Returns:
-        Indices of each text (at least one: NO_CATEGORY's), and the names in order of appearance.
+        Indices of each text (at least one, NO_CATEGORY), and the names in order of appearance.
 
     >>> parse_categories(["A > B > C", "A>B|D", None], level=2)
     ([[0], [0, 1], [2]], ['A > B', 'D', '(none)'])
@@ -206,7 +207,7 @@ def parse_categories(texts: Sequence[str | None], level: int) -> tuple[list[list
 
 
 def make_texts(table: pa.Table, fields: Sequence[str]) -> pa.Array:
-    """Join an item's fields by ` | `, leaving out the empty ones; [V] string.
+    """Join the fields of each item by ` | `, without empty fields; [V] string.
 
     >>> items = pa.table({"title": ["Soap", ""], "brand": [None, "Ac"]})
     >>> make_texts(items, ["title", "brand"]).to_pylist()
@@ -215,7 +216,7 @@ def make_texts(table: pa.Table, fields: Sequence[str]) -> pa.Array:
     columns = [values.as_text(table[name]) for name in fields if name in table.column_names]
     if not columns:
         return pa.array([""] * table.num_rows)
-    # a row of nulls alone would be left out of the result, and all later items have its texts
+    # the join omits a row of nulls, which would shift the texts of all later items
     columns[0] = pc.if_else(pc.is_null(pc.coalesce(*columns)), "", columns[0])
     texts = pc.binary_join_element_wise(*columns, " | ", null_handling="skip")
     assert len(texts) == table.num_rows
@@ -227,8 +228,8 @@ def tokenise(texts: pa.Array, source: str, max_tokens: int) -> pa.Array:
 
     Args:
         texts: [N] string.
-        source: a resolved encoder.
-        max_tokens: longer texts are cut; special tokens count.
+        source: Path of a resolved encoder.
+        max_tokens: Most tokens of a text, special tokens included; longer texts are truncated.
 
     Returns:
         [N] list of int32.

@@ -1,8 +1,8 @@
 """Prepare: a click log and a catalogue become a prepared data set.
 
-Only the order of the steps is here: checks without Ray, then events.py (rows -> staged shards),
-examples.py (shards -> examples), catalogue.py, and the manifest. Everything is written to a
-directory of its own, which becomes the current version when it is complete (data_versions.py).
+This module holds the order of the steps: checks without Ray, staging.py (rows -> staged shards),
+examples.py (shards -> examples), catalogue.py, the manifest. Everything is written to a new
+directory, which becomes the current version when it is complete (versions.py).
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ logger = logging.getLogger(__name__)
 
 GENERIC_NAMES: Final = ("clicks", "click", "events", "log", "interactions", "data", "train")
 PLACES: Final = ("data.clicks", "data.items", "data.out", "data.prepared", "data.name")
-"""Settings that say where, not what: no part of the fingerprint."""
+"""Settings that name locations; they are no part of the fingerprint."""
 UNSEEN: Final = ("data.session_gap_s",)
-"""Settings that change no example, only a count in the manifest: no part of the fingerprint."""
+"""Settings that change only a count in the manifest; they are no part of the fingerprint."""
 
 
 def prepare(config: Config) -> dict[str, object]:
     """Turn a click log and a catalogue into a prepared data set.
 
-    A data set of the same fingerprint that is there already is left as it is.
+    An existing data set with the same fingerprint is reused.
 
     Returns:
         `prepared` (its directory), `num_users`, `num_items`, `num_events`, `quarantined` (rows) and
         further counts.
 
     Raises:
-        UserError: the input or a setting is wrong; nothing is left behind then.
+        UserError: The input or a setting is wrong; no file is left behind.
     """
     started = time.monotonic()
     out = _target(config)
@@ -74,11 +74,12 @@ def prepare(config: Config) -> dict[str, object]:
     encoder_path, encoder = _resolve_encoder(config)
     fingerprint = _fingerprint(sources, config, encoder)
     version = version_place(out, fingerprint)
-    for made in dict.fromkeys((version, out.resolve())):  # the latter: of an earlier layout too
+    # out.resolve(): a data set of an earlier layout, without versions
+    for made in dict.fromkeys((version, out.resolve())):
         if _is_made(made, fingerprint, config):
             if made == version:
                 point(out, version)
-            logger.info("%s is there already, made from the same input and settings", out)
+            logger.info("%s exists already, made from the same input and settings", out)
             return _summary(out, started, is_reused=True)
     _check_encoder(encoder_path)
     with building(out) as work:
@@ -101,7 +102,7 @@ def prepare(config: Config) -> dict[str, object]:
 
 
 def data_name(config: Config) -> str:
-    """Return `data.name`, or a name made from the click log's path."""
+    """Return `data.name`, or a name from the path of the click log."""
     if config.data.name or config.data.source == "demo":
         return config.data.name or "demo"
     parts = [p for p in re.split(r"[/\\]", config.data.clicks) if p and not re.search(r"[*?\[]", p)]
@@ -118,7 +119,7 @@ def _target(config: Config) -> Path:
     is_ours = (out / "manifest.json").is_file()
     if out.exists() and not is_ours and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(
-            f"data.out={given} is there and is no prepared data set: it is not overwritten"
+            f"data.out={given} exists and is no prepared data set; give another directory"
         )
     return out
 
@@ -139,7 +140,7 @@ class _Inputs:
 
 
 def _open(given: Given) -> _Inputs:
-    """Check everything of the input that can be checked without Ray."""
+    """Check the input as far as possible without Ray."""
     config = given.config
     raw = _read_items(given.items, given.clicks, config)
     log = events.open_log(given.clicks, raw.item_ids, config)
@@ -199,7 +200,7 @@ def _check_encoder(path: str) -> None:
 
 
 def _settings(config: Config) -> dict[str, object]:
-    """Return the settings that the examples depend on, as they are in JSON."""
+    """Return the settings that determine the examples, as in JSON."""
     text = ("model.text.encoder", "model.text.max_tokens", "model.text.fields")
     flat: dict[str, object] = {}
     for key, value in flatten(config).items():
@@ -218,25 +219,25 @@ def _fingerprint(
 
 
 def _is_made(place: Path, fingerprint: str, config: Config) -> bool:
-    """Return whether a whole data set with this fingerprint stands at a place."""
+    """Return whether a path holds a complete data set with this fingerprint."""
     if not (place / "manifest.json").is_file():
         return False
     try:
         manifest = read_manifest(place)
         check_files(place, manifest)
     except UserError as error:
-        logger.warning("%s: it is not used again", error)
+        logger.warning("%s: the data set is not reused", error)
         return False
     for key in UNSEEN:
         now = flatten(config)[key]
         if manifest.fingerprint == fingerprint and manifest.settings.get(key, now) != now:
-            logger.warning("%s=%s has no effect: %s is there already", key, now, place)
+            logger.warning("%s=%s has no effect: %s exists already", key, now, place)
     return manifest.fingerprint == fingerprint
 
 
 @contextmanager
 def _explained_failures() -> Iterator[None]:
-    """Tell the user's mistakes from ours: Ray makes every ValueError of a task a ValueError."""
+    """Turn unreadable files into a UserError: Ray wraps the errors of tasks."""
     from ray.exceptions import RayTaskError
 
     try:
@@ -254,7 +255,7 @@ def _build(
     work: Path,
     encoder_path: str,
 ) -> dict[str, Any]:
-    """Write everything but the manifest; return the manifest's counts and settings."""
+    """Write all files except the manifest; return its counts and settings."""
     protocol = examples.choose_protocol(config, log.has_timestamps)
     logger.info("reading %d units, split %s", len(log.units), protocol)
     rows = staging.stage_shards(log, raw.item_ids, config, work)

@@ -1,9 +1,9 @@
-"""Counts of train events: which items the same users bought, and which were bought last.
+"""Counts of train events: users that two items share, and recent events of each item.
 
-What the baselines (models/baselines.py) are fitted from; the count of each item's events stands in
-the catalogue already. Read from the train split alone, one shard after another: counts are whole
-numbers and add, so they do not depend on how many shards there are. In memory at once is one shard,
-and what has the size of the sum. Shapes: B users, N events, V catalogue.
+The baselines (models/baselines.py) are fitted from these counts; the catalogue holds the number of
+events of each item. Only the train split is read, one shard after another. Counts are whole numbers
+and add, so they do not depend on the number of shards. Memory holds one shard and the sums.
+Shapes: B users, N events, V catalogue.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from recdiv_core.schema import USER_ID
 def read_histories(prepared: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Read the train events of whole users, shard by shard.
 
-    A long user's further rows are joined to the first, without the item that each repeats of the
-    row before it; a user's rows stand together, in one shard.
+    The rows of a user are consecutive in one shard and are joined. The first item of a further row
+    repeats the last item of the previous row and is removed.
 
     Yields:
         user_N: int64, 0 .. B - 1, rising; item_N: int64 item_index, each user's oldest first.
@@ -42,10 +42,10 @@ def read_histories(prepared: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def count_pairs(prepared: Path, num_items: int) -> Any:
-    """Count the train users of each two items.
+    """Count the train users that each pair of items shares.
 
     Returns:
-        scipy CSR array [V, V] int32, symmetric; on the diagonal the users of one item.
+        scipy CSR array [V, V] int32, symmetric; the diagonal holds the users of each item.
     """
     pairs_VV = scipy.sparse.csr_array((num_items, num_items), dtype=np.int32)
     for user_N, item_N in read_histories(prepared):
@@ -60,14 +60,14 @@ def count_pairs(prepared: Path, num_items: int) -> Any:
 
 
 def count_recent(prepared: Path, num_items: int, share: float) -> np.ndarray:
-    """Count each item among the last events of users: of n events the last ceil(share * n).
+    """Count each item in the last ceil(share * n) of the n train events of each user.
 
-    By order, which every prepared data set has: its train examples hold no times.
+    Recency is by order, because train examples hold no times.
 
     Args:
-        prepared: a prepared data set.
+        prepared: Directory of a prepared data set.
         num_items: V.
-        share: in (0, 1]; 1 counts all train events.
+        share: Share of a user's events that count as recent, in (0, 1].
 
     Returns:
         [V] int64.

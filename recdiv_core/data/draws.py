@@ -1,7 +1,6 @@
-"""Random draws by name: a function of what a draw is for, never of what was drawn before it.
+"""Random numbers as functions of their purpose, not of earlier random numbers.
 
-So ranks and accumulation parts draw alike however a batch is cut, and a resumed run draws what it
-would have drawn. Numpy alone: the reader processes import it too.
+So they do not depend on ranks and accumulation parts, and a resumed run repeats them.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ import numpy as np
 
 
 def draw_key(seed: int, step: int, purpose: int) -> np.ndarray:
-    """Return the key of a step's draws for one purpose, [1] uint64."""
-    # four numbers: no order of an epoch, dropout or negatives of the training loop has as many
+    """Return the key of the random numbers of a step for one purpose, [1] uint64."""
+    # no other purpose uses four numbers: see plan.py and training/feed.py
     sequence = np.random.SeedSequence(seed, spawn_key=(step, 0, 0, purpose))
     return sequence.generate_state(1, np.uint64)
 
 
 def uniforms(key: np.ndarray, rows: np.ndarray, columns: np.ndarray | int) -> np.ndarray:
-    """Draw from [0, 1): a function of (key, row, column), both >= 0, each by itself.
+    """Return a random number in [0, 1) for each (key, row, column); row and column >= 0.
 
     Rows and columns are broadcast. Steele, Lea & Flood, 2014, Fast Splittable Pseudorandom Number
     Generators (SplitMix64).
@@ -27,7 +26,7 @@ def uniforms(key: np.ndarray, rows: np.ndarray, columns: np.ndarray | int) -> np
 
 
 def _split_mix(state: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return number `index` of the SplitMix64 sequence of `state`, without those before it."""
+    """Return element `index` of the SplitMix64 sequence of `state` directly."""
     mixed = state + (index.astype(np.uint64) + 1) * 0x9E3779B97F4A7C15
     mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9
     mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB

@@ -1,10 +1,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""The rows of a click log, judged one by one: an event, a row that a rule leaves out, or broken.
+"""Classify the rows of a click log: an event, a row that a rule drops, or a broken row.
 
-Not the reading of files (readers.py) nor the shuffle by user (staging.py). A row that cannot be
-used goes to the quarantine with its reason. No row is lost: what is read is kept, dropped by a
-named rule or quarantined, and `RowCounts.check` asserts the sum. N is the rows of a batch.
+Files are read by formats/readers.py and shuffled by user in staging.py. A row that cannot be used
+goes to the quarantine with its reason. No row is lost: each row is kept, dropped by a named rule or
+quarantined, and `RowCounts.check` asserts the sum. A batch has N rows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from recdiv_core.schema import (
 logger = logging.getLogger(__name__)
 
 READ: Final = (USER_ID, ITEM_ID, TIMESTAMP, EVENT, QUERY, "session_id", "position", "rating")
-"""Columns of the log that are read: those the examples are made of, and one that is audited."""
+"""Columns of the log that are read; `position` serves the audit alone."""
 A_DAY_US: Final = 86_400_000_000
 STAGED: Final = pa.schema(
     [
@@ -58,7 +58,7 @@ STAGED: Final = pa.schema(
         pa.field(readers.ROW, pa.int64()),
     ]
 )
-"""A judged event on its way through the shuffle; `event` = place in EVENTS, -1 = none given."""
+"""An event in the shuffle by user; `event` = index in EVENTS, -1 = none given."""
 
 NO_ITEM: Final = "item not in the catalogue"
 UNKNOWN_EVENT: Final = "unknown event"
@@ -73,7 +73,7 @@ REJECTED: Final = (
     UNKNOWN_EVENT,
     NO_ITEM,
 )
-"""Reasons for which a row is quarantined, in the order in which they are looked for."""
+"""Reasons to quarantine a row, in the order of the checks."""
 DROPPED: Final = (
     "",
     "search without a result",
@@ -81,13 +81,13 @@ DROPPED: Final = (
     "kind of event not in data.events",
     "rating below data.min_rating",
 )
-"""Rules by which a sound row is left out."""
+"""Rules that drop a valid row."""
 COLUMN_OF: Final[Mapping[str, str]] = {
     **dict.fromkeys((*timestamps.FAULTS[1:], "negative time", "time in the future"), TIMESTAMP),
     UNKNOWN_EVENT: EVENT,
     NO_ITEM: ITEM_ID,
 }
-"""Reason -> the column whose value a message shows."""
+"""Reason -> column whose value a message shows."""
 LOOK_AT: Final[Mapping[str, str]] = {
     NO_ITEM: "data.items",
     "missing item_id": "data.columns.item_id",
@@ -99,13 +99,13 @@ LOOK_AT: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class ClickLog:
-    """What is known of a click log before Ray starts.
+    """A click log as its files and a sample of its rows describe it, before Ray starts.
 
     Attributes:
-        units: its parts.
-        columns: our name -> name in the files, of the columns that are there.
-        times: how its timestamps are written.
-        latest: the latest time that is believed, in microseconds: a day after the log was opened.
+        units: Parts of the files that one task reads.
+        columns: Our name -> name in the files, for the columns that exist.
+        times: Format of the timestamps.
+        latest: Latest accepted time in microseconds, a day after the log was opened.
     """
 
     units: tuple[readers.ReadUnit, ...]
@@ -115,25 +115,24 @@ class ClickLog:
 
     @property
     def has_timestamps(self) -> bool:
-        """False for a log that has an order only."""
+        """Whether the log has real times; False = order numbers only."""
         return self.times.unit != "order"
 
 
 @dataclass
 class RowCounts:
-    """How many rows were read and what became of them; adds up over read units.
+    """Counts of rows by outcome; the counts of read units add.
 
     Attributes:
-        num_rows: rows read: `kept`, `dropped` and `rejected` together.
-        lines: physical lines of the files, by what they are: `read` in all; of them `header`,
-            `blank` or `continued` (further lines of a row); less the rows that were `made` out of
-            others, the rest are rows.
-        kept: events that go on.
-        dropped: sound rows that a rule leaves out, by the rule.
-        rejected: quarantined rows, by reason.
-        examples: reason -> the place and the value of one row.
-        words: words for kinds of event that are not known, with their rows.
-        coerced: values that were read in another way than they are written, by the change.
+        num_rows: Rows read: `kept`, `dropped` and `rejected` together.
+        lines: Physical lines of the files by kind: `read` in total, of which `header`, `blank` or
+            `continued` (further lines of a row); `made` counts rows that one line gave in addition.
+        kept: Rows that became events.
+        dropped: Valid rows that a rule dropped, by rule.
+        rejected: Quarantined rows, by reason.
+        examples: Reason -> row number and value of one row.
+        words: Rows of each unknown kind of event.
+        coerced: Values that were changed when read, by kind of change.
     """
 
     num_rows: int = 0
@@ -146,7 +145,7 @@ class RowCounts:
     coerced: collections.Counter[str] = field(default_factory=collections.Counter)
 
     def add(self, other: RowCounts) -> None:
-        """Add the counts of another part of the input."""
+        """Add the counts of another read unit."""
         self.num_rows += other.num_rows
         self.kept += other.kept
         for name in COUNTERS:
@@ -155,7 +154,7 @@ class RowCounts:
             self.examples.setdefault(reason, text)
 
     def check(self) -> None:
-        """Assert that no line was lost: each is a row that is kept, dropped or quarantined."""
+        """Assert that no row was lost: each is kept, dropped or quarantined."""
         found = self.kept + self.dropped.total() + self.rejected.total()
         assert self.num_rows == found, f"{self.num_rows} rows read, {found} accounted for"
         lines = self.lines.copy()
@@ -164,7 +163,7 @@ class RowCounts:
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> RowCounts:
-        """Make counts of what `vars` of them says in JSON."""
+        """Make counts from the JSON of their `vars`."""
         counters: dict[str, Any] = {name: collections.Counter(tree[name]) for name in COUNTERS}
         return cls(**{**tree, **counters})
 
@@ -173,17 +172,17 @@ COUNTERS: Final = ("lines", "dropped", "rejected", "words", "coerced")
 
 
 def log_text(config: Config) -> TextFormat:
-    """Return how the click log's text files are written."""
+    """Return the text format of the click log's files."""
     data = config.data
     return TextFormat(data.separator, data.header, data.encoding)
 
 
 def open_log(files: Sequence[SourceFile], item_ids: pa.Array, config: Config) -> ClickLog:
-    """Look at the files' columns and a sample of their rows; start nothing.
+    """Check the columns of the files and a sample of their rows, without Ray.
 
     Raises:
-        UserError: missing column, no rows, timestamps that do not parse, or a sample of which most
-            rows would be rejected.
+        UserError: A column is missing, there are no rows, timestamps do not parse, or most rows of
+            the sample would be rejected.
     """
     names = config.data.columns.model_dump()
     text = log_text(config)
@@ -201,7 +200,7 @@ def open_log(files: Sequence[SourceFile], item_ids: pa.Array, config: Config) ->
     log = ClickLog(units, columns, times, int(time.time() * 1e6) + A_DAY_US)
     counts = RowCounts()
     for batch in sample:
-        counts.add(judge_rows(batch, log, item_ids, config)[2])
+        counts.add(classify_rows(batch, log, item_ids, config)[2])
     logger.info("data.clicks: times are %s", times)
     check_rejected(counts, max(0.5, config.data.max_quarantined), config, "data.clicks (a sample)")
     return log
@@ -218,20 +217,20 @@ def _sample_of_times(tables: Sequence[pa.Table], config: Config) -> pa.Array:
 # --------------------------------------------------------------------------- rows
 
 
-def judge_rows(
+def classify_rows(
     batch: readers.RawBatch, log: ClickLog, item_ids: pa.Array, config: Config
 ) -> tuple[pa.Table, pa.Table, RowCounts, traces.Sightings]:
-    """Part a batch into STAGED events and QUARANTINE rows; the sound rows are sightings besides.
+    """Split a batch into STAGED events and quarantined rows; return counts and valid rows too.
 
     Args:
-        batch: rows as read.
-        log: the log they are from.
-        item_ids: [V] string; the place is the item_index.
-        config: for the kinds of event that count and the number of shards.
+        batch: Rows as read.
+        log: Click log of the batch.
+        item_ids: [V] string, in order of item_index.
+        config: `data` settings: kinds of event, rules and the number of shards.
     """
     row = _read_values(batch.table, log, item_ids, config)
     faults_N = _find_reasons(row, log)
-    # of a kind that data.event_names drops nothing is asked, not even an item
+    # a kind of event that data.event_names drops needs no valid values, not even an item
     reasons_N = np.where(row.events_N == LEFT_OUT, 0, faults_N)
     rules_N = np.where(reasons_N == 0, _find_rules(row, config), 0)
     is_search_N = row.is_search_N & (reasons_N == REJECTED.index("missing item_id"))
@@ -278,7 +277,7 @@ def judge_rows(
 
 
 def count_lines(batch: readers.RawBatch) -> collections.Counter[str]:
-    """Return a batch's physical lines by what they are; see RowCounts."""
+    """Return the physical lines of a batch by kind; see RowCounts."""
     names = ("header", "blank", "continued", "made")
     lines = {name: getattr(batch, f"num_{name}") for name in names} | {"read": batch.num_lines}
     return collections.Counter({name: number for name, number in lines.items() if number})
@@ -286,7 +285,7 @@ def count_lines(batch: readers.RawBatch) -> collections.Counter[str]:
 
 @dataclass(frozen=True)
 class _Values:
-    """The columns of N rows as values; -1 = none."""
+    """Parsed columns of N rows; -1 = none."""
 
     user_ids: pa.Array
     items_N: Any
@@ -295,9 +294,9 @@ class _Values:
     time_faults_N: Any
     is_time_given_N: Any
     events_N: Any
-    """Place in EVENTS, -1 = none given, UNKNOWN or LEFT_OUT."""
+    """Index in EVENTS, -1 = none given, UNKNOWN or LEFT_OUT."""
     words: pa.Array
-    """The log's words for the kinds of event."""
+    """Kinds of event as the log names them."""
     ratings_N: Any
     queries: pa.Array
     sessions: pa.Array
@@ -305,7 +304,7 @@ class _Values:
 
     @property
     def is_search_N(self) -> Any:
-        """A request that shows no click on anything."""
+        """[N] bool: the row has a query and no click."""
         clicks = [EVENTS.index(kind) for kind in EVENTS if kind != "impression"]
         return as_mask(self.queries.is_valid()) & ~np.isin(self.events_N, clicks)
 
@@ -343,7 +342,7 @@ def _read_values(table: pa.Table, log: ClickLog, item_ids: pa.Array, config: Con
 
 
 def _read_events(words: pa.Array, log: ClickLog, config: Config) -> Any:
-    """Return [N] int8: the place of each kind of event in EVENTS, or -1, UNKNOWN, LEFT_OUT."""
+    """Return [N] int8: index of each kind of event in EVENTS, or -1, UNKNOWN, LEFT_OUT."""
     if EVENT not in log.columns:
         return np.full(len(words), -1, dtype=np.int8)
     given = {word.casefold().strip(): kind for word, kind in config.data.event_names.items()}
@@ -355,7 +354,7 @@ def _read_events(words: pa.Array, log: ClickLog, config: Config) -> Any:
 
 
 def _find_reasons(row: _Values, log: ClickLog) -> Any:
-    """Return [N] int8 places in REJECTED: the first thing that is wrong with a row; 0 = none."""
+    """Return [N] int8 indices in REJECTED: the first fault of each row; 0 = none."""
     checks = (
         ~as_mask(row.user_ids.is_valid()),
         ~row.is_item_given_N,
@@ -370,11 +369,11 @@ def _find_reasons(row: _Values, log: ClickLog) -> Any:
 
 
 def _find_rules(row: _Values, config: Config) -> Any:
-    """Return [N] int8 places in DROPPED: the rule that leaves out a sound row; 0 = none."""
+    """Return [N] int8 indices in DROPPED: the rule that drops each valid row; 0 = none."""
     wanted = [-1, *(EVENTS.index(kind) for kind in config.data.events)]
     least = config.data.min_rating
     checks = (
-        np.zeros(len(row.items_N), dtype=bool),  # searches are told by the missing item
+        np.zeros(len(row.items_N), dtype=bool),  # searches are recognised by the missing item
         row.events_N == LEFT_OUT,
         ~np.isin(row.events_N, wanted),
         (row.ratings_N < least) if least else np.zeros(len(row.items_N), dtype=bool),
@@ -404,7 +403,7 @@ def _column(table: pa.Table, name: str) -> pa.Array:
 
 
 def _quarantine_rows(batch: readers.RawBatch, reasons_N: Any) -> tuple[pa.Table, dict[str, str]]:
-    """Return the rejected rows, and of each reason where one stands and what it says there."""
+    """Return the rejected rows, and the row number and value of one row for each reason."""
     bad = np.flatnonzero(reasons_N)
     rows = batch.table.take(pa.array(bad)).to_pylist()
     names = [REJECTED[reasons_N[i]] for i in bad]
@@ -423,7 +422,7 @@ def _quarantine_rows(batch: readers.RawBatch, reasons_N: Any) -> tuple[pa.Table,
 
 
 def make_quarantine(rows: Sequence[tuple[str, int, Any]]) -> pa.Table:
-    """Make a table of rejected rows from (reason, place in the input, row)."""
+    """Make a table of rejected rows from (reason, number in the input, row)."""
     return pa.table(
         {
             "reason": pa.array([reason for reason, _, _ in rows], pa.string()),
@@ -439,14 +438,14 @@ def make_quarantine(rows: Sequence[tuple[str, int, Any]]) -> pa.Table:
 
 
 def write_quarantine(table: pa.Table, source: str, path: Path) -> None:
-    """Write rejected rows, with the file that they came from; nothing when there are none."""
+    """Write rejected rows and their source file; without rows, write nothing."""
     if table.num_rows:
         table = table.append_column("source", pa.array([source] * table.num_rows, pa.string()))
         pq.write_table(table, path)
 
 
 def hash_users(user_ids: pa.Array) -> Any:
-    """Return [N] int64 >= 0, the same for the same id in every process and on every day."""
+    """Return [N] int64 >= 0, stable hashes of ids: equal in every process."""
     encoded = user_ids.dictionary_encode()
     hashes = [
         int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "big") >> 1
@@ -456,10 +455,10 @@ def hash_users(user_ids: pa.Array) -> Any:
 
 
 def check_rejected(counts: RowCounts, limit: float, config: Config, source: str) -> None:
-    """Stop when too large a share of the rows was rejected.
+    """Stop if the share of rejected rows exceeds a limit.
 
     Raises:
-        UserError: with the counts, the commonest reasons, an example and the key to look at.
+        UserError: It names the counts, the most frequent reasons, an example and the key to check.
     """
     num_rejected = counts.rejected.total()
     if num_rejected <= limit * counts.num_rows:

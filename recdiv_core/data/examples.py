@@ -2,9 +2,9 @@
 # (pyarrow.compute makes its functions when it is imported)
 """From staged shards to train, validation and test examples.
 
-Not the split of one user's events (split.py). Each step is a Ray Data pass over the shards, one
-task a shard, that returns counts: first those that fit the global cut and the k-core, then the
-examples are written. The driver holds what has the size of the catalogue, never the log.
+split.py splits the events of a user. Each step here is a Ray Data pass over the shards with one
+task per shard. The first passes return counts for the global cut times and the k-core; the last
+pass writes the examples. The driver holds arrays of the size of the catalogue, never the log.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from recdiv_core.schema import EVENTS, NO_QUERY, USER_ID
 logger = logging.getLogger(__name__)
 
 TIME_BINS: Final = 1 << 20
+"""Bins of the histogram that the cut times are found with."""
 MOST_BINS: Final = 31
-"""Bins of the histogram of times that the manifest shows."""
+"""Most bins of the histogram of times in the manifest."""
 
 
 def list_shards(work: Path) -> list[int]:
-    """Return the numbers of the staged shards; a shard without users has none."""
+    """Return the numbers of the staged shards; a shard without users has no file."""
     return sorted(int(path.stem) for path in (work / "stage").glob("*.parquet"))
 
 
@@ -59,10 +60,10 @@ def read_shard(
     """Read a staged shard.
 
     Args:
-        work: the working directory.
-        shard: its number.
-        weights: weight of each kind of event, as in EVENTS; none given = 1.
-        queries: all query texts, sorted; None = without queries.
+        work: Working directory.
+        shard: Number of the shard.
+        weights: Weight of each kind of event, in the order of EVENTS; empty = all 1.
+        queries: All query texts, sorted; None = without queries.
     """
     table = pq.read_table(Path(work, "stage", f"{shard:05d}.parquet"))
     lists = {name: table[name].combine_chunks() for name in ("items", "times", "events", "queries")}
@@ -85,20 +86,20 @@ def read_shard(
 
 @dataclass(frozen=True)
 class Cuts:
-    """The chosen protocol. Times are microseconds, and unused for leave_last_out."""
+    """Split protocol and cut times in microseconds; leave_last_out has no cut times."""
 
     protocol: str
     val_from: int = 0
     test_from: int = 0
 
     def count(self, events: split.UserEvents) -> Any:
-        """Return [B, 3] int64, each user's events in train, val and test."""
+        """Return [B, 3] int64: events of each user in train, val and test."""
         if self.protocol == "leave_last_out":
             return split.count_leave_last_out(events.offsets_B)
         return split.count_temporal(events.times_N, events.offsets_B, self.val_from, self.test_from)
 
     def describe(self) -> dict[str, str | int | float]:
-        """Return what the manifest says of the split."""
+        """Return the description of the split for the manifest."""
         if self.protocol == "leave_last_out":
             return {"protocol": self.protocol}
         return {
@@ -111,10 +112,10 @@ class Cuts:
 
 
 def choose_protocol(config: Config, has_timestamps: bool) -> str:
-    """Resolve `auto`.
+    """Return the split protocol; `auto` depends on whether the log has times.
 
     Raises:
-        UserError: a temporal split of a log without times.
+        UserError: A temporal split is set for a log without times.
     """
     protocol = config.split.protocol
     if protocol == "temporal" and not has_timestamps:
@@ -131,7 +132,7 @@ def parse_cut(text: str, key: str) -> int:
     """Return the time that a `split.*_from` key gives, in microseconds.
 
     Raises:
-        UserError: it is no time.
+        UserError: The text is no time.
     """
     times = timestamps.read_times(pa.array([text]))
     if times is None:
@@ -140,10 +141,10 @@ def parse_cut(text: str, key: str) -> int:
 
 
 def summarise(work: Path, config: Config) -> dict[str, int]:
-    """Add up what the shuffle found: events, duplicates, sessions, first and last time.
+    """Add up events, duplicates, sessions, first and last time of the staged shards.
 
     Raises:
-        UserError: no event is left to learn from.
+        UserError: No event is left.
     """
     paths = sorted((work / "stage").glob("*.json"))
     if not paths:
@@ -160,9 +161,9 @@ def summarise(work: Path, config: Config) -> dict[str, int]:
 
 
 def describe_times(work: Path) -> dict[str, object]:
-    """Return the first and the last time of the log and its events by day, month or year.
+    """Return the first and last time of the log, and its events by day, month or year.
 
-    The histogram has the finest of the three with at most MOST_BINS bins.
+    The histogram uses the shortest of the three periods that gives at most MOST_BINS bins.
     """
     days: collections.Counter[str] = collections.Counter()
     for path in sorted((work / "stage").glob("*.json")):
@@ -177,12 +178,12 @@ def describe_times(work: Path) -> dict[str, object]:
 
 
 def find_cuts(config: Config, protocol: str, work: Path) -> Cuts:
-    """Find the global cut times: as given, or where the shares of events say.
+    """Return the global cut times: as given, or from the shares of events.
 
-    Shares are met as nearly as a histogram of TIME_BINS bins over the log's time span can.
+    Shares are approximated by a histogram of TIME_BINS bins over the time span of the log.
 
     Raises:
-        UserError: the cuts leave a window empty or stand in the wrong order.
+        UserError: A window is empty, or the cut times are in the wrong order.
     """
     if protocol == "leave_last_out":
         return Cuts(protocol)
@@ -222,14 +223,14 @@ def _count_times(row: dict[str, Any], *, work: str, first: int, width: int) -> d
 def fit_core(config: Config, cuts: Cuts, num_items: int, work: Path) -> Any:
     """Find the k-core of the train window.
 
-    Items that have too few train events of users in the core leave, then users that have too few
-    on items in the core, until nobody leaves.
+    Items with too few train events of core users are removed, then users with too few train events
+    on core items, until nothing changes.
 
     Returns:
         popularity_V: [V] int64, train events of core users; 0 = outside the core.
 
     Raises:
-        UserError: nothing is left.
+        UserError: The core is empty.
     """
     import ray
 
@@ -248,7 +249,7 @@ def fit_core(config: Config, cuts: Cuts, num_items: int, work: Path) -> Any:
                 f"data.min_user_events={min_user} and data.min_item_events={min_item} leave no "
                 f"event in the train window; lower them"
             )
-        # With a minimum of 1 an item without events changes nothing for the users.
+        # with a minimum of 1, an item without events changes nothing for the users
         if (stays_V == in_core_V).all() or min_item == 1:
             return np.where(stays_V, popularity_V, 0)
         in_core_V = stays_V
@@ -266,7 +267,7 @@ def _count_items(
 
 
 def collect_queries(work: Path, *, has_queries: bool) -> pa.Array:
-    """Return the distinct queries of all events, sorted; the place is the query_index."""
+    """Return the distinct queries of all events, sorted, in order of query_index."""
     if not has_queries:
         return pa.array([], pa.string())
     parts = map_shards(_distinct_queries, work)
@@ -283,10 +284,10 @@ def _distinct_queries(row: dict[str, Any], *, work: str) -> dict[str, Any]:
 
 
 def check_examples(counts: Mapping[str, int], config: Config, cuts: Cuts) -> None:
-    """Refuse a data set that no model can be trained on, chosen by or judged on.
+    """Refuse a data set that lacks train, validation or test examples.
 
     Raises:
-        UserError: a split without an example.
+        UserError: A split has no example.
     """
     empty = [name for name in ("train", "val", "test") if not counts[f"examples {name}"]]
     if not empty:
@@ -315,15 +316,15 @@ def write_examples(
     clock: preparing.Clock | None,
     work: Path,
 ) -> tuple[collections.Counter[str], list[Finding]]:
-    """Write `train/`, `val/` and `test/`, and audit what was written.
+    """Write `train/`, `val/` and `test/`, and audit the written files.
 
     Args:
-        config: for weights, the smallest history and the size of fragments.
-        cuts: the split.
-        popularity_V: [V] int64; 0 = outside the core.
-        queries: all query texts, sorted.
-        clock: when items came; None for an order-only log, which has no rates either.
-        work: the working directory.
+        config: `data` settings: weights, shortest history and row group size.
+        cuts: Split protocol and cut times.
+        popularity_V: [V] int64, train events; 0 = outside the core.
+        queries: All query texts, sorted.
+        clock: Arrival times of items; None for an order-only log, which has no rates either.
+        work: Working directory.
 
     Returns:
         Counts by name (see `_write_shard`), and the audit's findings.
@@ -384,7 +385,7 @@ def _write_shard(
         counts[f"examples {name}"] = table.num_rows
         path = Path(work, name, f"part-{row['shard']:05d}.parquet")
         if table.num_rows:
-            # statistics and dictionaries cost more than they save in such small row groups
+            # nothing reads statistics; dictionaries of item numbers save little
             pq.write_table(table, path, fragment_rows, use_dictionary=False, write_statistics=False)
     by_part = counts_B3.sum(0)
     has_eval_B = counts_B3[:, 1:].sum(1) > 0

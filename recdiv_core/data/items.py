@@ -1,9 +1,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""The shop's items as given, in catalogue files or in the click log itself: judged and ordered.
+"""Read the shop's items from catalogue files or from the click log, check and order them.
 
-Not the catalogue of a prepared data set (catalogue.py). The first row of an item_id counts; every
-other row goes to the quarantine with its reason. Items are in the order of a hash of their ids.
+catalogue.py makes the catalogue of a prepared data set from them. The first row of an item_id
+counts; every further row goes to the quarantine with its reason. Items are in the order of a hash
+of their ids.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 TEXTS: Final = ("title", "category", "brand", "colour", "image")
 OF_THE_LOG: Final = (*TEXTS, "price")
-"""Attributes of an item that a click log may repeat in its rows."""
+"""Item attributes that the rows of a click log may hold."""
 
 Rejected = dict[str, list[tuple[int, Any]]]
-"""Reason -> (place in the input, row) of each rejected row."""
+"""Reason -> (number in the input, row) of each rejected row."""
 
 
 def item_columns(config: Config) -> dict[str, str]:
-    """Return our name -> name in the catalogue's files, of the columns that have a name of ours."""
+    """Return our name -> name in the catalogue files, for all columns that we name."""
     names = config.data.columns.model_dump() | config.data.item_columns
     return {name: names.get(name, name) for name in (*CATALOGUE_REQUIRED, *CATALOGUE_OPTIONAL)}
 
@@ -45,7 +46,7 @@ def read_catalogue(files: Sequence[SourceFile], config: Config) -> RawCatalogue:
     """Read and check the shop's catalogue.
 
     Raises:
-        UserError: missing column, no rows, or a text field that is no column.
+        UserError: A column is missing, there are no rows, or a text field is no column.
     """
     data = config.data
     text = TextFormat(
@@ -72,12 +73,12 @@ def read_catalogue(files: Sequence[SourceFile], config: Config) -> RawCatalogue:
 
 
 def read_items_of_log(files: Sequence[SourceFile], config: Config) -> RawCatalogue:
-    """Make the catalogue from the click log's own rows, for a shop that gives none.
+    """Make the catalogue from the rows of the click log, if the shop gives no catalogue.
 
-    Of each attribute that the log has (OF_THE_LOG), the first value that an item has counts.
+    The first value of each attribute (OF_THE_LOG) counts.
 
     Raises:
-        UserError: the log has no item ids.
+        UserError: The log has no item ids.
     """
     names = item_columns(config) | {ITEM_ID: config.data.columns.item_id}
     wanted = {name: names[name] for name in (ITEM_ID, *OF_THE_LOG)}
@@ -111,7 +112,7 @@ def read_items_of_log(files: Sequence[SourceFile], config: Config) -> RawCatalog
 
 
 def _first_of_each(table: pa.Table) -> pa.Table:
-    """Return one row an item: of each column the first value that is not null."""
+    """Return one row per item, with the first value of each column that is not null."""
     table = table.filter(pc.is_valid(table[ITEM_ID]))
     others = [name for name in table.column_names if name != ITEM_ID]
     if not others:
@@ -124,10 +125,10 @@ def _first_of_each(table: pa.Table) -> pa.Table:
 
 
 def in_order_of_hash(table: pa.Table) -> pa.Table:
-    """Sort items by a hash of item_id: the same order on any machine and from any order of rows.
+    """Sort items by a hash of item_id: the same order on any machine and for any order of rows.
 
-    Ties between equal scores go to the lower item_index everywhere. In the order of the file they
-    would go to the items that the shop lists first, often its best sellers.
+    Equal scores are ranked by item_index everywhere. In the order of the file, they would favour
+    items that the shop lists first, often its best sellers.
 
     >>> in_order_of_hash(pa.table({"item_id": ["1", "2", "3", "4"]}))["item_id"].to_pylist()
     ['2', '4', '3', '1']
@@ -140,7 +141,7 @@ def in_order_of_hash(table: pa.Table) -> pa.Table:
 def _further_columns(
     files: Sequence[SourceFile], found: Mapping[str, str], text: TextFormat
 ) -> dict[str, str]:
-    """Name the shop's own attributes; one that has a name of ours gets `given_` before it."""
+    """Name the further attributes of the shop; a name of ours gets the prefix `given_`."""
     further: dict[str, str] = {}
     taken = {*found, *CATALOGUE.names}
     for file in files:
@@ -179,7 +180,7 @@ def _clean_types(table: pa.Table, config: Config) -> pa.Table:
 def _concatenate(tables: Sequence[pa.Table]) -> pa.Table:
     try:
         return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    except (pa.ArrowInvalid, pa.ArrowTypeError):  # an attribute's type differs between files
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # the type of an attribute differs between files
         texts = [
             pa.table(
                 {n: t[n] if n == readers.ROW else values.as_text(t[n]) for n in t.schema.names}

@@ -113,7 +113,7 @@ def plan_windows(
             if last <= skipped:
                 continue
             start, stop = first * batch_size, min(last * batch_size, total)
-            users = start + _generator(seed, epoch, number, 0, 0).permutation(stop - start)
+            users = start + _generator(seed, epoch, number, 0, 0, 0).permutation(stop - start)
             batches = np.split(users, range(batch_size, stop - start, batch_size))
             mine, sizes = _share(batches[max(0, skipped - first) :], rank, world_size, accumulation)
             yield _locate(mine, sizes, ordered, ends)
@@ -157,7 +157,6 @@ def _window_users(fragments: Sequence[Fragment], total: int) -> int:
 def _generator(seed: int, *purpose: int) -> np.random.Generator:
     """Return a generator of random numbers for one purpose.
 
-    The purposes here are of one and of five numbers; those of training/feed.py and of dropout have
-    three and two.
+    Purposes here are one or five numbers. Dropout uses two, training/feed.py three, draws.py four.
     """
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))

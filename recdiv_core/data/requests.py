@@ -1,11 +1,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""One request for every user that a slate can be made for: with all that the data set knows of it.
+"""One request per user with the user's complete history, as a further split `requests/`.
 
-Not the held-out requests of val and test, which stop before what they hold out. The one idea: the
-shards of the three splits were cut from the same users, so that a user's latest history is found in
-files of one number, and no shuffle is needed. Written once a data set, beside it, as a further
-split that is read like the others.
+The requests of val and test end before the held-out events; these do not. The one idea: a user has
+the same shard number in all three splits, so the complete history is joined without a shuffle. The
+split is written once per data set and read like the others.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ REQUESTS: Final = "requests"
 
 
 def ensure_requests(prepared: Path, manifest: Manifest) -> None:
-    """Write `requests/` where it is missing; Ray must run.
+    """Write `requests/` if it is missing; Ray must run.
 
-    A user's history is that of the latest split that holds the user, and behind it what that split
-    holds out; of a user who is in train alone, the train events. (Held-out events that a split left
-    out, those of other queries than its request, are not known here.)
+    A user's history is the history in the latest split with the user, followed by the targets of
+    that split. For users in train alone it is the train events. Held-out events of other queries
+    than the request's are in no split, so they are missing here.
     """
     import ray.data
 
@@ -55,13 +54,13 @@ def ensure_requests(prepared: Path, manifest: Manifest) -> None:
             },
         )
         num_users = sum(row["num_users"] for row in written.iter_rows())
-        logger.info("%d users may be recommended to", num_users)
-        if not target.is_dir():  # another driver may have been quicker
+        logger.info("%d users can get recommendations", num_users)
+        if not target.is_dir():  # another driver may have written it meanwhile
             work.rename(target)
 
 
 def shard_names(prepared: Path) -> list[str]:
-    """Return the names of the shards' files, which are the same in all splits."""
+    """Return the file names of the shards, which are the same in all splits."""
     return sorted({p.name for s in ("train", "val", "test") for p in (prepared / s).glob("part-*")})
 
 
@@ -76,7 +75,7 @@ def _write_shard(
 
 
 def join_shard(prepared: Path, name: str) -> pa.Table:
-    """Return the requests of the users of one shard, each user once: EVAL_EXAMPLE, no targets."""
+    """Return one EVAL_EXAMPLE row without targets for each user of a shard."""
     parts: list[pa.Table] = []
     known = pa.array([], pa.string())
     for split in ("test", "val", "train"):
@@ -92,7 +91,7 @@ def join_shard(prepared: Path, name: str) -> pa.Table:
 
 
 def _from_held_out(table: pa.Table) -> pa.Table:
-    """Put what is held out behind the history."""
+    """Append the targets to the history."""
     items, lengths = flatten_lists(table["history"])
     held_out, num_held_out = flatten_lists(table["targets"])
     ends = np.cumsum(lengths + num_held_out)
@@ -104,7 +103,7 @@ def _from_held_out(table: pa.Table) -> pa.Table:
 
 
 def _from_train(table: pa.Table) -> pa.Table:
-    """Join the rows of a long user, each of which begins with the last item of the row before."""
+    """Join the rows of each user; a further row begins with the last item of the previous one."""
     assert table.schema.names == TRAIN_EXAMPLE.names
     items, lengths = flatten_lists(table["items"])
     code = table[USER_ID].combine_chunks().dictionary_encode().indices.to_numpy()

@@ -1,10 +1,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""What rules of slates speak of, looked up in the catalogue: attributes, their values, items.
+"""Look up the attributes, values and items of slate rules in the catalogue.
 
-Not the grammar (slate_rules.py), nor the keeping of the rules (rerank/quota.py). The one idea: the
-driver looks everything up before Ray starts, so that a name which the shop does not know costs no
-minute, and workers look it up in the same way.
+slate_rules.py holds the grammar, and rerank/quota.py applies the rules. The one idea: the driver
+looks up all names before Ray starts, so an unknown name fails at once. Workers use the same
+functions.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from recdiv_core.schema import CATALOGUE
 from recdiv_core.slate_rules import SlateRule
 
 LIKENESS: Final = 0.6
-"""From which on a name is near enough to be meant."""
+"""Smallest similarity of a suggested name, in [0, 1]."""
 SHOWN: Final = 5
-"""Values named where none is near."""
+"""Values that a message names when none is similar."""
 MOST_COMPARED: Final = 100_000
-"""Names that the nearest one is looked for among: it takes a second."""
+"""Most names that are searched for a similar one; it takes a second."""
 
 NO_ATTRIBUTES: Final = {*CATALOGUE.names} - {"is_cold"}
-"""Columns that are an item's place, name or numbers; `category` speaks of `categories`."""
+"""Columns that rules cannot name; rules use `category` for `categories`."""
 
 
 def labels_of_rule(rule: SlateRule, catalogue: Catalogue) -> pa.ListArray:
-    """Number what a rule counts of each item.
+    """Return the labels of each item that a rule counts.
 
     Returns:
-        [V] lists of labels: the values of the attribute; of a rule of one value or one item 0 where
-        it is. An unknown value is no label; `(none)` is a category.
+        [V] lists of labels: the values of the attribute. For a rule on one value or one item, the
+        label is 0. Unknown values give no label; `(none)` is a category.
 
     Raises:
-        UserError: no such attribute, value or item.
+        UserError: The catalogue lacks the attribute, value or item.
     """
     if rule.item_id:
         return labels_of_items([rule], catalogue)
@@ -60,7 +60,7 @@ def labels_of_rule(rule: SlateRule, catalogue: Catalogue) -> pa.ListArray:
 
 
 def one_label(values_V: np.ndarray) -> pa.ListArray:
-    """Return the lists of items with one label at most, -1 = none.
+    """Return lists of at most one label per item, -1 = none.
 
     >>> one_label(np.array([4, -1, 0])).to_pylist()
     [[4], [], [0]]
@@ -70,10 +70,10 @@ def one_label(values_V: np.ndarray) -> pa.ListArray:
 
 
 def labels_of_items(rules: Sequence[SlateRule], catalogue: Catalogue) -> pa.ListArray:
-    """Return label 0 for the items that rules of items speak of, none for others.
+    """Return label 0 for the items that the rules name, and no label for others.
 
     Raises:
-        UserError: an item that the catalogue does not have.
+        UserError: The catalogue lacks an item.
     """
     ids = pa.array([rule.item_id for rule in rules], catalogue.item_ids.type)
     found = pc.index_in(ids, catalogue.item_ids)
@@ -105,7 +105,7 @@ def _values(rule: SlateRule, catalogue: Catalogue) -> tuple[pa.ListArray, Sequen
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
-    """Name the nearest of the names, or a few of them."""
+    """Return a suggestion: the most similar name, or the first few names."""
     near = difflib.get_close_matches(name, names[:MOST_COMPARED], n=1, cutoff=LIKENESS)
     if near:
         return f"; did you mean {near[0]!r}"

@@ -1,8 +1,8 @@
-"""Who is in train, validation and test: pure functions over users' events and a global cut.
+"""Split the events of users into train, validation and test; pure functions.
 
-Not the finding of the cut, nor any reading or writing (clicklog.py). The one idea: a user's events
-are ordered by time, so a split is three counts a user (train, val, test), and every example is a
-slice of the user's events. Shapes: B users, N events of all of them, one after another.
+examples.py finds the cut times and does all reading and writing. The one idea: a user's events are
+ordered by time, so a split is three counts per user (train, val, test), and every example is a
+slice of the user's events. Shapes: B users, N events of all users, one user after another.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ TEST: Final = 2
 
 @dataclass(frozen=True)
 class UserEvents:
-    """Events of some users, each user's oldest first.
+    """Events of some users, one user after another, oldest first.
 
     Attributes:
         user_ids: [B] string.
-        offsets_B: [B + 1] int64; events of user b are offsets_B[b] to offsets_B[b + 1].
+        offsets_B: [B + 1] int64; user b has the events offsets_B[b] to offsets_B[b + 1].
         items_N: [N] int32 item_index.
         times_N: [N] int64.
         queries_N: [N] int32 query_index, or NO_QUERY.
@@ -42,14 +42,14 @@ class UserEvents:
 
     @property
     def users_N(self) -> Any:
-        """[N] int64: the place in `user_ids` of each event's user."""
+        """[N] int64: index in `user_ids` of the user of each event."""
         return np.repeat(np.arange(len(self.user_ids)), np.diff(self.offsets_B))
 
 
 def count_temporal(times_N: Any, offsets_B: Any, val_from: int, test_from: int) -> Any:
     """Count each user's events before, between and after two global cut times.
 
-    An event at exactly a cut time belongs to the later window, so ties never straddle it.
+    An event at a cut time belongs to the later window, so ties are never separated.
 
     Returns:
         [B, 3] int64: events in train, val and test.
@@ -60,9 +60,9 @@ def count_temporal(times_N: Any, offsets_B: Any, val_from: int, test_from: int) 
 
 
 def count_leave_last_out(offsets_B: Any) -> Any:
-    """Give a user's last event to test and the one before to validation.
+    """Put the last event of each user into test and the one before into validation.
 
-    Users with fewer than 3 events have all of them in train.
+    All events of users with fewer than 3 events are in train.
 
     Returns:
         [B, 3] int64: events in train, val and test.
@@ -73,18 +73,18 @@ def count_leave_last_out(offsets_B: Any) -> Any:
 
 
 def mark_parts(counts_B3: Any) -> Any:
-    """Return [N] int64: TRAIN, VAL or TEST of every event."""
+    """Return [N] int64: TRAIN, VAL or TEST for every event."""
     return np.repeat(np.tile([TRAIN, VAL, TEST], len(counts_B3)), counts_B3.reshape(-1))
 
 
 def mark_train_events(events: UserEvents, counts_B3: Any, in_core_V: Any, min_events: int) -> Any:
-    """Return [N] bool: events of the train window on core items, of users who have enough of them.
+    """Return [N] bool: train events on core items, of users who have enough of them.
 
     Args:
-        events: users' events.
-        counts_B3: events in train, val and test.
-        in_core_V: [V] bool.
-        min_events: fewest such events of a user in the core, at least 1.
+        events: Events of the users.
+        counts_B3: [B, 3] events in train, val and test.
+        in_core_V: [V] bool, items of the core.
+        min_events: Fewest such events of a user in the core, at least 1.
     """
     is_train_N = (mark_parts(counts_B3) == TRAIN) & in_core_V[events.items_N]
     in_core_B = _sum_by_user(is_train_N, events.offsets_B) >= min_events
@@ -92,9 +92,10 @@ def mark_train_events(events: UserEvents, counts_B3: Any, in_core_V: Any, min_ev
 
 
 def make_train_examples(events: UserEvents, is_train_N: Any) -> pa.Table:
-    """Make TRAIN_EXAMPLE rows of the marked events, at most MAX_EXAMPLE_EVENTS a row.
+    """Make TRAIN_EXAMPLE rows of the marked events, at most MAX_EXAMPLE_EVENTS per row.
 
-    A longer user's next row begins with the last item of the row before, as context.
+    Longer histories have several rows. Each further row begins with the last item of the previous
+    row, as context.
     """
     lengths_B = _sum_by_user(is_train_N, events.offsets_B)
     starts_B = np.cumsum(lengths_B) - lengths_B
@@ -116,15 +117,15 @@ def make_train_examples(events: UserEvents, is_train_N: Any) -> pa.Table:
 def make_eval_examples(events: UserEvents, counts_B3: Any, part: int, has_train_B: Any) -> pa.Table:
     """Make EVAL_EXAMPLE rows of the users with events in VAL or TEST.
 
-    The history is everything before the part. When the first held-out event came from a query, the
-    targets are the held-out events of that query; else all held-out events. Repeats of a target
-    count once.
+    The history holds all events before the part. If the first held-out event came from a query,
+    the targets are the held-out events of that query; otherwise all held-out events. A repeated
+    target counts once.
 
     Args:
-        events: users' events.
-        counts_B3: events in train, val and test.
+        events: Events of the users.
+        counts_B3: [B, 3] events in train, val and test.
         part: VAL or TEST.
-        has_train_B: [B] bool: the user has a train example.
+        has_train_B: [B] bool, whether the user has a train example.
     """
     before_B = counts_B3[:, :part].sum(1)
     users_R = np.flatnonzero(counts_B3[:, part])
@@ -156,14 +157,14 @@ def _sum_by_user(values_N: Any, offsets_B: Any) -> Any:
 
 
 def slices(starts: Any, lengths: Any) -> tuple[Any, Any]:
-    """Return the places of all slices, one after another, and where each begins and ends."""
+    """Return the indices of all slices, one after another, and the offsets of the slices."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
     return places, offsets
 
 
 def _mark_first(rows: Any, items: Any) -> Any:
-    """Mark the first appearance of each item in its row."""
+    """Mark the first occurrence of each item in its row."""
     order = np.lexsort((np.arange(len(rows)), items, rows))
     is_repeat = np.zeros(len(rows), dtype=bool)
     is_repeat[order[1:]] = (np.diff(rows[order]) == 0) & (np.diff(items[order]) == 0)
@@ -176,7 +177,7 @@ def _lists(values: Any, offsets: Any, list_type: pa.DataType) -> pa.Array:
 
 
 def count_ties(events: UserEvents, counts_B3: Any) -> int:
-    """Count neighbouring events of a user that have the same time and stand in different parts."""
+    """Count pairs of consecutive events of a user with equal times in different parts."""
     parts_N = mark_parts(counts_B3)
     is_tie = (np.diff(events.times_N) == 0) & (np.diff(events.users_N) == 0)
     return int((is_tie & (np.diff(parts_N) != 0)).sum())

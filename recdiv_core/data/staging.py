@@ -1,10 +1,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""From the rows of a click log to staged shards of users: one Ray Data shuffle.
+"""From the rows of a click log to staged shards of users, by one Ray Data shuffle.
 
-Not the judgement of a row (events.py) nor what becomes of the shards (examples.py). A shard is one
-hash partition of the users; it holds one row a user. The result depends on the input alone, not on
-how many tasks read it: events carry their place in the input, users are in order of a stable hash.
+events.py classifies the rows, and examples.py makes examples of the shards. A shard is one hash
+partition of the users, with one row per user. The result does not depend on the number of tasks:
+events carry their row number in the input, and users are in order of a stable hash.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from recdiv_core.data.events import (
     ClickLog,
     RowCounts,
     check_rejected,
-    judge_rows,
+    classify_rows,
     write_quarantine,
 )
 from recdiv_core.formats import readers
@@ -38,15 +38,16 @@ from recdiv_core.schema import EVENT, QUERY, TIMESTAMP, USER_ID
 logger = logging.getLogger(__name__)
 
 PROGRESS_S: Final = 10.0
+"""Seconds between two log lines of progress."""
 
 
 def stage_shards(log: ClickLog, item_ids: pa.Array, config: Config, work: Path) -> RowCounts:
-    """Read, judge and shuffle the log into `work/stage/<shard>.parquet`, one row a user.
+    """Read, classify and shuffle the log into `work/stage/<shard>.parquet`, one row per user.
 
     Rejected rows go to `work/quarantine/`.
 
     Raises:
-        UserError: too many broken rows.
+        UserError: Too many rows are rejected.
     """
     import ray
     import ray.data
@@ -97,7 +98,7 @@ def _read_units(
         rejected: list[pa.Table] = []
         started = time.monotonic()
         for raw in readers.read_unit(unit, log.columns):
-            events, quarantined, counts, sightings = judge_rows(raw, log, item_ids, config)
+            events, quarantined, counts, sightings = classify_rows(raw, log, item_ids, config)
             total.add(counts)
             seen.add(sightings)
             rejected.append(quarantined)
@@ -120,7 +121,7 @@ def _write_counts(counts: RowCounts, path: Path) -> None:
 
 
 def read_counts(directory: Path) -> RowCounts:
-    """Add up what the read tasks have counted so far."""
+    """Add up the counts that the read tasks have written so far."""
     total = RowCounts()
     for path in sorted(directory.glob("*.json")):
         total.add(_read_counts(path))
@@ -132,10 +133,10 @@ def _read_counts(path: Path) -> RowCounts:
 
 
 def count_files(directory: Path, units: Sequence[readers.ReadUnit]) -> list[dict[str, object]]:
-    """Say of each file how many rows were read, kept, dropped and quarantined.
+    """Return how many rows of each file were read, kept, dropped and quarantined.
 
     Raises:
-        AssertionError: a row was lost.
+        AssertionError: A row was lost.
     """
     files: dict[str, RowCounts] = {}
     for number, unit in enumerate(units):
@@ -157,7 +158,7 @@ def count_files(directory: Path, units: Sequence[readers.ReadUnit]) -> list[dict
 
 @contextmanager
 def _progress(directory: Path) -> Iterator[None]:
-    """Log the rows read so far, every PROGRESS_S seconds."""
+    """Log the number of rows read every PROGRESS_S seconds."""
     done = threading.Event()
     started = time.monotonic()
 
@@ -191,19 +192,19 @@ def _stage_group(group: pa.Table, *, stage: str, gap_us: int, has_timestamps: bo
 
 
 def order_events(events: pa.Table, gap_us: int) -> tuple[pa.Table, int, int]:
-    """Order STAGED events into one row a user, without repeats of an event.
+    """Order STAGED events into one row per user, without repeated events.
 
-    A user's events are in order of time, ties in order of the input. Users are in order of their
-    hash, so that neighbours in a file have nothing in common.
+    The events of a user are in order of time, ties in order of the input. Users are in order of
+    their hash, so neighbours in a file have nothing in common.
 
     Args:
-        events: in any order.
-        gap_us: idle time that ends a session, in microseconds; 0 = a user has one session. A
-            `session_id` counts instead where it is given.
+        events: STAGED rows in any order.
+        gap_us: Idle time that ends a session, in microseconds; 0 = one session per user. A
+            given `session_id` takes precedence.
 
     Returns:
-        Table of user_id, items, times, events, queries (a list each but user_id); how many
-        identical events were left out; number of sessions.
+        Table of user_id and lists of items, times, events and queries; number of repeated events
+        that were removed; number of sessions.
     """
     users = events[USER_ID].combine_chunks().dictionary_encode()
     codes = {

@@ -1,9 +1,8 @@
-"""Text vectors of the catalogue and the queries, encoded once a data set and shared by all trials.
+"""Text vectors of the catalogue and the queries, encoded once per data set.
 
-With a frozen encoder nothing about them changes in training, so they are computed by Ray Data
-actors, written into a memory-mapped file beside the prepared data and only read from then on: by
-every trial, worker and evaluation. They are also the yardstick that ILD is measured with, whatever
-the model was trained on. V rows, H text width.
+Training does not change the vectors of a frozen encoder. So Ray Data actors compute them once and
+write them into a memory-mapped file beside the prepared data, which every trial, worker and
+evaluation reads. ILD is measured with these vectors for every model. V rows, H text width.
 """
 
 from __future__ import annotations
@@ -36,11 +35,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ROWS_A_BATCH: Final = 64
+"""Texts that the encoder processes at once."""
 ROWS_A_TASK: Final = 256
+"""Texts of one block of Ray Data."""
 
 
 def vectors_path(prepared: Path, manifest: Manifest, name: str) -> Path:
-    """Return where the vectors of `tokens` or `queries` belong."""
+    """Return the path of the vectors of `tokens` or `queries`."""
     return prepared / "vectors" / f"{name}-{manifest.encoder.sha256[:16]}.npy"
 
 
@@ -48,7 +49,7 @@ def load_vectors(prepared: Path, manifest: Manifest, name: str = "tokens") -> np
     """Open the cached vectors, [V, H] float32 of unit length, memory-mapped and read-only.
 
     Raises:
-        UserError: they have not been computed yet.
+        UserError: The vectors have not been computed yet.
     """
     path = vectors_path(prepared, manifest, name)
     if not path.is_file():
@@ -57,7 +58,7 @@ def load_vectors(prepared: Path, manifest: Manifest, name: str = "tokens") -> np
 
 
 def check_vectors(prepared: Path, manifest: Manifest) -> None:
-    """Check, before Ray starts, that vectors which are not cached yet can be made.
+    """Check before Ray starts that missing vectors can be computed.
 
     Raises:
         UserError: see `checked_encoder`.
@@ -70,7 +71,7 @@ def checked_encoder(manifest: Manifest) -> str:
     """Return the resolved encoder of a prepared data set.
 
     Raises:
-        UserError: it is not there, or not the one that the data set was prepared with.
+        UserError: The encoder is missing, or is not the one of the data set.
     """
     source = resolve_encoder(manifest.encoder.name)
     digest = encoder_sha256(source)
@@ -89,7 +90,7 @@ def _missing(prepared: Path, manifest: Manifest) -> dict[str, Path]:
 
 
 def ensure_vectors(prepared: Path, manifest: Manifest) -> None:
-    """Compute the vectors of items and queries that are not cached yet; Ray must run.
+    """Compute missing vectors of items and queries; Ray must run.
 
     Raises:
         UserError: see `checked_encoder`.
@@ -108,7 +109,7 @@ def ensure_vectors(prepared: Path, manifest: Manifest) -> None:
 
 
 def _encode_all(tokens_of: Mapping[Path, Sequence[list[int]]], source: str) -> None:
-    """Encode the texts of several files in one Ray Data job; makes the files."""
+    """Make the files of vectors and encode their texts in one Ray Data job."""
     import ray
     import ray.data
 
@@ -118,8 +119,8 @@ def _encode_all(tokens_of: Mapping[Path, Sequence[list[int]]], source: str) -> N
         path.parent.mkdir(parents=True, exist_ok=True)
         shape = (len(tokens), width)
         np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
-        # texts of equal length side by side: next to no padding; the longest first, so that the
-        # last tasks to end are short
+        # sorted by length, blocks need little padding; the longest come first, so the last tasks
+        # are short
         order = np.argsort([-len(ids) for ids in tokens], kind="stable")
         blocks += (
             [
@@ -160,7 +161,7 @@ def _encode_all(tokens_of: Mapping[Path, Sequence[list[int]]], source: str) -> N
 
 
 class _Encode:
-    """Encode blocks of tokens and write them straight into the memory-mapped files."""
+    """Encode blocks of tokens and write the vectors into the memory-mapped files."""
 
     def __init__(self, source: str, use_gpu: bool) -> None:
         import torch

@@ -1,4 +1,4 @@
-"""The versions of a prepared data set, behind the one path that users give.
+"""Versions of a prepared data set behind the one path that users give.
 
 `data.out` is a symbolic link to the current version, and is replaced in one step:
 
@@ -6,10 +6,10 @@
     shop.versions/0f3a.../            a version, named after its fingerprint; never written again
     shop.versions/*.partial/          a version that a running `prepare` builds
 
-A reader follows the link once, at its start, and keeps its version. `prepare` removes a version
-when KEPT newer ones stand behind the current one and no process is known to read it: a reader holds
-a shared lock (flock) on the version's manifest. A directory that was written by an earlier version
-of this code is read as it is, and becomes a version when `prepare` replaces it.
+A reader follows the link once, at its start, and keeps its version. `prepare` keeps the current
+version and KEPT earlier ones. It removes older ones that no process reads: a reader holds a shared
+lock (flock) on the version's manifest. A directory without a link, from an earlier version of
+recdiv, is readable and becomes a version when `prepare` replaces it.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from recdiv_core.storage.given_paths import absolute, local_path
 logger = logging.getLogger(__name__)
 
 KEPT: Final = 2
-"""Earlier versions that stay on disk behind the current one, whether they are read or not."""
+"""Number of earlier versions that stay on disk beside the current one."""
 ENDING: Final = ".versions"
 MAX_NAME: Final = 200
-"""Bytes of a data set's name; file systems allow 255, and `.versions` and shorter ones follow."""
+"""Most bytes of a data set's name; file systems allow 255, including suffixes like `.versions`."""
 MAX_LINKS: Final = 40  # as Linux
 
 _read_here: dict[Path, int] = {}
-"""Versions that this process reads, each with the open file that its lock hangs on."""
+"""Version that this process reads -> descriptor of the open, locked file."""
 
 
 def open_version(given: str | Path) -> Path:
-    """Return the version that a path names now, and keep it from being removed.
+    """Return the current version of a data set, and protect it from removal.
 
-    Call it once at the start of a process and use what it returns from then on. Only the last
-    part of the path is followed: what lies above it may be linked otherwise on another machine.
+    Call it once at the start of a process and use the returned path afterwards. Only the last part
+    of the path is followed, because directories above it may be linked differently elsewhere.
     """
     version = _followed(absolute(local_path(given, "data.prepared")))
     if version not in _read_here:
         try:
             descriptor = os.open(version / "manifest.json", os.O_RDONLY)
-        except OSError:  # read_manifest says what is wrong
+        except OSError:  # read_manifest reports the error
             return version
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:  # no locks on this file system; the version is read all the same
+        except OSError:  # the file system has no locks; the version is readable without one
             os.close(descriptor)
         else:
             _read_here[version] = descriptor
@@ -65,11 +65,11 @@ def open_version(given: str | Path) -> Path:
 
 
 def with_version(config: Config, fingerprint: str = "") -> Config:
-    """Return the config with a version of the data set in `data.prepared`.
+    """Return the config with the path of a version in `data.prepared`.
 
     Args:
-        config: its `data.prepared`; an empty one stays.
-        fingerprint: of the version that is wanted, where it is still there; else the current one.
+        config: Config with `data.prepared`; an empty value stays empty.
+        fingerprint: Fingerprint of the wanted version; if it is empty or removed, the current one.
     """
     if not config.data.prepared:
         return config
@@ -87,10 +87,10 @@ def _followed(path: Path) -> Path:
 
 
 def find_view(out: Path) -> Path:
-    """Return the link that `prepare` makes or replaces for a path: the user's own are followed.
+    """Return the path of the link that `prepare` makes or replaces; links of the user are followed.
 
     Raises:
-        UserError: a place that no link can stand at.
+        UserError: No link is possible at the path.
     """
     view = absolute(out)
     for _ in range(MAX_LINKS):
@@ -114,7 +114,7 @@ def _is_view(path: Path) -> bool:
 
 
 def other_version(version: Path, fingerprint: str) -> Path | None:
-    """Return the version of the same data set with another fingerprint, if it is still there."""
+    """Return the version of the same data set with another fingerprint, if it exists."""
     found = version.parent / _name(fingerprint)
     is_there = version.parent.name.endswith(ENDING) and (found / "manifest.json").is_file()
     return found if is_there else None
@@ -126,7 +126,7 @@ def is_same_set(one: Path, other: Path) -> bool:
 
 
 def version_place(view: Path, fingerprint: str) -> Path:
-    """Return where the version with a fingerprint belongs."""
+    """Return the path of the version with a fingerprint."""
     return view.with_name(view.name + ENDING) / _name(fingerprint)
 
 
@@ -136,7 +136,7 @@ def _name(fingerprint: str) -> str:
 
 @contextmanager
 def building(view: Path) -> Iterator[Path]:
-    """Give an empty directory to build a version in; it is removed unless it was published."""
+    """Yield an empty directory to build a version in; remove it unless it was published."""
     home = view.with_name(view.name + ENDING)
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -153,10 +153,10 @@ def building(view: Path) -> Iterator[Path]:
 
 
 def publish(view: Path, work: Path, fingerprint: str) -> Path:
-    """Make a complete directory the current version; remove old versions that nobody reads."""
+    """Make a complete directory the current version; remove old versions that no process reads."""
     (work / OWNER).unlink(missing_ok=True)
     version = version_place(view, fingerprint)
-    if version.is_dir():  # a damaged one: whole ones are used again
+    if version.is_dir():  # a damaged version; complete ones are reused
         shutil.rmtree(version)
     work.rename(version)
     point(view, version)
@@ -164,10 +164,10 @@ def publish(view: Path, work: Path, fingerprint: str) -> Path:
 
 
 def point(view: Path, version: Path) -> None:
-    """Make a version the current one, in one step, and remove old ones."""
+    """Make a version the current one, in one step, and remove old versions."""
     if view.is_symlink() and _followed(view) == version:
         return
-    os.utime(version / "manifest.json")  # the order of versions is that of their manifests
+    os.utime(version / "manifest.json")  # versions are ordered by the time of their manifests
     _make_room(view)
     fresh = version.parent / f"{secrets.token_hex(8)}.link"
     try:
@@ -184,7 +184,7 @@ def point(view: Path, version: Path) -> None:
 
 
 def _make_room(view: Path) -> None:
-    """Make a version of a directory that stands where the link belongs; remove an empty one."""
+    """Turn a directory at the path of the link into a version; remove an empty directory."""
     if view.is_symlink() or not view.exists():
         return
     if not any(view.iterdir()):
@@ -195,7 +195,7 @@ def _make_room(view: Path) -> None:
     version = version_place(view, found[1] if found else f"earlier-{secrets.token_hex(4)}")
     if version.exists():
         version = version.with_name(f"earlier-{secrets.token_hex(4)}")
-    logger.info("the data set that stood at %s is kept as %s", view, version)
+    logger.info("the earlier data set at %s is kept as %s", view, version)
     view.rename(version)
 
 

@@ -1,4 +1,4 @@
-"""The built-in shop: a generator of click logs whose truth is known.
+"""The built-in shop: a generator of click logs with known tastes of the users.
 
-Not the reading of logs. Below: the words. Above: data, which prepares its log like any other.
+`prepare` reads its log like any other log.
 """

@@ -1,16 +1,16 @@
-"""The built-in shop: a seeded click log, its catalogue and the planted truth, of any size.
+"""The built-in shop: a seeded click log, its catalogue and the true tastes of users, of any size.
 
-Not a data set to publish results on: a shop to start with, to test with and to load the machinery
-with. The one idea: all that a user does follows from uniform draws of a generator seeded by (seed,
-user number), so that a block of users is simulated at once, slate by slate, with NumPy, and the
-rows do not depend on how the users were cut into blocks. `prepare` calls `generate`.
+It serves first steps, tests and load tests; it is no data set for publications. The one idea: a
+user's behaviour is a function of uniform random numbers seeded by (seed, user number). So NumPy
+simulates a block of users at once, slate by slate, and the rows do not depend on the blocks.
+`prepare` calls `generate`.
 
-How shoppers behave. A user has one to four tastes (an aisle or a leaf, with a favourite colour and
-price level); a visit serves one of them, or is a stray look. Within a visit they stay in a leaf or
-go on to what goes with it. The shop fills slates from the visit's leaf (or its query's), from what
-stands next to the last clicked item, from the popular, from the unknown, and from the leaf clicked
-last, and this feedback loop grows over the days while the unknown shrinks: what is shown narrows,
-the tastes do not.
+Behaviour. A user has one to four tastes (an aisle or a leaf, with a favourite colour and price
+level). A visit serves one taste, or it is a stray visit. Within a visit the user stays in a leaf or
+moves to a leaf that goes with it. The shop fills slates from several sources: the leaf of the visit
+or query, neighbours of the last clicked item, popular items, random items, and the leaf clicked
+last. The share of the last source, a feedback loop, grows over the days while the share of random
+items falls. So the shown items narrow, but the tastes do not.
 """
 
 from __future__ import annotations
@@ -56,48 +56,59 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 SLATES_PER_USER: Final = 4.7
+"""Mean number of slates per user."""
 MAX_SLATES: Final = 40
+"""Most slates of a user."""
 USERS_PER_BLOCK: Final = 4_000
-"""Users a Ray task simulates at once: some 160,000 rows."""
+"""Users that a Ray task simulates at once; they give about 160,000 rows."""
 
 SLATE: Final = 6
+"""Items in a slate."""
 NUM_CANDIDATES: Final = 18
-"""Drawn for each slate; the first SLATE distinct ones that are on sale are shown."""
+"""Candidates per slate; the first SLATE distinct ones on sale are shown."""
 NUM_RESERVES: Final = 6
-"""Of the candidates, the last ones: popular or drawn all alike, should a leaf have too few."""
+"""Number of last candidates that are popular or random, in case a leaf has too few items."""
 NEW_VISIT: Final = 0.6
-"""Probability that a slate opens a new visit rather than continuing the last."""
+"""Probability that a slate starts a new visit."""
 STRAY: Final = 0.08
+"""Probability that a visit is outside the user's tastes."""
 QUERY: Final = 0.35
+"""Probability that a visit starts with a query."""
 QUERY_COLOUR: Final = 0.5
+"""Probability that a query names a colour."""
 MAX_TASTES: Final = 4
+"""Most tastes of a user."""
 NUM_TASTES: Final = (0.25, 0.35, 0.25, 0.15)
 """Shares of users with 1, 2, 3 and 4 tastes."""
 MOVES: Final = (0.55, 0.80, 0.92)
-"""Cumulative: stay in the leaf, go to the next leaf, to its partner; else back to the taste."""
+"""Cumulative probabilities to stay in the leaf, move to the next leaf, move to its partner. The
+rest returns to the taste."""
 COMPANION: Final = 0.22
-"""Share of the candidates from beside the last clicked item."""
+"""Share of candidates that are neighbours of the last clicked item."""
 LOOP: Final = (0.05, 0.50)
-"""Share from the leaf clicked last, on the first and on the last day: the feedback loop."""
+"""Share of candidates from the leaf clicked last (feedback loop), on the first and last day."""
 STEER: Final = 0.9
-"""Probability, on the last day, that a visit without a search begins in the leaf clicked last,
-where the shop opens, and not in a taste; it grows from 0."""
+"""Probability on the last day that a visit without a query starts in the leaf clicked last instead
+of a taste; it grows from 0."""
 POPULAR: Final = 0.15
+"""Share of candidates sampled by popularity."""
 EXPLORE: Final = (0.32, 0.02)
-"""Share of items drawn all alike, on the first and on the last day."""
+"""Share of candidates sampled uniformly, on the first and last day."""
 HOURS: Final = (3, 2, 1, 1, 1, 2, 4, 7, 9, 9, 9, 10, 12, 11, 9, 9, 10, 12, 15, 18, 20, 19, 13, 7)
 """Relative number of visits by hour of the day, UTC."""
 LIKES: Final = (0.88, 0.62, 0.45, 0.05)
-"""Click probability of an examined item of the visit's leaf, of what goes with it, of any taste of
-the user, and of anything else; the leanings scale it."""
+"""Click probability of an examined item from the visit's leaf, from a leaf that goes with it, from
+any taste of the user, and from elsewhere; colour, price and quality scale it."""
 CART: Final = 0.4
+"""Probability that a click becomes a cart event; colour, price and quality scale it."""
 PURCHASE: Final = 0.5
+"""Probability that a cart event becomes a purchase."""
 
 _GOLDEN: Final = (5**0.5 - 1) / 2
 
 
 class _Draws(NamedTuple):
-    """The uniform draws of a slate, a row each: [rows] or, for grids, [rows, width]."""
+    """Uniform random numbers, one row per slate: [rows], or [rows, width] for several items."""
 
     visit: Floats
     day: Floats
@@ -120,7 +131,7 @@ class _Draws(NamedTuple):
     delay: Floats
 
     def rows(self, index: Ints) -> _Draws:
-        """Return the draws of some slates."""
+        """Return the random numbers of some slates."""
         return _Draws(*(draw[index] for draw in self))
 
 
@@ -129,34 +140,34 @@ _WIDTHS: Final = (*(1,) * 11, *(NUM_CANDIDATES,) * 2, *(SLATE,) * 6)
 
 @dataclass(frozen=True)
 class Shoppers:
-    """A block of U users: their planted tastes, and all the chance of their lives."""
+    """A block of U users: their true tastes, and the random numbers of their behaviour."""
 
     number: Ints
     num_slates: Ints
     taste_first: Ints
     """[U, MAX_TASTES] first leaf of each taste."""
     taste_last: Ints
-    """[U, MAX_TASTES] leaf after the last of each taste; equal to the first where there is none."""
+    """[U, MAX_TASTES] leaf after the last leaf of each taste; equal to the first = no taste."""
     weights: Floats
-    """[U, MAX_TASTES] rows sum to 1, heaviest first; 0 where there is no taste."""
+    """[U, MAX_TASTES] weights of tastes, largest first; rows sum to 1; 0 = no taste."""
     colour: Ints
     price_level: Ints
-    """[U, MAX_TASTES] favourite brand level: 0 cheapest, NUM_BRANDS - 1 dearest."""
+    """[U, MAX_TASTES] favourite brand: 0 = cheapest, NUM_BRANDS - 1 = most expensive."""
     draws: _Draws
-    """A row a slate, user after user."""
+    """One row per slate, one user after another."""
 
 
 @dataclass
 class _Minds:
-    """What changes while U users browse; -1 stands for nothing yet."""
+    """State of U users while they browse; -1 = nothing yet."""
 
     time: Ints
     visit: Ints
     taste: Ints
     leaf: Ints
-    """Leaf that the user has in mind for the coming slate."""
+    """Leaf that the user wants in the next slate."""
     query: Ints
-    """leaf * (colours + 1) + colour + 1, colour + 1 = 0 when the query names none."""
+    """leaf * (colours + 1) + colour + 1; colour + 1 is 0 if the query names no colour."""
     clicked: Ints
     """Item clicked last in this visit."""
     habit: Ints
@@ -164,7 +175,7 @@ class _Minds:
 
 
 class _PartNames(FilenameProvider):
-    """Name the shards by number alone, so that the same shop stands in the same files."""
+    """Name shards by number, so equal shops have equal file names."""
 
     def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
         return f"part-{task_index:06d}.parquet"
@@ -173,13 +184,12 @@ class _PartNames(FilenameProvider):
 def generate(out: Path, *, num_events: int, seed: int) -> tuple[Path, Path]:
     """Write the shop with Ray Data: `out/clicks/`, `out/items/` and `out/truth/`, all Parquet.
 
-    Nothing but the catalogue is held in memory. Ray must be initialised. Files of an earlier shop
-    in the same place are replaced.
+    Memory holds only the catalogue. Ray must run. Existing files in `out` are replaced.
 
     Args:
-        out: absolute; visible to all nodes.
-        num_events: rows of the log to aim at, within a tenth; see `size` for what else grows.
-        seed: equal seeds give equal rows, on any cluster.
+        out: Absolute path that all nodes see.
+        num_events: Approximate number of log rows, within 10 %; see `size`.
+        seed: Random seed; equal seeds give equal rows on any cluster.
 
     Returns:
         The directories of the click log and of the catalogue.
@@ -208,13 +218,13 @@ def generate(out: Path, *, num_events: int, seed: int) -> tuple[Path, Path]:
 
 
 def size(num_events: int, *, seed: int) -> tuple[int, int]:
-    """Return the numbers of users and items of a shop with some number of log rows.
+    """Return the numbers of users and items for a number of log rows.
 
-    Users grow in proportion (about 40 rows a user), items with the power 0.6 of the rows: about
-    100 at 1,000 rows, 1,200 at 60,000 and 10^5 at 10^8.
+    The number of users is proportional to the rows (about 40 rows per user). The number of items
+    grows with the power 0.6 of the rows: about 100 at 1,000 rows, 1,200 at 60,000, 10^5 at 10^8.
     """
     num_items = round(1_200 * (num_events / 60_000) ** 0.6)
-    # as measured: 6 impressions and what follows; fewer clicks where there is less to choose from
+    # measured: 6 impressions and the events that follow; small catalogues get fewer clicks
     rows_per_slate = 8.7 - 13.5 / num_items**0.5
     target = num_events / rows_per_slate
     most = int(1.1 * target / SLATES_PER_USER) + MAX_SLATES
@@ -223,10 +233,10 @@ def size(num_events: int, *, seed: int) -> tuple[int, int]:
 
 
 def _num_slates(users: Ints, *, seed: int) -> Ints:
-    """Return how many slates each user sees: at least 2, heavy-tailed, evenly spread over users.
+    """Return the number of slates of each user: at least 2, with a heavy tail.
 
-    The golden-ratio sequence stands in for independent draws: any run of users has nearly the mean,
-    which is what makes the number of rows hit its aim in small shops too.
+    The golden-ratio sequence replaces independent random numbers: any range of users has nearly the
+    mean, so the number of rows is close to the target in small shops too.
     """
     offset = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,))).random()
     quantile = (users * _GOLDEN + offset) % 1.0
@@ -234,7 +244,7 @@ def _num_slates(users: Ints, *, seed: int) -> Ints:
 
 
 def draw_shoppers(users: Ints, *, seed: int) -> Shoppers:
-    """Draw the tastes of users given by number, and the chance of all that they will do."""
+    """Draw the tastes of users given by number, and the random numbers of their behaviour."""
     num_slates = _num_slates(users, seed=seed)
     head = np.empty((len(users), len(AISLES) + 1 + 5 * MAX_TASTES))
     body = np.empty((num_slates.sum(), sum(_WIDTHS)))
@@ -250,7 +260,7 @@ def draw_shoppers(users: Ints, *, seed: int) -> Shoppers:
     narrow, within, colour, level, weight = grids
     fame = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
     share = fame.permutation(1 / np.arange(1, len(AISLES) + 1) ** 0.7)
-    # Gumbel's trick: the largest of log share + noise are draws without replacement
+    # Gumbel's trick: the largest values of log share + noise are a sample without replacement
     aisle = np.argsort(-(np.log(share) - np.log(-np.log(chance))), axis=1)[:, :MAX_TASTES]
     first, last = AISLE_START[aisle], AISLE_START[aisle + 1]
     leaf = first + (within * (last - first)).astype(np.int64)
@@ -273,12 +283,12 @@ def draw_shoppers(users: Ints, *, seed: int) -> Shoppers:
 
 
 def click_log(shoppers: Shoppers, goods: Goods) -> pa.Table:
-    """Let the users browse; return their events in time order, user after user.
+    """Simulate the users; return their events in order of time, one user after another.
 
     Returns:
         Columns `user_id, item_id, timestamp` (int64, milliseconds since 1970-01-01 UTC), `event,
-        query` (null but for a visit's first slate, if it was a search), `session_id, slate_id,
-        position` (int32, 1 is the top).
+        query` (null, except in the first slate of a visit with a query), `session_id, slate_id,
+        position` (int32, 1 = top).
     """
     num_users = len(shoppers.number)
     nothing = np.full(num_users, -1)
@@ -314,11 +324,11 @@ def click_log(shoppers: Shoppers, goods: Goods) -> pa.Table:
 
 
 def planted_truth(shoppers: Shoppers) -> pa.Table:
-    """Return what the users really want, which is not what the shop came to show them.
+    """Return the true tastes of users, as opposed to the items that the shop showed.
 
     Returns:
-        Columns `user_id`, `tastes` (category paths, heaviest first), `weights` (sum to 1),
-        `colours` and `price_levels` (0 cheapest to 1 dearest), one for each taste, and `breadth`,
+        Columns `user_id`, `tastes` (category paths, largest weight first), `weights` (sum to 1),
+        `colours` and `price_levels` (0 = cheapest, 1 = dearest) of each taste, and `breadth`,
         the effective number of tastes: exp of the entropy of the weights, in [1, MAX_TASTES].
     """
     first, last, weights = shoppers.taste_first, shoppers.taste_last, shoppers.weights
@@ -338,7 +348,7 @@ def planted_truth(shoppers: Shoppers) -> pa.Table:
 
 
 def _visit_times(shoppers: Shoppers) -> Ints:
-    """Return the moment at which each slate would open a visit, in order for each user."""
+    """Return the time at which each slate would start a visit, in ascending order per user."""
     rhythm = np.concatenate([[0], np.cumsum(HOURS)]) / sum(HOURS)
     day = np.floor(shoppers.draws.day * NUM_DAYS)
     hour = np.interp(shoppers.draws.hour, rhythm, np.arange(len(HOURS) + 1))
@@ -350,7 +360,7 @@ def _visit_times(shoppers: Shoppers) -> Ints:
 def _make_up_minds(
     minds: _Minds, users: Ints, shoppers: Shoppers, draws: _Draws, start: Ints
 ) -> None:
-    """Open a visit or continue it: time, taste, the leaf in mind and perhaps a query."""
+    """Start or continue a visit: set time, taste, wanted leaf and query."""
     is_new = (minds.visit[users] < 0) | (draws.visit < NEW_VISIT)
     later = minds.time[users] + np.where(is_new, 45 * 60_000, 0)
     gap = (100_000 + 300_000 * draws.gap).astype(np.int64)
@@ -379,16 +389,16 @@ def _make_up_minds(
 
 
 def _fill_slates(minds: _Minds, users: Ints, draws: _Draws, goods: Goods) -> Ints:
-    """Return what the shop shows: [users, SLATE] item numbers, distinct, -1 where none is left.
+    """Return the shown items: [users, SLATE] distinct item numbers, -1 = none left.
 
-    Each candidate comes from one source: what stands next to the last clicked item, the leaf
-    clicked last (the feedback loop), all by popularity, all alike, else the visit's leaf or query.
+    Each candidate has one source, in this order: neighbours of the last clicked item, the leaf
+    clicked last (feedback loop), popular items, uniformly sampled items, the visit's leaf or query.
     """
     leaf, query = minds.leaf[users], minds.query[users]
     clicked, habit = minds.clicked[users], minds.habit[users]
     period = _period(minds.time[users])
     ramp = _ramp(minds.time[users])
-    guess = np.where(query >= 0, 0.2, 1.0)  # a search leaves less to guess
+    guess = np.where(query >= 0, 0.2, 1.0)  # with a query, other sources get smaller shares
     shares = (
         COMPANION * (clicked >= 0),
         (LOOP[0] + (LOOP[1] - LOOP[0]) * ramp) * (habit >= 0) * guess,
@@ -424,7 +434,7 @@ def _fill_slates(minds: _Minds, users: Ints, draws: _Draws, goods: Goods) -> Int
 
 
 def _wanted_range(leaf: Ints, query: Ints, period: Ints, goods: Goods) -> tuple[Ints, Ints]:
-    """Return the shelf range of the leaf, or of its colour when one is sought and in stock."""
+    """Return the item range of the leaf, or of its colour if the query names one in stock."""
     colour = query % (len(COLOURS) + 1) - 1
     cell = leaf * len(COLOURS) + np.maximum(colour, 0)
     first, last = goods.cell_start[cell], goods.cell_start[cell + 1]
@@ -437,7 +447,7 @@ def _wanted_range(leaf: Ints, query: Ints, period: Ints, goods: Goods) -> tuple[
 
 
 def _beside(clicked: Ints, leaf: Ints, pick: Floats, goods: Goods) -> Ints:
-    """Return one of the three items on the leaf's shelf beside the place of the clicked one."""
+    """Return one of the next three items in the leaf after the position of the clicked item."""
     home = goods.leaf[clicked]
     length = np.diff(goods.leaf_start)
     place = (clicked - goods.leaf_start[home]) * length[leaf] // length[home]
@@ -448,9 +458,9 @@ def _beside(clicked: Ints, leaf: Ints, pick: Floats, goods: Goods) -> Ints:
 def _respond(
     minds: _Minds, users: Ints, shoppers: Shoppers, draws: _Draws, slate: Ints, goods: Goods
 ) -> Bools:
-    """Return [users, SLATE, EVENTS]: which events happened to each shown item.
+    """Return [users, SLATE, EVENTS] bool: whether each event happened to each shown item.
 
-    An item at position p is examined with probability 1 / log2(1 + p), whatever it is.
+    An item at position p is examined with probability 1 / log2(1 + p).
     """
     shown, leaf = slate >= 0, goods.leaf[slate]
     wanted, taste = minds.leaf[users][:, None], minds.taste[users]
@@ -472,7 +482,7 @@ def _respond(
 
 
 def _waits(draws: _Draws) -> Ints:
-    """Return [users, SLATE, EVENTS] milliseconds from the slate to each event, under 100 s."""
+    """Return [users, SLATE, EVENTS] milliseconds from the slate to each event, below 100 s."""
     click = 4_000 + 8_000 * np.arange(SLATE) + 4_000 * draws.delay
     think = 12_000 + 12_000 * draws.delay
     waits = np.stack([0 * click, click, click + think, click + 2 * think], axis=2)
@@ -480,7 +490,7 @@ def _waits(draws: _Draws) -> Ints:
 
 
 def _remember(minds: _Minds, users: Ints, click: Bools, slate: Ints, goods: Goods) -> None:
-    """Keep the last click: it moves the visit on and feeds the loop."""
+    """Store the last click of each user; it sets the leaf of the visit and the feedback loop."""
     row = np.flatnonzero(click.any(axis=1))
     last = SLATE - 1 - np.argmax(click[row, ::-1], axis=1)
     item = slate[row, last]
@@ -493,7 +503,7 @@ def _period(time: Ints) -> Ints:
 
 
 def _ramp(time: Ints) -> Floats:
-    """Return how far the log has come: 0 on the first day, 1 after the last."""
+    """Return the elapsed share of the log: 0 on the first day, 1 after the last day."""
     return np.clip((time - START_MS) / (NUM_DAYS * DAY_MS), 0, 1)
 
 
@@ -514,7 +524,7 @@ def _as_table(
     visit: Ints,
     query: Ints,
 ) -> pa.Table:
-    """Turn the numbers into the names of the canonical click log."""
+    """Make the canonical click log from numbers."""
     user_ids = _user_ids(shoppers.number)
     names = user_ids.to_pylist()
     owner = np.repeat(np.arange(len(names)), shoppers.num_slates)

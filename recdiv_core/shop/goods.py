@@ -1,9 +1,9 @@
 """The goods of the built-in shop: categories, brands, colours, prices and readable titles.
 
-Not the log (synthetic.py makes the users and what they do). The one idea: items are numbered in
-shelf order, leaf by leaf and colour by colour, so that every department, aisle, leaf and
-(leaf, colour) is one contiguous range, and one cumulative sum a period draws from any of them.
-The public `item_id` is a shuffled number that says nothing of the shelf.
+generate.py simulates the users and writes the log. The one idea: items are numbered in shelf order,
+leaf by leaf and colour by colour. So each department, aisle, leaf and (leaf, colour) is one
+contiguous range, and one cumulative sum per period suffices to sample from any range. The public
+`item_id` is a shuffled number, independent of the shelf order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from recdiv_core.shop.words import (
 NUM_DAYS: Final = 75
 PERIOD_DAYS: Final = 3
 NUM_PERIODS: Final = NUM_DAYS // PERIOD_DAYS
-"""Popularity and availability are constant within a period."""
+"""Number of periods; popularity and availability are constant within a period."""
 START_MS: Final = 1_767_225_600_000
 """First moment of the log: 2026-01-01 00:00 UTC, in milliseconds."""
 DAY_MS: Final = 86_400_000
@@ -39,34 +39,37 @@ ZIPF_EXPONENT: Final = 1.4
 DRIFT: Final = 1.3
 """Amplitude of an item's slow wave of popularity, in nats."""
 NEW_ITEM_SHARE: Final = 0.12
+"""Share of items that arrive after the first day."""
 NOVELTY_BOOST: Final = 3.0
 """Factor on a new item's popularity in its first NOVELTY_PERIODS periods."""
 NOVELTY_PERIODS: Final = 2
 FOREIGN_SHARE: Final = 0.12
+"""Share of items with a foreign title."""
 NO_IMAGE_SHARE: Final = 0.2
+"""Share of items without an image."""
 
 
 @dataclass(frozen=True)
 class Goods:
-    """The catalogue as arrays in shelf order, V items; `cumulative` is what shoppers draw from."""
+    """The catalogue as arrays of V items in shelf order; shoppers sample from `cumulative`."""
 
     item_ids: NDArray[np.str_]
     leaf: NDArray[np.int64]
     colour: NDArray[np.int64]
     brand: NDArray[np.int64]
-    """Within the department: 0 cheapest, NUM_BRANDS - 1 dearest."""
+    """Brand within the department: 0 = cheapest, NUM_BRANDS - 1 = most expensive."""
     price: NDArray[np.float64]
     quality: NDArray[np.float64]
-    """In [0, 1]; the rating is 1 + 4 * quality."""
+    """Quality in [0, 1]; the rating is 1 + 4 * quality."""
     arrival: NDArray[np.int64]
-    """Period in which the item is first on sale; 0 = there from the beginning."""
+    """Period in which the item arrives; 0 = on sale from the start."""
     leaf_start: NDArray[np.int64]
     """[leaves + 1] first item of each leaf."""
     cell_start: NDArray[np.int64]
     """[leaves * colours + 1] first item of each (leaf, colour)."""
     cumulative: NDArray[np.float64]
-    """[periods, V + 1] cumulative popularity; row p rises from p to p + 1, so that the whole is one
-    sorted array and a draw in any range of any period is one search."""
+    """[periods, V + 1] cumulative popularity. Row p rises from p to p + 1, so the flat array is
+    sorted, and sampling from any range of any period is one search."""
 
     @property
     def num_items(self) -> int:
@@ -75,11 +78,11 @@ class Goods:
 
 
 def stock(num_items: int, *, seed: int) -> Goods:
-    """Fill the shelves: every leaf gets an item from the beginning, then Zipf shares.
+    """Make the items: each leaf gets one item on sale from the start, the rest by Zipf shares.
 
     Args:
-        num_items: at least len(LEAVES).
-        seed: equal seeds give equal goods.
+        num_items: Number of items, at least len(LEAVES).
+        seed: Random seed; equal seeds give equal goods.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     num_leaves, num_colours = len(LEAVES), len(COLOURS)
@@ -116,7 +119,7 @@ def stock(num_items: int, *, seed: int) -> Goods:
 def _cumulative_popularity(
     arrival: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Zipf ranks times each item's own slow wave; nothing before arrival, a boost after it."""
+    """Return `Goods.cumulative`: Zipf shares times a slow wave, 0 before arrival, boosted after."""
     rank = rng.permutation(len(arrival)) + 1
     phase, speed = rng.random(len(arrival)), rng.uniform(0.3, 0.8, len(arrival))
     age = np.arange(NUM_PERIODS)[:, None] - arrival

@@ -1,9 +1,9 @@
 """The words of the built-in shop: its categories, brands, colours and languages.
 
-Not the items made from them (synthetic_catalogue.py). The one idea: departments hold aisles and
-aisles hold leaves, in the order in which people buy them, so that a place in the order is a number
-and its neighbours are what goes with it. A department's imports speak one language; foreign words
-are written as escapes, next to their English, to keep the source plain ASCII.
+goods.py makes the items from them. The one idea: departments hold aisles and aisles hold leaves, in
+the order in which people buy them. So the number of a leaf is its position in this order, and its
+neighbours go with it. The imported goods of a department have titles in one foreign language.
+Foreign words are escapes beside their English, which keeps the source plain ASCII.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Leaf(NamedTuple):
 
 
 class Aisle(NamedTuple):
-    """A mid-level category; its leaves stand in the order in which people buy them."""
+    """A mid-level category; its leaves are in the order in which people buy them."""
 
     department: str
     name: str
@@ -280,7 +280,7 @@ FEATURES: Final = ("compact", "classic", "deluxe", "slim", "large", "travel")
 
 
 class Language(NamedTuple):
-    """How a department's imports are titled; `colours` are in the order of COLOURS."""
+    """Title pattern and words of a department's imports; `colours` are in the order of COLOURS."""
 
     pattern: str
     colours: tuple[str, ...]
@@ -370,7 +370,7 @@ LANGUAGES: Final = {
     "Toys": _JAPANESE,
 }
 NUM_BRANDS: Final = 8
-"""Brands a department; brand 0 is the cheapest, the last the dearest."""
+"""Brands per department; brand 0 is the cheapest, the last one the most expensive."""
 DEPARTMENTS: Final = tuple(LANGUAGES)
 BRANDS: Final = {
     department: tuple(
@@ -383,9 +383,9 @@ BRANDS: Final = {
 
 LEAVES: Final = tuple(leaf for aisle in AISLES for leaf in aisle.leaves)
 LEAF_AISLE: Final = np.repeat(np.arange(len(AISLES)), [len(aisle.leaves) for aisle in AISLES])
-"""Aisle of each leaf; an aisle's leaves are neighbours."""
+"""Aisle of each leaf; the leaves of an aisle are neighbours."""
 AISLE_START: Final = np.searchsorted(LEAF_AISLE, np.arange(len(AISLES) + 1))
-"""First leaf of each aisle, and the number of leaves at the end."""
+"""[aisles + 1] first leaf of each aisle; the last entry is the number of leaves."""
 AISLE_PATHS: Final = tuple(f"{aisle.department} > {aisle.name}" for aisle in AISLES)
 LEAF_PATHS: Final = tuple(
     f"{AISLE_PATHS[aisle]} > {leaf.name}" for aisle, leaf in zip(LEAF_AISLE, LEAVES, strict=True)
@@ -393,7 +393,7 @@ LEAF_PATHS: Final = tuple(
 NEXT_LEAF: Final = np.concatenate(
     [np.roll(np.arange(first, last), -1) for first, last in itertools.pairwise(AISLE_START)]
 )
-"""What is looked at after a leaf: the next one in its aisle, the first after the last."""
+"""Leaf that users visit after each leaf: the next one in its aisle, cyclically."""
 _NEXT_AISLE: Final = np.arange(len(AISLES)).reshape(len(DEPARTMENTS), -1)
 PARTNER_LEAF: Final = AISLE_START[np.roll(_NEXT_AISLE, -1, axis=1).ravel()][LEAF_AISLE]
-"""What goes with a leaf: the first leaf of its department's next aisle."""
+"""Leaf that goes with each leaf: the first leaf of the next aisle of its department."""

@@ -1,11 +1,11 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""What a shard's train, val and test rows say of one another, without the log they came from.
+"""Consistency of a shard's train, val and test rows, checked without the click log.
 
-Not prepare's audit (audit.py), which has the staged events. A history is all that came before a
-request, so the files bear each other out: a user's train events are the core part of the history
-of the first request; the test history is the val history and what was held out for val. Whoever
-edits a file, or makes one with the future in it, breaks that. V items; a key is user * V + item.
+A history holds all events before a request. So a user's train events are the core part of the
+history of the first request, and the test history is the val history plus the events held out for
+val. An edited file, or a file with future events, breaks these equalities. preparing.py checks the
+files against the staged events instead. V items; a key is user * V + item.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, USER_ID
 
 HELD_OUT: Final = ("val", "test")
 MIN_DISTINCT: Final = 5
-"""Distinct items of a history from which it is hardly the same by chance."""
+"""Fewest distinct items of a history that is compared: shorter ones are equal by chance."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Shard:
     """The rows of some users in all three splits.
 
     Attributes:
-        user_ids: the users, once each; a user's place in it is the code.
+        user_ids: Distinct users; a user's index here is the user's code.
         train: TRAIN_EXAMPLE rows.
-        evals: EVAL_EXAMPLE rows of val and test, one a user.
-        num_rows: rows of each split, before further rows of a user were left out.
-        again: users with more than one row in val or in test.
+        evals: EVAL_EXAMPLE rows of val and test, one per user.
+        num_rows: Rows of each split, including repeated rows of a user.
+        again: Users with more than one row in val or in test.
     """
 
     user_ids: pa.Array
@@ -51,22 +51,22 @@ class Shard:
     again: list[str]
 
     def codes(self, table: pa.Table) -> Any:
-        """Return the code of each row's user."""
+        """Return the code of the user of each row."""
         found = pc.index_in(table[USER_ID].combine_chunks(), self.user_ids)
         return found.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def list_shards(prepared: Path) -> list[str]:
-    """Return the names of the shards; not every one is in every split."""
+    """Return the names of the shards; a split may lack some of them."""
     paths = [path for name in ("train", *HELD_OUT) for path in (prepared / name).glob("part-*")]
     return sorted({path.name for path in paths})
 
 
 def read_shard(prepared: Path, name: str) -> Shard:
-    """Read the files of one name: a user's rows are in one shard.
+    """Read the files of one name in all splits; they hold all rows of their users.
 
     Raises:
-        UserError: a damaged file; its footer may be whole all the same.
+        UserError: A file is damaged.
     """
     tables: dict[str, pa.Table] = {}
     for part in ("train", *HELD_OUT):
@@ -91,12 +91,12 @@ def _read_rows(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         return pq.read_table(path).combine_chunks()
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())  # Arrow's may be of several lines
+        reason = " ".join(str(error).split())  # messages of Arrow may have several lines
         raise UserError(f"{path} is damaged: {reason}; run pipelines.prepare again") from None
 
 
 def list_strays(shard: Shard, num_items: int) -> list[str]:
-    """Return the item indices that no item of the catalogue has."""
+    """Return the item indices that are not in the catalogue."""
     columns = [shard.train["items"]]
     columns += [table[name] for table in shard.evals.values() for name in ("history", "targets")]
     items = np.concatenate([pc.list_flatten(column).to_numpy() for column in columns])
@@ -104,13 +104,13 @@ def list_strays(shard: Shard, num_items: int) -> list[str]:
 
 
 def train_keys(shard: Shard, num_items: int) -> Any:
-    """Return the keys of the train events; what rows repeat as context counts once."""
+    """Return the keys of the train events; an item that a row repeats as context counts once."""
     keys = key_lists(shard.train, "items", shard.user_ids, num_items)
     return keys[~mark_repeated(shard.train)]
 
 
 def check_shard(shard: Shard, in_core_V: Any) -> list[Finding]:
-    """Check a shard in which no item is a stray; `in_core_V`: [V] bool, items that train has."""
+    """Check a shard whose items are all in the catalogue; `in_core_V`: [V] bool, items of train."""
     num_items = len(in_core_V)
     train = train_keys(shard, num_items)
     has_train_B = np.zeros(len(shard.user_ids), dtype=bool)
@@ -160,10 +160,10 @@ def _count_cold(
 
 
 def _check_requests(shard: Shard, num_items: int) -> Finding:
-    """Compare val with test rows of the same user: R users who have both.
+    """Compare the val row with the test row of each of the R users who have both.
 
-    The test history begins with the val history; what follows was held out for val, so that the
-    val targets stand there: all of it, or of a query's request those that the query led to.
+    The test history begins with the val history. The rest was held out for val, so it holds the
+    val targets: exactly, or for a request with a query at least.
     """
     codes = [shard.codes(shard.evals[name]) for name in HELD_OUT]
     both, val_rows, test_rows = np.intersect1d(*codes, assume_unique=True, return_indices=True)
@@ -191,7 +191,7 @@ def _check_requests(shard: Shard, num_items: int) -> Finding:
 
 
 def hash_histories(shard: Shard, num_items: int) -> tuple[Any, Any]:
-    """Hash all that is known of each user, for users with MIN_DISTINCT items or more.
+    """Hash the complete history of each user with at least MIN_DISTINCT distinct items.
 
     Returns:
         Hashes, and the codes of their users.
@@ -199,7 +199,7 @@ def hash_histories(shard: Shard, num_items: int) -> tuple[Any, Any]:
     num_users = len(shard.user_ids)
     parts: list[Any] = []
     is_taken_B = np.zeros(num_users, dtype=bool)
-    for name in reversed(HELD_OUT):  # the test row knows most of a user
+    for name in reversed(HELD_OUT):  # the test row has the longest history
         table = shard.evals[name]
         for column in ("history", "targets"):
             keys = key_lists(table, column, shard.user_ids, num_items)
@@ -217,7 +217,7 @@ def hash_histories(shard: Shard, num_items: int) -> tuple[Any, Any]:
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[Any, Any]:
-    """Return the entries of a list column, one after another, and where each list begins."""
+    """Return the entries of a list column, one after another, and the offset of each list."""
     offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(column).to_numpy())])
     return pc.list_flatten(column).to_numpy(), offsets.astype(np.int64)
 

@@ -1,11 +1,11 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""Doubles: the same title, a title but for one character, the same list of numbers.
+"""Duplicates: equal titles, titles that differ in one character, equal lists of numbers.
 
-Not what a double means (recdiv_core/audit.py). The one idea: equal things have equal hashes, so
-that doubles are neighbours in one sorted array and no pair of items is ever looked at. Hashes are
-64-bit sums over positions, modulo 2^64; titles of any script are handled by code point. N rows one
-after another, T titles.
+prepared.py decides what a duplicate means. The one idea: equal values have equal hashes, so
+duplicates are neighbours in one sorted array, and pairs of items are never compared. Hashes are
+64-bit sums over positions, modulo 2^64. Titles of any script are handled by code point.
+N rows one after another, T titles.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 MIN_LETTERS: Final = 10
-"""Letters and digits of a title below which one of them is no tiny part."""
+"""Fewest letters and digits of a compared title: in shorter ones, one character matters."""
 VARIANTS_A_PASS: Final = 10_000_000
-"""Hashes held at once: some 40 bytes each while they are sorted."""
+"""Hashes held at once; each takes about 40 bytes while they are sorted."""
 TITLES_A_CHUNK: Final = 16_384
 
 BASE: Final = np.uint64(0x9E3779B97F4A7C15)  # odd, hence with an inverse modulo 2^64
@@ -29,7 +29,7 @@ SHIFTS: Final = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 def normalise(titles: pa.Array) -> pa.Array:
-    """Keep the letters, marks and digits of titles, in lower case and in one form of Unicode.
+    """Keep letters, marks and digits of titles, in lower case and one form of Unicode.
 
     >>> normalise(pa.array(["The  SOAP, No. 1!"])).to_pylist()
     ['the soap no 1']
@@ -56,11 +56,11 @@ def powers(count: int) -> Any:
 
 
 def hash_lists(values_N: Any, offsets: Any) -> Any:
-    """Return one uint64 a list: equal for equal lists, order and length included.
+    """Return one uint64 per list: equal for equal lists, including order and length.
 
     Args:
         values_N: [N] integers of all lists, one after another.
-        offsets: [L + 1] where each list begins and ends.
+        offsets: [L + 1] begin and end of each list.
     """
     lengths = np.diff(offsets)
     places = np.arange(len(values_N)) - np.repeat(offsets[:-1] - offsets[0], lengths)
@@ -71,7 +71,7 @@ def hash_lists(values_N: Any, offsets: Any) -> Any:
 
 
 def find_doubles(keys: Any) -> Any:
-    """Return the places of all keys that stand more than once, equal keys side by side."""
+    """Return the positions of all keys that occur more than once, equal keys side by side."""
     order = np.argsort(keys, kind="stable")
     is_same = np.diff(keys[order]) == 0
     is_double = np.concatenate([[False], is_same]) | np.concatenate([is_same, [False]])
@@ -79,18 +79,18 @@ def find_doubles(keys: Any) -> Any:
 
 
 def find_tiny_edits(titles: pa.Array) -> Any:
-    """Find pairs of titles that are equal when at most one character is left out of each.
+    """Find pairs of titles that are equal after at most one character is removed from each.
 
-    That is one character put in, left out, replaced or moved. Work and memory grow with the number
-    of characters, not with that of pairs: each title is hashed without each of its characters.
+    So one character was inserted, removed, replaced or moved. Each title is hashed without each of
+    its characters, so work and memory grow with the number of characters, not of pairs.
 
     Args:
-        titles: [T] normalised and distinct; spaces do not count, nor do titles of fewer than
+        titles: [T] normalised and distinct; spaces are ignored, and so are titles of fewer than
             MIN_LETTERS other characters.
 
     Returns:
-        [P, 2] int64 places of titles: a row joins neighbours among those that share a variant, so
-        that every title with such a double is in some row.
+        [P, 2] int64 positions of titles. A row joins neighbours among titles that share a
+        variant, so every title with such a duplicate is in some row.
     """
     letters = pc.replace_substring(titles, " ", "")
     lengths = pc.utf8_length(letters).to_numpy()
@@ -105,7 +105,7 @@ def find_tiny_edits(titles: pa.Array) -> Any:
         hashes, owners = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(hashes)
         hashes, owners = hashes[order], owners[order]
-        # wherever two titles share a hash, each of them stands beside another one somewhere
+        # a title that shares a hash is a neighbour of another such title
         is_pair = (hashes[1:] == hashes[:-1]) & (owners[1:] != owners[:-1])
         pairs.append(np.sort(np.stack([owners[:-1][is_pair], owners[1:][is_pair]], 1), axis=1))
     return np.unique(np.concatenate(pairs), axis=0)
@@ -114,11 +114,11 @@ def find_tiny_edits(titles: pa.Array) -> Any:
 def _variants(letters: pa.Array, first: int, number: int, num_passes: int) -> tuple[Any, Any]:
     """Hash titles whole and without each character; keep the hashes of one pass.
 
-    A title is sum c_j B^j. Without character i it is the part before i, and the part behind it
-    divided by B: both come from one cumulative sum.
+    A title is sum c_j B^j. Without character i it is the part before i plus the part after i
+    divided by B. Both parts come from one cumulative sum.
 
     Returns:
-        Hashes, and the places of their titles.
+        Hashes, and the positions of their titles.
     """
     lengths = pc.utf8_length(letters).to_numpy()
     codes = np.frombuffer("".join(letters.to_pylist()).encode("utf-32-le"), dtype="<u4")

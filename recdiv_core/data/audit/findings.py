@@ -1,8 +1,8 @@
-"""What an audit can find: the table of findings, how bad each is, and what to do about it.
+"""The table of findings: name, severity and remedy of everything that an audit can find.
 
 The checks are elsewhere: preparing.py for prepare, traces.py for the raw log, prepared.py for a
-prepared data set. A finding that was looked for and not there counts 0 and is ok; one that could
-not be looked for is absent. Findings add up over shards by their name.
+prepared data set. A finding with count 0 was checked and is ok. A missing finding could not be
+checked. Findings add up over shards by name.
 """
 
 from __future__ import annotations
@@ -33,58 +33,61 @@ ANY: Final[Mapping[str, tuple[Severity, str]]] = {
     "figures that prepare's audit counted otherwise": ("severe", AGAIN),
     "order-only log: no check against the clock": (
         "warning",
-        "give data.columns.timestamp real times, if the shop has them",
+        "map data.columns.timestamp to a column of real times, if there is one",
     ),
     "leave_last_out: train holds events later than other users' test events": (
         "warning",
-        "use split.protocol=temporal for figures to decide by; this one compares with literature",
+        "use split.protocol=temporal for decisions; leave_last_out serves comparisons with papers",
     ),
     "ties in time across a cut": (
         "warning",
-        "the order in a tie is the file's: use finer times, or split.protocol=temporal",
+        "ties keep the order of the file: use finer times, or split.protocol=temporal",
     ),
     "items seen before they were available": (
         "warning",
-        "mend the catalogue's available_from or the log's clock; it may be a date of relisting",
+        "correct available_from or the clock of the log; the date may be of a relisting",
     ),
     "users at an inhuman rate": (
         "warning",
-        "take them out of the click log, or out of data.events, before it teaches their taste",
+        "remove these users from the click log, or their kind of event from data.events",
     ),
     "click rate that depends on the position": (
         "warning",
-        "clicks are places as much as taste: mix positions at random for a share of the slates, "
-        "or weigh clicks by the inverse of their position's rate",
+        "clicks depend on the position as much as on taste: randomise positions in some slates, "
+        "or weight clicks by the inverse click rate of their position",
     ),
     "users with identical histories": (
         "warning",
-        "join the accounts in the click log: one person in train and test flatters the figures",
+        "merge the accounts in the click log: one person in train and test inflates metrics",
     ),
     "items that share their title": (
         "info",
-        "join them into one item, or read coverage as that of ids and not of goods",
+        "merge them into one item, or read coverage as coverage of ids, not of products",
     ),
     "items a tiny edit apart": (
         "info",
-        "variants of one product: join them, or cap them a slate by brand or category",
+        "variants of one product? merge them, or cap them by brand or category in a slate",
     ),
     "items of different titles with identical text vectors": (
         "info",
-        "the encoder cannot tell them apart: take one that reads their script, more "
+        "the encoder cannot distinguish them: use an encoder for their script, a larger "
         "model.text.max_tokens or more model.text.fields",
     ),
     "categories without a train event": (
         "info",
-        "nothing is learnt of them, and category_coverage counts them in its denominator",
+        "the model learns nothing about them; category_coverage still counts them",
     ),
 }
 
 OF_A_SPLIT: Final[Mapping[str, tuple[Severity, str]]] = {
     "held-out events in {split} histories": ("severe", AGAIN),
-    "cold users in {split}": ("info", "read the figures of cold users beside those of all"),
+    "cold users in {split}": (
+        "info",
+        "compare the metrics of cold users with the metrics of all users",
+    ),
     "cold items among {split} targets": (
         "info",
-        "text is all that is known of them; an id-only model cannot find them",
+        "only their text is known; a model without text cannot recommend them",
     ),
     "{split} targets that the user had before": (
         "info",
@@ -92,19 +95,19 @@ OF_A_SPLIT: Final[Mapping[str, tuple[Severity, str]]] = {
     ),
     "{split} targets nobody had seen before": (
         "info",
-        "no other user had met the item at the time: as cold as an item can be",
+        "no user had an event with the item before the request",
     ),
     "{split} targets before their item was available": (
         "warning",
-        "mend the catalogue's available_from or the log's clock; it may be a date of relisting",
+        "correct available_from or the clock of the log; the date may be of a relisting",
     ),
     "candidates not yet there at {split} requests": (
         "info",
-        "the whole catalogue is ranked, later arrivals too: leave those out of data.items, or "
-        "move the cuts later",
+        "the whole catalogue is ranked, including later arrivals: remove them from data.items, "
+        "or move the cuts later",
     ),
 }
-"""Findings of val and of test, each by itself."""
+"""Name -> severity and remedy of the findings that exist for val and for test."""
 
 CHECKS: Final[Mapping[str, tuple[Severity, str]]] = {
     **ANY,
@@ -114,19 +117,19 @@ CHECKS: Final[Mapping[str, tuple[Severity, str]]] = {
         for name, check in OF_A_SPLIT.items()
     },
 }
-"""Name -> how bad it is, and the remedy."""
+"""Name -> severity and remedy."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked for, how often it was found, and a few that show it.
+    """One check, its count and a few examples.
 
     Attributes:
-        name: a name of CHECKS; it says what is counted.
-        severity: of a count above 0; a count of 0 is shown as ok.
-        count: events, users, items ..., as the name says.
-        examples: user ids, item ids or names.
-        figures: what the count does not say; they add up over shards too.
+        name: Name in CHECKS; it says what is counted.
+        severity: Severity of a count above 0; a count of 0 is shown as ok.
+        count: Number of events, users or items, as the name says.
+        examples: User ids, item ids or names; at most NUM_EXAMPLES.
+        figures: Further numbers by name; they add up over shards too.
     """
 
     name: str
@@ -142,13 +145,13 @@ def find(
     examples: Iterable[str] = (),
     figures: Mapping[str, list[float]] | None = None,
 ) -> Finding:
-    """Make a finding of the table."""
+    """Make a finding with the severity of the table."""
     shown = list(examples)[:NUM_EXAMPLES]
     return Finding(name, CHECKS[name][0], int(count), shown, dict(figures or {}))
 
 
 def merge(parts: Iterable[Sequence[Finding]]) -> list[Finding]:
-    """Add the findings of all shards up, by name."""
+    """Sum the findings of all shards by name."""
     merged: dict[str, Finding] = {}
     for finding in (finding for part in parts for finding in part):
         before = merged.get(finding.name, replace(finding, count=0, examples=[], figures={}))
@@ -168,7 +171,7 @@ def merge(parts: Iterable[Sequence[Finding]]) -> list[Finding]:
 
 
 def to_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """Return findings as they stand in `audit.json`; one that counts 0 is ok."""
+    """Return findings as `audit.json` holds them; count 0 is ok."""
     rows: list[dict[str, Any]] = []
     for finding in findings:
         row = asdict(finding) | {"severity": finding.severity if finding.count else "ok"}
@@ -179,10 +182,10 @@ def to_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
 
 
 def from_json(tree: Any, place: str) -> list[Finding]:
-    """Return the findings of an `audit.json`, of an older version too.
+    """Return the findings of an `audit.json`, also from older versions.
 
     Raises:
-        UserError: it is no list of findings.
+        UserError: The file is no list of findings.
     """
     found: list[Finding] = []
     try:
@@ -200,6 +203,6 @@ def from_json(tree: Any, place: str) -> list[Finding]:
 
 
 def worst(findings: Iterable[Finding]) -> Severity:
-    """Return the highest severity of what was found."""
+    """Return the highest severity among findings with a count above 0."""
     found = [SEVERITIES.index(finding.severity) for finding in findings if finding.count]
     return SEVERITIES[max(found, default=0)]

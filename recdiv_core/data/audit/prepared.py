@@ -1,11 +1,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""The audit of a prepared data set: does it leak, and may its figures be trusted?
+"""The audit of a prepared data set: does it leak, and can its metrics be trusted?
 
-Not a repair: nothing is changed. It takes the data set as somebody hands it over: what prepare
-found with the raw log in hand is read from `audit.json`, all that the files themselves can tell is
-counted again from the shards, one at a time. In memory stand arrays of the size of the catalogue
-and 24 bytes a user. docs/audit.md says what each finding means.
+It changes nothing. Findings that need the raw log come from `audit.json`, which `prepare` wrote.
+All others are counted again from the shards, one shard at a time. Memory holds arrays of the size
+of the catalogue and 24 bytes per user. docs/audit.md explains each finding.
 """
 
 from __future__ import annotations
@@ -43,18 +42,18 @@ from recdiv_core.schema import ITEM_ID, ITEM_INDEX, Manifest, count_rows, read_m
 logger = logging.getLogger(__name__)
 
 MANY_DOUBLES: Final = 0.05
-"""Share of the catalogue from which doubled items are a warning."""
+"""Share of duplicate items in the catalogue above which they are a warning."""
 
 
 def audit(given: str) -> dict[str, object]:
     """Audit a prepared data set.
 
     Returns:
-        `prepared`, `findings` (the gravest first), `worst` (a severity) and `not_checked` (names of
-        what could not be looked for: no clock, no impressions, an older version of prepare).
+        `prepared`, `findings` (most severe first), `worst` (a severity) and `not_checked` (names of
+        checks that were impossible: no clock, no impressions, an older version of prepare).
 
     Raises:
-        UserError: not a prepared data set, or one that is not whole.
+        UserError: The directory is no prepared data set, or it is incomplete.
     """
     if not given:
         raise UserError("data.prepared is not set: give the directory that pipelines.prepare wrote")
@@ -79,10 +78,10 @@ def audit(given: str) -> dict[str, object]:
 
 
 def join(by_prepare: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
-    """Join prepare's findings with those of today, the gravest first.
+    """Join the findings of `prepare` with the recounted ones, most severe first.
 
-    What both counted and any edit of the files would move is compared; of two counts of the same
-    leak the larger stands.
+    Counts that exist in both and that an edit of the files would change are compared. Of two counts
+    of the same leak the larger one is reported.
     """
     before = {finding.name: finding for finding in by_prepare}
     plain = {name.format(split=split) for name in OF_A_SPLIT for split in consistency.HELD_OUT}
@@ -103,7 +102,7 @@ def join(by_prepare: Sequence[Finding], found: Sequence[Finding]) -> list[Findin
 
 
 def format_table(result: Mapping[str, Any]) -> str:
-    """Lay out the result of an audit for people."""
+    """Format the result of an audit as a table."""
     lines = [f"audit of {result['prepared']}", ""]
     for row in result["findings"]:
         count = f"{row['count']:>9,d}" if row["count"] else " " * 9
@@ -156,7 +155,7 @@ def _read_catalogue(prepared: Path, manifest: Manifest) -> pa.Table:
 
 
 def _hash_texts(prepared: Path) -> Any:
-    """Return [V] uint64 of the items' tokens: equal tokens are one vector to every encoder."""
+    """Return [V] uint64 hashes of the tokens of items: equal tokens give equal text vectors."""
     path = prepared / "tokens.arrow"
     try:
         with pa.memory_map(str(path)) as source:
@@ -174,7 +173,7 @@ def _hash_texts(prepared: Path) -> Any:
 
 
 def _audit_shards(prepared: Path, manifest: Manifest, table: pa.Table) -> tuple[list[Finding], Any]:
-    """Check every shard; count the train events of each item."""
+    """Check every shard and count the train events of each item."""
     num_rows = {name: count_rows(prepared, name) for name in ("train", *consistency.HELD_OUT)}
     in_core_V = table["popularity"].to_numpy() > 0
     popularity_V = np.zeros(len(table), dtype=np.int64)
@@ -186,7 +185,7 @@ def _audit_shards(prepared: Path, manifest: Manifest, table: pa.Table) -> tuple[
         shard = consistency.read_shard(prepared, name)
         strays = consistency.list_strays(shard, len(table))
         parts.append([find("items outside the catalogue", len(strays), strays)])
-        if strays:  # nothing else can be said of it
+        if strays:  # no other check is possible
             continue
         keys = consistency.train_keys(shard, len(table))
         popularity_V += np.bincount(keys % len(table), minlength=len(table))
@@ -208,7 +207,7 @@ def _audit_shards(prepared: Path, manifest: Manifest, table: pa.Table) -> tuple[
 
 
 def compare_with_manifest(manifest: Manifest, figures: Mapping[str, int]) -> Finding:
-    """Hold what was counted against what the manifest says."""
+    """Compare counts with the manifest."""
     tree: dict[str, Any] = manifest.model_dump()
     wrong: list[str] = []
     for name, counted in figures.items():
@@ -222,7 +221,7 @@ def compare_with_manifest(manifest: Manifest, figures: Mapping[str, int]) -> Fin
 def _audit_twins(
     prepared: Path, names: Sequence[str], places: Sequence[Any], num_items: int
 ) -> Finding:
-    """Find users of one history; look their names up in the shards again."""
+    """Find users with equal histories; their ids are read from the shards again."""
     hashes, shards, codes = (
         np.concatenate([part[field] for part in places] or [np.zeros(0, np.int64)])
         for field in ("f0", "f1", "f2")
@@ -241,7 +240,7 @@ def _audit_twins(
 
 
 def audit_popularity(table: pa.Table, popularity_V: Any) -> Finding:
-    """Hold the catalogue's popularity against the train shards: fitted there, or past the cut?"""
+    """Compare the popularity in the catalogue with the train events of the shards."""
     said_V = table["popularity"].to_numpy()
     is_wrong = (said_V != popularity_V) | (table["is_cold"].to_numpy() != (popularity_V == 0))
     wrong = np.flatnonzero(is_wrong)
@@ -253,7 +252,7 @@ def audit_popularity(table: pa.Table, popularity_V: Any) -> Finding:
 
 
 def audit_categories(table: pa.Table, popularity_V: Any, manifest: Manifest) -> list[Finding]:
-    """Hold the categories against the catalogue's texts, and find those that train knows not."""
+    """Compare categories with the texts of the catalogue; find categories without train events."""
     texts = (
         table["category"].to_pylist() if "category" in table.column_names else [None] * len(table)
     )
@@ -283,7 +282,7 @@ def audit_categories(table: pa.Table, popularity_V: Any, manifest: Manifest) -> 
 
 
 def audit_doubles(table: pa.Table, texts_V: Any) -> list[Finding]:
-    """Find items that are one to whoever looks at them: by title, or by text vector."""
+    """Find items that cannot be distinguished by title or by text vector."""
     titles = duplicates.normalise(table["title"].combine_chunks())
     encoded = titles.dictionary_encode()
     titles_V = encoded.indices.to_numpy().astype(np.int64)
@@ -293,7 +292,7 @@ def audit_doubles(table: pa.Table, texts_V: Any) -> list[Finding]:
     edits = duplicates.find_tiny_edits(encoded.dictionary)
     close = np.flatnonzero(np.isin(titles_V, edits))
     unclear = duplicates.find_doubles(texts_V)
-    # of the items of one vector, those that are not all of one title
+    # among items of one vector, those of several titles
     pairs = np.unique(np.stack([texts_V[unclear], titles_V[unclear].astype(np.uint64)]), axis=1)
     hashes, num_titles = np.unique(pairs[0], return_counts=True)
     unclear = unclear[np.isin(texts_V[unclear], hashes[num_titles > 1])]
@@ -310,7 +309,7 @@ def _show_edits(edits: Any, titles: pa.Array) -> list[str]:
 
 
 def _of_items(name: str, places: Any, keys_V: Any, ids: pa.Array) -> Finding:
-    """Make a finding of doubled items; a warning when they are many."""
+    """Make a finding of duplicate items; many duplicates make it a warning."""
     shown: dict[Any, list[str]] = {}
     for place in places[: 2 * NUM_EXAMPLES]:
         shown.setdefault(keys_V[place], []).append(ids[int(place)].as_py())

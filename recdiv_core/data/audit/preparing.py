@@ -1,10 +1,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""Prepare's audit: the examples as they were written, against the staged events and the clock.
+"""The audit inside `prepare`: compares the written examples with the staged events and the clock.
 
-Not the split (split.py): the files are read back and counted by another way than the one that made
-them. What needs the raw log's times is asked here too (was the item there yet, is the user human),
-for the prepared data set has none; recdiv_core/audit.py asks what the data set itself can answer.
+It reads the files back and counts by another way than split.py, which made them. It also runs the
+checks that need the times of the raw log (did the item exist yet, is the user human), because a
+prepared data set has no times. prepared.py runs the checks that need the data set alone.
 B users, N events, V items, R requests.
 """
 
@@ -32,26 +32,26 @@ logger = logging.getLogger(__name__)
 AVAILABLE_FROM: Final = "available_from"
 UNDATED: Final = np.iinfo(np.int64).min
 DAY_US: Final = 86_400_000_000
-"""How far a date may be off: dates have no hour and no zone."""
+"""Tolerance of a date in microseconds: dates have no hour and no time zone."""
 HOUR_S: Final = 3_600
 MIN_BUSY: Final = 60
-"""Events in an hour below which nobody is suspected: one a minute, the whole hour."""
+"""Fewest events in an hour of a suspicious user: one per minute."""
 FENCE: Final = 6.0
-"""Robust standard deviations of log busiest hours beyond which a user is no human."""
+"""Robust standard deviations of the log busiest hour above which a user counts as a robot."""
 MAD_FLOOR: Final = 0.4
-"""Least spread taken: half of the users within a factor of 1.5."""
+"""Smallest spread of log busiest hours: half of the users within a factor of 1.5."""
 MAD_TO_SD: Final = 1.4826
 MANY_UNBORN: Final = 0.05
-"""Share of ranked candidates not yet there from which figures need care."""
+"""Share of ranked candidates that do not exist yet, above which the finding is a warning."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """When items came, in microseconds; only of a log that has real times.
+    """Arrival times of items in microseconds; exists only for a log with real times.
 
     Attributes:
-        first_V: [V] int64, first seen in the log by any kind of event; traces.NEVER = never.
-        dated_V: [V] int64, the catalogue's `available_from`; UNDATED = it does not say.
+        first_V: [V] int64, time of the first event of any kind; traces.NEVER = no event.
+        dated_V: [V] int64, `available_from` of the catalogue; UNDATED = not given.
     """
 
     first_V: Any
@@ -59,14 +59,14 @@ class Clock:
 
     @property
     def born_V(self) -> Any:
-        """[V] int64: when the item was there at the latest; NEVER = nothing is known."""
+        """[V] int64: latest possible arrival of each item; NEVER = unknown."""
         return np.where(
             self.dated_V == UNDATED, self.first_V, np.minimum(self.first_V, self.dated_V)
         )
 
 
 def make_clock(first_V: Any, items: pa.Table) -> Clock:
-    """Join what the log shows of the items' arrival with what the catalogue says."""
+    """Combine the first events of items with the dates of the catalogue."""
     dated_V = np.full(len(first_V), UNDATED, dtype=np.int64)
     if AVAILABLE_FROM in items.column_names:
         found = timestamps.read_times(items[AVAILABLE_FROM].combine_chunks())
@@ -85,7 +85,7 @@ def audit_shard(
     is_cold_V: Any,
     clock: Clock | None = None,
 ) -> list[Finding]:
-    """Read back a shard's files and compare them with the events they were made of."""
+    """Read a shard's files back and compare them with the events that they were made from."""
     train = _read(work, "train", shard, TRAIN_EXAMPLE)
     evals = {name: _read(work, name, shard, EVAL_EXAMPLE) for name in ("val", "test")}
     num_items = len(is_cold_V)
@@ -123,10 +123,10 @@ def audit_shard(
 
 
 def audit_times(events: split.UserEvents, counts_B3: Any, part: int, clock: Clock) -> list[Finding]:
-    """Ask of a split's requests whether the items were there at the time.
+    """Check whether items existed at the time of a split's requests.
 
-    A request is made at its user's first held-out event. The count of candidates is that of pairs
-    (request, item of the catalogue that came later); items of unknown arrival are taken as there.
+    The time of a request is its user's first held-out event. Candidates are counted as pairs of a
+    request and an item that arrived later. Items of unknown arrival count as present.
     """
     name = "val" if part == split.VAL else "test"
     users_R = np.flatnonzero(counts_B3[:, part])
@@ -159,7 +159,7 @@ def audit_times(events: split.UserEvents, counts_B3: Any, part: int, clock: Cloc
 
 
 def audit_log(protocol: str, has_timestamps: bool) -> list[Finding]:
-    """Say what the log and the protocol themselves imply."""
+    """Return the findings that follow from the kind of log and the split protocol."""
     return [
         find("order-only log: no check against the clock", not has_timestamps),
         find(
@@ -170,7 +170,7 @@ def audit_log(protocol: str, has_timestamps: bool) -> list[Finding]:
 
 
 def audit_arrivals(clock: Clock, item_ids: pa.Array) -> Finding:
-    """Compare the catalogue's dates with the log."""
+    """Compare the dates of the catalogue with the first events in the log."""
     dated_V = np.maximum(clock.dated_V, UNDATED + DAY_US)  # no wrap-around
     early = np.flatnonzero(clock.first_V < dated_V - DAY_US)
     shown = item_ids.take(pa.array(early[:NUM_EXAMPLES])).to_pylist()
@@ -178,9 +178,9 @@ def audit_arrivals(clock: Clock, item_ids: pa.Array) -> Finding:
 
 
 def weigh(findings: Sequence[Finding], clock: Clock) -> list[Finding]:
-    """Make many unborn candidates a warning, when the catalogue itself dates its items.
+    """Raise the severity of many not yet existing candidates, if the catalogue dates its items.
 
-    Without its dates an item that few click only looks new.
+    Without dates, a rarely clicked item only looks new.
     """
     has_dates = bool((clock.dated_V != UNDATED).any())
     weighed: list[Finding] = []
@@ -195,7 +195,7 @@ def weigh(findings: Sequence[Finding], clock: Clock) -> list[Finding]:
 
 
 def count_busiest_hours(events: split.UserEvents) -> Any:
-    """Return [B] int64: the most events of each user within any 3600 seconds."""
+    """Return [B] int64: largest number of events of each user within any 3600 seconds."""
     seconds = (events.times_N - events.times_N.min()) // 1_000_000
     stride = int(seconds.max()) + HOUR_S
     keys = events.users_N * stride + seconds
@@ -204,7 +204,7 @@ def count_busiest_hours(events: split.UserEvents) -> Any:
 
 
 def sum_up_rates(events: split.UserEvents) -> dict[str, Any]:
-    """Return a shard's busiest hours as a histogram, and its busiest users."""
+    """Return the histogram of a shard's busiest hours, and its busiest users."""
     busiest_B = count_busiest_hours(events)
     values, counts = np.unique(busiest_B, return_counts=True)
     top = np.argsort(-busiest_B, kind="stable")[:NUM_EXAMPLES]
@@ -217,10 +217,10 @@ def sum_up_rates(events: split.UserEvents) -> dict[str, Any]:
 
 
 def audit_rates(parts: Sequence[dict[str, Any]]) -> Finding:
-    """Find users whose busiest hour no human has.
+    """Find users whose busiest hour is too busy for a human.
 
-    A busiest hour is too busy when it has MIN_BUSY events or more and lies more than FENCE robust
-    standard deviations (1.4826 * the median absolute deviation of the logarithms) above the median.
+    An hour is too busy when it has at least MIN_BUSY events and its logarithm lies more than FENCE
+    robust standard deviations (1.4826 * median absolute deviation) above the median.
     """
     values = np.concatenate([np.asarray(part["values"]) for part in parts])
     counts = np.concatenate([np.asarray(part["counts"]) for part in parts])
@@ -238,7 +238,7 @@ def audit_rates(parts: Sequence[dict[str, Any]]) -> Finding:
 
 
 def weighted_median(values: Any, counts: Any) -> float:
-    """Return the lower median of values that stand `counts` times each."""
+    """Return the lower median of values that occur `counts` times each."""
     order = np.argsort(values)
     reached = np.cumsum(counts[order])
     return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
@@ -253,7 +253,7 @@ def _read(work: str, name: str, shard: int, schema: pa.Schema) -> pa.Table:
 
 
 def key_lists(table: pa.Table, column: str, user_ids: pa.Array, num_items: int) -> Any:
-    """Return user * num_items + item of every entry of a list column."""
+    """Return user * num_items + item for every entry of a list column."""
     users = pc.index_in(table[USER_ID].combine_chunks(), user_ids).to_numpy(zero_copy_only=False)
     lengths = pc.list_value_length(table[column]).to_numpy()
     items = pc.list_flatten(table[column]).to_numpy()
@@ -261,7 +261,7 @@ def key_lists(table: pa.Table, column: str, user_ids: pa.Array, num_items: int) 
 
 
 def mark_repeated(train: pa.Table) -> Any:
-    """Mark the first item of a row that goes on with the user of the row before."""
+    """Mark the first item of a row whose user is the user of the previous row."""
     users = train[USER_ID].combine_chunks().dictionary_encode().indices.to_numpy()
     lengths = pc.list_value_length(train["items"]).to_numpy()
     is_repeated = np.zeros(int(lengths.sum()), dtype=bool)
@@ -271,7 +271,7 @@ def mark_repeated(train: pa.Table) -> Any:
 
 
 def find_excess(found: Any, allowed: Any) -> Any:
-    """Return the keys that stand more often in `found` than in `allowed`, once each."""
+    """Return the keys that occur more often in `found` than in `allowed`, once each."""
     keys, counts = np.unique(found, return_counts=True)
     allowed_keys, allowed_counts = np.unique(allowed, return_counts=True)
     places = np.searchsorted(allowed_keys, keys).clip(max=max(len(allowed_keys) - 1, 0))

@@ -1,8 +1,8 @@
-"""What a raw click log shows and a prepared data set does not keep: small sums of all sound rows.
+"""Sums over the raw click log that a prepared data set does not keep.
 
-Not the events that are learnt from (events.py): impressions count here too. When was each item
-first seen, and how often was each position shown and clicked? The read tasks sum over their rows,
-`merge_traces` over the tasks; `audit_positions` judges the clicks by position.
+All valid rows count, including impressions and other kinds of event that no model learns from. The
+sums are the first event of each item, and the impressions and clicks of each position. Read tasks
+sum over their rows, `merge_traces` over the tasks, and `audit_positions` checks the click rates.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from recdiv_core.data.audit.findings import Finding, find
 from recdiv_core.schema import EVENTS
 
 NUM_POSITIONS: Final = 100
-"""Positions from here on are not counted."""
+"""Number of counted positions; higher positions are ignored."""
 NEVER: Final = np.iinfo(np.int64).max
 MIN_SHOWN: Final = 100
-"""Impressions that a position needs to be compared."""
+"""Fewest impressions of a position that is compared."""
 MIN_RATIO: Final = 1.5
-"""Highest over lowest click rate that is worth a word."""
+"""Smallest ratio of the highest to the lowest click rate that is a finding."""
 MAX_Z: Final = 4.0
-"""Standard deviations beyond which chance is no explanation: one log in thirty thousand."""
+"""Standard deviations above which chance is ruled out: one log in thirty thousand."""
 
 
 @dataclass(frozen=True)
 class Sightings:
-    """Sound rows of a log: every kind of event, N of them.
+    """N valid rows of a log, of every kind of event.
 
     Attributes:
         items_N: item_index.
-        times_N: microseconds, or order numbers.
-        events_N: place in EVENTS, -1 = none given.
-        positions_N: as given; -1 = none, or no whole number below NUM_POSITIONS.
+        times_N: Microseconds, or order numbers.
+        events_N: Index in EVENTS, -1 = none given.
+        positions_N: Position in the slate; -1 = none, or no whole number below NUM_POSITIONS.
     """
 
     items_N: Any
@@ -46,11 +46,11 @@ class Sightings:
 
 
 class Traces:
-    """Sums of sightings of V items, which add.
+    """Sums over the events of V items; the sums of several tasks add.
 
     Attributes:
-        first_V: [V] int64, the earliest time that the item was seen; NEVER = never.
-        counts_2P: [2, NUM_POSITIONS] int64, impressions and clicks.
+        first_V: [V] int64, time of the first event of each item; NEVER = no event.
+        counts_2P: [2, NUM_POSITIONS] int64, impressions and clicks of each position.
     """
 
     def __init__(self, num_items: int) -> None:
@@ -58,20 +58,20 @@ class Traces:
         self.counts_2P = np.zeros((2, NUM_POSITIONS), dtype=np.int64)
 
     def add(self, seen: Sightings) -> None:
-        """Add some rows."""
+        """Add rows to the sums."""
         np.minimum.at(self.first_V, seen.items_N, seen.times_N)
         for row, kind in enumerate(("impression", "click")):
             is_kind = (seen.events_N == EVENTS.index(kind)) & (seen.positions_N >= 0)
             self.counts_2P[row] += np.bincount(seen.positions_N[is_kind], minlength=NUM_POSITIONS)
 
     def save(self, path: Path) -> None:
-        """Write what there is; items that were not seen take no space."""
+        """Write the sums; items without an event take no space."""
         items = np.flatnonzero(self.first_V != NEVER)
         np.savez(path, items=items, first=self.first_V[items], counts=self.counts_2P)
 
 
 def merge_traces(paths: Sequence[Path], num_items: int) -> Traces:
-    """Add up what the read tasks have saved."""
+    """Add up the sums that the read tasks saved."""
     total = Traces(num_items)
     for path in paths:
         with np.load(path) as part:
@@ -82,21 +82,21 @@ def merge_traces(paths: Sequence[Path], num_items: int) -> Traces:
 
 
 def clean_positions(numbers: Any) -> Any:
-    """Return [N] int64 positions of [N] float64 numbers; -1 where it is none that is counted."""
+    """Return [N] int64 positions from [N] float64 numbers; -1 = not a counted position."""
     is_position = (numbers >= 0) & (numbers < NUM_POSITIONS) & (numbers == np.floor(numbers))
     return np.where(is_position, numbers, -1).astype(np.int64)
 
 
 def audit_positions(counts_2P: Any) -> list[Finding]:
-    """Ask whether the click rate depends on the position; nothing without impressions.
+    """Check whether the click rate depends on the position; returns nothing without impressions.
 
-    It does when the rates differ by a factor of MIN_RATIO and chance is no explanation: the
-    chi-square statistic of positions against clicks, as a standard normal deviate (Wilson and
-    Hilferty, 1931), is above MAX_Z. The count is that of positions compared.
+    It does when the rates differ by a factor of MIN_RATIO and the chi-square statistic of positions
+    against clicks, as a standard normal deviate (Wilson and Hilferty, 1931), is above MAX_Z. The
+    count is the number of compared positions.
     """
     places = np.flatnonzero(counts_2P[0] >= MIN_SHOWN)
     shown, clicked = counts_2P[:, places].astype(np.float64)
-    clicked = np.minimum(clicked, shown)  # clicks without their impression
+    clicked = np.minimum(clicked, shown)  # some clicks have no impression
     if len(places) < 2 or not clicked.any():
         return []
     rates = clicked / shown
