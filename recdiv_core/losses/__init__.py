@@ -1,1 +1,1 @@
-"""What training minimises: relevance of the next item, and penalties on slates that are alike."""
+"""What training minimises: the relevance of the next item, and penalties on similar slates."""

@@ -1,13 +1,13 @@
 # pyright: strict
-"""Adversarial training: noise on embedding outputs, or on weights, that makes a loss worst.
+"""Adversarial training: noise on embedding outputs, or on weights, that raises a loss the most.
 
 Noise is an extra input of the model, added to the session tower's input vectors [R, W, D] or to the
-token embeddings [U, L, E]; its gradient is the embeddings' gradient. Nothing in the model is
-overwritten, so nothing has to be restored; only `awp` moves weights, and puts back saved copies.
-The noise climbs whichever scalar the caller backpropagates to it: the relevance loss (robustness of
-the ranking; He et al., 2018), the diversity penalty (what narrows the slate), or the trained sum
-of both. Not the model (models/) and not the whole step (training/step.py). Shapes: P places (any
-leading shape), D dims, N examples; a group number a place says whose example it is, -1 = none.
+token embeddings [U, L, E]; its gradient is the gradient of the embeddings. No parameter is
+overwritten, except by `awp`, which restores saved copies. The noise ascends the scalar that the
+caller backpropagates to it: the relevance loss (He et al., 2018), the diversity penalty, or the
+trained sum of both. Not the model (models/) and not the whole step (training/step.py). Shapes: P
+positions (any leading shape), D dims, N examples. A group number per position names its example;
+-1 = padding.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SHARES: Final[dict[str, Callable[[int], tuple[float, ...]]]] = {
 }
 """Kind -> share of each pass in the parameters' gradient, for K ascent steps.
 
-Shares sum to 1, so that learning rate and clipping mean what they mean without noise; a pass of
-share 0 reaches the noise alone. The cost is in forward and backward passes of plain training.
+Shares sum to 1, so that the learning rate and clipping keep their meaning. A pass of share 0 only
+moves the noise. The cost is in forward and backward passes of plain training.
 
 | kind   | passes                                              | cost  |
 |--------|-----------------------------------------------------|-------|
@@ -40,9 +40,9 @@ share 0 reaches the noise alone. The cost is in forward and backward passes of p
 | fgsm   | clean, noisy                                        | 2     |
 | pgd    | clean, K - 1 that move only the noise, noisy        | K + 1 |
 | freelb | K noisy, all of which train                         | K     |
-| awp    | clean; the step does all its parts twice, see `awp` | 2     |
+| awp    | clean; the step runs all parts twice, see `awp`     | 2     |
 
-The passes of pgd that move only the noise form no parameter gradients: less than a full pass each.
+Passes of pgd that move only the noise compute no parameter gradients and cost less than one pass.
 """
 
 
@@ -51,23 +51,22 @@ def fgm(
 ) -> torch.Tensor:
     """Make noise of length epsilon along each example's gradient.
 
-    `r = epsilon * g / |g|_2`, the norm over all places of an example: the worst noise of that
-    length for a linearised loss. Miyato, Dai & Goodfellow, 2017, Adversarial Training Methods for
-    Semi-Supervised Text Classification. It does not depend on the scale of the loss, hence neither
-    on loss scaling nor on how a batch is cut into parts.
+    `r = epsilon * g / |g|_2`, with the norm over all positions of an example: the worst noise of
+    that length for a linearised loss. Miyato, Dai & Goodfellow, 2017, Adversarial Training Methods
+    for Semi-Supervised Text Classification. The noise does not depend on the scale of the loss, so
+    neither loss scaling nor the split of a batch into parts changes it.
 
     Args:
         grad_PD: [..., D] gradient at the noise, of any floating type; scaled or not.
-        group_P: [...] int64 example of each place, in [0, num_groups); -1 = padding.
+        group_P: [...] int64 example of each position, in [0, num_groups); -1 = padding.
         num_groups: N.
         epsilon: length of an example's noise, >= 0, in the unit of the embeddings.
 
     Returns:
-        [..., D] float32 or wider. 0 at padding, and in all of an example whose gradient is 0 or not
-        finite anywhere.
+        [..., D] float32 or wider; 0 at padding, and for examples whose gradient is 0 or not finite.
 
     Raises:
-        ValueError: shapes that do not fit together, or a negative epsilon.
+        ValueError: shapes do not match, or epsilon is negative.
     """
     _check_length("epsilon", epsilon)
     return epsilon * _directions(grad_PD, group_P, num_groups)
@@ -76,9 +75,9 @@ def fgm(
 def fgsm(
     grad_PD: torch.Tensor, group_P: torch.Tensor, num_groups: int, *, epsilon: float
 ) -> torch.Tensor:
-    """Make noise of size epsilon a coordinate, with the gradient's signs.
+    """Make noise of size epsilon per coordinate, with the gradient's signs.
 
-    `r = epsilon * sign(g)`: the worst noise within epsilon a coordinate for a linearised loss.
+    `r = epsilon * sign(g)`: the worst noise within epsilon per coordinate for a linearised loss.
     Goodfellow, Shlens & Szegedy, 2015, Explaining and Harnessing Adversarial Examples. Arguments,
     result and degenerate cases as in `fgm`.
     """
@@ -96,16 +95,16 @@ def pgd_step(
     epsilon: float,
     step_size: float,
 ) -> torch.Tensor:
-    """Climb one step and return to the ball.
+    """Ascend by one step and project back onto the ball.
 
     `r <- project(r + step_size * g / |g|_2)`, where project shortens an example's noise to epsilon
     if it is longer. Madry et al., 2018, Towards Deep Learning Models Resistant to Adversarial
-    Attacks, in the L2 norm. A gradient that is 0 or not finite leaves its example's noise where it
-    is. From 0, and with step_size = epsilon, this is `fgm`.
+    Attacks, in the L2 norm. A gradient that is 0 or not finite does not move its example's noise.
+    From 0 and with step_size = epsilon, this is `fgm`.
 
     Args:
         noise_PD: [..., D] noise so far.
-        grad_PD: [..., D] gradient at it.
+        grad_PD: [..., D] gradient at that noise.
         group_P: see `fgm`.
         num_groups: N.
         epsilon: radius of the ball, >= 0.
@@ -115,7 +114,7 @@ def pgd_step(
         [..., D] float32 or wider, 0 at padding.
 
     Raises:
-        ValueError: shapes that do not fit together, or a negative length.
+        ValueError: shapes do not match, or a length is negative.
     """
     _check_length("epsilon", epsilon)
     _check_length("step_size", step_size)
@@ -130,20 +129,20 @@ def freelb_start(
 ) -> torch.Tensor:
     """Start FreeLB at random noise inside the ball.
 
-    `r = epsilon / sqrt(n) * u`, u uniform in [-1, 1), n coordinates in the example: shorter than
-    epsilon always, epsilon / sqrt(3) typically. Zhu et al., 2020, FreeLB: Enhanced Adversarial
+    `r = epsilon / sqrt(n) * u`, u uniform in [-1, 1), n coordinates in the example: always shorter
+    than epsilon, typically epsilon / sqrt(3). Zhu et al., 2020, FreeLB: Enhanced Adversarial
     Training for Natural Language Understanding. Its ascent step is `pgd_step`.
 
     Args:
         draws_PD: [..., D] uniform draws in [0, 1), such as `torch.rand(..., generator=generator)`.
-            For noise that does not depend on how a batch is cut over ranks and parts, draw one
-            table a step on all ranks alike and index it by what a place holds (item, position).
+            Sample one table per step, equal on all ranks, and index it by the item and position:
+            then the noise does not depend on the split over ranks and parts.
         group_P: see `fgm`.
         num_groups: N.
         epsilon: radius of the ball, >= 0.
 
     Raises:
-        ValueError: shapes that do not fit together, or a negative epsilon.
+        ValueError: shapes do not match, or epsilon is negative.
     """
     _check_length("epsilon", epsilon)
     usable, bin_P = _usable(2 * draws_PD - 1, group_P, num_groups)
@@ -158,10 +157,10 @@ class Pass:
     """One forward and backward pass over a part.
 
     Attributes:
-        noise_PD: what to hand to the model; a leaf, with requires_grad where its gradient is due.
-        share: factor of this pass's loss in the parameters' gradient; 0 = the noise alone.
-        is_first: figures (losses, slates) are counted in this pass: clean, except in freelb.
-        is_last: of this part.
+        noise_PD: noise to pass to the model; a leaf, with requires_grad where a gradient is needed.
+        share: factor of this pass's loss in the parameters' gradient; 0 = only the noise moves.
+        is_first: whether losses and slates are recorded in this pass (clean, except in freelb).
+        is_last: whether this is the last pass of the part.
     """
 
     noise_PD: torch.Tensor
@@ -180,11 +179,11 @@ def passes(
     step_size: float,
     num_steps: int,
 ) -> Generator[Pass]:
-    """Yield the passes over one part, each with the noise that the last one's gradient gave.
+    """Yield the passes over one part, each with noise computed from the last pass's gradient.
 
     Before it asks for the next pass, the caller runs the model with `noise_PD`, adds `share` times
-    the loss to the parameters' gradients, and leaves the ascended scalar's gradient in
-    `noise_PD.grad` (not on the last pass, whose noise needs none). `backpropagate` does both:
+    the loss to the parameters' gradients, and stores the ascended scalar's gradient in
+    `noise_PD.grad` (not needed on the last pass). `backpropagate` does both:
 
         for part in parts:
             for attack in passes(kind, start_PD, ...):
@@ -193,31 +192,30 @@ def passes(
                     loss = scaler.scale(objective(model(part, noise=attack.noise_PD)))
                     backpropagate(attack, loss)
 
-    A step that needs the gradients of two objectives apart (mgda, pcgrad) takes each with
+    A step that needs separate gradients of two objectives (mgda, pcgrad) computes each with
     `torch.autograd.grad` at the parameters and the noise, and sets `noise_PD.grad` itself.
 
-    Under DDP only the very last pass of a step's last part synchronises. All others, those of
-    share 0 included, run forward *and* backward inside `no_sync`: DDP arms its reducer in a
-    synchronised forward, and such a forward whose backward does not reach every parameter leaves
-    it waiting. A gradient at the noise alone never touches the reducer. All ranks make the same
-    number of passes a part. Every pass draws its own dropout.
+    Under DDP only the last pass of a step's last part synchronises. All other passes run forward
+    *and* backward inside `no_sync`, including those of share 0. DDP arms its reducer in a
+    synchronised forward, and waits for ever if the backward does not reach every parameter. A
+    gradient at the noise alone never touches the reducer. All ranks make the same number of passes
+    per part. Every pass samples its own dropout.
 
-    The noise of an example follows from that example's gradient alone, where the loss is a sum over
-    examples: then parts and ranks do not change it.
+    Where the loss is a sum over examples, the noise of an example depends only on the gradient of
+    that example, so parts and ranks do not change it.
 
     Args:
         kind: a key of SHARES.
-        start_PD: [..., D] noise of the first pass: zeros, or `freelb_start` for freelb. Its type is
-            that of all noise.
+        start_PD: [..., D] noise of the first pass: zeros, or `freelb_start` for freelb. All noise
+            has its dtype.
         group_P: see `fgm`.
         num_groups: N.
-        epsilon: length (fgsm: a coordinate's size) of the noise, >= 0.
-        step_size: of pgd and freelb.
-        num_steps: K of pgd and freelb, >= 1.
+        epsilon: length of the noise (fgsm: size per coordinate), >= 0.
+        step_size: length of an ascent step (pgd, freelb), >= 0.
+        num_steps: K ascent steps (pgd, freelb), >= 1.
 
     Raises:
-        ValueError: an unknown kind, num_steps < 1, or a pass whose gradient did not reach the
-            noise.
+        ValueError: unknown kind, num_steps < 1, or no gradient reached the noise.
     """
     if kind not in SHARES or num_steps < 1:
         raise ValueError(
@@ -233,7 +231,9 @@ def passes(
         if is_last:
             return
         if leaf.grad is None:
-            raise ValueError("the gradient did not reach the noise: is it handed to the model?")
+            raise ValueError(
+                "the gradient did not reach the noise: was the noise passed to the model?"
+            )
         if kind == "fgm":
             noise = fgm(leaf.grad, group_P, num_groups, epsilon=epsilon)
         elif kind == "fgsm":
@@ -245,13 +245,13 @@ def passes(
 
 
 def backpropagate(attack: Pass, loss: torch.Tensor, ascent: torch.Tensor | None = None) -> None:
-    """Send a pass's gradients where they belong: to the parameters, to the noise, or to both.
+    """Backpropagate a pass to the parameters, to the noise, or to both.
 
     Args:
         attack: from `passes`.
-        loss: scalar that is trained; already times the loss scale, where there is one.
-        ascent: scalar that the noise climbs, from the same forward, likewise scaled; None = the
-            loss, whose gradient at the noise comes for free. Another one (relevance alone, or the
+        loss: scalar that is trained, multiplied by the loss scale if there is one.
+        ascent: scalar that the noise ascends, from the same forward and with the same scale; None =
+            the loss, whose gradient at the noise is free. Another scalar (relevance alone, or the
             penalty alone) costs its own backward.
     """
     noise, trains = attack.noise_PD, attack.share > 0
@@ -270,24 +270,24 @@ def backpropagate(attack: Pass, loss: torch.Tensor, ascent: torch.Tensor | None 
 def awp(
     parameters: Mapping[str, torch.Tensor], gradients: Mapping[str, torch.Tensor], *, gamma: float
 ) -> Generator[None]:
-    """Move weight matrices to where the loss is worse, for as long as the context lasts.
+    """Move weight matrices in the direction of a higher loss, inside the context.
 
-    `w <- w + gamma * |w|_F * g / |g|_F` for each matrix apart, so that the move is relative to its
-    size. Wu, Xia & Wang, 2020, Adversarial Weight Perturbation Helps Robust Generalization. A step
-    goes over all its parts twice: clean, to get the gradients, and inside this context, from zeroed
-    gradients; then it leaves the context and updates the restored weights with the gradients formed
-    at the moved ones. Under DDP each sweep synchronises once, and the gradients given here are the
-    reduced ones, so that all ranks move alike.
+    `w <- w + gamma * |w|_F * g / |g|_F` for each matrix separately, so that the move is relative to
+    its size. Wu, Xia & Wang, 2020, Adversarial Weight Perturbation Helps Robust Generalization. A
+    step runs all its parts twice: once clean, to get the gradients, and once inside this context,
+    with zeroed gradients. Then it leaves the context and updates the restored weights with the
+    gradients at the moved weights. Under DDP each run over the parts synchronises once; the
+    gradients given here are the reduced ones, so that all ranks move alike.
 
     Args:
-        parameters: name -> parameter, such as `dict(model.named_parameters())`. Those of less than
-            two dimensions (biases, norms) and those without a gradient stay.
-        gradients: name -> its gradient, scaled or not; read on entry alone. One that is 0 or not
+        parameters: name -> parameter, such as `dict(model.named_parameters())`. Parameters with
+            fewer than two dimensions (biases, norms) or without a gradient do not move.
+        gradients: name -> gradient, scaled or not; read only on entry. A gradient that is 0 or not
             finite moves nothing.
         gamma: relative length of the move, >= 0.
 
     Raises:
-        ValueError: a negative gamma, or a name that is no parameter's.
+        ValueError: negative gamma, or a name that no parameter has.
     """
     _check_length("gamma", gamma)
     unknown = gradients.keys() - parameters.keys()
@@ -311,11 +311,11 @@ def awp(
 
 
 def _directions(grad_PD: torch.Tensor, group_P: torch.Tensor, num_groups: int) -> torch.Tensor:
-    """Scale each example's gradient to length 1; those that are not usable to 0."""
+    """Scale each example's gradient to length 1; unusable gradients to 0."""
     grad, bin_P = _usable(grad_PD, group_P, num_groups)
     peak_N = grad.new_zeros(num_groups + 1)
     peak_N = peak_N.scatter_reduce(0, bin_P, grad.abs().amax(-1).flatten(), "amax")
-    # by the largest coordinate first: squares of loss-scaled or tiny gradients leave float32
+    # divide by the largest coordinate first: squares of scaled or tiny gradients overflow float32
     grad = grad / peak_N[bin_P].view(group_P.shape)[..., None].clamp_min(_tiny(grad))
     norm_P = _norms(grad, bin_P, num_groups)[bin_P].view(group_P.shape)
     return grad / norm_P[..., None].clamp_min(_tiny(grad))
@@ -324,9 +324,10 @@ def _directions(grad_PD: torch.Tensor, group_P: torch.Tensor, num_groups: int) -
 def _usable(
     grad_PD: torch.Tensor, group_P: torch.Tensor, num_groups: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return gradients, wide, 0 at padding and in examples not finite; and each place's bin, flat.
+    """Return usable gradients in float32 or wider, and the bin of each position, flat.
 
-    Bins are the examples and one more for padding.
+    Gradients are 0 at padding and for examples that are not finite. Bins are the examples and one
+    more for padding.
     """
     if grad_PD.shape[:-1] != group_P.shape or grad_PD.ndim < 1:
         raise ValueError(
@@ -342,7 +343,7 @@ def _usable(
 
 
 def _norms(rows_PD: torch.Tensor, bin_P: torch.Tensor, num_groups: int) -> torch.Tensor:
-    """Take the L2 norm over all places of each bin."""
+    """Return the L2 norm over all positions of each bin."""
     squares_P = rows_PD.square().sum(-1).flatten()
     return rows_PD.new_zeros(num_groups + 1).index_add(0, bin_P, squares_P).sqrt()
 

@@ -1,5 +1,5 @@
 # pyright: strict
-"""Balance: how two objectives, relevance and the diversity penalty, become one direction.
+"""Balance: how relevance and the diversity penalty become one training direction.
 
 Both are minimised: relevance r, nats divided by log V, and penalty p in [0, 1]. The dial w is 0 for
 pure relevance and 1 for pure diversity. Scalarisations weigh the two *losses* of a step (`weigh`).
@@ -25,8 +25,8 @@ Weights = tuple[float, float] | tuple[torch.Tensor, torch.Tensor]
 Combination = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 AUGMENTATION: Final = 0.01
-"""Weight of the plain sum beside the maximum of Tchebycheff: enough to move the objective that is
-not the worst where it is free to improve, too little to bend the front (Steuer & Choo)."""
+"""Weight of the plain sum beside the maximum of Tchebycheff: enough to improve the better objective
+where it is free to improve, too little to change the front (Steuer & Choo)."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def epsilon_constraint(multiplier: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 def mgda(
     relevance_P: torch.Tensor, penalty_P: torch.Tensor, w: float = 0.5, *, normalise: bool = True
 ) -> torch.Tensor:
-    """Find the direction that lowers both objectives, as far as one does.
+    """Return a direction that lowers both objectives, if there is one.
 
     The point nearest to 0 on the segment between a and b: `gamma a + (1 - gamma) b`, `gamma =
     clip((b - a) . b / |a - b|^2, 0, 1)`. Its inner product with either gradient is never negative;
@@ -161,21 +161,21 @@ def mgda(
     exactly opposed). Desideri, 2012; Sener & Koltun, 2018, Multi-Task Learning as Multi-Objective
     Optimization.
 
-    MGDA by itself ignores the scale of a preference and obeys that of the losses: the shorter
-    gradient decides. Hence the two gradients g are first brought to their geometric mean length
-    (normalise), after which MGDA of two is their bisector; and the dial stretches them, `a = s /
-    (1 - w) g_r`, `b = s / w g_p`, `s = w^2 + (1 - w)^2`. At w = 0.5 that changes nothing; for
-    gradients at right angles the result is `(1 - w) g_r + w g_p`, and where they conflict the one
-    that is preferred keeps more of its way. At w = 0 and 1 one gradient alone, as it is.
+    MGDA alone ignores preferences and depends on the scale of the losses: the shorter gradient
+    decides. So both gradients g are first scaled to their geometric mean length (normalise), which
+    makes MGDA of two gradients their bisector, and then by the dial: `a = s / (1 - w) g_r`,
+    `b = s / w g_p`, `s = w^2 + (1 - w)^2`. At w = 0.5 the dial changes nothing. For orthogonal
+    gradients the result is `(1 - w) g_r + w g_p`; where they conflict, the preferred gradient keeps
+    more of its direction. At w = 0 and 1 the result is one gradient, unchanged.
 
     Args:
         relevance_P: [P] gradient of r, over all ranks and parts.
-        penalty_P: [P] gradient of p, likewise.
+        penalty_P: [P] gradient of p, over all ranks and parts.
         w: dial in [0, 1].
-        normalise: whether to bring both to one length.
+        normalise: whether to scale both to one length.
 
     Raises:
-        ValueError: w out of range, or gradients that are not [P] both.
+        ValueError: w is out of range, or the gradients are not both [P].
     """
     _check_dial(w)
     _check_gradients(relevance_P, penalty_P)
@@ -195,23 +195,22 @@ def mgda(
 
 
 def pcgrad(relevance_P: torch.Tensor, penalty_P: torch.Tensor, w: float = 0.5) -> torch.Tensor:
-    """Take out of each gradient what works against the other, then add.
+    """Remove from each gradient the part that opposes the other, then add them.
 
     With `a = (1 - w) g_r` and `b = w g_p`: where `a . b < 0`, `a' = a - (a . b) / |b|^2 b` and
-    `b' = b - (a . b) / |a|^2 a`, each by the other's original; the result is `a' + b'`, else
-    `a + b`. Yu et al., 2020, Gradient Surgery for Multi-Task Learning, of two tasks, where the
-    random order of the paper makes no difference. Projection does not depend on length, so that it
-    is the same to weigh before it or after, but for w = 0 and 1: there one gradient is 0, nothing
-    conflicts, and the other is returned as it is. In conflict neither gradient opposes the other's
-    projection; a gradient of 0 changes nothing; exactly opposed ones give 0.
+    `b' = b - (a . b) / |a|^2 a`, each by the other's original; the result is `a' + b'`. Otherwise
+    it is `a + b`. Yu et al., 2020, Gradient Surgery for Multi-Task Learning; for two tasks the
+    random order of the paper has no effect. Projection does not depend on length, so weighing
+    before or after it is the same, except at w = 0 and 1: one gradient is then 0 and the other is
+    returned unchanged. A gradient of 0 changes nothing; exactly opposed gradients give 0.
 
     Args:
         relevance_P: [P] gradient of r, over all ranks and parts.
-        penalty_P: [P] gradient of p, likewise.
+        penalty_P: [P] gradient of p, over all ranks and parts.
         w: dial in [0, 1].
 
     Raises:
-        ValueError: w out of range, or gradients that are not [P] both.
+        ValueError: w is out of range, or the gradients are not both [P].
     """
     _check_dial(w)
     _check_gradients(relevance_P, penalty_P)
@@ -229,7 +228,7 @@ STATEFUL: Final = SCALARISATIONS[1:]
 """Balances whose weights depend on the steps before."""
 
 COMBINATIONS: Final[dict[str, Combination]] = {"mgda": mgda, "pcgrad": pcgrad}
-"""Balances that join gradients, after a backward for each objective."""
+"""Balances that join gradients after one backward per objective."""
 
 BALANCES: Final = (*SCALARISATIONS, *COMBINATIONS)
 
@@ -264,7 +263,7 @@ def _dot(a_P: torch.Tensor, b_P: torch.Tensor) -> torch.Tensor:
 
 
 def _divide(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Divide by what is >= 0; by 0 gives 0, NaN stays NaN."""
+    """Divide by b >= 0; a division by 0 gives 0, and NaN stays NaN."""
     return torch.where(b == 0, torch.zeros_like(b), a / b)
 
 

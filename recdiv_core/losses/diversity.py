@@ -1,11 +1,12 @@
 # pyright: strict
-"""Diversity regularisers: penalties on soft slates, trained against the hard metric they stand for.
+"""Diversity regularisers: penalties on soft slates, each the soft form of a metric.
 
-Each is a plain function of a SoftSlates and returns one penalty a user, [B], in [0, 1], larger =
-less diverse; the caller averages over the global batch. Gradients reach the scores alone: item
-embeddings and running estimates are constants here, else a model could win by inflating them. Here
-stand the table and those that look inside one slate; aggregate.py has those that look at all.
-Shapes: B users, M candidates, N of them, D dims, L labels an item, G categories.
+Each is a plain function of a SoftSlates and returns one penalty per user, [B], in [0, 1], larger =
+less diverse; the caller averages over the global batch. Gradients reach only the scores: item
+embeddings and running estimates are constants, because a model could otherwise lower a penalty by
+changing them. This file has the table and the regularisers inside one slate; aggregate.py has those
+over all slates. Shapes: B users, M candidates, N of them, D dims, L labels of an item, G
+categories.
 """
 
 from __future__ import annotations
@@ -22,29 +23,29 @@ from recdiv_core.losses.aggregate import coverage, exposure, mutual_information,
 from recdiv_core.losses.soft_slates import EMPTY_SLATE, SoftSlates
 
 NEEDS_HISTORY: Final = frozenset({"calibration", "user_adaptive"})
-"""Regularisers that look at `history_BG`."""
+"""Regularisers that need `history_BG`."""
 
 NEEDS_TEACHER: Final = frozenset({"distil"})
-"""Regularisers that look at `taught_BM`."""
+"""Regularisers that need `taught_BM`."""
 
 OVER_ALL: Final = frozenset({"exposure", "coverage", "popularity_power", "mutual_information"})
-"""Regularisers that look at all slates together; the others look inside one."""
+"""Regularisers over all slates together; the others act inside one slate."""
 
 SHORTLIST: Final = 4
-"""Slates' worth of candidates, those of most membership, whose pairs are compared where every pair
-is looked at on its own: what lies deeper has next to no place, and costs the square."""
+"""Candidates of highest membership whose pairs are compared, as a multiple of k; deeper candidates
+have almost no membership, and the cost grows with the square."""
 
 SURE: Final = 1e-6
-"""What a membership of 1 lacks of certainty: bounds the log of the chance that it is not shown."""
+"""Distance of a membership of 1 from certainty; bounds the log of the chance of not being shown."""
 
 KEPT_TASTE: Final = 0.01
-"""Share of the history mixed into the slate before their divergence, which it bounds."""
+"""Share of the history mixed into the slate; it bounds their divergence."""
 
 ROOT_FLOOR: Final = 1e-12
-"""Added to a membership before its root is taken: the root of 0 has no slope."""
+"""Added to a membership before its square root, whose slope at 0 is infinite."""
 
 SHARPNESS: Final = 4.0
-"""Of uniformity's kernel exp(4 cos - 4), which is exp(-2 |x - y|^2) of unit vectors."""
+"""Factor of uniformity's kernel exp(4 cos - 4), which is exp(-2 |x - y|^2) of unit vectors."""
 
 Regulariser = Callable[[SoftSlates], torch.Tensor]
 
@@ -58,7 +59,7 @@ def ild(slates: SoftSlates) -> torch.Tensor:
     item give 0.
     """
     q = slates.membership_BM
-    # not the [B, M, D] of all candidates' vectors: a tenth of the time
+    # without the [B, M, D] vectors of all candidates: a tenth of the time
     mean = embedding_bag(
         slates.candidates_BM,
         slates.traits.embeddings_VD.detach(),
@@ -72,14 +73,14 @@ def ild(slates: SoftSlates) -> torch.Tensor:
 
 
 def uniformity(slates: SoftSlates) -> torch.Tensor:
-    """Penalise near-duplicates inside a slate, harder than `ild` does.
+    """Penalise near-duplicates inside a slate, more strongly than `ild`.
 
-    `1 + log(mean_{i != j} exp(-2 |x_i - x_j|^2)) / 4`, the mean by the mass q_i q_j of the pairs:
-    1 = all vectors equal, 0 = mutually orthogonal or farther apart (clipped). One pair of twins
-    among ten orthogonal items raises the mean cosine to 0.02, this to 0.2. Wang & Isola,
-    "Understanding contrastive representation learning through alignment and uniformity", 2020, on
-    the slate instead of all items. A vector of zeros counts as orthogonal to all. Slates of one
-    item give 0. Approximation: the 4 k candidates of the largest q alone.
+    `1 + log(mean_{i != j} exp(-2 |x_i - x_j|^2)) / 4`, with pairs weighted by q_i q_j: 1 = all
+    vectors equal, 0 = mutually orthogonal or farther apart (clipped). One pair of equal items among
+    ten orthogonal ones raises the mean cosine to 0.02 and this penalty to 0.2. Wang & Isola,
+    "Understanding contrastive representation learning through alignment and uniformity", 2020,
+    applied to the slate instead of all items. A vector of zeros counts as orthogonal to all. Slates
+    of one item give 0. Approximation: only the 4 k candidates of the largest q count.
     """
     q, cosines = _shortlist(slates)
     other = 1 - torch.eye(q.shape[1], dtype=q.dtype, device=q.device)
@@ -94,12 +95,12 @@ def dpp(slates: SoftSlates) -> torch.Tensor:
 
     By Sylvester the determinant is that of `I + Q^1/2 K Q^1/2` with the cosines K, and it is the
     mean of det(I + K_S) over slates S that hold each item by chance q_i. By Hadamard it is at most
-    `prod_i (1 + q_i |v_i|^2)`, reached by orthogonal vectors: k log 2 at a 0/1 q, so that the
-    penalty is 0 for orthogonal slates whatever their softness, and `1 - log2(1 + k) / k` for k
-    equal ones. Not for pairs alone: any item that the others span adds little. After Kulesza &
-    Taskar, "Determinantal point processes for machine learning", 2012. Vectors of zeros count
-    neither way; nothing but such gives 0, and so does a slate of one item. No jitter is needed, all
-    eigenvalues are >= 1. Approximation: the 4 k candidates of the largest q alone.
+    `prod_i (1 + q_i |v_i|^2)`, reached by orthogonal vectors: k log 2 at a 0/1 q. So the penalty is
+    0 for orthogonal slates of any softness, and `1 - log2(1 + k) / k` for k equal items. It acts on
+    more than pairs: any item inside the span of the others adds little. After Kulesza & Taskar,
+    "Determinantal point processes for machine learning", 2012. Vectors of zeros have no effect; a
+    slate of only such vectors gives 0, and so does a slate of one item. No jitter is needed,
+    because all eigenvalues are >= 1. Approximation: only the 4 k candidates of the largest q count.
     """
     q, cosines = _shortlist(slates)
     bound = torch.log1p(q * cosines.diagonal(dim1=1, dim2=2)).sum(1)
@@ -116,22 +117,22 @@ def dpp(slates: SoftSlates) -> torch.Tensor:
 
 
 def category_entropy(slates: SoftSlates) -> torch.Tensor:
-    """Penalise slates of few categories: 1 - H(P) / log(min(k, G)), P = q C / k.
+    """Penalise slates with few categories: 1 - H(P) / log(min(k, G)), P = q C / k.
 
-    P is the slate's share of each category; an item of several labels gives each an equal part.
-    Equal to 1 - diversity index at a 0/1 q. Yin et al., 2024, on the soft slate instead of the
-    whole catalogue, whose tail can be fattened without changing the top k. G < 2 gives 0.
+    P is the slate's share of each category; an item of several labels counts in equal parts for
+    each. Equal to 1 - diversity index at a 0/1 q. Yin et al., 2024, applied to the soft slate; over
+    the whole catalogue a model could change the tail and keep the top k. G < 2 gives 0.
     """
     return _unevenness(_category_share(slates), slates.slate_size)
 
 
 def category_coverage(slates: SoftSlates) -> torch.Tensor:
-    """Penalise slates that leave categories out: 1 - covered / min(k, G), clipped to [0, 1].
+    """Penalise slates that miss categories: 1 - covered / min(k, G), clipped to [0, 1].
 
-    `covered = sum_g 1 - prod_{i in g} (1 - q_i)`: the categories that a slate which holds each item
-    by chance q_i has on average (noisy-or; the coverage of xQuAD, Santos et al., 2010). An item
-    covers each of its labels. Equal to 1 - category coverage at a 0/1 q; unlike `category_entropy`
-    it does not press once a category is there. A user without any item left gets 1.
+    `covered = sum_g 1 - prod_{i in g} (1 - q_i)` is the expected number of categories in a slate
+    that holds item i with probability q_i (noisy-or; the coverage of xQuAD, Santos et al., 2010).
+    An item covers each of its labels. Equal to 1 - category coverage at a 0/1 q. Unlike
+    `category_entropy`, a covered category has no further effect. A user without items left gets 1.
     """
     q = slates.membership_BM
     num_categories = slates.traits.num_categories
@@ -149,7 +150,7 @@ def calibration(slates: SoftSlates) -> torch.Tensor:
     `KL(h || (1 - a) P + a h) / log(1 / a)` with the history's share h of each category, the slate's
     share P as in `category_entropy`, and a = 0.01, which bounds it: 0 = the same proportions, 1 =
     no category of the history in the slate. Steck, "Calibrated recommendations", 2018. Not
-    diversity for its own sake: who looked at one category is to be shown that one. No history: 0.
+    diversity for its own sake: a user who looked at one category is shown that one. No history: 0.
     """
     history = _history(slates)
     slate = (1 - KEPT_TASTE) * _category_share(slates) + KEPT_TASTE * history
@@ -159,11 +160,11 @@ def calibration(slates: SoftSlates) -> torch.Tensor:
 
 
 def user_adaptive(slates: SoftSlates) -> torch.Tensor:
-    """Penalise slates of few categories, by as much as the user's taste is broad.
+    """Penalise slates with few categories, more strongly for users with broad histories.
 
     `category_entropy` times H(h) / log(min(k, G)), at most 1, with the history's share h of each
-    category: 0 for a user who ever looked at one category only, 1 for one of even tastes. Without a
-    history nothing speaks against diversity: full weight. The idea of EDUA, Liang et al., 2021.
+    category: 0 for a user who only looked at one category, 1 for even shares. A user without a
+    history gets the full weight. The idea is that of EDUA, Liang et al., 2021.
     """
     history = _history(slates)
     breadth = 1 - _unevenness(history, slates.slate_size)
@@ -172,29 +173,28 @@ def user_adaptive(slates: SoftSlates) -> torch.Tensor:
 
 
 def brand_entropy(slates: SoftSlates) -> torch.Tensor:
-    """Penalise slates of few brands; see _attribute_entropy."""
+    """Penalise slates with few brands; see _attribute_entropy."""
     return _attribute_entropy(slates, "brand")
 
 
 def colour_entropy(slates: SoftSlates) -> torch.Tensor:
-    """Penalise slates of few colours; see _attribute_entropy."""
+    """Penalise slates with few colours; see _attribute_entropy."""
     return _attribute_entropy(slates, "colour")
 
 
 def price_entropy(slates: SoftSlates) -> torch.Tensor:
-    """Penalise slates of few price bands; see _attribute_entropy."""
+    """Penalise slates with few price bands; see _attribute_entropy."""
     return _attribute_entropy(slates, "price")
 
 
 def distil(slates: SoftSlates) -> torch.Tensor:
-    """Penalise slates that differ from the ones a re-ranker makes of the same scores.
+    """Penalise slates that differ from the slates that a re-ranker makes of the same scores.
 
     `1 - sum_{i in R} q_i / |R|` with the re-ranked slate R, a constant: 0 = the scores alone give
-    the re-ranked slate, 1 = nothing of it. What is then served costs no re-ranking. Not the
-    likelihood of the re-ranked order (Plackett-Luce; Tang & Wang, 2018, Ranking Distillation): a
-    slate's diversity does not depend on the order, and accuracy, which does, has a loss of its own.
-    The teacher re-ranks the scores of now: a weight that is large lets it go on for ever. A user
-    without any item left gets 1.
+    the re-ranked slate, 1 = no item of it. Serving then needs no re-ranking. The order of R is not
+    learnt (as in Plackett-Luce; Tang & Wang, 2018, Ranking Distillation), because a slate's
+    diversity does not depend on it. The teacher re-ranks the current scores, so with a large weight
+    it moves on and the penalty does not settle. A user without items left gets 1.
     """
     assert slates.taught_BM is not None, "NEEDS_TEACHER lacks a name"
     taught = slates.taught_BM.to(slates.membership_BM.dtype)
@@ -203,13 +203,13 @@ def distil(slates: SoftSlates) -> torch.Tensor:
 
 
 def _attribute_entropy(slates: SoftSlates, name: str) -> torch.Tensor:
-    """Return 1 - H(P) / log(min(k, values)), P = the share of each value among the known places.
+    """Return 1 - H(P) / log(min(k, values)), P = share of each value among known values.
 
-    An item whose value is unknown counts neither way. Slates without a known value give 1, a
-    catalogue of fewer than 2 values 0.
+    An item with an unknown value has no effect. Slates without a known value give 1, a catalogue
+    with fewer than 2 values gives 0.
 
     Raises:
-        ValueError: the catalogue has no such attribute.
+        UserError: the catalogue has no such attribute.
     """
     attributes = slates.traits.attributes
     if name not in attributes:
@@ -227,7 +227,7 @@ def _attribute_entropy(slates: SoftSlates, name: str) -> torch.Tensor:
 
 
 def _category_share(slates: SoftSlates) -> torch.Tensor:
-    """Share of each category in each slate, [B, G]; 0 where nothing is left to be shown."""
+    """Return the share of each category in each slate, [B, G]; 0 where no item is left."""
     q = slates.membership_BM
     row_N, place_N, part_N = _category_places(slates)
     part_N = q.flatten().index_select(0, row_N) * part_N
@@ -237,7 +237,7 @@ def _category_share(slates: SoftSlates) -> torch.Tensor:
 
 
 def _category_places(slates: SoftSlates) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return of each category of a candidate the candidate, its place in [B, G], and its part."""
+    """Return the candidate, the flat index in [B, G], and the part of each candidate's label."""
     num_candidates = slates.candidates_BM.shape[1]
     row_N, label_N, part_N = slates.traits.categories.spread(
         slates.candidates_BM, slates.membership_BM.dtype
@@ -262,10 +262,10 @@ def _history(slates: SoftSlates) -> torch.Tensor:
 
 
 def _shortlist(slates: SoftSlates) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return q, [B, N], of the candidates of most membership, and their cosines, [B, N, N]."""
+    """Return q, [B, N], of the candidates of highest membership, and their cosines, [B, N, N]."""
     q = slates.membership_BM
     num_kept = min(SHORTLIST * slates.slate_size, q.shape[1])
-    # of equal ones, such as many of 1, the better scored
+    # ties, such as many memberships of 1, go to the higher score
     kept = q.detach().sort(dim=1, descending=True, stable=True).indices[:, :num_kept]
     vectors = slates.traits.embeddings_VD.detach()[slates.candidates_BM.gather(1, kept)]
     return q.gather(1, kept), vectors @ vectors.mT
@@ -293,19 +293,20 @@ REGULARISERS: Final[dict[str, Regulariser]] = {
 def penalty(
     slates: SoftSlates, mix: Mapping[str, float], *, inside: SoftSlates | None = None
 ) -> torch.Tensor:
-    """Average regularisers by weight.
+    """Return the weighted average of regularisers.
 
     Args:
         slates: the soft slates.
         mix: name -> weight >= 0, not all 0; normalised to sum to 1.
-        inside: the same slates for the regularisers that look inside one, where gradients of those
-            are to reach something else; None = `slates` for all.
+        inside: the same slates for the regularisers inside one slate, if their gradients must reach
+            other parameters; None = `slates` for all.
 
     Returns:
         [B] penalty of each user, in [0, 1].
 
     Raises:
-        ValueError: an unknown name, weights that sum to 0, or an attribute the catalogue has not.
+        ValueError: unknown name, or weights that sum to 0.
+        UserError: an attribute that the catalogue does not have.
     """
     unknown = set(mix) - set(REGULARISERS)
     total = sum(mix.values())

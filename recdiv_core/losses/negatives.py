@@ -1,10 +1,10 @@
 # pyright: strict
-"""Negatives that all positions of a batch share: which items, and how often they were expected.
+"""Negatives that all positions of a batch share: the items, and their expected counts.
 
-The one idea: a list of distinct items, each with the count it was drawn and the count it was
-expected to be drawn. The ratio of both is what `sampled_softmax` weighs a negative by, so that its
-normaliser is unbiased whatever the sampler. Not the drawing of uniform ones, which belongs to the
-loop and its seeds. Shapes: N positions, V catalogue, U uniform draws, S distinct negatives.
+A list of distinct items with the count that each was sampled and the count that was expected.
+`sampled_softmax` weighs a negative by the ratio of both, so its normaliser is unbiased for any
+sampler. The loop samples the uniform negatives with its own random seeds. Shapes: N positions, V
+catalogue, U uniform samples, S distinct negatives.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 
 
 class Negatives(NamedTuple):
-    """What `sampled_softmax` takes as `negatives_S`, `log_count_S` and `log_expected_S`.
+    """The arguments `negatives_S`, `log_count_S` and `log_expected_S` of `sampled_softmax`.
 
     Attributes:
         items_S: item_index, distinct, ascending.
-        log_count_S: log of how often each was drawn, >= 0.
-        log_expected_S: log of how often each was expected to be drawn, finite.
+        log_count_S: log of the number of times that each was sampled, >= 0.
+        log_expected_S: log of the expected number of times, finite.
     """
 
     items_S: torch.Tensor
@@ -31,21 +31,21 @@ class Negatives(NamedTuple):
 def mixed_negatives(
     targets_N: torch.Tensor, uniform_U: torch.Tensor, log_share_V: torch.Tensor
 ) -> Negatives:
-    """Join the targets of a batch and uniform draws into one list of negatives.
+    """Join the targets of a batch and uniform samples into one list of negatives.
 
-    Either may be empty. Of targets alone: items without train events are never drawn, so that the
-    normaliser is that of the others.
+    Either may be empty. With targets alone, items without train events are never sampled, and the
+    normaliser leaves them out.
 
-    `E[c_j] = (N - 1) share_j + U / V`: a position has the other N - 1 targets for negatives, its
-    own is masked by the loss. Expected counts come from the whole of train, not from this batch:
-    with the batch's own counts for expected ones, every ratio c / E[c] would be 1, and a rare item
-    that happens to be drawn would count for itself alone instead of for all its like. Yi et al.,
-    2019, Sampling-Bias-Corrected Neural Modeling; Yang et al., 2020, Mixed Negative Sampling.
+    `E[c_j] = (N - 1) share_j + U / V`: a position has the other N - 1 targets as negatives; the
+    loss masks its own. Expected counts come from the whole train split, not from this batch. With
+    the counts of the batch every ratio c / E[c] would be 1, and a rare item in the sample would not
+    stand for the other rare items. Yi et al., 2019, Sampling-Bias-Corrected Neural Modeling; Yang
+    et al., 2020, Mixed Negative Sampling.
 
     Args:
-        targets_N: [N] int64 targets of the *global* batch: else the loss would depend on how many
-            workers share it.
-        uniform_U: [U] int64 drawn uniformly from the catalogue, with replacement.
+        targets_N: [N] int64 targets of the *global* batch, so that the loss does not depend on the
+            number of workers.
+        uniform_U: [U] int64 items sampled uniformly from the catalogue, with replacement.
         log_share_V: [V] log of each item's share of all targets; `popularity.log_prior`.
 
     Returns:
@@ -58,6 +58,6 @@ def mixed_negatives(
     )
     others = max(0, targets_N.shape[0] - 1)
     expected_S = others * log_share_V[items_S].exp() + uniform_U.shape[0] / log_share_V.shape[0]
-    # nothing was expected where the only target is the only negative, which the loss masks
+    # the expected count is 0 where the only target is the only negative, which the loss masks
     tiny = torch.finfo(expected_S.dtype).tiny
     return Negatives(items_S, counts_S.to(expected_S).log(), expected_S.clamp_min(tiny).log())

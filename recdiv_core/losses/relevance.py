@@ -1,11 +1,11 @@
 # pyright: strict
 """Relevance losses: how far the model's scores are from the next items that users chose.
 
-Each returns the weighted *sum* over positions, in nats: the caller divides once by the global
-weight, so that the number does not depend on how many workers or accumulation parts computed it.
-Lower is better. `softmax` looks at the whole catalogue; the others at negatives that all positions
-share (negatives.py says how to draw them). Scores exist for one chunk of positions at a time.
-Gradients reach hidden states and item vectors.
+Each returns the weighted *sum* over positions, in nats. The caller divides once by the global
+weight, so that the value does not depend on the number of workers or accumulation parts. Lower is
+better. `softmax` uses the whole catalogue; the others use negatives that all positions share
+(negatives.py). Scores are computed for one chunk of positions at a time. Gradients reach hidden
+states and item vectors.
 Shapes: N positions, V catalogue, D dims, S shared negatives, R positions of a chunk.
 """
 
@@ -21,24 +21,24 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 CHUNK_ELEMENTS: Final = 16_000_000
-"""Logits held at once: 64 MB in float32, whatever the batch and the catalogue."""
+"""Logits in memory at once: 64 MB in float32 for any batch and catalogue."""
 
 CACHED_ELEMENTS: Final = 1_000_000
-"""Logits held at once on a CPU, where passes over what has left the cache cost as much as the
-matrix products do."""
+"""Logits in memory at once on a CPU; passes over more than the cache cost as much as the matrix
+products."""
 
 CACHED_ROWS: Final = 64
-"""Positions of such a chunk at the least: with fewer, the gradient of all items, which every chunk
-adds to, is the larger traffic."""
+"""Smallest number of positions in a chunk on a CPU; each chunk also adds to the gradient of all
+items."""
 
 
 class _ChunkedCrossEntropy(Function):
-    """Cross-entropy of h E^T / temperature whose logits exist one chunk of positions at a time.
+    """Cross-entropy of h E^T / temperature, with the logits of one chunk in memory at a time.
 
-    The gradients are formed in the forward pass, while a chunk's probabilities are at hand: three
-    matrix products in all, as with the plain loss, and no [N, V] tensor. The focal loss is a
-    function of a position's cross-entropy, so that its slope is but a factor of the gradient. First
-    derivatives alone: the gradients are constants to autograd.
+    The forward pass computes the gradients from a chunk's probabilities: three matrix products, as
+    in the plain loss, and no [N, V] tensor. The focal loss is a function of a position's
+    cross-entropy, so its slope is a factor of the gradient. Only first derivatives: the gradients
+    are constants to autograd.
     """
 
     @staticmethod
@@ -67,7 +67,7 @@ class _ChunkedCrossEntropy(Function):
             weights = weights_N[rows, None].to(wide)
             largest = logits.amax(1, keepdim=True)
             behind = largest - logits.gather(1, targets)
-            # in place, and few passes: logits -> odds -> (softmax - one-hot) * weight
+            # in place, to save passes: logits -> odds -> (softmax - one-hot) * weight
             odds = logits.sub_(largest).exp_()
             norm = odds.sum(1, keepdim=True)
             losses, slopes = norm.log() + behind, None
@@ -105,8 +105,8 @@ def softmax(
     `p_n = softmax_v(h_n . e_v / t + bias_v)` at the target; at gamma = 0 the cross-entropy.
     Klenitskiy & Vasilev, 2023, Turning Dross Into Gold Loss: is BERT4Rec really better than SASRec?
     Lin et al., 2017, Focal Loss for Dense Object Detection. Menon et al., 2021, Long-Tail Learning
-    via Logit Adjustment: with `bias = tau * log prior` in training and none in ranking, popular
-    items must win by a margin and rare ones are ranked higher.
+    via Logit Adjustment: with `bias = tau * log prior` in training and no bias in ranking, popular
+    items need a margin and rare items rank higher.
 
     Args:
         hidden_ND: [N, D] session states. N = 0 gives 0.
@@ -115,12 +115,12 @@ def softmax(
         weights_N: [N] weight of each position, >= 0.
         temperature: scores are divided by it, > 0.
         logit_bias_V: [V] finite constant added to the logits of every position; None = 0.
-        focal_gamma: >= 0; the larger, the less do positions count that are predicted well.
-        chunk: positions at once; None = what keeps CHUNK_ELEMENTS logits, or on a CPU
-            CACHED_ELEMENTS.
+        focal_gamma: >= 0; larger values give less weight to well-predicted positions.
+        chunk: positions at once; None = as many as fit CHUNK_ELEMENTS logits, or CACHED_ELEMENTS
+            on a CPU.
 
     Raises:
-        ValueError: shapes that do not fit together, or a negative gamma.
+        ValueError: shapes do not match, or gamma is negative.
     """
     _check_shapes(hidden_ND, items_VD, targets_N, weights_N)
     if logit_bias_V is not None and logit_bias_V.shape != items_VD.shape[:1]:
@@ -161,18 +161,18 @@ def sampled_softmax(
     """Sum the cross-entropy against negatives that all positions share.
 
     `-log(exp s+ / (exp s+ + sum_j c_j / E[c_j]^alpha exp s_j))`, in [0, inf) nats: negative j was
-    drawn c_j times where E[c_j] were expected. At alpha = 1 the sum is an unbiased estimate of the
-    exact one over the catalogue without the target, whatever the sampler, as long as it can draw
-    every item; the log-normaliser tends to the exact one with many draws. The target stands in its
-    own sample with certainty and is not corrected; a negative that equals it is masked.
+    sampled c_j times and E[c_j] times were expected. At alpha = 1 the sum is an unbiased estimate
+    of the exact sum over the catalogue without the target, for any sampler that can sample every
+    item; with many samples the log-normaliser approaches the exact one. The target is always in its
+    own sample and is not corrected; a negative equal to the target is masked.
     Bengio & Senecal, 2008, Adaptive Importance Sampling; Yi et al., 2019, Sampling-Bias-Corrected
     Neural Modeling.
 
-    In-batch and mixed negatives are drawn by popularity, and alpha says how much of that remains:
-    the push on an item as a negative is in proportion to `E[c]^(1 - alpha)`. At 0 popular items are
-    pushed down as often as they are drawn, which favours the long tail: more coverage, less
-    accuracy. At 1 they are pushed no more than the exact softmax would. Uniform negatives are all
-    expected alike: there alpha sets but the weight of the negatives against the target.
+    In-batch and mixed negatives are sampled by popularity. alpha sets how much of that is
+    corrected: the gradient on an item as a negative is proportional to `E[c]^(1 - alpha)`. At 0
+    popular items are pushed down as often as they are sampled, which favours the long tail: more
+    coverage, less accuracy. At 1 they are pushed as the exact softmax does. Uniform negatives all
+    have the same expected count; there alpha only sets the weight of negatives against the target.
 
     Args:
         hidden_ND: [N, D] session states.
@@ -182,15 +182,15 @@ def sampled_softmax(
         negatives_S: [S] int64 item_index.
         temperature: scores are divided by it, > 0.
         logq_alpha: strength of the correction in [0, 1].
-        log_count_S: [S] log of how often each was drawn; None = an entry stands for one draw.
-        log_expected_S: [S] log of how often each was expected to be drawn, finite; None = S uniform
-            draws, log(S / V).
+        log_count_S: [S] log of the number of samples of each; None = one each.
+        log_expected_S: [S] log of the expected number of samples, finite; None = S uniform samples,
+            log(S / V).
         is_masked_NS: [N, S] bool, negatives to leave out besides the target itself, such as the
             user's own history. A position without negatives has loss 0.
-        chunk: positions at once; None = what keeps CHUNK_ELEMENTS logits.
+        chunk: positions at once; None = as many as fit CHUNK_ELEMENTS logits.
 
     Raises:
-        ValueError: shapes that do not fit together.
+        ValueError: shapes do not match.
     """
     _check_negatives(negatives_S, log_count_S, log_expected_S)
     if log_expected_S is None:
@@ -237,12 +237,12 @@ def gbce(
 
     `-(beta log sigma(s+) + sum_j log(1 - sigma(s_j)))`, in [0, inf) nats, over the m negatives of a
     position that are neither its target nor masked. `beta = a (t (1 - 1/a) + 1/a) = 1 - t (1 - a)`,
-    with a = m / (V - 1) the share of the catalogue that was sampled: the positive, always in the
-    sample, is weakened as the negatives were thinned out, which ends the over-confidence of
-    negative sampling. Petrov & Macdonald, 2023, gSASRec: Reducing Overconfidence in Sequential
-    Recommendation Trained with Negative Sampling; there divided by m + 1, which with hundreds of
-    negatives leaves gradients too small for Adam's epsilon, and a loss too small to stand beside a
-    penalty.
+    with a = m / (V - 1) the share of the catalogue that was sampled. The positive is always in the
+    sample, so its weight is reduced as far as the negatives were subsampled; this removes the
+    overconfidence of negative sampling. Petrov & Macdonald, 2023, gSASRec: Reducing Overconfidence
+    in Sequential Recommendation Trained with Negative Sampling. The paper divides by m + 1, which
+    with hundreds of negatives makes gradients too small for Adam's epsilon and the loss too small
+    beside a penalty.
 
     Args:
         hidden_ND: [N, D] session states.
@@ -254,10 +254,10 @@ def gbce(
         calibration: t in [0, 1]; 0 = plain binary cross-entropy, 1 = calibrated probabilities.
         is_masked_NS: [N, S] bool, negatives to leave out besides the target itself. A position
             without negatives keeps its positive at beta = 1 - t.
-        chunk: positions at once; None = what keeps CHUNK_ELEMENTS logits.
+        chunk: positions at once; None = as many as fit CHUNK_ELEMENTS logits.
 
     Raises:
-        ValueError: shapes that do not fit together, or t outside [0, 1].
+        ValueError: shapes do not match, or t is outside [0, 1].
     """
     if not 0 <= calibration <= 1:
         raise ValueError(f"calibration {calibration} must be in [0, 1]")
@@ -301,7 +301,7 @@ def _rows_at_once(items_VD: torch.Tensor) -> int:
 
 
 def _focal(losses: torch.Tensor, gamma: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn cross-entropies x = -log p into focal losses f(x) and their slopes f'(x).
+    """Return the focal losses f(x) of cross-entropies x = -log p, and their slopes f'(x).
 
     `f = q^gamma x` and `f' = q^gamma (1 + gamma p x / q)`, where `q = 1 - p = -expm1(-x)`. x / q is
     1 at x = 0, where q^(gamma - 1) alone may be infinite.
@@ -324,10 +324,10 @@ def _sum_over_chunks(
     is_masked_NS: torch.Tensor | None,
     chunk: int | None,
 ) -> torch.Tensor:
-    """Sum `row_losses(positive_R, negative_RS, is_out_RS)` by weight, chunk after chunk.
+    """Sum `row_losses(positive_R, negative_RS, is_out_RS)` with weights, chunk by chunk.
 
-    Several chunks are computed again in the backward pass instead of kept. Their gradients are
-    formed there and not beforehand, because a loss scaler must reach them before they are half.
+    If there are several chunks, the backward pass recomputes them instead of keeping them. It forms
+    the gradients there, because the loss scale must multiply them before the cast to half.
     """
     _check_shapes(hidden_ND, items_VD, targets_N, weights_N)
     _check_negatives(negatives_S)

@@ -1,9 +1,8 @@
 # pyright: strict
-"""What a diversity regulariser may look at: the soft slates of a batch, and the items' traits.
+"""The input of the diversity regularisers: the soft slates of a batch, and the items' traits.
 
-SoftSlates is of one batch; the ItemTraits in it are the same at every step. Everything but the
-memberships is a constant of the optimisation. How the memberships are formed is in soft_topk.py;
-what they cost in diversity.py (inside one slate) and aggregate.py (all slates together).
+SoftSlates belongs to one batch; its ItemTraits are the same at every step. Only the memberships
+carry gradients. soft_topk.py forms the memberships; diversity.py and aggregate.py penalise them.
 Shapes: B users, M candidates, D dims, G categories, S seen pairs, N labels, V catalogue.
 """
 
@@ -17,7 +16,7 @@ import torch
 from recdiv_core.items.traits import ItemTraits
 
 EMPTY_SLATE: Final = 1e-6
-"""Places below which nothing is divided: a user who has seen the whole catalogue has none."""
+"""Smallest number of positions to divide by; a user who has seen the whole catalogue has none."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +24,14 @@ class SoftSlates:
     """The soft slates of a batch of users.
 
     Attributes:
-        membership_BM: q, in [0, 1], rows sum to k (to less where fewer items are left).
-        candidates_BM: item_index of each candidate, no item twice in a row.
-        traits: what all users' slates are judged by.
-        exposure_V: running share of all slate places that each item holds, sums to 1.
-        history_BG: share of each category in each user's history, rows sum to 1, all 0 without a
-            history; None where no regulariser of the mix asks for it.
+        membership_BM: q, in [0, 1]; rows sum to k, or less where fewer items are left.
+        candidates_BM: item_index of each candidate, distinct within a row.
+        traits: the items of the catalogue.
+        exposure_V: running share of all slate positions that each item has, sums to 1.
+        history_BG: share of each category in each user's history; rows sum to 1, or are all 0
+            without a history; None if no regulariser of the mix needs it.
         slate_size: k.
-        taught_BM: bool, the candidates that a re-ranker puts into the slate; None where it is not
-            asked.
+        taught_BM: bool, candidates that a re-ranker puts into the slate; None if not needed.
     """
 
     membership_BM: torch.Tensor
@@ -46,5 +44,5 @@ class SoftSlates:
 
     @property
     def num_places(self) -> float:
-        """Slate places there are when every train user is shown one slate."""
+        """Slate positions in all if every train user is shown one slate."""
         return float(self.traits.num_train_users * self.slate_size)

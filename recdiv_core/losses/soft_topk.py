@@ -16,10 +16,10 @@ import torch
 from torch.autograd import Function
 
 BISECTIONS: Final = 40
-"""Halvings of the threshold's bracket: beyond float32's resolution of it."""
+"""Halvings of the threshold's bracket; enough for the resolution of float32."""
 
 STD_FLOOR: Final = 1e-6
-"""Spread below which a user's scores count as all equal: then nothing is to be scaled up."""
+"""Standard deviation below which a user's scores count as equal and are not scaled up."""
 
 
 class _ThresholdSigmoid(Function):
@@ -59,7 +59,7 @@ def soft_topk(scores_BM: torch.Tensor, k: int, temperature: float) -> torch.Tens
     Args:
         scores_BM: [B, M] float32 or wider, finite.
         k: slate length; k >= M gives all ones.
-        temperature: > 0; to 0 the hard top k.
+        temperature: > 0; near 0 gives the hard top k.
 
     Returns:
         q, [B, M], in [0, 1], rows sum to min(k, M). Gradients sum to 0 over a row.
@@ -86,9 +86,9 @@ def _check(scores_BM: torch.Tensor, k: int, temperature: float) -> None:
 def standardise(scores_BM: torch.Tensor) -> torch.Tensor:
     """Scale each user's candidate scores to mean 0 and standard deviation 1.
 
-    A slate formed from these depends on the order and the gaps, never on the scale: otherwise a
-    model meets a diversity penalty by flattening its scores and leaves the top k where it was.
-    A user whose scores are all equal gets zeros.
+    A slate formed from them depends on the order and the gaps, not on the scale. Otherwise a model
+    lowers a diversity penalty by flattening its scores, without changing the top k. A user whose
+    scores are all equal gets zeros.
     """
     centred = scores_BM - scores_BM.mean(1, keepdim=True)
     spread = centred.square().mean(1, keepdim=True).add(STD_FLOOR**2).sqrt()

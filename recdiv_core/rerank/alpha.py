@@ -1,10 +1,10 @@
 # pyright: strict
-"""Alpha-relevance: several attributes at once, each value worth less every time it is shown.
+"""Alpha re-ranker: several attributes at once; a value is worth less each time it is shown.
 
-Not personal: what the user looked at does not count. The one idea is that of alpha-nDCG: the gain
-of a value falls by the factor 1 - alpha with each item that has it.
+Not personal: the user's history has no effect. As in alpha-nDCG, the gain of a value falls by the
+factor 1 - alpha with each chosen item that has this value.
 
-Legend: B users, W dials, C candidates, L labels an item.
+Legend: B users, W dials, C candidates, L labels of an item.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from recdiv_core.rerank.relevance import zero_to_one
 def alpha(candidates: Candidates, k: int, num_dials: int, options: Options) -> Novelty:
     """Novelty = sum_a w_a mean_{v of i} (1 - alpha)^{n_av}, in [0, 1].
 
-    n_av: items chosen so far that have value v of attribute a; w: `options.attributes`, scaled to
-    sum to 1. The gain of alpha-nDCG (Clarke et al. 2008, Novelty and diversity in information
-    retrieval evaluation), its discount left out. An unknown value is worth 0: nobody can tell that
-    it is new. Relevance is scaled to [0, 1]. The first choice counts as the others do. Cost:
-    k C L^2 a user, L the labels of all attributes together.
+    n_av is the number of items chosen so far with value v of attribute a; w are the weights in
+    `options.attributes`, scaled to sum to 1. This is the gain of alpha-nDCG without its discount
+    (Clarke et al. 2008, Novelty and diversity in information retrieval evaluation). An unknown
+    value has novelty 0. Relevance is scaled to [0, 1]. The dial also acts on the first position.
+    Cost per user: k C L^2, with L the labels of all attributes together.
     """
     names = options.attributes or dict.fromkeys(("category", *candidates.traits.attributes), 1.0)
     total = sum(names.values())

@@ -1,10 +1,10 @@
 # pyright: strict
-"""Diverse beam search: slates decoded category by category, each group pushed off the last ones.
+"""Diverse beam search: each group of items is penalised for the categories of earlier groups.
 
-Not a search over whole slates. The one idea: a place is decoded as category, then item; a group of
-beams pays for a category as often as earlier groups have taken it, and not at all for its own.
+Not a search over whole slates. A position is decoded as a category and then an item. A group pays
+for a category as often as earlier groups have used it, and nothing for its own items.
 
-Legend: B users, W dials, C candidates, L labels an item.
+Legend: B users, W dials, C candidates, L labels of an item.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from recdiv_core.rerank.relevance import standardised
 
 
 def beam(candidates: Candidates, k: int, num_dials: int, options: Options) -> Novelty:
-    """Novelty = -n_c, n_c items of i's category that earlier groups have chosen, <= 0.
+    """Novelty = -n_c, where n_c items of i's category were chosen by earlier groups; <= 0.
 
-    Vijayakumar et al. 2018, Diverse beam search, over the tree category -> item, with the Hamming
-    penalty on the category: groups of `options.beam_width` beams one after another, each the best
-    that are left by log p(c) + log p(i | c) - lambda n_c = log p(i) - lambda n_c. The first level
-    is searched whole, so that nothing is pruned away: lambda = 0 is plain beam search, which is the
-    model's order. lambda = d / (1 - d), in standard deviations of the user's scores a repeat. With
-    one beam a group (the default) every place pays for all before it; with k beams there is one
-    group, and nothing to pay. An item of several categories takes an equal part of a place in each,
-    and pays the mean of theirs; one without any pays nothing. Cost: k C L^2 a user.
+    Vijayakumar et al. 2018, Diverse beam search, over the tree category -> item with the Hamming
+    penalty on the category. Groups of `options.beam_width` beams are decoded one after another.
+    Each group takes the best remaining items by log p(c) + log p(i | c) - lambda n_c
+    = log p(i) - lambda n_c. The first level is searched completely, so nothing is pruned, and
+    lambda = 0 gives the model's order. lambda = d / (1 - d), in standard deviations of the user's
+    scores per repetition. With one beam per group (the default) every position pays for all earlier
+    ones; with k beams there is one group and no penalty. An item of several categories counts in
+    equal parts for each and pays their mean; an item without a category pays nothing.
+    Cost per user: k C L^2.
     """
     labels_BCL = candidates.labels_BCL("category")
     shares_BCL = shares_of(labels_BCL).float()

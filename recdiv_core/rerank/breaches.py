@@ -1,10 +1,10 @@
 # pyright: strict
-"""How far slates are from keeping rules, and how far they must be.
+"""Count how far slates are from keeping rules, and how far they must be.
 
-Not the keeping (quota.py). The one idea: each rule has a count of its own, 0 where it is kept, that
-says how much a slate would have to change; what is inevitable is counted for each rule by itself.
+Not the keeping of the rules (quota.py). Each rule has a count of its own, 0 where the rule is kept,
+which says by how much a slate would have to change.
 
-Legend: B users, C candidates, L labels an item, R rules, K slate length, E entries of a list of
+Legend: B users, C candidates, L labels of an item, R rules, K slate length, E entries of a list of
 labels, P windows, N and X lists.
 """
 
@@ -19,11 +19,11 @@ from recdiv_core.rerank.candidates import Candidates, Rule
 
 
 def gave_way(rules: Sequence[Rule], slates_XK: Tensor) -> Tensor:
-    """Tell which rules a slate breaks, [..., R] bool.
+    """Return which rules a slate breaks, [..., R] bool.
 
     Args:
         rules: R of them.
-        slates_XK: [..., K] int64 item_index in slate order, -1 behind the end.
+        slates_XK: [..., K] int64 item_index in slate order, -1 after the end.
     """
     return breaches(rules, slates_XK) > 0
 
@@ -31,9 +31,13 @@ def gave_way(rules: Sequence[Rule], slates_XK: Tensor) -> Tensor:
 def breaches(rules: Sequence[Rule], slates_XK: Tensor) -> Tensor:
     """Count how far slates are from keeping each rule, [..., R] int64; 0 = kept.
 
-    `at most`: items too many, summed over labels and over windows; `at least` and `include`: items
-    that lack; `distinct`: labels that lack; `exclude`: items that should not be there. A window is
-    W places of the slate, or all where it is shorter.
+    `at most` counts the excess items, summed over labels and windows. `at least` and `include`
+    count the missing items, `distinct` the missing labels, and `exclude` the forbidden items. A
+    window is W consecutive positions, or the whole slate if it is shorter.
+
+    Args:
+        rules: R of them.
+        slates_XK: [..., K] int64 item_index in slate order, -1 after the end.
     """
     slates_NK = slates_XK.reshape(-1, slates_XK.shape[-1])
     counts = [_breaches_of(rule, slates_NK) for rule in rules]
@@ -62,7 +66,7 @@ def _breaches_of(rule: Rule, slates_NK: Tensor) -> Tensor:
 
 
 def earlier_alike(labels_NE: Tensor) -> Tensor:
-    """Count for each entry of a list those before it that are equal, [N, E] int64."""
+    """Count for each entry of a list the equal entries before it, [N, E] int64."""
     sorted_NE, order_NE = labels_NE.sort(dim=1, stable=True)
     place_NE = torch.arange(labels_NE.shape[1], device=labels_NE.device).expand_as(sorted_NE)
     first_NE = torch.searchsorted(sorted_NE, sorted_NE)
@@ -70,7 +74,7 @@ def earlier_alike(labels_NE: Tensor) -> Tensor:
 
 
 def num_distinct(labels_NE: Tensor) -> Tensor:
-    """Count the different labels of each list, [N] int64; -1 is none."""
+    """Count the distinct labels of each list, [N] int64; -1 is no label."""
     sorted_NE = labels_NE.sort(dim=1).values
     is_first_NE = sorted_NE[:, 1:] != sorted_NE[:, :-1]
     return is_first_NE.sum(dim=1) + (sorted_NE[:, 0] >= 0)
@@ -106,7 +110,7 @@ def least_breach(rule: Rule, labels_BCL: Tensor, candidates: Candidates, k: int)
 
 
 def rule_labels(rule: Rule, tile: Candidates) -> Tensor:
-    """Look up the labels of a tile's candidates, [B, C, L] int32, without columns of none."""
+    """Look up the labels of the candidates, [B, C, L] int32, without empty columns."""
     labels_BCL = rule.labels[tile.items_BC.masked_fill(~tile.is_real_BC, -1)].int()
     if labels_BCL.shape[2] > 1:
         labels_BCL = labels_BCL[..., : max(1, int((labels_BCL >= 0).any(dim=0).any(dim=0).sum()))]

@@ -1,10 +1,10 @@
 # pyright: strict
-"""Calibration: the slate's categories in the proportions of the user's history.
+"""Calibrated re-ranker: the slate's categories in the proportions of the user's history.
 
-Not diversity for its own sake: who looked at one category gets that one. The one idea: an item
-moves the divergence only through its own categories, so that the others need not be looked at.
+Not diversity for its own sake: a user who looked at one category gets that category. An item
+changes the divergence only through its own categories, so the other categories are not computed.
 
-Legend: B users, W dials, C candidates, L labels an item.
+Legend: B users, W dials, C candidates, L labels of an item.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from recdiv_core.rerank.greedy import Novelty
 from recdiv_core.rerank.relevance import zero_to_one
 
 KEPT_TASTE: Final = 0.01
-"""Part of the history mixed into the slate's shares, so that the divergence is finite."""
+"""Share of the history mixed into the slate's distribution; keeps the divergence finite."""
 
 
 def calibrated(candidates: Candidates, k: int, num_dials: int, options: Options) -> Novelty:
-    """Novelty = how much i's own categories take off KL(h || (1 - a) P + a h) / log(1 / a).
+    """Novelty = decrease of KL(h || (1 - a) P + a h) / log(1 / a) by i's own categories.
 
-    h: share of each category in the history; P: in the slate with i, an item of several categories
-    counting as an equal part of each; a = 0.01. Greedily the objective of Steck 2018, Calibrated
-    recommendations: what the divergence is without i's categories is the same for all candidates.
-    Relevance is scaled to [0, 1]. The first choice counts as the others do. No history, or no
-    category: novelty 0, the model's order. Cost: k C L^2 a user, whatever the number of categories.
+    h is the share of each category in the history and P its share in the slate with i; an item of
+    several categories counts in equal parts for each; a = 0.01. This is the greedy form of Steck
+    2018, Calibrated recommendations; the part of the divergence outside i's categories is the same
+    for all candidates. Relevance is scaled to [0, 1]. The dial also acts on the first position.
+    Without a history or a category the novelty is 0 and the order is the model's. Cost per user:
+    k C L^2, independent of the number of categories.
     """
     labels_BCL = candidates.labels_BCL("category")
     shares_BCL = shares_of(labels_BCL)

@@ -1,10 +1,10 @@
 # pyright: strict
-"""What a re-ranker chooses from, and the door of every re-ranker.
+"""The arguments of every re-ranker: candidates, rules and options, and their checks.
 
-Not the choosing. The one idea: candidates are numbers of items; what an item is like stands once in
-the catalogue's traits and is looked up for a tile of users at a time.
+Not the choosing. Candidates are item_index numbers; the properties of an item stand once in the
+catalogue's traits and are looked up for a tile of users at a time.
 
-Legend: B users, C candidates, D dims, L labels an item, G categories, V catalogue.
+Legend: B users, C candidates, D dims, L labels of an item, G categories, V catalogue.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ class Candidates:
     Attributes:
         scores_BC: float, in descending order, higher is better; -inf or NaN marks padding, which is
             never chosen.
-        items_BC: int64 item_index, no real item twice in a row; anything valid at padding.
-        traits: what items are like; vectors are unit ones or zeros, and zeros are like nothing.
-        history_BG: share of each category in each user's history, rows sum to 1, all 0 without one.
-        exposure_V: int64 places that each item holds already in this pass over the users; zeros in
-            the first batch.
+        items_BC: int64 item_index, each real item once in a row; any valid index at padding.
+        traits: the items of the catalogue; embeddings have unit length or are zeros.
+        history_BG: share of each category in each user's history; rows sum to 1, or are all 0
+            without a history.
+        exposure_V: int64 slate positions that each item already has in this pass over the users;
+            zeros in the first batch.
     """
 
     scores_BC: Tensor
@@ -47,31 +48,31 @@ class Candidates:
         return torch.isfinite(self.scores_BC)
 
     def embeddings_BCD(self) -> Tensor:
-        """Look the candidates' vectors up, float32."""
+        """Return the vectors of the candidates, float32."""
         flat = self.traits.embeddings_VD.index_select(0, self.items_BC.flatten())
         return flat.float().view(*self.items_BC.shape, flat.shape[1])
 
     def labels_BCL(self, name: str) -> Tensor:
-        """Look up the values of an attribute, or the categories, padded with -1."""
+        """Return the values of an attribute, or the categories, of the candidates; -1 pads."""
         if name == "category":
             return self.traits.categories[self.items_BC]
         return self.traits.attributes[name][self.items_BC][..., None]
 
     def wishes_BCL(self) -> Tensor:
-        """Look up the history's share of each candidate's categories; 0 at the end of the labels.
+        """Return the history's share of each candidate's categories; 0 at padding.
 
-        The same places as `labels_BCL("category")`.
+        Same layout as `labels_BCL("category")`.
         """
         labels_BCL = self.labels_BCL("category")
         wishes = self.history_BG.gather(1, labels_BCL.clamp_min(0).flatten(1))
         return wishes.view(labels_BCL.shape).masked_fill(labels_BCL < 0, 0.0)
 
     def of_users(self, start: int, stop: int) -> Candidates:
-        """Return the candidates of a stretch of users."""
+        """Return the candidates of the users start to stop - 1."""
         return self._of(slice(start, stop))
 
     def of_rows(self, row_b: Tensor) -> Candidates:
-        """Return the candidates of the users in some rows."""
+        """Return the candidates of the users in the given rows."""
         return self._of(row_b)
 
     def _of(self, rows: slice | Tensor) -> Candidates:
@@ -85,14 +86,14 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """What every slate has to keep, see slate_rules.py; the items it speaks of have labels.
+    """A rule that every slate has to keep, see slate_rules.py.
 
     Attributes:
-        kind: of `at most` and `distinct` each label is counted by itself; `at least`, `include` and
-            `exclude` have the one label 0.
-        labels: of every item; an item of none does not count.
-        count: M or N of the rule; 1 of an item.
-        window: consecutive places that `at most` counts in; 0 = the whole slate.
+        kind: `at most` and `distinct` count each label separately; `at least`, `include` and
+            `exclude` use the single label 0.
+        labels: labels of every item of the catalogue; an item without a label does not count.
+        count: M or N of the rule, >= 0; 1 for a rule of an item.
+        window: consecutive positions that `at most` counts in; 0 = the whole slate.
     """
 
     kind: RuleKind
@@ -103,15 +104,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class Options:
-    """What some re-rankers can be told besides the dial.
+    """Settings of some re-rankers besides the dial.
 
     Attributes:
-        window: places before a place that it has to differ from; 0 = all (dpp, ssd).
-        beam_width: places that are decoded together, before their categories cost (beam).
-        alpha: share of the wish for a value that an item of it meets, in [0, 1] (xquad, alpha).
-        attributes: name -> weight, `category` or a name in the traits' attributes; empty = all that
-            the catalogue has, alike (alpha).
-        rules: what every slate has to keep, whatever the dial (all but exposure).
+        window: earlier positions that a position has to differ from; 0 = all (dpp, ssd).
+        beam_width: positions decoded together, without a penalty among themselves (beam).
+        alpha: share of the demand for a value that one item with it satisfies, in [0, 1]
+            (xquad, alpha).
+        attributes: name -> weight; names are `category` and the traits' attributes; empty = all
+            of them with equal weights (alpha).
+        rules: rules that every slate has to keep at any dial (all but exposure).
     """
 
     window: int = 0
@@ -178,6 +180,6 @@ def _check_rules(rules: Sequence[Rule], num_items: int) -> None:
 
 
 def shares_of(labels_BCL: Tensor) -> Tensor:
-    """Return how much of an item each of its labels is: 1 / labels, 0 at the end of the labels."""
+    """Return the part of an item that each of its labels gets: 1 / labels, 0 at padding."""
     is_label_BCL = labels_BCL >= 0
     return is_label_BCL / is_label_BCL.sum(dim=2, keepdim=True).clamp_min(1)

@@ -1,13 +1,13 @@
-"""The greedy loop compiled: mmr, msd, dpp and ssd for candidates on the CPU that no rule binds.
+"""The greedy loop compiled: mmr, msd, dpp and ssd for candidates on the CPU, without rules.
 
-Not other methods: greedy.py and the re-rankers say what is chosen, and tests hold this to it. The
-one idea: a user by himself fits into a core's first cache, where a step costs some hundred cycles;
-as operations on tensors its calls and its traffic cost several times as much. The dials of a user
-share his vectors, the cosines that any of them asked for, and all that they learn as long as they
-choose alike. numba compiles at the first call, and keeps the result where it may write.
+The methods are defined in greedy.py and the re-rankers; tests compare this loop with them. One
+user's data fits into the first cache of a core, where a step costs some hundred cycles; as tensor
+operations the calls and memory traffic cost several times as much. The dials of a user share the
+vectors, the cosines computed so far, and all state while their choices are equal. numba compiles at
+the first call and caches the result where it may write.
 
 Legend: B users, W dials, C candidates, N real candidates of a user, D dims, K slate length, S
-choices made, M choices that span.
+choices made, M choices in the span.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from recdiv_core.rerank.ssd import BIAS
 Array = np.ndarray[Any, Any]
 
 MMR, MSD, DPP, SSD = range(4)
-# a plain number would make float64 of all that it meets
+# a Python number would promote float32 arrays to float64
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 FARTHEST = np.float32(2)
 
@@ -58,7 +58,7 @@ def _choose(
         weigh_W1[:, 0].numpy(),
         keep_W1[:, 0].numpy(),
         span_size(k, options.window),
-        # as arguments: what is kept on disk does not notice when a constant elsewhere changes
+        # as arguments, because the compiled file on disk does not notice a changed constant
         np.float32(bias),
         np.float32(SMALLEST),
         chosen_BWK.numpy(),
@@ -81,18 +81,18 @@ def _compiled(*fastmath: str) -> Callable[[Callable[..., Any]], Callable[..., An
     def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return njit(cache=True, **options)(function)
-        except RuntimeError:  # there is no place to keep it
+        except RuntimeError:  # no writable cache directory
             return njit(**options)(function)
 
     return compiled
 
 
-# a view of an array counts its references, at each step: rows are named by their number
+# rows are passed by index: a view of an array would count references at each step
 
 
 @_compiled("reassoc", "nsz")
 def _cosines(vectors_ND: Array, chosen: int, cosine_MN: Array, row: int) -> None:
-    # one sum for all candidates alike, so that equal vectors have equal cosines
+    # the same order of summation for all candidates: equal vectors have equal cosines
     for n in range(len(vectors_ND)):
         cosine = ZERO
         for d in range(vectors_ND.shape[1]):
@@ -102,7 +102,7 @@ def _cosines(vectors_ND: Array, chosen: int, cosine_MN: Array, row: int) -> None
 
 @_compiled()
 def _first_largest(kept_N: Array, weight: np.float32, state_SN: Array, step: int) -> np.int64:
-    """Return where kept + weight state is largest; of equal ones the first."""
+    """Return the index of the largest kept + weight * state; ties go to the first."""
     best = np.int64(np.iinfo(np.int64).min)
     for n in range(len(kept_N)):
         objective = kept_N[n] + weight * state_SN[step, n] + ZERO  # makes 0 of -0

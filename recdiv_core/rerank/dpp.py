@@ -1,8 +1,8 @@
 # pyright: strict
 """Determinantal point process: the slate that spans the largest volume, chosen greedily.
 
-Not an optimum over slates, and no sampling. The one idea: what a candidate adds to the volume is
-its distance to the span of the chosen ones, so that three alike items are worth no more than one.
+Not an optimum over slates, and no sampling. A candidate adds to the volume by its distance to the
+span of the chosen items, so several similar items are worth no more than one.
 
 Legend: B users, W dials, C candidates, D dims, R = B W.
 """
@@ -22,11 +22,11 @@ def dpp(candidates: Candidates, k: int, num_dials: int, options: Options) -> Nov
 
     The greedy MAP of (1 - d) sum r + d log det S, that is of the kernel diag(q) S diag(q) with
     log q = r (1 - d) / (2 d) (Chen, Zhang & Zhou 2018, Fast greedy MAP inference for determinantal
-    point process to improve recommendation diversity). Relevance is in standard deviations. A
-    determinant is cut off at SMALLEST: candidates in the span of the chosen ones are alike new, and
-    relevance orders them. A vector of zeros is like nothing but itself. The first choice is the top
-    candidate at every dial. `options.window`: only the last choices count. Cost: k C (D + k) a
-    user; with a window w, k C (D + 6 w).
+    point process to improve recommendation diversity). Relevance is in standard deviations. The
+    squared distance is at least SMALLEST: candidates in the span of the chosen items have equal
+    novelty, and relevance orders them. A vector of zeros is similar only to itself. The first item
+    is the top candidate at every dial. With `options.window` only the last choices count. Cost per
+    user: k C (D + k), or k C (D + 6 w) with a window w.
     """
     relevance_BC = standardised(candidates)
     num_users, num_candidates = relevance_BC.shape

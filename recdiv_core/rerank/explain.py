@@ -1,9 +1,8 @@
 # pyright: strict
-"""Why each item stands where it does: what relevance and novelty gave, and which rule intervened.
+"""Explain why each item stands at its position: relevance, novelty, and the rule that intervened.
 
-Not the choosing: a replay of it over slates that are there. The one idea: a greedy choice is a sum
-of two parts, so that the parts of what was chosen are its explanation, and a place where something
-else has a larger sum was decided by a rule.
+Not the choosing: it repeats the choices of given slates. A greedy choice maximises a sum of two
+parts, so these parts explain it. Where another candidate has a larger sum, a rule decided.
 
 Legend: B users, W dials, C candidates, K slate length, R rules.
 """
@@ -28,15 +27,15 @@ FREE: Final = -1
 
 @dataclass(frozen=True)
 class Explanation:
-    """What decided each place; the first two sum to what the candidate was chosen by.
+    """The reasons of each position; relevance + novelty is the objective of the chosen item.
 
     Attributes:
-        relevance_BWK: (1 - d) times relevance on the re-ranker's scale; all of it at the first
-            place of those that start with the candidate of highest relevance. 0 behind the end.
-        novelty_BWK: d times the novelty for the places before; 0 behind the end.
-        rule_BWK: int64 index of the rule that kept the largest sum from this place; FREE where this
-            is the first of the largest; R where no rule by itself did: several together, or a dead
-            end.
+        relevance_BWK: (1 - d) times relevance on the re-ranker's scale; relevance alone at the
+            first position of re-rankers that start with the top candidate. 0 after the end.
+        novelty_BWK: d times the novelty given the earlier positions; 0 after the end.
+        rule_BWK: int64 index of the rule that excluded the candidate with the largest objective;
+            FREE where that candidate was chosen; R where no single rule excluded it (several rules
+            together, or a second choice).
     """
 
     relevance_BWK: Tensor
@@ -51,14 +50,14 @@ def explain(
     dials: Sequence[float],
     options: Options,
 ) -> Explanation:
-    """Explain slates of a greedy re-ranker: for some users to look at, all in one tile.
+    """Explain slates of a greedy re-ranker, for a few users at a time.
 
     Args:
-        novelty_of: the re-ranker's (rerank/__init__.py).
-        candidates: that the slates were chosen from.
-        chosen_BWK: what `choose` returned.
-        dials: W.
-        options: as they were when the slates were chosen.
+        novelty_of: novelty of the re-ranker, from NOVELTIES (rerank/__init__.py).
+        candidates: candidates that the slates were chosen from.
+        chosen_BWK: result of the re-ranker.
+        dials: W dials, as they were for the choice.
+        options: options, as they were for the choice.
     """
     k = chosen_BWK.shape[2]
     check_candidates(candidates, k, dials, options)
@@ -101,7 +100,7 @@ def explain(
 def _intervening(
     sum_BWC: Tensor, best_BW: Tensor, quotas: dict[int, Quota], num_rules: int
 ) -> Tensor:
-    """Return the first rule that bars the largest sum, [B, W], and tell all quotas what came."""
+    """Return the first rule that excludes the largest sum, [B, W]; update all quotas."""
     largest_BW = first_largest(sum_BWC)
     rule_BW = torch.full_like(best_BW, num_rules)
     for index, quota in sorted(quotas.items(), reverse=True):

@@ -1,12 +1,12 @@
 # pyright: strict
-"""Exposure: no item in more slates than its capacity; the users of a batch are served together.
+"""Exposure re-ranker: no item in more slates than its capacity; a batch is solved as a whole.
 
-The only re-ranker that looks across users, and the only one that controls catalogue coverage. The
-one idea: users ask for what they like best, an item keeps those to whom it matters most, and who is
-turned away asks for the next best, until nobody is. What comes out does not depend on the order of
-asking.
+The only re-ranker that looks across users, and so the only one that controls catalogue coverage.
+Users ask for their best items, an item keeps the users for whom it stands out most, and refused
+users ask for their next best item until no request is refused. The result does not depend on the
+order of the requests.
 
-Legend: B users, W dials, C candidates, K slate length, V catalogue, P places asked for.
+Legend: B users, W dials, C candidates, K slate length, V catalogue, P requests.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ def exposure(candidates: Candidates, k: int, dials: Sequence[float], options: Op
     """Choose for all users the best slates that keep every item within its capacity.
 
     Deferred acceptance (Gale & Shapley 1962, College admissions and the stability of marriage),
-    many to many, users asking: no user and item want each other and are kept apart. A user prefers
-    higher scores; an item prefers users for whom it stands out, by the score in standard
-    deviations (of equal ones the earlier row). The capacity is N^(1 - d) c^d places, rounded: from
-    N, one place with every user, to c = places / V rounded up, where all items are shown alike; N
-    users and their places are counted from the start of the pass (`exposure_V`). Places that only
-    full items could fill are filled by the scores, at the end of the slate, over capacity. Cost: a
-    few dozen rounds over the places asked for.
+    many to many, with users proposing: no user and item prefer each other to their present match. A
+    user prefers higher scores. An item prefers users for whom its score is highest in standard
+    deviations; ties go to the earlier row. The capacity is N^(1 - d) c^d positions, rounded. It
+    falls from N, one position with every user, to c = positions / V rounded up, where all items
+    are shown equally often. N users and their positions count from the start of the pass
+    (`exposure_V`). Positions that only full items could take are filled by score at the end of the
+    slate, beyond capacity. Cost: a few dozen rounds over the requests.
 
-    Arguments and result are those of every re-ranker (rerank/__init__.py); the same user may be
-    served otherwise in another batch.
+    Arguments and result are those of every re-ranker (rerank/__init__.py). The slate of a user
+    depends on the other users of the batch.
 
     Raises:
-        ValueError: as every re-ranker, and of rules, which look at one slate.
+        ValueError: as every re-ranker, or rules are given: they apply to one slate.
     """
     check_candidates(candidates, k, dials, options)
     if options.rules:
@@ -75,7 +75,7 @@ def _serve(candidates: Candidates, k: int, capacity: int) -> Tensor:
 
 
 def _losers(item_P: Tensor, worth_P: Tensor, free_V: Tensor) -> Tensor:
-    """Tell which askers an item turns away, [P] bool: all but the `free` of the highest worth."""
+    """Return which requests an item refuses, [P] bool: all but the `free_V` of highest worth."""
     order_P = worth_P.argsort(descending=True, stable=True)
     order_P = order_P[item_P[order_P].argsort(stable=True)]  # by item, and by worth inside one
     sorted_P = item_P[order_P]

@@ -1,11 +1,10 @@
 # pyright: strict
-"""Wishes that fade as they are met: the core of xquad and alpha.
+"""Weights of labels that fall as the labels are shown: the core of xquad and alpha.
 
-Not a re-ranker. The one idea: a label of a candidate is worth a weight, and each choice that has
-the same label leaves a part of that weight; only labels of candidates are kept, never a table of
-all categories.
+Not a re-ranker. A label of a candidate has a weight, and each choice with the same label leaves a
+part of that weight. Only labels of candidates are stored, never a table of all categories.
 
-Legend: B users, W dials, C candidates, L labels an item.
+Legend: B users, W dials, C candidates, L labels of an item.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ def fading(
     """Prepare novelty = sum_l weight_il prod_{j in S} (1 - met_jl), j in S with the same label.
 
     Args:
-        weights_BCL: what each label of a candidate is worth, 0 at the end of the labels.
-        labels_BCL: int; -1 ends the labels.
-        met_BCL: share of the wish for a label that this candidate meets, in [0, 1].
+        weights_BCL: weight of each label of a candidate, 0 at padding.
+        labels_BCL: int labels, -1 at padding.
+        met_BCL: share of the demand for a label that this candidate satisfies, in [0, 1].
         num_dials: W.
 
     Returns:
-        novelty for an empty slate [B, W, C], and what a Novelty has as `after`.
+        novelty for an empty slate [B, W, C], and the function `after` of a Novelty.
     """
     rest_of = label_finder(labels_BCL, 1 - met_BCL, default=1.0)
     left_BWLC = weights_BCL.transpose(1, 2)[:, None].repeat(1, num_dials, 1, 1)

@@ -1,9 +1,9 @@
 # pyright: strict
-"""The loop that all greedy re-rankers share: choose, learn what that choice makes new, repeat.
+"""The loop that all greedy re-rankers share: choose an item, update the novelty, repeat.
 
-Not what counts as new: that is a Novelty, one a re-ranker. The ideas to hold: a grid of dials is
-one more axis of the batch, so that all dials share what they look up; and users come in tiles that
-stay in the cache, because each step reads a tile's vectors again.
+The novelty itself comes from a Novelty, one per re-ranker. A grid of dials is one more axis of the
+batch, so all dials share the lookups. Users are processed in tiles that fit into the cache, because
+each step reads a tile's vectors again.
 
 Legend: B users of a tile, W dials, C candidates, D dims, K slate length.
 """
@@ -23,20 +23,21 @@ from recdiv_core.rerank.quota import Quota
 from recdiv_core.rerank.wanted import without_excluded
 
 CPU_TILE_BYTES: Final = 6 << 20
-"""About a core's share of the caches; a larger tile calls fewer operations and misses more."""
+"""Size of a tile on the CPU: about the cache of one core; larger tiles miss it more often."""
 GPU_TILE_BYTES: Final = 1 << 30
+"""Size of a tile on a GPU."""
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """What a re-ranker weighs against relevance.
+    """The two terms that a greedy re-ranker weighs.
 
     Attributes:
         relevance_BC: the scores on the re-ranker's scale.
-        first_BWC: novelty of each candidate for an empty slate; None where all are alike, and then
-            the candidate of highest relevance comes first, at any dial.
-        after: from the places just chosen [B, W] to the novelty of each candidate [B, W, C],
-            finite; it may write its answer where its last answer stood.
+        first_BWC: novelty of each candidate for an empty slate; None = equal for all, and then the
+            most relevant candidate comes first at any dial.
+        after: function from the candidates just chosen [B, W] to the novelty of each candidate
+            [B, W, C], finite; it may return the same tensor each time.
     """
 
     relevance_BC: Tensor
@@ -45,14 +46,14 @@ class Novelty:
 
 
 class Gate(Protocol):
-    """What decides, before each choice, which candidates may come."""
+    """Decides before each choice which candidates are allowed."""
 
     def hold_back(self, objective_BWC: Tensor) -> None:
-        """Set the objective of those that may not to -inf."""
+        """Set the objective of candidates that are not allowed to -inf."""
         ...
 
     def add(self, best_BW: Tensor, objective_BWC: Tensor) -> None:
-        """Hear of the choices just made, and of what they were chosen by."""
+        """Record the choices just made, and the objective they were chosen by."""
         ...
 
 
@@ -60,7 +61,7 @@ NoveltyOf = Callable[[Candidates, int, int, Options], Novelty]
 """candidates of a tile, k, number of dials, options -> Novelty."""
 
 Kernel = Callable[[Candidates, int, Sequence[float], Options], Tensor]
-"""Chooses as `choose` does, for candidates on the CPU, and knows no rules."""
+"""Computes the result of `choose` for candidates on the CPU, without rules."""
 
 
 def choose(
@@ -75,7 +76,7 @@ def choose(
     """Choose slates step by step: the candidate with the largest (1 - d) relevance + d novelty.
 
     Ties go to the earlier candidate. Arguments and result are those of every re-ranker
-    (rerank/__init__.py), and `kernel`, which takes over where there is one and it can.
+    (rerank/__init__.py). `kernel` computes the result on the CPU where no rule is given.
     """
     check_candidates(candidates, k, dials, options)
     if kernel is not None and not options.rules and candidates.scores_BC.device.type == "cpu":
@@ -112,7 +113,7 @@ def choose(
 def _choose_tile(
     novelty: Novelty, tile: Candidates, steps: int, dials: Sequence[float], gate: Gate | None
 ) -> Tensor:
-    """Return the first `steps` choices, -1 behind a user's last real candidate."""
+    """Return the first `steps` choices; -1 after a user's last real candidate."""
     weigh_W1, keep_W1 = weights(dials, novelty.relevance_BC.device)
     is_padding_B1C = ~tile.is_real_BC[:, None]
     relevance_B1C = novelty.relevance_BC[:, None]
@@ -182,16 +183,16 @@ def weights(dials: Sequence[float], device: torch.device) -> tuple[Tensor, Tenso
 
 
 def first_largest(objective_BWC: Tensor) -> Tensor:
-    """Return where each row is largest; of equal ones the first."""
+    """Return the index of the largest value of each row; ties go to the first."""
     if objective_BWC.device.type == "cpu":  # numpy's is vectorised: three times as fast
         return torch.from_numpy(objective_BWC.detach().numpy().argmax(axis=2))  # pyright: ignore[reportUnknownMemberType]
     return objective_BWC.argmax(dim=2)
 
 
 def _stretches(candidates: Candidates, k: int, num_dials: int) -> Iterator[tuple[int, int]]:
-    """Cut the users into tiles, by their vectors and some k rows for each dial.
+    """Yield tiles of users whose vectors, and k + 4 rows for each dial, fit the tile size.
 
-    Where candidates have many labels, a tile has room for these too.
+    Where candidates have many labels, the tile size also covers the labels.
     """
     num_users, num_candidates = candidates.scores_BC.shape
     dim, categories = candidates.traits.embeddings_VD.shape[1], candidates.traits.categories
@@ -210,13 +211,13 @@ def _stretches(candidates: Candidates, k: int, num_dials: int) -> Iterator[tuple
 def likeness_rows(
     candidates: Candidates, k: int, num_dials: int, *, offset: float
 ) -> Callable[[Tensor], Tensor]:
-    """Prepare to look up `offset - cosine` of chosen candidates with all others.
+    """Return a function that looks up `offset - cosine` of chosen candidates with all others.
 
-    The whole [C, C] matrix of a user is one product of matrices, several times as fast a number as
-    a row by itself: it is made where rows of it are wanted often enough, as for a grid of dials.
+    The whole [C, C] matrix of a user is one matrix product, several times faster per number than
+    single rows. It is computed where enough rows are needed, as for a grid of dials.
 
     Returns:
-        from places chosen [B, W] to [B, W, C]; the next answer may stand where this one did.
+        function from chosen candidates [B, W] to [B, W, C]; a later call may reuse the tensor.
     """
     embeddings_BCD = candidates.embeddings_BCD()
     num_users, num_candidates, _ = embeddings_BCD.shape
@@ -234,7 +235,7 @@ def likeness_rows(
 
 
 def row_finder(table_BCX: Tensor) -> Callable[[Tensor], Tensor]:
-    """Prepare to look up the rows of places chosen, from [B, W] to [B, W, X]."""
+    """Return a function that looks up the rows of chosen candidates: [B, W] to [B, W, X]."""
     num_users, num_candidates, width = table_BCX.shape
     flat = table_BCX.flatten(0, 1)
     first_B1 = num_candidates * torch.arange(num_users, device=table_BCX.device)[:, None]

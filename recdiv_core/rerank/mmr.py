@@ -1,8 +1,8 @@
 # pyright: strict
-"""Maximal marginal relevance: what is relevant and unlike the nearest of what was chosen.
+"""Maximal marginal relevance: relevant items that differ from the nearest chosen item.
 
-Not an optimum over slates. The one idea: only the distance to the nearest item chosen so far
-matters, so that a running minimum is all there is to remember.
+Not an optimum over slates. Only the distance to the nearest chosen item matters, so the state is a
+running minimum.
 
 Legend: B users, W dials, C candidates.
 """
@@ -18,12 +18,12 @@ from recdiv_core.rerank.relevance import zero_to_one
 
 
 def mmr(candidates: Candidates, k: int, num_dials: int, options: Options) -> Novelty:
-    """Novelty = min_{j in S} (1 - cos_ij), the distance to the nearest choice, in [0, 2].
+    """Novelty = min_{j in S} (1 - cos_ij), the distance to the nearest chosen item, in [0, 2].
 
     S are the candidates chosen so far (Carbonell & Goldstein 1998, The use of MMR, diversity-based
     reranking for reordering documents and producing summaries; their lambda is 1 - d). Relevance is
-    scaled to [0, 1]. The first choice is the top candidate at every dial. Cosines may be negative;
-    a vector of zeros has cosine 0 to all. Cost: k C D a user.
+    scaled to [0, 1]. The first item is the top candidate at every dial. Cosines may be negative; a
+    vector of zeros has cosine 0 to all. Cost per user: k C D.
     """
     distances = likeness_rows(candidates, k, num_dials, offset=1.0)
     num_users, num_candidates = candidates.scores_BC.shape

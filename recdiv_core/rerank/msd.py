@@ -1,8 +1,8 @@
 # pyright: strict
-"""Max-sum diversification: what is relevant and far from all that was chosen, on average.
+"""Max-sum diversification: relevant items far from all chosen items on average.
 
-Not an optimum over slates. The one idea: the slate's own figure, mean relevance against ILD, is
-what grows with each choice, so that the dial weighs what is measured.
+Not an optimum over slates. Each choice increases a weighted sum of the slate's mean relevance and
+its ILD, so the dial weighs the metrics themselves.
 
 Legend: B users, W dials, C candidates.
 """
@@ -23,9 +23,9 @@ def msd(candidates: Candidates, k: int, num_dials: int, options: Options) -> Nov
     S are the candidates chosen so far; (1 - d) times the mean relevance plus d times the ILD of the
     whole slate is the sum of all steps, over k (the max-sum dispersion of Gollapudi & Sharma 2009,
     greedily; Borodin, Lee & Ye 2012, Max-sum diversification, monotone submodular functions and
-    dynamic updates). Relevance is scaled to [0, 1]. The first choice is the top candidate at every
-    dial; diversity weighs little at first and most at the end. k = 1: no pairs, the top candidate.
-    A vector of zeros has distance 1 to all. Cost: k C D a user.
+    dynamic updates). Relevance is scaled to [0, 1]. The first item is the top candidate at every
+    dial; diversity has little weight at first and most at the end. k = 1 has no pairs and gives the
+    top candidate. A vector of zeros has distance 1 to all. Cost per user: k C D.
     """
     distances = likeness_rows(candidates, k, num_dials, offset=1.0)
     num_users, num_candidates = candidates.scores_BC.shape

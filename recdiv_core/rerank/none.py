@@ -1,5 +1,5 @@
 # pyright: strict
-"""No re-ranking: the model's own order. What every other re-ranker returns at dial 0.
+"""No re-ranking: the model's own order, which every re-ranker returns at dial 0.
 
 Legend: B users, W dials, C candidates, K slate length.
 """
@@ -17,9 +17,9 @@ from recdiv_core.rerank.greedy import Novelty, choose
 
 
 def none(candidates: Candidates, k: int, dials: Sequence[float], options: Options) -> Tensor:
-    """Choose the first k real candidates as they come; the dials have no effect.
+    """Choose the first k real candidates in order; the dials have no effect.
 
-    With rules, at each place the first that they let come.
+    With rules, each position gets the first candidate that the rules allow.
 
     Arguments and result are those of every re-ranker (rerank/__init__.py).
     """

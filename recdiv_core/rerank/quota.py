@@ -1,17 +1,16 @@
 # pyright: strict
-"""Rules of slates, kept while a re-ranker chooses: which candidates may come next.
+"""Rules of slates while a re-ranker chooses: which candidates are allowed next.
 
-Not the choosing (greedy.py), nor the way out where this one ends in a rule broken (repair.py). The
-one idea: before each choice it is counted what each candidate would break for certain, an `at most`
-or, by the places left, what is still asked for. Nothing is held back that might still end well, so
-that a rule which does not bind changes nothing, and a slate that comes to its end is the one that
-an exact look-ahead would have chosen.
+Not the choosing (greedy.py). Before each choice the quota counts which rules each candidate would
+break for certain: an `at most` that is full, or a need that the remaining positions can no longer
+meet. No candidate is excluded that could still lead to a slate that keeps the rules. So a rule that
+does not bind changes nothing, and a complete slate is the greedy one with an exact look-ahead.
 
-Where rules cannot all be kept, those of items come first, then `at most`, `at least`, and last
-`distinct`: a rule is broken sooner than one before it, however often. What `exclude` names is no
-candidate at all.
+Where the rules cannot all be kept, rules of items have priority, then `at most`, `at least`, and
+last `distinct`. A rule of lower priority is broken first, however often. Items under `exclude` are
+not candidates at all.
 
-Legend: B users of a tile, W dials, C candidates, L labels an item, E labels chosen so far.
+Legend: B users of a tile, W dials, C candidates, L labels of an item, E labels chosen so far.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from recdiv_core.rerank.candidates import Candidates, Rule
 from recdiv_core.slate_rules import RuleKind
 
 NEEDS: Final[tuple[RuleKind, ...]] = ("include", "at least", "distinct")
-"""Kinds that ask for items, in the order in which they are kept."""
+"""Kinds of rules that need items, highest priority first."""
 
 PENALTIES: Final[dict[RuleKind, float]] = {
     "include": 64.0**3,
@@ -37,25 +36,26 @@ PENALTIES: Final[dict[RuleKind, float]] = {
     "at least": 64.0,
     "distinct": 1.0,
 }
-"""A kind weighs more than all rules behind it; sums are below 2^24, exact in float32."""
+"""Penalty of breaking each kind: more than all rules of lower priority together. Sums stay below
+2^24, exact in float32."""
 
 NO_LABEL: Final = -2
-"""Instead of -1 in what was chosen: the end of labels is like no candidate's."""
+"""Padding of the labels of chosen items; -1, the padding of candidates, never equals it."""
 
 NEVER: Final = -(1 << 14)
-"""Count of the end of labels: far from any quota."""
+"""Count at the padding of labels: below any quota."""
 
 MANY: Final = 1 << 20
-"""Places to spare of a slate that is full."""
+"""Spare positions of a slate that is full."""
 
 
 class Quota:
-    """What the rules say of each candidate of a tile, choice by choice.
+    """The candidates of a tile that the rules allow, choice by choice.
 
-    It is strict at first: what would break a rule for certain is held back, and whom that leaves
-    without a candidate is stuck. Slates of these users are chosen once more by a lenient one: it
-    holds back what breaks more than others do, and lets what is asked for come first: put off, it
-    may have been barred by then.
+    A strict quota excludes every candidate that would break a rule for certain; a user left without
+    a candidate is stuck. The slates of stuck users are chosen again with a lenient quota. It allows
+    the candidates that break least, and prefers candidates that a rule asks for, because a later
+    choice may exclude them.
     """
 
     def __init__(
@@ -86,16 +86,16 @@ class Quota:
 
     @property
     def is_stuck_BW(self) -> Tensor:
-        """Whose slate has a place that a strict quota knew no candidate for.
+        """Users and dials whose slate has a position without an allowed candidate, [B, W] bool.
 
-        What stands there and behind it means nothing.
+        The choices from that position on have no meaning.
         """
         values_BWK = torch.cat(self._values, dim=2)
         is_place_B1K = torch.arange(values_BWK.shape[2]) < self._places_B1[..., None].cpu()
         return ((values_BWK == -torch.inf) & is_place_B1K.to(values_BWK.device)).any(dim=2)
 
     def hold_back(self, objective_BWC: Tensor) -> None:
-        """Set to -inf what must not come next."""
+        """Set the objective of candidates that are not allowed next to -inf."""
         if self._is_strict:
             for ceiling in self._ceilings:
                 ceiling.bar(objective_BWC)
@@ -112,7 +112,7 @@ class Quota:
             _keep_least(objective_BWC, self._needs.unserved())
 
     def _missed(self, objective_BWC: Tensor) -> Tensor | None:
-        """Weigh what each candidate would leave no places for; None while there are enough."""
+        """Return the penalty of needs that each candidate makes impossible; None = none can."""
         step = len(self._values)
         if self._needs is None or step < self._pressing_from:
             return None
@@ -133,14 +133,14 @@ class Quota:
 
 
 def _keep_least(objective_BWC: Tensor, penalty_BWC: Tensor) -> None:
-    """Set the objective to -inf of what has more than the least penalty of those left."""
+    """Set the objective to -inf where the penalty is above the least among allowed candidates."""
     penalty_BWC.masked_fill_(objective_BWC == -torch.inf, torch.inf)
     is_worse_BWC = penalty_BWC > penalty_BWC.amin(dim=2, keepdim=True)
     objective_BWC.masked_fill_(is_worse_BWC, -torch.inf)
 
 
 def _set_few(target: Tensor, value: float, where: Tensor) -> None:
-    """Set a tensor to a value where told, which is at few places: then numpy is faster."""
+    """Set a tensor to a value at a few positions; numpy is faster for few."""
     if target.device.type == "cpu":
         np.copyto(target.numpy(), value, where=where.numpy())
     else:
@@ -148,7 +148,7 @@ def _set_few(target: Tensor, value: float, where: Tensor) -> None:
 
 
 class _Labels:
-    """The labels of a tile's candidates, and those of choices.
+    """The labels of a tile's candidates and of the chosen items.
 
     Attributes:
         of_BLC: int32, padded with -1.
@@ -156,11 +156,11 @@ class _Labels:
 
     def __init__(self, rule: Rule, tile: Candidates) -> None:
         self.of_BLC = rule_labels(rule, tile).transpose(1, 2).contiguous()
-        # the end of a choice's labels is like no candidate's
+        # the padding of chosen labels must not equal the padding of candidates
         self._chosen_BLC = self.of_BLC.masked_fill(self.of_BLC < 0, NO_LABEL)
 
     def of_choices(self, best_BW: Tensor) -> Tensor:
-        """Look up the labels of choices, [B, W, L]."""
+        """Return the labels of chosen candidates, [B, W, L]."""
         places_BLW = best_BW[:, None].expand(-1, self._chosen_BLC.shape[1], -1)
         labels_BWL = self._chosen_BLC.gather(2, places_BLW).transpose(1, 2)
         if labels_BWL.shape[2] > FEW:  # of candidates; few of the choices may have many
@@ -168,7 +168,7 @@ class _Labels:
         return labels_BWL
 
     def are_among(self, labels_BWL: Tensor) -> Tensor:
-        """Tell which labels of the candidates are among some labels, [B, W, L, C] bool."""
+        """Return which labels of the candidates are among the given labels, [B, W, L, C] bool."""
         if labels_BWL.shape[2] > FEW:
             table_BWT = labels_BWL.new_zeros((*labels_BWL.shape[:2], int(self.of_BLC.max()) + 3))
             table_BWT.scatter_(2, labels_BWL.long() - NO_LABEL, 1)[..., :-NO_LABEL] = 0
@@ -183,7 +183,7 @@ class _Labels:
 
 
 class _SlateCeiling:
-    """An `at most` rule of the whole slate: which candidates have a label that is full."""
+    """An `at most` rule of the whole slate; it excludes candidates with a label that is full."""
 
     def __init__(self, labels: _Labels, count: int, num_dials: int) -> None:
         self._labels, self._most = labels, count
@@ -194,11 +194,11 @@ class _SlateCeiling:
         self._barred_BWC = barred_BC[:, None].repeat(1, num_dials, 1)  # added faster than filled in
 
     def is_reached(self) -> Tensor:
-        """Tell of which candidates another one would be too many, [B, W, C] bool."""
+        """Return the candidates that would exceed the rule, [B, W, C] bool."""
         return self._barred_BWC < 0
 
     def bar(self, objective_BWC: Tensor) -> None:
-        """Set the objective of these to -inf."""
+        """Set the objective of these candidates to -inf."""
         objective_BWC.add_(self._barred_BWC)
 
     def add(self, best_BW: Tensor) -> None:
@@ -214,7 +214,7 @@ class _SlateCeiling:
 
 
 class _WindowCeiling:
-    """An `at most` rule of a window: how often each label stands in the last places."""
+    """An `at most` rule of a window; it counts each label in the last positions."""
 
     def __init__(self, labels: _Labels, count: int, window: int, num_dials: int) -> None:
         self._labels, self._most, self._window = labels, count, window
@@ -224,11 +224,11 @@ class _WindowCeiling:
         self._counts_BWLC = counts_BLC[:, None].repeat(1, num_dials, 1, 1)
 
     def is_reached(self) -> Tensor:
-        """Tell of which candidates another one would be too many, [B, W, C] bool."""
+        """Return the candidates that would exceed the rule, [B, W, C] bool."""
         return _any_label(self._counts_BWLC >= self._most)
 
     def bar(self, objective_BWC: Tensor) -> None:
-        """Set the objective of these to -inf."""
+        """Set the objective of these candidates to -inf."""
         _set_few(objective_BWC, -torch.inf, self.is_reached())
 
     def add(self, best_BW: Tensor) -> None:
@@ -240,11 +240,11 @@ class _WindowCeiling:
 
 
 class _Needs:
-    """The rules that ask for items: what each still lacks, and what a candidate would give it.
+    """The rules that need items: how many each still lacks, and how many a candidate adds.
 
-    Rules stand in the order in which they are kept, and ask for no more than the candidates have.
-    A candidate that meets two of them saves a place; how many places can be saved at most is
-    counted, not searched.
+    Rules are ordered by priority and need no more than the candidates can give. A candidate that
+    meets two rules saves a position; the most positions that can be saved is an upper bound, not
+    the result of a search.
     """
 
     def __init__(self, tile: Candidates, k: int, asking: Sequence[Rule], num_dials: int) -> None:
@@ -253,21 +253,21 @@ class _Needs:
         self._is_last = [kind not in kinds[index + 1 :] for index, kind in enumerate(kinds)]
 
     def spare(self, left_B1: Tensor) -> int:
-        """Return the fewest places that any slate has beyond those that it lacks items for.
+        """Return the smallest number of positions beyond the needed ones, over all slates.
 
-        It falls by one with each choice at most: until then no candidate needs to be looked at.
+        It falls by at most one with each choice; while it is positive, no candidate is checked.
         """
         wanted_BW1 = torch.stack([need.lacks_BW1 for need in self._asking]).sum(dim=0)
         spare_BW = left_B1 - wanted_BW1[..., 0]
         return max(0, int(spare_BW.masked_fill(left_B1 <= 0, MANY).amin()))
 
     def missed(self, objective_BWC: Tensor, left_B1: Tensor, *, saves: bool) -> Tensor:
-        """Weigh what each candidate, chosen now, would leave no places for, [B, W, C].
+        """Return the penalty of needs that each candidate, chosen now, makes impossible, [B, W, C].
 
         Args:
-            objective_BWC: -inf for what may not come any more.
-            left_B1: places left, this one among them.
-            saves: count on candidates that meet several rules at once; False: on none.
+            objective_BWC: -inf for candidates that are not allowed.
+            left_B1: positions left, including this one.
+            saves: whether later candidates may meet several rules at once.
         """
         after_B11 = (left_B1 - 1).clamp_min(0)[..., None].float()
         missed_BWC = torch.zeros_like(objective_BWC)
@@ -285,7 +285,7 @@ class _Needs:
         return missed_BWC
 
     def unserved(self) -> Tensor:
-        """Weigh the rules that ask for items and get none from a candidate, [B, W, C]."""
+        """Return the penalty of needs that each candidate does not serve, [B, W, C]."""
         unserved_BWC = torch.zeros_like(self._asking[0].gains_BWC)
         for need in self._asking:
             unserved_BWC.add_((need.lacks_BW1 > 0) & (need.gains_BWC == 0), alpha=need.penalty)
@@ -297,12 +297,14 @@ class _Needs:
 
 
 def _saved(met_BWC: Tensor, objective_BWC: Tensor, after_B11: Tensor) -> Tensor:
-    """Return the places that others than each candidate may save by meeting rules at once, or more.
+    """Return an upper bound of the positions that the other candidates save, [B, W, C].
+
+    A candidate saves positions by meeting several rules at once.
 
     Args:
-        met_BWC: how much of all wants each candidate meets.
-        objective_BWC: -inf for what may not come any more.
-        after_B11: places after this one.
+        met_BWC: number of needs that each candidate meets.
+        objective_BWC: -inf for candidates that are not allowed.
+        after_B11: positions after this one.
     """
     saved_BWC = (met_BWC - 1).clamp_min_(0.0)
     saved_BWC.masked_fill_(objective_BWC == -torch.inf, 0.0)
@@ -311,13 +313,13 @@ def _saved(met_BWC: Tensor, objective_BWC: Tensor, after_B11: Tensor) -> Tensor:
 
 
 class _Need:
-    """A rule that asks for items.
+    """A rule that needs items.
 
     Attributes:
-        penalty: of not keeping it.
-        lacks_BW1: items (of `distinct`, labels) that it still asks for.
-        gains_BWC: how many of these each candidate would bring.
-        most_B11: the most that any could.
+        penalty: penalty of breaking it.
+        lacks_BW1: items that it still needs (labels, for `distinct`).
+        gains_BWC: number of these that each candidate adds.
+        most_B11: the largest number that any candidate adds.
     """
 
     def __init__(

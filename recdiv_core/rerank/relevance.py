@@ -1,8 +1,8 @@
 # pyright: strict
-"""Scores made comparable between users, before a dial weighs them against diversity.
+"""The scale of relevance beside diversity.
 
-Not the choosing. Two scales, and each re-ranker says which is its own: [0, 1] beside distances and
-shares, standard deviations beside a volume's logarithm. Both keep the order of the scores.
+Each re-ranker says which of two scales it uses: [0, 1] beside distances and shares, or standard
+deviations beside the logarithm of a volume. Both keep the order of the scores.
 
 Legend: B users, C candidates.
 """
@@ -17,7 +17,7 @@ from recdiv_core.rerank.candidates import Candidates
 def zero_to_one(candidates: Candidates) -> Tensor:
     """Scale each user's scores to [0, 1] over the real candidates; 0 where all are equal.
 
-    What stands at the places of padding has no meaning.
+    Values at padding have no meaning.
     """
     scores_BC, is_padding_BC = candidates.scores_BC.float(), ~candidates.is_real_BC
     low_B1 = scores_BC.masked_fill(is_padding_BC, float("inf")).amin(dim=1, keepdim=True)
@@ -28,7 +28,7 @@ def zero_to_one(candidates: Candidates) -> Tensor:
 def standardised(candidates: Candidates) -> Tensor:
     """Scale each user's real candidates to mean 0 and standard deviation 1; 0 where all are equal.
 
-    What stands at the places of padding is 0.
+    Values at padding are 0.
     """
     is_real_BC = candidates.is_real_BC
     num_real_B1 = is_real_BC.sum(dim=1, keepdim=True).clamp_min(1)

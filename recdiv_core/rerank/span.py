@@ -1,11 +1,11 @@
 # pyright: strict
-"""What is left of each candidate outside the span of what was chosen: the core of dpp and ssd.
+"""The distance of each candidate to the span of the chosen items: the core of dpp and ssd.
 
-Not a re-ranker. The one idea: an incremental Cholesky factor of the kernel S of likeness, one row a
-choice, gives the squared distance of every candidate to the span of the chosen ones, and S is never
-inverted. Chen, Zhang & Zhou 2018, Fast greedy MAP inference for determinantal point process.
+Not a re-ranker. An incremental Cholesky factor of the similarity kernel S, one row per choice,
+gives the squared distance of every candidate to the span, without inverting S. Chen, Zhang & Zhou
+2018, Fast greedy MAP inference for determinantal point process.
 
-Legend: B users, W dials, C candidates; R = B W rows; M choices that span.
+Legend: B users, W dials, C candidates; R = B W rows; M choices in the span.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 SMALLEST: Final = 1e-6
-"""Squared distance at which a candidate counts as in the span: float32 tells no less from 0."""
+"""Squared distance below which a candidate counts as in the span; float32 resolves no less."""
 
 
 class Span:
-    """The span of the last choices of each row. It grows, and forgets the oldest where it is full.
+    """The span of the last choices of each row; the oldest leaves when it is full.
 
     Attributes:
-        left_RC: squared distance of each candidate to the span; below 0 by rounding, and without
-            meaning for the chosen ones.
+        left_RC: squared distance of each candidate to the span; may be below 0 by rounding, and
+            has no meaning for chosen candidates.
     """
 
     def __init__(
@@ -34,13 +34,14 @@ class Span:
         """Start with nothing chosen.
 
         Args:
-            minus_kernel: from places chosen [B, W] to -S of them and all candidates, [B, W, C].
-            left_RC: the diagonal of S, which need not be what `minus_kernel` says: a vector of
-                zeros counts as one of its own direction.
-            size: choices that span, at most; >= 1.
-            exact: how the oldest choice is forgotten. True: before the new one comes, so that the
-                span is that of the others. False: its own new direction goes once the new one has
-                come, which is orthogonal to it.
+            minus_kernel: function from chosen candidates [B, W] to -S of these with all
+                candidates, [B, W, C].
+            left_RC: diagonal of S. It may differ from `minus_kernel`: a vector of zeros counts as a
+                direction of its own.
+            size: largest number of choices in the span, >= 1.
+            exact: how the oldest choice leaves. True: before the new one is added, so that the span
+                is exactly that of the others. False: after the new one is added, only the
+                direction that the oldest added itself leaves.
         """
         self.left_RC = left_RC
         self._minus_kernel = minus_kernel
@@ -59,7 +60,7 @@ class Span:
             factor_RMC = self._factor_RMC[:, :count]
             own_RM1 = factor_RMC.gather(2, best_R1[:, None].expand(-1, count, 1))
             row_R1C = torch.baddbmm(row_R1C, own_RM1.transpose(1, 2), factor_RMC)
-        # a choice that lies in the span adds no direction, and what rounding left would grow
+        # a choice inside the span adds no direction; dividing by its rounding error would
         left_R1 = self.left_RC.gather(1, best_R1)
         inverse_R1 = left_R1.clamp_min(SMALLEST).rsqrt_().masked_fill_(left_R1 < SMALLEST, 0.0)
         row_RC = row_R1C[:, 0] * inverse_R1
@@ -71,7 +72,7 @@ class Span:
         self._chosen.append(best_R1)
 
     def _forget(self) -> None:
-        """Take the oldest choice out; the rows of the others move up by one."""
+        """Remove the oldest choice; the rows of the others move up by one."""
         oldest_RC = self._factor_RMC[:, 0].clone()
         self._chosen.pop(0)
         if self._exact:
@@ -81,13 +82,13 @@ class Span:
         self.left_RC.addcmul_(oldest_RC, oldest_RC)
 
     def _rotate(self, oldest_RC: Tensor) -> Tensor:
-        """Turn the others' rows so that the factor is triangular without the oldest one.
+        """Rotate the other rows so that the factor is triangular without the oldest row.
 
         Givens rotations of the oldest row with each other, as in section 4 of the paper; they keep
         sums of squares.
 
         Returns:
-            the part of the oldest row that none of the others takes up.
+            the part of the oldest row that no other row takes up.
         """
         for index, chosen_R1 in enumerate(self._chosen):
             row_RC = self._factor_RMC[:, index + 1]
@@ -100,5 +101,5 @@ class Span:
 
 
 def span_size(k: int, window: int) -> int:
-    """Return how many choices span at most: those before the last place, or the window."""
+    """Return the largest number of choices in the span: k - 1, or the window if smaller."""
     return max(1, min(k - 1, window or k - 1))

@@ -1,8 +1,8 @@
 # pyright: strict
-"""Sliding spectrum decomposition: what leaves the space that the last few places span.
+"""Sliding spectrum decomposition: items outside the space that the last few items span.
 
-Not for one page only: with a window it suits a feed without an end. The one idea: the distance to
-the span itself is added to relevance, not its logarithm, which is gentler than dpp.
+With a window it suits an endless feed as well as a page. The distance to the span itself is added
+to relevance; dpp adds its logarithm, which is stricter.
 
 Legend: B users, W dials, C candidates, D dims, R = B W.
 """
@@ -19,17 +19,17 @@ from recdiv_core.rerank.relevance import standardised
 from recdiv_core.rerank.span import Span, span_size
 
 BIAS: Final = 1.0
-"""A component that all vectors share: without it opposite vectors would span as much as one."""
+"""Component that all vectors share; without it, opposite vectors would span the same space."""
 
 
 def ssd(candidates: Candidates, k: int, num_dials: int, options: Options) -> Novelty:
     """Novelty = the distance of [v_i, 1] to the span of the window's [v_j, 1], in [0, 2^0.5].
 
     Huang, Wang, Peng & Wang 2021, Sliding spectrum decomposition for diversified recommendation;
-    the stabilised form, equation 12, with gamma = 1. Relevance is in standard deviations. Where a
-    choice leaves `options.window`, its own new direction goes with it, as in the paper: what other
-    choices share with it is not given back to them. A vector of zeros is like nothing but itself.
-    The first choice is the top candidate at every dial. Cost: k C (D + k) a user.
+    the stabilised form, equation 12, with gamma = 1. Relevance is in standard deviations. A choice
+    that leaves `options.window` takes its own direction with it, as in the paper; directions that
+    it shares with other choices stay removed. A vector of zeros is similar only to itself. The
+    first item is the top candidate at every dial. Cost per user: k C (D + k).
     """
     relevance_BC = standardised(candidates)
     num_users, num_candidates = relevance_BC.shape

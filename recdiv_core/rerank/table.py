@@ -1,8 +1,8 @@
 # pyright: strict
 """The table of re-rankers: name -> the function that chooses.
 
-Not the re-rankers themselves, which stand one a file. Their signature is explained in
-`recdiv_core/rerank/__init__.py`.
+Not the re-rankers themselves; each stands in its own file. `recdiv_core/rerank/__init__.py`
+explains their signature.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,13 +40,13 @@ NOVELTIES: Final[Mapping[str, NoveltyOf]] = {
 
 
 COMPILED: Final = ("mmr", "msd", "dpp", "ssd")
-"""Those that are compiled besides."""
+"""Greedy re-rankers that also have a compiled loop for the CPU."""
 
 
 def _compiled(
     name: str, candidates: Candidates, k: int, dials: Sequence[float], options: Options
 ) -> Tensor:
-    # imported here: numba takes a quarter of a second, which most processes never need
+    # importing numba takes a quarter of a second, and most processes do not need it
     from recdiv_core.rerank.compiled import KERNELS
 
     return KERNELS[name](candidates, k, dials, options)

@@ -1,12 +1,11 @@
 # pyright: strict
-"""The best items of the catalogue for each user: what becomes candidates and slates.
+"""The k items with the highest scores of each user.
 
-Not a re-ranker: the order is that of the scores. The one idea: a selection that reads each row
-several times over costs more on the CPU than the product that made the scores; so first the
-catalogue is looked at in groups of eight. Of the best k items none can lie outside the k groups of
-the highest maxima, and only these are selected from. NumPy does the selecting: its partition is of
-whole vectors, torch's goes number by number. Shapes: B users, b of them at once, V catalogue, k
-wanted.
+Not a re-ranker: the order is that of the scores. A full selection reads each row several times and
+costs more on the CPU than the matrix product that made the scores. So the maxima of groups of eight
+items are compared first: the best k items lie in the k groups with the highest maxima, and only
+these groups are searched. NumPy selects, because its partition is vectorised and torch's is not.
+Shapes: B users, b users at once, V catalogue, k items wanted.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ import torch
 from torch import Tensor
 
 GROUP: Final = 8
-"""Items a group: more make the maxima cheaper and what is left to select from larger."""
+"""Items per group; larger groups have cheaper maxima and leave more items to select from."""
 
 USERS_AT_ONCE: Final = 64
-"""Users whose scores are selected from together: what is made on the way stays in the cache."""
+"""Users per selection; intermediate results then stay in the cache."""
 
 
 def top_scores(scores_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Select the k highest scores of each user: `scores_BV.topk(k, dim=1)`, in a third of its time.
+    """Return the k highest scores of each user: `scores_BV.topk(k, dim=1)` in a third of the time.
 
     Of equal scores the lower index comes first, which torch does not promise. On a GPU the host
-    waits for the scores once, to see which users have a tie for the last place.
+    waits once for the scores, to find ties for the last position.
 
     Args:
         scores_BV: float32; NaN counts as the highest, as it does for torch.
@@ -66,7 +65,7 @@ def _settle_tie(scores_V: Tensor, values_k: Tensor, index_k: Tensor) -> None:
 
 
 def _by_index(falling_bk: Tensor, index_bk: Tensor) -> Tensor:
-    """Return the index of falling values, that of equal ones rising."""
+    """Return the index of falling values; equal values have rising indices."""
     if falling_bk.is_cuda:
         return _by_two_sorts(falling_bk, index_bk)
     is_tied_b = ~(falling_bk[:, 1:] < falling_bk[:, :-1]).all(dim=1)
@@ -79,7 +78,7 @@ def _by_index(falling_bk: Tensor, index_bk: Tensor) -> Tensor:
 
 
 def _by_two_sorts(falling_bk: Tensor, index_bk: Tensor) -> Tensor:
-    """Return the same without looking at the values first, for which the host would wait."""
+    """Return the same without reading values on the host."""
     index_bk, order_bk = index_bk.sort(dim=1)
     order_bk = falling_bk.gather(1, order_bk).sort(dim=1, descending=True, stable=True).indices
     return index_bk.gather(1, order_bk)
@@ -106,7 +105,7 @@ def _top_of_groups(scores_bV: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _largest(values_bN: Tensor, k: int) -> Tensor:
-    """Return where the k largest of each row stand, in no order; NaN is the largest."""
+    """Return the indices of the k largest of each row, unordered; NaN is the largest."""
     first = values_bN.shape[1] - k
     place_bN = np.argpartition(values_bN.numpy(), first, axis=1)
     return torch.from_numpy(place_bN[:, first:])  # pyright: ignore[reportUnknownMemberType]

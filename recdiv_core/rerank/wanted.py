@@ -1,11 +1,11 @@
 # pyright: strict
-"""Which items become candidates because rules ask for them, and which never do.
+"""Items that rules add to the candidates or remove from them.
 
-Not the choosing among them (quota.py). The one idea: a rule of an item, or of a rare value, must
-not fail because the best of the scores happen to have none.
+Not the choosing among them (quota.py). A rule of an item, or of a rare value, must not fail because
+no such item has a high score.
 
-Legend: B users, V catalogue, C candidates, I items that a rule asks for, M of them at most, A items
-added.
+Legend: B users, V catalogue, C candidates, I items that a rule asks for, M the most it asks for, A
+items added.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recdiv_core.rerank.top_scores import top_scores
 
 
 def exclude(scores_BV: Tensor, rules: Sequence[Rule]) -> None:
-    """Set the scores of items that no slate may hold to -inf, so that others become candidates."""
+    """Set the scores of excluded items to -inf, so that other items become candidates."""
     for rule in rules:
         if rule.kind == "exclude":
             scores_BV[:, rule.labels.has_any_V] = -torch.inf
@@ -30,19 +30,19 @@ def exclude(scores_BV: Tensor, rules: Sequence[Rule]) -> None:
 def with_wanted(
     scores_BV: Tensor, scores_BC: Tensor, items_BC: Tensor, rules: Sequence[Rule]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Add to the candidates the best items that `include` and `at least` ask for and lack there.
+    """Add to the candidates the best items that `include` and `at least` ask for.
 
-    Items without a score, such as those seen, are not added.
+    Items without a score, such as seen items, are not added.
 
     Args:
-        scores_BV: of the whole catalogue.
-        scores_BC: of the candidates, falling; all other items score less.
-        items_BC: the candidates.
-        rules: of which these two kinds count.
+        scores_BV: scores of the whole catalogue.
+        scores_BC: scores of the candidates, falling; all other items score less.
+        items_BC: item_index of the candidates.
+        rules: all rules; only these two kinds matter here.
 
     Returns:
-        scores_BC, the scores to rank by and items_BC. An item that was added is ranked as if it
-        scored what the last candidate does: one far behind would change what the dial weighs.
+        scores_BC, the scores to rank by, and items_BC. An added item ranks as if it had the score
+        of the last candidate; its own low score would change the scale that the dial weighs.
     """
     asking = [rule for rule in rules if rule.kind in ("include", "at least")]
     if not asking:
@@ -74,7 +74,7 @@ def with_wanted(
 
 
 def without_excluded(candidates: Candidates, rules: Sequence[Rule]) -> Candidates:
-    """Make padding of the candidates that no slate may hold."""
+    """Turn excluded candidates into padding."""
     excluding = [rule for rule in rules if rule.kind == "exclude"]
     if not excluding:
         return candidates

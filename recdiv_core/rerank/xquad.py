@@ -1,10 +1,10 @@
 # pyright: strict
-"""xQuAD: the categories that the user is known to wish for, each as often as it is still wished.
+"""xQuAD: the categories of the user's history, each as far as it is not yet covered.
 
-Not diversity for its own sake: a category that is not in the history adds nothing. The one idea: a
-wish fades with each item that meets it.
+Not diversity for its own sake: a category outside the history adds nothing. The demand for a
+category falls with each chosen item of it.
 
-Legend: B users, W dials, C candidates, L labels an item.
+Legend: B users, W dials, C candidates, L labels of an item.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ def xquad(candidates: Candidates, k: int, num_dials: int, options: Options) -> N
     """Novelty = sum_g P(g|u) P(i|g) prod_{j in S} (1 - alpha P(j|g)), in [0, 1].
 
     Santos, Macdonald & Ounis 2010, Exploiting query reformulations for web search result
-    diversification. P(g|u) is the share of category g in the history, P(i|g) is 1 over the
-    categories of i, or 0; with `options.alpha` = 1 an item of one category meets the wish for it
-    once and for all, as in the paper. Relevance is scaled to [0, 1]. The first choice counts as the
-    others do. No history, or no category: novelty 0, the model's order. Cost: k C L^2 a user.
+    diversification. P(g|u) is the share of category g in the history; P(i|g) is 1 / the number of
+    categories of i, or 0. With `options.alpha` = 1 an item of one category satisfies the demand
+    for it completely, as in the paper. Relevance is scaled to [0, 1]. The dial also acts on the
+    first position. Without a history or a category the novelty is 0 and the order is the model's.
+    Cost per user: k C L^2.
     """
     labels_BCL = candidates.labels_BCL("category")
     shares_BCL = shares_of(labels_BCL)
