@@ -119,7 +119,7 @@ def _join(address: str) -> None:
             address=address,
             logging_level=logging.WARNING,
             # not `env_vars`: the logs of the nodes and the dashboard show those
-            runtime_env={"worker_process_setup_hook": partial(_settle, passed_on())},
+            runtime_env={"worker_process_setup_hook": partial(settle_worker, passed_on())},
         )
     except ConnectionError as error:
         raise UserError(
@@ -128,7 +128,7 @@ def _join(address: str) -> None:
         ) from None
 
 
-def _settle(credentials: Mapping[str, str]) -> None:
+def settle_worker(credentials: Mapping[str, str]) -> None:
     """Give a worker process the credentials that came from URIs, and the address of its Ray."""
     import ray
 
