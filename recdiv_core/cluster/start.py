@@ -10,8 +10,8 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,13 +119,23 @@ def _join(address: str) -> None:
             address=address,
             logging_level=logging.WARNING,
             # not `env_vars`: the logs of the nodes and the dashboard show those
-            runtime_env={"worker_process_setup_hook": partial(settle_worker, passed_on())},
+            runtime_env={"worker_process_setup_hook": worker_hook(passed_on())},
         )
     except ConnectionError as error:
         raise UserError(
             f"scaling.address={address}: no Ray cluster there ({error}); "
             f"allowed: local, auto, or host:port of a running one"
         ) from None
+
+
+def worker_hook(credentials: Mapping[str, str]) -> Callable[[], None]:
+    """Return `settle_worker` for these credentials; Ray needs the `__name__` that a partial lacks.
+
+    >>> worker_hook({}).__name__
+    'settle_worker'
+    """
+    hook = partial(settle_worker, credentials)
+    return update_wrapper(hook, settle_worker)
 
 
 def settle_worker(credentials: Mapping[str, str]) -> None:

@@ -1,20 +1,19 @@
 """A worker process of a cluster knows the credentials of the driver, and its own Ray."""
 
 import os
-from functools import partial
 from typing import Any
 
 import pytest
 import ray
 
-from recdiv_core.cluster.start import settle_worker
+from recdiv_core.cluster.start import worker_hook
 
 pytestmark = pytest.mark.ray
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_gets_credentials_and_the_address_of_its_ray():
-    hook = partial(settle_worker, {"RECDIV_TEST_SECRET": "s3"})
+    hook = worker_hook({"RECDIV_TEST_SECRET": "s3"})
 
     def settled() -> tuple[str | None, str | None]:
         os.environ.pop("RAY_ADDRESS", None)
