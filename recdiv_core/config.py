@@ -390,7 +390,8 @@ class TrainConfig(_Section):
     precision: Precision = "fp32"
     """Number format of the forward and backward pass; bf16 and fp16 are for GPUs."""
     compile: bool = False
-    """Compilation of the towers with torch.compile at the start; for GPUs."""
+    """Compilation of the towers with torch.compile at the start; for GPUs. It needs steps with one
+    backward pass: no mgda or pcgrad, no noise that increases one term alone."""
     augment: dict[Augmentation, Unit] = {}
     """Share of histories that a step augments, by operation; one operation per history."""
     token_mask: Unit = 0.0

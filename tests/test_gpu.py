@@ -71,7 +71,7 @@ def test_compiled_towers_move_the_weights_as_without(precision):
     torch._dynamo.reset()
     counters.clear()
     compiled = trained_on(DEVICE, compiled=True, precision=precision)
-    assert counters["stats"]["unique_graphs"] == 2  # many rows, and one
+    assert counters["stats"]["unique_graphs"] <= 3  # the first rows, any rows, and one
     atol = 1e-5 if precision == torch.float32 else 2e-3
     assert_equal_weights(compiled, trained_on(DEVICE, precision=precision), atol=atol)
 

@@ -181,26 +181,13 @@ class Recommender(nn.Module):
         return states, items_VD
 
     def compile_towers(self, backend: str = "inductor") -> None:
-        """Let `forward` run compiled towers; weights, their names and all else stay as they are.
+        """Let `forward` run compiled towers; weights and their names stay as they are.
 
-        Only training calls `forward`. The encoder is left out: its graph is the library's. The
-        number of rows, which differs from step to step, is a variable of the graph. Dropout draws
-        what it draws without, so that curves are the same. The two gradients of a joined step
-        (balance.py) go through a graph one after another, so that none of its backwards may give
-        away what it keeps.
+        Only training calls `forward`. The encoder is left out: its code belongs to transformers.
+        The number of rows differs between steps, so the second step compiles a graph for any
+        number. With inductor, dropout draws the same numbers as without compilation. A graph gives
+        up its memory in the backward pass, so a step must go through it once (`idle.compiles`).
         """
-        import torch._dynamo as dynamo  # these load the compiler: seconds
-        import torch._functorch.config as functorch
-        import torch._inductor.config as inductor
-
-        functorch.donated_buffer = False
-        inductor.fallback_random = True
-        compiled = torch.compile(self.towers, backend=backend)  # pyright: ignore[reportUnknownMemberType]
-
-        def towers(text_VH: torch.Tensor | None, *places: Any) -> tuple[torch.Tensor, torch.Tensor]:
-            for tensor in places:
-                if tensor is not None:
-                    cast("Any", dynamo).maybe_mark_dynamic(tensor, 0)
-            return compiled(text_VH, *places)
-
-        self.towers = towers  # pyright: ignore[reportAttributeAccessIssue]
+        options: Any = {"fallback_random": True} if backend == "inductor" else None
+        compiled: Any = torch.compile(self.towers, backend=backend, options=options)  # pyright: ignore[reportUnknownMemberType]
+        self.towers = compiled

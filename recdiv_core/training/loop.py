@@ -24,6 +24,7 @@ import torch
 from recdiv_core.cluster.start import start_logging
 from recdiv_core.config import Config, from_tree
 from recdiv_core.data.streaming import stream_train
+from recdiv_core.idle import compiles
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import check_unchanged, read_manifest
 from recdiv_core.slates.checkpoint import (
@@ -104,7 +105,7 @@ class _Trainer:
         if is_sharded:
             shard_encoder(self.model, self.device)
         self.model.to(self.device)
-        if config.train.compile:
+        if compiles(config):
             self.model.compile_towers()
         self.learner = Learner(
             config,
