@@ -1,6 +1,6 @@
 """What training for diversity buys over re-ranking: diverse runs against a plain one, re-ranked.
 
-    python -m pipelines.tune --space tradeoff data.prepared=DIR run.name=one
+    recdiv tune --space tradeoff data.prepared=DIR run.name=one
     python -m benchmarks.fronts runs/one/plain runs/one/trials/*
     python -m benchmarks.fronts --quick runs/one/plain runs/one/trials/*
 

@@ -5,7 +5,7 @@
     python -m benchmarks.sweep --workers 2 --events 200000
 
 A real sweep of 16 trials (with `--quick` of 4) on the built-in shop, from one warm model, as
-`pipelines.tune` runs it: on this machine's CPUs, as many trials at once as have room. `overhead` is
+`recdiv tune` runs it: on this machine's CPUs, as many trials at once as have room. `overhead` is
 the share of the sweep's wall time, from the start of Ray to the report, in which nothing was
 trained or evaluated (a worker that waits for data does neither): training at N trials at once
 counts as 1 / N. `start_s` is the time from the opening of a trial's run in MLflow to its first

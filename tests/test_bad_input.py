@@ -209,7 +209,7 @@ def test_layers_of_an_encoder_that_has_changed_are_not_trained(config, prepared,
     chosen = encoder_of(prepared, tmp_path)
     (tmp_path / "encoder" / "model.safetensors").write_bytes(b"other weights")
     message = refusal(config, **chosen, model__text__trainable_layers=1)
-    assert "weights, tokeniser or settings have changed; run pipelines.prepare again" in message
+    assert "weights, tokeniser or settings have changed; run `recdiv prepare` again" in message
 
 
 def test_vectors_are_not_made_with_an_encoder_that_has_changed(config, prepared, tmp_path):

@@ -266,7 +266,7 @@ def test_a_leak_planted_in_the_files_is_found(shop, plant, name, shown):
     leak = found(shop)[name]
     assert leak["severity"] == "severe"
     assert leak["examples"][0].startswith(shown.format(user=user))
-    assert leak["remedy"].endswith("run pipelines.prepare again")
+    assert leak["remedy"].endswith("run `recdiv prepare` again")
 
 
 @pytest.mark.parametrize("seed", range(5))

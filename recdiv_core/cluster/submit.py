@@ -85,7 +85,7 @@ def submit(command: Sequence[str], address: str, working_dir: Path, env: Sequenc
             ),
             runtime_env={"working_dir": str(package), "env_vars": variables},
         )
-    again = f"python -m pipelines.submit --address {address}"
+    again = f"recdiv submit --address {address}"
     logger.info("job %s: %d files shipped to %s", job_id, len(files), address)
     logger.info("it runs on without this command; to stop it: %s --stop %s", again, job_id)
     logger.info("to follow it again: %s --follow %s", again, job_id)

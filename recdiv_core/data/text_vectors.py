@@ -79,7 +79,7 @@ def checked_encoder(manifest: Manifest) -> str:
         raise UserError(
             f"the files of model.text.encoder={manifest.encoder.name} have sha256 {digest[:12]}, "
             f"the data set was prepared with {manifest.encoder.sha256[:12]}: weights, tokeniser or "
-            "settings have changed; run pipelines.prepare again"
+            "settings have changed; run `recdiv prepare` again"
         )
     return source
 

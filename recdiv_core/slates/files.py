@@ -110,7 +110,7 @@ def list_parts(slates: Path) -> list[Path]:
         UserError: no such directory, or no part in it.
     """
     if not slates.is_dir():
-        raise UserError(f"SLATES {slates} is not a directory; pipelines.recommend --out makes one")
+        raise UserError(f"SLATES {slates} is not a directory; `recdiv recommend --out` makes one")
     parts = sorted(slates.glob("part-*.parquet"))
     if not parts:
         inside = sorted(path.name for path in slates.glob("diversity=*"))

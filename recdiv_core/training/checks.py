@@ -118,7 +118,7 @@ def check_prepared(config: Config) -> tuple[Path, Manifest]:
         UserError: it does not exist, is not whole, or has no train, val or test example.
     """
     if not config.data.prepared:
-        raise UserError("data.prepared is not set: give the directory that pipelines.prepare wrote")
+        raise UserError("data.prepared is not set: give the directory that `recdiv prepare` wrote")
     prepared = open_version(config.data.prepared)
     manifest = read_manifest(prepared)
     check_files(prepared, manifest)

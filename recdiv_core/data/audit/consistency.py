@@ -92,7 +92,7 @@ def _read_rows(path: Path, schema: pa.Schema) -> pa.Table:
         return pq.read_table(path).combine_chunks()
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())  # messages of Arrow may have several lines
-        raise UserError(f"{path} is damaged: {reason}; run pipelines.prepare again") from None
+        raise UserError(f"{path} is damaged: {reason}; run `recdiv prepare` again") from None
 
 
 def list_strays(shard: Shard, num_items: int) -> list[str]:

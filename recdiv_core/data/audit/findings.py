@@ -18,7 +18,7 @@ Severity = Literal["ok", "info", "warning", "severe"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("ok", "info", "warning", "severe")
 NUM_EXAMPLES: Final = 5
 
-AGAIN: Final = "the files are not what prepare wrote: run pipelines.prepare again"
+AGAIN: Final = "the files are not what prepare wrote: run `recdiv prepare` again"
 
 ANY: Final[Mapping[str, tuple[Severity, str]]] = {
     "events of the future in train": ("severe", AGAIN),
@@ -198,7 +198,7 @@ def from_json(tree: Any, place: str) -> list[Finding]:
                 Finding(name, severity, int(count), row["examples"], row.get("figures", {}))
             )
     except (TypeError, KeyError, AttributeError):
-        raise UserError(f"{place} is no audit; run pipelines.prepare again") from None
+        raise UserError(f"{place} is no audit; run `recdiv prepare` again") from None
     return found
 
 

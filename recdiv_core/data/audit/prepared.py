@@ -126,7 +126,7 @@ def _read_audit(prepared: Path) -> list[Finding]:
         return from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
     except FileNotFoundError:
         raise UserError(
-            f"data.prepared={prepared} lacks audit.json; run pipelines.prepare again"
+            f"data.prepared={prepared} lacks audit.json; run `recdiv prepare` again"
         ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
@@ -140,16 +140,16 @@ def _read_catalogue(prepared: Path, manifest: Manifest) -> pa.Table:
         lacking -= set(table.column_names)
     except FileNotFoundError:
         raise UserError(
-            f"data.prepared={prepared} lacks catalogue.parquet; run pipelines.prepare again"
+            f"data.prepared={prepared} lacks catalogue.parquet; run `recdiv prepare` again"
         ) from None
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is damaged: {error}; run pipelines.prepare again") from None
+        raise UserError(f"{path} is damaged: {error}; run `recdiv prepare` again") from None
     if lacking:
         raise UserError(f"{path} lacks the columns {', '.join(sorted(lacking))}")
     if not np.array_equal(table[ITEM_INDEX].to_numpy(), np.arange(manifest.num_items)):
         raise UserError(
             f"{path} is not the catalogue of {manifest.num_items} items that its manifest counts, "
-            f"in order of item_index; run pipelines.prepare again"
+            f"in order of item_index; run `recdiv prepare` again"
         )
     return table
 
@@ -165,7 +165,7 @@ def _hash_texts(prepared: Path) -> Any:
                 for chunk in chunks
             ]
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise UserError(f"{path} cannot be read: {error}; run pipelines.prepare again") from None
+        raise UserError(f"{path} cannot be read: {error}; run `recdiv prepare` again") from None
     return np.concatenate([np.zeros(0, np.uint64), *hashes])
 
 
