@@ -154,7 +154,7 @@ def test_what_another_machine_builds_is_left_alone(view):
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [("a" * 230, "has 230 bytes"), ("shop.versions/x", "is no place for a data set")],
+    [("a" * 230, "has 230 bytes"), ("shop.versions/x", "cannot hold a data set")],
 )
 def test_a_place_where_no_link_can_stand_is_refused(tmp_path, place, message):
     with pytest.raises(UserError, match=message):

@@ -208,7 +208,7 @@ def find_cuts(config: Config, protocol: str, work: Path) -> Cuts:
             timestamps.show_time(t) for t in (first, cuts["val_from"], cuts["test_from"], last)
         )
         raise UserError(
-            f"split.val_from={val} and split.test_from={test} must part the log's times, {begin} "
+            f"split.val_from={val} and split.test_from={test} must divide the log's times, {begin} "
             f"to {end}, into three windows"
         )
     return Cuts(protocol, **cuts)

@@ -103,7 +103,7 @@ def find_view(out: Path) -> Path:
             f"allowed are at most {MAX_NAME}"
         )
     if not view.name or view.parent.name.endswith(ENDING):
-        raise UserError(f"data.out={out} is no place for a data set; give the path of its link")
+        raise UserError(f"data.out={out} cannot hold a data set; give the path of its link")
     if view.exists() and os.path.ismount(view):
         raise UserError(f"data.out={out} is a mount point; give a directory below it")
     return view
@@ -175,7 +175,7 @@ def point(view: Path, version: Path) -> None:
         fresh.replace(view)
     except OSError as error:
         raise UserError(
-            f"data.out={view} must be a place that takes symbolic links: {error.strerror}; the "
+            f"data.out={view} needs a file system with symbolic links: {error.strerror}; the "
             f"data set is in {version}"
         ) from None
     finally:
