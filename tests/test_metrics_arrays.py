@@ -97,7 +97,7 @@ def test_the_table_of_needs_names_metrics_that_exist():
         ({"num_items": None}, "num_items: give the size of the catalogue"),
         ({"slates": [[0, 4]]}, r"slates: row 0 holds a number outside of 0\.\.3"),
         ({"slates": [[2, 2]]}, "slates: row 0 holds item 2 twice"),
-        ({"slates": [[-1, 2]]}, "an item stands behind a -1"),
+        ({"slates": [[-1, 2]]}, "an item comes after a -1"),
         ({"slates": [[0.5]]}, "slates must be whole numbers, got float64"),
         ({"slates": np.array([1, 2])}, r"slates: expected a row for each user, got \[2\]"),
         ({"targets": [[9]]}, r"targets: row 0 holds a number outside of 0\.\.3"),

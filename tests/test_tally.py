@@ -185,11 +185,11 @@ def test_a_flat_form_of_another_length_is_refused():
 @pytest.mark.parametrize(
     ("slates", "targets", "k", "message"),
     [
-        ([[1, 2, 1]], [[3]], 3, "slates: item_index 1 stands twice in row 0"),
-        ([[1], [2]], [[3, 4], [5, 5]], 3, "targets: item_index 5 stands twice in row 1"),
+        ([[1, 2, 1]], [[3]], 3, "slates: item_index 1 is twice in row 0"),
+        ([[1], [2]], [[3, 4], [5, 5]], 3, "targets: item_index 5 is twice in row 1"),
         ([[1, 30]], [[3]], 3, r"slates must lie in -1\.\.29, got 1\.\.30"),
         ([[1, 2]], [[-2]], 3, "targets must lie in"),
-        ([[1, -1, 2]], [[3]], 3, "behind a -1"),
+        ([[1, -1, 2]], [[3]], 3, "after a -1"),
         ([[1, 2]], [[3], [4]], 3, r"\[1, 2\] and \[2, 1\]"),
         ([[1, 2]], [[3]], 0, "k=0"),
         ([[1.0, 2.0]], [[3]], 3, "whole numbers"),

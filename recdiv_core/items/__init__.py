@@ -1,5 +1,4 @@
-"""What losses, metrics and re-rankers know of the items: categories, vectors, popularity.
+"""The items of a catalogue: labels, popularity, and one description for all pure rooms.
 
-Tensors only; nothing is read from files here (data/). Below: the words. Above: losses, metrics,
-rerank, models.
+Tensors only; files are read in data/. Below: the words. Above: losses, metrics, rerank, models.
 """

@@ -1,10 +1,10 @@
 # pyright: strict
-"""Labels of items, ragged: an item of 5,000 tags costs 5,000 numbers, not as many for every item.
+"""Labels of items as a ragged list: memory grows with the labels, not with the longest row.
 
-Not what the labels mean: categories, or what a rule counts. The one idea: all labels stand in one
-list, and are padded only for items that are asked for, to the longest list among these.
+A label is a category or a value that a rule counts; this module does not know which. All labels
+stand in one list. They are padded only for the items that are looked up, to the longest of these.
 
-Legend: V catalogue, N entries, L the most labels of an item that is asked for.
+Legend: V catalogue, N entries, L the most labels of the items looked up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 FEW: Final = 8
-"""Labels an item up to which all items are padded alike, and a GPU is not waited for."""
+"""Number of labels up to which all items are padded alike; the host then never waits for a GPU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +27,9 @@ class Labels:
 
     Attributes:
         values_N: int64 labels, those of item 0 first; one more entry of -1 at the end.
-        starts_V: int32 [V + 1], where the labels of an item begin.
-        lengths_V: int32 [V + 1], how many an item has; 0 of no item, the last one.
-        most: the largest of these.
+        starts_V: int32 [V + 1], index of the first label of each item.
+        lengths_V: int32 [V + 1], number of labels of each item; 0 for the last row, no item.
+        most: largest number of labels of any item.
     """
 
     values_N: Tensor
@@ -49,7 +49,7 @@ class Labels:
         return self.values_N[places]
 
     def width(self, items: Tensor) -> int:
-        """Return the most labels that any of these items has, or FEW at most that any has."""
+        """Return the largest number of labels of these items, or of all items if at most FEW."""
         if self.most <= FEW or not items.numel():
             return self.most
         return int(self.lengths_V[items].max())
@@ -57,15 +57,15 @@ class Labels:
     def spread(
         self, items: Tensor, dtype: torch.dtype = torch.float32
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Share items out over their labels, without padding where an item has many.
+        """Split items into their labels, without padding where items have many.
 
         Args:
-            items: [...] int64; counted through from 0 below.
-            dtype: of the parts.
+            items: [...] int64 item_index, flattened.
+            dtype: dtype of the parts.
 
         Returns:
-            of each entry which of the items it is of, its label, and the part of the item that it
-            is: 1 / labels of the item. Of an entry without a label the part and the label are 0.
+            for each entry the index into `items`, the label, and its part of the item: 1 / labels
+            of the item. An entry without a label has label 0 and part 0.
         """
         items = items.flatten()
         if self.most <= FEW:
@@ -82,11 +82,11 @@ class Labels:
         return row_N, label_N, 1 / lengths_I[row_N].to(dtype)
 
     def packed(self, items_BK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the labels of each row of items, without room for those that an item lacks.
+        """Return the labels of each row of items, without padding inside a row.
 
         Returns:
-            [B, M] labels, padded with -1; the place of each one's item in the row; and its part of
-            the item, float64, 0 at padding.
+            [B, M] labels, padded with -1; the position of each label's item in the row; and its
+            part of the item, float64, 0 at padding.
         """
         num_rows, num_places = items_BK.shape
         item_N, label_N, part_N = self.spread(items_BK, torch.float64)

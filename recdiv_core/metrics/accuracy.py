@@ -1,12 +1,13 @@
 # pyright: strict
-"""Accuracy of slates against held-out targets: functions of a batch, one value a user.
+"""Accuracy of slates against held-out targets: functions of a batch, one value per user.
 
-Not averages: tally.py sums these over users and divides last. The one idea: a slate is judged by
-which of its k places are hits and by how many targets there were. All lie in [0, 1], higher is
-better, and an empty slate scores 0 (but for auc, which looks at all scores). Conventions that
-libraries differ in are stated one by one.
+tally.py sums the values over users and divides last. A slate is scored by which of its k positions
+are hits and by the number of targets. All metrics lie in [0, 1] and higher is better; an empty
+slate scores 0 (except in auc, which uses all scores). Where libraries differ, the convention is
+stated.
 
-Legend: B users, K = k slate places; R = items of the slate, Rel = the user's targets (never empty).
+Legend: B users, K = k slate positions; R = items of the slate, Rel = the user's targets (not
+empty).
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ def precision(slates: SlateBatch) -> Tensor:
 
 
 def recall(slates: SlateBatch) -> Tensor:
-    """Return |R and Rel| / |Rel|; not capped, so with more than k targets it cannot reach 1."""
+    """Return |R and Rel| / |Rel|; with more than k targets it stays below 1."""
     return _num_hits(slates) / slates.num_targets_B
 
 
 def recall_capped(slates: SlateBatch) -> Tensor:
-    """Return |R and Rel| / min(k, |Rel|): 1 is within reach of everybody."""
+    """Return |R and Rel| / min(k, |Rel|), which can reach 1 for every user."""
     return _num_hits(slates) / slates.num_targets_B.clamp(max=slates.k)
 
 
 def f1(slates: SlateBatch) -> Tensor:
     """Return the harmonic mean of a user's precision and recall.
 
-    Averaged over users afterwards, which is not the F1 of the averages and can rank systems the
-    other way round (Anelli et al. 2022, Top-N Recommendation Algorithms: A Quest for the State of
+    The mean over users is not the F1 of the mean precision and recall, and can rank systems in the
+    opposite order (Anelli et al. 2022, Top-N Recommendation Algorithms: A Quest for the State of
     the Art, supplement).
     """
     return harmonic_mean(precision(slates), recall(slates))
@@ -53,19 +54,19 @@ def harmonic_mean(first: Tensor, second: Tensor) -> Tensor:
 
 
 def hit(slates: SlateBatch) -> Tensor:
-    """Return 1 where the slate holds any target, else 0."""
+    """Return 1 if the slate holds a target, else 0."""
     return slates.is_hit_BK.any(dim=1).double()
 
 
 def mrr(slates: SlateBatch) -> Tensor:
-    """Return 1 / the rank (from 1) of the first hit, 0 without one."""
+    """Return 1 / rank of the first hit (ranks from 1), 0 without a hit."""
     return (slates.is_hit_BK / _ranks(slates)).amax(dim=1)
 
 
 def map_(slates: SlateBatch) -> Tensor:
     """Return average precision: the sum of precision@j over the hits j, / min(k, |Rel|).
 
-    RecBole and RePlay divide like this; RecTools by |Rel| unless told otherwise.
+    RecBole and RePlay use this divisor; RecTools divides by |Rel| by default.
     """
     is_hit_BK = slates.is_hit_BK.double()
     sums_B = (is_hit_BK * is_hit_BK.cumsum(dim=1) / _ranks(slates)).sum(dim=1)
@@ -73,7 +74,7 @@ def map_(slates: SlateBatch) -> Tensor:
 
 
 def ndcg(slates: SlateBatch) -> Tensor:
-    """Return the sum of 1 / log2(rank + 1) over hits / that of the best possible slate.
+    """Return the sum of 1 / log2(rank + 1) over hits, divided by that of the best possible slate.
 
     The best possible slate has min(k, |Rel|) hits in front (Jarvelin & Kekalainen 2002, Cumulated
     gain-based evaluation of IR techniques); with a single target this is 1 / log2(rank + 1).
@@ -86,11 +87,11 @@ def ndcg(slates: SlateBatch) -> Tensor:
 
 
 def auc(slates: SlateBatch) -> Tensor:
-    """Return how often a target scores above an item that is none, ties count one half.
+    """Return how often a target scores above a non-target; a tie counts one half.
 
-    Over all items that could have been shown, and of the scores, before any re-ranking: the only
-    metric that does not look at the slate. In [0, 1], 0.5 = by chance; 0.5 too where every item is
-    a target. With N items of which P are targets, places r from 0 (ties share their mean):
+    It uses the scores of all items that could have been shown, before any re-ranking, and not the
+    slate. In [0, 1], higher is better; 0.5 = by chance, and also where every item is a target. With
+    N items of which P are targets, and ranks r from 0 (ties share their mean):
     1 - (sum r - P (P - 1) / 2) / (P (N - P)), the U statistic of Mann & Whitney 1947.
     """
     background = slates.needed_background
@@ -98,7 +99,7 @@ def auc(slates: SlateBatch) -> Tensor:
         raise ValueError("auc needs to know where targets stand among all scores")
     num_targets_B = slates.num_targets_B.double()
     num_others_B = background.num_rankable_B - num_targets_B
-    # of two targets one stands above the other, whichever it is
+    # of each pair of targets, one is above the other
     among_targets_B = num_targets_B * (num_targets_B - 1) / 2
     above_B = background.num_above_BT.sum(dim=1) - among_targets_B
     auc_B = 1 - above_B / (num_targets_B * num_others_B).clamp(min=1)

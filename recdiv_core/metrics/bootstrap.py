@@ -1,15 +1,15 @@
 # pyright: strict
-"""How sure a mean over users is: the bootstrap, paired between whatever is compared; Holm.
+"""Confidence intervals of means over users: the paired bootstrap, p-values, and Holm's correction.
 
-Not a metric, and not for figures of all slates together: a resample holds about 63 % of the users,
-so that coverage, which grows with users, is lower in all of them, and moves less too. Those have
-the jackknife (jackknife.py). The one idea: a resample is a count of how often each user was drawn,
-the same for everything that is compared, so that a difference between two models is taken on the
-same users; means are then one matrix product. Efron & Tibshirani, 1993, An Introduction to the
-Bootstrap. The interval is that of the percentiles: over thousands of users a mean is so close to
-normal that the correction for skewness (BCa) moves its ends by less than a twentieth of its width.
+Not for metrics of all slates together: a resample holds about 63 % of the users, so coverage, which
+grows with users, is lower in every resample and varies less. Use the jackknife (jackknife.py) for
+these. A resample is a count of how often each user was sampled. All models share the counts, so a
+difference between two models is taken on the same users, and means are one matrix product. Efron &
+Tibshirani, 1993, An Introduction to the Bootstrap. The interval uses percentiles: over thousands of
+users a mean is so close to normal that the correction for skewness (BCa) moves its ends by less
+than a twentieth of its width.
 
-Legend: R resamples, U users, P figures (a metric of a model each).
+Legend: R resamples, U users, P rows of values (one metric of one model each).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.uint16]
 
 ROWS_AT_ONCE: Final = 64
-"""Resamples that are drawn and multiplied together: all that is held of the counts."""
+"""Resamples per block; the counts of only one block are in memory."""
 
 
 def resample_users(num_users: int, num_resamples: int, *, seed: int) -> Iterator[Counts]:
-    """Draw users with replacement, some resamples at a time.
+    """Sample users with replacement, one block of resamples at a time.
 
     Yields:
-        counts_RU: how often each user stands in each of the next resamples; rows sum to num_users.
+        counts_RU: uint16 counts of each user in the next resamples; rows sum to num_users.
 
     Raises:
-        ValueError: no user, or no resample.
+        ValueError: num_users or num_resamples is below 1.
     """
     if num_users < 1 or num_resamples < 1:
         raise ValueError(f"num_users={num_users} and num_resamples={num_resamples} must be >= 1")
@@ -47,18 +47,18 @@ def resample_users(num_users: int, num_resamples: int, *, seed: int) -> Iterator
 
 
 def resampled_means(values_PU: npt.ArrayLike, num_resamples: int, *, seed: int) -> Floats:
-    """Return the mean of each figure's per-user values in each resample, [R, P].
+    """Return the mean of each row of per-user values in each resample, [R, P].
 
-    Two calls with the same seed and number of users see the same resamples.
+    Two calls with the same random seed and number of users use the same resamples.
 
     Raises:
-        ValueError: not [P, U], no user, or no resample.
+        ValueError: values are not [P, U], or there is no user or no resample.
     """
     values = np.asarray(values_PU, dtype=np.float64)
     if values.ndim != 2:
         raise ValueError(f"values {list(values.shape)} must be [P, U]")
     num_users = values.shape[1]
-    # the deviations are resampled: equal values then give equal means, to the last bit
+    # resample the deviations: equal values then give equal means to the bit
     means_P = values.mean(axis=1) if num_users else np.zeros(len(values))
     deviations_UP = np.ascontiguousarray((values - means_P[:, None]).T)
     blocks = [
@@ -69,7 +69,7 @@ def resampled_means(values_PU: npt.ArrayLike, num_resamples: int, *, seed: int) 
 
 
 def interval(samples_R: npt.ArrayLike, *, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile interval of a figure's resamples.
+    """Return the percentile interval of the resampled values of a metric.
 
     >>> interval(range(101), level=0.5)
     (25.0, 75.0)
@@ -82,9 +82,9 @@ def interval(samples_R: npt.ArrayLike, *, level: float = 0.95) -> tuple[float, f
 def p_value(samples_R: npt.ArrayLike) -> float:
     """Return the two-sided p-value of "the difference is 0", from the difference's resamples.
 
-    Twice the share of resamples on the far side of 0, the figure itself counted as one of them
-    (Davison & Hinkley, 1997, Bootstrap Methods and their Application, 4.2): below 1 - level just
-    when `interval` excludes 0, never 0, at least 2 / (R + 1).
+    Twice the share of resamples on the other side of 0, where the observed value counts as one
+    resample (Davison & Hinkley, 1997, Bootstrap Methods and their Application, 4.2). In
+    [2 / (R + 1), 1]; below 1 - level exactly when `interval` excludes 0.
 
     >>> p_value([0.5, 0.25, 0.75, -0.125])
     0.8
@@ -95,10 +95,11 @@ def p_value(samples_R: npt.ArrayLike) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for how many there are, in the order given.
+    """Return p-values adjusted for their number, in the given order.
 
-    Claiming all those below 0.05 makes a false claim at all in at most 5 % of the cases, however
-    the figures hang together (Holm, 1979, A Simple Sequentially Rejective Multiple Test Procedure).
+    Claims for all values below 0.05 contain a false claim in at most 5 % of the cases, for any
+    dependence between the metrics (Holm, 1979, A Simple Sequentially Rejective Multiple Test
+    Procedure).
 
     >>> holm([0.01, 0.5, 0.02])
     [0.03, 0.5, 0.04]

@@ -1,10 +1,10 @@
 # pyright: strict
-"""Does a slate spread over categories as the user's history does? One value a user.
+"""Calibration: does a slate spread over categories as the user's history does? One value per user.
 
-Not diversity: someone who only buys soap is served well by soap. The one idea: history and slate
-are two distributions over categories; an event or item counts 1, shared equally among its labels,
-one without any counts nothing. Both measures are LOWER when better, and 0 for users whose history
-has no category: there is nothing to agree with.
+Not diversity: a user who only buys soap is served well by soap. History and slate are two
+distributions over categories; an event or item counts 1, divided equally among its labels, and one
+without labels counts 0. Both metrics are LOWER when better. They are 0 for users whose history has
+no category.
 
 Legend: B users, H and M the (user, category) pairs that occur in histories and in slates.
 """
@@ -20,14 +20,14 @@ from torch import Tensor
 from recdiv_core.metrics.slate_batch import SlateBatch
 
 SMOOTHING: Final = 0.01
-"""Share of the history mixed into the slate, so that the divergence is finite (Steck 2018)."""
+"""Share of the history mixed into the slate; keeps the divergence finite (Steck 2018)."""
 
 
 def calibration_kl(slates: SlateBatch) -> Tensor:
-    """Return KL(h || 0.99 q + 0.01 h), h the history's and q the slate's categories, in nats.
+    """Return KL(h || 0.99 q + 0.01 h) in nats, h and q the categories of history and slate.
 
-    In [0, ln 100], LOWER is better calibrated; ln 100 for a slate that shows nothing of the history
-    (Steck 2018, Calibrated recommendations).
+    In [0, ln 100], LOWER is better; ln 100 for a slate without any category of the history (Steck
+    2018, Calibrated recommendations).
     """
     user_H, history_H, slate_H = slates.once(_history_beside_slate)[:3]
     mixed_H = (1 - SMOOTHING) * slate_H + SMOOTHING * history_H
@@ -38,8 +38,8 @@ def calibration_kl(slates: SlateBatch) -> Tensor:
 def calibration_js(slates: SlateBatch) -> Tensor:
     """Return the Jensen-Shannon divergence of history and slate categories, base 2.
 
-    In [0, 1], LOWER is better calibrated: 1 where they have nothing in common, or where the slate
-    has no category (Lin 1991, Divergence measures based on the Shannon entropy).
+    In [0, 1], LOWER is better; 1 where they have no category in common, or the slate has no
+    category (Lin 1991, Divergence measures based on the Shannon entropy).
     """
     user_H, history_H, slate_H, user_M, slate_M, history_M = slates.once(_history_beside_slate)
     of_history_B = _sum_by_user(_half(history_H, slate_H), user_H, slates.num_users)
@@ -55,9 +55,11 @@ def _half(own: Tensor, other: Tensor) -> Tensor:
 
 
 def _history_beside_slate(slates: SlateBatch) -> tuple[Tensor, ...]:
-    """Return user, share in history and in slate of each pair that occurs in histories; and ...
+    """Return the shares of history and slate side by side.
 
-    ... user, share in slate and in history of each pair that occurs in slates.
+    Returns:
+        user, share in the history and share in the slate of each pair that occurs in histories;
+        then user, share in the slate and share in the history of each pair that occurs in slates.
     """
     num_categories = max(1, slates.traits.num_categories)
     user_H, label_H, history_H = slates.whole.once(_history_shares)
@@ -72,7 +74,7 @@ def _history_beside_slate(slates: SlateBatch) -> tuple[Tensor, ...]:
 
 
 def _history_shares(slates: SlateBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Return user, category and its share of each pair that occurs in histories, rising."""
+    """Return user, category and share of each pair that occurs in histories, in rising order."""
     background, num_categories = slates.needed_background, max(1, slates.traits.num_categories)
     row_N, label_N, part_N = slates.traits.categories.spread(
         background.history_item_S, torch.float64
@@ -91,7 +93,7 @@ def _history_shares(slates: SlateBatch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _look_up(wanted: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Return the value of each wanted key, 0 where it is not among the rising keys."""
+    """Return the value of each wanted key, 0 where the rising keys do not contain it."""
     if not len(keys):
         return torch.zeros_like(wanted, dtype=torch.float64)
     place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)

@@ -1,13 +1,13 @@
 # pyright: strict
-"""Diversity inside a slate: functions of a batch, one value a user.
+"""Diversity inside a slate: functions of a batch, one value per user.
 
-Not of the system as a whole (exposure.py), nor the penalties that training minimises (losses/). The
-one idea: distances are between item vectors (ILD) or between categories (the rest), and none of
-them looks at the targets. An empty slate scores 0 in all of them.
+Not of all slates together (exposure.py), nor the penalties that training minimises (losses/).
+Distances are between item vectors (ILD) or between categories (the rest); targets have no effect.
+An empty slate scores 0 in all of them.
 
-Legend: B users, K = k slate places, D dims, G categories of the catalogue, n = the slate's real
-length. With several labels an item, a slate may show more than k categories: the measures that
-are scaled by k then stay at their best value, 1 (homogeneity: 0).
+Legend: B users, K = k slate positions, D dims, G categories of the catalogue, n = length of the
+slate. If items have several labels, a slate may show more than k categories; metrics that are
+scaled by k then stay at their best value, 1 (homogeneity: 0).
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def category_coverage(slates: SlateBatch) -> Tensor:
 def diversity_index(slates: SlateBatch) -> Tensor:
     """Return the Shannon entropy of the slate's categories / log(min(k, G)).
 
-    In [0, 1], higher is more diverse: 0 one category, 1 perfectly even (Shannon's index scaled as
-    Pielou 1966, The measurement of diversity). 0 where min(k, G) < 2: nothing can be uneven.
+    In [0, 1], higher is more diverse: 0 = one category, 1 = perfectly even (Shannon's index scaled
+    as in Pielou 1966, The measurement of diversity). 0 where min(k, G) < 2.
     """
     entropy_B = slates.category_entropy_B
     possible = min(slates.k, slates.traits.num_categories)
@@ -54,8 +54,8 @@ def diversity_index(slates: SlateBatch) -> Tensor:
 def homogeneity(slates: SlateBatch) -> Tensor:
     """Return log(n / distinct categories), natural logarithm.
 
-    In [0, log k], LOWER is more diverse: 0 when every item shows a category of its own. A slate
-    whose items have no category at all counts as one category.
+    In [0, log k], LOWER is more diverse: 0 if every item shows a category of its own. A slate
+    without any category counts as one category.
     """
     distinct_B = slates.num_slate_categories_B.clamp(min=1)
     return (slates.length_B.clamp(min=1).double() / distinct_B).log().clamp(min=0)
@@ -64,8 +64,8 @@ def homogeneity(slates: SlateBatch) -> Tensor:
 def ilmd(slates: SlateBatch) -> Tensor:
     """Return the smallest 1 - cosine of two items of the slate.
 
-    In [0, 2], higher is more diverse: one pair of twins is enough for 0, which the mean hides. An
-    item without a vector has cosine 0 to all. Fewer than two items: 0.
+    In [0, 2], higher is more diverse: one pair of equal items gives 0, which the mean of ILD hides.
+    An item without a vector has cosine 0 to all. Fewer than two items: 0.
     """
     is_item_BK = slates.is_item_BK
     later_KK = is_item_BK.new_ones((slates.k, slates.k)).triu(1)
@@ -83,7 +83,7 @@ def category_ild(slates: SlateBatch) -> Tensor:
     than two items: 0.
     """
     distance_BP = slates.whole.once(_category_distances)
-    # items stand in front, so that the pairs of the first n places are those of the slate
+    # items come first, so the pairs of the first n positions are the pairs of the slate
     num_pairs_B = slates.length_B * (slates.length_B - 1) // 2
     pair_P = torch.arange(distance_BP.shape[1], device=num_pairs_B.device)
     is_pair_BP = pair_P < num_pairs_B[:, None]
@@ -91,7 +91,7 @@ def category_ild(slates: SlateBatch) -> Tensor:
 
 
 def _category_distances(slates: SlateBatch) -> Tensor:
-    """Return 1 - Jaccard of each pair of places, [B, K (K - 1) / 2], pairs of the first k first."""
+    """Return 1 - Jaccard of each pair of positions, [B, K (K - 1) / 2], early positions first."""
     second_P, first_P = torch.tril_indices(slates.k, slates.k, -1, device=slates.items_BK.device)
     found = slates.sorted_labels
     num_labels = found.category_BM.shape[1]
@@ -107,7 +107,7 @@ def _category_distances(slates: SlateBatch) -> Tensor:
 
 
 def gini_simpson(slates: SlateBatch) -> Tensor:
-    """Return 1 - sum p^2 over the slate's categories: how often two draws of it differ.
+    """Return 1 - sum p^2 over the slate's categories: how often two samples from it differ.
 
     In [0, 1 - 1 / distinct], higher is more diverse; with replacement (Simpson 1949, Measurement of
     diversity). No categories: 0.
@@ -130,7 +130,11 @@ def effective_categories(slates: SlateBatch) -> Tensor:
 def attribute_coverage(slates: SlateBatch, *, values_V: Tensor) -> Tensor:
     """Return distinct known values of an attribute in the slate / min(k, values that exist).
 
-    In [0, 1], higher is more diverse: brand, colour, band of price, any column of the catalogue.
+    In [0, 1], higher is more diverse. For brand, colour, price band or any other column.
+
+    Args:
+        slates: the batch.
+        values_V: [V] int64 index of each item's value, -1 = unknown.
     """
     values_BK = slates.look_up(values_V, missing=-1).sort(dim=1).values
     is_new_BK = values_BK >= 0
@@ -142,9 +146,9 @@ def attribute_coverage(slates: SlateBatch, *, values_V: Tensor) -> Tensor:
 def vendi(slates: SlateBatch) -> Tensor:
     """Return exp(entropy of the eigenvalues of K / n), K the cosines of the slate's n items.
 
-    In [1, n], higher is more diverse: the number of items with nothing in common that would be as
-    diverse (Friedman & Dieng 2023, The Vendi Score). An item without a vector is like itself alone.
-    Empty slate: 0.
+    In [1, n], higher is more diverse: the number of mutually orthogonal items that would be as
+    diverse (Friedman & Dieng 2023, The Vendi Score). An item without a vector is similar only to
+    itself. Empty slate: 0.
     """
     kernel_BKK = slates.cosines_BKK / slates.length_B.clamp(min=1)[:, None, None]
     eigenvalues_BK = cast(

@@ -1,10 +1,10 @@
 # pyright: strict
-"""Who gets shown: how the slates of all users together spread over the catalogue.
+"""Exposure: how the slates of all users together spread over the catalogue, and over popularity.
 
-Not diversity inside one slate (diversity.py). The one idea: these are statistics of a set, so only
-exposures add up over batches and workers; the ratio is taken once, at the end. A mean of each
-worker's own coverage is another, much lower number. What looks at how popular a slate's items are
-(novelty and all below it) is a mean over users.
+Not diversity inside one slate (diversity.py). The first metrics here are statistics of all slates:
+exposures add up over batches and workers, and the ratio is taken once at the end. The mean of each
+worker's own coverage is a different, much lower number. The metrics from novelty on are means over
+users.
 
 Legend: B users, V catalogue.
 """
@@ -23,8 +23,8 @@ from recdiv_core.metrics.slate_batch import SlateBatch
 def coverage(exposure_V: Tensor) -> float:
     """Return the share of the catalogue with exposure > 0.
 
-    In [0, 1], higher is broader. The catalogue is all V items, cold ones included. Grows with the
-    number of users: compare at equal numbers.
+    In [0, 1], higher is broader. The catalogue is all V items, also cold ones. Coverage grows with
+    the number of users, so compare it at equal numbers.
 
     >>> coverage(torch.tensor([3, 0, 1, 0]))
     0.5
@@ -35,8 +35,8 @@ def coverage(exposure_V: Tensor) -> float:
 def gini(exposure_V: Tensor) -> float:
     """Return the Gini coefficient of exposure: sum_i (2i - V - 1) x_(i) / (V sum x), x ascending.
 
-    In [0, (V - 1) / V], LOWER is more even: 0 when all items are shown equally often. Items that
-    are never shown count; no exposure at all: 0.
+    In [0, (V - 1) / V], LOWER is more even: 0 if all items are shown equally often. Items that are
+    never shown count. No exposure at all: 0.
 
     >>> gini(torch.tensor([0, 0, 0, 8]))
     0.75
@@ -50,10 +50,10 @@ def gini(exposure_V: Tensor) -> float:
 
 
 def distributional_coverage(exposure_V: Tensor) -> float:
-    """Return exp(entropy of exposure) / V: the share of the catalogue that is effectively shown.
+    """Return exp(entropy of exposure) / V, the effective share of the catalogue that is shown.
 
-    In [1 / V, 1], higher is broader: 1 when all items are shown equally often. An item shown once
-    counts for little here and for one in coverage. No exposure at all: 0.
+    In [1 / V, 1], higher is broader: 1 if all items are shown equally often. An item shown once
+    counts little here, and fully in coverage. No exposure at all: 0.
 
     >>> distributional_coverage(torch.tensor([5, 5, 0, 0]))
     0.5
@@ -64,8 +64,8 @@ def distributional_coverage(exposure_V: Tensor) -> float:
 def exposure_entropy(exposure_V: Tensor) -> float:
     """Return the entropy of exposure / ln V.
 
-    In [0, 1], higher is more even. A catalogue of one item: 0. (RecBole divides the entropy by the
-    number of items that were shown, another number.)
+    In [0, 1], higher is more even. A catalogue of one item: 0. RecBole differs: it divides the
+    entropy by the number of items that were shown.
     """
     num_items = exposure_V.numel()
     return _entropy(exposure_V) / math.log(num_items) if num_items > 1 else 0.0
@@ -74,8 +74,8 @@ def exposure_entropy(exposure_V: Tensor) -> float:
 def personalisation(exposure_V: Tensor, num_users: int, k: int) -> float:
     """Return 1 - the mean over pairs of users of |R_u and R_v| / k.
 
-    In [0, 1], higher: users are shown different things. Without a loop over pairs: an item that x
-    users see is common to x (x - 1) / 2 of them. Fewer than two users: 0.
+    In [0, 1], higher = slates of users differ more. Computed without a loop over pairs: an item in
+    x slates is common to x (x - 1) / 2 pairs. Fewer than two users: 0.
     """
     if num_users < 2:
         return 0.0
@@ -92,9 +92,10 @@ def _entropy(exposure_V: Tensor) -> float:
 def novelty(slates: SlateBatch) -> Tensor:
     """Return the mean self-information of a slate's items, -log2(n_i / U), in bits.
 
-    In [0, log2 U], higher is more novel: n_i train events of the item, U train users (Zhou et al.
-    2010, Solving the apparent diversity-accuracy dilemma of recommender systems). n_i is taken as 1
-    at least (items unseen in training) and U at most (items bought repeatedly). Empty slate: 0.
+    In [0, log2 U], higher is more novel; n_i = train events of the item, U = train users (Zhou et
+    al. 2010, Solving the apparent diversity-accuracy dilemma of recommender systems). n_i is at
+    least 1 (for items without train events) and at most U (for items bought repeatedly). Empty
+    slate: 0.
     """
     bits_BK = slates.look_up(slates.traits.self_information_V)
     return bits_BK.sum(dim=1) / slates.length_B.clamp(min=1)
@@ -103,7 +104,7 @@ def novelty(slates: SlateBatch) -> Tensor:
 def popularity(slates: SlateBatch) -> Tensor:
     """Return the mean number of train events of a slate's items.
 
-    >= 0, LOWER leans less on the popular (ARP of Yin et al. 2012, Challenging the long tail
+    >= 0, LOWER = fewer popular items (ARP of Yin et al. 2012, Challenging the long tail
     recommendation). Empty slate: 0.
     """
     events_BK = slates.look_up(slates.traits.num_events_V).double()
@@ -111,9 +112,9 @@ def popularity(slates: SlateBatch) -> Tensor:
 
 
 def tail_share(slates: SlateBatch) -> Tensor:
-    """Return the share of a slate's items that are of the tail.
+    """Return the share of a slate's items that belong to the tail.
 
-    In [0, 1], higher leans less on the popular. The tail is every item outside the most popular
+    In [0, 1], higher = fewer popular items. The tail is every item outside the most popular
     items that make 80 % of the train events, cold items included (`popularity_groups` in
     items/popularity.py). APLT of Abdollahpouri et al. 2019 with their head. Empty slate: 0.
     """
@@ -125,7 +126,8 @@ def tail_share(slates: SlateBatch) -> Tensor:
 def epc(slates: SlateBatch) -> Tensor:
     """Return expected popularity complement: the discounted mean over k of hit * (1 - n_i / U).
 
-    In [0, 1], higher: hits that few others met. Discount 1 / log2(rank + 1); n_i / U as in novelty
+    In [0, 1], higher = hits on items that few users met. Discount 1 / log2(rank + 1); n_i / U as in
+    novelty
     (Vargas & Castells 2011, Rank and relevance in novelty and diversity metrics).
     """
     met_BK = torch.exp2(-slates.look_up(slates.traits.self_information_V))
@@ -137,9 +139,9 @@ def epc(slates: SlateBatch) -> Tensor:
 def serendipity(slates: SlateBatch) -> Tensor:
     """Return the sum over hits of max(0, (popularity rank - rank) / V), / k.
 
-    In [0, 1), higher: hits that popularity alone would have placed lower. RecTools' definition,
-    p_u(i) - p(i) with p = (V + 1 - rank) / V; popularity ranks count distinct numbers of train
-    events (equally popular items share a rank), and a cold item has p = 0.
+    In [0, 1), higher = hits that popularity would have ranked lower. Definition of RecTools:
+    p_u(i) - p(i) with p = (V + 1 - rank) / V. Popularity ranks count distinct numbers of train
+    events, so equally popular items share a rank; a cold item has p = 0.
     """
     ranks_K = torch.arange(1, slates.k + 1, device=slates.items_BK.device)
     ahead_BK = slates.look_up(slates.traits.popularity_rank_V) - ranks_K
@@ -148,21 +150,21 @@ def serendipity(slates: SlateBatch) -> Tensor:
 
 
 def unexpectedness(slates: SlateBatch) -> Tensor:
-    """Return the share of the k places that hold an item out of the k most popular ones' list.
+    """Return the share of the k positions with an item outside the k most popular items.
 
-    In [0, 1], higher: less of what everybody is shown. RePlay with the popular list as the base,
-    but that a place without an item is not unexpected here. Popular: train events, ties by
-    item_index.
+    In [0, 1], higher = less overlap with the popular list. As RePlay with the popular list as base,
+    except that an empty position does not count as unexpected. Popularity is the number of train
+    events; ties are broken by item_index.
     """
     is_popular_BK = slates.look_up(slates.traits.popularity_order_V) < slates.k
     return (slates.is_item_BK & ~is_popular_BK).sum(dim=1).double() / slates.k
 
 
 def user_coverage(slates: SlateBatch) -> Tensor:
-    """Return 1 where the slate holds an item, else 0; where it holds a target: accuracy.hit."""
+    """Return 1 if the slate holds an item, else 0. For targets see accuracy.hit."""
     return (slates.length_B > 0).double()
 
 
 def full_slates(slates: SlateBatch) -> Tensor:
-    """Return 1 where all k places hold an item, else 0."""
+    """Return 1 if all k positions hold an item, else 0."""
     return (slates.length_B == slates.k).double()

@@ -1,10 +1,9 @@
 # pyright: strict
-"""Are groups of users served alike, and groups of items shown alike? Gaps between groups.
+"""Fairness: gaps between groups of users or items; LOWER is fairer, 0 = equal.
 
-Not the groups' own figures (groups.py): what is furthest apart. LOWER is fairer, 0 = alike. The one
-idea: a gap compares rates (a recall, an exposure for each item of the catalogue), never counts, so
-that a group's size does not decide; groups that are too small to have a rate are left out, and with
-fewer than two others there is nothing to compare and no figure.
+The metrics of each group are in groups.py. A gap compares rates (a recall, or exposure per item of
+the catalogue) and never counts, so the size of a group has no effect. Groups that are too small are
+left out, and with fewer than two other groups there is no gap.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from torch import Tensor
 from recdiv_core.metrics.tally import Tally
 
 MIN_SIZE: Final = 30
-"""Users, or targets, that a group must have for its recall to be compared."""
+"""Smallest number of users or targets of a group whose recall is compared."""
 
 
 def gap(rates: Sequence[float]) -> float:
-    """Return the largest rate less the smallest.
+    """Return the largest rate minus the smallest.
 
     >>> gap([0.25, 0.75, 0.5])
     0.5
@@ -31,7 +30,7 @@ def gap(rates: Sequence[float]) -> float:
 
 
 def relative_spread(rates: Sequence[float]) -> float:
-    """Return the standard deviation (of all, not of a sample) / the mean; 0 where the mean is 0.
+    """Return the population standard deviation / the mean; 0 if the mean is 0.
 
     >>> relative_spread([1.0, 3.0])
     0.5
@@ -46,13 +45,13 @@ def user_fairness(
     """Compare groups of users.
 
     Args:
-        groups: of `groups.finish_groups`, those to be compared.
+        groups: result of `groups.finish_groups`, the groups to compare.
         k: the cut-off.
-        min_size: users that a group must have.
+        min_size: smallest number of users of a group.
 
     Returns:
-        `equal_opportunity_gap`, of recall, and `equal_coverage_gap`, of category coverage: do all
-        groups find what they want, and are all shown as wide a range? In [0, 1] both.
+        `equal_opportunity_gap`, the gap of recall, and `equal_coverage_gap`, the gap of category
+        coverage; both in [0, 1].
     """
     large = [figures for figures in groups.values() if figures["num_users"] >= min_size]
     if len(large) < 2:
@@ -69,16 +68,16 @@ def item_fairness(
     """Compare groups of items.
 
     Args:
-        tally: of all users.
+        tally: the sums over all users.
         groups: name -> bool [V], items of the group; they may overlap.
-        min_size: targets that a group must have for its recall to be compared.
+        min_size: smallest number of targets of a group whose recall is compared.
 
     Returns:
-        `equal_coverage_gap` in [0, V], of a group's share of exposure / its share of the catalogue,
-        and `pop_rsp`, their relative spread; `equal_opportunity_gap` in [0, 1], of hits / targets
-        in a group over all users, and `pop_reo`, their relative spread (Zhu, Wang & Caverlee 2020,
-        Measuring and mitigating item under-recommendation bias). Theirs takes what a user has seen
-        out of the catalogue. What cannot be compared is left out.
+        `equal_coverage_gap` in [0, V]: gap of (share of exposure / share of the catalogue), and
+        `pop_rsp`, its relative spread. `equal_opportunity_gap` in [0, 1]: gap of (hits / targets)
+        over all users, and `pop_reo`, its relative spread (Zhu, Wang & Caverlee 2020, Measuring and
+        mitigating item under-recommendation bias; they remove seen items from the catalogue).
+        Metrics with fewer than two comparable groups are left out.
     """
     num_items, num_shown = tally.exposure_V.numel(), int(tally.exposure_V.sum())
     exposures: list[float] = []

@@ -1,12 +1,13 @@
 # pyright: strict
-"""The metrics of parts of the shop: groups of users, and users who wanted items of a group.
+"""Metrics of parts of the shop: groups of users, and users with targets in a group of items.
 
-Not how groups are formed (groupings.py). The one idea: a group's sums add like those of everybody;
-they are of means over users alone, since what is a property of all slates together (coverage, Gini)
-depends on how many users there are, and says nothing beside that of another group. A user belongs
-to each group of items that a target of theirs is in, judged by those targets alone.
+How groups are formed is in groupings.py. The sums of a group add like those of all users. Only
+means over users are computed: coverage and Gini depend on the number of users and do not compare
+between groups. A user belongs to each group of items that contains one of their targets, and is
+scored there by these targets alone.
 
-Legend: B users, G groups, N (group, user) pairs, M metrics, V catalogue, K slate places, T targets.
+Legend: B users, G groups, N (group, user) pairs, M metrics, V catalogue, K slate positions, T
+targets.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from recdiv_core.metrics.tally import SLATE_METRICS, TARGET_METRICS, USER_METRIC
 
 @dataclass(frozen=True)
 class GroupTally:
-    """Sums over the users of each group. Memory: one number a group and metric.
+    """Sums over the users of each group. Memory: one number per group and metric.
 
     Attributes:
         k: the cut-off.
-        names: of the groups, such as `brand=Acme`.
+        names: names of the groups, such as `brand=Acme`.
         sums_GM: float64, each metric of USER_METRICS summed; the last column counts users.
     """
 
@@ -61,10 +62,10 @@ def tally_groups(
     user_groups: Mapping[str, Tensor],
     item_groups: Mapping[str, Tensor],
 ) -> GroupTally:
-    """Judge the slates of a batch, group by group; see `tally.tally_slates`.
+    """Sum the metrics of a batch of slates by group; see `tally.tally_slates`.
 
     Args:
-        slates_BK: int item_index, best first, -1 behind the end.
+        slates_BK: int item_index, best first, -1 after the end.
         targets_BT: int item_index of held-out items, padded anywhere with -1.
         traits: the items of the catalogue.
         k: the cut-off.
@@ -86,8 +87,8 @@ def groups_of_batch(
 ) -> GroupTally:
     """Sum over the users of each group; arguments as `tally_groups`.
 
-    The metrics of slates alone are the same in all groups, and so are those of targets for a group
-    of users. For groups of items the latter are worked out of all of them together.
+    Metrics without targets are the same in all groups. Metrics with targets are the same in all
+    groups of users, and are computed separately for each group of items.
     """
     zeros = GroupTally.zeros([*user_groups, *item_groups], k=slates.k)
     if not zeros.names:
@@ -112,9 +113,9 @@ def groups_of_batch(
 
 
 def _by_item_group(slates: SlateBatch, is_in_GV: Tensor) -> tuple[Tensor, Tensor, SlateBatch]:
-    """Return group, user and slates of each group and user with a target in it; N of them.
+    """Return group, user and slates of the N pairs of a group and a user with a target in it.
 
-    The slates are judged by the targets in the group.
+    Only the targets in the group count as hits.
     """
     is_wanted_GBT = is_in_GV[:, slates.targets_BT] & (slates.targets_BT >= 0)
     group_N, user_N = is_wanted_GBT.any(dim=2).nonzero(as_tuple=True)
@@ -137,9 +138,9 @@ def _values(slates: SlateBatch, metrics: UserMetrics) -> Tensor:
 
 
 def finish_groups(tally: GroupTally) -> dict[str, dict[str, float]]:
-    """Divide: return for each group with any user `num_users` and the metrics, `ndcg_at_10`.
+    """Divide the sums: return `num_users` and the metrics (`ndcg_at_10`) of each group.
 
-    A value is a mean over the group's users; groups without one are left out.
+    A metric is a mean over the group's users; groups without users are left out.
     """
     figures: dict[str, dict[str, float]] = {}
     for name, sums_M in zip(tally.names, tally.sums_GM, strict=True):

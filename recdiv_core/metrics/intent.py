@@ -1,13 +1,13 @@
 # pyright: strict
-"""Accuracy that asks for variety: what a hit is worth depends on the categories of hits before it.
+"""Accuracy that rewards variety: the value of a hit depends on the categories of earlier hits.
 
-Not diversity of whatever is shown (diversity.py): an item that the user did not want counts
-nothing. The one idea: each category of a user's targets is a need; the first hit that serves it is
-worth 1, and every hit serving it again REPEATED times as much as the one before. Both are those of
-the TREC web track's `ndeval`. In [0, 1], higher is better; no hit, or targets without any category:
-0. Ideal orders are greedy, ties go to the lower item_index: exact where items have one category.
+Unlike in diversity.py, an item that the user did not want has no value. Each category of a user's
+targets is a need; the first hit that serves it has value 1, and each further hit REPEATED times the
+value of the one before. Both metrics follow `ndeval` of the TREC web track. In [0, 1], higher is
+better; without hits, or with targets without categories: 0. Ideal orders are greedy with ties to
+the lower item_index, which is exact where items have one category.
 
-Legend: B users (with a hit), K slate places, T targets of a user, L labels of an item.
+Legend: B users (with a hit), K slate positions, T targets of a user, L labels of an item.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch import Tensor
 from recdiv_core.metrics.slate_batch import SlateBatch
 
 REPEATED: Final = 0.5
-"""What serving a need once more is worth, times what it was worth the last time: 1 - alpha."""
+"""Value of serving a need again, relative to the last time: 1 - alpha."""
 
 LABELS_AT_ONCE: Final = 1 << 22
-"""Labels of targets, with their padding, that are looked at together."""
+"""Labels of targets, including padding, that are processed at once."""
 
 
 def alpha_ndcg(slates: SlateBatch) -> Tensor:
-    """Return the sum over hits of gain / log2(rank + 1), over that of the ideal order of targets.
+    """Return the sum over hits of gain / log2(rank + 1), divided by that of the ideal order.
 
     gain = sum over the hit's categories of 0.5^(hits before it with that category). Clarke et al.
     2008, Novelty and diversity in information retrieval evaluation.
@@ -42,11 +42,11 @@ def alpha_ndcg(slates: SlateBatch) -> Tensor:
 
 
 def err_ia(slates: SlateBatch) -> Tensor:
-    """Return the sum over hits of gain / rank, over needs, over that of k items serving all needs.
+    """Return the sum over hits of gain / rank, divided by needs and by its value for k ideal items.
 
-    As `ndeval` scales it (Chapelle et al. 2011, Intent-based diversification of web search results;
-    their form is this times 0.5 times the sum over ranks of 0.5^(rank - 1) / rank). Every category
-    of the targets is equally probable.
+    Scaled as in `ndeval`; an ideal item serves all needs (Chapelle et al. 2011, Intent-based
+    diversification of web search results; their form is this times 0.5 times the sum over ranks of
+    0.5^(rank - 1) / rank). Every category of the targets has the same probability.
     """
     whole = slates.whole.once(_gains)
     ranks_K = _ranks(slates.k, whole.gains_BK.device)
@@ -57,14 +57,14 @@ def err_ia(slates: SlateBatch) -> Tensor:
 
 @dataclass(frozen=True)
 class _Gains:
-    is_shown_B: Tensor  # users with a hit; the rest is of these alone
+    is_shown_B: Tensor  # users with a hit; the other fields cover only these
     num_needs_B: Tensor
-    gains_BK: Tensor  # at each place of the slate
-    ideal_BK: Tensor  # of the ideal order of targets
+    gains_BK: Tensor  # gain at each position of the slate
+    ideal_BK: Tensor  # gain at each position of the ideal order of targets
 
 
 def _gains(slates: SlateBatch) -> _Gains:
-    """Return the gain at each place, which does not depend on how many places follow."""
+    """Return the gain at each position, which does not depend on later positions."""
     is_shown_B = slates.is_hit_BK.any(dim=1)
     row_B = is_shown_B.nonzero()[:, 0]
     targets_BT = slates.targets_BT[row_B]
@@ -77,14 +77,14 @@ def _gains(slates: SlateBatch) -> _Gains:
 
 
 def _gains_of(slates: SlateBatch, row_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return of some users the number of needs, and the gains of slate and ideal order."""
+    """Return the number of needs, and the gains of slate and ideal order, of some users."""
     targets_BT, items_BK = slates.targets_BT[row_B], slates.items_BK[row_B]
     need_BTL = _number_needs(slates.traits.categories[targets_BT])
     hit_BK = slates.is_hit_BK[row_B]
     place_BK = torch.searchsorted(targets_BT, items_BK).clamp(max=targets_BT.shape[1] - 1)
     num_needs = int(need_BTL.max()) + 1 if need_BTL.numel() else 0
     worth_BN = need_BTL.new_ones((len(need_BTL), num_needs + 1), dtype=torch.float64)
-    worth_BN[:, -1] = 0  # where need -1 points: no need
+    worth_BN[:, -1] = 0  # column of need -1: no need
     ideal_worth_BN, is_left_BT = worth_BN.clone(), targets_BT >= 0
     gains_BK = worth_BN.new_zeros(items_BK.shape)
     ideal_BK = torch.zeros_like(gains_BK)
@@ -93,7 +93,7 @@ def _gains_of(slates: SlateBatch, row_B: Tensor) -> tuple[Tensor, Tensor, Tensor
         need_BL = need_BTL[rows_B, place_BK[:, rank]].masked_fill(~hit_BK[:, rank, None], -1)
         gains_BK[:, rank] = _serve(worth_BN, need_BL)
         if rank >= targets_BT.shape[1]:
-            continue  # nothing is left for the ideal order
+            continue  # the ideal order has no target left
         gain_BT = ideal_worth_BN[rows_B[:, None, None], need_BTL].sum(dim=2)
         best_B = gain_BT.masked_fill(~is_left_BT, -1).argmax(dim=1)
         is_any_B = is_left_BT[rows_B, best_B]
@@ -104,10 +104,10 @@ def _gains_of(slates: SlateBatch, row_B: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def _serve(worth_BN: Tensor, need_BL: Tensor) -> Tensor:
-    """Return what an item serving these needs is worth, [B]; they are then worth less."""
+    """Return the value of an item that serves these needs, [B], and lower their value."""
     column_BL = need_BL % worth_BN.shape[1]
     worth_BL = worth_BN.gather(1, column_BL)
-    # an item's needs are distinct, but for the column of no need, which stays 0
+    # the needs of an item are distinct, except the column of no need, which stays 0
     worth_BN.scatter_(1, column_BL, worth_BL * REPEATED)
     return worth_BL.sum(dim=1)
 
@@ -122,7 +122,7 @@ def _number_needs(labels_BTL: Tensor) -> Tensor:
 
 
 def _spread(value_b: Tensor, is_shown_B: Tensor) -> Tensor:
-    """Return the values of all users, 0 for those that were left out."""
+    """Return the values of all users, 0 for users without a hit."""
     value_B = value_b.new_zeros(len(is_shown_B))
     value_B[is_shown_B] = value_b
     return value_B

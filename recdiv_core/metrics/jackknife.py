@@ -1,26 +1,26 @@
 # pyright: strict
-"""How sure a figure of all slates together is (coverage, Gini): the jackknife, exact for coverage.
+"""Uncertainty of coverage, Gini and other metrics of all slates together: the jackknife.
 
-Not for means over users alone (bootstrap.py). The estimand is the figure at U users: what it comes
-to, in the mean, when another U users are drawn from where these came from, models and catalogue
-being the same. The figure observed is unbiased for that, by definition; what is wanted is how much
-it varies from one draw of U users to another, together with the figures it is compared with.
+Not for means over users alone (bootstrap.py). The estimand is the expected metric of another U
+users from the same population, with the same models and catalogue. The observed metric is unbiased
+for it. This module estimates how much the metric varies between samples of U users, jointly with
+the metrics that it is compared with.
 
-The variance of a function of U independent users is a sum of interactions of one user, of two and
-so on (Hoeffding). The jackknife counts an interaction of c users c times and so errs on the wide
-side (Efron & Stein, 1981, The Jackknife Estimate of Variance). For smooth figures, Gini among them,
-that is next to nothing. For coverage it doubles the variance; but there the interaction of a set A
-of users is just the number n_A of items that stand in the slates of all of A and of nobody else,
-and the sum can be written down (after Houdre, 1995, The Iterated Jackknife Estimate of Variance):
+The variance of a function of U independent users is a sum of interactions of one user, two users
+and so on (Hoeffding). The jackknife counts an interaction of c users c times, so it overestimates
+(Efron & Stein, 1981, The Jackknife Estimate of Variance). For smooth metrics such as Gini the
+excess is negligible. For coverage it doubles the variance. But there the interaction of a set A of
+users is the number n_A of items that are in the slates of all users of A and of no other user, and
+the sum has a closed form (after Houdre, 1995, The Iterated Jackknife Estimate of Variance):
 
-    V^2 variance = sum over sets A of (-1)^(|A| + 1) n_A^2, less U times the squared mean of n_{u}
+    V^2 variance = sum over sets A of (-1)^(|A| + 1) n_A^2, minus U times the squared mean of n_{u}
 
-If no two items met the same users this is F_1 - F_2 + F_3 - ..., F_k the items that stand in k
-slates: what Good & Toulmin, 1956, expect another U users to add. As theirs, the series swings, and
-is damped with the binomial weights of Efron & Thisted, 1976, Estimating the Number of Unseen
-Species. Two models are compared by n_A of the one less n_A of the other.
+If no two items have the same users this is F_1 - F_2 + F_3 - ..., with F_k the number of items in k
+slates. This is what Good & Toulmin, 1956, expect another U users to add. Their series oscillates,
+so it is damped with the binomial weights of Efron & Thisted, 1976, Estimating the Number of Unseen
+Species. Two models are compared by the difference of their n_A.
 
-Legend: S models, M metrics, F = S * M figures, R draws, G groups of users that are left out, U
+Legend: S models, M metrics, F = S * M values, R samples, G groups of users that are left out, U
 users, K slate length, V catalogue, A sets of users, N the sets of users of items, model by model.
 """
 
@@ -43,25 +43,25 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer]
 
 DAMPING: Final = 5
-"""Trials of the binomial: sets of more users than this are left alone. Fewer: intervals wider than
-need be; more: noisier ones."""
+"""Trials of the binomial, and the largest set of users that is counted. Fewer trials widen the
+intervals; more make them noisier."""
 
 FLOOR: Final = 0.5
-"""Share of the jackknife's variance of coverage that is kept at least. The true was seen between
-0.47 of it (where nearly all that can be shown is shown) and 0.8."""
+"""Lower bound of the variance of coverage, as a share of the jackknife's. The true share was
+measured between 0.47 (where nearly every item that can be shown is shown) and 0.8."""
 
 NUM_GROUPS: Final = 250
 NUM_GROUPINGS: Final = 2
-"""Users are left out by random groups, in several groupings: standard errors are known to 3 %."""
+"""Random groups of users to leave out, and groupings: standard errors are exact to 3 %."""
 
 
 @dataclass(frozen=True, eq=False)
 class UserResults:
-    """A model's slates for the users of a split, judged.
+    """The slates of one model for the users of a split, and their metrics per user.
 
     Attributes:
-        users: name -> [U] values of a metric that is a mean over users.
-        slates_UK: [U, K] item_index, -1 = no item; the users in the same order.
+        users: name -> [U] values of a metric that is averaged over users.
+        slates_UK: [U, K] item_index, -1 = no item; users in the same order.
         num_items: V.
     """
 
@@ -70,7 +70,7 @@ class UserResults:
     num_items: int
 
     def __post_init__(self) -> None:
-        """Check that all of it is of the same users and the same catalogue."""
+        """Check that all arrays have the same users, and items are in the catalogue."""
         slates = self.slates_UK
         if slates.ndim != 2:
             raise ValueError(f"slates {list(slates.shape)} must be [U, K]")
@@ -82,11 +82,11 @@ class UserResults:
 
     @cached_property
     def exposure_V(self) -> npt.NDArray[np.int64]:
-        """Return how often each item stands in the slates."""
+        """Number of slates that hold each item, [V] int64."""
         return _exposure(self.slates_UK, self.num_items)
 
     def value(self, name: str) -> float:
-        """Return the mean over users, or the figure of all slates together."""
+        """Return a metric: the mean over users, or the metric of all slates together."""
         if name in self.users:
             return float(self.users[name].mean())
         return SYSTEM_METRICS[name](torch.tensor(self.exposure_V))
@@ -96,10 +96,10 @@ def join_users(parts: Sequence[UserResults]) -> UserResults:
     """Return the users of several batches as one.
 
     Raises:
-        ValueError: no user at all.
+        UserError: there is no user.
     """
     if not any(len(part.slates_UK) for part in parts):
-        raise UserError("no user with a held-out target was judged: there is nothing to compare")
+        raise UserError("no user has a held-out target: there is nothing to compare")
     return UserResults(
         {name: np.concatenate([part.users[name] for part in parts]) for name in parts[0].users},
         np.concatenate([part.slates_UK for part in parts]),
@@ -110,23 +110,25 @@ def join_users(parts: Sequence[UserResults]) -> UserResults:
 def sample_metrics(
     judged: Sequence[UserResults], names: Sequence[str], num_draws: int, *, seed: int
 ) -> Floats:
-    """Draw figures as they may come out for other users: normal, around those observed.
+    """Sample metrics as they may come out for other users: normal, around the observed values.
 
-    Whatever is worked out of a draw (a difference, a ratio, a hypervolume) has the spread that it
-    would have over draws of users.
+    A difference, ratio or hypervolume computed from each sample has the spread that it would have
+    over samples of users.
 
     Args:
         judged: models on the same users.
-        names: of metrics, of either kind.
-        num_draws: R.
-        seed: of the draws.
+        names: metrics, averaged over users or of all slates.
+        num_draws: R samples.
+        seed: random seed.
 
     Returns:
         [R, S, M].
     """
     figures_F = np.array([each.value(name) for each in judged for name in names])
     values, vectors = np.linalg.eigh(metric_covariance(judged, names, seed=seed))
-    root_FF = vectors * np.sqrt(values.clip(min=0))  # coverage and the rest are estimated apart
+    root_FF = vectors * np.sqrt(
+        values.clip(min=0)
+    )  # coverage and the other metrics are estimated separately
     rng = np.random.default_rng(seed)
     normal_RF = rng.standard_normal((num_draws, len(figures_F)))
     return (figures_F + normal_RF @ root_FF.T).reshape(num_draws, len(judged), len(names))
@@ -139,20 +141,20 @@ def metric_covariance(
     seed: int,
     num_groupings: int = NUM_GROUPINGS,
 ) -> Floats:
-    """Return how the figures of models vary together over draws of users, [F, F].
+    """Return the covariance of the metrics of models over samples of users, [F, F].
 
     Args:
         judged: models on the same users, at least two users.
-        names: of metrics, of either kind; a model's figures stand together.
-        seed: of the groups of users.
-        num_groupings: random groupings, averaged.
+        names: metrics; the metrics of a model are adjacent in the result.
+        seed: random seed of the groups of users.
+        num_groupings: random groupings to average over.
 
     Raises:
-        ValueError: other numbers of users, or a single one.
+        ValueError: the numbers of users differ, or there is only one user.
     """
     sizes = {len(each.slates_UK) for each in judged}
     if len(sizes) != 1 or min(sizes) < 2:
-        raise ValueError(f"models must be judged on the same users, two at least; got {sizes}")
+        raise ValueError(f"models must have the same users, at least two; got {sizes} users")
     num_users, rng = sizes.pop(), np.random.default_rng(seed)
     num_groups = min(NUM_GROUPS, num_users)
     covariance_FF = np.zeros((len(judged) * len(names),) * 2)
@@ -169,7 +171,7 @@ def metric_covariance(
 
 
 def leave_out(judged: UserResults, names: Sequence[str], group_U: Integers) -> Floats:
-    """Return a model's figures with each group of users left out, [G, M]."""
+    """Return a model's metrics with each group of users left out, [G, M]."""
     num_groups = int(group_U.max()) + 1
     sizes_G = np.bincount(group_U, minlength=num_groups)
     num_left_G = len(group_U) - sizes_G
@@ -192,11 +194,11 @@ def leave_out(judged: UserResults, names: Sequence[str], group_U: Integers) -> F
 
 
 def coverage_covariance(judged: Sequence[UserResults]) -> Floats:
-    """Return how the coverages of models on the same users vary together, [S, S].
+    """Return the covariance of the coverages of models on the same users, [S, S].
 
-    In no direction less than FLOOR of the jackknife, in which each model has one item more that
-    stands in one slate alone: between models that differ in a handful of items the series is all
-    noise. Models with the same slates vary together in full.
+    In every direction it is at least FLOOR times the jackknife's, in which each model gets one more
+    item that is in one slate only: between models that differ in a few items the series is mostly
+    noise. Models with the same slates are fully correlated.
     """
     of_sets_SA, size_A = item_sets(judged)
     own_SA, model_S = np.unique(of_sets_SA, axis=0, return_inverse=True)
@@ -214,11 +216,11 @@ def coverage_covariance(judged: Sequence[UserResults]) -> Floats:
 
 
 def item_sets(judged: Sequence[UserResults]) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Count for each set of users the items that stand in their slates, all of them, and no others.
+    """Count, for each set of users, the items that are in the slates of exactly these users.
 
     Returns:
-        of_sets_SA: n_A of each model, for the sets of up to DAMPING users that have any;
-        size_A: users of the set.
+        of_sets_SA: n_A of each model, for the sets of up to DAMPING users that occur;
+        size_A: number of users of each set.
     """
     tokens_S, sizes_S = zip(*(_user_sets(each) for each in judged), strict=True)
     model_N = np.repeat(np.arange(len(judged)), [len(tokens) for tokens in tokens_S])
@@ -235,10 +237,10 @@ def _exposure(slates_UK: Integers, num_items: int) -> npt.NDArray[np.int64]:
 
 
 def _user_sets(judged: UserResults) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    """Return for each item in 1..DAMPING slates a token of the set of its users, and its size.
+    """Return a token of the set of users, and its size, for each item in 1..DAMPING slates.
 
-    The token is the sum of 64 random bits of each user: two sets share one by chance alone, which
-    among a million sets has odds of one in thirty million.
+    The token is the sum of a random 64-bit number of each user. Among a million sets, two equal
+    tokens have a probability of one in thirty million.
     """
     num_users, width = judged.slates_UK.shape
     bits_U = np.frombuffer(np.random.default_rng(0).bytes(8 * num_users), dtype=np.uint64)

@@ -1,10 +1,10 @@
 # pyright: strict
-"""The front of a sweep: non-dominated points, their hypervolume, the knee, what it attains.
+"""The front of a sweep: non-dominated points, their hypervolume, the knee, and attainment.
 
-Not where the points come from (report.py reads them from MLflow). The one idea: every axis is first
-turned so that more is better; then one definition of "dominates" serves all. A point is one row,
-its columns the objectives. Points that are not finite (a metric of a failed trial is NaN) are
-ignored everywhere; results are positions in the array as it was given.
+Where the points come from is elsewhere (fronts/reading.py reads MLflow). Every axis is first turned
+so that more is better, so one definition of "dominates" serves all. A point is one row, with the
+objectives as columns. Points that are not finite, such as the NaN of a failed trial, are ignored
+everywhere; results are row numbers of the given array.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def front(points: npt.ArrayLike, directions: Sequence[Direction]) -> list[int]:
-    """Return the positions of the non-dominated points, the best of the first axis first.
+    """Return the row numbers of the non-dominated points, the best on the first axis first.
 
     A point is dominated by another that is at least as good on every axis and better on one. Of
-    equal points the first stands for all.
+    equal points only the first is returned.
 
     >>> front([[0.5, 0.1], [0.4, 0.2], [0.4, 0.1]], ["max", "max"])
     [0, 1]
     """
     upward = _upward(points, directions)
     finite = np.flatnonzero(np.isfinite(upward).all(axis=1))
-    # best first on each axis in turn, and earlier before later: nothing is dominated by a later one
+    # sorted best first on each axis in turn: no point is dominated by a later one
     order = finite[np.lexsort((finite, *(-upward[finite]).T[::-1]))]
     kept: list[int] = []
     for index in order.tolist():
@@ -42,11 +42,11 @@ def front(points: npt.ArrayLike, directions: Sequence[Direction]) -> list[int]:
 def hypervolume(
     points: npt.ArrayLike, reference: Sequence[float], directions: Sequence[Direction]
 ) -> float:
-    """Return the volume of what the points dominate, down to the reference point; exact.
+    """Return the exact volume that the points dominate, bounded by the reference point.
 
     Higher is better (Zitzler & Thiele 1998, Multiobjective optimization using evolutionary
-    algorithms). Points that are not better than the reference on every axis add nothing. Slices
-    along the last axis: quick for two objectives, slow beyond four.
+    algorithms). Points that are not better than the reference on every axis add nothing. The
+    algorithm slices along the last axis: fast for two objectives, slow beyond four.
 
     >>> hypervolume([[2.0, 1.0], [1.0, 2.0]], [0.0, 0.0], ["max", "max"])
     3.0
@@ -63,9 +63,9 @@ def volumes(
 ) -> list[float]:
     """Return the hypervolume of the first point, of the first two, and so on; it never falls.
 
-    Of a point that is not finite, and of one that another before it is no worse than, it stays.
-    Quicker than so many hypervolumes: each is the one before and the point's own share (While et
-    al. 2012, A fast way of calculating exact hypervolumes).
+    A point that is not finite, or that an earlier point dominates, does not change it. Faster than
+    one hypervolume per point: each adds the point's own share to the one before (While et al. 2012,
+    A fast way of calculating exact hypervolumes).
 
     >>> volumes([[2.0, 1.0], [1.0, 1.0], [1.0, 2.0]], [0.0, 0.0], ["max", "max"])
     [2.0, 2.0, 3.0]
@@ -78,7 +78,7 @@ def volumes(
     others = upward[:0]
     for corner, is_finite in zip(upward, finite, strict=True):
         if is_finite and (corner > 0).all() and not (others >= corner).all(axis=1).any():
-            # its own box but for what the boxes of the others cover of it; rounding is no loss
+            # its own box minus what other boxes cover of it; rounding must not lower the volume
             covered = np.minimum(others, corner)
             covered = covered[front(covered, ("max",) * len(corner))]
             volume += max(0.0, float(corner.prod()) - _volume(covered))
@@ -111,19 +111,20 @@ def left_behind(
     directions: Sequence[Direction],
     margin: float,
 ) -> list[int]:
-    """Return the positions of points so far behind another that they will hardly reach the front.
+    """Return the row numbers of points so far behind another that they will hardly reach the front.
 
-    Of a point its gains count: how far it is above the reference on each axis, at least 0. One is
-    left behind where another has at least 1 / (1 - margin) times its gain on every axis, and more
-    on one (multiplicative epsilon-dominance; Zitzler et al. 2003, Performance assessment of
-    multiobjective optimizers): had all its gains been so much larger, it would add nothing to the
-    hypervolume. Never a point of the front, nor the best on any axis. A further point rescues none.
+    The gain of a point on an axis is its distance above the reference, at least 0. A point is left
+    behind if another point has at least 1 / (1 - margin) times its gain on every axis, and more on
+    one (multiplicative epsilon-dominance; Zitzler et al. 2003, Performance assessment of
+    multiobjective optimizers). Even with all gains larger by that factor it would add nothing to
+    the hypervolume. Points of the front, and the best on any axis, are never left behind. Adding
+    points never takes a row number off the result.
 
     Args:
-        points: [N, M], e.g. what trials had at the same epoch.
-        reference: of the hypervolume.
-        directions: of the axes.
-        margin: in [0, 1); 0 = whatever is dominated.
+        points: [N, M], for example the metrics of trials at the same epoch.
+        reference: reference point of the hypervolume.
+        directions: directions of the axes.
+        margin: in [0, 1); 0 = every dominated point.
 
     >>> left_behind([[0.5, 0.1], [0.4, 0.4], [0.39, 0.3], [0.3, 0.3]], [0, 0], ["max"] * 2, 0.1)
     [3]
@@ -145,13 +146,13 @@ def left_behind(
 
 
 def knee(points: npt.ArrayLike, directions: Sequence[Direction]) -> int:
-    """Return the position of the front's knee: the one point to recommend.
+    """Return the row number of the front's knee: the one point to recommend.
 
     Each axis is scaled to [0, 1] over the front; the knee is the point farthest above the plane
     through the axes' ends, here the one with the largest sum of scaled objectives (Das 1999, On
-    characterizing the knee of the Pareto curve). Ties, a front of two points and a front that
-    bulges nowhere above its ends: the best of them on the first axis. An axis on which the front
-    does not differ says nothing.
+    characterizing the knee of the Pareto curve). For ties, a front of two points, or a front that
+    never rises above the plane, the best point on the first axis is returned. An axis on which all
+    points are equal has no effect.
 
     Raises:
         ValueError: no finite point.
@@ -169,12 +170,12 @@ def knee(points: npt.ArrayLike, directions: Sequence[Direction]) -> int:
 def attainment(
     points: npt.ArrayLike, base_accuracy: float, shares: Sequence[float] = (0.99, 0.95, 0.90)
 ) -> dict[float, float | None]:
-    """Return for each share the best diversity at no less than that share of the base's accuracy.
+    """Return the best diversity that keeps each share of the base's accuracy.
 
     Args:
         points: rows of (accuracy, diversity), both higher is better.
-        base_accuracy: of the model without any diversification, > 0.
-        shares: of the base's accuracy that must be kept.
+        base_accuracy: accuracy of the model without diversification, > 0.
+        shares: shares of the base's accuracy to keep, in (0, 1].
 
     Returns:
         share -> diversity; None where no point keeps enough accuracy.
@@ -192,14 +193,14 @@ def attainment(
 
 
 def diversity_at(points: npt.ArrayLike, accuracy: float) -> float:
-    """Return the diversity of a front at an accuracy, between the two points beside it.
+    """Return the diversity of a front at an accuracy, interpolated between its points.
 
     Args:
-        points: rows of (accuracy, diversity), both higher is better; dominated ones say nothing.
-        accuracy: to be matched. Below that of the least accurate point, that point is the answer.
+        points: rows of (accuracy, diversity), both higher is better; dominated points are ignored.
+        accuracy: accuracy to match; below the least accurate point, that point is used.
 
     Returns:
-        the diversity; NaN where no point is as accurate.
+        the diversity; NaN if no point is as accurate.
 
     >>> diversity_at([[0.50, 0.25], [0.25, 0.75], [0.25, 0.5]], 0.375)
     0.5

@@ -1,9 +1,9 @@
 # pyright: strict
-"""Means over training seeds, and how far another set of seeds may move them.
+"""Means over training seeds, and the intervals of these means.
 
-Not over users (bootstrap.py, jackknife.py): users are the same for all seeds, and training is drawn
-anew. The one idea: few values, assumed normal around their mean, so that the t distribution says
-how wide an interval must be (Student 1908, The probable error of a mean).
+Not over users (bootstrap.py, jackknife.py): all seeds have the same users, and only training
+differs. The values are few and assumed normal around their mean, so the t distribution gives the
+width of the interval (Student 1908, The probable error of a mean).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LEVEL: Final = 0.95
 
 
 def means_of(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean of each figure that all of them have; nothing of none.
+    """Return the mean of each metric that all runs have; empty without runs.
 
     >>> means_of([{"a": 1.0, "b": 2.0}, {"a": 3.0}])
     {'a': 2.0}
@@ -28,16 +28,16 @@ def means_of(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def half_widths_of(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return of each figure that all have half the width of the interval of its mean."""
+    """Return half the width of the interval of the mean, for each metric that all runs have."""
     if len(figures) < 2:
         return {}
     return {name: half_width(values) for name, values in _columns(figures).items()}
 
 
 def half_width(values: Sequence[float], level: float = LEVEL) -> float:
-    """Return half the width of the t interval of a mean, in the values' unit, 0 and up.
+    """Return half the width of the t interval of a mean, in the unit of the values, >= 0.
 
-    Lower is better known. NaN of fewer than two values: one says nothing of its spread.
+    Lower = more certain. NaN for fewer than two values.
 
     >>> round(half_width([1.0, 2.0, 3.0]), 4)
     2.4841
@@ -50,10 +50,11 @@ def half_width(values: Sequence[float], level: float = LEVEL) -> float:
 
 
 def most_typical(figures: Sequence[Mapping[str, float]], names: Sequence[str]) -> int:
-    """Return the place of the run nearest to the means: it may stand for all without flattery.
+    """Return the index of the run nearest to the means, which represents all runs.
 
-    Distances are in standard deviations of each figure; one that does not differ says nothing. The
-    first of equally near ones, so of two. Not the best of them: its figures would be those of luck.
+    Distances are in standard deviations of each metric; a metric that is equal in all runs has no
+    effect. Ties, also between two runs, go to the first. The best run is not used, because its
+    metrics are partly luck.
 
     >>> most_typical([{"a": 0.0}, {"a": 3.0}, {"a": 4.0}], ["a"])
     1
@@ -65,7 +66,7 @@ def most_typical(figures: Sequence[Mapping[str, float]], names: Sequence[str]) -
         if spread > 0:
             for place, value in enumerate(values):
                 distances[place] += ((value - mean) / spread) ** 2
-    # two runs are equally near but for rounding
+    # two runs are equally near up to rounding
     nearest = min(distances)
     return next(p for p, distance in enumerate(distances) if distance <= nearest + 1e-9)
 

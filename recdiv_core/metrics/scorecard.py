@@ -1,9 +1,8 @@
 # pyright: strict
-"""The whole set of metrics: what `pipelines.evaluate` reports, beside the few of every epoch.
+"""The whole set of metrics, which `pipelines.evaluate` reports; tally.py has those of every epoch.
 
-Not the definitions, which stand in their families. The one idea: the set is a table of functions,
-the tally of it adds like any other, and what is of all slates together is worked out from the
-exposures that the tally holds anyway.
+The set is a table of functions, defined in the modules of their families. Its tally adds like any
+other, and the metrics of all slates together are computed from the exposures in the tally.
 
     metrics = user_metrics(traits.attributes)
     tally = Tally.zeros(num_items, k=10, names=metrics)
@@ -11,7 +10,7 @@ exposures that the tally holds anyway.
         tally += tally_slates(
             slates_BK, targets_BT, traits, k=10, metrics=metrics, background=background
         )
-    figures = finish_scorecard(tally)
+    values = finish_scorecard(tally)
 """
 
 from __future__ import annotations
@@ -45,13 +44,13 @@ FURTHER_METRICS: Final[UserMetrics] = {
     "calibration_kl": calibration.calibration_kl,
     "calibration_js": calibration.calibration_js,
 }
-"""Averaged over users, as USER_METRICS; auc and calibration need a background."""
+"""Metrics averaged over users, as USER_METRICS; auc and calibration need a background."""
 
 FURTHER_SYSTEM_METRICS: Final[Mapping[str, Callable[[Tensor], float]]] = {
     "distributional_coverage": exposure.distributional_coverage,
     "exposure_entropy": exposure.exposure_entropy,
 }
-"""Of all slates together: exposure_V -> a number."""
+"""Metrics of all slates together: exposure_V -> a number."""
 
 
 Input = Literal["embeddings", "categories", "popularity", "histories", "scores"]
@@ -103,10 +102,10 @@ def user_metrics(
 
 
 def finish_scorecard(tally: Tally) -> dict[str, float]:
-    """Divide: return every metric under its name with the cut-off, as `tally.finish`.
+    """Divide the sums: return every metric under its name with the cut-off, as `tally.finish`.
 
     Raises:
-        ValueError: no user has been judged.
+        UserError: the split holds no user.
     """
     figures = finish(tally)
     further = {name: metric(tally.exposure_V) for name, metric in FURTHER_SYSTEM_METRICS.items()}

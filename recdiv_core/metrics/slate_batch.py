@@ -1,13 +1,13 @@
 # pyright: strict
-"""What the metrics look at: a batch of slates beside the truth.
+"""A batch of slates beside their targets, with the intermediate results that metrics share.
 
-Not a metric, and not how slates are made (slates.py). The one idea: everything that several metrics
-need (which slate items are hits, how a slate spreads over categories) is worked out once, for all
-users of the batch together, so that a metric is a short function of `SlateBatch`; and what does
-not depend on the cut-off is worked out of the longest slates alone, see `SlateBatch.cut`.
+Not a metric, and not the making of slates (slates/making.py). Work that several metrics need, such
+as which slate items are hits, is done once for all users of the batch, so a metric is a short
+function of `SlateBatch`. Work that does not depend on the cut-off is done once for the longest
+slates, see `SlateBatch.cut`.
 
-Legend: R users of a batch, B those with a target, K slate length (the cut-off k), V catalogue,
-D dims, T targets of a user, L labels (categories) of an item, M = K * L labels of a slate.
+Legend: R users of a batch, B users with a target, K slate length (the cut-off k), V catalogue, D
+dims, T targets of a user, L labels (categories) of an item, M = K * L labels of a slate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from recdiv_core.items.traits import ItemTraits, check_range
 
 USERS_AT_ONCE: Final = 64
-"""Users whose slate vectors are gathered together: 64 * k * D numbers stay in the cache."""
+"""Users whose slate vectors are gathered at once; 64 * k * D numbers stay in the cache."""
 
 Work = TypeVar("Work")
 
@@ -52,17 +52,17 @@ class Background:
 
 @dataclass(frozen=True)
 class SlateBatch:
-    """A batch of slates and the truth about them; every user has at least one target.
+    """A batch of slates and their targets; every user has at least one target.
 
     Attributes:
-        items_BK: int64 item_index, -1 behind the end of a short slate.
+        items_BK: int64 item_index, -1 after the end of a short slate.
         is_hit_BK: bool, the item is one of the user's targets.
-        targets_BT: int64 item_index, rising, -1 before the first.
+        targets_BT: int64 item_index, rising, with -1 before the first.
         num_targets_B: int64, >= 1.
-        has_targets_R: bool, the users of the batch that these are: those with a target.
+        has_targets_R: bool, which users of the whole batch have a target.
         traits: the items of the catalogue.
-        background: of these users, row by row; None where no metric asks for it.
-        longer: the slates that these are the first places of; None = not cut.
+        background: background of these users; None if no metric needs it.
+        longer: the uncut slates, if these are their first positions; None = not cut.
     """
 
     items_BK: Tensor
@@ -78,13 +78,13 @@ class SlateBatch:
     )
 
     def cut(self, k: int) -> SlateBatch:
-        """Return the same users with slates cut to their first k places.
+        """Return the same users with slates cut to their first k positions.
 
         Raises:
-            ValueError: k outside 1..the cut-off of these.
+            ValueError: k is not in 1..self.k.
         """
         if not 1 <= k <= self.k:
-            raise ValueError(f"k={k}: slates of {self.k} places can be cut to 1..{self.k}")
+            raise ValueError(f"k={k}: slates of {self.k} positions can be cut to 1..{self.k}")
         if k == self.k:
             return self
         return replace(
@@ -96,13 +96,13 @@ class SlateBatch:
 
     @property
     def whole(self) -> SlateBatch:
-        """Return the longest slates that these were cut from, or these."""
+        """The uncut slates."""
         return self.longer or self
 
     def once(self, work: Callable[[SlateBatch], Work]) -> Work:
-        """Return what a function makes of these slates, worked out the first time it is asked.
+        """Return the result of a function of these slates; it is computed only the first time.
 
-        `slates.whole.once(work)` is for what does not depend on the cut-off.
+        Use `slates.whole.once(work)` for results that do not depend on the cut-off.
         """
         if work not in self._done:
             self._done[work] = work(self)
@@ -110,29 +110,29 @@ class SlateBatch:
 
     @property
     def k(self) -> int:
-        """Return the cut-off, which a slate may be shorter than."""
+        """The cut-off; a slate may be shorter."""
         return self.items_BK.shape[1]
 
     @property
     def num_users(self) -> int:
-        """Return B."""
+        """B."""
         return self.items_BK.shape[0]
 
     @property
     def needed_background(self) -> Background:
-        """Return the background, for metrics that cannot do without it."""
+        """The background, for metrics that need it."""
         if self.background is None:
-            raise ValueError("this metric needs a background: histories and places of targets")
+            raise ValueError("this metric needs a background: histories and ranks of targets")
         return self.background
 
     @cached_property
     def is_item_BK(self) -> Tensor:
-        """Return which places of the slates hold an item."""
+        """Which positions of the slates hold an item, [B, K] bool."""
         return self.items_BK >= 0
 
     @cached_property
     def length_B(self) -> Tensor:
-        """Return how many items each slate really has, 0..k."""
+        """Number of items of each slate, [B], 0..k."""
         return self.is_item_BK.sum(dim=1)
 
     def look_up(self, values_V: Tensor, missing: float = 0) -> Tensor:
@@ -141,10 +141,10 @@ class SlateBatch:
 
     @cached_property
     def pair_cosines_B(self) -> Tensor:
-        """Return the sum of the cosines of all ordered pairs of each slate's items, float64.
+        """Sum of the cosines of all ordered pairs of each slate's items, [B] float64.
 
-        Without a loop over pairs: |sum e|^2 - sum |e|^2, for vectors e of length 1 or 0. With a
-        background the whole set is asked for, and so is each cosine.
+        Computed as |sum e|^2 - sum |e|^2 for vectors e of length 1 or 0. With a background the
+        whole set of metrics is computed, which needs each cosine anyway.
         """
         if self.background is None:
             return self._look_at_vectors(cosines_BKK=None)
@@ -154,16 +154,16 @@ class SlateBatch:
 
     @property
     def cosines_BKK(self) -> Tensor:
-        """Return the cosine of every two items of each slate, float64, 0 at empty places.
+        """Cosine of each pair of items of each slate, [B, K, K] float64, 0 at empty positions.
 
-        1 of an item with itself, though it has no vector. (In float32 a product's last digits
-        depend on how many users it is taken of.)
+        The diagonal is 1 also for items without a vector. float64, because in float32 the last
+        digits of a product depend on the number of users.
         """
         return self.whole._likeness[1][:, : self.k, : self.k]
 
     @cached_property
     def _likeness(self) -> tuple[Tensor, Tensor]:
-        """Return `pair_cosines_B` and `cosines_BKK`: the vectors are fetched once for both."""
+        """`pair_cosines_B` and `cosines_BKK`; the vectors are fetched once for both."""
         shape = (self.num_users, self.k, self.k)
         cosines_BKK = self.traits.unit_VD.new_empty(shape, dtype=torch.float64)
         pair_cosines_B = self._look_at_vectors(cosines_BKK)
@@ -171,7 +171,7 @@ class SlateBatch:
         return pair_cosines_B, cosines_BKK
 
     def _look_at_vectors(self, cosines_BKK: Tensor | None) -> Tensor:
-        """Return the sum of the cosines of pairs, and fill in `cosines_BKK` where it is wanted."""
+        """Return the sum of the cosines of pairs, and fill `cosines_BKK` if it is given."""
         unit_VD, squared_norm_V = self.traits.unit_VD, self.traits.squared_unit_norm_V
         rows_N = self.items_BK.flatten().clamp(min=0)
         is_empty_N = None if bool(self.is_item_BK.all()) else ~self.is_item_BK.flatten()
@@ -191,13 +191,13 @@ class SlateBatch:
                 continue
             if wide_bKD.is_cuda:
                 torch.bmm(wide_bKD, wide_bKD.mT, out=cosines_BKK[users])
-            else:  # in half the time of torch's
+            else:  # half the time of torch.bmm on the CPU
                 np.matmul(wide_bKD.numpy(), wide_bKD.mT.numpy(), out=cosines_BKK[users].numpy())
         return squared_length_B - self.look_up(squared_norm_V).sum(dim=1)
 
     @cached_property
     def sorted_labels(self) -> SortedLabels:
-        """Return the categories of all labels of each slate, sorted; of slates that are not cut."""
+        """The category labels of each uncut slate, sorted."""
         labels_BM, place_BM, weights_BM = self.traits.categories.packed(self.items_BK)
         labels_BM, order_BM = labels_BM.sort(dim=1)
         is_new_BM = torch.zeros_like(labels_BM)
@@ -212,12 +212,11 @@ class SlateBatch:
 
     @cached_property
     def category_shares_BM(self) -> Tensor:
-        """Return each slate's distribution over its own categories, float64, as `distinct_BM`.
+        """Distribution of each slate over its own categories, float64, ordered as `distinct_BM`.
 
-        An item counts 1, shared equally among its labels; items without any count nothing. A row
-        sums to 1 (to 0 without categories) and has as many positive entries as the slate has
-        distinct categories. Labels are sorted and equal ones added up, so the cost does not depend
-        on the number of categories.
+        An item counts 1, divided equally among its labels; an item without labels counts 0. A row
+        sums to 1 (to 0 without categories) and has one positive entry per distinct category. Labels
+        are sorted and equal ones added, so the cost does not depend on the number of categories.
         """
         found = self.whole.sorted_labels
         weights_BM = found.weights_BM
@@ -228,12 +227,12 @@ class SlateBatch:
 
     @cached_property
     def num_slate_categories_B(self) -> Tensor:
-        """Return how many distinct categories each slate shows."""
+        """Number of distinct categories of each slate, [B]."""
         return (self.category_shares_BM > 0).sum(dim=1)
 
     @cached_property
     def category_entropy_B(self) -> Tensor:
-        """Return the Shannon entropy of each slate's categories, in nats."""
+        """Shannon entropy of each slate's categories, [B], in nats."""
         return -torch.xlogy(self.category_shares_BM, self.category_shares_BM).sum(dim=1)
 
 
@@ -242,9 +241,9 @@ class SortedLabels:
     """The labels of each slate, rising by category.
 
     Attributes:
-        distinct_BM: int64 distinct categories, rising, then -1; the first may be -1 = none, too.
-        category_BM: int64 of each label, where its category stands in `distinct_BM`.
-        place_BM: int64, of the item in the slate, from 0.
+        distinct_BM: int64 distinct categories, rising, then -1; the first may also be -1 = none.
+        category_BM: int64 column of each label's category in `distinct_BM`.
+        place_BM: int64 position of the label's item in the slate, from 0.
         weights_BM: float64 part of the item, 0 where there is no category.
     """
 
@@ -262,18 +261,18 @@ def match_slates(
     k: int,
     background: Background | None = None,
 ) -> SlateBatch:
-    """Set slates beside the targets, leaving out users without any.
+    """Mark the slate items that are targets; users without targets are left out.
 
     Args:
-        slates_BK: int item_index, best first, -1 behind the end. Wider than k: cut to k.
+        slates_BK: int item_index, best first, -1 after the end. Wider than k: cut to k.
         targets_BT: int item_index in any order, padded anywhere with -1.
         traits: the items of the catalogue, on the same device.
         k: the cut-off, >= 1.
-        background: of the same users and targets; the metrics of `scorecard` need it.
+        background: background of the same users and targets; `scorecard` metrics need it.
 
     Raises:
-        ValueError: shapes that do not fit, an index out of the catalogue, an item that stands
-            twice in a slate or in a user's targets, or an item behind the end of its slate.
+        ValueError: shapes do not match, an index is out of the catalogue, an item is twice in a
+            slate or in a user's targets, or an item comes after a -1 in its slate.
     """
     if slates_BK.ndim != 2 or targets_BT.ndim != 2 or slates_BK.shape[0] != targets_BT.shape[0]:
         raise ValueError(
@@ -289,7 +288,7 @@ def match_slates(
     slates_BK = F.pad(slates_BK[:, :k].long(), (0, max(0, k - slates_BK.shape[1])), value=-1)
     targets_BT = F.pad(targets_BT.long(), (1, 0), value=-1).sort(dim=1).values  # never no column
     if bool(((slates_BK[:, 1:] >= 0) & (slates_BK[:, :-1] < 0)).any()):
-        raise ValueError("an item stands behind a -1 in its slate; -1 is for the end alone")
+        raise ValueError("an item comes after a -1 in its slate; -1 is allowed only at the end")
     _check_distinct("slates", slates_BK.sort(dim=1).values)
     _check_distinct("targets", targets_BT)
 
@@ -309,7 +308,7 @@ def match_slates(
 
 
 def _background_with_targets(background: Background, targets_BT: Tensor) -> Background:
-    """Leave out users without targets, and set what stands at the padding of targets to 0."""
+    """Leave out users without targets, and set values at padding to 0."""
     has_targets_B = (targets_BT >= 0).any(dim=1)
     row_B = has_targets_B.cumsum(dim=0) - 1
     is_kept_S = has_targets_B[background.history_user_S]
@@ -336,4 +335,4 @@ def _check_distinct(name: str, sorted_rows: Tensor) -> None:
     if bool(is_same.any()):
         row = int(is_same.any(dim=1).int().argmax())
         item = int(sorted_rows[row, 1:][is_same[row]][0])
-        raise ValueError(f"{name}: item_index {item} stands twice in row {row} of the batch")
+        raise ValueError(f"{name}: item_index {item} is twice in row {row} of the batch")

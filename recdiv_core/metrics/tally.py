@@ -1,9 +1,9 @@
 # pyright: strict
-"""Sums that add: what any set of users' slates contributes to the metrics.
+"""Sums that add: what a set of users contributes to the metrics.
 
-Not a metric by itself. The one idea: add first, divide last. A `Tally` of a batch, of a worker's
-share of the users, or of all of them is the same kind of thing; tallies add in any order, and the
-metrics do not depend on how many workers computed them:
+Not a metric. Add first and divide last: a `Tally` of a batch, of a worker's users, or of all users
+is the same kind of object. Tallies add in any order, so the metrics do not depend on the number of
+workers:
 
     tally = Tally.zeros(num_items, k=10, device=device)
     for slates_BK, targets_BT in batches:
@@ -12,8 +12,8 @@ metrics do not depend on how many workers computed them:
     torch.distributed.all_reduce(flat)
     metrics = finish(tally.from_flat(flat))
 
-The tables here are the few metrics of every epoch; `scorecard` has the rest. To add a metric: one
-function, and its line in a table there.
+The tables here are the metrics of every epoch; `scorecard` has the others. To add a metric, write
+one function and add its line to a table there.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TARGET_METRICS: Final[UserMetrics] = {
     "map": accuracy.map_,
     "ndcg": accuracy.ndcg,
 }
-"""Those of every epoch that ask what the user wanted ..."""
+"""Metrics of every epoch that need targets."""
 
 SLATE_METRICS: Final[UserMetrics] = {
     "category_coverage": diversity.category_coverage,
@@ -50,31 +50,31 @@ SLATE_METRICS: Final[UserMetrics] = {
     "homogeneity": diversity.homogeneity,
     "novelty": exposure.novelty,
 }
-"""... and those that look at the slate alone."""
+"""Metrics of every epoch that need only the slates."""
 
 USER_METRICS: Final[UserMetrics] = {**TARGET_METRICS, **SLATE_METRICS}
-"""Averaged over users: slates of a batch -> [B] float64. Those of every epoch."""
+"""Metrics of every epoch that are averaged over users: slates of a batch -> [B] float64."""
 
 SYSTEM_METRICS: Final[Mapping[str, Callable[[Tensor], float]]] = {
     "coverage": exposure.coverage,
     "gini": exposure.gini,
 }
-"""Of all slates together: exposure_V -> a number."""
+"""Metrics of all slates together: exposure_V -> a number."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums over users. Memory: three numbers an item of the catalogue.
+    """Sums over users. Memory: three numbers per item of the catalogue.
 
     Attributes:
-        k: the cut-off all slates were judged at.
-        names: of the metrics that are summed.
-        num_users: int64 scalar, users judged.
-        num_users_without_targets: int64 scalar, users left out of everything else here.
-        sums: float64, sums over users in the order of `USER_METRICS`.
-        exposure_V: int64, how often each item stands in the slates ...
-        hits_V: ... and how often as a hit.
-        targets_V: int64, how many users have each item as a target.
+        k: the cut-off of all slates.
+        names: names of the metrics that are summed.
+        num_users: int64 scalar, users with a target.
+        num_users_without_targets: int64 scalar, users left out of all other sums.
+        sums: float64 [M], sums over users, in the order of `names`.
+        exposure_V: int64, number of slates with each item.
+        hits_V: int64, number of slates with each item as a hit.
+        targets_V: int64, number of users with each item as a target.
     """
 
     k: int
@@ -135,7 +135,7 @@ class Tally:
         )
 
     def flat(self) -> Tensor:
-        """Return all numbers as one float64 vector, which adds like the tally itself.
+        """Return all numbers as one float64 vector, which adds as the tally does.
 
         Counts stay exact up to 2^53.
         """
@@ -144,7 +144,7 @@ class Tally:
         return torch.cat([counts.double(), self.sums, of_items_3V.double().flatten()])
 
     def from_flat(self, flat: Tensor) -> Tally:
-        """Return the tally that `flat` holds, where `self` says of what k and catalogue."""
+        """Return the tally that `flat` holds; `self` gives k, names and catalogue size."""
         num_sums, num_items = self.sums.numel(), self.exposure_V.numel()
         size = 2 + num_sums + 3 * num_items
         if flat.shape != (size,):
@@ -171,16 +171,16 @@ def tally_slates(
     metrics: UserMetrics = USER_METRICS,
     background: Background | None = None,
 ) -> Tally:
-    """Judge the slates of a batch of users at cut-off k.
+    """Sum the metrics of a batch of slates at cut-off k.
 
     Args:
-        slates_BK: int item_index, best first, -1 behind the end. Wider than k: cut to k.
+        slates_BK: int item_index, best first, -1 after the end. Wider than k: cut to k.
         targets_BT: int item_index of held-out items, padded anywhere with -1. Users without a
             target are counted and left out of everything else, exposure included.
         traits: the items of the catalogue, on the same device.
         k: the cut-off, >= 1.
-        metrics: to be summed; what `scorecard.user_metrics` returns, or the few of USER_METRICS.
-        background: of the same users, where a metric needs it.
+        metrics: metrics to sum: `scorecard.user_metrics` or USER_METRICS.
+        background: background of the same users, if a metric needs it.
 
     Raises:
         ValueError: see `slate_batch.match_slates`.
@@ -190,7 +190,7 @@ def tally_slates(
 
 
 def tally_batch(slates: SlateBatch, metrics: UserMetrics = USER_METRICS) -> Tally:
-    """Sum the metrics of judged slates; of `slates.cut(k)` those of a shorter cut-off."""
+    """Sum the metrics of a batch; use `slates.cut(k)` for a shorter cut-off."""
 
     def count(items: Tensor) -> Tensor:
         return torch.bincount(items, minlength=slates.traits.num_items)
@@ -208,10 +208,10 @@ def tally_batch(slates: SlateBatch, metrics: UserMetrics = USER_METRICS) -> Tall
 
 
 def count_users(tally: Tally) -> dict[str, float]:
-    """Return of how many users the metrics are: `num_judged` of `num_held_out`.
+    """Return the number of users behind the metrics, `num_judged` of `num_held_out`.
 
-    `num_held_out` counts the users of the split, each with something held out. Not judged are those
-    whose held-out items all stand in their histories, where seen items are left out of slates.
+    `num_held_out` counts the users of the split, who all have held-out items. `num_judged` leaves
+    out users whose held-out items are all in their histories, if seen items are not shown.
     """
     num_judged = int(tally.num_users)
     num_held_out = num_judged + int(tally.num_users_without_targets)
@@ -219,10 +219,10 @@ def count_users(tally: Tally) -> dict[str, float]:
 
 
 def finish(tally: Tally) -> dict[str, float]:
-    """Divide: return the metrics under their names with the cut-off, such as `ndcg_at_10`.
+    """Divide the sums: return the metrics under names with the cut-off, such as `ndcg_at_10`.
 
-    All are 0 where every held-out item stands in its user's history and so in no slate. The metrics
-    are then those of nobody, as `count_users` says.
+    All metrics are 0 if every held-out item is in its user's history; `count_users` then returns 0
+    users.
 
     Raises:
         UserError: the split holds no user.
