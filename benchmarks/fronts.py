@@ -40,7 +40,7 @@ from sklearn.decomposition import TruncatedSVD
 from recdiv_core.config import Config
 from recdiv_core.data.reading import train_examples
 from recdiv_core.errors import UserError
-from recdiv_core.evaluation.judged_runs import judge_users
+from recdiv_core.evaluation.per_user import judge_users
 from recdiv_core.items.traits import ItemTraits
 from recdiv_core.metrics import diversity, pareto
 from recdiv_core.metrics.bootstrap import interval, resampled_means

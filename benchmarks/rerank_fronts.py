@@ -23,7 +23,8 @@ from typing import Final
 
 import torch
 
-from recdiv_core.evaluation.judged_runs import find_run, judge_users
+from recdiv_core.evaluation.per_user import judge_users
+from recdiv_core.evaluation.systems import find_run
 from recdiv_core.metrics import accuracy, diversity
 from recdiv_core.rerank import RERANKERS
 from recdiv_core.slates.dataset import load_dataset

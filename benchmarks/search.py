@@ -43,7 +43,7 @@ from benchmarks.rerank_fronts import LOGIT
 from recdiv_core.cluster.start import quieten
 from recdiv_core.config import Config
 from recdiv_core.evaluation.evaluate import tally_split
-from recdiv_core.evaluation.judged_runs import NamedRun, find_run
+from recdiv_core.evaluation.systems import NamedRun, find_run
 from recdiv_core.fronts.reading import read_sweep
 from recdiv_core.metrics import pareto
 from recdiv_core.metrics.tally import Tally, finish

@@ -1,12 +1,14 @@
-"""Compare trained runs on the same users: differences with 95 % intervals, Holm-corrected claims.
+"""Compare systems on the same users: differences with 95 % intervals, Holm-corrected claims.
 
     recdiv compare runs/plain runs/diverse
     recdiv compare a-s0,a-s1,a-s2 b-s0,b-s1,b-s2 --claims ndcg,coverage
+    recdiv compare slates:production runs/diverse
     recdiv compare --front mmr=A,A+rerank.method=mmr+rerank.diversity=0.4 --front w=A,B
 
 A RUN is a run directory, a checkpoint or an MLflow run id. `RUN,RUN,...` are several seeds of one
 model. The first RUN is the reference. `RUN+key=value` overrides a setting for that run,
-`key=value` alone for all. docs/compare.md explains the intervals.
+`key=value` alone for all. `slates:PATH` names slates of another system (as of `recdiv evaluate
+--slates`). docs/compare.md explains the intervals.
 Prints {"split", "k", "num_users", "resamples", "claims", "figures", "comparisons", "fronts"}.
 """
 

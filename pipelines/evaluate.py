@@ -1,12 +1,15 @@
-"""Evaluate a checkpoint: full ranking of the catalogue, each held-out user exactly once.
+"""Evaluate a checkpoint, or slates of any other system, on held-out users.
 
     recdiv evaluate --checkpoint DIR
     recdiv evaluate --checkpoint DIR --split val --out metrics.json eval.k=20
     recdiv evaluate --checkpoint DIR rerank.method=mmr rerank.diversity=0.4
     recdiv evaluate --checkpoint DIR eval.cutoffs=[1,5] eval.slices=[user,brand]
+    recdiv evaluate --slates DIR data.prepared=DIR
 
-The checkpoint's own config is used, with the overrides of this call.
-Prints {"checkpoint", "split", "num_users", "metrics", "slices", "fairness"}.
+A checkpoint ranks the whole catalogue, with its own config and the overrides of this call. --slates
+takes a directory of Parquet files or one file (.parquet, .jsonl, .csv) with user_id and item_ids.
+Each held-out user counts once. Prints {"checkpoint", "split", "num_users", "metrics", "slices",
+"fairness"}; with --slates also {"slates", "matching"}.
 """
 
 from __future__ import annotations
@@ -22,19 +25,25 @@ from recdiv_core.storage.whole_files import write_json
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="path or URI")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", metavar="DIR", help="path or URI")
+    source.add_argument("--slates", metavar="PATH", help="slates of another system")
     parser.add_argument("--split", default="test", choices=("val", "test"))
     parser.add_argument("--out", type=Path, metavar="PATH", help="also write metrics.json there")
 
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
-    """Evaluate one checkpoint."""
-    from recdiv_core.evaluation.evaluate import evaluate
-    from recdiv_core.slates.inputs import checkpoint_config
+    """Evaluate one checkpoint, or one system's slates."""
+    from recdiv_core.evaluation.evaluate import evaluate, evaluate_given
+    from recdiv_core.slates.inputs import checkpoint_config, slates_config
 
-    own = checkpoint_config(args.checkpoint, args.given.own)
     out = None if args.out is None else output_path(args.out, "--out")  # before the work
-    result = evaluate(own, args.checkpoint, split=args.split)
+    if args.slates is not None:
+        own = slates_config(args.given.own)
+        result = evaluate_given(own, args.slates, split=args.split)
+    else:
+        own = checkpoint_config(args.checkpoint, args.given.own)
+        result = evaluate(own, args.checkpoint, split=args.split)
     if out is not None:
         figures = {name: result[name] for name in ("split", "k", "num_users", "metrics")}
         write_json(out, figures)

@@ -12,13 +12,13 @@ from recdiv_core.config import Config, override
 from recdiv_core.evaluation.compare import check_call, compare
 from recdiv_core.evaluation.compare_text import comparison_sentence, front_sentence, table
 from recdiv_core.evaluation.evaluate import tally_split
-from recdiv_core.evaluation.judged_runs import check_comparable, find_run
+from recdiv_core.evaluation.systems import check_comparable, find_run
 from recdiv_core.metrics.tally import finish
 from recdiv_core.models.baselines import fit_popular
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, read_manifest
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
 from recdiv_core.slates.dataset import load_dataset
-from recdiv_core.slates.loading import build_model
+from recdiv_core.slates.loading import build_model, load_model
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.tracking.runs import start_run
@@ -179,6 +179,48 @@ def test_a_run_against_itself_differs_in_nothing(plain):
     assert "cannot be told from 0" in result["comparisons"][0]["sentence"]
 
 
+@pytest.fixture(scope="module")
+def production(plain, shop, tmp_path_factory):
+    """Return the slates of the plain model as another system would hand them over."""
+    run, dataset = find_run(plain, {}, nowhere), load_dataset(shop[0])
+    ids = dataset.catalogue.item_ids.to_pylist()
+    model = load_model(run.config, dataset, run.checkpoint)
+    rows = [
+        {"user_id": user, "item_ids": [ids[item] for item in slate if item >= 0]}
+        for held_out in held_out_of_split(model, dataset, "test", run.config)
+        for user, slate in zip(
+            held_out.examples.user_ids,
+            held_out.slates(dataset, slate_policy(run.config, dataset))[0].tolist(),
+            strict=True,
+        )
+    ]
+    place = tmp_path_factory.mktemp("production")
+    pq.write_table(pa.Table.from_pylist(rows), place / "part-0.parquet")
+    return f"slates:{place}"
+
+
+def test_slates_of_another_system_compare_like_a_run(compared, plain, wide, production):
+    result = compare(Config(), [production, wide], [], {}, num_resamples=1000)
+    assert result["figures"][production] == compared["figures"][plain]
+    found, expected = (each["comparisons"][0]["metrics"] for each in (result, compared))
+    for name, entry in found.items():
+        assert entry["difference"] == expected[name]["difference"]
+    ild = "ild_at_4"
+    assert [found[ild][end] for end in ("low", "high")] == pytest.approx(
+        [expected[ild][end] for end in ("low", "high")]
+    )
+
+
+def test_slates_alone_compare_on_the_prepared_data_set_that_is_named(production, shop, plain):
+    place = production.removeprefix("slates:")
+    other = f"slates:{place}/part-0.parquet"
+    settings = {"data.prepared": str(shop[0]), "eval.k": 4}
+    result = compare(Config(), [production, other], [], settings, num_resamples=1000)
+    assert all(e["difference"] == 0 for e in result["comparisons"][0]["metrics"].values())
+    with pytest.raises(ValueError, match=r"data\.prepared is not set"):
+        compare(Config(), [production, other], [], {})
+
+
 def test_attributes_that_the_catalogue_lacks_are_refused(plain):
     spread = f"{plain}+rerank.method=alpha+rerank.attributes.colour=1"
     with pytest.raises(ValueError, match="no column 'colour'"):
@@ -273,7 +315,7 @@ def test_a_run_is_a_directory_a_checkpoint_or_an_id(plain, mlflow_uri, manifest)
     ("suffix", "message"),
     [
         ("-not", "allowed: the directory of a training run"),
-        ("+eval.k=3", "eval.k=3 cannot be of one run alone"),
+        ("+eval.k=3", "eval.k=3 cannot be set for one run alone"),
         ("+rerank.methd=mmr", "unknown key 'rerank.methd'; did you mean 'rerank.method'"),
         ("+model.diversity=0.5", "needs a model with loss.conditioned=true"),
     ],
@@ -321,7 +363,7 @@ def test_runs_of_other_data_are_refused_with_all_that_differs(plain, run_of, sho
     ("groups", "sides", "claims", "message"),
     [
         ([("a", "b"), ("c",)], {}, ["ndcg"], "groups of seeds must be of one size, got 2, 1 runs"),
-        ([("a", "a"), ("b", "c")], {}, ["ndcg"], "a,a: an empty name, or a run that stands there"),
+        ([("a", "a"), ("b", "c")], {}, ["ndcg"], "a,a: an empty name, or a run that is named"),
         ([("a",), ("",)], {}, ["ndcg"], "an empty name"),
         ([("a",), ("b",)], {}, ["ild", "ild"], "--claims ild,ild: allowed, once each"),
         ([], {"x": ("a",), "y": ("b",)}, ["ndcg", "gini"], "names no axis for --front beside ndcg"),
@@ -333,7 +375,7 @@ def test_a_call_that_makes_no_sense_is_refused(groups, sides, claims, message):
 
 
 def test_too_few_resamples_are_refused():
-    with pytest.raises(ValueError, match="--resamples 100: at least 1000"):
+    with pytest.raises(ValueError, match="--resamples 100: allowed is 1000 or more"):
         check_call([("a",), ("b",)], {}, 0, ["ndcg"], 100)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recdiv_core.evaluation.differences import ACCURACY, correct_claims, difference, draw
+from recdiv_core.evaluation.differences import ACCURACY, correct_claims, difference, resample
 from recdiv_core.metrics.bootstrap import interval, p_value, resampled_means
 from recdiv_core.metrics.jackknife import UserResults
 from recdiv_core.metrics.tally import SYSTEM_METRICS
@@ -16,32 +16,32 @@ def judged(seed, *, num_users=60, num_items=200):
     return UserResults(users, slates, num_items)
 
 
-def test_all_figures_of_all_runs_are_drawn():
+def test_all_figures_of_all_runs_are_resampled():
     runs = [judged(0), judged(1)]
-    drawn = draw(runs, 300)
-    assert drawn.names == ("ndcg", "ild", *SYSTEM_METRICS)
-    assert drawn.draws_RSM.shape == (300, 2, len(drawn.names))
-    for place, name in enumerate(drawn.names):
-        assert drawn.figures_SM[:, place].tolist() == [run.value(name) for run in runs]
-    np.testing.assert_allclose(drawn.draws_RSM.mean(0), drawn.figures_SM, atol=0.02)
+    samples = resample(runs, 300)
+    assert samples.names == ("ndcg", "ild", *SYSTEM_METRICS)
+    assert samples.samples_RSM.shape == (300, 2, len(samples.names))
+    for place, name in enumerate(samples.names):
+        assert samples.values_SM[:, place].tolist() == [run.value(name) for run in runs]
+    np.testing.assert_allclose(samples.samples_RSM.mean(0), samples.values_SM, atol=0.02)
 
 
-def test_means_are_drawn_by_the_bootstrap():
+def test_means_are_resampled_by_the_bootstrap():
     runs = [judged(0), judged(1)]
     values = [run.users["ild"] for run in runs]
     expected = resampled_means(values, 300, seed=0)
-    np.testing.assert_allclose(draw(runs, 300).draws_RSM[:, :, 1], expected)
+    np.testing.assert_allclose(resample(runs, 300).samples_RSM[:, :, 1], expected)
 
 
-def test_points_of_an_axis_of_all_slates_come_from_one_kind_of_draw():
-    drawn = draw([judged(0), judged(1), judged(2)], 300)
-    measured, pairs = drawn.points([2, 0], "coverage")
-    coverage = drawn.names.index("coverage")
-    assert measured[0].tolist() == [drawn.figures_SM[2, 0], drawn.figures_SM[2, coverage]]
-    np.testing.assert_array_equal(pairs[:, 1, 0], drawn.accuracy_RS[:, 0])
-    np.testing.assert_array_equal(pairs[:, 0, 1], drawn.draws_RSM[:, 2, coverage])
-    _, pairs = drawn.points([2, 0], "ild")
-    np.testing.assert_array_equal(pairs, drawn.draws_RSM[:, [2, 0], :2])
+def test_points_of_an_axis_of_all_slates_come_from_one_kind_of_resample():
+    samples = resample([judged(0), judged(1), judged(2)], 300)
+    measured, pairs = samples.points([2, 0], "coverage")
+    coverage = samples.names.index("coverage")
+    assert measured[0].tolist() == [samples.values_SM[2, 0], samples.values_SM[2, coverage]]
+    np.testing.assert_array_equal(pairs[:, 1, 0], samples.accuracy_RS[:, 0])
+    np.testing.assert_array_equal(pairs[:, 0, 1], samples.samples_RSM[:, 2, coverage])
+    _, pairs = samples.points([2, 0], "ild")
+    np.testing.assert_array_equal(pairs, samples.samples_RSM[:, [2, 0], :2])
     assert ACCURACY == "ndcg"
 
 

@@ -1,11 +1,12 @@
-"""Figures of runs as they may come out for other users, and what a difference of two is worth.
+"""Differences between systems, with 95 % intervals and corrected p-values.
 
-Not which runs are compared (compare.py). The one idea: every figure of every run is a column of
-draws, all columns from the same users; a difference, a ratio, a hypervolume or the diversity at a
-matched accuracy is worked out draw by draw. Means over users are resampled (metrics/bootstrap.py);
-figures of all slates together are drawn around their value (metrics/jackknife.py).
+Not which systems are compared (compare.py). The one idea: each metric of each system becomes a
+column of R resampled values, all columns from the same resampled users. A difference, a ratio, a
+hypervolume or the diversity at equal accuracy is computed in each resample. Means over users are
+bootstrapped (metrics/bootstrap.py); metrics of all slates together get values around the measured
+one with the jackknife's variance (metrics/jackknife.py).
 
-Legend: R draws, S runs, M metrics, P = S * M figures, U users.
+Legend: R resamples, S systems, M metrics, P = S * M, U users.
 """
 
 from __future__ import annotations
@@ -24,58 +25,66 @@ from recdiv_core.metrics.tally import SYSTEM_METRICS
 Floats = npt.NDArray[np.float64]
 
 ACCURACY: Final = "ndcg"
-"""The metric that everything else is paid with."""
+"""The metric that stands for accuracy."""
 
 SEED: Final = 0
 LEVEL: Final = 0.95
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
-    """The figures of runs, and as they may come out for other users.
+class Resampled:
+    """The metrics of systems, measured and resampled.
 
     Attributes:
-        names: of the metrics.
-        figures_SM: as measured.
-        draws_RSM: each column from the same users as all others of its kind.
-        accuracy_RS: accuracy again, drawn together with the figures of all slates.
+        names: names of the metrics.
+        values_SM: measured values.
+        samples_RSM: resampled values; each column comes from the same users as all others of its
+            kind (means over users; metrics of all slates).
+        accuracy_RS: accuracy again, resampled together with the metrics of all slates.
     """
 
     names: tuple[str, ...]
-    figures_SM: Floats
-    draws_RSM: Floats
+    values_SM: Floats
+    samples_RSM: Floats
     accuracy_RS: Floats
 
-    def points(self, places: Sequence[int], axis: str) -> tuple[Floats, Floats]:
-        """Return (accuracy, axis) of some runs, [S, 2] measured and [R, S, 2] drawn."""
+    def points(self, systems: Sequence[int], axis: str) -> tuple[Floats, Floats]:
+        """Return (accuracy, axis) of some systems, [S, 2] measured and [R, S, 2] resampled."""
         pair = [self.names.index(ACCURACY), self.names.index(axis)]
-        drawn = self.draws_RSM[:, places][:, :, pair]
+        samples = self.samples_RSM[:, systems][:, :, pair]
         if axis in SYSTEM_METRICS:
-            drawn = np.stack([self.accuracy_RS[:, places], drawn[:, :, 1]], axis=2)
-        return self.figures_SM[np.ix_(places, pair)], drawn
+            samples = np.stack([self.accuracy_RS[:, systems], samples[:, :, 1]], axis=2)
+        return self.values_SM[np.ix_(systems, pair)], samples
 
 
-def draw(judged: Sequence[UserResults], num_draws: int) -> Drawn:
-    """Draw all figures of all runs."""
+def resample(judged: Sequence[UserResults], num_resamples: int) -> Resampled:
+    """Resample all metrics of all systems."""
     user, system = list(judged[0].users), list(SYSTEM_METRICS)
     values_PU = np.concatenate([np.stack([each.users[name] for name in user]) for each in judged])
-    means_RSM = resampled_means(values_PU, num_draws, seed=SEED).reshape(
-        num_draws, len(judged), len(user)
+    means_RSM = resampled_means(values_PU, num_resamples, seed=SEED).reshape(
+        num_resamples, len(judged), len(user)
     )
-    together_RSM = sample_metrics(judged, [ACCURACY, *system], num_draws, seed=SEED)
+    together_RSM = sample_metrics(judged, [ACCURACY, *system], num_resamples, seed=SEED)
     names = (*user, *system)
-    return Drawn(
+    return Resampled(
         names=names,
-        figures_SM=np.array([[each.value(name) for name in names] for each in judged]),
-        draws_RSM=np.concatenate([means_RSM, together_RSM[:, :, 1:]], axis=2),
+        values_SM=np.array([[each.value(name) for name in names] for each in judged]),
+        samples_RSM=np.concatenate([means_RSM, together_RSM[:, :, 1:]], axis=2),
         accuracy_RS=together_RSM[:, :, 0],
     )
 
 
 def difference(before: float, behind: float, before_R: Floats, behind_R: Floats) -> dict[str, Any]:
-    """Return a difference and its share of the reference, with intervals.
+    """Return a difference and its share of the reference, with 95 % intervals and a p-value.
 
-    Figures that are not there (NaN: a front that does not reach) leave None.
+    Args:
+        before: value of the reference.
+        behind: value of the other system.
+        before_R: resampled values of the reference.
+        behind_R: resampled values of the other system.
+
+    Returns:
+        numbers by name; None where a number does not exist (NaN: the front does not reach so far).
     """
     gain_R = behind_R - before_R
     low, high = interval(gain_R, level=LEVEL)
@@ -98,7 +107,7 @@ def difference(before: float, behind: float, before_R: Floats, behind_R: Floats)
 
 
 def correct_claims(comparisons: Sequence[Mapping[str, Any]]) -> int:
-    """Set `p_holm` of all claims of all comparisons together; return how many there are."""
+    """Set `p_holm` of all claims of all comparisons together; return the number of claims."""
     entries: list[dict[str, Any]] = []
     for comparison in comparisons:
         entries += comparison.get("metrics", {}).values()

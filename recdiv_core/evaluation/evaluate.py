@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.data.versions import with_version
 from recdiv_core.evaluation.groupings import check_kinds, item_groups
 from recdiv_core.evaluation.scorecards import Scorecard, finish_split, scorecard_of
+from recdiv_core.metrics.scorecard import NEEDS, Input
 from recdiv_core.metrics.tally import Tally, count_users, tally_slates
-from recdiv_core.schema import check_unchanged
+from recdiv_core.schema import Manifest, check_unchanged
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import Dataset, load_dataset
-from recdiv_core.slates.inputs import check_inputs, start_with_gpu
+from recdiv_core.slates.given import GivenSlates, read_given_slates, shown_of_split
+from recdiv_core.slates.inputs import check_inputs, check_prepared, start_with_gpu
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.scoring import HeldOut, held_out_of_split
@@ -63,30 +66,73 @@ def evaluate(config: Config, checkpoint: str | Path, *, split: str = "test") -> 
 
     Returns:
         `{"checkpoint", "split", "k", "num_users", "num_users_without_targets", "metrics", "slices",
-        "fairness"}`: the whole set of metrics, under each cut-off; the few of every epoch for each
+        "fairness"}`: the whole set of metrics at each cut-off; the few of every epoch for each
         group of users and items; and the gaps between groups of a kind.
 
     Raises:
-        UserError: files, data and checkpoint that do not fit together; no GPU where one is asked;
-            `eval.slices` of no such kind.
+        UserError: files, data and checkpoint that do not fit together; no GPU where one is asked
+            for; `eval.slices` of an unknown kind.
     """
     config = with_version(config)
     prepared, manifest = check_inputs(config, checkpoint)
+    check_eval(config, prepared)
+    start_with_gpu(config, checkpoint)
+    ensure_vectors(prepared, manifest)
+    place = absolute_place(checkpoint, "--checkpoint")
+    return {"checkpoint": str(checkpoint), **_judge(config, manifest, place, split)}
+
+
+def evaluate_given(config: Config, slates: str | Path, *, split: str = "test") -> dict[str, Any]:
+    """Evaluate the slates of another system on `scaling.num_workers` Ray workers.
+
+    Args:
+        config: `eval`, `scaling` and `data.prepared` to use; see `slates_config`.
+        slates: a file, or a directory of Parquet files, with `user_id` and `item_ids`.
+        split: `val` or `test`.
+
+    Returns:
+        the same as `evaluate`, `checkpoint` being None; also `slates` (as given) and `matching`
+        (how they fit the split, see `Matching`). Metrics that need scores are left out.
+
+    Raises:
+        UserError: files and data that do not fit together; slates that cannot be read.
+    """
+    config = with_version(config)
+    prepared, manifest = check_prepared(config)
+    check_eval(config, prepared)
+    catalogue = load_catalogue(prepared)
+    given = read_given_slates(slates, prepared, catalogue.item_ids, split, k=config.eval.k)
+    logger.info("left out, because slates come without scores: %s", ", ".join(NEEDS["scores"]))
+    start_with_gpu(config)
+    ensure_vectors(prepared, manifest)
+    found = _judge(config, manifest, given, split)
+    return {"checkpoint": None, **found, "slates": str(slates), "matching": asdict(given.matching)}
+
+
+def check_eval(config: Config, prepared: Path) -> None:
+    """Check `eval.slices` and name cut-offs without effect, before Ray starts.
+
+    Raises:
+        UserError: `eval.slices` of an unknown kind.
+    """
     check_kinds(config.eval.slices, pq.read_schema(prepared / "catalogue.parquet").names)
     above = [cutoff for cutoff in config.eval.cutoffs if cutoff > config.eval.k]
     if above:
         logger.warning("eval.cutoffs: %s left out, slates end at eval.k=%d", above, config.eval.k)
-    start_with_gpu(config, checkpoint)
+
+
+def _judge(
+    config: Config, manifest: Manifest, source: str | GivenSlates, split: str
+) -> dict[str, Any]:
+    """Judge a checkpoint (its path or URI) or given slates on Ray workers; Ray must run."""
     import ray
 
-    ensure_vectors(prepared, manifest)
-    use_gpu = config.scaling.use_gpu
+    prepared, scaling = Path(config.data.prepared), config.scaling
     share = ray.remote(
-        num_cpus=config.scaling.cpus_per_worker or 0.5, num_gpus=float(use_gpu), max_retries=2
+        num_cpus=scaling.cpus_per_worker or 0.5, num_gpus=float(scaling.use_gpu), max_retries=2
     )(_tally_share)
-    world_size = config.scaling.num_workers
-    place = absolute_place(checkpoint, "--checkpoint")
-    parts = [share.remote(config, place, split, rank, world_size) for rank in range(world_size)]
+    world_size, stored = scaling.num_workers, ray.put(source)
+    parts = [share.remote(config, stored, split, rank, world_size) for rank in range(world_size)]
     shares: list[Scorecard] = ray.get(parts)
     check_unchanged(prepared, manifest)
     scorecard = sum(shares[1:], shares[0])
@@ -97,7 +143,6 @@ def evaluate(config: Config, checkpoint: str | Path, *, split: str = "test") -> 
     for warning in few_judged({f"{split}/{name}": count for name, count in counts.items()}):
         logger.warning("%s", warning)
     return {
-        "checkpoint": str(checkpoint),
         "split": split,
         "k": tally.k,
         "num_users": int(tally.num_users),
@@ -106,17 +151,28 @@ def evaluate(config: Config, checkpoint: str | Path, *, split: str = "test") -> 
     }
 
 
-def _tally_share(config: Config, place: str, split: str, rank: int, world_size: int) -> Scorecard:
+def _tally_share(
+    config: Config, source: str | GivenSlates, split: str, rank: int, world_size: int
+) -> Scorecard:
+    """Judge one rank's share of a split."""
     torch.set_num_threads(config.scaling.threads_per_worker)
     device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
     dataset = load_dataset(Path(config.data.prepared)).to(device)
-    model = load_model(config, dataset, local_checkpoint(place, "--checkpoint")).to(device)
-    policy = slate_policy(config, dataset)
-    share = held_out_of_split(model, dataset, split, config, rank=rank, world_size=world_size)
+    ranks = {"rank": rank, "world_size": world_size}
+    without: tuple[Input, ...] = ()
+    if isinstance(source, GivenSlates):
+        shown = shown_of_split(source, dataset, split, config, **ranks)
+        without = ("scores",)
+    else:
+        model = load_model(config, dataset, local_checkpoint(source, "--checkpoint")).to(device)
+        policy = slate_policy(config, dataset)
+        held_out = held_out_of_split(model, dataset, split, config, **ranks)
+        shown = (each.shown(dataset, policy) for each in held_out)
     return scorecard_of(
-        (held_out.shown(dataset, policy) for held_out in share),
+        shown,
         dataset,
-        k=policy.k,
+        k=config.eval.k,
         cutoffs=config.eval.cutoffs,
         kinds=config.eval.slices,
+        without=without,
     )

@@ -21,6 +21,7 @@ from recdiv_core.items.labels import Labels
 from recdiv_core.items.traits import ItemTraits
 from recdiv_core.metrics.diversity import ild
 from recdiv_core.metrics.slate_batch import match_slates
+from recdiv_core.slates.given import padded
 
 NEAR: Final = 0.95
 """Cosine of text vectors from which two items are the same to a customer: colours, sizes, typos."""
@@ -143,16 +144,6 @@ def latest_distinct(items: Integers, lengths: Integers, k: int) -> Integers:
     user, items = user[is_first], items[is_first]
     counts = np.bincount(user, minlength=len(lengths))
     return padded(items, counts, k)
-
-
-def padded(values: Integers, lengths: Integers, width: int) -> Integers:
-    """Return ragged lists as rows, cut to `width`, -1 behind the end."""
-    user = np.repeat(np.arange(len(lengths)), lengths)
-    place = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    rows = np.full((len(lengths), width), -1, dtype=np.int64)
-    is_kept = place < width
-    rows[user[is_kept], place[is_kept]] = values[is_kept]
-    return rows
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ that of a tally: each rank sums over its share of the users, shares add, ratios 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from recdiv_core.evaluation.groupings import (
 )
 from recdiv_core.metrics.fairness import item_fairness, user_fairness
 from recdiv_core.metrics.groups import GroupTally, finish_groups, groups_of_batch
-from recdiv_core.metrics.scorecard import finish_scorecard, user_metrics
+from recdiv_core.metrics.scorecard import Input, finish_scorecard, user_metrics
 from recdiv_core.metrics.slate_batch import match_slates
 from recdiv_core.metrics.tally import Tally, tally_batch
 from recdiv_core.slates.dataset import Dataset
@@ -54,6 +54,7 @@ def scorecard_of(
     k: int,
     cutoffs: Sequence[int],
     kinds: Sequence[str],
+    without: Collection[Input] = (),
 ) -> Scorecard:
     """Judge the slates of some users, and return the sums on the CPU.
 
@@ -63,13 +64,13 @@ def scorecard_of(
         k: slate length, >= 1; longer slates are cut.
         cutoffs: further ones; those above k are left out.
         kinds: of groups, see `groupings`.
+        without: inputs that are not known; metrics that need one are left out.
     """
     device = dataset.text_VH.device
     traits = dataset.traits
     columns = column_values(kinds, dataset.catalogue)
-    metrics = user_metrics(
-        {**traits.attributes, **{name: values_V.to(device) for name, values_V in columns.items()}}
-    )
+    attributes = {name: values_V.to(device) for name, values_V in columns.items()}
+    metrics = user_metrics({**traits.attributes, **attributes}, without=without)
     of_items = merge(item_groups(kinds, dataset.catalogue), device)
     groups = GroupTally.zeros([*user_group_names(kinds), *of_items], k=k)
     tallies = [

@@ -1,11 +1,11 @@
-"""May a candidate take the champion's place? Floors under its figures, with intervals.
+"""Decide whether a candidate may replace the champion: floors on its metrics, with intervals.
 
-Not the registry (registry.py). A floor is a share of the champion's figure, and the lower end of
-the candidate's 95 % interval has to reach it, user by user on the same split. `ndcg.tail`
-is NDCG of the users whose held-out item is of the tail, so that no part of the shop pays for the
-mean. A floor that too few users speak for is reported, and does not decide.
+Not the registry (registry.py). A floor is a share of the champion's metric. The lower end of the
+candidate's 95 % interval has to reach it, on the same users of the same split. `ndcg.tail` is the
+NDCG of the users whose held-out item belongs to the tail: a better mean must not cost one part of
+the shop. A floor that too few users decide is reported, and does not count.
 
-Legend: B users of a batch, U users, R draws.
+Legend: B users of a batch, U users, R resamples, S systems.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.compare import LOWER_IS_BETTER
-from recdiv_core.evaluation.differences import difference, draw
-from recdiv_core.evaluation.judged_runs import NamedRun, check_comparable, judge_runs
+from recdiv_core.evaluation.differences import difference, resample
+from recdiv_core.evaluation.per_user import judge_systems
+from recdiv_core.evaluation.systems import NamedRun, check_comparable
 from recdiv_core.items.popularity import POPULARITY_GROUPS
 from recdiv_core.metrics.bootstrap import resampled_means
 from recdiv_core.metrics.fairness import MIN_SIZE
+from recdiv_core.metrics.jackknife import UserResults
 from recdiv_core.metrics.slate_batch import SlateBatch
 from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
 
@@ -38,10 +41,10 @@ GROUP: Final = "group of the held-out item"
 
 
 def parse_floors(texts: Sequence[str]) -> dict[str, float]:
-    """Parse `NAME=SHARE`, each instead of or besides those of FLOORS.
+    """Parse `NAME=SHARE`; each replaces a floor of FLOORS or adds one.
 
     Raises:
-        UserError: no such figure, or no share.
+        UserError: no such metric, or no share.
     """
     names = [name for name in (*USER_METRICS, *SYSTEM_METRICS) if name not in LOWER_IS_BETTER]
     own = [name for name in names if name in USER_METRICS]
@@ -56,58 +59,70 @@ def parse_floors(texts: Sequence[str]) -> dict[str, float]:
         except ValueError:
             raise UserError(f"--keep {text}: {share!r} is no share such as 0.98") from None
         if not 0 <= floors[name] <= 2:
-            raise UserError(f"--keep {text}: a share of the champion's figure lies in [0, 2]")
+            raise UserError(f"--keep {text}: a share of the champion's metric lies in [0, 2]")
     return floors
 
 
 def pass_gate(
     champion: NamedRun, candidate: NamedRun, floors: Mapping[str, float], split: str
 ) -> list[dict[str, Any]]:
-    """Hold a candidate against the champion.
+    """Compare a candidate with the champion, floor by floor.
 
     Returns:
         for each floor `{"name", "floor", "champion", "candidate", "share", "share_low", "passes"}`;
-        `passes` is None where there are too few users to say anything.
+        `passes` is None where too few users decide the floor.
 
     Raises:
         UserError: runs that do not compare.
     """
     check_comparable([champion, candidate])
-    judged = judge_runs([champion, candidate], split, {GROUP: _group_of_target})
+    judged = judge_systems([champion, candidate], split, {GROUP: _group_of_target})
     group_U = judged[0].users[GROUP]
-    whole = [
+    judged = [
         replace(each, users={name: v for name, v in each.users.items() if name != GROUP})
         for each in judged
     ]
-    drawn = draw(whole, NUM_RESAMPLES)
+    samples = resample(judged, NUM_RESAMPLES)
     rows: list[dict[str, Any]] = []
     for name, floor in floors.items():
         metric, _, group = name.partition(".")
         if group:
-            is_in_U = group_U == POPULARITY_GROUPS.index(group)
-            if is_in_U.sum() < MIN_SIZE:
-                rows.append({"name": name, "floor": floor, "passes": None})
-                continue
-            values = np.stack([each.users[metric][is_in_U] for each in whole])
-            draws = resampled_means(values, NUM_RESAMPLES, seed=SEED)
-            before, behind = values.mean(axis=1).tolist()
+            entry = _within_group(judged, metric, group_U == POPULARITY_GROUPS.index(group))
         else:
-            place = drawn.names.index(metric)
-            before, behind = drawn.figures_SM[:, place].tolist()
-            draws = drawn.draws_RSM[:, :, place]
-        entry = difference(before, behind, draws[:, 0], draws[:, 1])
-        rows.append({"name": name, "floor": floor, **verdict(entry, floor)})
+            column = samples.names.index(metric)
+            before, behind = samples.values_SM[:, column].tolist()
+            values_RS = samples.samples_RSM[:, :, column]
+            entry = difference(before, behind, values_RS[:, 0], values_RS[:, 1])
+        decided = {"passes": None} if entry is None else verdict(entry, floor)
+        rows.append({"name": name, "floor": floor, **decided})
     return rows
 
 
+def _within_group(
+    judged: Sequence[UserResults], metric: str, is_in_U: npt.NDArray[np.bool_]
+) -> dict[str, Any] | None:
+    """Return the difference of a metric's mean over some users; None = too few users."""
+    if is_in_U.sum() < MIN_SIZE:
+        return None
+    values_SU = np.stack([each.users[metric][is_in_U] for each in judged])
+    means_RS = resampled_means(values_SU, NUM_RESAMPLES, seed=SEED)
+    before, behind = values_SU.mean(axis=1).tolist()
+    return difference(before, behind, means_RS[:, 0], means_RS[:, 1])
+
+
 def verdict(entry: Mapping[str, Any], floor: float) -> dict[str, Any]:
-    """Say whether a difference from the champion (of `drawn_figures.difference`) keeps a share."""
-    figures = {"champion": entry["reference"], "candidate": entry["other"]}
-    if entry["percent_low"] is None:  # the champion's figure is 0, or may be
-        return {**figures, "share": None, "share_low": None, "passes": None}
+    """Return whether a difference from the champion keeps a share.
+
+    Args:
+        entry: see `differences.difference`; the champion is the reference.
+        floor: share of the champion's metric.
+    """
+    values = {"champion": entry["reference"], "candidate": entry["other"]}
+    if entry["percent_low"] is None:  # the champion's metric may be 0
+        return {**values, "share": None, "share_low": None, "passes": None}
     low = 1 + entry["percent_low"] / 100
     share = 1 + entry["percent"] / 100
-    return {**figures, "share": share, "share_low": low, "passes": low >= floor}
+    return {**values, "share": share, "share_low": low, "passes": low >= floor}
 
 
 def _group_of_target(seen: SlateBatch) -> torch.Tensor:

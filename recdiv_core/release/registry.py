@@ -31,7 +31,7 @@ import recdiv_core
 from recdiv_core.config import Config, to_yaml
 from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.errors import UserError
-from recdiv_core.evaluation.judged_runs import NamedRun, check_comparable, find_run
+from recdiv_core.evaluation.systems import NamedRun, check_comparable, find_run
 from recdiv_core.release.gate import pass_gate
 from recdiv_core.schema import read_manifest
 from recdiv_core.slates.maker import SlateMaker

@@ -33,7 +33,6 @@ from recdiv_core.evaluation.sameness import (
     describe,
     latest_distinct,
     look,
-    padded,
     shelves,
     starved,
 )
@@ -43,6 +42,7 @@ from recdiv_core.report.slate_metrics import Histories, user_segments
 from recdiv_core.schema import ITEM_ID, USER_ID, check_files, read_manifest
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.files import list_parts
+from recdiv_core.slates.given import padded
 from recdiv_core.slates.recommend import PLAN
 from recdiv_core.storage.given_paths import local_path, output_path
 from recdiv_core.storage.whole_files import write_whole

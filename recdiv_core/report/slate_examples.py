@@ -1,6 +1,6 @@
 """The users whose slates are shown as examples, before and after.
 
-Not the evaluation (judged_runs.py) nor the page (slate_page.py). The one idea: a rule chooses the
+Not the evaluation (systems.py) nor the page (slate_page.py). The one idea: a rule chooses the
 users, so that nobody picks the best looking slates. Users are ordered by the number of items that
 their two slates have in common; the rule takes good, ordinary and bad changes.
 

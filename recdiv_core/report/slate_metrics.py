@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from recdiv_core.evaluation.differences import LEVEL, SEED, difference, draw
+from recdiv_core.evaluation.differences import LEVEL, SEED, difference, resample
 from recdiv_core.metrics.bootstrap import interval, resampled_means
 from recdiv_core.metrics.fairness import MIN_SIZE
 from recdiv_core.metrics.jackknife import UserResults
@@ -84,14 +84,15 @@ def estimate(
     if len(judged[0].slates_UK) < 2:  # nothing varies over one user
         alone = [{name: each.value(name) for name in each.users} for each in judged]
         return tuple({n: Estimate(v, v, v) for n, v in own.items()} for own in alone), ()
-    drawn = draw(judged, NUM_DRAWS)
+    samples = resample(judged, NUM_DRAWS)
     estimates: list[Mapping[str, Estimate]] = []
     differences: list[Mapping[str, Mapping[str, Any]]] = []
     for run in range(len(judged)):
         own: dict[str, Estimate] = {}
         against: dict[str, Mapping[str, Any]] = {}
-        for column, name in enumerate(drawn.names):
-            values_S, draws_RS = drawn.figures_SM[:, column].tolist(), drawn.draws_RSM[:, :, column]
+        for column, name in enumerate(samples.names):
+            values_S = samples.values_SM[:, column].tolist()
+            draws_RS = samples.samples_RSM[:, :, column]
             own[name] = Estimate(values_S[run], *interval(draws_RS[:, run], level=LEVEL))
             against[name] = difference(values_S[0], values_S[run], draws_RS[:, 0], draws_RS[:, run])
         estimates.append(own)

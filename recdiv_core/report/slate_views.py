@@ -25,8 +25,9 @@ from recdiv_core.data.batches import pack, pad_targets
 from recdiv_core.data.reading import Examples, read_eval
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation import groupings
-from recdiv_core.evaluation.judged_runs import NamedRun, check_comparable, find_run, judge_runs
+from recdiv_core.evaluation.per_user import judge_systems
 from recdiv_core.evaluation.sameness import describe, latest_distinct, look, shelves, starved
+from recdiv_core.evaluation.systems import NamedRun, check_comparable, find_run
 from recdiv_core.fronts.trials import Front, Trial, recommended
 from recdiv_core.metrics.groups import GroupTally, finish_groups, tally_groups
 from recdiv_core.metrics.jackknife import UserResults
@@ -134,7 +135,7 @@ def view_slates(
     check_comparable(runs)
     _check_size(Path(config.data.prepared), max_scores)
     logger.info("evaluating %d runs on the %s split", len(runs), SPLIT)
-    judged = judge_runs(runs, SPLIT)
+    judged = judge_systems(runs, SPLIT)
     dataset = load_dataset(Path(config.data.prepared))
     pair, k = judged[:2], config.eval.k
     histories = _histories(_batches(dataset, config), k)

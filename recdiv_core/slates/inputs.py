@@ -1,10 +1,11 @@
 """Check a checkpoint, a data set and settings together, before Ray starts.
 
-Evaluation and recommendation share these checks. Not what re-ranking asks (checks.py).
+Evaluation and recommendation share these checks. Not what re-ranking needs (checks.py).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -18,15 +19,17 @@ from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.checks import check_rerank
 from recdiv_core.storage.places import absolute_place, joined
 
+logger = logging.getLogger(__name__)
+
 
 def check_inputs(
-    config: Config, place: str | Path, *, swept: Collection[str] = ()
+    config: Config, checkpoint: str | Path, *, swept: Collection[str] = ()
 ) -> tuple[Path, Manifest]:
-    """Check all that a checkpoint is judged or recommended with, before Ray starts.
+    """Check everything that a checkpoint is judged or used for slates with, before Ray starts.
 
     Args:
         config: with a version in `data.prepared`, see `with_version`.
-        place: of the checkpoint, path or URI.
+        checkpoint: directory, path or URI.
         swept: keys that may still change, such as the dial of a grid.
 
     Returns:
@@ -36,26 +39,47 @@ def check_inputs(
         UserError: files, data, settings and checkpoint that do not fit together.
     """
     check_dial(config)
+    prepared, manifest = check_prepared(config)
+    local = local_checkpoint(checkpoint, "--checkpoint")
+    check_data(local, manifest, prepared)
+    check_rerank(config, prepared, swept=swept)
+    check_weights(local)
+    return prepared, manifest
+
+
+def check_prepared(config: Config) -> tuple[Path, Manifest]:
+    """Check the files of a prepared data set, before Ray starts.
+
+    Returns:
+        the prepared data set, absolute, and its manifest.
+
+    Raises:
+        UserError: no data set is named, files are missing, or vectors cannot be made.
+    """
+    if not config.data.prepared:
+        raise UserError("data.prepared is not set: give the directory of a prepared data set")
     prepared = Path(config.data.prepared)
     manifest = read_manifest(prepared)
     check_files(prepared, manifest)
-    checkpoint = local_checkpoint(place, "--checkpoint")
-    check_data(checkpoint, manifest, prepared)
-    check_rerank(config, prepared, swept=swept)
-    check_weights(checkpoint)
     check_vectors(prepared, manifest)
     return prepared, manifest
 
 
-def start_with_gpu(config: Config, checkpoint: str | Path) -> None:
+def start_with_gpu(config: Config, checkpoint: str | Path | None = None) -> None:
     """Start or join Ray.
 
+    Args:
+        config: `scaling` and `data.prepared`.
+        checkpoint: directory, path or URI; None = no worker loads one.
+
     Raises:
-        UserError: a GPU is asked of this machine, and Ray sees none; or a node does not see the
-            data or the checkpoint.
+        UserError: `scaling.use_gpu=true` and Ray finds no GPU on this machine; or a node does not
+            see the data or the checkpoint.
     """
     shared = {"data.prepared": str(Path(config.data.prepared) / "manifest.json")}
-    shared["--checkpoint"] = joined(absolute_place(checkpoint, "--checkpoint"), "checkpoint.json")
+    if checkpoint is not None:
+        place = absolute_place(checkpoint, "--checkpoint")
+        shared["--checkpoint"] = joined(place, "checkpoint.json")
     start_ray(config, shared)
     import ray
 
@@ -78,3 +102,17 @@ def checkpoint_config(checkpoint: str | Path, settings: Mapping[str, object]) ->
             f"model.kind={own.model.kind}, which evaluation cannot change"
         )
     return config
+
+
+def slates_config(settings: Mapping[str, object]) -> Config:
+    """Return the config that slates of another system are judged with.
+
+    Settings of a model or a re-ranker have no effect on such slates; a warning names them.
+
+    Raises:
+        UserError: a wrong setting.
+    """
+    idle = [key for key in settings if key.startswith(("model.", "rerank."))]
+    if idle:
+        logger.warning("%s: no effect on slates that are given", ", ".join(idle))
+    return override(Config(), settings)

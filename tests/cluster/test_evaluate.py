@@ -100,3 +100,19 @@ def test_re_ranking_diversifies_the_slates_of_a_checkpoint(trained):
     assert spread["metrics"]["ild_at_10"] > plain["ild_at_10"]
     of_training = figures_of(trained["metrics"], "best/val/")
     assert {name: plain[name] for name in of_training} == pytest.approx(of_training, abs=1e-6)
+
+
+def test_slates_that_are_given_are_judged_as_the_model_that_made_them(trained, shop, tmp_path):
+    out, checkpoint = tmp_path / "slates", trained["checkpoint"]
+    run("recommend", "--checkpoint", checkpoint, "--out", str(out), "--users", "test")
+    expected = run("evaluate", "--checkpoint", checkpoint)
+    own = [f"data.prepared={shop.prepared}", "scaling.num_workers=2", "eval.batch_size=8"]
+    found = run("evaluate", "--slates", str(out), *own)
+    assert found.keys() == {*expected, "slates", "matching"}
+    left_out = expected["metrics"].keys() - found["metrics"].keys()
+    assert left_out == {"auc_at_10"}
+    assert found["metrics"] == pytest.approx(
+        {name: expected["metrics"][name] for name in found["metrics"]}, rel=1e-9, abs=1e-9
+    )
+    assert found["matching"]["num_users_without_slate"] == 0
+    assert found["slices"].keys() == expected["slices"].keys()

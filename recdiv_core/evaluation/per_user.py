@@ -1,0 +1,98 @@
+"""The metrics of every user, kept apart, so that systems are compared in pairs of slates.
+
+Not which systems are compared (systems.py) nor the differences (compare.py). The one idea: all
+systems are judged on the same users in the same order; row u of each belongs to one user.
+
+Shapes: B users, K slate length, T targets.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from recdiv_core.errors import UserError
+from recdiv_core.evaluation.systems import NamedRun, NamedSlates, System
+from recdiv_core.metrics.jackknife import UserResults, join_users
+from recdiv_core.metrics.slate_batch import match_slates
+from recdiv_core.metrics.tally import USER_METRICS, UserMetrics
+from recdiv_core.schema import check_unchanged
+from recdiv_core.slates.dataset import Dataset, load_dataset
+from recdiv_core.slates.given import read_given_slates, shown_of_split
+from recdiv_core.slates.loading import load_model
+from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.scoring import held_out_of_split
+
+logger = logging.getLogger(__name__)
+
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+"""Batches of slates_BK and targets_BT."""
+
+
+def judge_systems(
+    systems: Sequence[System], split: str, more: UserMetrics | None = None
+) -> list[UserResults]:
+    """Judge comparable systems on all users of a split, in this process.
+
+    Args:
+        systems: see `check_comparable`.
+        split: `val` or `test`.
+        more: further metrics of each user, by name, beside those of every epoch.
+
+    Raises:
+        UserError: no GPU where `scaling.use_gpu` asks for one; slates that cannot be read.
+    """
+    config = systems[0].config
+    if config.scaling.use_gpu and not torch.cuda.is_available():
+        raise UserError("scaling.use_gpu=true: torch sees no GPU on this machine")
+    torch.set_num_threads(config.scaling.threads_per_worker)
+    device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
+    dataset = load_dataset(Path(config.data.prepared)).to(device)
+    metrics = {**USER_METRICS, **(more or {})}
+    judged: list[UserResults] = []
+    for system in systems:
+        slates = slates_of(system, dataset, split)
+        judged.append(judge_users(slates, dataset, metrics, k=system.config.eval.k))
+        logger.info("%s: judged on %d users", system.name, len(judged[-1].slates_UK))
+    check_unchanged(dataset.prepared, dataset.manifest)
+    return judged
+
+
+def slates_of(system: System, dataset: Dataset, split: str) -> Batches:
+    """Return the slates of a system for all users of a split, with their targets."""
+    config = system.config
+    match system:
+        case NamedRun():
+            model = load_model(config, dataset, system.checkpoint).to(dataset.text_VH.device)
+            policy = slate_policy(config, dataset)
+            share = held_out_of_split(model, dataset, split, config)
+            return (held_out.slates(dataset, policy) for held_out in share)
+        case NamedSlates():
+            ids, k = dataset.catalogue.item_ids, config.eval.k
+            given = read_given_slates(system.place, dataset.prepared, ids, split, k=k)
+            shown = shown_of_split(given, dataset, split, config)
+            return ((each.slates_BK, each.targets_BT) for each in shown)
+
+
+def judge_users(slates: Batches, dataset: Dataset, metrics: UserMetrics, *, k: int) -> UserResults:
+    """Judge slates, keeping every user apart; users without a target are left out.
+
+    Args:
+        slates: of all users, batch by batch.
+        dataset: the prepared data set.
+        metrics: name -> what is measured of each user.
+        k: slate length, >= 1; longer slates are cut.
+
+    Raises:
+        UserError: no user has a target.
+    """
+    parts: list[UserResults] = []
+    for slates_BK, targets_BT in slates:
+        seen = match_slates(slates_BK, targets_BT, dataset.traits, k=k)
+        users = {name: metric(seen).double().cpu().numpy() for name, metric in metrics.items()}
+        items_BK = seen.items_BK.int().cpu().numpy()
+        parts.append(UserResults(users, items_BK, len(dataset.catalogue)))
+    return join_users(parts)

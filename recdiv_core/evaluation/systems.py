@@ -1,0 +1,198 @@
+"""What is compared: trained runs, and the slates of other systems; found by name and checked.
+
+Not the comparison (compare.py) nor the metrics of each user (per_user.py). A RUN is the directory
+of a training run, a checkpoint, or the id of an MLflow run. Behind it, each after a `+`, stand
+settings of this run alone: those of the re-ranker and the dial of a conditioned model. All other
+settings hold for all runs, because they change what is measured. `slates:PATH` names the slates of
+another system.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from recdiv_core.config import Config, check_dial, override
+from recdiv_core.data.versions import with_version
+from recdiv_core.errors import UserError
+from recdiv_core.schema import Manifest, check_files, read_manifest
+from recdiv_core.settings import parse_overrides
+from recdiv_core.slates.checkpoint import (
+    check_data,
+    check_weights,
+    chosen_checkpoint,
+    read_config,
+    read_fingerprint,
+)
+from recdiv_core.slates.checkpoint_copies import checkpoint_of_run, local_checkpoint
+from recdiv_core.slates.checks import check_rerank
+from recdiv_core.slates.inputs import check_prepared, slates_config
+from recdiv_core.storage.given_paths import local_path
+from recdiv_core.storage.places import is_uri
+
+OWN_SETTINGS: Final = ("rerank.", "model.diversity=")
+"""How the settings begin that may differ between runs that are compared."""
+RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
+SLATES: Final = "slates:"
+"""How the name of another system's slates begins."""
+
+
+@dataclass(frozen=True, eq=False)
+class NamedRun:
+    """A trained run.
+
+    Attributes:
+        name: the RUN as it was given.
+        checkpoint: directory of its weights, on this machine.
+        config: settings that it is judged with.
+        place: path or URI of the checkpoint.
+    """
+
+    name: str
+    checkpoint: Path
+    config: Config
+    place: str
+
+
+@dataclass(frozen=True, eq=False)
+class NamedSlates:
+    """The slates of another system.
+
+    Attributes:
+        name: `slates:PATH` as it was given.
+        place: PATH.
+        config: settings that they are judged with.
+    """
+
+    name: str
+    place: str
+    config: Config
+
+
+System = NamedRun | NamedSlates
+
+
+def find_systems(
+    words: Sequence[str], settings: Mapping[str, object], uri: Callable[[], str]
+) -> list[System]:
+    """Find all systems that a comparison names; other systems are judged as the first run is.
+
+    Args:
+        words: each a RUN or `slates:PATH`.
+        settings: see `find_run`.
+        uri: see `find_run`.
+
+    Raises:
+        UserError: see `find_run`; or slates alone, and `data.prepared` is not set.
+    """
+    runs = {word: find_run(word, settings, uri) for word in words if not word.startswith(SLATES)}
+    config = next((run.config for run in runs.values()), None)
+    if config is None:
+        config = with_version(slates_config(settings))
+        check_prepared(config)
+    return [
+        runs.get(word) or NamedSlates(word, word.removeprefix(SLATES), config) for word in words
+    ]
+
+
+def find_run(text: str, settings: Mapping[str, object], uri: Callable[[], str]) -> NamedRun:
+    """Find the run that a RUN names.
+
+    Args:
+        text: directory or id, with `+key=value` for settings of this run alone.
+        settings: dotted key -> value for all runs; a run's own settings override them.
+        uri: returns the MLflow tracking URI; called only for an id.
+
+    Raises:
+        UserError: no run of that name, an unfinished run, or a setting that must hold for all.
+    """
+    place, *own = re.split(r"\+(?=[a-z_.]+=)", text)
+    for setting in own:
+        if not setting.startswith(OWN_SETTINGS):
+            raise UserError(
+                f"{text}: {setting} cannot be set for one run alone; allowed behind a + are "
+                "rerank.* and model.diversity; give others as arguments, for all runs"
+            )
+    place = _checkpoint_of(place, uri)
+    checkpoint = local_checkpoint(place, "RUN")
+    config = override(read_config(checkpoint), settings, parse_overrides(own))
+    config = with_version(config, read_fingerprint(checkpoint))
+    check_dial(config)
+    check_weights(checkpoint)
+    return NamedRun(text, checkpoint, config, place)
+
+
+def _checkpoint_of(named: str, uri: Callable[[], str]) -> str:
+    """Return the path or URI of the checkpoint that a RUN names."""
+    place = named
+    if RUN_ID.fullmatch(named) and not Path(named).is_dir():
+        from recdiv_core.tracking.find import run_directory
+
+        place = run_directory(uri(), named)
+    if is_uri(place):
+        return checkpoint_of_run(place, "RUN")
+    directory = local_path(place, "RUN")
+    if not directory.is_dir():
+        raise UserError(
+            f"RUN {named}: there is no directory {directory}; allowed: the directory of a training "
+            "run (runs/NAME), a checkpoint, either as a path or a URI, or the id of an MLflow run"
+        )
+    is_checkpoint = (directory / "checkpoint.json").is_file()
+    return str(directory if is_checkpoint else chosen_checkpoint(directory))
+
+
+def check_comparable(systems: Sequence[System]) -> None:
+    """Refuse runs that are measured differently: data, split, cut-off, seen items, catalogue.
+
+    Slates of other systems always compare: they are judged with the settings of the first run.
+
+    Raises:
+        UserError: names the two runs and what differs; or the data do not fit the checkpoints.
+    """
+    runs = [system for system in systems if isinstance(system, NamedRun)]
+    if not runs:
+        return
+    first = runs[0]
+    prepared = Path(first.config.data.prepared)
+    manifest = read_manifest(prepared)
+    wanted = _measured_on(first, manifest)
+    for run in runs[1:]:
+        found = _measured_on(run, manifest)
+        differing = [
+            f"{fact}: {found[fact]}, not {wanted[fact]}"
+            for fact in wanted
+            if found[fact] != wanted[fact]
+        ]
+        if differing:
+            raise UserError(
+                f"{run.name} does not compare with {first.name}: it differs in "
+                f"{'; '.join(differing)}"
+            )
+    check_data(first.checkpoint, manifest, prepared)
+    check_files(prepared, manifest)
+    for run in {repr(run.config.rerank): run for run in runs}.values():  # each warning once
+        check_rerank(run.config, prepared)
+
+
+def _measured_on(run: NamedRun, manifest: Manifest) -> dict[str, object]:
+    """Return the facts that must be equal for metrics to be comparable.
+
+    Args:
+        run: the run.
+        manifest: of the first run's data; another run's own manifest is read where it was trained
+            on other data.
+    """
+    fingerprint = read_fingerprint(run.checkpoint)
+    if fingerprint != manifest.fingerprint and run.config.data.prepared:
+        own = Path(run.config.data.prepared)
+        manifest = read_manifest(own) if own.is_dir() else manifest
+    return {
+        "manifest fingerprint": fingerprint[:12],
+        "split.protocol": manifest.split.get("protocol"),
+        "items that may be recommended": manifest.num_items,
+        "eval.k": run.config.eval.k,
+        "eval.filter_seen": run.config.eval.filter_seen,
+    }

@@ -1,0 +1,327 @@
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+"""The slates of another system, read from files and matched with a split.
+
+Not the slates that recdiv makes (making.py, recommend.py). The one idea: a held-out user keeps one
+slate whatever the file says of it, possibly an empty one, so that systems are compared on the same
+users; everything that does not fit is counted and named.
+
+Legend: U users of the file that are held out, K slate length, V catalogue, N items listed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+import torch
+
+from recdiv_core.config import Config
+from recdiv_core.data.batches import pad_targets
+from recdiv_core.data.reading import read_eval
+from recdiv_core.errors import UserError
+from recdiv_core.metrics.slate_batch import Background
+from recdiv_core.schema import USER_ID
+from recdiv_core.slates.dataset import Dataset
+from recdiv_core.slates.scoring import Shown, without_seen
+from recdiv_core.storage.given_paths import local_path
+
+logger = logging.getLogger(__name__)
+
+ITEM_IDS: Final = "item_ids"
+SEPARATOR: Final = "|"
+"""Stands between the items of a slate in a CSV file."""
+SUFFIXES: Final = (".parquet", ".jsonl", ".ndjson", ".csv")
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How the file fits the split, counted.
+
+    Attributes:
+        num_users: users with a slate in the file.
+        num_unknown_users: of these, users who are not held out in the split; left out.
+        num_users_without_slate: held-out users who are not in the file; their slates are empty.
+        num_short_slates: slates in the file of fewer than k known, distinct items.
+        num_unknown_items: places of items that the catalogue does not have; left out.
+        num_repeated_items: places of items that stand in the same slate before; left out.
+    """
+
+    num_users: int
+    num_unknown_users: int
+    num_users_without_slate: int
+    num_short_slates: int
+    num_unknown_items: int
+    num_repeated_items: int
+
+
+@dataclass(frozen=True, eq=False)
+class GivenSlates:
+    """The slates of held-out users.
+
+    Attributes:
+        row_of: user_id -> row of `slates_UK`.
+        slates_UK: int64 item_index, best first, -1 behind the end.
+        matching: how the file fits the split.
+    """
+
+    row_of: Mapping[str, int]
+    slates_UK: npt.NDArray[np.int64]
+    matching: Matching
+
+    def of_users(self, user_ids: Sequence[str]) -> torch.Tensor:
+        """Return the slates of users, [B, K]; empty ones of users who are not in the file."""
+        row_B = np.array([self.row_of.get(user_id, -1) for user_id in user_ids], dtype=np.int64)
+        slates_BK = self.slates_UK[np.maximum(row_B, 0)]
+        slates_BK[row_B < 0] = -1
+        return torch.from_numpy(slates_BK)
+
+
+def read_given_slates(
+    place: str | Path, prepared: Path, item_ids: pa.Array, split: str, *, k: int
+) -> GivenSlates:
+    """Read slates, match them with a split and log what does not fit.
+
+    Args:
+        place: a file, or a directory of Parquet files, with `user_id` and `item_ids`.
+        prepared: the prepared data set.
+        item_ids: of its catalogue, in the order of item_index.
+        split: `val` or `test`.
+        k: slate length; the first k known and distinct items of a slate are kept.
+
+    Raises:
+        UserError: a file that cannot be read as slates; a user with several slates; no user or no
+            item of it is in the data.
+    """
+    table = read_table(place)
+    found = select_slates(table, item_ids, held_out_users(prepared, split), k=k, name=str(place))
+    for message in problems(found.matching, k=k):
+        logger.warning("--slates %s: %s", place, message)
+    return found
+
+
+def read_table(place: str | Path) -> pa.Table:
+    """Read `user_id` (string) and `item_ids` (lists of strings).
+
+    Raises:
+        UserError: nothing there, an unknown kind of file, columns that are missing or of the wrong
+            kind, or a damaged file.
+    """
+    path = local_path(place, "--slates")
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.glob("*.parquet") if file.name[0] not in "._")
+    if not files or not path.exists():
+        inside = sorted(each.name for each in path.glob("diversity=*")) if path.is_dir() else []
+        hint = f"; it is a grid, give one of {', '.join(inside)}" if inside else ""
+        raise UserError(f"--slates {place}: there is no file or directory of *.parquet{hint}")
+    return pa.concat_tables([_read_file(file) for file in files]).combine_chunks()
+
+
+def _read_file(path: Path) -> pa.Table:
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"--slates {path}: allowed are {', '.join(SUFFIXES)}, or a directory")
+    try:
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+        elif path.suffix == ".csv":
+            text = {USER_ID: pa.string(), ITEM_IDS: pa.string()}
+            as_text = pa.csv.ConvertOptions(column_types=text)
+            table = pa.csv.read_csv(path, convert_options=as_text)
+        else:
+            table = pa.json.read_json(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"--slates {path} cannot be read: {error}") from None
+    missing = [name for name in (USER_ID, ITEM_IDS) if name not in table.column_names]
+    if missing:
+        raise UserError(
+            f"--slates {path} has no column {' and '.join(missing)}; it has "
+            f"{', '.join(table.column_names)}"
+        )
+    lists = table[ITEM_IDS]
+    if path.suffix == ".csv":
+        lists = pc.split_pattern(lists, SEPARATOR)
+    try:
+        lists = lists.cast(pa.list_(pa.string()))
+        return pa.table({USER_ID: table[USER_ID].cast(pa.string()), ITEM_IDS: lists})
+    except pa.ArrowException:
+        raise UserError(
+            f"--slates {path}: expected user_id as text and item_ids as lists of text, got "
+            f"{table[USER_ID].type} and {table[ITEM_IDS].type}"
+        ) from None
+
+
+def held_out_users(prepared: Path, split: str) -> pa.Array:
+    """Return the user_ids of a split.
+
+    Raises:
+        UserError: the split holds no user.
+    """
+    files = sorted((prepared / split).glob("part-*.parquet"))
+    columns = [pq.read_table(file, columns=[USER_ID])[USER_ID] for file in files]
+    users = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
+    if not len(users):
+        raise UserError(f"--split {split}: data.prepared={prepared} holds no {split} user")
+    return users.combine_chunks()
+
+
+def select_slates(
+    table: pa.Table, item_ids: pa.Array, users: pa.Array, *, k: int, name: str
+) -> GivenSlates:
+    """Match slates with a catalogue and held-out users.
+
+    Args:
+        table: see `read_table`.
+        item_ids: the catalogue's, in the order of item_index.
+        users: the user_ids that are held out.
+        k: slate length.
+        name: of the slates, for messages.
+
+    Raises:
+        UserError: a user with several slates; no user or no item of it is in the data.
+    """
+    own = _of_held_out(table, users, name)
+    lists = own[ITEM_IDS].combine_chunks()
+    lengths_U = np.asarray(pc.fill_null(pc.list_value_length(lists), 0), dtype=np.int64)
+    items_N = _item_numbers(lists.flatten(), item_ids, name)
+    user_N = np.repeat(np.arange(len(lengths_U)), lengths_U)
+    is_unknown_N = items_N < 0
+    is_again_N = _is_again(user_N, items_N) & ~is_unknown_N
+    is_kept_N = ~is_unknown_N & ~is_again_N
+    kept_U = np.bincount(user_N[is_kept_N], minlength=len(lengths_U))
+    return GivenSlates(
+        {user_id: row for row, user_id in enumerate(own[USER_ID].to_pylist())},
+        padded(items_N[is_kept_N], kept_U, k),
+        Matching(
+            num_users=table.num_rows,
+            num_unknown_users=table.num_rows - own.num_rows,
+            num_users_without_slate=len(users) - own.num_rows,
+            num_short_slates=int((kept_U < k).sum()),
+            num_unknown_items=int(is_unknown_N.sum()),
+            num_repeated_items=int(is_again_N.sum()),
+        ),
+    )
+
+
+def _of_held_out(table: pa.Table, users: pa.Array, name: str) -> pa.Table:
+    """Return the rows of held-out users, each of whom stands there once."""
+    if not table.num_rows:
+        raise UserError(f"--slates {name} holds no user")
+    own = table.filter(pc.is_in(table[USER_ID], users)).combine_chunks()
+    if not own.num_rows:
+        raise UserError(
+            f"--slates {name}: none of its {table.num_rows} users is held out in this split (the "
+            f"first is {table[USER_ID][0].as_py()!r}, the first held-out user "
+            f"{users[0].as_py()!r})"
+        )
+    counts = own[USER_ID].value_counts()
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        raise UserError(
+            f"--slates {name}: {len(repeated)} users have several slates, such as "
+            f"{repeated[0].as_py()!r}; give each user one"
+        )
+    return own
+
+
+def _item_numbers(listed: pa.Array, item_ids: pa.Array, name: str) -> npt.NDArray[np.int64]:
+    """Return the item_index of each listed item, -1 = not in the catalogue."""
+    items_N = np.asarray(pc.fill_null(pc.index_in(listed, item_ids), -1), dtype=np.int64)
+    if len(items_N) and items_N.max() < 0:
+        raise UserError(
+            f"--slates {name}: no item of it is in the catalogue (the first is "
+            f"{listed[0].as_py()!r}, the first of the catalogue {item_ids[0].as_py()!r})"
+        )
+    return items_N
+
+
+def _is_again(user_N: np.ndarray, items_N: np.ndarray) -> np.ndarray:
+    """Return which items stand in the same slate before."""
+    order_N = np.lexsort((np.arange(len(items_N)), items_N, user_N))
+    is_again_N = np.zeros(len(items_N), dtype=np.bool_)
+    same = (np.diff(user_N[order_N]) == 0) & (np.diff(items_N[order_N]) == 0)
+    is_again_N[order_N[1:][same]] = True
+    return is_again_N
+
+
+def padded(
+    values: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], width: int
+) -> npt.NDArray[np.int64]:
+    """Return ragged lists as rows, cut to `width`, -1 behind the end."""
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    rows = np.full((len(lengths), width), -1, dtype=np.int64)
+    is_kept = place < width
+    rows[user[is_kept], place[is_kept]] = values[is_kept]
+    return rows
+
+
+def problems(matching: Matching, *, k: int) -> list[str]:
+    """Return a sentence for each thing that does not fit, with what becomes of it.
+
+    >>> problems(Matching(5, 2, 0, 0, 1, 0), k=10)
+    ['2 users are not held out in this split and are left out', \
+'1 items are not in the catalogue and are left out']
+    """
+    said = {
+        "num_unknown_users": "users are not held out in this split and are left out",
+        "num_users_without_slate": "held-out users have no slate and count as shown nothing",
+        "num_short_slates": f"slates have fewer than eval.k={k} known items",
+        "num_unknown_items": "items are not in the catalogue and are left out",
+        "num_repeated_items": "items stand twice in a slate; the first place counts",
+    }
+    counts: dict[str, int] = asdict(matching)
+    return [f"{counts[name]} {text}" for name, text in said.items() if counts[name]]
+
+
+def shown_of_split(
+    given: GivenSlates,
+    dataset: Dataset,
+    split: str,
+    config: Config,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Shown]:
+    """Yield one rank's share of a split with the given slates, batch by batch.
+
+    Targets are those of our own models under the same `eval.filter_seen`, so that both are judged
+    by the same items. Where targets stand among all scores is unknown.
+
+    Args:
+        given: the slates.
+        dataset: the prepared data set.
+        split: `val` or `test`.
+        config: `eval.batch_size` and `eval.filter_seen`.
+        rank: of this worker.
+        world_size: number of workers.
+    """
+    device = dataset.text_VH.device
+    for examples in read_eval(
+        dataset.prepared,
+        split,
+        batch_size=config.eval.batch_size,
+        rank=rank,
+        world_size=world_size,
+    ):
+        user_S = torch.from_numpy(np.repeat(np.arange(len(examples.lengths)), examples.lengths))
+        item_S = torch.from_numpy(examples.items)
+        targets_BT = pad_targets(examples)
+        if config.eval.filter_seen:
+            targets_BT = without_seen(targets_BT, user_S, item_S, len(dataset.catalogue))
+        yield Shown(
+            examples,
+            given.of_users(examples.user_ids).to(device),
+            targets_BT.to(device),
+            Background(user_S.to(device), item_S.to(device)),
+        )
