@@ -32,16 +32,16 @@ Work = TypeVar("Work")
 
 @dataclass(frozen=True)
 class Background:
-    """What the whole set of metrics asks about users, beside slates and targets.
+    """What the whole set of metrics needs of the users besides slates and targets.
 
     Attributes:
-        history_user_S: int64, row of the batch ...
-        history_item_S: ... and item_index of each event of that user's history.
-        num_above_BT: float64, for each target how many of the items that could have been shown
-            score higher, and half of those that score the same (itself left out); None = unknown,
-            as for slates that come without scores.
-        num_rankable_B: int64, how many items could have been shown to the user, targets among them;
-            None where `num_above_BT` is.
+        history_user_S: int64 row of the batch, of each event of the histories.
+        history_item_S: int64 item_index of each event of the histories.
+        num_above_BT: float64, for each target the number of items that could have been shown and
+            score higher, plus half of the other items with the same score; None = unknown, for
+            slates that come without scores.
+        num_rankable_B: int64 number of items that could have been shown to the user, including
+            targets; None if `num_above_BT` is None.
     """
 
     history_user_S: Tensor
