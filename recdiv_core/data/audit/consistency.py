@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from recdiv_core.data import split
 from recdiv_core.data.audit.duplicates import hash_lists
 from recdiv_core.data.audit.findings import NUM_EXAMPLES, Finding, find
-from recdiv_core.data.audit.preparing import find_excess, key_lists, mark_repeated
+from recdiv_core.data.audit.preparing import find_excess, key_lists, mark_repeated, of_users
 from recdiv_core.errors import UserError
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, USER_ID
 
@@ -54,12 +54,6 @@ class Shard:
         """Return the code of the user of each row."""
         found = pc.index_in(table[USER_ID].combine_chunks(), self.user_ids)
         return found.to_numpy(zero_copy_only=False).astype(np.int64)
-
-
-def list_shards(prepared: Path) -> list[str]:
-    """Return the names of the shards; a split may lack some of them."""
-    paths = [path for name in ("train", *HELD_OUT) for path in (prepared / name).glob("part-*")]
-    return sorted({path.name for path in paths})
 
 
 def read_shard(prepared: Path, name: str) -> Shard:
@@ -130,7 +124,9 @@ def check_shard(shard: Shard, in_core_V: Any) -> list[Finding]:
         first_histories.append(first)
         is_expected = in_core_V[first % num_items] & has_train_B[first // num_items]
         late = find_excess(first[is_expected], train)
-        findings.append(_of_users(f"held-out events in {name} histories", late, shard, num_items))
+        findings.append(
+            of_users(f"held-out events in {name} histories", late, shard.user_ids, num_items)
+        )
         is_cold = ~has_train_B[codes]
         is_wrong = is_cold != table["is_cold_user"].to_numpy()
         wrong_flags += table[USER_ID].filter(pa.array(is_wrong)).to_pylist()
@@ -138,7 +134,7 @@ def check_shard(shard: Shard, in_core_V: Any) -> list[Finding]:
     asked_train = train[is_asked_B[train // num_items]]
     future = find_excess(asked_train, np.concatenate(first_histories))
     return [
-        _of_users("events of the future in train", future, shard, num_items),
+        of_users("events of the future in train", future, shard.user_ids, num_items),
         find("cold-user flags that are wrong", len(wrong_flags), wrong_flags),
         *findings,
     ]
@@ -154,8 +150,8 @@ def _count_cold(
     repeated = targets[np.isin(targets, history)]
     return [
         find(f"cold users in {name}", len(cold), cold.slice(0, NUM_EXAMPLES).to_pylist()),
-        _of_users(f"cold items among {name} targets", cold_targets, shard, num_items),
-        _of_users(f"{name} targets that the user had before", repeated, shard, num_items),
+        of_users(f"cold items among {name} targets", cold_targets, shard.user_ids, num_items),
+        of_users(f"{name} targets that the user had before", repeated, shard.user_ids, num_items),
     ]
 
 
@@ -220,8 +216,3 @@ def _flat(column: pa.ChunkedArray) -> tuple[Any, Any]:
     """Return the entries of a list column, one after another, and the offset of each list."""
     offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(column).to_numpy())])
     return pc.list_flatten(column).to_numpy(), offsets.astype(np.int64)
-
-
-def _of_users(name: str, keys: Any, shard: Shard, num_items: int) -> Finding:
-    users = np.unique(keys // num_items)[:NUM_EXAMPLES]
-    return find(name, len(keys), shard.user_ids.take(pa.array(users)).to_pylist())

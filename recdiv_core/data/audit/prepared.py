@@ -35,6 +35,7 @@ from recdiv_core.data.audit.findings import (
     worst,
 )
 from recdiv_core.data.catalogue import parse_categories
+from recdiv_core.data.requests import shard_names
 from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.schema import ITEM_ID, ITEM_INDEX, Manifest, count_rows, read_manifest
@@ -180,7 +181,7 @@ def _audit_shards(prepared: Path, manifest: Manifest, table: pa.Table) -> tuple[
     parts: list[list[Finding]] = []
     places: list[Any] = []
     num_users = num_cold = 0
-    names = consistency.list_shards(prepared)
+    names = shard_names(prepared)
     for number, name in enumerate(names):
         shard = consistency.read_shard(prepared, name)
         strays = consistency.list_strays(shard, len(table))

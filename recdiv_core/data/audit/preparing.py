@@ -96,8 +96,8 @@ def audit_shard(
     targets = [key_lists(evals[name], "targets", events.user_ids, num_items) for name in evals]
     twice = find_excess(np.concatenate([train_keys, *targets]), keys_N)
     findings = [
-        _of_users("events of the future in train", in_future, events, num_items),
-        _of_users("events in two splits", twice, events, num_items),
+        of_users("events of the future in train", in_future, events.user_ids, num_items),
+        of_users("events in two splits", twice, events.user_ids, num_items),
     ]
     for (name, table), keys in zip(evals.items(), targets, strict=True):
         history = key_lists(table, "history", events.user_ids, num_items)
@@ -106,13 +106,13 @@ def audit_shard(
         cold = table.filter(table["is_cold_user"])[USER_ID].to_pylist()
         is_cold = is_cold_V[keys % num_items]
         findings += [
-            _of_users(f"held-out events in {name} histories", late, events, num_items),
+            of_users(f"held-out events in {name} histories", late, events.user_ids, num_items),
             find(f"cold users in {name}", len(cold), cold),
-            _of_users(f"cold items among {name} targets", keys[is_cold], events, num_items),
-            _of_users(
+            of_users(f"cold items among {name} targets", keys[is_cold], events.user_ids, num_items),
+            of_users(
                 f"{name} targets that the user had before",
                 keys[np.isin(keys, history)],
-                events,
+                events.user_ids,
                 num_items,
             ),
         ]
@@ -141,14 +141,17 @@ def audit_times(events: split.UserEvents, counts_B3: Any, part: int, clock: Cloc
     dated = np.maximum(clock.dated_V[items], UNDATED + DAY_US)  # no wrap-around
     is_early = events.times_N[held_out] < dated - DAY_US
     return [
-        _of_users(
+        of_users(
             f"{name} targets nobody had seen before",
             keys[clock.first_V[items] >= asked],
-            events,
+            events.user_ids,
             num_items,
         ),
-        _of_users(
-            f"{name} targets before their item was available", keys[is_early], events, num_items
+        of_users(
+            f"{name} targets before their item was available",
+            keys[is_early],
+            events.user_ids,
+            num_items,
         ),
         find(
             f"candidates not yet there at {name} requests",
@@ -281,6 +284,7 @@ def find_excess(found: Any, allowed: Any) -> Any:
     return keys[counts > limits]
 
 
-def _of_users(name: str, keys: Any, events: split.UserEvents, num_items: int) -> Finding:
+def of_users(name: str, keys: Any, user_ids: pa.Array, num_items: int) -> Finding:
+    """Make a finding of keys (user * num_items + item), with some of their users as examples."""
     users = np.unique(keys // num_items)[:NUM_EXAMPLES]
-    return find(name, len(keys), events.user_ids.take(pa.array(users)).to_pylist())
+    return find(name, len(keys), user_ids.take(pa.array(users)).to_pylist())
