@@ -1,11 +1,11 @@
 # pyright: strict
-"""The recommender: item tower, session tower, the dial, and the text encoder when it is fine-tuned.
+"""The recommender: item tower, session tower, dial, and the text encoder when it is trained.
 
-Score = state . item / temperature over the whole catalogue. The item vectors are computed for all
-items in every step (a few matrix products); text vectors are constants when the encoder is frozen.
-When its top layers train, the items of the batch are encoded afresh with gradients and the rest of
-the catalogue keeps the vectors of the last refresh. Shapes: V catalogue, H text width, D dims,
-R packed rows, W width, U items to encode.
+Score = state . item / temperature over the whole catalogue. Every step computes the vectors of all
+items (a few matrix products). With a frozen encoder the text vectors are constants. When its top
+layers train, a step encodes the texts of its batch with gradients; the rest of the catalogue keeps
+the vectors of the last refresh. Shapes: V catalogue, H text width, D dims, R packed rows, W width,
+U items to encode.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Recommender(nn.Module):
     Args:
         item_tower: see ItemTower.
         session_tower: see SessionTower.
-        text_VH: [V, H] unit text vectors of the catalogue, or None without text.
-        queries_QH: [Q, H] unit text vectors of the queries, or None without queries.
+        text_VH: [V, H] unit text vectors of the catalogue; None without text.
+        queries_QH: [Q, H] unit text vectors of the queries; None without queries.
         dim: D.
-        encoder: text encoder whose top layers train, or None when it is frozen.
-        dial_items: item tower, of E dims, of what only the dial looks at (dial.py); None for a
-            model without a dial.
+        encoder: text encoder whose top layers train; None when it is frozen.
+        dial_items: item tower of E dims that only the dial uses (dial.py); None for a model
+            without a dial.
     """
 
     text_VH: torch.Tensor | None
@@ -80,7 +80,7 @@ class Recommender(nn.Module):
         self.dial = None if dial_items is None else Dial(dim, dial_items.dim)
 
     def train(self, mode: bool = True) -> Recommender:
-        """Switch dropout on or off; the pretrained encoder, mostly frozen, stays without."""
+        """Switch dropout on or off; the mostly frozen encoder never has dropout."""
         super().train(mode)
         if self.encoder is not None:
             self.encoder.eval()
@@ -106,7 +106,7 @@ class Recommender(nn.Module):
         return cast("nn.Embedding", cast("Any", self.encoder).get_input_embeddings())
 
     def item_vectors(self, text_VH: torch.Tensor | None = None) -> torch.Tensor:
-        """Compute the vectors of all items, [V, D], by their texts; None takes those it holds."""
+        """Compute the vectors of all items, [V, D], from their texts; None = `text_VH`."""
         text = self.text_VH if text_VH is None else text_VH
         items_VD = self.item_tower(text)
         if self.dial_items is None:
@@ -123,7 +123,7 @@ class Recommender(nn.Module):
         dial_RW: torch.Tensor | None = None,
         noise_RWD: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Compute the state at every place of packed histories, [R * W, D].
+        """Compute the state at every position of packed histories, [R * W, D].
 
         An item of -1 is hidden: its input is a zero vector. `dial_RW`, in [0, 1], is for a
         conditioned model; None is 0 everywhere. `noise_RWD` is added to the inputs.
@@ -173,7 +173,7 @@ class Recommender(nn.Module):
         dial_RW: torch.Tensor | None,
         noise_RWD: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return states and item vectors, all but the encoder."""
+        """Return states and item vectors from text vectors: everything after the encoder."""
         items_VD = self.item_vectors(text_VH)
         states = self.states(
             items_VD, items_RW, position_RW, segment_RW, queries_RW, dial_RW, noise_RWD

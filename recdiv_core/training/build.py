@@ -1,6 +1,6 @@
-"""From the config and a data set to what a training step minimises.
+"""Make an Objective, target weights and parameter groups from the config and a data set.
 
-Here the config is unpacked into plain arguments, and nowhere below.
+The config is unpacked into plain arguments here; modules below do not know it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from recdiv_core.training.objective import Attack, Objective
 
 
 def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Objective:
-    """Build what a training step minimises."""
+    """Return what a training step minimises."""
     loss = config.loss
     relevance = loss.relevance
     if relevance == "auto":
@@ -56,7 +56,7 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
 
 
 def target_weights(config: Config, dataset: Dataset) -> torch.Tensor | None:
-    """Return the weight of each item as a target, [V], by the sizes of its categories; or None."""
+    """Return each item's weight as a target, [V], from the sizes of its categories; or None."""
     beta = config.loss.class_balance_beta
     if not beta:
         return None
@@ -70,7 +70,7 @@ def target_weights(config: Config, dataset: Dataset) -> torch.Tensor | None:
 def parameter_groups(
     model: nn.Module, *, learning_rate: float, text_learning_rate: float, weight_decay: float
 ) -> list[dict[str, object]]:
-    """Split the trained parameters: text encoder or not, decayed (matrices) or not."""
+    """Group the trained parameters by learning rate (text encoder, rest) and decay (matrices)."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -27,7 +27,6 @@ from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.losses.balance import STATEFUL, observe, start_balance
 from recdiv_core.metrics.tally import count_users, finish
 from recdiv_core.models.recommender import Recommender
-from recdiv_core.models.text_encoder import pad_tokens
 from recdiv_core.slates.dataset import Dataset, tokens_of
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
@@ -37,14 +36,13 @@ from recdiv_core.training.feed import Feed
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.parts import to_device
 from recdiv_core.training.schedules import schedule, warmup
-from recdiv_core.training.shards import load_optimizer, whole
+from recdiv_core.training.shards import load_optimizer, refresh_texts, whole
 from recdiv_core.training.step import StepSums, fetch_sums, train_step
 from recdiv_core.training.step_log import StepLog, means, step_metrics
 
 logger = logging.getLogger(__name__)
 
 PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-REFRESH_ROWS: Final = 64
 
 
 class Learner:
@@ -231,7 +229,8 @@ class Learner:
             the metrics of the split, and what training reports of the epoch (`train/...`).
         """
         train_s = time.monotonic() - self._started
-        self._refresh_text()
+        if self.tokens is not None:
+            refresh_texts(self.model, self.tokens, self.rank, self.world_size)
         values = self.evaluate("val")
         eval_s = time.monotonic() - self._started - train_s
         metrics = means(self.sums, "train/")
@@ -270,29 +269,6 @@ class Learner:
     def _set_rates(self, step: int) -> None:
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * self._rate_factor(step)
-
-    def _refresh_text(self) -> None:
-        """Encode the texts of the whole catalogue with the current weights, each rank its share."""
-        if self.tokens is None or self.model.text_VH is None:
-            return
-        num_items = len(self.tokens)
-        share = -(-num_items // self.world_size)
-        mine = range(self.rank * share, min((self.rank + 1) * share, num_items))
-        vectors = torch.zeros(share, self.model.text_VH.shape[1], device=self.device)
-        with torch.no_grad():  # a sharded encoder cannot train on weights of inference_mode
-            for start in range(0, share, REFRESH_ROWS):
-                rows = mine[start : start + REFRESH_ROWS]
-                # every pass of a sharded encoder is collective: a rank without rows makes it too
-                texts = [self.tokens[row] for row in rows] or [self.tokens[0]]
-                input_ids, mask = pad_tokens(texts)
-                encoded = self.model.encode(input_ids.to(self.device), mask.to(self.device))
-                vectors[start : start + len(rows)] = encoded[: len(rows)]
-        gathered = [torch.zeros_like(vectors) for _ in range(self.world_size)]
-        if self.world_size > 1:
-            dist.all_gather(gathered, vectors)
-        else:
-            gathered = [vectors]
-        self.model.text_VH.copy_(torch.cat(gathered)[:num_items])
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Return the metrics of a split, over the users of all ranks."""

@@ -1,9 +1,9 @@
-"""The fitting of a reference baseline: what a worker runs in place of the training loop.
+"""Fit a reference baseline; a worker runs this instead of the training loop.
 
-One pass over the train events and a closed form (models/baselines.py), on one worker, however many
-a training would have; then validation and test are judged by the code that judges trained models.
-Reports, figures and checkpoint are those of a training run of no epochs, so that everything behind
-a run (MLflow, sweeps, reports, evaluation) takes it for one.
+A baseline needs one pass over the train events and a closed form (models/baselines.py), on one
+worker. The code that evaluates trained models evaluates it. Reports, metrics and checkpoint are
+those of a training run of no epochs, so MLflow, sweeps, reports and evaluation need no special
+case.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 def fit_loop(settings: dict[str, Any]) -> None:
-    """Fit, judge and save a baseline; the entry point of the one worker.
+    """Fit, evaluate and save a baseline; the entry point of the one worker.
 
     Args:
         settings: see `train_loop`.
@@ -53,7 +53,7 @@ def fit_loop(settings: dict[str, Any]) -> None:
     torch.set_num_threads(config.scaling.threads_per_worker)
     checkpoint = last_checkpoint(config)
     if checkpoint is not None:
-        # the only one there is, of a fit that ended; its driver may have been lost before its end
+        # the checkpoint of a finished fit; its driver may have died before it logged the metrics
         with checkpoint.as_directory() as path:
             ray.train.report(dict(read_progress(Path(path)).metrics))
         return
@@ -63,27 +63,27 @@ def fit_loop(settings: dict[str, Any]) -> None:
     took_s = time.monotonic() - started
     logger.info("%s: %s fitted in %.1f s", config.run.name, baseline.kind, took_s)
     device = ray.train.torch.get_device()
-    judged, dataset = baseline.to(device), dataset.to(device)
-    best = _judge(config, judged, dataset, "val")
-    figures = {"epoch": 0, "train/fit_s": took_s, **_below("val", best)}
-    ray.train.report(dict(figures))  # a copy: the controller reads what is reported later
-    figures |= {"best/epoch": 0, **_below("best/val", best)}
-    figures |= _below("test", _judge(config, judged, dataset, "test"))
+    fitted, dataset = baseline.to(device), dataset.to(device)
+    best = _evaluate(config, fitted, dataset, "val")
+    metrics = {"epoch": 0, "train/fit_s": took_s, **_below("val", best)}
+    ray.train.report(dict(metrics))  # a copy: the controller reads what is reported later
+    metrics |= {"best/epoch": 0, **_below("best/val", best)}
+    metrics |= _below("test", _evaluate(config, fitted, dataset, "test"))
     check_unchanged(dataset.prepared, dataset.manifest)
     with tempfile.TemporaryDirectory() as directory:
         save_checkpoint(
             Path(directory),
             config=config,
             manifest=dataset.manifest,
-            progress=Progress(best_metrics=best, is_finished=True, metrics=figures),
+            progress=Progress(best_metrics=best, is_finished=True, metrics=metrics),
             weights=baseline.weights,
             training={},
         )
-        ray.train.report(figures, checkpoint=ray.train.Checkpoint.from_directory(directory))
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(directory))
 
 
 def fit_baseline(config: Config, dataset: Dataset) -> Baseline:
-    """Fit the baseline that the config describes, on the train split alone.
+    """Fit the baseline of the config on the train split only.
 
     Raises:
         UserError: more items than `model.baseline.max_items` (ease).
@@ -113,7 +113,7 @@ def fit_baseline(config: Config, dataset: Dataset) -> Baseline:
     return Baseline(kind, weights)
 
 
-def _judge(config: Config, baseline: Baseline, dataset: Dataset, split: str) -> dict[str, float]:
+def _evaluate(config: Config, baseline: Baseline, dataset: Dataset, split: str) -> dict[str, float]:
     share = held_out_of_split(baseline, dataset, split, config)
     tally = tally_split(share, dataset, slate_policy(config, dataset))
     return finish(tally) | count_users(tally)

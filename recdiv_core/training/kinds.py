@@ -1,8 +1,7 @@
 # pyright: strict
-"""What depends on `model.kind`: which settings are heeded, and how large a catalogue may be.
+"""Checks that depend on `model.kind`: unused settings, and the largest catalogue.
 
-Not the models (models/), nor their making (build.py, fit.py): asked in the driver, before Ray
-starts.
+The driver runs them before Ray starts. The models stand in models/; build.py and fit.py make them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ BASELINE_KEYS: Final = {
     "model.baseline.ridge": "ease",
     "model.baseline.max_items": "ease",
 }
-"""Key -> the one `model.kind` that it is of."""
+"""Key -> the only `model.kind` that uses it."""
 
 OF_TRAINING: Final = (
     "model.",
@@ -31,7 +30,7 @@ OF_TRAINING: Final = (
     "scaling.shard_encoder",
     "scaling.preemptible",
 )
-"""What only a trained model has."""
+"""Prefixes of the keys that only a trained model uses."""
 
 OF_ANY_KIND: Final = (
     "model.kind",
@@ -39,11 +38,11 @@ OF_ANY_KIND: Final = (
     "train.keep_checkpoints",
     "train.max_failures",
 )
-"""Keys of the trained model's sections that a baseline heeds too."""
+"""Keys of these sections that a baseline uses too."""
 
 
 def check_size(config: Config, manifest: Manifest) -> None:
-    """Refuse a catalogue whose items x items matrix is too large to be inverted.
+    """Refuse a catalogue with too many items for the inverse of an items x items matrix.
 
     Raises:
         UserError: more items than `model.baseline.max_items` (ease).
@@ -58,7 +57,7 @@ def check_size(config: Config, manifest: Manifest) -> None:
 
 
 def idle_keys(config: Config) -> list[str]:
-    """Return the keys set away from their defaults that are not of this `model.kind`."""
+    """Return the changed keys that this `model.kind` does not use."""
     kind, default = config.model.kind, flatten(Config())
     idle: list[str] = []
     for key, value in flatten(config).items():

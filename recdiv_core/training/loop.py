@@ -154,10 +154,10 @@ class _Trainer:
                     ray.train.report({**metrics, "step": step + 1})
                 if step + 1 < last_step and self._must_checkpoint(step + 1):
                     self._report({})
-            values, figures = self.learner.end_epoch()
+            values, train_metrics = self.learner.end_epoch()
             if self.rank == 0:
-                self._log_epoch(epoch, values, figures, time.monotonic() - started)
-            self._end_epoch(epoch, values, figures)
+                self._log_epoch(epoch, values, train_metrics, time.monotonic() - started)
+            self._end_epoch(epoch, values, train_metrics)
         check_skipped(self.learner.num_skipped, self.progress.step, train.precision)
 
     def _must_checkpoint(self, step: int) -> bool:
@@ -174,7 +174,7 @@ class _Trainer:
         return is_due
 
     def _end_epoch(
-        self, epoch: int, values: Mapping[str, float], figures: Mapping[str, float]
+        self, epoch: int, values: Mapping[str, float], train_metrics: Mapping[str, float]
     ) -> None:
         name = self.config.eval.objective_at_k
         if is_selected(self.config.train.select, name, values, self.progress.best_metrics):
@@ -185,12 +185,16 @@ class _Trainer:
         else:
             waited = self.progress.epochs_without_better + 1
             self.progress = replace(self.progress, epochs_without_better=waited)
-        metrics = {**figures, **{f"val/{key}": value for key, value in values.items()}}
+        metrics = {**train_metrics, **{f"val/{key}": value for key, value in values.items()}}
         self.progress = replace(self.progress, metrics={"epoch": epoch, **metrics})
         self._report(self.progress.metrics)
 
     def _log_epoch(
-        self, epoch: int, values: Mapping[str, float], figures: Mapping[str, float], took_s: float
+        self,
+        epoch: int,
+        values: Mapping[str, float],
+        train_metrics: Mapping[str, float],
+        took_s: float,
     ) -> None:
         name, k = self.config.eval.objective_at_k, self.config.eval.k
         epochs = self.config.train.epochs
@@ -200,12 +204,12 @@ class _Trainer:
             self.config.run.name,
             epoch,
             epochs,
-            figures["train/loss"],
+            train_metrics["train/loss"],
             name,
             values[name],
             k,
             values[f"coverage_at_{k}"],
-            figures["train/users_per_s"],
+            train_metrics["train/users_per_s"],
             took_s * (epochs - epoch),
         )
 

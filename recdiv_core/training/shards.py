@@ -13,14 +13,19 @@ Rajbhandari et al., 2020, ZeRO: Memory Optimizations Toward Training Trillion Pa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from recdiv_core.data.catalogue import Tokens
 from recdiv_core.models.recommender import Recommender
+from recdiv_core.models.text_encoder import pad_tokens
 from recdiv_core.models.trainable_encoder import encoder_layers
+
+REFRESH_ROWS: Final = 64
+"""Texts that are encoded at once."""
 
 
 def shard_encoder(model: Recommender, device: torch.device) -> None:
@@ -117,6 +122,32 @@ def clip_gradients(model: nn.Module, clip_norm: float) -> torch.Tensor:
     for some in (shards, others):
         nn.utils.clip_grads_with_norm_(some, clip_norm, norm)
     return norm
+
+
+def refresh_texts(model: Recommender, tokens: Tokens, rank: int, world_size: int) -> None:
+    """Encode the texts of the whole catalogue with the current weights, each rank its share.
+
+    A collective call: each rank gets the vectors of all.
+    """
+    if model.text_VH is None:
+        return
+    device, num_items = model.text_VH.device, len(tokens)
+    share = -(-num_items // world_size)
+    mine = range(rank * share, min((rank + 1) * share, num_items))
+    vectors = torch.zeros(share, model.text_VH.shape[1], device=device)
+    with torch.no_grad():  # a sharded encoder cannot train on weights of inference_mode
+        for start in range(0, share, REFRESH_ROWS):
+            rows = mine[start : start + REFRESH_ROWS]
+            # every pass of a sharded encoder is collective: a rank without rows makes it too
+            texts = [tokens[row] for row in rows] or [tokens[0]]
+            input_ids, mask = pad_tokens(texts)
+            encoded = model.encode(input_ids.to(device), mask.to(device))
+            vectors[start : start + len(rows)] = encoded[: len(rows)]
+    gathered = [vectors]
+    if world_size > 1:
+        gathered = [torch.zeros_like(vectors) for _ in range(world_size)]
+        dist.all_gather(gathered, vectors)
+    model.text_VH.copy_(torch.cat(gathered)[:num_items])
 
 
 def _share(tensor: torch.Tensor, *, like: torch.Tensor) -> torch.Tensor:
