@@ -13,7 +13,8 @@ from recdiv_core.data.reading import SplitRows
 from recdiv_core.settings import parse_overrides
 from recdiv_core.slates.files import part_path
 from recdiv_core.slates.inputs import checkpoint_config
-from recdiv_core.slates.recommend import PLAN, SEVERAL, _Recommender, _Task, dials_of, recommend
+from recdiv_core.slates.parts import SEVERAL, PartMaker, PartTask
+from recdiv_core.slates.recommend import PLAN, dials_of, recommend
 from tests.sweep_worlds import K
 
 
@@ -59,8 +60,8 @@ def test_a_part_says_why_and_what_gave_way(checkpoint, tmp_path):
     config = override(config, {"rerank.rules": rules})
     dials = [0.0, 0.5]
     places = [tmp_path / f"{dial}" for dial in dials]
-    task = _Task(config, checkpoint, "test", 20, places, dials, explained=True)
-    done = _Recommender(task)({"part": np.array([1])})
+    task = PartTask(config, checkpoint, "test", 20, places, dials, explained=True)
+    done = PartMaker(task)({"part": np.array([1])})
     assert done["num_users"].tolist() == [20]
     rows = SplitRows(prepared, "test").read(20, 40).to_pylist()
     histories = {row["user_id"]: row["history"] for row in rows}

@@ -1,0 +1,210 @@
+"""Write the parts of a directory of slates, each by an actor that holds the model.
+
+Not the plan of the directory (recommend.py) nor its files (files.py). The one idea: a part is a
+fixed stretch of users, so a lost actor costs no more than the part that it was writing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from recdiv_core.config import Config
+from recdiv_core.data.reading import SplitRows, eval_examples
+from recdiv_core.rerank import NOVELTIES
+from recdiv_core.rerank.breaches import gave_way
+from recdiv_core.rerank.explain import explain
+from recdiv_core.slate_rules import SlateRule, group_rules
+from recdiv_core.slates.checkpoint_copies import local_checkpoint
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.files import PartWriter, part_path, slate_table
+from recdiv_core.slates.loading import load_model
+from recdiv_core.slates.making import SlateGrid, make_slate_grid
+from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.scoring import score_users, scoring_of
+
+logger = logging.getLogger(__name__)
+
+PART_BATCHES: Final = 32
+"""Batches of `eval.batch_size` users that a part holds: what a killed job does again at most."""
+
+
+SEVERAL: Final = "several rules"
+"""In place of a rule's words, where none by itself kept something better from a place."""
+
+
+@dataclass(frozen=True)
+class PartTask:
+    """What an actor makes.
+
+    Attributes:
+        config: Config of the checkpoint, with `data.prepared`.
+        checkpoint: Path or URI of the checkpoint.
+        split: Name of the split, or REQUESTS.
+        part_users: Users in a part; the last part may hold fewer.
+        places: Output directory of each dial.
+        dials: Dials of the re-ranker, in [0, 1].
+        explained: Whether each item says what relevance and novelty gave.
+    """
+
+    config: Config
+    checkpoint: str
+    split: str
+    part_users: int
+    places: Sequence[Path]
+    dials: Sequence[float]
+    explained: bool
+
+
+def make_parts(task: PartTask, left: Sequence[int], check: Callable[[], None]) -> float | None:
+    """Make the parts that are left; return users a second, None where there was nothing to do.
+
+    Args:
+        task: what to make.
+        left: numbers of the parts.
+        check: called after each part; raises where the data set was changed meanwhile.
+    """
+    if not left:
+        return None
+    import ray.data
+
+    scaling = task.config.scaling
+    made = ray.data.from_items(
+        [{"part": part} for part in left], override_num_blocks=len(left)
+    ).map_batches(
+        PartMaker,
+        fn_constructor_args=(task,),
+        batch_size=1,
+        batch_format="numpy",
+        num_cpus=scaling.cpus_per_worker or 0.5,
+        num_gpus=float(scaling.use_gpu) or None,
+        compute=ray.data.ActorPoolStrategy(size=min(scaling.num_workers, len(left))),
+    )
+    num_users = SplitRows(Path(task.config.data.prepared), task.split).num_rows
+    total = sum(len(rows_of_part(task, part, num_users)) for part in left)
+    started, num_done, rate = time.monotonic(), 0, 0.0
+    row: Any
+    for row in made.iter_rows():
+        check()
+        num_done += int(row["num_users"])
+        rate = num_done / (time.monotonic() - started)
+        logger.info(
+            "slates of %d of %d users, %.0f a second, %.0f s left",
+            num_done,
+            total,
+            rate,
+            (total - num_done) / rate,
+        )
+    return rate
+
+
+def rows_of_part(task: PartTask, part: int, num_users: int) -> range:
+    """Return the rows that a part holds; the last part may be short."""
+    start = part * task.part_users
+    return range(start, min(start + task.part_users, num_users))
+
+
+class PartMaker:
+    """Holds the model, and writes the parts that it is handed."""
+
+    def __init__(self, task: PartTask) -> None:
+        config = task.config
+        torch.set_num_threads(config.scaling.threads_per_worker)
+        device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
+        self.task = task
+        self.rows = SplitRows(Path(config.data.prepared), task.split)
+        self.dataset = load_dataset(Path(config.data.prepared)).to(device)
+        self.policy = slate_policy(config, self.dataset)
+        checkpoint = local_checkpoint(task.checkpoint, "--checkpoint")
+        model = load_model(config, self.dataset, checkpoint).to(device)
+        self.score = scoring_of(model, config.model.diversity)
+        self.item_ids = self.dataset.catalogue.table["item_id"].combine_chunks()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Write the parts whose numbers are in `part`; return the number of users of each."""
+        num_users = [self._write(int(part)) for part in batch["part"]]
+        return {"part": batch["part"], "num_users": np.array(num_users)}
+
+    def _write(self, part: int) -> int:
+        """Write a part, once for each dial; return its users."""
+        config, dataset = self.task.config, self.dataset
+        rows, size = rows_of_part(self.task, part, self.rows.num_rows), config.eval.batch_size
+        table = self.rows.read(rows.start, rows.stop)
+        batches = (
+            eval_examples(table.slice(start, size)) for start in range(0, table.num_rows, size)
+        )
+        with ExitStack() as stack:
+            writers = [
+                stack.enter_context(PartWriter(part_path(place, part)))
+                for place in self.task.places
+            ]
+            for held_out in score_users(
+                batches, dataset, self.score, max_history=config.model.max_history
+            ):
+                with torch.inference_mode():
+                    grid = make_slate_grid(
+                        held_out.scores_BV,
+                        held_out.packed.seen_user_S,
+                        held_out.packed.seen_item_S,
+                        dataset.traits,
+                        dataset.log_prior_V,
+                        self.policy,
+                        self.task.dials,
+                    )
+                    notes = self._notes(grid)
+                items_BWK, scores_BWK = grid.items_BWK.cpu().numpy(), grid.scores_BWK.cpu().numpy()
+                users = held_out.examples.user_ids
+                for index, writer in enumerate(writers):
+                    own = items_BWK[:, index], scores_BWK[:, index]
+                    writer.write(slate_table(users, *own, self.item_ids, notes[index]))
+        return table.num_rows
+
+    def _notes(self, grid: SlateGrid) -> list[dict[str, Any]]:
+        """Return the further columns of each dial's slates."""
+        options, texts = self.policy.reranker_options, self.task.config.rerank.rules
+        notes: list[dict[str, Any]] = [{} for _ in self.task.dials]
+        groups = [rules for rules in group_rules(texts) if rules[0].kind != "exclude"]
+        if texts:
+            broken_BWR = gave_way(options.rules, grid.items_BWK).cpu().numpy()
+            items_BWK = grid.items_BWK.cpu().numpy()
+            for index, own in enumerate(notes):
+                rows = zip(broken_BWR[:, index], items_BWK[:, index], strict=True)
+                said = [self._words(groups, broken_R, slate_K) for broken_R, slate_K in rows]
+                own["gave_way"] = pa.array(said, pa.list_(pa.string()))
+        if self.task.explained:
+            why = explain(
+                NOVELTIES[self.policy.method],
+                grid.candidates,
+                grid.chosen_BWK,
+                self.task.dials,
+                options,
+            )
+            words = [r[0].text if len(r) == 1 else f"include {len(r)} items" for r in groups]
+            names = np.array([*words, SEVERAL, ""], dtype=object)  # -1: no rule
+            for index, own in enumerate(notes):
+                own["relevance"] = why.relevance_BWK[:, index].cpu().numpy()
+                own["novelty"] = why.novelty_BWK[:, index].cpu().numpy()
+                own["rule"] = names[why.rule_BWK[:, index].cpu().numpy()]
+        return notes
+
+    def _words(
+        self, groups: Sequence[Sequence[SlateRule]], broken_R: np.ndarray, slate_K: np.ndarray
+    ) -> list[str]:
+        """Return the rules that a slate breaks; of rules that include items, those that lack."""
+        words: list[str] = []
+        for index in np.flatnonzero(broken_R):
+            rules = groups[int(index)]
+            if len(rules) > 1:
+                there = set(self.item_ids.take(pa.array(slate_K[slate_K >= 0])).to_pylist())
+                rules = [rule for rule in rules if rule.item_id not in there]
+            words += [rule.text for rule in rules]
+        return words
