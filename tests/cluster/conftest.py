@@ -34,6 +34,7 @@ LONG = (
     "train.warmup_steps=10",
     # each costs a quarter of a second, so that there is time to kill somebody
     "train.checkpoint_every_steps=6",
+    "train.log_every_s=0.5",
     "model.dropout=0.3",
 )
 

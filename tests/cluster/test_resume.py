@@ -107,6 +107,9 @@ def test_a_killed_driver_goes_on_from_its_last_checkpoint(shop, trained, start):
     assert logged.info.status == "FINISHED"
     epochs = [epoch for epoch, _ in shop.curve(logged.info.run_id, "train/loss")]
     assert epochs == [1, 2, 3, 4], "no hole, and the first epoch was not trained again"
+    steps = [step for step, _ in shop.curve(logged.info.run_id, "step/loss")]
+    assert steps
+    assert steps == sorted(set(steps)), "a repeated step is not logged again"
 
 
 @pytest.mark.slow
