@@ -52,8 +52,6 @@ LOSSES: Final[Faults] = {
                 "beta_R = 1 - calibration * (1 - sampled_R)",
                 "beta_R = calibration * (1 - sampled_R)",
             ),
-            ("margin_RS = positive_R[:, None] - negative_RS", "margin_RS = negative_RS"),
-            ("pairs_R / (~is_out_RS).sum(1)", "pairs_R / is_out_RS.shape[1]"),
             ("factor * (1 + gamma", "factor * (1 - gamma"),
             ("odds.scatter_add_(1, targets, -norm)", "odds.scatter_add_(1, targets, -0.5 * norm)"),
             (
@@ -77,12 +75,12 @@ LOSSES: Final[Faults] = {
     "losses/balance.py": (
         "test_balance",
         [
-            ("excess = penalty - (1 - min_diversity)", "excess = penalty - min_diversity"),
+            ("(penalty - (1 - min_diversity))", "(penalty - min_diversity)"),
             ("return 1 - w, w\n", "return w, 1 - w\n"),
             ("(distance_r >= distance_p)", "(distance_r > distance_p)"),
             ("conflict = _dot(a, b).clamp_max(0.0)", "conflict = _dot(a, b)"),
             ("gap).clamp(0.0, 1.0)", "gap)"),
-            ("max(0.0, state.multiplier + rate * excess)", "state.multiplier + rate * excess"),
+            ("multiplier.clamp_min(0.0)", "multiplier"),
         ],
     ),
     "items/popularity.py": (
@@ -127,7 +125,7 @@ LOSSES: Final[Faults] = {
             ("weight.add_((length * direction)", "weight.sub_((length * direction)"),
         ],
     ),
-    "losses/soft_slates.py": (
+    "items/traits.py": (
         "test_soft_slates",
         [("events_BG / events_BG.sum(1, keepdim=True)", "events_BG / events_BG.sum()")],
     ),
