@@ -1,7 +1,7 @@
 """A comparison in words: the table that is read, and one sentence for each claim set.
 
-Not the figures (compare.py). What is said of a figure is only what its interval and its corrected
-p-value carry; a figure that is not claimed stands in the table without a p.
+Not the numbers (compare.py). A sentence says no more than the interval and the corrected p-value
+support. A metric that is not claimed stands in the table without a p-value.
 """
 
 from __future__ import annotations

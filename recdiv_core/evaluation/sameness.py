@@ -1,7 +1,7 @@
 """Is it always the same? Near-identical items in a slate, users with one slate, narrowing, neglect.
 
-Not the reading of slates (inspect_slates.py). The one idea: each is a plain count over slates, with
-a threshold that is written here, so that a verdict can be checked by hand.
+Not the reading of slates (report/inspection.py). The one idea: each finding is a plain count over
+slates, with a threshold that is written here. Anyone can check a verdict by hand.
 
 Legend: U users, K slate length, V catalogue, G categories, I items looked at.
 """
@@ -26,15 +26,15 @@ from recdiv_core.slates.given import padded
 NEAR: Final = 0.95
 """Cosine of text vectors from which two items are the same to a customer: colours, sizes, typos."""
 MAX_CLUSTERED: Final = 20_000
-"""Items, the most shown ones, that are searched for clusters: the search takes their square."""
+"""Most items searched for clusters, the most shown first; the cost grows with their square."""
 SHORTEST_HISTORY: Final = 3
-"""Distinct items below which a history is no taste to compare with."""
+"""Fewest distinct items of a history that is compared with a slate."""
 STARVED: Final = 0.5
-"""Exposure over demand below which a category is starved ..."""
+"""Largest exposure over demand of a starved category ..."""
 WORTH_NAMING: Final = 0.005
-"""... if so large a share of the demand is for it."""
+"""... and its smallest share of the demand."""
 MANY: Final = 0.2
-"""Share of a segment's users from which something is a finding."""
+"""Smallest share of a segment's users that makes a finding."""
 USERS_AT_ONCE: Final = 4096
 
 Integers = npt.NDArray[np.int64]

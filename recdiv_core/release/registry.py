@@ -4,7 +4,7 @@
 
 A version stands by itself: weights, catalogue, text vectors and the code that reads them are its
 artefacts. Whoever loads `models:/NAME@champion` needs neither the click log nor the cluster.
-As in tracking.py no call relies on MLflow's global state.
+No call relies on MLflow's global state.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Check in the driver what a config asks of re-ranking, before Ray or PyTorch are loaded.
+"""Check the settings of re-ranking in the driver, before Ray or PyTorch are loaded.
 
 Not the grammar of rules (slate_rules.py), nor what the catalogue calls things (rule_labels.py).
 """
