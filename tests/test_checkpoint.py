@@ -236,7 +236,7 @@ def test_a_flipped_bit_is_found(tmp_path, manifest):
     (place,) = write_run(tmp_path, manifest, 1)
     check_weights(place)
     flip_bit(place / "model.pt")
-    with pytest.raises(ValueError, match=r"model\.pt is damaged: it is not what checkpoint\.json"):
+    with pytest.raises(ValueError, match=r"model\.pt is damaged: its sha256 is not the one"):
         check_weights(place)
 
 

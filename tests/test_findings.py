@@ -53,7 +53,7 @@ def test_an_audit_without_remedies_is_read_too():
     ],
 )
 def test_what_is_no_audit_is_refused(tree):
-    with pytest.raises(ValueError, match=r"audit\.json is no audit; run pipelines\.prepare again"):
+    with pytest.raises(ValueError, match=r"audit\.json is no audit; run `recdiv prepare` again"):
         from_json(tree, "audit.json")
 
 
