@@ -1,8 +1,8 @@
-"""Parts of the shop that evaluation reports apart: groups of users, and groups of items.
+"""Groups of users and items that evaluation reports separately.
 
-Not their metrics (metrics/groups.py, metrics/fairness.py). The one idea: a kind of grouping, such
-as `brand`, gives groups named `brand=Acme`; of a column with many values the MAX_VALUES that most
-train events are of stand alone, and the rest together is `brand=(other)`.
+A kind of grouping, such as `brand`, gives groups such as `brand=Acme`. A column with many values
+gives one group to each of the MAX_VALUES values with most train events; all others form
+`brand=(other)`. The metrics of groups are in metrics/groups.py and metrics/fairness.py.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Groups = dict[str, torch.Tensor]
 
 
 def check_kinds(kinds: Sequence[str], columns: Sequence[str]) -> None:
-    """Refuse a kind that is neither ours nor a column of the catalogue.
+    """Refuse a kind that is neither built in nor a column of the catalogue.
 
     Raises:
-        UserError: such a kind, or one given twice.
+        UserError: the kind is unknown, or is given twice.
     """
     for kind in kinds:
         if kind not in OUR_KINDS and kind not in columns:
@@ -54,7 +54,7 @@ def user_group_names(kinds: Sequence[str]) -> list[str]:
 
 
 def user_groups(kinds: Sequence[str], examples: Examples) -> dict[str, Groups]:
-    """Return kind -> group -> bool [B], the users of a batch that are in it."""
+    """Return kind -> group -> bool [B], the users of a batch in the group."""
     groups: dict[str, Groups] = {}
     for kind in kinds:
         if kind in USER_KINDS:
@@ -65,7 +65,7 @@ def user_groups(kinds: Sequence[str], examples: Examples) -> dict[str, Groups]:
 
 
 def item_groups(kinds: Sequence[str], catalogue: Catalogue) -> dict[str, Groups]:
-    """Return kind -> group -> bool [V], the items in it; groups of one kind may overlap."""
+    """Return kind -> group -> bool [V], the items in the group; groups may overlap."""
     popularity = torch.tensor(catalogue.popularity_V)
     groups: dict[str, Groups] = {}
     for kind in kinds:
@@ -85,7 +85,7 @@ def item_groups(kinds: Sequence[str], catalogue: Catalogue) -> dict[str, Groups]
 
 
 def column_values(kinds: Sequence[str], catalogue: Catalogue) -> Groups:
-    """Return column -> [V] int64 values, of the kinds that are columns of the catalogue."""
+    """Return column -> [V] int64 values, for the kinds that are columns of the catalogue."""
     return {kind: _column(catalogue, kind)[0] for kind in kinds if kind not in OUR_KINDS}
 
 
@@ -102,7 +102,7 @@ def _column(catalogue: Catalogue, name: str) -> tuple[torch.Tensor, list[str]]:
 def _most_met(
     kind: str, lists: pa.ListArray, names: Sequence[str], popularity_V: torch.Tensor
 ) -> Groups:
-    """Return the groups of the values with most train events, and of the rest."""
+    """Return the groups of the values with most train events, and the group of all others."""
     lengths_V = torch.tensor(np.diff(lists.offsets.to_numpy()), dtype=torch.int64)
     item_N, label_N = torch.repeat_interleave(lengths_V), torch.tensor(lists.flatten().to_numpy())
     events = torch.zeros(max(1, len(names)), dtype=torch.float64)

@@ -1,10 +1,10 @@
-"""The model registry: an operating point as a version of a model that makes slates of histories.
+"""The model registry: an operating point becomes a version of a model that makes slates.
 
     RUN --register--> version, alias `candidate` --promote, through the gate--> alias `champion`
 
-A version stands by itself: weights, catalogue, text vectors and the code that reads them are its
-artefacts. Whoever loads `models:/NAME@champion` needs neither the click log nor the cluster.
-No call relies on MLflow's global state.
+A version is self-contained: weights, catalogue, text vectors and code are its artefacts. Loading
+`models:/NAME@champion` needs neither the click log nor the cluster. No call relies on the global
+state of MLflow.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ RUN_TAG: Final = "recdiv.run"
 
 
 class SlateModel(PythonModel):
-    """What is registered: a table with `history` (and `query`) in, slates out."""
+    """Registered model: takes a table with `history` (and `query`), returns slates."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load weights and catalogue."""
@@ -65,7 +65,7 @@ class SlateModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Return `item_ids` and `scores` of each row's slate, in order, and `query_is_known`."""
+        """Return `item_ids`, `scores` and `query_is_known` for each row, in order."""
         asked = {name.replace(".", "_"): value for name, value in (params or {}).items()}
         queries = list(model_input["query"]) if "query" in model_input else None
         slates = self.maker.slates([list(h) for h in model_input["history"]], queries, **asked)
@@ -82,19 +82,19 @@ class SlateModel(PythonModel):
 def register(
     config: Config, text: str, settings: Mapping[str, object], name: str
 ) -> dict[str, Any]:
-    """Register a run as a new version, the candidate.
+    """Register a run as a new version with the alias `candidate`.
 
     Args:
-        config: of this call, for `tracking.uri`.
-        text: RUN as of `compare`: directory, checkpoint or MLflow id, with `+rerank.*` settings.
+        config: config of this command, for `tracking.uri`.
+        text: RUN as in `compare`: directory, checkpoint or MLflow id, with `+rerank.*` settings.
         settings: dotted key -> value for the run.
-        name: of the registered model; made when it is new.
+        name: name of the registered model; created if it is new.
 
     Returns:
         `{"name", "version", "alias", "model_uri"}`.
 
     Raises:
-        UserError: no such run, not finished, or without an MLflow run.
+        UserError: the run is unknown or not finished, or has no MLflow run.
     """
     check_model_name(name)
     uri = tracking_uri(config)
@@ -127,14 +127,14 @@ def register(
 def promote(
     config: Config, name: str, floors: Mapping[str, float], *, split: str = "test"
 ) -> dict[str, Any]:
-    """Make the candidate the champion, if it passes the gate; without a champion it does.
+    """Promote the candidate to champion if it passes the gate; a first champion always passes.
 
     Returns:
-        `{"name", "version", "champion", "promoted", "gate"}`; `champion` is the version that was
-        it before, `gate` see `gate.pass_gate`.
+        `{"name", "version", "champion", "promoted", "gate"}`; `champion` is the previous champion;
+        for `gate` see `gate.pass_gate`.
 
     Raises:
-        UserError: no candidate of that name, or one that does not compare with the champion.
+        UserError: there is no candidate, or it cannot be compared with the champion.
     """
     check_model_name(name)
     uri = tracking_uri(config)
@@ -166,10 +166,11 @@ def promote(
 
 
 def check_model_name(name: str) -> None:
-    """Refuse a name that MLflow's registry, or the directory of a version, cannot take.
+    """Refuse a name that MLflow's registry or a file system cannot store.
 
     Raises:
-        UserError: see `check_run_name`; empty, or with a colon, which ends a name in `models:/`.
+        UserError: the name is empty, holds a colon (which ends a name in `models:/`), or fails
+            `check_run_name`.
     """
     check_run_name(name, "--name")
     if not name or ":" in name:
@@ -230,13 +231,13 @@ def _signature(config: Config) -> ModelSignature:
 
 
 def _requirements() -> list[str]:
-    """Return what the package needs, without its extras."""
+    """Return the requirements of the package, without its extras."""
     wanted = importlib.metadata.requires("recdiv") or []
     return [text for text in wanted if "extra ==" not in text]
 
 
 def _create_version(uri: str, name: str, source: str, run_id: str, place: str) -> str:
-    """Create a version of a model and return its number; one, though the reply may be lost."""
+    """Create one version of a model, even if a reply is lost, and return its number."""
     client = MlflowClient(tracking_uri=with_password(uri))
 
     def create() -> str:
@@ -261,7 +262,7 @@ def _version(client: Any, name: str, alias: str) -> Any:
 
 
 def _downloaded(uri: str, version: Any, place: Path) -> NamedRun:
-    """Return the run that a version holds, as it was registered."""
+    """Download a version and return its run, as it was registered."""
     place.mkdir()
     client = client_of(uri)
     handle = RunHandle(uri, "", version.run_id)

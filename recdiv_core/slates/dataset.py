@@ -1,7 +1,7 @@
-"""From Config and a prepared data set to the objects that training and evaluation work with.
+"""Load a prepared data set as a worker holds it: catalogue, text vectors and item traits.
 
-The doorway: here the Config is unpacked into plain arguments, and nowhere below. Everything a
-worker needs of the data set besides the examples is in a Dataset, loaded once a process.
+A Dataset holds everything but the examples, and each process loads it once. Examples are read in
+data/reading.py.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Dataset:
     """A prepared data set as a worker holds it.
 
     Attributes:
-        prepared: its directory, absolute.
-        manifest: its manifest.
-        catalogue: its items.
-        traits: its items, with their text vectors as embeddings.
+        prepared: absolute path of the data set.
+        manifest: manifest of the data set.
+        catalogue: items of the data set.
+        traits: description of the items, with their text vectors as embeddings.
         queries_QH: unit text vectors of the queries, [Q, H]; None without queries.
     """
 
@@ -69,10 +69,10 @@ class Dataset:
 
 
 def load_dataset(prepared: Path) -> Dataset:
-    """Load a prepared data set whose text vectors are cached.
+    """Load a prepared data set and its cached text vectors.
 
     Raises:
-        UserError: not a prepared data set, another schema version, or no cached vectors.
+        UserError: no prepared data set, another schema version, or no cached vectors.
     """
     manifest = read_manifest(prepared)
     catalogue = load_catalogue(prepared)
@@ -92,11 +92,11 @@ def load_dataset(prepared: Path) -> Dataset:
 
 
 def as_labels(lists: pa.ListArray) -> Labels:
-    """Return lists of labels as tensors."""
+    """Convert lists of labels to tensors."""
     lengths = np.diff(lists.offsets.to_numpy())
     return labels_of_lists(torch.tensor(lists.flatten().to_numpy()), torch.tensor(lengths))
 
 
 def tokens_of(dataset: Dataset) -> Tokens:
-    """Open the token ids of the catalogue, for an encoder that is fine-tuned."""
+    """Open the token ids of the item texts, for a fine-tuned encoder."""
     return load_tokens(dataset.prepared)

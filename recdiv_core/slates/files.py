@@ -1,7 +1,7 @@
-"""Slates on disk: a directory of Parquet parts, each whole or not there.
+"""Slates on disk: a directory of Parquet parts, each written atomically.
 
-Not their making (recommend.py). The one idea: a part is written under another name and moved into
-place, so that what has a part's name is finished, and a killed job goes on behind it.
+A part is written under a temporary name and then renamed. A file with the name of a part is
+therefore complete, and a restarted job skips it.
 
 Legend: B users, K slate length.
 """
@@ -22,11 +22,11 @@ from recdiv_core.errors import UserError
 from recdiv_core.schema import SLATE
 
 UNFINISHED: Final = ".part-*"
-"""Parts that are being written, or whose writer was killed: no reader of Parquet sees them."""
+"""Name of an unfinished part; readers of Parquet directories skip such names."""
 
 
 def part_path(slates: Path, part: int) -> Path:
-    """Return where a part of a directory of slates belongs."""
+    """Return the path of a part in a directory of slates."""
     return slates / f"part-{part:05d}.parquet"
 
 
@@ -37,14 +37,14 @@ def slate_table(
     item_ids: pa.Array,
     notes: Mapping[str, pa.Array | np.ndarray] | None = None,
 ) -> pa.Table:
-    """Return slates as rows of SLATE, which are as long as there were items for.
+    """Return slates as rows of SLATE; a row is as long as its slate.
 
     Args:
-        user_ids: of the B users.
-        slates_BK: item_index, -1 behind the end of a short slate.
-        scores_BK: float32.
-        item_ids: the shop's key of each item_index.
-        notes: further columns: an array of B values, or [B, K] with a value of each place.
+        user_ids: ids of the B users.
+        slates_BK: item_index, best first; -1 after the end of a short slate.
+        scores_BK: float32 scores of the items.
+        item_ids: item id of each item_index.
+        notes: further columns: [B] values a user, or [B, K] values an item.
     """
     is_item_BK = slates_BK >= 0
     offsets = pa.array(np.concatenate([[0], is_item_BK.sum(axis=1).cumsum()]).astype(np.int32))
@@ -70,13 +70,13 @@ class PartWriter:
         self.fresh = path.with_name(f".{path.name}.{os.getpid()}")
 
     def __enter__(self) -> PartWriter:
-        """Make the directory; the file is opened with the first rows, which say what columns."""
+        """Make the directory; the first rows open the file, because they fix the columns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.writer: pq.ParquetWriter | None = None
         return self
 
     def write(self, table: pa.Table) -> None:
-        """Append rows of slates, under the file's other name."""
+        """Append rows of slates to the unfinished part."""
         if self.writer is None:
             self.writer = pq.ParquetWriter(self.fresh, table.schema, compression="zstd")
         self.writer.write_table(table)
@@ -87,7 +87,7 @@ class PartWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Move the file into place if all went well; else take it away."""
+        """Rename the file after success; remove it after an error."""
         if self.writer is None:
             return
         self.writer.close()
@@ -98,7 +98,7 @@ class PartWriter:
 
 
 def remove_unfinished(slates: Path) -> None:
-    """Remove what killed writers have left; nobody may be writing."""
+    """Remove unfinished parts of killed writers; no other writer may run."""
     for path in slates.rglob(UNFINISHED):
         path.unlink()
 
@@ -107,7 +107,7 @@ def list_parts(slates: Path) -> list[Path]:
     """Return the parts of a directory of slates, in order.
 
     Raises:
-        UserError: no such directory, or no part in it.
+        UserError: the directory is missing or holds no part.
     """
     if not slates.is_dir():
         raise UserError(f"SLATES {slates} is not a directory; `recdiv recommend --out` makes one")

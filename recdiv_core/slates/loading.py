@@ -1,6 +1,6 @@
-"""From the config and a data set to a model: fresh, or with the weights of a checkpoint.
+"""Build a model from the config and a data set, with fresh weights or those of a checkpoint.
 
-Here the config is unpacked into plain arguments, and nowhere below.
+Models take plain arguments; this module reads them from the config.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recdiv_core.slates.dataset import Dataset
 
 
 def build_model(config: Config, dataset: Dataset) -> Recommender:
-    """Build the model that the config describes, freshly initialised from the global generator."""
+    """Build the model of the config with fresh weights from PyTorch's global generator."""
     text = config.model.text
     text_vectors = dataset.text_VH if text.enabled else None
     encoder = None
@@ -60,7 +60,7 @@ def build_model(config: Config, dataset: Dataset) -> Recommender:
 
 
 def load_model(config: Config, dataset: Dataset, checkpoint: Path) -> Recommender | Baseline:
-    """Return the model that a checkpoint of this config holds.
+    """Load the model of a checkpoint that was trained with this config.
 
     Raises:
         UserError: missing or damaged file, or weights of another shape.

@@ -1,8 +1,8 @@
-"""Slates of histories that come from outside, in one process: what the registered model does.
+"""Make slates for given histories in one process; the registered model does this.
 
-Not the registry (registry.py), and not the pass over all users (recommend.py), whose slates these
-are: the same scores, candidates, rules and re-ranker. What is not in the catalogue is overlooked: a
-shop's log runs ahead of its model.
+Scores, candidates, rules and re-ranker are the same as in recommend.py, which serves all users of a
+data set. Items that the catalogue does not have are ignored, because the log of a shop is newer
+than its model.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Slate:
-    """What one user is shown, the best place first."""
+    """Slate of one user, best item first."""
 
     item_ids: list[str]
     scores: list[float]
     query_is_known: bool = True
-    """False = there was a query, and the click log had none like it."""
+    """False = the request had a query that the click log does not have."""
 
 
 class SlateMaker:
     """A trained model with its catalogue.
 
     Args:
-        checkpoint: whose weights and settings.
-        prepared: the prepared data set that it was trained on; its click log is not read.
+        checkpoint: directory with weights and settings.
+        prepared: prepared data set of the training; its click log is not read.
     """
 
     def __init__(self, checkpoint: Path, prepared: Path) -> None:
@@ -71,16 +71,16 @@ class SlateMaker:
         """Make a slate for each history.
 
         Args:
-            histories: item_ids of each user, the oldest first; may be empty.
-            queries: what each user looks for, None or empty = nothing; case, blanks and forms of
-                the same letters make no difference. One that the click log did not have is
-                overlooked: its slate says so, and a warning once.
+            histories: item ids of each user, oldest first; may be empty.
+            queries: search query of each user; None or empty = none. Case, blanks and Unicode forms
+                are ignored. A query that the click log does not have is ignored too: the slate says
+                so, and one warning is logged.
             k: slate length, >= 1.
-            model_diversity: the dial of a conditioned model, in [0, 1].
-            rerank_diversity: the dial of the re-ranker, in [0, 1].
+            model_diversity: dial of a conditioned model, in [0, 1].
+            rerank_diversity: dial of the re-ranker, in [0, 1].
 
         Raises:
-            UserError: a setting out of its range, or one that this model does not have.
+            UserError: a setting is out of range, or does not exist for this model.
         """
         self._check(k, model_diversity, rerank_diversity)
         policy = replace(self.policy, k=k, diversity=rerank_diversity)
@@ -161,7 +161,7 @@ class SlateMaker:
             raise UserError(f"rerank.diversity={rerank_diversity}: this model has no re-ranker")
 
     def _scoring_at(self, dial: float) -> Scoring:
-        """Return how users are scored at a dial; the last one asked for is kept."""
+        """Return the scoring function at a dial; the last one is cached."""
         if self._scoring is None or self._scoring[0] != dial:
             self._scoring = (dial, scoring_of(self.model, dial))
         return self._scoring[1]

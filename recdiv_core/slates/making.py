@@ -1,8 +1,8 @@
-"""From scores to slates: drop what was seen, keep candidates, re-rank.
+"""From scores to slates: drop seen items, take candidates, re-rank.
 
-Evaluation judges what it makes and recommendation ships it, so that what is measured is what is
-shipped. Not the scoring, not the metrics, and not the reading of users. Shapes: B users, V
-catalogue, C candidates, K slate length, W dials, S (user, item) pairs seen, P (user, target) pairs.
+Evaluation and recommendation both call this module, so the measured slates are the shipped slates.
+Scores come from scoring.py. Shapes: B users, V catalogue, C candidates, K slate length, W dials,
+S (user, seen item) pairs, P (user, target) pairs.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from recdiv_core.rerank.wanted import exclude, with_wanted
 from recdiv_core.slates.policy import SlatePolicy
 
 NUMBERS_AT_ONCE: Final = 1 << 17
-"""Scores that are compared together: 512 KiB, which stay in a core's own cache."""
+"""Scores that are compared at once: 512 KiB, which fit the cache of one core."""
 
 
 @dataclass(frozen=True, eq=False)
 class SlateGrid:
-    """Slates of some users under each dial, and what they were chosen from.
+    """Slates of some users under each dial, and their candidates.
 
     Attributes:
-        items_BWK: int64 item_index, best place first, -1 where a user has fewer than k items left.
-        scores_BWK: float32 of the chosen items, -inf where there is none.
-        chosen_BWK: the places of the slates' items among the candidates, -1 where there is none.
-        candidates: as the re-ranker got them.
+        items_BWK: int64 item_index, best first; -1 if a user has fewer than k items left.
+        scores_BWK: float32 scores of the items; -inf for no item.
+        chosen_BWK: index of each item among the candidates; -1 for no item.
+        candidates: candidates that the re-ranker got.
     """
 
     items_BWK: torch.Tensor
@@ -50,11 +50,11 @@ def make_slates(
     *,
     exposure_V: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Make a slate for each user, at the policy's own dial; see `make_slate_grid`.
+    """Make a slate for each user at the dial of the policy; see `make_slate_grid`.
 
     Returns:
-        slates_BK int64 item_index, best place first, -1 where a user has fewer than k items left;
-        scores_BK float32 of the chosen items, -inf where there is none.
+        slates_BK int64 item_index, best first; -1 if a user has fewer than k items left.
+        scores_BK float32 scores of the items; -inf for no item.
     """
     grid = make_slate_grid(
         scores_BV,
@@ -80,18 +80,18 @@ def make_slate_grid(
     *,
     exposure_V: torch.Tensor | None = None,
 ) -> SlateGrid:
-    """Make a slate for each user and dial; what does not depend on the dial is done once.
+    """Make a slate for each user and dial; work that all dials share is done once.
 
     Args:
-        scores_BV: float32 of the whole catalogue, higher is better; written to.
-        seen_user_S: row of the user ...
-        seen_item_S: ... and item_index of each item in that user's history.
-        traits: what the re-ranker may know of the items.
+        scores_BV: float32 scores of the whole catalogue, higher is better; overwritten.
+        seen_user_S: row of the user of each seen item.
+        seen_item_S: item_index of each seen item.
+        traits: description of the items for the re-ranker.
         log_prior_V: log of each item's share of train events.
-        policy: see SlatePolicy; its own dial is not looked at.
-        dials: of the re-ranker, at least one.
-        exposure_V: int64 places that each item holds already in this pass over the users, for a
-            re-ranker that looks at all users together; None = it looks at these users alone.
+        policy: see SlatePolicy; its own dial is ignored.
+        dials: dials of the re-ranker, one or more.
+        exposure_V: int64 slates that already hold each item, for a re-ranker that treats all users
+            together; None = only these users count.
     """
     if policy.logit_adjustment:
         scores_BV -= policy.logit_adjustment * log_prior_V
@@ -131,10 +131,10 @@ def make_slate_grid(
 
 
 def count_rankable(scores_BV: torch.Tensor) -> torch.Tensor:
-    """Return how many items count for each user, those that score above -inf: [B] int64."""
+    """Return [B] int64: the number of items of each user with a score above -inf."""
     num_items = scores_BV.shape[1]
     at_once = max(1, NUMBERS_AT_ONCE // num_items)
-    # as float32: sums of bool go byte by byte
+    # float32, because sums of bool are computed byte by byte
     is_rankable_bV = torch.empty((at_once, num_items), device=scores_BV.device)
     counts = [scores_BV.new_empty(0)]
     for scores_bV in scores_BV.split(at_once):
@@ -144,11 +144,11 @@ def count_rankable(scores_BV: torch.Tensor) -> torch.Tensor:
 
 
 def count_above(scores_BV: torch.Tensor, items_BT: torch.Tensor) -> torch.Tensor:
-    """Return how many items score above each given one, ties counting one half: [B, T] float64.
+    """Return [B, T] float64: the number of items that score above each given item; ties count 1/2.
 
     Args:
-        scores_BV: of the catalogue, -inf for items that do not count.
-        items_BT: item_index that may be shown, or -1, which counts 0.
+        scores_BV: scores of the catalogue; -inf = the item does not count.
+        items_BT: item_index of items that count; -1 = no item, which yields 0.
     """
     num_items = scores_BV.shape[1]
     user_P, column_P = (items_BT >= 0).nonzero(as_tuple=True)
@@ -157,7 +157,7 @@ def count_above(scores_BV: torch.Tensor, items_BT: torch.Tensor) -> torch.Tensor
     at_once = max(1, NUMBERS_AT_ONCE // num_items)
     for start in range(0, len(user_P), at_once):
         pairs = slice(start, start + at_once)
-        # +1 above, 0 alike, -1 below: their sum is that of ones, exact below 2^24
+        # +1 above, 0 equal, -1 below; sums of ones are exact below 2^24
         signs_pV = scores_BV.index_select(0, user_P[pairs]).sub_(own_P1[pairs]).sign_()
         torch.sum(signs_pV, dim=1, out=balance_P[pairs])
     above_BT = torch.zeros(items_BT.shape, dtype=torch.float64, device=scores_BV.device)

@@ -1,7 +1,7 @@
-"""Write the parts of a directory of slates, each by an actor that holds the model.
+"""Write the parts of a directory of slates, with actors that hold the model.
 
-Not the plan of the directory (recommend.py) nor its files (files.py). The one idea: a part is a
-fixed stretch of users, so a lost actor costs no more than the part that it was writing.
+A part is a fixed range of users, so a lost actor costs at most the part that it was writing.
+recommend.py plans the directory, and files.py writes the files.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from recdiv_core.slates.scoring import score_users, scoring_of
 logger = logging.getLogger(__name__)
 
 PART_BATCHES: Final = 32
-"""Batches of `eval.batch_size` users that a part holds: what a killed job does again at most."""
+"""Batches of `eval.batch_size` users in a part; a killed job repeats at most this much."""
 
 
 SEVERAL: Final = "several rules"
-"""In place of a rule's words, where none by itself kept something better from a place."""
+"""Text instead of a rule, if no single rule kept a better item away."""
 
 
 @dataclass(frozen=True)
 class PartTask:
-    """What an actor makes.
+    """Work of an actor.
 
     Attributes:
         config: Config of the checkpoint, with `data.prepared`.
@@ -66,12 +66,12 @@ class PartTask:
 
 
 def make_parts(task: PartTask, left: Sequence[int], check: Callable[[], None]) -> float | None:
-    """Make the parts that are left; return users a second, None where there was nothing to do.
+    """Make the missing parts; return users per second, or None if no part was missing.
 
     Args:
-        task: what to make.
-        left: numbers of the parts.
-        check: called after each part; raises where the data set was changed meanwhile.
+        task: description of the work.
+        left: numbers of the missing parts.
+        check: function that is called after each part; it raises if the data set has changed.
     """
     if not left:
         return None
@@ -108,13 +108,13 @@ def make_parts(task: PartTask, left: Sequence[int], check: Callable[[], None]) -
 
 
 def rows_of_part(task: PartTask, part: int, num_users: int) -> range:
-    """Return the rows that a part holds; the last part may be short."""
+    """Return the range of rows of a part; the last part may be short."""
     start = part * task.part_users
     return range(start, min(start + task.part_users, num_users))
 
 
 class PartMaker:
-    """Holds the model, and writes the parts that it is handed."""
+    """Actor that holds the model and writes the parts that it gets."""
 
     def __init__(self, task: PartTask) -> None:
         config = task.config
@@ -135,7 +135,7 @@ class PartMaker:
         return {"part": batch["part"], "num_users": np.array(num_users)}
 
     def _write(self, part: int) -> int:
-        """Write a part, once for each dial; return its users."""
+        """Write a part once for each dial; return its number of users."""
         config, dataset = self.task.config, self.dataset
         rows, size = rows_of_part(self.task, part, self.rows.num_rows), config.eval.batch_size
         table = self.rows.read(rows.start, rows.stop)
@@ -169,7 +169,7 @@ class PartMaker:
         return table.num_rows
 
     def _notes(self, grid: SlateGrid) -> list[dict[str, Any]]:
-        """Return the further columns of each dial's slates."""
+        """Return the columns that explain the slates of each dial."""
         options, texts = self.policy.reranker_options, self.task.config.rerank.rules
         notes: list[dict[str, Any]] = [{} for _ in self.task.dials]
         groups = [rules for rules in group_rules(texts) if rules[0].kind != "exclude"]
@@ -199,7 +199,7 @@ class PartMaker:
     def _words(
         self, groups: Sequence[Sequence[SlateRule]], broken_R: np.ndarray, slate_K: np.ndarray
     ) -> list[str]:
-        """Return the rules that a slate breaks; of rules that include items, those that lack."""
+        """Return the rules that a slate breaks; for `include` rules, the missing items."""
         words: list[str] = []
         for index in np.flatnonzero(broken_R):
             rules = groups[int(index)]

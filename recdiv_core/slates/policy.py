@@ -1,6 +1,6 @@
-"""How slates are made of scores: which settings, and the rules in terms of a data set.
+"""Settings for making slates, with rules that refer to the items of a data set.
 
-Not the making (making.py).
+making.py applies them.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from recdiv_core.slates.dataset import Dataset, as_labels
 
 @dataclass(frozen=True)
 class SlatePolicy:
-    """How slates are made of scores.
+    """Settings for making slates of scores.
 
     Attributes:
         k: slate length.
-        filter_seen: leave out items of the user's history.
+        filter_seen: whether to leave out items of the user's history.
         method: name of the re-ranker.
-        diversity: its dial, 0 = the order of the scores.
-        num_candidates: top-scored items that the re-ranker chooses from; what rules ask
-            for and is not among them comes besides.
-        logit_adjustment: times log popularity, taken off the scores first. Menon et al., 2021,
-            Long-Tail Learning via Logit Adjustment, post hoc.
-        options: what re-rankers can be told besides the dial, and the rules.
+        diversity: dial of the re-ranker in [0, 1]; 0 = order of the scores.
+        num_candidates: number of top-scored items that the re-ranker chooses from. Items that rules
+            ask for are added.
+        logit_adjustment: factor of log popularity, which is subtracted from the scores first. Menon
+            et al., 2021, Long-Tail Learning via Logit Adjustment, post hoc.
+        options: further options of re-rankers, and the rules.
     """
 
     k: int
@@ -47,7 +47,7 @@ class SlatePolicy:
 
     @property
     def reranker_options(self) -> Options:
-        """The options without `exclude`: what that names is no candidate."""
+        """Options without `exclude` rules, whose items are no candidates."""
         kept = tuple(rule for rule in self.options.rules if rule.kind != "exclude")
         return replace(self.options, rules=kept)
 
@@ -58,7 +58,7 @@ def _labels_of(rules: Sequence[SlateRule], catalogue: Catalogue) -> pa.ListArray
 
 
 def slate_policy(config: Config, dataset: Dataset) -> SlatePolicy:
-    """Return how the config makes slates of scores, with its rules in terms of the data set."""
+    """Build the policy of a config, with rules that refer to the items of the data set."""
     rules = [
         Rule(
             rules[0].kind,

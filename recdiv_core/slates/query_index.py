@@ -1,8 +1,8 @@
-"""Find a query of a customer among those of the click log, without the log's texts at hand.
+"""Look up a customer's query among the queries of the click log, without storing their texts.
 
-Not the queries' vectors (data/text_vectors.py). The one idea: a query may identify who typed it (a
-name, an address), and serving only looks queries up. A registered model therefore keeps keyed
-hashes of them. Whoever has the model can still test whether a text that they guess is among them.
+A query may identify a person (a name, an address), and serving only looks queries up. A registered
+model therefore keeps keyed hashes. Someone with the model can still test whether a guessed text is
+among them. The vectors of queries are in data/text_vectors.py.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ KEY_BYTES: Final = 16
 
 @dataclass(frozen=True)
 class QueryIndex:
-    """Which number a query has.
+    """Map of queries to their numbers.
 
     Attributes:
-        salt: of the hashes, in hexadecimal digits.
-        index_of: hash of a query, as it was typed and normalised -> its number.
+        salt: salt of the hashes, in hexadecimal digits.
+        index_of: hash of a query (as typed, and normalised) -> number of the query.
     """
 
     salt: str
     index_of: dict[str, int]
 
     def find(self, query: str) -> int:
-        """Return the number of a query, as typed or else normalised; NO_QUERY = the log has none.
+        """Return the number of a query, as typed or else normalised; NO_QUERY = unknown.
 
         >>> known = index_queries(["red  Shoes"], salt="")
         >>> known.find("red  Shoes"), known.find("RED shoes "), known.find("blue shoes")
@@ -61,7 +61,7 @@ def normalise(query: str) -> str:
 
 
 def index_queries(queries: Iterable[str], *, salt: str) -> QueryIndex:
-    """Number queries; of several that are the same when normalised the first one stands."""
+    """Number queries; if several are equal after normalisation, the first counts."""
     index_of: dict[str, int] = {}
     texts = list(queries)
     for number, text in enumerate(texts):
@@ -72,7 +72,7 @@ def index_queries(queries: Iterable[str], *, salt: str) -> QueryIndex:
 
 
 def read_queries(prepared: Path) -> QueryIndex:
-    """Read the queries of a prepared data set, or what a registered model keeps of them."""
+    """Read the queries of a prepared data set, or the hashes of a registered model."""
     if (prepared / FILE).is_file():
         tree = json.loads((prepared / FILE).read_text(encoding="utf-8"))
         return QueryIndex(tree["salt"], tree["index_of"])
@@ -82,7 +82,7 @@ def read_queries(prepared: Path) -> QueryIndex:
 
 
 def write_keys(known: QueryIndex, prepared: Path) -> None:
-    """Write what a registered model keeps of the queries."""
+    """Write the hashes of the queries for a registered model."""
     write_json(prepared / FILE, {"salt": known.salt, "index_of": known.index_of})
 
 

@@ -1,9 +1,8 @@
-"""Slates for every user, as Parquet: what a shop ships.
+"""Make slates for every user and write them as Parquet, for a shop to ship.
 
-Made as evaluation makes them, in the same batches, but written instead of judged. The one idea: the
-users are cut into parts, fixed beforehand; Ray Data hands parts to actors that hold the model, and
-each writes its part whole or not at all. What is there when a job is killed is kept, and the same
-command makes the rest: no user twice, none missing.
+Slates are made in the same batches as in evaluation. The users are cut into fixed parts. Ray Data
+sends the parts to actors that hold the model, and each actor writes a part atomically. After a
+killed job the same command makes only the missing parts, so no user is missing or written twice.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ from recdiv_core.storage.whole_files import write_json
 logger = logging.getLogger(__name__)
 
 PLAN: Final = "_recommend.json"
-"""What a directory of slates is of; without it nothing is written there. Readers of a directory of
-Parquet pass over names that begin like this one."""
+"""File that describes a directory of slates; recommend writes only to directories that have it.
+Readers of Parquet directories skip names that start with an underscore."""
 
 
 KEPT: Final = ("model.", "rerank.", "eval.k", "eval.filter_seen", "eval.batch_size")
-"""Keys that decide what the slates are; `rerank.diversity` is told by the dials."""
+"""Sections of settings that determine the slates; the dials replace `rerank.diversity`."""
 
 
 def recommend(
@@ -54,20 +53,20 @@ def recommend(
     """Make slates on `scaling.num_workers` Ray Data actors.
 
     Args:
-        config: `data.prepared`, `eval`, `rerank`, `scaling`; see `evaluate.checkpoint_config`.
-        checkpoint: directory, path or URI.
-        out: directory to write: `part-*.parquet` with rows of SLATE, in `diversity=D/` for each
-            dial of a grid.
-        users: `all` with their complete histories, or those of a split as they are evaluated.
-        dials: of the re-ranker, made in one pass; none = the config's own.
-        explained: add to each place what relevance and novelty gave, and the rule that intervened.
+        config: `data.prepared`, `eval`, `rerank`, `scaling`; see `inputs.checkpoint_config`.
+        checkpoint: directory of the checkpoint, path or URI.
+        out: output directory of `part-*.parquet` with rows of SLATE; a grid has one directory
+            `diversity=D/` for each dial.
+        users: `all` = complete histories of all users; or the name of a split.
+        dials: dials of the re-ranker, made in one pass; none = that of the config.
+        explained: whether to add the relevance and novelty of each item, and the rule that decided.
 
     Returns:
-        `{"slates", "num_users", "num_parts", "dials", "users_per_s"}`; the last is None where
-        nothing was left to do.
+        `{"slates", "num_users", "num_parts", "dials", "users_per_s"}`; the last is None if all
+        parts existed.
 
     Raises:
-        UserError: files, data, checkpoint and settings that do not fit together; `out` holds
+        UserError: files, data, checkpoint and settings do not fit together, or `out` holds
             something else.
     """
     config = with_version(config)
@@ -103,7 +102,7 @@ def recommend(
         part for part in range(num_parts) if not all(part_path(p, part).is_file() for p in places)
     ]
     if len(left) < num_parts:
-        logger.info("%d of %d parts are there already", num_parts - len(left), num_parts)
+        logger.info("%d of %d parts exist already", num_parts - len(left), num_parts)
     remove_unfinished(out)
     place = absolute_place(checkpoint, "--checkpoint")
     task = PartTask(config, place, split, part_users, places, dials, explained)
@@ -122,7 +121,7 @@ def dials_of(text: str) -> list[float]:
     """Parse `--dial`.
 
     Raises:
-        UserError: not numbers with commas between them.
+        UserError: the text is no list of numbers with commas.
     """
     try:
         return [float(dial) for dial in text.split(",")] if text else []
@@ -149,7 +148,7 @@ def _plan(
     dials: Sequence[float],
     explained: bool,
 ) -> dict[str, Any]:
-    """Return what decides the slates, as JSON has it."""
+    """Return the description of the slates, as JSON values."""
     weights = hashlib.sha256((checkpoint / "model.pt").read_bytes()).hexdigest()
     settings = {
         key: value
@@ -169,10 +168,10 @@ def _plan(
 
 
 def _open_directory(out: Path, plan: Mapping[str, Any]) -> None:
-    """Make the directory, or make sure that what is there is of the same plan.
+    """Make the directory, or check that its slates have the same description.
 
     Raises:
-        UserError: it holds other slates, or something else.
+        UserError: the directory holds other slates or other files.
     """
     path = out / PLAN
     if out.exists() and not out.is_dir():
@@ -182,7 +181,7 @@ def _open_directory(out: Path, plan: Mapping[str, Any]) -> None:
             before = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise UserError(
-                f"--out {out} holds something else than slates of pipelines.recommend; give a new "
+                f"--out {out} holds files that `recdiv recommend` did not write; give a new "
                 "directory"
             ) from None
         changed = [
