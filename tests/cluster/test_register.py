@@ -98,7 +98,7 @@ def test_only_what_passes_the_gate_becomes_the_champion(shop, trained, reference
     [
         (["--name", "none", "--promote"], "none has no candidate"),
         (["/nowhere", "--name", "none"], "there is no directory /nowhere"),
-        (["--name", "none"], "got 0 RUN"),
+        (["--name", "none"], "got 0 runs"),
         (["--name", "none", "--promote", "--keep", "gini=1"], "--keep gini=1: allowed"),
         (["--name", "none", "--promote", "--keep", "ndcg=much"], "'much' is no share"),
     ],

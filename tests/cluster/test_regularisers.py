@@ -192,7 +192,7 @@ CASES: dict[str, Any] = {
     "calibration": (falling(divergence_from_tastes), 0.1),
     "user_adaptive": (functools.partial(diversity_index_of_tastes, is_broad=True), 0.06),
     "mutual_information": (falling(lambda shown: items_shared(shown.slates)), 0.11),
-    "popularity_power": (falling(divergence_from_target), 0.03),
+    "popularity_power": (falling(divergence_from_target), 0.015),
     "brand_entropy": (evenness("brand"), 0.025),
     "colour_entropy": (evenness("colour"), 0.08),
     "price_entropy": (evenness("price"), 0.06),

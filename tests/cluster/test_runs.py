@@ -39,6 +39,7 @@ def test_a_second_training_of_one_name_is_refused(shop, trained, start, capsys):
     assert epochs == [1, 2, 3, 4]
 
 
+@pytest.mark.slow  # in make nightly
 def test_a_training_keeps_the_data_that_it_began_with(shop, trained, start, tmp_path, capsys):
     data = tmp_path / "shop"
     before = prepare(data)["fingerprint"]

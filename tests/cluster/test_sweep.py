@@ -61,6 +61,7 @@ def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop, swept):
     assert len(shop.runs("")) == num_runs
 
 
+@pytest.mark.slow  # in make nightly
 def test_each_point_is_trained_once_a_seed_and_judged_by_its_means(shop):
     arguments = shop.arguments("run.name=seeds", "scaling.max_concurrent_trials=1")
     config = apply_overrides(override(Config(), SPACE.fixed), arguments)
