@@ -28,7 +28,7 @@ import hypothesis, mlflow.server, pytest, ray.data, ray.train.torch, ray.tune, s
 from ray.dashboard import agent, dashboard
 from transformers.models.auto import modeling_auto, tokenization_auto
 from transformers.models.bert import modeling_bert
-import recdiv_core.cluster.submit, recdiv_core.data.prepared_audit, recdiv_core.evaluation.compare
+import recdiv_core.cluster.submit, recdiv_core.data.audit.prepared, recdiv_core.evaluation.compare
 import recdiv_core.release.registry, recdiv_core.report.inspection, recdiv_core.sweep.run
 """
 """Compiles what a job or a test imports; Python may be told to keep no compiled files later on."""

@@ -1,5 +1,7 @@
 """environment.py, which runs before anything is installed: pip's settings on their way to uv."""
 
+import ast
+import importlib.util
 import sys
 
 import pytest
@@ -39,3 +41,9 @@ def test_a_command_that_fails_shows_its_last_lines(capfd):
 def test_a_command_that_ends_well_is_silent(capfd):
     assert environment.run([sys.executable, "-c", "print('done')"])
     assert not capfd.readouterr().err
+
+
+def test_what_is_imported_once_exists():
+    for statement in ast.parse(environment.FIRST_IMPORT).body:
+        if isinstance(statement, ast.Import):
+            assert not [n.name for n in statement.names if importlib.util.find_spec(n.name) is None]
