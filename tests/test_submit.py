@@ -1,7 +1,11 @@
+import json
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import ray
 
 from recdiv_core.cluster.submit import check_command, list_tree, submit
 from recdiv_core.errors import UserError
@@ -107,3 +111,36 @@ def test_a_directory_outside_git_is_refused(tmp_path: Path):
 def test_a_variable_without_a_value_is_refused_before_anything_is_shipped(tree: Path):
     with pytest.raises(ValueError, match="--env HF_TOKEN is not NAME=VALUE"):
         submit(["tune"], "http://127.0.0.1:9", tree, ["A=b=c", "HF_TOKEN"])
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A head node whose agent is away: it takes the files, and no job."""
+
+    def answer(self, status: int, text: str) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def do_GET(self) -> None:
+        version = {"version": "4", "ray_version": ray.__version__, "ray_commit": "c"}
+        self.answer(200, json.dumps({**version, "session_name": "s"}))
+
+    def do_PUT(self) -> None:
+        self.answer(200, "")
+
+    def do_POST(self) -> None:
+        self.answer(500, "Traceback ...\nNo available agent to submit job")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_a_cluster_that_refuses_a_job_is_answered_with_its_reason(tree: Path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(UserError, match=r"refused the job: No available agent"):
+            submit(["tune", *KEPT], address, tree, [])
+        server.shutdown()

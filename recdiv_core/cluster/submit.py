@@ -59,8 +59,8 @@ def submit(command: Sequence[str], address: str, working_dir: Path, env: Sequenc
         The job's id.
 
     Raises:
-        UserError: the command, a variable, the tree or the address is wrong; nothing was
-            submitted.
+        UserError: the command, a variable, the tree or the address is wrong, or the cluster refuses
+            the job; nothing was submitted.
     """
     taken = passed_on()
     if taken:
@@ -74,17 +74,20 @@ def submit(command: Sequence[str], address: str, working_dir: Path, env: Sequenc
     check_command(command, working_dir)
     files = list_tree(working_dir)
     client = connect(address)
+    entrypoint = ["python", "-m", f"pipelines.{command[0]}", *command[1:], "scaling.address=auto"]
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "tree.zip"
         with zipfile.ZipFile(package, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in files:
                 archive.write(working_dir / file, file)
-        job_id = client.submit_job(
-            entrypoint=shlex.join(
-                ["python", "-m", f"pipelines.{command[0]}", *command[1:], "scaling.address=auto"]
-            ),
-            runtime_env={"working_dir": str(package), "env_vars": variables},
-        )
+        try:
+            job_id = client.submit_job(
+                entrypoint=shlex.join(entrypoint),
+                runtime_env={"working_dir": str(package), "env_vars": variables},
+            )
+        except RuntimeError as error:  # such as "No available agent" while a head node starts
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"--address {address}: the cluster refused the job: {reason}") from None
     again = f"recdiv submit --address {address}"
     logger.info("job %s: %d files shipped to %s", job_id, len(files), address)
     logger.info("it runs on without this command; to stop it: %s --stop %s", again, job_id)
