@@ -1,10 +1,11 @@
 """Make the environment in .venv: `make setup` runs this with any Python from 3.11 on.
 
-    python3 environment.py          # uv installs; pip where uv cannot be had
-    python3 environment.py pip      # pip alone
+    python3 environment.py          # installs with uv, or with pip if uv is missing
+    python3 environment.py pip      # installs with pip
 
-Standard library only. Both installers take the versions of constraints.txt. uv does not read pip's
-settings (a mirror, a directory of wheels, a certificate), so they are read here and passed to it.
+Standard library only. Both installers use the versions of constraints.txt. uv does not read pip's
+settings (a mirror, a directory of wheels, a certificate), so this script reads them and passes them
+to uv.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 BEGUN = VENV / ".begun"
-"""Marks an installation under way. One that was interrupted may lack files, and is made anew."""
+"""File that marks an unfinished installation; the next call then starts from an empty .venv."""
 WANTED = ["--constraint", "constraints.txt", "--editable", ".[dev,bench,offline]"]
 FIRST_IMPORT = """
 import hypothesis, mlflow.server, pytest, ray.data, ray.train.torch, ray.tune, sklearn.metrics
@@ -31,38 +32,38 @@ from transformers.models.bert import modeling_bert
 import recdiv_core.cluster.submit, recdiv_core.data.audit.prepared, recdiv_core.evaluation.compare
 import recdiv_core.release.registry, recdiv_core.report.inspection, recdiv_core.sweep.run
 """
-"""Compiles what a job or a test imports; Python may be told to keep no compiled files later on."""
+"""Imports of jobs and tests, compiled once; later calls may forbid Python to write bytecode."""
 PAUSE_S = 2.0
-"""Least time between two lines of progress."""
+"""Smallest time between two progress lines, in seconds."""
 STARTED = time.monotonic()
 
 
 def main(installer: str) -> None:
-    """Make .venv, install the tested set, import it once."""
+    """Make .venv, install the pinned packages, import them once."""
     if sys.version_info < OLDEST:
         wanted = ".".join(map(str, OLDEST))
-        sys.exit(f"Python {wanted} or newer is needed, {sys.executable} is older: make PYTHON=...")
+        sys.exit(f"Python {wanted} or newer is needed, {sys.executable} is older: set PYTHON=...")
     is_new = BEGUN.exists() or not PYTHON.exists()
     say(f"making {VENV.name} with Python {sys.version.split()[0]}")
     run([sys.executable, "-m", "venv", *(["--clear"] if is_new else []), str(VENV)])
     BEGUN.touch()
     if installer == "pip" or not install_by_uv():
-        say("pip installs: takes some minutes")
+        say("installing with pip: this takes some minutes")
         pip = [PYTHON, "-m", "pip", "install", "--progress-bar", "off"]
         if not run([*pip, "--disable-pip-version-check", *WANTED]):
-            sys.exit("the installation failed; the same command tries again")
-    say("importing everything once")
+            sys.exit("the installation failed; run the same command to retry")
+    say("importing the packages once")
     written = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     if not run([PYTHON, "-c", FIRST_IMPORT], written):
-        sys.exit("what was installed cannot be imported")
+        sys.exit("an installed package cannot be imported")
     BEGUN.unlink()
     say("ready")
 
 
 def install_by_uv() -> bool:
-    """Return whether uv could be had and has installed everything."""
+    """Install with uv; return whether this succeeded."""
     quiet = ["--quiet", "--disable-pip-version-check", "--constraint", "constraints.txt"]
-    say("getting uv")
+    say("installing uv")
     if not run([PYTHON, "-m", "pip", "install", *quiet, "uv"]):
         return False
     settings = pip_settings()
@@ -70,19 +71,19 @@ def install_by_uv() -> bool:
     for key, variable in (("cert", "SSL_CERT_FILE"), ("proxy", "ALL_PROXY")):
         if key in settings:
             environ.setdefault(variable, settings[key])
-    say("uv installs")
+    say("installing with uv")
     uv = [VENV / "bin" / "uv", "pip", "install", "--python", PYTHON, *uv_options(settings)]
     return run([*uv, *WANTED], environ)
 
 
 def pip_settings() -> dict[str, str]:
-    """Return what pip takes from its files and its environment variables, by option."""
+    """Return pip's settings from its files and environment variables, by option."""
     listed = subprocess.run(
         [PYTHON, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
     )
     found = [line.partition("=") for line in listed.stdout.splitlines()]
     settings: dict[str, str] = {}
-    for section in ("global.", "install.", ":env:."):  # the later counts
+    for section in ("global.", "install.", ":env:."):  # a later section overrides
         settings |= {
             key[len(section) :]: ast.literal_eval(value)
             for key, _, value in found
@@ -92,8 +93,8 @@ def pip_settings() -> dict[str, str]:
 
 
 def uv_options(settings: dict[str, str]) -> list[str]:
-    """Return uv's options for settings of pip, the same choice among indexes included."""
-    options = ["--index-strategy", "unsafe-best-match"]  # pip's: the newest of all indexes
+    """Return uv's options for pip's settings, with pip's choice among several indexes."""
+    options = ["--index-strategy", "unsafe-best-match"]  # as pip: the newest of all indexes
     for name in ("index-url", "extra-index-url", "find-links", "constraint"):
         for value in settings.get(name, "").split():
             options += [f"--{name}", value]
@@ -105,7 +106,7 @@ def uv_options(settings: dict[str, str]) -> list[str]:
 
 
 def run(command: list[str | Path], environ: dict[str, str] | None = None) -> bool:
-    """Run a command in the project's root, show its progress and, if it fails, its last lines."""
+    """Run a command in the project's root; show its progress, and its last lines if it fails."""
     lines: list[str] = []
     shown = time.monotonic()
     with subprocess.Popen(

@@ -1,1 +1,1 @@
-"""Side-by-side measurements against named peers; each prints one JSON line."""
+"""Benchmarks beside other libraries; each prints one JSON line."""

@@ -1,13 +1,13 @@
-"""How fast the users of an epoch are planned and read, by the size of row groups.
+"""Measure how fast an epoch is planned and read, by the size of row groups.
 
     python -m benchmarks.epochs
     python -m benchmarks.epochs --quick
 
 Writes 400,000 users (40,000 with --quick) of 30 events on average into 8 shards, once for each size
-of row groups (`data.fragment_rows`), and reads an epoch of them in this process, without Ray.
-Prints one JSON line, by size of row groups: bytes of all footers, seconds to list the row groups
-and to plan an epoch, seconds to the first batch, seconds and CPU seconds to read the epoch, seconds
-to the last batch of a run that resumes there, and users per second.
+of row groups (`data.fragment_rows`). Reads an epoch of them in this process, without Ray. Prints
+one JSON line by size of row groups: bytes of all footers; seconds to list the row groups and to
+plan an epoch; seconds to the first batch; seconds and CPU seconds to read the epoch; seconds to the
+last batch of a run that resumes there; users per second.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BATCH_SIZE: Final = 1024
 
 
 def write_users(place: Path, num_users: int, fragment_rows: int) -> None:
-    """Write the train split as `prepare` does, users of geometrically distributed length."""
+    """Write the train split as `prepare` does; users have geometrically distributed lengths."""
     rng = np.random.default_rng(0)
     (place / "train").mkdir(parents=True)
     for shard in range(NUM_SHARDS):

@@ -1,18 +1,20 @@
-"""What evaluation costs, and whether other libraries come to the same figures.
+"""Measure the cost of evaluation, and compare metric values with other libraries.
 
     python -m benchmarks.evaluation
     python -m benchmarks.evaluation --quick
     python -m benchmarks.evaluation --rectools PYTHON --replay PYTHON --ranx PYTHON
 
-100,000 users with slates of 10 out of 50,000 items, in batches of 4,096, one thread. A library is
-asked in its own interpreter (`benchmarks/peer_metrics.py`): RecTools and RePlay bring other
-versions of numpy and pandas. The two that `make setup` installs, pyndeval and vendi-score, need
-none. Ratios are their seconds over ours for the same metrics of the same slates, null for what is
-not at hand; all seconds are CPU time, which other processes disturb least.
-`scoring_floor_ratio` is scoring, the best 100 items and the metrics of every epoch at 10 over the
-one matrix product that full ranking cannot do without, at the size of Amazon Beauty (22,363 users,
-12,101 items, 64 dimensions, batches of 512); `scoring_floors` has the whole set and a larger shop
-beside it. `peak_mib` is what the process grows by while it judges. Prints one JSON line:
+100,000 users with slates of 10 out of 50,000 items, in batches of 4,096, one thread. Each library
+runs in its own interpreter (`benchmarks/peer_metrics.py`), because RecTools and RePlay need other
+versions of numpy and pandas. pyndeval and vendi-score, which `make setup` installs, run in ours.
+Ratios are their seconds over ours for the same metrics of the same slates; null = not installed.
+All seconds are CPU time, which other processes disturb least.
+
+`scoring_floor_ratio` divides two times. The first one covers scoring, the best 100 items and the
+metrics of an epoch at 10. The second one is the matrix product that full ranking needs. The shop
+has the size of Amazon Beauty (22,363 users, 12,101 items, 64 dimensions, batches of 512).
+`scoring_floors` adds all metrics and a larger shop. `peak_mib` is the growth of the process during
+the evaluation. Prints one JSON line:
 {"metrics_vs_replay", "metrics_vs_rectools", "scoring_floor_ratio", "peak_mib",
 "max_difference": {peer: {metric: difference}}, ...}.
 """
@@ -58,7 +60,7 @@ BEST = SlatePolicy(
     num_candidates=100,
     logit_adjustment=0.0,
 )
-ASKED_AGAIN = {"rectools_without_ild": "rectools"}  # the same interpreter, another question
+ASKED_AGAIN = {"rectools_without_ild": "rectools"}  # the same interpreter, other metrics
 
 Arrays = dict[str, np.ndarray]
 
@@ -76,7 +78,7 @@ def main() -> None:
     world = make_world(np.random.default_rng(0), num_users=num_users, num_items=50_000)
     traits, num_train_users = traits_of(world), int(world["train_user"].max()) + 1
     before = memory_mib("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak
     whole_s, figures = judge(world, traits, user_metrics(traits.attributes), rounds=rounds)
     figures["map_over_targets"] = map_over_targets(world)
     grown = memory_mib("VmHWM") - before
@@ -122,15 +124,15 @@ def main() -> None:
 
 
 def make_world(rng: np.random.Generator, *, num_users: int, num_items: int) -> Arrays:
-    """Make slates, held-out and train events; popular items stand in all of them more often.
+    """Make slates, held-out and train events; popular items are more frequent in all of them.
 
-    Every item has a train event, no user two of the same item, and no slate is short: what
-    libraries do otherwise is another matter than whether they count alike.
+    Every item has a train event, no user has an item twice, and no slate is short. Libraries treat
+    such cases differently, and this benchmark compares only the common definition.
     """
     popular = rng.permutation(num_items)
 
     def draw(width: int) -> np.ndarray:
-        """Return distinct items of each user, [U, width], low numbers of `popular` more often."""
+        """Return distinct items of each user, [U, width]; the first of `popular` are likeliest."""
         rows = (num_items * rng.random((num_users, width)) ** 3).astype(np.int64)
         while True:
             rows.sort(axis=1)
@@ -143,7 +145,7 @@ def make_world(rng: np.random.Generator, *, num_users: int, num_items: int) -> A
     targets = draw(12)
     targets[np.arange(12) >= rng.integers(1, 13, num_users)[:, None]] = -1
     slates = draw(K)
-    is_hit = rng.random(num_users) < 0.3  # chance alone would hit nobody
+    is_hit = rng.random(num_users) < 0.3  # random slates would have no hits
     place = rng.integers(K, size=num_users)
     held = (slates == targets[:, :1]).any(axis=1)
     rows = np.nonzero(is_hit & ~held)[0]
@@ -180,7 +182,7 @@ def traits_of(world: Arrays) -> ItemTraits:
 def judge(
     world: Arrays, traits: ItemTraits, metrics: UserMetrics, *, rounds: int
 ) -> tuple[float, dict[str, float]]:
-    """Return the median seconds of judging all users, and the figures by their bare names."""
+    """Return the median seconds to evaluate all users, and the metrics by name without cut-off."""
     slates, targets = torch.from_numpy(world["slates"]), torch.from_numpy(world["targets"])
     num_users, taken = len(slates), list[float]()
     backgrounds = [
@@ -208,7 +210,7 @@ def judge(
 
 
 def background_of(world: Arrays, start: int, stop: int) -> Background:
-    """Return the histories of a batch, and places of its targets that stand for scores."""
+    """Return the histories of a batch, and made-up ranks of its targets."""
     first, last = np.searchsorted(world["train_user"], [start, stop])
     targets = torch.from_numpy(world["targets"][start:stop])
     return Background(
@@ -220,14 +222,14 @@ def background_of(world: Arrays, start: int, stop: int) -> Background:
 
 
 def only(traits: ItemTraits, names: Collection[str]) -> UserMetrics:
-    """Return our metrics of these names; those of all slates together come with any."""
+    """Return our user metrics of these names; system metrics are always computed."""
     return {
         name: metric for name, metric in user_metrics(traits.attributes).items() if name in names
     }
 
 
 def ask_peers(world: Arrays, interpreters: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return what each library prints, None where it is not at hand."""
+    """Return the printed result of each library; None = not installed."""
     script = Path(__file__).parent / "peer_metrics.py"
     answers: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as directory:
@@ -256,17 +258,17 @@ def ask_peers(world: Arrays, interpreters: Mapping[str, str | None]) -> dict[str
 def differences(
     peer: str, values: Mapping[str, float], figures: Mapping[str, float], num_train_users: int
 ) -> dict[str, float]:
-    """Return how far a library's values are from ours, ours brought to its definitions."""
+    """Return the differences from a library's values, after converting ours to its definitions."""
     theirs = dict(figures)
-    if peer == "replay":  # Surprisal is scaled by its largest value
+    if peer == "replay":  # it divides surprisal by its largest value
         theirs["novelty"] /= math.log2(num_train_users)
-    if ASKED_AGAIN.get(peer, peer) in ("rectools", "ranx"):  # not by min(k, |Rel|)
+    if ASKED_AGAIN.get(peer, peer) in ("rectools", "ranx"):  # they do not divide by min(k, |Rel|)
         theirs["map"] = figures["map_over_targets"]
     return {name: float(f"{abs(value - theirs[name]):.1e}") for name, value in values.items()}
 
 
 def map_over_targets(world: Arrays) -> float:
-    """Return MAP with the number of targets below the line, however many places there are."""
+    """Return MAP with the number of targets as the denominator, whatever the slate length."""
     slates, targets = world["slates"], world["targets"]
     is_hit = (slates[:, :, None] == targets[:, None, :]).any(axis=2) & (slates >= 0)
     ranks = np.arange(1, K + 1)
@@ -275,9 +277,9 @@ def map_over_targets(world: Arrays) -> float:
 
 
 def scoring_floor(rounds: int, *, num_users: int, num_items: int) -> dict[str, Any]:
-    """Return what evaluation costs beside the matrix products alone, over batches in turn.
+    """Return the time of evaluation over the time of its matrix products, batch by batch.
 
-    Random states; eight events and one target a user; the best 100 items, judged at 10.
+    States are random. A user has eight events and one target; metrics at 10 of the best 100 items.
     """
     rng = np.random.default_rng(0)
     world = make_world(rng, num_users=num_users, num_items=num_items)
@@ -338,7 +340,7 @@ def scoring_floor(rounds: int, *, num_users: int, num_items: int) -> dict[str, A
 
 
 def memory_mib(what: str) -> float:
-    """Return VmRSS, what this process holds, or VmHWM, the most it has held."""
+    """Return VmRSS, the current memory of this process, or VmHWM, its largest memory."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.findall(rf"{what}:\s+(\d+) kB", status)[0]) / 1024
 

@@ -1,22 +1,22 @@
-"""What training for diversity buys over re-ranking: diverse runs against a plain one, re-ranked.
+"""Compare training for diversity with re-ranking: diverse runs against a re-ranked plain run.
 
     recdiv tune --space tradeoff data.prepared=DIR run.name=one
     python -m benchmarks.fronts runs/one/plain runs/one/trials/*
     python -m benchmarks.fronts --quick runs/one/plain runs/one/trials/*
 
-Each directory is that of a finished training run (`run.storage`/`run.name`). Runs of one seed are
-compared; one of them has w = 0 and is the baseline, let it be of the same epochs as the others. Two
-sets of points are judged: the baseline re-ranked (MMR and logit adjustment, alone and together),
-and all runs with none and with light MMR. What stands on either front is chosen on validation and
-judged on test, once, by the same users; the reference of the hypervolumes is (0, 0). Their
-difference carries a 95 % interval over users, of coverage too (recdiv_core/metrics/jackknife.py).
-`ild_behaviour` measures slates in vectors that no penalty is computed from: who bought what in the
-train events (truncated SVD), no text.
+Each argument is the directory of a finished training run (`run.storage`/`run.name`). Runs of the
+same seed are compared. One of them has w = 0 and is the baseline; it needs as many epochs as the
+others. The two sets of points are the re-ranked baseline (MMR and logit adjustment, alone and
+together) and all runs without and with light MMR. Each front is chosen on validation and evaluated
+once on test, on the same users. Hypervolumes have the reference (0, 0). Differences of hypervolumes
+have a 95 % interval over users, also for coverage (recdiv_core/metrics/jackknife.py).
+`ild_behaviour` is the ILD of slates in vectors that no penalty uses. They come from the train
+events by truncated SVD, without text.
 
 Prints one JSON line: {"hypervolume": {axis: ...}, "matched": {mix: {budget: ...}}, "seeds": [...]}.
-`matched` holds each mix at 99 and 95 % of the baseline's NDCG, as ratios to the baseline: between
-two neighbouring weights, the baseline one of them, figures are interpolated (weights on validation,
-figures on test); and the hypervolume of its own points, not re-ranked, on test.
+`matched` gives each mix at 99 and 95 % of the baseline's NDCG, as ratios to the baseline. Test
+metrics are interpolated between two neighbouring weights, which are chosen on validation; the
+baseline is the weight 0. It also gives the test hypervolume of the mix without re-ranking.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ class Run:
     """One trained model, at one dial if it has one.
 
     Attributes:
-        mix: of its regularisers.
-        weight: of them; of a conditioned model that at its dial.
-        checkpoint: its last, whose weights stand for it.
-        config: it was trained with.
-        epoch_s: seconds of its last epoch.
+        mix: names and weights of the regularisers.
+        weight: diversity weight, >= 0; times the dial for a conditioned model.
+        checkpoint: directory of the last checkpoint.
+        config: config of the training.
+        epoch_s: seconds of the last epoch.
     """
 
     mix: str
@@ -88,7 +88,7 @@ class Run:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it knows nothing of diversity."""
+        """Whether it was trained without a diversity penalty."""
         return not self.config.loss.diversity_weight
 
 
@@ -97,8 +97,8 @@ class Shop:
     """A prepared data set.
 
     Attributes:
-        dataset: whose slates are judged.
-        behaviour: its catalogue with other vectors to measure likeness in.
+        dataset: the prepared data set.
+        behaviour: the catalogue's traits with vectors from the train events instead of text.
     """
 
     dataset: Dataset
@@ -110,8 +110,8 @@ class Judged:
     """A model under one policy, on all users of a split.
 
     Attributes:
-        users: every user apart.
-        figures: metric -> mean, or figure of all slates together.
+        users: results of each user.
+        figures: metric -> mean over users, or value of a system metric.
     """
 
     users: UserResults
@@ -119,7 +119,7 @@ class Judged:
 
 
 def main() -> None:
-    """Judge all runs and print."""
+    """Evaluate all runs and print the comparison."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, help="run.storage/run.name of finished runs")
     parser.add_argument("--quick", action="store_true", help="fewer resamples: wider intervals")
@@ -151,7 +151,7 @@ def main() -> None:
 
 
 def judge_seed(runs: Sequence[Run], *, num_resamples: int) -> dict[str, Any]:
-    """Judge the runs of one seed: points, hypervolumes, and each mix at matched accuracy."""
+    """Evaluate the runs of one seed: points, hypervolumes, and each mix at matched accuracy."""
     plain = [run for run in runs if run.is_plain]
     trials = [run for run in runs if not run.is_plain]
     if len(plain) != 1 or not trials:
@@ -193,7 +193,7 @@ def judge_seed(runs: Sequence[Run], *, num_resamples: int) -> dict[str, Any]:
 def judge_fronts(
     points: Sequence[tuple[Run, SlatePolicy]], val: Sequence[Judged], shop: Shop
 ) -> dict[str, list[Judged]]:
-    """Judge on test what stands on a front of validation: axis -> its points."""
+    """Evaluate the points of a validation front on test: axis -> points."""
     chosen = {
         axis: pareto.front(
             [(point.figures["ndcg"], point.figures[axis]) for point in val], ("max", "max")
@@ -207,7 +207,7 @@ def judge_fronts(
 
 
 def read_run(place: Path) -> Run:
-    """Read a run by its last checkpoint."""
+    """Read a run from its last checkpoint."""
     checkpoint = chosen_checkpoint(place)
     progress = read_progress(checkpoint)
     config = read_config(checkpoint)
@@ -222,13 +222,13 @@ def read_run(place: Path) -> Run:
 
 
 def policies(run: Run, shop: Shop, settings: Iterable[Mapping[str, Any]]) -> list[SlatePolicy]:
-    """Return how slates are made under each setting of the re-ranker."""
+    """Return the slate policy of each setting of the re-ranker."""
     plain = slate_policy(run.config, shop.dataset)
     return [replace(plain, **setting) for setting in settings]
 
 
 def judge_points(points: Sequence[tuple[Run, SlatePolicy]], shop: Shop, split: str) -> list[Judged]:
-    """Judge models under policies; those of one model, which stand together, in one go."""
+    """Evaluate models under policies; a model is loaded once for all its policies."""
     judged: list[Judged] = []
     for run in dict.fromkeys(run for run, _ in points):
         own = [policy for other, policy in points if other is run]
@@ -238,14 +238,14 @@ def judge_points(points: Sequence[tuple[Run, SlatePolicy]], shop: Shop, split: s
 
 
 def judge_model(run: Run, own: Sequence[SlatePolicy], shop: Shop, split: str) -> list[Judged]:
-    """Judge one model under several policies."""
+    """Evaluate one model under several policies."""
     dataset = shop.dataset
     model = load_model(run.config, dataset, run.checkpoint)
     metrics = {name: USER_METRICS[name] for name in FIGURES if name in USER_METRICS}
     metrics["ild_behaviour"] = lambda seen: diversity.ild(replace(seen, traits=shop.behaviour))
     made: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in own]
     for held_out in held_out_of_split(model, dataset, split, run.config):
-        for policy, slates in zip(own, made, strict=True):  # users are scored once for all
+        for policy, slates in zip(own, made, strict=True):  # users are scored once for all policies
             again = replace(held_out, scores_BV=held_out.scores_BV.clone())
             slates.append(again.slates(dataset, policy))
     judged = [
@@ -284,7 +284,7 @@ def hypervolume(pairs: Any) -> float:
 
 
 def drawn_pairs(points: Sequence[Judged], axis: str, num_draws: int) -> np.ndarray:
-    """Return (NDCG, axis) of points as they may come out for other users, [R, P, 2]."""
+    """Return (NDCG, axis) of points in resamples of the users, [R, P, 2]."""
     names = ("ndcg", axis)
     if axis in SYSTEM_METRICS:
         return sample_metrics([point.users for point in points], names, num_draws, seed=0)
@@ -295,9 +295,9 @@ def drawn_pairs(points: Sequence[Judged], axis: str, num_draws: int) -> np.ndarr
 def matched(
     trials: Sequence[Run], val: Sequence[Judged], test: Sequence[Judged]
 ) -> dict[str, dict[str, Any]]:
-    """Return each mix at a given accuracy, as ratios of its test figures to the baseline's.
+    """Return each mix at given accuracies, as ratios of its test metrics to the baseline's.
 
-    `val` and `test` hold the baseline first, then the trials.
+    `val` and `test` list the baseline first, then the trials.
     """
     found: dict[str, dict[str, Any]] = {}
     for mix in dict.fromkeys(run.mix for run in trials):
@@ -310,7 +310,7 @@ def matched(
             str(budget): at_budget(of_val, of_test, weights, budget * val[0].figures["ndcg"])
             for budget in BUDGETS
         }
-        # a conditioned model is to stand by itself: its dial 0 for the plain one
+        # the front of a conditioned model has its own dial 0 instead of the baseline
         alone = of_test[1:] if trials[own[0]].config.loss.conditioned else of_test
         found[mix]["hypervolume"] = {axis: volume_of(alone, axis) for axis in AXES}
         found[mix]["epoch_s"] = statistics.median(trials[index].epoch_s for index in own)
@@ -320,7 +320,7 @@ def matched(
 def at_budget(
     val: Sequence[Judged], test: Sequence[Judged], weights: Sequence[float], floor: float
 ) -> dict[str, float]:
-    """Interpolate where validation NDCG falls to the floor; the last weight where it does not."""
+    """Interpolate at the weight where validation NDCG reaches the floor, else use the last one."""
     ndcg = [point.figures["ndcg"] for point in val]
     last = next((i for i in range(1, len(ndcg)) if ndcg[i] < floor), len(ndcg))
     share = 0.0
@@ -340,16 +340,16 @@ def at_budget(
 
 
 def load_shop(prepared: Path) -> Shop:
-    """Load a prepared data set, and the second yardstick of likeness."""
+    """Load a prepared data set, and traits with behaviour vectors."""
     dataset = load_dataset(prepared)
     behaviour = replace(dataset.traits, embeddings_VD=behaviour_vectors(dataset))
     return Shop(dataset, behaviour)
 
 
 def behaviour_vectors(dataset: Dataset) -> torch.Tensor:
-    """Embed items by who met them in the train events: [V, BEHAVIOUR_DIM], no text.
+    """Embed items by the users of their train events: [V, BEHAVIOUR_DIM], without text.
 
-    Each user counts by 1 / root of the events, so that who buys much does not decide alone.
+    The weight of a user is 1 / root of the events, so users with many events do not dominate.
     """
     train = train_examples(pq.read_table(dataset.prepared / "train"))
     users = np.repeat(np.arange(len(train.lengths)), train.lengths)
@@ -361,7 +361,7 @@ def behaviour_vectors(dataset: Dataset) -> torch.Tensor:
 
 
 def pool_volumes(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Put the comparisons of several seeds side by side."""
+    """Combine the comparisons of several seeds."""
     ratios = [each["ratio"] for each in found]
     return {
         "ratio": statistics.mean(ratios),
@@ -374,7 +374,7 @@ def pool_volumes(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def pool_matched(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Average each mix over seeds; with several, the standard deviation beside it."""
+    """Average each mix over seeds; several seeds also give a standard deviation."""
     pooled: dict[str, Any] = {}
     for mix in found[0]:
         pooled[mix] = {}

@@ -1,15 +1,16 @@
-"""What judging a large shop takes: seconds a user and memory, from Parquet to the whole scorecard.
+"""Measure time per user and memory of evaluating a large shop, from Parquet to all metrics.
 
     python -m benchmarks.full_ranking
     python -m benchmarks.full_ranking --users 1000000
     python -m benchmarks.full_ranking --quick
 
-A prepared data set of random events, 100,000 items with 384 dimensions of text, and a model of 64
-dimensions with random weights; eight events and one or two targets a user at the mean. One process
-of one thread does what each worker of `pipelines.evaluate` does: read a batch of examples, score
-the whole catalogue, make slates of 10, judge them by every metric, and by group. Memory should not
-grow with the number of users. Prints one JSON line: {"us_a_user": {num_users: microseconds of CPU
-time}, "wall_us_a_user", "peak_mib": {num_users: all that the process holds at most}, ...}.
+The prepared data set has random events and 100,000 items with 384 dimensions of text. The model has
+64 dimensions and random weights. A user has eight events and one or two targets on average. One
+process with one thread does the work of a worker of `pipelines.evaluate`. It reads a batch of
+examples, scores the whole catalogue, makes slates of 10, and computes all metrics and groups.
+Memory should not grow with the number of users. Prints one JSON line: {"us_a_user": {num_users:
+microseconds of CPU time}, "wall_us_a_user", "peak_mib": {num_users: peak memory of the process},
+...}.
 """
 
 from __future__ import annotations
@@ -80,9 +81,9 @@ def main() -> None:
 
 
 def measure(model: Recommender, dataset: Dataset, config: Config) -> dict[str, float]:
-    """Judge all users of the shop."""
+    """Evaluate all users of the shop."""
     kinds = config.eval.slices
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak
     started, cpu_started = time.perf_counter(), time.process_time()
     policy = slate_policy(config, dataset)
     share = held_out_of_split(model, dataset, "test", config)
@@ -101,7 +102,7 @@ def measure(model: Recommender, dataset: Dataset, config: Config) -> dict[str, f
 
 
 def write_shop(prepared: Path) -> None:
-    """Write a prepared data set but for its examples."""
+    """Write a prepared data set without examples."""
     rng = np.random.default_rng(0)
     manifest = Manifest.model_validate(
         {
@@ -148,7 +149,7 @@ def write_shop(prepared: Path) -> None:
 
 
 def write_users(prepared: Path, num_users: int) -> None:
-    """Write the test split, a file after another, in place of the one before."""
+    """Replace the test split, one file at a time."""
     rng = np.random.default_rng(1)
     (prepared / "test").mkdir(exist_ok=True)
     for path in (prepared / "test").glob("*.parquet"):

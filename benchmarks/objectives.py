@@ -1,12 +1,12 @@
-"""What each objective costs: the time of a training step with it over that of a plain step.
+"""Measure the cost of each objective: time of its training step over the time of a plain step.
 
     python -m benchmarks.objectives
     python -m benchmarks.objectives --quick
 
-A shop of 12,101 items and random histories of 7 events at the mean (the size of Amazon Beauty), 256
-users a step, one thread, random weights. The ways take turns, a step each, so that all see the same
-noise of the machine. `epoch_floor_ratio` is the plain step over the three matrix products that
-the exact softmax cannot do without. Prints one JSON line:
+A shop of 12,101 items and random histories of 7 events on average (the size of Amazon Beauty), 256
+users per step, one thread, random weights. The objectives take turns, one step each, so all see the
+same noise of the machine. `epoch_floor_ratio` is the time of the plain step over the time of the
+three matrix products that the exact softmax needs. Prints one JSON line:
 {"overhead": {name: ratio}, "epoch_floor_ratio", "median_ms": {name: ms}, "floor_ms", ...}.
 """
 
@@ -99,7 +99,7 @@ def make_part(rng: np.random.Generator) -> Part:
 
 
 def objectives(rng: np.random.Generator) -> dict[str, Objective]:
-    """Return every way to be measured; `plain` is the exact softmax at w = 0."""
+    """Return every objective to measure; `plain` is the exact softmax at w = 0."""
     unit = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(NUM_ITEMS, TEXT_DIM))))
     num_events = torch.from_numpy(rng.dirichlet(np.ones(NUM_ITEMS)) * 200_000).long()
     attributes = {name: rng.integers(50, size=NUM_ITEMS) for name in ("brand", "colour", "price")}
@@ -140,7 +140,7 @@ def objectives(rng: np.random.Generator) -> dict[str, Objective]:
 
 
 def make_step(objective: Objective, part: Part) -> Callable[[], object]:
-    """Return what does one step on a model of its own."""
+    """Return a function that does one step on its own model."""
     rng = torch.Generator().manual_seed(0)
     towers = [
         ItemTower(torch.ones(NUM_ITEMS), text_dim=TEXT_DIM, dim=dim, id_dropout=0.0)

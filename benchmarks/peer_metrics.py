@@ -1,11 +1,11 @@
-"""Metrics of a world of slates by another library, in that library's own interpreter.
+"""Compute metrics of given slates with another library, in the library's own interpreter.
 
     python benchmarks/peer_metrics.py rectools world.npz
 
-Started by `benchmarks.evaluation`; needs the named library and what it brings, nothing of this
-project. Names are ours; where a library defines a metric otherwise, the call here says how it is
-asked for ours, or `evaluation.CONVERSIONS` does. Prints one JSON line: {"version", "seconds",
-"values"}; the seconds are those of the metrics, from data frames on.
+`benchmarks.evaluation` starts it. It needs only the named library with its dependencies, and
+nothing of this project. Metrics have our names. If a library defines a metric differently, the call
+here or `evaluation.differences` converts it. Prints one JSON line: {"version", "seconds",
+"values"}. The seconds cover the metrics without the construction of data frames.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ K = 10
 
 
 def ragged(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return user, item and rank of what stands in rows padded with -1."""
+    """Return user, item and rank of each entry in rows padded with -1."""
     user, place = np.nonzero(rows >= 0)
     return user, rows[user, place], place + 1
 
 
 def rectools(world: World) -> tuple[float, dict[str, float]]:
-    """Ask RecTools, its intra-list diversity among the rest: of items with one category each."""
+    """Ask RecTools, with intra-list diversity of items with one category each."""
     import pandas as pd
     from rectools import metrics as peer
     from rectools.metrics.distances import PairwiseHammingDistanceCalculator
@@ -41,12 +41,12 @@ def rectools(world: World) -> tuple[float, dict[str, float]]:
 
 
 def rectools_without_ild(world: World) -> tuple[float, dict[str, float]]:
-    """Ask RecTools for all but that, which takes most of its time."""
+    """Ask RecTools without intra-list diversity, which takes most of its time."""
     return ask_rectools(world, {})
 
 
 def ask_rectools(world: World, more: dict[str, Any]) -> tuple[float, dict[str, float]]:
-    """Ask RecTools for what it has of ours, and for more."""
+    """Ask RecTools for its counterparts of our metrics, and for more."""
     import pandas as pd
     from rectools import metrics as peer
 
@@ -78,7 +78,7 @@ def ask_rectools(world: World, more: dict[str, Any]) -> tuple[float, dict[str, f
 
 
 def replay(world: World) -> tuple[float, dict[str, float]]:
-    """Ask RePlay, through polars, its fastest way."""
+    """Ask RePlay with polars, its fastest backend."""
     import polars as pl
     from replay import metrics as peer
 

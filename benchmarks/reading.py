@@ -1,10 +1,10 @@
-"""How fast CSV files are read, with every line accounted for, beside pandas and DuckDB.
+"""Measure how fast CSV files are read with every line checked, beside pandas and DuckDB.
 
     python -m benchmarks.reading
     python -m benchmarks.reading --quick
 
-Three logs of 1,000,000 lines (100,000 with --quick): clean, every field quoted, and a quotation
-mark that is never closed in each thousandth line. All read text only. Prints one JSON line: rows a
+Three logs of 1,000,000 lines (100,000 with --quick): clean, every field quoted, and an unclosed
+quotation mark in each thousandth line. All columns are read as text. Prints one JSON line: rows per
 second of CPU time (median of five), and the rows that each reader finds; null = not installed.
 """
 
@@ -46,7 +46,7 @@ def write_logs(root: Path, num_rows: int) -> dict[str, Path]:
 
 
 def read_ours(path: Path) -> int:
-    """Count the rows that prepare would see."""
+    """Count the rows that `prepare` reads."""
     files = list_files(str(path), "data.clicks")
     (unit,) = readers.cut_units(files, "data.clicks")
     columns = dict(zip(NAMES, NAMES, strict=True))
@@ -54,7 +54,7 @@ def read_ours(path: Path) -> int:
 
 
 def read_pandas(path: Path) -> int:
-    """Count the rows of the C engine."""
+    """Count the rows of pandas with its C engine."""
     return len(pd.read_csv(path, dtype=str, engine="c"))
 
 

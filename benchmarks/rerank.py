@@ -1,21 +1,25 @@
-"""How fast slates are re-ranked: users a second on one thread, beside named peers.
+"""Measure how fast slates are re-ranked on one thread, beside other libraries.
 
     python -m benchmarks.rerank
     python -m benchmarks.rerank --quick
     pip install --no-deps --ignore-requires-python --target DIR warprec==2.2.8 loguru
     python -m benchmarks.rerank --warprec DIR
 
-Random users with 100 candidates of 64 dimensions and slates of 20. pyversity is called user by user
-with its vectors at hand; ours looks the vectors up in a catalogue of 20,000 items. All arms take
-turns, and each is timed in CPU seconds of its thread, which other processes disturb least. Prints
-one JSON line: `mmr_vs_pyversity`, `dpp_vs_pyversity`, `mmr_vs_warprec` are how many times as fast
-ours is (`mmr_vs_warprec` at 500 candidates, `mmr_vs_warprec_of_100` at 100; null without
---warprec), `dpp_floor_ratio` is our time over the least it could take: its floating-point
-operations at the speed of a large product of matrices, or one reading of the vectors at the speed
-of a copy, whichever is more. `same_slates_as_warprec` is the share of slates, in order.
-`grid_of_11_vs_one` is the time of eleven dials over that of one; `mmr_with_a_rule_vs_without` that
-of mmr with a quota that binds for nearly all users over that of mmr, and so on with two rules and
-three. Medians in microseconds a user, by number of candidates and slate length, stand beside them.
+Random users with 100 candidates of 64 dimensions and slates of 20. pyversity gets the vectors of
+one user per call; ours reads the vectors from a catalogue of 20,000 items. All re-rankers take
+turns. Each is timed in CPU seconds of its thread, which other processes disturb least. Prints one
+JSON line:
+
+- `mmr_vs_pyversity`, `dpp_vs_pyversity`, `mmr_vs_warprec`: how many times as fast ours is.
+  `mmr_vs_warprec` has 500 candidates, `mmr_vs_warprec_of_100` has 100; null without --warprec.
+- `dpp_floor_ratio`: our time over a lower bound. The bound is the larger of two times: the
+  floating-point operations at the speed of a large matrix product, and one reading of the vectors
+  at the speed of a copy.
+- `same_slates_as_warprec`: share of slates that are equal, order included.
+- `grid_of_11_vs_one`: time of eleven dials over the time of one.
+- `mmr_with_a_rule_vs_without`: time of mmr with a quota over the time without. The quota binds for
+  nearly all users. The next ones have two and three rules.
+- medians in microseconds per user, by number of candidates and slate length.
 """
 
 from __future__ import annotations
@@ -134,7 +138,7 @@ def make_candidates(num_users: int, num_candidates: int) -> Candidates:
 
 
 def rules(candidates: Candidates) -> tuple[Rule, ...]:
-    """Return a quota of brands, one of colours in five places, and a tenth of the items wanted."""
+    """Return a brand quota, a colour quota in five positions, and a rule for a tenth of items."""
     attributes = candidates.traits.attributes
     cheap_V1 = torch.where(attributes["price"] < 5, 0, -1)[:, None]
     return (
@@ -151,13 +155,13 @@ def ours(
     dials: tuple[float, ...] = (DIAL,),
     options: Options | None = None,
 ) -> Callable[[], object]:
-    """Return what re-ranks all users."""
+    """Return a function that re-ranks all users."""
     options = options or Options()
     return lambda: RERANKERS[name](candidates, k, dials, options)
 
 
 def theirs(name: str, candidates: Candidates) -> Callable[[], object]:
-    """Return what re-ranks all users with pyversity, one after another."""
+    """Return a function that re-ranks all users with pyversity, one after another."""
     embeddings = list(candidates.embeddings_BCD().numpy())
     scores = list(candidates.scores_BC.numpy())
     strategy = getattr(pyversity, name)
@@ -170,7 +174,7 @@ def theirs(name: str, candidates: Candidates) -> Callable[[], object]:
 def beside_warprec(
     directory: Path | None, shop: Candidates, rounds: int
 ) -> dict[str, float | None]:
-    """Compare mmr with WarpRec's, at few candidates and at many."""
+    """Compare mmr with WarpRec's MMR, at few candidates and at many."""
     if directory is None:
         return {"mmr_vs_warprec": None}
     few, few_alike = times_as_fast_as_warprec(directory, shop, rounds)
@@ -187,17 +191,17 @@ def beside_warprec(
 def times_as_fast_as_warprec(
     directory: Path, candidates: Candidates, rounds: int
 ) -> tuple[float, float]:
-    """Return how many times as fast mmr is as WarpRec's, and the share of equal slates.
+    """Return how many times as fast mmr is as WarpRec's MMR, and the share of equal slates.
 
-    Relevance is scaled alike, and of vectors without a negative cosine the objectives differ by a
-    constant: the same slates but for rounding.
+    Both scale relevance the same way. Without negative cosines the objectives differ by a constant,
+    so the slates differ only by rounding.
     """
     scores_BC, items_BC = candidates.scores_BC, candidates.items_BC
     peer = warprec_mmr(directory)(
         candidates.traits.embeddings_VD, pool=scores_BC.shape[1], diversity=DIAL
     )
 
-    def choose() -> torch.Tensor:  # past its own top-k
+    def choose() -> torch.Tensor:  # without its own top-k
         return peer._select(scores_BC, items_BC, K, None)
 
     run = ours("mmr", candidates, K)
@@ -207,9 +211,9 @@ def times_as_fast_as_warprec(
 
 
 def warprec_mmr(directory: Path) -> Callable[..., Any]:
-    """Load the class MMR as it is released, without what else the packages around it import.
+    """Load the released class MMR without the other imports of its packages.
 
-    Some of that is no Python 3.11, and none of it is called here.
+    Some of these modules do not run on Python 3.11, and none is needed here.
     """
     sys.path.append(str(directory))
     for name in WARPREC_PACKAGES:
@@ -220,7 +224,7 @@ def warprec_mmr(directory: Path) -> Callable[..., Any]:
 
 
 def take_turns(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Time all arms, once each a round; the first round warms up. CPU seconds."""
+    """Time all re-rankers in CPU seconds, once per round; the first round is a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in arms}
     for index in range(rounds + 1):
         for name, run in arms.items():
@@ -234,14 +238,14 @@ def take_turns(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
 def times_as_fast(
     times: Mapping[str, list[float]], name: str, peer: str, *, invert: bool = False
 ) -> float:
-    """Return the median over rounds of the peer's time over ours, or of ours over the peer's."""
+    """Return the median over rounds of the ratio of two times."""
     ratios = [b / a for a, b in zip(times[name], times[peer], strict=True)]
     ratio = statistics.median(ratios)
     return round(1 / ratio if invert else ratio, 2)
 
 
 def per_user(taken: list[float], num_users: int) -> float:
-    """Return the median in microseconds a user."""
+    """Return the median in microseconds per user."""
     return round(1e6 * statistics.median(taken) / num_users, 1)
 
 
@@ -259,7 +263,7 @@ def sweep(rounds: int, sizes: list[tuple[int, int]]) -> dict[str, dict[str, floa
 
 
 def dpp_floor(rounds: int) -> float:
-    """Return the least CPU seconds a user that a greedy DPP could take on this machine."""
+    """Return a lower bound of the CPU seconds per user of a greedy DPP on this machine."""
     left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
     block = torch.randn(1 << 22)
     target = torch.empty_like(block)

@@ -1,11 +1,11 @@
-"""What each re-ranker buys on one trained model: accuracy against four kinds of diversity.
+"""Measure the trade-off of each re-ranker on one model: accuracy against four diversity metrics.
 
     python -m benchmarks.rerank_fronts runs/plain
     python -m benchmarks.rerank_fronts --quick runs/plain
 
-The run's model is judged on all users of a split under each re-ranker and dial, in this process.
-`at_cost` holds each re-ranker at 5 % less NDCG than the model alone: between two neighbouring dials
-figures are interpolated, and null says that no dial costs so much. Prints one JSON line: {"plain":
+The run's model is evaluated on all users of a split under each re-ranker and dial, in this process.
+`at_cost` gives each re-ranker at 5 % less NDCG than the model alone. Metrics are interpolated
+between two neighbouring dials; null = no dial lowers NDCG so far. Prints one JSON line: {"plain":
 {figure: value}, "fronts": {re-ranker: {dial: {figure: value}}}, "at_cost": {re-ranker: {figure:
 percent}}, ...}.
 """
@@ -35,7 +35,7 @@ from recdiv_core.slates.scoring import held_out_of_split
 DIALS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 FEW: Final = (0.2, 0.5)
 LOGIT: Final = "logit_adjustment"
-"""Beside the re-rankers, with tau for a dial: it reorders the catalogue before any of them."""
+"""A further arm beside the re-rankers with tau as its dial; it reorders the whole catalogue."""
 BUDGET: Final = 0.95
 MEASURES: Final = {
     "ndcg": accuracy.ndcg,
@@ -91,14 +91,14 @@ def main() -> None:
 
 
 def rounded(figures: Mapping[str, float]) -> dict[str, float]:
-    """Return figures with four digits behind the point."""
+    """Return metrics rounded to four decimals."""
     return {name: round(value, 4) for name, value in figures.items()}
 
 
 def at_cost(
     alone: Mapping[str, float], points: list[Mapping[str, float]]
 ) -> dict[str, float] | None:
-    """Return what is gained in percent where NDCG has fallen to BUDGET; None where it does not."""
+    """Return gains in percent at the dial where NDCG falls to BUDGET; None = it never does."""
     wanted = BUDGET * alone["ndcg"]
     for before, after in itertools.pairwise(points):
         if after["ndcg"] <= wanted <= before["ndcg"]:

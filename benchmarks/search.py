@@ -1,22 +1,22 @@
-"""What a search finds against random draws of the same number, and what early stopping costs.
+"""Compare search with random trials, and measure the savings and losses of early stopping.
 
     python -m benchmarks.search runs/plain
     python -m benchmarks.search --quick runs/plain
     python -m benchmarks.search runs/plain --sweep ID --uri sqlite:///mlflow.db
 
-Nothing is trained here. **Search**: the run's model is judged once on all users of validation under
-each of 2,079 settings of re-ranker, dial and logit adjustment; these figures are then looked up by
-a `FrontSearch` that is asked and told as Tune does it, one trial after another. Re-ranking one
-model is a smaller and smoother problem than training many. `gained` is the hypervolume above that
-of the model alone, as a share of what all settings together reach, mean over seeds; `difference` is
-that to random draws with the same seeds, with its 95 % t interval. Two sets of objectives: NDCG and
-coverage, and these with ILD.
+Nothing is trained. **Search**: the run's model is evaluated once on all validation users under each
+of 2,079 settings of re-ranker, dial and logit adjustment. A `FrontSearch` then proposes trials one
+after another, as in Tune, and reads their metrics from this table. Re-ranking one model is a
+smaller and smoother problem than training many. `gained` is the hypervolume above the model alone,
+as a share of the gain of all settings together, mean over seeds. `difference` compares `gained`
+with random trials of the same seeds, with a 95 % t interval. There are two sets of objectives: NDCG
+and coverage, and the same with ILD.
 
-**Stopping** (with --sweep, of trials that none stopped): their curves are replayed, one trial after
-another in random orders, to the schedulers. `saved` is the share of epochs not trained; `lost` that
-of the hypervolume of all last epochs which the trials that were not stopped miss; `asha` is Ray's,
-by the volume that a trial dominates alone. A trial that is stopped is not replaced by another, so
-that `saved` buys nothing here. Prints one JSON line.
+**Stopping** (with --sweep, of a sweep without early stopping): the learning curves are replayed to
+the schedulers, one trial after another in random orders. `saved` is the share of epochs not
+trained. `lost` is the share of the hypervolume of all last epochs that the remaining trials miss.
+`asha` is Ray's scheduler with the hypervolume of the single trial as its metric. A stopped trial is
+not replaced by another, so `saved` gains nothing here. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ PARAMETERS: Final = {
     "rerank.diversity": tune.randint(0, len(DIALS)),
     "rerank.logit_adjustment": tune.randint(0, len(TAUS)),
 }
-"""Of the dials their places: all that is tried is in the table."""
+"""Parameters of the search. Dials are indexes of DIALS and TAUS, so each trial is in the table."""
 OBJECTIVES: Final = {"two": FRONT[:2], "three": FRONT[:3]}
 BUDGETS: Final = (32, 64)
 MARGINS: Final = (0.0, 0.01, 0.02, 0.05)
@@ -76,12 +76,12 @@ Table = Mapping[tuple[str, int, int], Figures]
 
 
 def main() -> None:
-    """Judge, search, replay and print."""
+    """Evaluate, search, replay and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="3 seeds, one budget")
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--sweep", default="", help="MLflow run of a sweep that stopped nobody")
-    parser.add_argument("--uri", default="sqlite:///mlflow.db", help="where that run is")
+    parser.add_argument("--sweep", default="", help="MLflow run of a sweep without early stopping")
+    parser.add_argument("--uri", default="sqlite:///mlflow.db", help="tracking URI of that run")
     parser.add_argument("run", help="directory of a training run")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def judge_all(run: NamedRun) -> tuple[Figures, Table]:
-    """Return the validation figures of the model alone and under every setting."""
+    """Return the validation metrics of the model alone and under every setting."""
     dataset = load_dataset(Path(run.config.data.prepared))
     model = load_model(run.config, dataset, run.checkpoint)
     alone = replace(slate_policy(run.config, dataset), method="none", diversity=0.0)
@@ -137,7 +137,7 @@ def compare_searches(
     budget: int,
     seeds: Sequence[int],
 ) -> Mapping[str, Mapping[str, object]]:
-    """Return of each search what it gained, and how much more than random draws."""
+    """Return the gain of each search, and its difference from random trials."""
     lowest, highest = volume([plain], objectives), volume(list(table.values()), objectives)
     gained: dict[str, list[float]] = {}
     for search in get_args(Search)[1:]:
@@ -159,7 +159,7 @@ def compare_searches(
 
 
 def drive(search: FrontSearch, table: Table, budget: int) -> list[Figures]:
-    """Ask and tell, one trial after another; return the figures of all."""
+    """Run a search one trial after another; return the metrics of all trials."""
     tried: list[Figures] = []
     for number in map(str, range(budget)):
         sample = search.suggest(number)
@@ -190,7 +190,7 @@ def volume(figures: Sequence[Figures], objectives: Sequence[Objective]) -> float
 
 
 def replay_all(uri: str, run_id: str) -> dict[str, object]:
-    """Return what each scheduler saves and loses of a sweep's trials."""
+    """Return the savings and losses of each scheduler on a sweep's trials."""
     experiment = MlflowClient(tracking_uri=uri).get_run(run_id).info.experiment_id
     sweep = read_sweep(RunHandle(uri, experiment, run_id))
     curves = [

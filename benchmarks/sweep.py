@@ -1,16 +1,16 @@
-"""What a sweep costs beside the training in it: start-ups, checkpoints, tracking, the report.
+"""Measure the overhead of a sweep beside training: start-ups, checkpoints, tracking, the report.
 
     python -m benchmarks.sweep
     python -m benchmarks.sweep --quick
     python -m benchmarks.sweep --workers 2 --events 200000
 
-A real sweep of 16 trials (with `--quick` of 4) on the built-in shop, from one warm model, as
-`recdiv tune` runs it: on this machine's CPUs, as many trials at once as have room. `overhead` is
-the share of the sweep's wall time, from the start of Ray to the report, in which nothing was
-trained or evaluated (a worker that waits for data does neither): training at N trials at once
-counts as 1 / N. `start_s` is the time from the opening of a trial's run in MLflow to its first
-step, without the first round of trials, which finds the machine cold; what its first epoch waits
-for data is part of it. Prints one JSON line.
+A real sweep of 16 trials (4 with `--quick`) on the built-in shop, from one warm model, as `recdiv
+tune` runs it. As many trials run at once as this machine's CPUs allow. `overhead` is the share of
+the sweep's wall time, from the start of Ray to the report, without training or evaluation. A worker
+that waits for data counts as overhead. Training in one of N concurrent trials counts as 1 / N.
+`start_s` is the time from the creation of a trial's run in MLflow to its first step. It includes
+the wait for data of the first epoch. It excludes the first round of trials, which starts cold.
+Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WEIGHTS = (0.02, 0.04, 0.08, 0.25)
 
 
 def main() -> None:
-    """Sweep, read its runs and print."""
+    """Run a sweep, read its runs and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="4 trials on a small shop")
     parser.add_argument("--workers", type=int, default=1, help="of each trial")
@@ -125,19 +125,19 @@ def children(client: MlflowClient, parent_run_id: str) -> list[Run]:
 
 
 def curve(client: MlflowClient, run: Run, name: str) -> list[float]:
-    """Return a figure of all epochs of a run."""
+    """Return a metric of all epochs of a run."""
     points = client.get_metric_history(run.info.run_id, f"train/{name}")
     return [point.value for point in sorted(points, key=lambda point: point.step)]
 
 
 def busy_of_epochs(client: MlflowClient, run: Run) -> list[float]:
-    """Return the seconds that each epoch of a run trained and evaluated."""
+    """Return the seconds of training and evaluation in each epoch of a run."""
     curves = (curve(client, run, name) for name in ("epoch_s", "eval_s", "data_wait_s"))
     return [train + evaluate - wait for train, evaluate, wait in zip(*curves, strict=True)]
 
 
 def start_s(client: MlflowClient, run: Run) -> float:
-    """Return the seconds from the opening of a run to its first step."""
+    """Return the seconds from the creation of a run to its first step."""
     first = min(
         client.get_metric_history(run.info.run_id, "train/epoch_s"), key=lambda point: point.step
     )

@@ -1,19 +1,21 @@
-"""What training gains from a second worker, waits for data, and pays for Ray.
+"""Measure the speed-up of a second worker, the wait for data, and the overhead of Ray.
 
     python -m benchmarks.training
     python -m benchmarks.training --quick
     python -m benchmarks.training --prepared DIR --batch-size 1024
 
-Real runs of `launch.run` on the built-in shop, or on a prepared data set, each worker with one
-thread: one worker, two workers with the same global batches (half a batch each) and with twice the
-batch (as much each as the one), and beside them the same steps in a bare loop of one process that
-reads the shards itself, without Ray. They take turns; the first epoch of each warms up. Two such
-loops at once, which share nothing but the machine (its memory, its clock), are the most that two
-workers could reach here. Prints one JSON line: {"two_workers_vs_one": users a second with two over
-one, "two_workers_twice_the_batch_vs_one": the same with twice the batch over one,
-"two_apart_vs_one": of the two bare loops together over one alone, "data_wait_share": of the time of
-an epoch with two workers, "ray_vs_bare_torch": users a second of one Ray worker over the bare loop,
-...}.
+Real runs of `launch.run` on the built-in shop or on a prepared data set, with one thread per
+worker. The arms take turns, and the first epoch of each is a warm-up. They are one worker, two
+workers with the same global batch (half each), two workers with twice the batch, and a bare loop.
+The bare loop takes the same steps in one process without Ray and reads the shards itself. Two bare
+loops at once share only the machine, so they are the upper bound for two workers here. Prints one
+JSON line:
+
+- `two_workers_vs_one`: users per second of two workers over one.
+- `two_workers_twice_the_batch_vs_one`: the same with twice the batch over one.
+- `two_apart_vs_one`: users per second of two bare loops together over one alone.
+- `data_wait_share`: share of an epoch with two workers that is wait for data, in [0, 1].
+- `ray_vs_bare_torch`: users per second of one Ray worker over the bare loop.
 """
 
 from __future__ import annotations
@@ -132,7 +134,7 @@ def make_shop(place: Path, *, quick: bool) -> Path:
 
 
 def curves(config: Config) -> tuple[list[float], list[float]]:
-    """Train; return users a second and the share of waiting of each epoch but the first."""
+    """Train; return users per second and the share of waiting, of each epoch after the first."""
     result = run(config)
     client = mlflow.MlflowClient(config.tracking.uri)
 
@@ -145,7 +147,7 @@ def curves(config: Config) -> tuple[list[float], list[float]]:
 
 
 def bare_in_process(config: Config) -> list[float]:
-    """Return users a second of a bare loop, run in a process of its own as a worker is."""
+    """Return users per second of a bare loop in its own process, like a worker."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.training", "--bare"],
         input=config.model_dump_json(),
@@ -157,7 +159,7 @@ def bare_in_process(config: Config) -> list[float]:
 
 
 def bare_epochs(config: Config) -> list[float]:
-    """Take the same steps without Ray; return users a second of all epochs but the first."""
+    """Take the same steps without Ray; return users per second of all epochs after the first."""
     torch.set_num_threads(config.scaling.threads_per_worker)
     os.nice(15)  # as Ray's workers
     dataset = load_dataset(Path(config.data.prepared))

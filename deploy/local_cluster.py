@@ -3,10 +3,10 @@
     python deploy/local_cluster.py --nodes 2 --cpus 2
     recdiv train data.prepared=/abs/shop run.storage=/abs/runs scaling.address=HOST:PORT ...
 
-Each node is a raylet of its own, as on a separate machine. `kill -9` one and watch a run continue.
-Prints the nodes, the address for jobs and the address to join. Ctrl-C stops everything. Jobs from
-`recdiv submit` need a cluster of separate machines, or a single node: Ray 2.60 unpacks the files of
-a job once per node, and here all nodes share the path. A later node then deletes the job's files.
+Each node is a separate raylet, as on a separate machine. `kill -9` a raylet and watch a run
+continue. Prints the nodes, the address for jobs and the address to join. Ctrl-C stops everything.
+Jobs from `recdiv submit` need separate machines or a single node. Ray 2.60 unpacks the files of a
+job once per node, and here all nodes share the path, so a later node deletes the job's files.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 
 
 def main() -> None:
-    """Start, wait, stop."""
+    """Start the cluster, wait for Ctrl-C, stop the cluster."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Small random candidates that every re-ranker is tried on, with everything awkward in them."""
+"""Small random candidates with edge cases, for tests of every re-ranker."""
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def random_traits(rng, num_items, dim, num_categories, *, zeros=0.0, positive=Fa
 
 
 def candidates_of_one(scores, vectors=None, *, categories=None, history=None, attributes=None):
-    """Return the candidates of a single user, who is offered the whole catalogue in order."""
+    """Return the candidates of a single user: the whole catalogue in order."""
     num_items = len(scores)
     vectors = torch.tensor(vectors or [[1.0, 0.0]] * num_items)
     labels = categories or [[0]] * num_items
@@ -79,7 +79,7 @@ def candidates_of_one(scores, vectors=None, *, categories=None, history=None, at
 
 
 def rule(kind, labels, count=1, window=0):
-    """Return a rule whose labels are given as [V, L], padded with -1."""
+    """Return a rule with labels [V, L], padded with -1."""
     return Rule(kind, labels_of_padded(labels), count, window)
 
 
@@ -93,7 +93,7 @@ def slate_of_one(name, scores, vectors, k, dial, **options):
 
 
 def with_padding(candidates, is_padding):
-    """Return the candidates with padding here and there, and one score that is no number."""
+    """Return the candidates with random padding and one NaN score."""
     scores = candidates.scores_BC.masked_fill(is_padding, -torch.inf)
     scores[1, 3] = torch.nan
     return replace(candidates, scores_BC=scores)

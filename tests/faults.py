@@ -1,8 +1,8 @@
-"""The faults of tests/mutate.py: a table, longer than a module should be because it is data.
+"""Table of faults for tests/mutate.py; it is long because it is data.
 
-A file of recdiv_core -> the tests that must notice, and (original text, faulty text) pairs. The
-original stands once in the file, up to and with what is left out of the pair's text. Kinds: signs,
-steps of one, wrong denominators, missing masks, orders of ties, ratios before sums.
+The key is a file of recdiv_core. The value holds the tests that must notice a fault, and pairs of
+(original text, faulty text). The original text occurs exactly once in the file. Kinds of faults:
+signs, off by one, wrong denominators, missing masks, orders of ties, ratios before sums.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Does a test notice? Put one deliberate fault after another into a copy, and run its tests.
+"""Mutation testing: put one deliberate fault after another into a copy, and run its tests.
 
     python -m tests.mutate                    # all, about ten minutes
     python -m tests.mutate splits losses/balance.py
 
-Each fault is tried in a fork of this process, which has imported what takes seconds and none of our
-modules. Not part of the suite: run it after losses, metrics, re-rankers, splits or adapters have
-changed. Faults that no test notices, or whose text has gone, are named at the end: exit status 1.
-The table is in faults.py.
+Each fault is tried in a fork of this process. The process has imported the slow libraries and none
+of our modules. Not part of the suite: run it after a change of losses, metrics, re-rankers, splits
+or adapters. The last line lists faults that no test noticed and faults without their text; then the
+exit status is 1. The table is in faults.py.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SLOW_IMPORTS = (
 )
 OURS = ("tests", "recdiv_core")
 MOST_S = 300
-"""Seconds after which a fault counts as noticed: it may make a loop endless."""
+"""Timeout of a fault in seconds; it then counts as noticed, because its loop may be endless."""
 FAMILIES: dict[str, Faults] = {
     "losses": LOSSES,
     "metrics": METRICS,
@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(names: list[str]) -> int:
-    """Try the faults of the families or files named, or all; print one JSON line."""
+    """Try the faults of the named families or files, or all; print one JSON line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     chosen = {
         file: faults
@@ -62,14 +62,14 @@ def main(names: list[str]) -> int:
         if not names or family in names or file in names
     }
     if not chosen:
-        raise SystemExit(f"no such family or file; there are {', '.join(FAMILIES)}")
+        raise SystemExit(f"unknown family or file; the families are {', '.join(FAMILIES)}")
     survivors: list[str] = []
     stale: list[str] = []
     num_faults = 0
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in SLOW_IMPORTS:
         import_module(name)
-    # the first example that fails will do
+    # no shrinking: the first failing example is enough
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
     hypothesis.settings.register_profile("fault", deadline=None, derandomize=True, phases=phases)
     with tempfile.TemporaryDirectory(prefix="mutate-") as directory:
@@ -78,7 +78,7 @@ def main(names: list[str]) -> int:
             for original, faulty in pairs:
                 num_faults += 1
                 if (tree / "recdiv_core" / file).read_text("utf-8").count(original) != 1:
-                    stale.append(f"{file}: {original!r} does not stand there once")
+                    stale.append(f"{file}: {original!r} does not occur exactly once")
                     continue
                 started = time.monotonic()
                 is_noticed = try_fault(tree, file, original, faulty, tests.split())
@@ -95,7 +95,7 @@ def main(names: list[str]) -> int:
 
 
 def copy_tree(directory: Path) -> Path:
-    """Copy what the tests need, and return where it stands."""
+    """Copy the files that tests need, and return their directory."""
     ignored = shutil.ignore_patterns("__pycache__")
     for name in COPIED:
         if (ROOT / name).is_dir():
@@ -107,7 +107,7 @@ def copy_tree(directory: Path) -> Path:
 
 
 def try_fault(tree: Path, file: str, original: str, faulty: str, tests: list[str]) -> bool:
-    """Tell whether any of the tests fails with a fault; the copy is whole again afterwards."""
+    """Return whether any of the tests fails with a fault; restore the copy afterwards."""
     path = tree / "recdiv_core" / file
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace(original, faulty), encoding="utf-8")
@@ -115,7 +115,7 @@ def try_fault(tree: Path, file: str, original: str, faulty: str, tests: list[str
         code = run_pytest(tree, [*(f"tests/{name}.py" for name in tests), f"recdiv_core/{file}"])
     finally:
         path.write_text(text, encoding="utf-8")
-        # what was compiled of the fault may be of the same second and size
+        # bytecode of the fault may have the same second and size as the original
         Path(cache_from_source(str(path))).unlink(missing_ok=True)
     if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
         raise SystemExit(f"{file}: {' '.join(tests)} could not be run: pytest ended with {code}")
@@ -123,7 +123,7 @@ def try_fault(tree: Path, file: str, original: str, faulty: str, tests: list[str
 
 
 def run_pytest(tree: Path, places: list[str]) -> int:
-    """Return how pytest ends in a fork of this process; below 0: the signal that ended it."""
+    """Run pytest in a fork of this process; return its exit status, below 0 = minus a signal."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -138,7 +138,7 @@ def run_pytest(tree: Path, places: list[str]) -> int:
         for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
             del sys.modules[name]
         code = int(pytest.main([*PYTEST, *places]))
-    finally:  # all else in this process belongs to its parent
+    finally:  # everything else in this process belongs to the parent
         os._exit(code)
 
 

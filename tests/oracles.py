@@ -1,4 +1,4 @@
-"""Slow, obvious twins of the library's vectorised code: loops over users, plain Python."""
+"""Slow reference implementations of the vectorised code: loops over users, plain Python."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def log_det_by_dimension(q: Sequence[float], vectors: NDArray[np.floating]) -> f
 def category_shares(
     items: Sequence[int], categories: Sequence[Sequence[int]], num_categories: int
 ) -> list[float]:
-    """Return the share of each category in items; an item of several gives each an equal part."""
+    """Return the share of each category in items; the categories of one item share it equally."""
     shares = [0.0] * num_categories
     for item in items:
         for category in categories[item]:
@@ -124,7 +124,7 @@ def items_shared(slates: Sequence[Sequence[int]]) -> float:
 def divergence_from_popularity_power(
     slates: Sequence[Sequence[int]], popularity: Sequence[float], power: float
 ) -> float:
-    """Return KL(p || pi^power / Z), p the share of all places that each item holds."""
+    """Return KL(p || pi^power / Z), where p is each item's share of all slate positions."""
     places = Counter(itertools.chain.from_iterable(slates))
     total, norm = sum(places.values()), sum(share**power for share in popularity)
     return sum(
@@ -134,7 +134,7 @@ def divergence_from_popularity_power(
 
 
 def gini(exposure: Sequence[float]) -> float:
-    """Half the mean absolute difference of all pairs, relative to the mean."""
+    """Return half the mean absolute difference of all pairs, relative to the mean."""
     if not sum(exposure):
         return 0.0
     differences = [abs(a - b) for a in exposure for b in exposure]
@@ -152,7 +152,7 @@ def metrics_of_slates(
     num_categories: int,
     k: int,
 ) -> dict[str, float]:
-    """Return all metrics, `finish(tally_slates(...))` done by hand."""
+    """Return all metrics; the slow twin of `finish(tally_slates(...))`."""
     judged = [(slate[:k], wanted) for slate, wanted in zip(slates, targets, strict=True) if wanted]
     users = [
         accuracy_of_slate(slate, wanted, k)
@@ -189,7 +189,7 @@ def scaled_scores(scores: Sequence[float]) -> list[float | None]:
 def mmr_slate(
     scores: Sequence[float], embeddings: NDArray[np.floating], k: int, diversity: float
 ) -> list[int]:
-    """Choose one user's slate: step by step, every pair of cosines anew."""
+    """Choose one user's slate step by step, recomputing every pair of cosines."""
     relevance = scaled_scores(scores)
     chosen: list[int] = []
     while len(chosen) < k:
@@ -224,9 +224,9 @@ def greedy_regret(
     relevance: Sequence[float | None],
     value: Callable[[int, list[int]], float],
 ) -> float:
-    """Return how far a choice fell short of the best there was, at the worst place of a slate.
+    """Return the largest shortfall of a choice against the best choice, over slate positions.
 
-    Slates that differ only by ties and rounding are alike good.
+    Slates that differ only by ties and rounding have almost no shortfall.
     """
     chosen: list[int] = []
     worst = 0.0
@@ -241,7 +241,7 @@ def greedy_regret(
 
 
 def log_volume(places: Sequence[int], embeddings: NDArray[np.floating]) -> float:
-    """Return log det of the cosines; a vector of zeros is like nothing but itself."""
+    """Return log det of the cosines; a zero vector is similar only to itself."""
     kernel = [
         [1.0 if i == j else cosine(embeddings[i], embeddings[j]) for j in places] for i in places
     ]
@@ -249,7 +249,7 @@ def log_volume(places: Sequence[int], embeddings: NDArray[np.floating]) -> float
 
 
 def distance_to_span(vector: NDArray[np.floating], others: NDArray[np.floating]) -> float:
-    """Return what least squares leave of a vector."""
+    """Return the residual of a vector after a least-squares fit."""
     weights = np.linalg.lstsq(others.T, vector, rcond=None)[0]
     return float(np.linalg.norm(vector - others.T @ weights))
 
@@ -297,9 +297,9 @@ def serve_one_after_another(
     free: Sequence[int],
     order: Sequence[int],
 ) -> list[list[int]]:
-    """Hand out places: a user asks on until k items keep them; returns places of each user.
+    """Match users with items of limited capacity; return the candidate indexes of each user.
 
-    The users ask in the order given, each as long as they can; who is turned away asks again.
+    Users apply to items in the given order until k items keep them. A rejected user applies again.
     """
     worth = [standard_scores(own) for own in scores]
     kept: dict[int, list[tuple[float, int, int]]] = defaultdict(list)
@@ -326,13 +326,13 @@ def serve_one_after_another(
 
 
 def dominates(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Say whether `first` is at least as good everywhere and better somewhere; more is better."""
+    """Return whether `first` is nowhere worse and somewhere better; higher is better."""
     pairs = list(zip(first, second, strict=True))
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
 def hypervolume_on_grid(points: Sequence[Sequence[int]], size: int) -> int:
-    """Count the unit cubes of a grid from 0 to `size` that points with whole numbers dominate."""
+    """Count the unit cubes of a grid from 0 to `size` that integer points dominate."""
     dimensions = len(points[0]) if points else 1
     return sum(
         any(all(p > c for p, c in zip(point, cube, strict=True)) for point in points)
@@ -346,10 +346,10 @@ def predictions_of_users(
     weights: Sequence[float],
     max_history: int,
 ) -> list[tuple[tuple[int, ...], int, float, int]]:
-    """Walk each user's events: (what is seen before it, item, weight, query), weight 0 left out.
+    """Return (earlier items, item, weight, query) of each event with a weight above 0.
 
-    A long history is cut from its end into windows; the first event of a window is predicted from
-    the whole window before it, any other from what stands before it in its own window.
+    A long history is cut from its end into windows. The first event of a window is predicted from
+    the whole window before it. Any other event is predicted from the earlier ones of its window.
     """
     predicted: list[tuple[tuple[int, ...], int, float, int]] = []
     flat = 0
@@ -371,7 +371,7 @@ def item_knn_scores(
     num_neighbours: int,
     shrinkage: float,
 ) -> list[float]:
-    """Sum, over the user's distinct items, the similarities to the neighbours that each keeps."""
+    """Sum the similarities to the neighbours of each distinct item of the user."""
     buyers = [
         {u for u, items in enumerate(histories) if item in items} for item in range(num_items)
     ]
@@ -393,7 +393,7 @@ def item_knn_scores(
 def ease_scores(
     histories: Sequence[Sequence[int]], user: Sequence[int], num_items: int, ridge: float
 ) -> NDArray[np.float64]:
-    """Score by the closed form, with an explicit inverse."""
+    """Score with the closed form and an explicit inverse."""
     bought = np.zeros((len(histories), num_items))
     for row, items in enumerate(histories):
         bought[row, list(items)] = 1.0
@@ -430,7 +430,7 @@ def rejected_by_holm(p_values: Sequence[float], alpha: float) -> list[bool]:
 
 
 def items_by_users(slates: Sequence[Sequence[int]]) -> Counter[frozenset[int]]:
-    """Count the items that stand in the slates of just these users, for each set of users."""
+    """Count the items in the slates of exactly these users, for each set of users."""
     users: dict[int, set[int]] = defaultdict(set)
     for user, slate in enumerate(slates):
         for item in slate:
@@ -441,7 +441,7 @@ def items_by_users(slates: Sequence[Sequence[int]]) -> Counter[frozenset[int]]:
 def series_over_sets(
     first: Counter[frozenset[int]], second: Counter[frozenset[int]], damping: int
 ) -> float:
-    """Sum (-1)^(|A| + 1) w n_A m_A over sets of users, w of a binomial by enumeration."""
+    """Sum (-1)^(|A| + 1) w n_A m_A over sets A of users; w comes from an enumerated binomial."""
     outcomes = list(itertools.product((0, 1), repeat=damping))
     positive = sum(sum(outcome) >= 1 for outcome in outcomes)
     total = 0.0

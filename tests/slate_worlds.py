@@ -1,4 +1,4 @@
-"""Small random soft slates, and free scores to be trained by one regulariser."""
+"""Small random soft slates, and free scores that one regulariser trains."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ ATTRIBUTES = ("brand", "colour", "price")
 
 
 def random_slates(seed, *, membership=None, dtype=torch.float64, k=K, spread=1.0):
-    """Return soft slates over items with zero vectors and several labels among them.
+    """Return soft slates over items, some with zero vectors or several labels.
 
     spread: 0 = all vectors point the same way, 1 = mostly, so that no ILD is above 1.
     """
@@ -62,13 +62,13 @@ def lists_of(labels):
 
 
 def replaced(slates, **changes):
-    """Return the slates with other fields, be they their own or the traits'."""
+    """Return the slates with other fields, of the slates or of their traits."""
     own = {name: changes.pop(name) for name in list(changes) if hasattr(slates, name)}
     return replace(slates, **own, traits=replace(slates.traits, **changes))
 
 
 def hard_membership(seed, k=K):
-    """Return 0/1 memberships of k random candidates, and their places."""
+    """Return 0/1 memberships of k random candidates, and their indexes."""
     rng = np.random.default_rng(seed)
     places = np.stack([rng.permutation(NUM_CANDIDATES)[:k] for _ in range(3)])
     membership = torch.zeros(3, NUM_CANDIDATES, dtype=torch.float64)
@@ -80,7 +80,7 @@ def hard_slates(slates, places):
 
 
 def shop_traits(vectors, num_train_users):
-    """Return the traits of a shop whose items lie around 8 centres, one a category."""
+    """Return the traits of a shop with items around 8 centres, one per category."""
     items = torch.arange(len(vectors))
     return ItemTraits(
         embeddings_VD=torch.tensor(vectors).float(),
@@ -97,7 +97,7 @@ def shop_traits(vectors, num_train_users):
 
 
 def shop_history(num_users):
-    """Return the tastes of users: those of even number know one category, the others all."""
+    """Return the tastes of users: one category for even users, all categories for odd users."""
     users = torch.arange(num_users)
     return torch.where(users[:, None] % 2 == 0, torch.eye(8)[users % 8], 1 / 8)
 

@@ -1,4 +1,4 @@
-"""A small sweep with everything behind it: a prepared shop, checkpoints on disk, runs in MLflow."""
+"""A small finished sweep: a prepared shop, checkpoints on disk, runs in MLflow."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ OBJECTIVES = [
     {"metric": f"val/coverage_at_{K}", "direction": "max", "reference": 0.0},
 ]
 TRIALS = {"plain": (0.0, 0.050, 0.40), "bent": (0.3, 0.049, 0.55), "wide": (0.9, 0.030, 0.60)}
-"""Name -> weight, accuracy and coverage on validation; the figures are not those of the weights."""
+"""Name -> weight, accuracy and coverage on validation; the values are made up."""
 
 
 @dataclass(frozen=True)
 class SweptShop:
-    """A sweep: its parent run, its data, and where its trials lie."""
+    """A sweep: its parent run, its data, and the directory of its trials."""
 
     sweep: RunHandle
     prepared: Path
@@ -118,7 +118,7 @@ def write_shop(prepared: Path, manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def write_checkpoint(config: Config, seed: int) -> None:
-    """Write a finished run with random weights where its config says."""
+    """Write a finished run with random weights to the storage of its config."""
     prepared = Path(config.data.prepared)
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # noqa: TID251

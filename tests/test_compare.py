@@ -176,7 +176,7 @@ def test_a_run_against_itself_differs_in_nothing(plain):
     for entry in result["comparisons"][0]["metrics"].values():
         assert entry["difference"] == 0
         assert (entry["low"], entry["high"]) == pytest.approx((0, 0), abs=1e-8)
-    assert "cannot be told from 0" in result["comparisons"][0]["sentence"]
+    assert "cannot be distinguished from 0" in result["comparisons"][0]["sentence"]
 
 
 @pytest.fixture(scope="module")
@@ -287,16 +287,18 @@ def test_the_sentence_names_a_seed_that_points_elsewhere():
         "ild": entry(-2.0, -3.0, -1.0, 0.3, by_seed=[-0.02, -0.02, -0.02]),
     }
     said = comparison_sentence({"other": "b", "metrics": metrics}, {"b": "b"}, 2)
-    assert "in the mean of 3 seeds, the sign is that of NDCG in 2; " in said
-    assert said.endswith("NDCG holds, ILD cannot be told from 0, after Holm over 2 claims.")
+    assert "in the mean of 3 seeds, with the same sign in 2 for NDCG; " in said
+    assert said.endswith(
+        "NDCG holds, ILD cannot be distinguished from 0, after Holm over 2 claims."
+    )
 
 
 def test_the_sentence_of_fronts_says_where_one_does_not_reach():
     missing = dict.fromkeys(("difference", "percent", "percent_low", "percent_high", "p"))
     axes = {"ild": {"hypervolume": entry(5, 4, 6, 0.01), "99%": missing}}
     assert front_sentence({"other": "ours", "axes": axes}, 3) == (
-        "ours has, in ILD: 5.0 % more [+4.0, +6.0] hypervolume, nothing to compare at 99%, which a "
-        "front does not reach. Of these 1 of 1 hold after Holm over 3 claims."
+        "ours has, in ILD: 5.0 % more [+4.0, +6.0] hypervolume, nothing to compare at 99%, because "
+        "a front does not reach it. Of these 1 of 1 hold after Holm over 3 claims."
     )
 
 
@@ -362,8 +364,8 @@ def test_runs_of_other_data_are_refused_with_all_that_differs(plain, run_of, sho
 @pytest.mark.parametrize(
     ("groups", "sides", "claims", "message"),
     [
-        ([("a", "b"), ("c",)], {}, ["ndcg"], "groups of seeds must be of one size, got 2, 1 runs"),
-        ([("a", "a"), ("b", "c")], {}, ["ndcg"], "a,a: an empty name, or a run that is named"),
+        ([("a", "b"), ("c",)], {}, ["ndcg"], "groups of seeds must have the same size, got 2, 1"),
+        ([("a", "a"), ("b", "c")], {}, ["ndcg"], "a,a: an empty name, or a run given twice"),
         ([("a",), ("",)], {}, ["ndcg"], "an empty name"),
         ([("a",), ("b",)], {}, ["ild", "ild"], "--claims ild,ild: allowed, once each"),
         ([], {"x": ("a",), "y": ("b",)}, ["ndcg", "gini"], "names no axis for --front beside ndcg"),

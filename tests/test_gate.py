@@ -27,8 +27,8 @@ def test_floors_given_stand_beside_the_others_or_in_their_place():
         ("gini=1", "allowed NAME=SHARE"),  # lower is better: no floor
         ("homogeneity.tail=1", "allowed NAME=SHARE"),
         ("ndcg.rich=1", "allowed NAME=SHARE"),
-        ("ndcg", "'' is no share"),
-        ("ndcg=all", "'all' is no share"),
+        ("ndcg", "'' is not a share"),
+        ("ndcg=all", "'all' is not a share"),
         ("ndcg=nan", r"lies in \[0, 2\]"),
         ("ndcg=98", r"lies in \[0, 2\]"),
     ],

@@ -60,7 +60,7 @@ def test_users_with_one_slate_are_counted(shop, alike):
     assert result["k"] == K
     assert result["same_slates"] == [num_users // 2]
     assert result["figures"]["same_slate"] == pytest.approx(0.5, abs=0.02)
-    assert "share their slate with somebody" in result["verdict"]
+    assert "have the same slate as another user" in result["verdict"]
     assert result["segments"].keys() >= {"cold", "warm"}
     cold = sum(user["is_cold_user"] for user in shop.users)
     assert result["segments"]["cold"]["num_users"] == cold

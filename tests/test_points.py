@@ -150,7 +150,7 @@ def test_headline_and_notes_say_that_figures_are_means():
     front = trials.front_of(points(own), NDCG, COVERAGE)
     said = trials_text.headline(front)
     assert "+76.9 % (\u00b1 0.0) coverage@10 for 4.1 % (\u00b1 0.0) less NDCG@10" in said
-    assert "; means over 3 seeds, to which this trial is the nearest." in said
+    assert "; means over 3 seeds; this trial is the nearest to them." in said
     said = " ".join(trials_text.notes(front, own))
     assert "means over 3 training seeds per point" in said
     assert "Intervals do not cover the training of the shared base model" in said

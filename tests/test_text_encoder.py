@@ -107,7 +107,7 @@ def test_an_encoder_without_a_tokeniser_is_refused(encoder: Path):
         path.unlink()
     with pytest.raises(UserError, match=r"has no tokeniser: none of tokenizer\*\.json, vocab"):
         check_encoder(str(encoder))
-    with pytest.raises(UserError, match="'red shoe' and 'blue coat' are the same to it"):
+    with pytest.raises(UserError, match="it encodes 'red shoe' and 'blue coat' alike"):
         load_tokenizer(str(encoder))
 
 
@@ -130,7 +130,7 @@ def test_an_encoder_that_lacks_a_shard_is_refused(encoder: Path):
     weights = {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}
     index = encoder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weights}))
-    with pytest.raises(UserError, match=r"lacks model-2-of-2\.safetensors of its weights"):
+    with pytest.raises(UserError, match=r"lacks the weights file model-2-of-2\.safetensors"):
         check_encoder(str(encoder))
 
 

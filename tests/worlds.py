@@ -1,4 +1,4 @@
-"""Small random worlds that metrics and re-rankers are tried on: ragged lists, and their tensors."""
+"""Small random worlds for tests of metrics and re-rankers: ragged lists, and their tensors."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from recdiv_core.schema import CATALOGUE, Manifest
 
 @dataclass(frozen=True)
 class World:
-    """Users' slates and targets over a catalogue with everything awkward in it.
+    """Users' slates and targets over a catalogue, with edge cases.
 
-    Some slates are short or empty, some users have no target, some items no vector, no category or
-    several, no train event or more events than there are train users.
+    Some slates are short or empty. Some users have no target. Some items have no vector, no
+    category, several categories, no train event, or more train events than there are train users.
     """
 
     slates: list[list[int]]
@@ -43,10 +43,10 @@ class World:
 
 
 def with_background(world: World, seed: int) -> World:
-    """Return the world with what the whole set of metrics asks about: more awkward things.
+    """Return the world with the inputs of all metrics: histories, scores and attributes.
 
-    Some histories are empty or hold an item twice; scores tie, and are None for items that could
-    not have been shown, targets excepted; attributes have unknown values.
+    Some histories are empty or hold an item twice. Scores tie, and are None for items that could
+    not be shown; targets always have a score. Attributes have unknown values.
     """
     rng = np.random.default_rng(seed)
     num_items = len(world.popularity)
@@ -96,7 +96,7 @@ def random_world(
 
 
 def renumbered(world: World, rng: np.random.Generator) -> World:
-    """Return the world with other numbers of items; equally popular ones keep their order."""
+    """Return the world with permuted item indexes; equally popular items keep their order."""
     place_V = rng.permutation(len(world.popularity))
     popularity = np.array(world.popularity)
     for count in np.unique(popularity):
@@ -120,7 +120,7 @@ def renumbered(world: World, rng: np.random.Generator) -> World:
 
 
 def pad(lists: Sequence[Sequence[int]]) -> Tensor:
-    """Return ragged lists as one int64 tensor, -1 behind the end."""
+    """Return ragged lists as one int64 tensor, padded with -1."""
     width = max((len(values) for values in lists), default=0)
     rows = [[*values, *[-1] * (width - len(values))] for values in lists]
     return torch.tensor(rows, dtype=torch.int64).reshape(len(lists), width)
@@ -163,7 +163,7 @@ def background_of(world: World, users: Sequence[int]) -> Background:
 
 
 def scorecard_tally(world: World, *, k: int, users: Sequence[int] | None = None) -> Tally:
-    """Return the tally of the whole set of metrics, of all users or of those given."""
+    """Return the tally of all metrics, over all users or over the given users."""
     chosen = range(len(world.slates)) if users is None else users
     traits = traits_of(world)
     return tally_slates(
@@ -177,7 +177,7 @@ def scorecard_tally(world: World, *, k: int, users: Sequence[int] | None = None)
 
 
 def tally_of(world: World, *, k: int, users: Sequence[int] | None = None) -> Tally:
-    """Return the tally of all users, or of those given, in that order."""
+    """Return the tally of all users, or of the given users in the given order."""
     chosen = range(len(world.slates)) if users is None else users
     slates = pad([world.slates[user] for user in chosen])
     targets = pad([world.targets[user] for user in chosen])
@@ -185,7 +185,7 @@ def tally_of(world: World, *, k: int, users: Sequence[int] | None = None) -> Tal
 
 
 def write_dataset(prepared: Path, manifest: Manifest, *, num_items: int, num_queries: int) -> None:
-    """Write a prepared data set but for its splits: manifest, catalogue and random vectors."""
+    """Write a prepared data set without splits: manifest, catalogue and random vectors."""
     small = manifest.model_copy(update={"num_items": num_items, "categories": ("A", "B", "C")})
     (prepared / "manifest.json").write_text(small.model_dump_json())
     items = [

@@ -1,4 +1,4 @@
-"""Search spaces: one SPACE per file, data only. Here are settings that several spaces share."""
+"""Search spaces: one SPACE per file, data only. This module holds settings of several spaces."""
 
 from typing import Final
 
@@ -8,10 +8,10 @@ FRONT: Final = tuple(
     Objective(f"val/{name}", "max", reference=0.0)
     for name in ("ndcg", "coverage", "ild", "diversity_index")
 )
-"""Axes of the fronts of most spaces: accuracy, and the diversity that it is traded for."""
+"""Axes of the fronts of most spaces: accuracy and three kinds of diversity."""
 
 FURTHER: Final = {"train.epochs": 5, "train.learning_rate": 1e-3, "train.select": "last"}
-"""Settings of trials that start from a base model: equal epochs, and the last one counts."""
+"""Settings of trials that start from a base model: equal epochs, evaluated at the last one."""
 
 WARM: Final = {"train.epochs": 15, "train.learning_rate": 2e-3}
-"""Settings of their base model, trained at w = 0."""
+"""Settings of the base model, trained at w = 0."""

@@ -1,4 +1,4 @@
-"""Which balance: one mix of regularisers under each way to combine relevance and penalty."""
+"""Compare the ways to combine relevance and penalty, on one mix of regularisers."""
 
 from ray import tune
 

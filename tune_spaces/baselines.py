@@ -1,6 +1,6 @@
-"""Reference baselines, which any model must beat: each is fitted once, nothing is trained.
+"""Reference baselines for trained models: each is fitted once, without gradient training.
 
-Later reports on the same data set show these runs beside their fronts.
+Later reports on the same data set show these runs beside the front.
 """
 
 from ray import tune

@@ -1,7 +1,7 @@
 """A whole front from one training: a conditioned model, evaluated at a grid of its dial.
 
-The base model is trained once, for all weights up to the one below. A trial trains nothing: it only
-sets `model.diversity`. Compare with `tradeoff`, which trains a model for each point.
+The base model is trained once for all weights up to `loss.diversity_weight`. A trial trains
+nothing; it only sets `model.diversity`. `tradeoff` trains a model for each point instead.
 """
 
 from ray import tune

@@ -1,7 +1,7 @@
-"""Both dials at once: the diversity weight in training, and a light re-ranking after it.
+"""Both dials at once: the diversity weight in training, and light re-ranking afterwards.
 
-Like `tradeoff`, with each weight under each re-ranking dial. Where this front is better than the
-front of `tradeoff`, a re-ranker adds something that training did not reach.
+Like `tradeoff`, but each weight is combined with each re-ranking dial. A better front than the one
+of `tradeoff` shows the gain of re-ranking on top of training.
 """
 
 from ray import tune

@@ -1,4 +1,4 @@
-"""The accuracy of the model at w = 0: a shop tunes this first, before any diversity."""
+"""Learning rate, dropout and augmentation at w = 0; tune them first, before diversity."""
 
 from ray import tune
 

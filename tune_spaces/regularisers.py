@@ -1,7 +1,7 @@
-"""Which regulariser: each one alone, at two weights, without those that need an attribute.
+"""Compare regularisers: each one alone at two weights, except regularisers of an attribute.
 
-Regularisers of single slates cost accuracy at small weights already; regularisers of all slates
-together allow larger ones. Try those of an attribute in single runs, on the command line.
+Regularisers of single slates reduce accuracy even at small weights. Regularisers of all slates
+together allow larger weights. Try a regulariser of an attribute in a single run.
 """
 
 from ray import tune

@@ -1,10 +1,10 @@
-"""Which re-ranker at which dial, on one trained model: only the base model is trained.
+"""Compare re-rankers and dials on one trained model: only the base model is trained.
 
-With the checkpoint that you want to ship, nothing is trained:
+With a checkpoint, nothing is trained:
 
     recdiv tune --space rerank_only data.prepared=DIR train.init_from=CHECKPOINT
 
-A dial has another scale in each re-ranker; the front compares them at equal accuracy.
+The dial has a different scale in each re-ranker; the front compares them at equal accuracy.
 """
 
 from ray import tune

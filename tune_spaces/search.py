@@ -1,8 +1,8 @@
-"""Both dials and the mix, searched instead of walked, for budgets below the size of a grid.
+"""Search both dials and the mix with TPE, for budgets below the size of a grid.
 
 Like `joint`, but the dials come from ranges and the search learns from finished trials. A trial
-that keeps less than 95 % of the baseline's accuracy is shown, but not recommended. Several sweeps
-of one base model (`train.init_from=CHECKPOINT`) learn from each other.
+below 95 % of the baseline's accuracy is shown, but not recommended. Later sweeps of the same base
+model (`train.init_from=CHECKPOINT`) reuse the trials of earlier ones.
 """
 
 from ray import tune

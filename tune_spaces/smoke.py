@@ -1,4 +1,4 @@
-"""Two short trials: a test that sweeps run on this machine, not an experiment."""
+"""Two short trials that test whether sweeps run on this machine."""
 
 from ray import tune
 

@@ -1,10 +1,9 @@
-"""The main sweep: how much diversity for how much accuracy.
+"""The main sweep: the trade-off of diversity against accuracy.
 
 A base model is trained first, at w = 0. Every trial starts from it with a diversity weight and a
-mix of regularisers, which costs a fraction of training from scratch. The baseline starts from it
-too, at w = 0, for the same epochs. All trials are compared after their last epoch: coverage grows
-with every epoch, and unequal epochs would credit the dial with that. Larger weights than these cost
-too much accuracy.
+mix of regularisers. This takes a fraction of the time of training from scratch. The baseline also
+starts from it, at w = 0, for the same epochs. All trials are compared after their last epoch,
+because coverage grows with every epoch. Larger weights lose too much accuracy.
 """
 
 from ray import tune
@@ -27,6 +26,6 @@ SPACE = SearchSpace(
     objectives=FRONT,
     fixed=FURTHER,
     warm_start=WARM,
-    # coverage grows with every epoch: a trial stopped early looks popularity-collapsed
+    # coverage grows with every epoch, so a trial stopped early has too little of it
     grace_epochs=5,
 )

@@ -173,7 +173,7 @@ def _take_order(columns: Sequence[Column], found: dict[str, Guess]) -> None:
     found["timestamp"] = Guess(order.name, "order numbers", 1.0)
 
 
-BY_PLACE: Final = "by its place; nothing names it"
+BY_PLACE: Final = "by its position; the column has no name"
 
 
 def guess_unnamed(columns: Sequence[Column], items: Sequence[pa.Array]) -> dict[str, Guess]:
@@ -208,7 +208,7 @@ def guess_unnamed(columns: Sequence[Column], items: Sequence[pa.Array]) -> dict[
     is_sure = best > 0.5 and max(others) < best - 0.3
     how = "most of its values are in the catalogue" if best > 0.5 else BY_PLACE
     user = next(column for column in rest if column is not item)
-    found["user_id"] = Guess(user.name, "the first of the others" if is_sure else BY_PLACE, 1.0)
+    found["user_id"] = Guess(user.name, "the first other column" if is_sure else BY_PLACE, 1.0)
     found["item_id"] = Guess(item.name, how, 1.0)
     return found
 

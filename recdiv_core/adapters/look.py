@@ -1,7 +1,7 @@
 """Decide which files are the click log and the catalogue, and find the settings that read them.
 
-Files are judged by samples (sniff.py); a published data set is recognised by file names and columns
-(recognise.py). mapping.py derives the settings, and shop_config.py writes them to a file.
+sniff.py samples the files. recognise.py detects a published data set by file names and columns.
+mapping.py derives the settings, and shop_config.py writes them to a file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from recdiv_core.formats.values import as_text
 from recdiv_core.storage.places import is_uri
 
 SNIFFED_ALIKE: Final = 3
-"""Most files that are sampled of names like `part-0001.csv`; the others are assumed alike."""
+"""Largest number of sampled files with names like `part-0001.csv`; all others are assumed equal."""
 MAX_SNIFFED: Final = 100
 NO_DATA: Final = (
     *(".jpg", ".jpeg", ".png", ".gif", ".webp", ".svg", ".pdf", ".html", ".md", ".py", ".ipynb"),
@@ -60,8 +60,8 @@ def look_at(given: Sequence[str]) -> Findings:
     log = max(groups, key=lambda group: group.log_score)
     if log.log_score < 0:
         raise UserError(
-            "none of the files looks like a click log: a user, an item and a time in each row; "
-            f"looked at: {'; '.join(_say(file) for file in readable[:5])}"
+            "none of the files looks like a click log with a user, an item and a time in each row; "
+            f"inspected: {'; '.join(_say(file) for file in readable[:5])}"
         )
     _check_extension(log.sample)
     others = [group for group in groups if group is not log]
@@ -96,9 +96,9 @@ def _describe_layout(
 ) -> None:
     """Record a published layout; add the shop's own catalogue if the layout has none."""
     findings.settings |= settings
-    findings.notes["data.layout"] = "the files have its names and columns"
+    findings.notes["data.layout"] = "the files have the names and columns of this layout"
     opened = find_given(override(Config(), settings))
-    roles = {file.path: "beside it" for file in opened.beside}
+    roles = {file.path: "further file" for file in opened.beside}
     roles |= {file.path: "catalogue" for file in opened.items}
     roles |= {file.path: "click log" for file in opened.clicks}
     for group in groups:
@@ -120,7 +120,7 @@ def _check_extension(file: Sniffed) -> None:
     try:
         list_files(file.file.path, "FILE")
     except UserError as error:
-        raise UserError(f"{error}; it holds {NAMES[file.file.format]}: rename it") from None
+        raise UserError(f"{error}; it holds {NAMES[file.file.format]}, so rename it") from None
 
 
 def _say(file: Sniffed) -> str:

@@ -23,7 +23,7 @@ from recdiv_core.formats.values import as_text
 from recdiv_core.storage.places import name_of
 
 MAX_IDS: Final = 1_000_000
-"""Most ids of a catalogue that are compared with the ids of the log."""
+"""Largest number of catalogue ids that are compared with the ids of the log."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Question:
 
 @dataclass
 class Findings:
-    """Settings and questions that were found so far.
+    """Settings and open questions.
 
     Attributes:
         settings: dotted key -> value.
@@ -67,9 +67,11 @@ class Group:
     """Files with the same columns.
 
     Attributes:
-        files: one or more files; the first was sampled.
-        columns: columns of the first file.
-        roles: guessed roles of the columns, as a log and as a catalogue.
+        files: paths of one or more files.
+        sample: sample of the first files.
+        columns: columns of the sample.
+        log: role -> guessed column, if the files are a log.
+        items: role -> guessed column, if the files are a catalogue.
     """
 
     files: tuple[str, ...]
@@ -80,7 +82,7 @@ class Group:
 
     @property
     def log_score(self) -> float:
-        """Score of the group as a log of events; below 0 = it is no log."""
+        """Score of the group as a log of events; below 0 = not a log."""
         if not {"user_id", "session_id"} & set(self.log) or "item_id" not in self.log:
             return -1.0
         wanted = ("timestamp", "user_id", "item_id", "event", "session_id", "rating")
@@ -89,7 +91,7 @@ class Group:
 
     @property
     def items_score(self) -> float:
-        """Score of the group as a catalogue; below 0 = it is no catalogue."""
+        """Score of the group as a catalogue; below 0 = not a catalogue."""
         if not {"title", "category", "brand"} & set(self.items) or "item_id" not in self.items:
             return -1.0
         if self._share_distinct(self.items["item_id"]) < 0.9:
@@ -126,14 +128,14 @@ def _set_header(
         return roles
     ours = {guessed.column: role for role, guessed in roles.items()}
     names = [ours.get(name, name) for name in group.sample.columns]
-    findings.set(f"{prefix}header", names, "the file does not name its columns; these are guesses")
+    findings.set(f"{prefix}header", names, "the file has no column names; these are guesses")
     for role, other in (("user_id", "item_id"), ("item_id", "user_id")):
         if role in roles and roles[role].evidence == guess.BY_PLACE:
             swapped = [{role: other, other: role}.get(name, name) for name in names]
             findings.questions.append(
                 Question(
-                    f"Is {roles[role].column} the {role}? The columns have no names; it was taken "
-                    "by its place.",
+                    f"Is {roles[role].column} the {role}? The columns have no names, so its "
+                    "position was used.",
                     ((f"{prefix}header", names), (f"{prefix}header", swapped)),
                 )
             )
@@ -175,7 +177,7 @@ def _ask_for_user(log: Group, findings: Findings) -> None:
     others = [column.name for column in log.columns if column.name not in taken]
     findings.questions.append(
         Question(
-            f"Which column names the user? None is called so; {session!r} is taken, so that each "
+            f"Which column names the user? No column has such a name. {session!r} is used, so each "
             "session counts as a user.",
             tuple(("data.columns.user_id", name) for name in others[:6]),
         )
@@ -186,7 +188,7 @@ def _describe_times(log: Group, roles: dict[str, Guess], findings: Findings) -> 
     if "timestamp" not in roles:
         findings.questions.append(
             Question(
-                "Which column holds the time, or the order, of an event? None holds times.",
+                "Which column holds the time or the order of an event? No column holds times.",
                 tuple(("data.columns.timestamp", column.name) for column in log.columns[:6]),
             )
         )
@@ -200,7 +202,7 @@ def _describe_times(log: Group, roles: dict[str, Guess], findings: Findings) -> 
         findings.questions.append(
             Question(
                 f"Is {values[0].as_py()!r} a day and a month, or a month and a day? The sample "
-                "fits both; one of the two formats has to be given.",
+                "fits both formats, so choose one.",
                 (("data.timestamp_format", chosen), ("data.timestamp_format", other)),
             )
         )
@@ -260,14 +262,14 @@ def describe_items(
         ]
         findings.questions.append(
             Question(
-                "Which column of the catalogue holds the title? None is called so.",
+                "Which column of the catalogue holds the title? No column has such a name.",
                 tuple(("data.item_columns.title", name) for name in texts[:6]),
             )
         )
     if joined[0] < 0.5:
         findings.questions.append(
             Question(
-                f"Do the log and the catalogue name items alike? {joined[1]}.",
+                f"Do the log and the catalogue use the same item ids? {joined[1]}.",
                 tuple(("data.item_columns.item_id", column.name) for column in items.columns[:6]),
             )
         )
@@ -277,8 +279,8 @@ def join(items: Group, wanted: pa.Array) -> tuple[dict[str, Guess], tuple[float,
     """Choose the catalogue column that holds most ids of the log as item_id.
 
     Returns:
-        The roles of the columns; the share of ids of the log that the column holds; and that share
-        in words.
+        The roles of the columns; the share of the log's ids in the column, in [0, 1]; the share as
+        text.
     """
     roles = dict(items.items)
     best = (*guess.share_found(wanted, items.column(roles["item_id"].column).values), "")
@@ -302,7 +304,7 @@ def join(items: Group, wanted: pa.Array) -> tuple[dict[str, Guess], tuple[float,
 
 
 def _more_ids(items: Group, column: str) -> tuple[pa.Array, bool]:
-    """Return about MAX_IDS ids of the first catalogue file, and whether these are all."""
+    """Return up to about MAX_IDS ids of the first catalogue file, and whether they are all ids."""
     found: list[pa.Array] = []
     for unit in cut_units([items.sample.file], "FILE"):
         for batch in read_unit(unit, {"item_id": column}):

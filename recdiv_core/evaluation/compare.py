@@ -1,9 +1,9 @@
-"""Compare systems on the same users: runs, groups of seeds, whole fronts, slates of others.
+"""Compare systems on the same users: runs, groups of seeds, whole fronts, given slates.
 
-Not how a system is judged (per_user.py), how a difference gets its interval (differences.py) nor
-its words (compare_text.py). The first system is the reference of all others, and fronts are
-compared at shares of its accuracy. All claims of one call are corrected together. docs/compare.md
-says what the intervals cover and what they do not.
+per_user.py evaluates a system, differences.py computes intervals and compare_text.py writes
+sentences. The first system is the reference of all others, and fronts are compared at shares of its
+accuracy. All claims of one call are corrected together. docs/compare.md says which variation the
+intervals cover.
 
 Legend: R resamples, S systems.
 """
@@ -36,7 +36,7 @@ from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
 logger = logging.getLogger(__name__)
 
 CLAIMS: Final = ("ndcg", "coverage", "ild")
-"""Metrics that are claimed by default: accuracy, all slates together, the inside of a slate."""
+"""Metrics claimed by default: accuracy, diversity over all slates, diversity within a slate."""
 
 SHARES: Final = (0.99, 0.95, 0.90)
 """Shares of the reference's accuracy at which fronts are compared."""
@@ -55,23 +55,23 @@ def compare(
     num_resamples: int = 10_000,
     claims: Sequence[str] = CLAIMS,
 ) -> dict[str, Any]:
-    """Compare systems, or groups of them, with the first; and fronts with the first front.
+    """Compare systems, or groups of them, with the first; compare fronts with the first front.
 
     Args:
-        config: of this call, for `tracking.uri`.
-        runs: RUN, `slates:PATH`, or `RUN,RUN,...`: the seeds of one model, in the same order
-            everywhere.
+        config: config of this call, for `tracking.uri`.
+        runs: RUN, `slates:PATH`, or `RUN,RUN,...` with the seeds of one model. All groups list
+            their seeds in the same order.
         fronts: `NAME=RUN,RUN,...`.
         settings: dotted key -> value for all runs.
         split: `val` or `test`.
-        num_resamples: resamples of the users.
-        claims: metrics that are claimed.
+        num_resamples: resamples of the users, >= 1000.
+        claims: names of the claimed metrics.
 
     Returns:
         `{"split", "k", "num_users", "resamples", "claims", "figures", "comparisons", "fronts"}`.
 
     Raises:
-        UserError: nothing to compare, an unknown name, or systems that do not compare.
+        UserError: nothing to compare, an unknown name, or systems that are not comparable.
     """
     groups = [tuple(group.split(",")) for group in runs]
     sides = dict(_parse_front(text) for text in fronts)
@@ -143,24 +143,24 @@ def check_call(
     claims: Sequence[str],
     num_resamples: int,
 ) -> None:
-    """Check what can be checked before anything is read.
+    """Check the arguments before any file is read.
 
     Raises:
-        UserError: what was given and what is allowed.
+        UserError: an argument is not allowed.
     """
     if len(groups) == 1 or num_fronts == 1 or not (groups or sides):
         raise UserError(
-            f"got {len(groups)} RUN and {num_fronts} --front: give two RUN or more, of which the "
-            "first is the reference, or two --front NAME=RUN,RUN,... or more"
+            f"got {len(groups)} RUN and {num_fronts} --front: give two RUN or more (the first is "
+            "the reference), or two --front NAME=RUN,RUN,... or more"
         )
     if len(sides) != num_fronts:
         raise UserError("two --front have the same NAME")
     if len({len(group) for group in groups}) > 1:
         sizes = ", ".join(str(len(group)) for group in groups)
-        raise UserError(f"groups of seeds must be of one size, got {sizes} runs")
+        raise UserError(f"groups of seeds must have the same size, got {sizes} runs")
     for group in (*groups, *sides.values()):
         if "" in group or len(set(group)) != len(group):
-            raise UserError(f"{','.join(group)}: an empty name, or a run that is named twice")
+            raise UserError(f"{','.join(group)}: an empty name, or a run given twice")
     allowed = [*USER_METRICS, *SYSTEM_METRICS]
     unknown = [name for name in claims if name not in allowed]
     if unknown or not claims or len(set(claims)) != len(claims):
@@ -168,11 +168,11 @@ def check_call(
     if sides and not set(claims) - {ACCURACY, *LOWER_IS_BETTER}:
         raise UserError(
             f"--claims {','.join(claims)} names no axis for --front beside {ACCURACY}; "
-            f"{' and '.join(LOWER_IS_BETTER)} are better when lower and cannot be one"
+            f"lower is better for {' and '.join(LOWER_IS_BETTER)}, so neither can be an axis"
         )
     if num_resamples < 1000:
         raise UserError(
-            f"--resamples {num_resamples}: allowed is 1000 or more, for fine enough intervals"
+            f"--resamples {num_resamples}: allowed is 1000 or more; fewer give inexact intervals"
         )
 
 
@@ -190,7 +190,7 @@ def compare_groups(
     other: Sequence[str],
     claims: Sequence[str],
 ) -> dict[str, Any]:
-    """Compare two groups of as many systems on every metric, by their means."""
+    """Compare the means of two groups of the same size on every metric."""
     rows = [[words.index(run) for run in group] for group in (reference, other)]
     metrics: dict[str, dict[str, Any]] = {}
     for column, name in enumerate(samples.names):
@@ -215,7 +215,7 @@ def compare_fronts(
 ) -> dict[str, Any]:
     """Compare a front with the first: hypervolume from (0, 0), diversity at equal accuracy.
 
-    Fronts are read at SHARES of the accuracy of the system that was named first.
+    The levels of equal accuracy are SHARES of the accuracy of the first system.
     """
     reference = next(iter(sides))
     rows = [[words.index(run) for run in sides[name]] for name in (reference, other)]
@@ -237,8 +237,9 @@ def _between(
     """Compare two fronts by a number.
 
     Args:
-        points: of each front, measured and resampled; see `Resampled.points`.
-        measures: points -> the number; the first for the measured points, one a resample behind.
+        points: measured and resampled points of each front; see `Resampled.points`.
+        measures: functions points -> number; the first for the measured points, then one per
+            resample.
     """
     values = [
         [measure(own) for measure, own in zip(measures, (measured, *samples), strict=True)]

@@ -1,7 +1,7 @@
-"""A comparison in words: the table that is read, and one sentence for each claim set.
+"""Text of a comparison: a table, and one sentence about its claims.
 
-Not the numbers (compare.py). A sentence says no more than the interval and the corrected p-value
-support. A metric that is not claimed stands in the table without a p-value.
+compare.py computes the numbers. A sentence says no more than the interval and the corrected p-value
+support. The table lists unclaimed metrics without a p-value.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def short_names(words: Sequence[str]) -> dict[str, str]:
-    """Return each RUN without the directories that all begin with.
+    """Return each RUN without the leading directories that all of them share.
 
     >>> short_names(["runs/one/a", "runs/one/b+rerank.method=mmr"])
     {'runs/one/a': 'a', 'runs/one/b+rerank.method=mmr': 'b+rerank.method=mmr'}
@@ -91,7 +91,7 @@ def _short(group: str, names: Mapping[str, str]) -> str:
 def comparison_sentence(
     comparison: Mapping[str, Any], names: Mapping[str, str], num_claims: int
 ) -> str:
-    """Say what the other has more of, for what accuracy, and which of it holds."""
+    """Say how the claimed metrics of the other differ and which claims hold."""
     entries = {name: e for name, e in comparison["metrics"].items() if e.get("p") is not None}
     ranked = sorted(entries, key=lambda name: -entries[name]["difference"])
     gains = [f"{amount(entries[name])} {label(name)}" for name in ranked if name != ACCURACY]
@@ -104,7 +104,7 @@ def comparison_sentence(
 
 
 def front_sentence(comparison: Mapping[str, Any], num_claims: int) -> str:
-    """Say by what a front is ahead on each axis: its volume, and at each matched accuracy."""
+    """Say how far a front is ahead on each axis: hypervolume, and each matched accuracy."""
     said: list[str] = []
     entries: dict[str, Mapping[str, Any]] = {}
     for axis, found in comparison["axes"].items():
@@ -112,7 +112,7 @@ def front_sentence(comparison: Mapping[str, Any], num_claims: int) -> str:
         for what, entry in found.items():
             where = what if what == "hypervolume" else f"at {what}"
             if entry["difference"] is None:
-                parts.append(f"nothing to compare {where}, which a front does not reach")
+                parts.append(f"nothing to compare {where}, because a front does not reach it")
             else:
                 parts.append(f"{amount(entry)} {where}")
             if entry.get("p") is not None:
@@ -142,7 +142,7 @@ def _more(gain: float) -> str:
 
 
 def label(name: str) -> str:
-    """Return a metric's name as it is said.
+    """Return a metric's name for a sentence.
 
     >>> [label(name) for name in ("ndcg", "diversity_index")]
     ['NDCG', 'diversity index']
@@ -151,10 +151,10 @@ def label(name: str) -> str:
 
 
 def verdict(entries: Mapping[str, Mapping[str, Any]], num_claims: int) -> str:
-    """Say which claims hold after Holm's correction over all that were made.
+    """Say which claims hold after Holm's correction over all claims.
 
     >>> verdict({"ndcg": {"p_holm": 0.04}, "ild": {"p_holm": 0.2}}, 4)
-    'NDCG holds, ILD cannot be told from 0, after Holm over 4 claims'
+    'NDCG holds, ILD cannot be distinguished from 0, after Holm over 4 claims'
     """
     after = f"after Holm over {num_claims} claim{'s' if num_claims != 1 else ''}"
     holds = [label(name) for name, entry in entries.items() if entry["p_holm"] < ALPHA]
@@ -164,14 +164,14 @@ def verdict(entries: Mapping[str, Mapping[str, Any]], num_claims: int) -> str:
     if not fails:
         whole = {1: "it holds", 2: "both hold"}.get(len(holds), f"all {len(holds)} hold")
         return f"{whole} {after}"
-    open_ones = f"{' and '.join(fails)} cannot be told from 0, {after}"
+    open_ones = f"{' and '.join(fails)} cannot be distinguished from 0, {after}"
     if not holds:
         return open_ones
     return f"{' and '.join(holds)} {'hold' if len(holds) > 1 else 'holds'}, {open_ones}"
 
 
 def _over_seeds(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say in how many seeds each difference has the sign of their mean."""
+    """Say in how many seeds each difference has the sign of the mean difference."""
     agreeing = {
         name: sum(gain * entry["difference"] > 0 for gain in entry["by_seed"])
         for name, entry in entries.items()
@@ -180,6 +180,5 @@ def _over_seeds(entries: Mapping[str, Mapping[str, Any]]) -> str:
     if not agreeing:
         return ""
     num_seeds = len(next(iter(entries.values()))["by_seed"])
-    odd = [f"{label(name)} in {count}" for name, count in agreeing.items() if count < num_seeds]
-    signs = f"the sign is that of {', '.join(odd)}" if odd else "each of the same sign"
-    return f" in the mean of {num_seeds} seeds, {signs}"
+    odd = [f"{count} for {label(name)}" for name, count in agreeing.items() if count < num_seeds]
+    return f" in the mean of {num_seeds} seeds, with the same sign in {', '.join(odd) or 'each'}"

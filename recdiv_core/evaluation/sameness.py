@@ -1,9 +1,9 @@
-"""Is it always the same? Near-identical items in a slate, users with one slate, narrowing, neglect.
+"""Find sameness in slates: near-identical items, shared slates, narrow slates, starved categories.
 
-Not the reading of slates (report/inspection.py). The one idea: each finding is a plain count over
-slates, with a threshold that is written here. Anyone can check a verdict by hand.
+report/inspection.py reads the slates. Each finding is a plain count over slates with a threshold
+from this module, so a verdict can be checked by hand.
 
-Legend: U users, K slate length, V catalogue, G categories, I items looked at.
+Legend: U users, K slate length, V catalogue, G categories, D dims.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from recdiv_core.metrics.slate_batch import match_slates
 from recdiv_core.slates.given import padded
 
 NEAR: Final = 0.95
-"""Cosine of text vectors from which two items are the same to a customer: colours, sizes, typos."""
+"""Smallest cosine of the text vectors of near-identical items (other colour, size or spelling)."""
 MAX_CLUSTERED: Final = 20_000
-"""Most items searched for clusters, the most shown first; the cost grows with their square."""
+"""Largest number of items searched for clusters, most shown first; the cost grows quadratically."""
 SHORTEST_HISTORY: Final = 3
-"""Fewest distinct items of a history that is compared with a slate."""
+"""Smallest number of distinct items in a history for a comparison with a slate."""
 STARVED: Final = 0.5
-"""Largest exposure over demand of a starved category ..."""
+"""Upper bound of exposure / demand for a starved category (exclusive)."""
 WORTH_NAMING: Final = 0.005
-"""... and its smallest share of the demand."""
+"""Smallest share of the demand for a starved category, in [0, 1]."""
 MANY: Final = 0.2
-"""Smallest share of a segment's users that makes a finding."""
+"""Smallest share of a segment's users for a finding, in [0, 1]."""
 USERS_AT_ONCE: Final = 4096
 
 Integers = npt.NDArray[np.int64]
@@ -43,25 +43,25 @@ Flags = npt.NDArray[np.bool_]
 
 
 def near_clusters(vectors_VD: npt.NDArray[np.float32], exposure_V: Integers) -> Integers:
-    """Cluster the items that are shown by their text: two of NEAR or more are in one cluster.
+    """Cluster the shown items by their text: a cosine of NEAR or more joins two items.
 
-    Single linkage (DBSCAN of neighbourhoods of two: Ester et al., 1996, A density-based algorithm
-    for discovering clusters): a chain of near-identical items is one cluster. Items without a
-    vector are like nothing.
+    Single linkage (DBSCAN with a minimum of two: Ester et al., 1996, A density-based algorithm for
+    discovering clusters): a chain of near-identical items is one cluster. Items without a vector
+    are in no cluster.
 
     Args:
-        vectors_VD: unit vectors or zeros.
-        exposure_V: how often each item is shown.
+        vectors_VD: unit text vectors; zeros = no text.
+        exposure_V: times that each item is shown.
 
     Returns:
-        [V] number of each item's cluster; -1 = by itself, not shown, or beyond MAX_CLUSTERED.
+        [V] number of each item's cluster; -1 = no cluster, not shown, or beyond MAX_CLUSTERED.
     """
     cluster_V = np.full(len(exposure_V), -1, dtype=np.int64)
     order = np.argsort(-exposure_V, kind="stable")[:MAX_CLUSTERED]
     has_vector = np.abs(vectors_VD[order]).sum(axis=1) > 0
     shown = order[(exposure_V[order] > 0) & has_vector]
     if len(shown) > 1:
-        # unit vectors: 1 - cosine = distance^2 / 2, and a tree needs a metric
+        # unit vectors: 1 - cosine = distance^2 / 2
         radius = float(np.sqrt(2 * (1 - NEAR)))
         cluster_V[shown] = DBSCAN(eps=radius, min_samples=2, algorithm="brute").fit_predict(
             vectors_VD[shown]
@@ -70,7 +70,7 @@ def near_clusters(vectors_VD: npt.NDArray[np.float32], exposure_V: Integers) -> 
 
 
 def places_lost(slates_UK: Integers, cluster_V: Integers) -> Integers:
-    """Return how many places of each slate repeat a cluster that stood before them, [U]."""
+    """Return the number of positions in each slate that repeat a cluster, [U]."""
     clusters_UK = np.where(slates_UK >= 0, cluster_V[slates_UK], -1)
     clusters_UK = np.sort(clusters_UK, axis=1)
     is_repeat = (clusters_UK[:, 1:] == clusters_UK[:, :-1]) & (clusters_UK[:, 1:] >= 0)
@@ -78,10 +78,10 @@ def places_lost(slates_UK: Integers, cluster_V: Integers) -> Integers:
 
 
 def same_slates(slates_UK: Integers) -> tuple[Flags, Integers]:
-    """Find users who are shown the same items, in whatever order; empty slates are no slates.
+    """Find users with the same items in their slates, in any order; empty slates are ignored.
 
     Returns:
-        [U] whether another user has the same slate; the sizes of the groups, falling.
+        [U] whether another user has the same slate; the sizes of the groups, largest first.
     """
     is_shown_U = (slates_UK >= 0).any(axis=1)
     _, group, counts = np.unique(
@@ -93,13 +93,13 @@ def same_slates(slates_UK: Integers) -> tuple[Flags, Integers]:
 
 
 def spread(slates_UK: Integers, traits: ItemTraits) -> tuple[Integers, Floats]:
-    """Return distinct categories and ILD of each slate, [U] each."""
+    """Return the number of distinct categories and the ILD of each slate, [U] each."""
     num_users, k = slates_UK.shape
     categories, distances = np.zeros(num_users, np.int64), np.zeros(num_users)
     for start in range(0, num_users, USERS_AT_ONCE):
         users = slice(start, start + USERS_AT_ONCE)
         slates = torch.from_numpy(slates_UK[users])
-        # nothing here looks at targets, but a user without one is not judged
+        # no metric here uses targets, but a user without one would be left out
         judged = match_slates(slates, slates.new_zeros(len(slates), 1), traits, k=k)
         categories[users] = judged.num_slate_categories_B.numpy()
         distances[users] = ild(judged).numpy()
@@ -109,16 +109,16 @@ def spread(slates_UK: Integers, traits: ItemTraits) -> tuple[Integers, Floats]:
 def against_history(
     slates_UK: Integers, histories_UK: Integers, traits: ItemTraits
 ) -> tuple[Flags, Flags]:
-    """Compare each slate with as many of the last distinct items of its user's history.
+    """Compare each slate with the same number of latest distinct items of the user's history.
 
     Args:
-        slates_UK: item_index, best first, -1 behind the end.
-        histories_UK: distinct items, the latest first, -1 behind the end.
-        traits: the items of the catalogue.
+        slates_UK: item_index, best first, padded with -1.
+        histories_UK: distinct items, the latest first, padded with -1.
+        traits: traits of the catalogue's items.
 
     Returns:
-        [U] whether the slate has fewer categories than the history; whether it has more. Neither
-        where the history is shorter than SHORTEST_HISTORY.
+        [U] whether the slate has fewer categories than the history; [U] whether it has more. Both
+        are False for a history or slate shorter than SHORTEST_HISTORY.
     """
     length_U1 = np.minimum((slates_UK >= 0).sum(axis=1), (histories_UK >= 0).sum(axis=1))[:, None]
     is_far_UK = np.arange(slates_UK.shape[1]) >= length_U1
@@ -129,13 +129,13 @@ def against_history(
 
 
 def latest_distinct(items: Integers, lengths: Integers, k: int) -> Integers:
-    """Return the k latest distinct items of each history, the latest first, -1 behind the end.
+    """Return the k latest distinct items of each history, the latest first, padded with -1.
 
     >>> latest_distinct(np.array([4, 5, 4, 6]), np.array([3, 0, 1]), 2).tolist()
     [[4, 5], [-1, -1], [6, -1]]
     """
     user = np.repeat(np.arange(len(lengths)), lengths)
-    order = np.lexsort((-np.arange(len(items)), user))  # users in turn, their latest event first
+    order = np.lexsort((-np.arange(len(items)), user))  # by user, the latest event first
     user, items = user[order], items[order]
     by_item = np.lexsort((np.arange(len(items)), items, user))
     is_first = np.ones(len(items), dtype=np.bool_)
@@ -148,7 +148,7 @@ def latest_distinct(items: Integers, lengths: Integers, k: int) -> Integers:
 
 @dataclass(frozen=True)
 class Shelf:
-    """A category's share of what is wanted and of what is shown."""
+    """A category's share of demand and of exposure, each in [0, 1]."""
 
     category: int
     demand: float
@@ -158,12 +158,12 @@ class Shelf:
 def shelves(exposure_V: Integers, demand_V: Integers, categories: Labels) -> list[Shelf]:
     """Return every category with demand or exposure, the most demanded first.
 
-    An item of several categories counts an equal part in each.
+    An item with several categories counts an equal part in each.
 
     Args:
-        exposure_V: how often each item is shown.
-        demand_V: how often each item is clicked or bought.
-        categories: of each item.
+        exposure_V: times that each item is shown.
+        demand_V: times that each item is clicked or bought.
+        categories: categories of each item.
     """
     items = torch.arange(len(categories))
     item_N, label_N, part_N = (each.numpy() for each in categories.spread(items, torch.float64))
@@ -182,7 +182,7 @@ def shelves(exposure_V: Integers, demand_V: Integers, categories: Labels) -> lis
 
 
 def starved(found: Sequence[Shelf]) -> list[Shelf]:
-    """Return the categories that get less than STARVED of their share, and are WORTH_NAMING."""
+    """Return categories with exposure below STARVED * demand and demand of WORTH_NAMING or more."""
     return [
         shelf
         for shelf in found
@@ -192,17 +192,17 @@ def starved(found: Sequence[Shelf]) -> list[Shelf]:
 
 @dataclass(frozen=True, eq=False)
 class Sameness:
-    """What is found of each user, [U] each; figures of a segment are means of these.
+    """Findings about each user, [U] each; the metrics of a segment are means of them.
 
     Attributes:
-        lost_U: places that repeat a near-identical item.
-        is_same_U: another user has the same slate.
-        is_narrower_U: fewer categories than the user's own history ...
-        is_broader_U: ... or more.
+        lost_U: slate positions that repeat a near-identical item.
+        is_same_U: whether another user has the same slate.
+        is_narrower_U: whether the slate has fewer categories than the user's history.
+        is_broader_U: whether the slate has more categories than the user's history.
         categories_U: distinct categories of the slate.
-        ild_U: of the slate.
-        group_sizes: users of each group with one slate, falling.
-        cluster_V: see `near_clusters`.
+        ild_U: ILD of the slate.
+        group_sizes: number of users in each group with the same slate, largest first.
+        cluster_V: cluster of each item; see `near_clusters`.
     """
 
     lost_U: Integers
@@ -222,7 +222,7 @@ def look(
     vectors_VD: npt.NDArray[np.float32],
     exposure_V: Integers,
 ) -> Sameness:
-    """Look at all slates; arguments as in `near_clusters` and `against_history`."""
+    """Compute all findings; arguments as in `near_clusters` and `against_history`."""
     cluster_V = near_clusters(vectors_VD, exposure_V)
     is_same_U, sizes = same_slates(slates_UK)
     is_narrower_U, is_broader_U = against_history(slates_UK, histories_UK, traits)
@@ -240,11 +240,11 @@ def look(
 
 
 def describe(found: Sameness, users: Flags) -> dict[str, Any]:
-    """Return the figures of a segment and its verdict.
+    """Return the metrics of a segment and its verdict.
 
     Args:
-        found: of all users.
-        users: [U] who is of the segment; at least one.
+        found: findings about all users.
+        users: [U] whether a user belongs to the segment; at least one does.
     """
     figures = {
         "num_users": int(users.sum()),
@@ -259,17 +259,17 @@ def describe(found: Sameness, users: Flags) -> dict[str, Any]:
 
 
 def verdict(figures: dict[str, Any]) -> str:
-    """Say in words what a segment's figures amount to.
+    """Return a segment's findings as text; "varied" if there is none.
 
     >>> verdict({"with_doubles": 0.4, "same_slate": 0.0, "narrower": 0.5, "broader": 0.1})
-    'near-identical items in 40 % of slates; 50 % see fewer categories than they chose themselves'
+    'near-identical items in 40 % of slates; 50 % see fewer categories than in their own history'
     """
     said: list[str] = []
     if figures["same_slate"] >= MANY:
-        said.append(f"{100 * figures['same_slate']:.0f} % share their slate with somebody")
+        said.append(f"{100 * figures['same_slate']:.0f} % have the same slate as another user")
     if figures["with_doubles"] >= MANY:
         said.append(f"near-identical items in {100 * figures['with_doubles']:.0f} % of slates")
     if figures["narrower"] >= figures["broader"] + MANY:
         share = 100 * figures["narrower"]
-        said.append(f"{share:.0f} % see fewer categories than they chose themselves")
+        said.append(f"{share:.0f} % see fewer categories than in their own history")
     return "; ".join(said) or "varied"

@@ -1,7 +1,8 @@
-"""The whole set of metrics of a split, for everybody and for parts of the shop.
+"""All metrics of a split, over all users and over groups of users and items.
 
-Not what every epoch reports (evaluate.tally_split), and no definitions (metrics/). The one idea is
-that of a tally: each rank sums over its share of the users, shares add, ratios come last.
+evaluate.tally_split computes the metrics of each epoch, and metrics/ defines them. A scorecard
+works like a tally: each rank sums over its share of the users, the sums are added, and ratios are
+taken last.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ class Scorecard:
     """Sums over some users.
 
     Attributes:
-        tallies: of everybody, one a cut-off; the first is that of the slates' length.
-        groups: of groups of users and items, at the slates' length.
+        tallies: sums over all users, one tally per cut-off; the first cut-off is the slate length.
+        groups: sums over groups of users and items, at the slate length.
     """
 
     tallies: tuple[Tally, ...]
     groups: GroupTally
 
     def __add__(self, other: Scorecard) -> Scorecard:
-        """Return the sums over both."""
+        """Return the sums over the users of both."""
         pairs = zip(self.tallies, other.tallies, strict=True)
         return Scorecard(tuple(one + two for one, two in pairs), self.groups + other.groups)
 
@@ -56,15 +57,15 @@ def scorecard_of(
     kinds: Sequence[str],
     without: Collection[Input] = (),
 ) -> Scorecard:
-    """Judge the slates of some users, and return the sums on the CPU.
+    """Evaluate the slates of some users, and return the sums on the CPU.
 
     Args:
         share: batches of held-out users with their slates.
         dataset: the prepared data set.
         k: slate length, >= 1; longer slates are cut.
-        cutoffs: further ones; those above k are left out.
-        kinds: of groups, see `groupings`.
-        without: inputs that are not known; metrics that need one are left out.
+        cutoffs: further cut-offs, >= 1; cut-offs above k are left out.
+        kinds: kinds of groups; see `groupings`.
+        without: unknown inputs; metrics that need one are left out.
     """
     device = dataset.text_VH.device
     traits = dataset.traits
@@ -92,18 +93,18 @@ def scorecard_of(
 
 
 def finish_split(scorecard: Scorecard, items: Mapping[str, Groups]) -> dict[str, Any]:
-    """Divide.
+    """Turn sums into metrics.
 
     Args:
-        scorecard: of all users.
-        items: kind -> groups of items, as they were judged.
+        scorecard: sums over all users.
+        items: kind -> groups of items, as in `scorecard_of`.
 
     Returns:
         `metrics` (name with cut-off -> value), `slices` (group -> `num_users` and values) and
         `fairness` (kind -> gaps between its groups).
 
     Raises:
-        UserError: no user has been judged.
+        UserError: no user was evaluated.
     """
     metrics: dict[str, float] = {}
     for tally in scorecard.tallies:

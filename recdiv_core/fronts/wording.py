@@ -30,7 +30,7 @@ def headline(front: Front) -> str:
     """Return one sentence with the result of the sweep, on test."""
     pick = recommended(front)
     if pick is None:
-        return "No trial has finished with metrics: there is no front yet."
+        return "No trial has finished with metrics, so there is no front yet."
     accuracy, diversity = metric_of(front.accuracy), metric_of(front.diversity)
     who = _called(pick)
     if front.baseline is None:
@@ -42,7 +42,7 @@ def headline(front: Front) -> str:
         return f"Trial {who} is the knee of the front{f': {figures} on test' if figures else ''}."
     if front.points == (front.baseline,):
         return (
-            "Only the plain model (w = 0) has finished: there is no trial to compare it with yet."
+            "Only the plain model (w = 0) has finished; there is no trial to compare it with yet."
         )
     if pick is front.baseline:
         return f"No trial beats the plain model (w = 0) on {title(diversity)} within 5 % accuracy."
@@ -68,7 +68,7 @@ def _meant(pick: Trial) -> str:
     """Return a clause about the seeds of a point; empty for a single trial."""
     if not pick.repeats:
         return ""
-    return f"; means over {len(pick.repeats)} seeds, to which this trial is the nearest"
+    return f"; means over {len(pick.repeats)} seeds; this trial is the nearest to them"
 
 
 def notes(front: Front, sweep: Sweep) -> list[str]:
@@ -76,13 +76,13 @@ def notes(front: Front, sweep: Sweep) -> list[str]:
     said: list[str] = []
     if len(front.points) < 3:
         said.append(
-            f"Only {len(front.points)} finished trial(s): a front of so few shows little; "
-            "run more trials before choosing."
+            f"Only {len(front.points)} finished trial(s), too few for a useful front. "
+            "Run more trials before choosing."
         )
     if front.points and front.baseline is None:
         said.append(
-            "No baseline: no finished trial has loss.diversity_weight = 0 without re-ranking, "
-            "so there is no plain model to compare trials with."
+            "No baseline: no finished trial has loss.diversity_weight = 0 without re-ranking. "
+            "Trials cannot be compared with a plain model."
         )
     if len(front.points) > 1 and front.members == (front.baseline,):
         said.append("The plain model (w = 0) dominates every other trial.")
@@ -103,7 +103,7 @@ def notes(front: Front, sweep: Sweep) -> list[str]:
 
 
 def few_users(front: Front) -> list[str]:
-    """Return a warning if metrics are measured on few of the users, the same for all trials."""
+    """Return a warning if metrics cover few of the users; all trials have the same users."""
     return [f"{said[:1].upper()}{said[1:]}." for said in few_judged(_metrics(front))]
 
 
@@ -124,15 +124,15 @@ def _seeds_note(front: Front, sweep: Sweep) -> str:
     sizes = sorted({len(point.repeats) or 1 for point in front.points})
     if sizes == [1]:
         return (
-            "One training seed per trial: differences of a few per cent may be chance. "
-            "Repeat the chosen points with other seeds before you act on them."
+            "There is one training seed per trial, so differences of a few per cent may be chance. "
+            "Repeat the chosen points with other seeds before you use them."
         )
     counts = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     is_shared = any(trial.name == BASE for trial in sweep.trials)
     base = " Intervals do not cover the training of the shared base model." if is_shared else ""
     return (
-        f"Metrics are means over {counts} training seeds per point, bars are 95 % t intervals. "
-        f"The trial nearest to its point's means is named.{base}"
+        f"Metrics are means over {counts} training seeds per point; bars are 95 % t intervals. "
+        f"A point has the name of the trial nearest to its means.{base}"
     )
 
 
@@ -144,8 +144,8 @@ def _set_aside(front: Front, sweep: Sweep) -> list[str]:
     if broken:
         asked = ", ".join(f"{name} >= {number(value)}" for name, value in sweep.least.items())
         said.append(
-            f"{broken} of {len(front.points)} finished {kind} break a constraint ({asked}): "
-            "listed, not on the front."
+            f"{broken} of {len(front.points)} finished {kind} break a constraint ({asked}). "
+            "The tables list them; the front excludes them."
         )
     for status, words in (
         ("FAILED", "failed"),
@@ -154,7 +154,10 @@ def _set_aside(front: Front, sweep: Sweep) -> list[str]:
     ):
         count = sum(trial.status == status for trial in sweep.trials)
         if count:
-            said.append(f"{count} of {len(sweep.trials)} trials {words}: listed, not on the front.")
+            said.append(
+                f"{count} of {len(sweep.trials)} trials {words}. "
+                "The tables list them; the front excludes them."
+            )
     return said
 
 

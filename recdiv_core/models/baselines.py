@@ -1,11 +1,12 @@
 # pyright: strict
-"""The reference baselines: what any trained model must be seen beside.
+"""Reference baselines for comparison with trained models.
 
-Not trained: each is fitted in closed form from counts of train events (data/cooccurrence.py), and
-scores a user from the items of the history alone, neither order nor text. The one idea: a baseline
-is a mapping of tensors, saved and loaded like any weights, and two functions in literal tables: one
-that fits, one that scores. Scores of a user depend on nothing but that user, so they are the same
-in any batch and on any worker. To add one: its two functions, their lines, its name in config.py.
+A baseline needs no gradient training. It is fitted in closed form from counts of train events
+(data/cooccurrence.py). It scores a user from the set of items in the history; order and text are
+ignored. A baseline is a mapping of tensors, saved and loaded like any weights. Each kind has a fit
+function and a score function in literal tables. A user's scores depend only on that user, so they
+are the same in any batch and on any worker. To add a kind, write both functions, add them to the
+tables and add its name to config.py.
 Shapes: B users, V catalogue, N neighbours of an item, S (user, item) pairs of histories.
 """
 
@@ -24,11 +25,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 FALLBACK: Final = 1e-6
-"""Times the popular scores, added to those of item_knn and ease: where they say nothing (no
-history, no neighbour) the popular items stand first; far below any score that says something."""
+"""Weight of the popularity scores that are added to the scores of item_knn and ease. Popular items
+come first for a user without a history or neighbours. The weight is far below any other score."""
 
 BLOCK: Final = 1024
-"""Rows that are mirrored at once."""
+"""Rows mirrored at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +37,8 @@ class Baseline:
     """A fitted baseline.
 
     Attributes:
-        kind: its name in SCORES.
-        weights: its tensors by name, see the functions that fit it.
+        kind: key in SCORES.
+        weights: tensors by name; see the fit function of the kind.
     """
 
     kind: str
@@ -47,9 +48,9 @@ class Baseline:
         """Score the catalogue for each user.
 
         Args:
-            user_S: row of the user ...
-            item_S: ... and item_index of each item in that user's history; repeats count once.
-            user_ids: of all users of the batch.
+            user_S: batch row of the user of each history item.
+            item_S: item_index of each history item; repeats count once.
+            user_ids: ids of all users of the batch.
 
         Returns:
             [B, V] float32, higher is better.
@@ -63,9 +64,9 @@ class Baseline:
 
 
 def place_scores(counts_V: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Score items by their place in the order of falling counts: 1 - place / V, in (0, 1].
+    """Score items by their rank in falling order of counts: 1 - rank / V, in (0, 1].
 
-    Of equal counts the lower item_index stands first: places, unlike counts, are all distinct.
+    Ranks start at 0. Ties go to the lower item_index, so all scores are distinct.
     """
     places_V = np.empty(len(counts_V), np.int64)
     places_V[np.argsort(-counts_V, kind="stable")] = np.arange(len(counts_V))
@@ -73,10 +74,10 @@ def place_scores(counts_V: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def fit_popular(counts_V: NDArray[np.int64]) -> dict[str, Tensor]:
-    """Return the weights of a baseline that scores by counts: the same for every user.
+    """Return the weights of a baseline that scores by counts, the same for every user.
 
     Args:
-        counts_V: events of each item that count.
+        counts_V: counted events of each item.
 
     Returns:
         popular_V: [V] float32, see `place_scores`.
@@ -85,24 +86,24 @@ def fit_popular(counts_V: NDArray[np.int64]) -> dict[str, Tensor]:
 
 
 def fit_random(num_items: int, seed: int) -> dict[str, Tensor]:
-    """Return the weights of a baseline that draws each user's scores: no more than a seed."""
+    """Return the weights of a baseline with random scores: the number of items and a seed."""
     return {"num_items": torch.tensor(num_items), "seed": torch.tensor(seed)}
 
 
 def fit_item_knn(
     pairs_VV: Any, counts_V: NDArray[np.int64], *, num_neighbours: int, shrinkage: float
 ) -> dict[str, Tensor]:
-    """Find of each item those that are bought by the same users.
+    """Find the items that the same users bought, for each item.
 
-    `sim_ij = n_ij / (sqrt(n_i n_j) + shrinkage)`, n_ij users of both items: the cosine of their
-    binary columns, in [0, 1], which shrinkage lowers most where users are few. Sarwar et al., 2001,
-    Item-based Collaborative Filtering Recommendation Algorithms. Each item keeps its N most alike
-    ones, of equal ones those with the lower item_index. A score is the sum over the history of the
-    similarities that its items keep.
+    `sim_ij = n_ij / (sqrt(n_i n_j) + shrinkage)`, where n_ij counts the users of both items. This
+    is the cosine of their binary columns, in [0, 1]. Shrinkage lowers it most where users are few.
+    Sarwar et al., 2001, Item-based Collaborative Filtering Recommendation Algorithms. Each item
+    keeps its N most similar items; ties go to the lower item_index. An item's score is the sum of
+    the similarities to it that the items of the history keep.
 
     Args:
-        pairs_VV: sparse, users of each two items; on the diagonal the users of one.
-        counts_V: train events, for the fallback.
+        pairs_VV: sparse counts of users per pair of items; the diagonal counts users per item.
+        counts_V: train events of each item, for the fallback.
         num_neighbours: N, >= 1.
         shrinkage: >= 0.
 
@@ -132,28 +133,28 @@ def fit_item_knn(
 
 
 def fit_ease(pairs_VV: Any, counts_V: NDArray[np.int64], *, ridge: float) -> dict[str, Tensor]:
-    """Find the linear model of items by items that best rebuilds the histories, its diagonal 0.
+    """Fit the linear item-to-item model with zero diagonal that best reconstructs the histories.
 
     `B = I - P / diag(P)` with `P = (X'X + ridge I)^-1`, X the binary users x items matrix. Steck,
-    2019, Embarrassingly Shallow Autoencoders for Sparse Data. One Cholesky factorisation, V^3 flops
-    in all; memory 12 V^2 bytes.
+    2019, Embarrassingly Shallow Autoencoders for Sparse Data. One Cholesky factorisation costs V^3
+    flops in all and 12 V^2 bytes of memory.
 
     Args:
-        pairs_VV: sparse X'X: users of each two items.
-        counts_V: train events, for the fallback.
+        pairs_VV: sparse X'X, the counts of users per pair of items.
+        counts_V: train events of each item, for the fallback.
         ridge: > 0.
 
     Returns:
-        weight_VV: [V, V] float32; score_j = sum over the history's items i of weight_ij. popular_V.
+        weight_VV [V, V] float32 and popular_V. score_j sums weight_ij over the history's items i.
     """
-    # Fortran's order: factorised and inverted where it stands
+    # LAPACK factorises and inverts an array in Fortran order in place
     gram_VV = cast("NDArray[np.float64]", pairs_VV.astype(np.float64).toarray(order="F"))
     gram_VV[np.diag_indices_from(gram_VV)] += ridge
     linalg = cast("Any", scipy.linalg)
     factor_VV = linalg.cholesky(gram_VV, lower=False, overwrite_a=True, check_finite=False)
     inverse_VV, failed = linalg.lapack.dpotri(factor_VV, lower=False, overwrite_c=True)
-    assert not failed  # the Gram matrix of anything, plus a ridge, has an inverse
-    weight_VV = inverse_VV.T.astype(np.float32)  # in C's order, its lower triangle filled
+    assert not failed  # any Gram matrix plus a ridge has an inverse
+    weight_VV = inverse_VV.T.astype(np.float32)  # C order; only the lower triangle is filled
     _mirror(weight_VV)
     weight_VV /= -inverse_VV.diagonal().astype(np.float32)
     np.fill_diagonal(weight_VV, 0.0)
@@ -179,7 +180,7 @@ def _by_place(
 def _by_chance(
     weights: Mapping[str, Tensor], user_S: Tensor, item_S: Tensor, user_ids: Sequence[str]
 ) -> Tensor:
-    """Draw from [0, 1): a function of the seed and the user's id."""
+    """Draw scores from [0, 1), seeded by the baseline's seed and the user's id."""
     del item_S
     num_items, seed = int(weights["num_items"]), int(weights["seed"])
     scores_BV = np.empty((len(user_ids), num_items), np.float32)
@@ -213,7 +214,7 @@ def _by_item_weights(
 
 
 def _distinct(user_S: Tensor, item_S: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
-    """Return each pair once, users in their order."""
+    """Return each pair once, in order of users."""
     pairs_S = cast("Tensor", (user_S * num_items + item_S).unique())  # pyright: ignore
     return pairs_S // num_items, pairs_S % num_items
 

@@ -1,16 +1,16 @@
 # pyright: strict
-"""The dial: one model for the whole front, its session state bent by the diversity asked for.
+"""The dial: one model covers the whole front by adjusting the session state to a diversity setting.
 
-A small network adds to the state of a user what the dial d in [0, 1] makes of it: the state and
-hidden features of it, each scaled by a function of d (FiLM), and further dims of its own, which
-meet dims of the items that nothing else looks at. Item vectors, session states and every cache of
-them are the same at all settings, so that one state serves any number of dials. At d = 0 nothing is
-added, exactly, and the dial's own dims are 0. Dosovitskiy & Djolonga, 2020, You Only Train Once:
-Loss-Conditional Training of Deep Networks; Perez et al., 2018, FiLM.
+A small network changes a user's state as a function of the dial d in [0, 1]. It scales the state
+and hidden features of the state by functions of d (FiLM). It also fills E extra dims of the state,
+which are matched with E extra dims of the item vectors. Item vectors and session states before the
+dial are the same at all settings, so one cached state serves any number of dials. At d = 0 the
+state is unchanged and the extra dims are exactly 0. Dosovitskiy & Djolonga, 2020, You Only Train
+Once: Loss-Conditional Training of Deep Networks; Perez et al., 2018, FiLM.
 
-Why dims of its own: what is alike in the vectors that dial 0 ranks by stands side by side at every
-dial, however the state is bent, and those vectors must not move for diversity's sake.
-Shapes: D dims, E of the dial's own, H hidden features.
+Reason for the extra dims: items with similar vectors rank next to each other at every dial,
+whatever the state. The vectors that rank at dial 0 must not change for the sake of diversity.
+Shapes: D dims, E extra dims of the dial, H hidden features.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import nn
 from torch.nn import functional as F
 
 WIDENING: Final = 4
-"""H / D, as in the blocks of the session tower."""
+"""Ratio H / D, as in the blocks of the session tower."""
 
 DIAL_HIDDEN: Final = 64
 
 LOG_SCALE: Final = 16.0
-"""Sharpness of the logarithmic feature, which tells small settings apart: there use lies."""
+"""Sharpness of the logarithmic feature. It separates small settings, which are used most."""
 
 
 def dial_dim(dim: int) -> int:
@@ -37,11 +37,11 @@ def dial_dim(dim: int) -> int:
 
 
 class Dial(nn.Module):
-    """Bend session states by a dial.
+    """Adjust session states to a dial.
 
     Args:
         dim: D.
-        own_dim: E, dims that only the dial looks at.
+        own_dim: E, extra dims that only the dial uses.
     """
 
     def __init__(self, dim: int, own_dim: int) -> None:
@@ -63,7 +63,7 @@ class Dial(nn.Module):
             dial: [...] in [0, 1]; 0 leaves the state as it is.
 
         Returns:
-            [..., D + E]; the last E dims are those of the dial's own, 0 at a dial of 0.
+            [..., D + E]; the last E dims belong to the dial and are 0 at a dial of 0.
         """
         d = dial[..., None].to(self.hidden.weight.dtype)
         features = torch.cat([d, d * d, (LOG_SCALE * d).log1p() / math.log1p(LOG_SCALE)], dim=-1)

@@ -1,9 +1,10 @@
 # pyright: strict
-"""The item tower: text vector and id embedding, mixed by a gate that knows how much data there is.
+"""The item tower: text vector plus id embedding, mixed by a gate that depends on popularity.
 
-Text generalises (a cold item has a vector on its first day), ids memorise (a warm item is sharp).
-The gate, in (0, 2) a dimension, sees both and the item's train popularity; it starts at 1, a plain
-sum, and items without train events get text alone.
+Text generalises: a cold item has a vector on its first day. Ids memorise the behaviour of items
+with many events. The gate has one value in (0, 2) per dimension, computed from both vectors and the
+item's train popularity. It starts at 1, which is a plain sum. Items without train events use text
+only.
 Shapes: V catalogue, H text width, D dims.
 """
 
@@ -15,8 +16,8 @@ import torch
 from torch import nn
 
 TEXT_GAIN: Final = 10.0
-"""Initial scale of the projected text, times the default of nn.Linear: at the start items are told
-apart by text, and ids (which start near 0) learn what text does not say."""
+"""Initial scale of the projected text, as a multiple of the default of nn.Linear. Text separates
+items at the start; ids start near 0 and learn the rest."""
 
 
 class ItemTower(nn.Module):
@@ -24,7 +25,7 @@ class ItemTower(nn.Module):
 
     Args:
         popularity_V: train events of each item, >= 0; 0 = cold.
-        text_dim: H, or 0 for a tower of ids alone.
+        text_dim: H; 0 = a tower of ids without text.
         dim: D.
         id_dropout: share of items whose id is withheld in a training step, in [0, 1).
     """
@@ -60,7 +61,7 @@ class ItemTower(nn.Module):
         """Compute all item vectors.
 
         Args:
-            text_VH: [V, H] unit text vectors; None for a tower of ids alone.
+            text_VH: [V, H] unit text vectors; None = a tower of ids without text.
 
         Returns:
             [V, D].

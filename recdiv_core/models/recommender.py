@@ -2,10 +2,10 @@
 """The recommender: item tower, session tower, dial, and the text encoder when it is trained.
 
 Score = state . item / temperature over the whole catalogue. Every step computes the vectors of all
-items (a few matrix products). With a frozen encoder the text vectors are constants. When its top
-layers train, a step encodes the texts of its batch with gradients; the rest of the catalogue keeps
-the vectors of the last refresh. Shapes: V catalogue, H text width, D dims, R packed rows, W width,
-U items to encode.
+items (a few matrix products). With a frozen encoder the text vectors are constants. If its top
+layers train, a step encodes the texts of its batch with gradients. All other items keep the vectors
+of the last refresh. Shapes: V catalogue, H text width, D dims, R packed rows, W width, U items to
+encode.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from recdiv_core.models.text_encoder import mean_pool
 
 @dataclass(frozen=True)
 class FreshText:
-    """Items whose text is encoded in this step.
+    """Items with text to encode in this step.
 
     Attributes:
         items_U: int64 item_index, distinct.
-        input_ids: [U, L] int64.
-        mask: [U, L] int64.
+        input_ids: [U, L] int64, token ids.
+        mask: [U, L] int64, 1 = a real token.
     """
 
     items_U: torch.Tensor
@@ -39,7 +39,7 @@ class FreshText:
 
 
 class Recommender(nn.Module):
-    """Towers and text.
+    """Score the catalogue with two towers and text vectors.
 
     Args:
         item_tower: see ItemTower.
@@ -47,9 +47,8 @@ class Recommender(nn.Module):
         text_VH: [V, H] unit text vectors of the catalogue; None without text.
         queries_QH: [Q, H] unit text vectors of the queries; None without queries.
         dim: D.
-        encoder: text encoder whose top layers train; None when it is frozen.
-        dial_items: item tower of E dims that only the dial uses (dial.py); None for a model
-            without a dial.
+        encoder: text encoder with trainable top layers; None = frozen.
+        dial_items: item tower of E dims that only the dial uses (dial.py); None = no dial.
     """
 
     text_VH: torch.Tensor | None
@@ -70,7 +69,7 @@ class Recommender(nn.Module):
         self.item_tower = item_tower
         self.session_tower = session_tower
         self.encoder = encoder
-        # frozen vectors are a cache that the data set holds; trained ones belong to the weights
+        # the data set stores frozen vectors; trained ones belong to the checkpoint
         self.register_buffer("text_VH", text_VH, persistent=encoder is not None)
         self.register_buffer("queries_QH", queries_QH, persistent=False)
         if queries_QH is not None:
@@ -91,7 +90,7 @@ class Recommender(nn.Module):
     ) -> torch.Tensor:
         """Encode tokens with the trained encoder: [U, L] -> [U, H] unit vectors.
 
-        `noise_ULE` is added to the token embeddings, of width E.
+        `noise_ULE` is added to the token embeddings, which have width E.
         """
         assert self.encoder is not None
         tokens: dict[str, torch.Tensor] = {"input_ids": input_ids}
@@ -101,12 +100,12 @@ class Recommender(nn.Module):
         return mean_pool(hidden, mask)
 
     def token_embeddings(self) -> nn.Embedding:
-        """Return the trained encoder's table of tokens."""
+        """Return the trained encoder's embedding table of tokens."""
         assert self.encoder is not None
         return cast("nn.Embedding", cast("Any", self.encoder).get_input_embeddings())
 
     def item_vectors(self, text_VH: torch.Tensor | None = None) -> torch.Tensor:
-        """Compute the vectors of all items, [V, D], from their texts; None = `text_VH`."""
+        """Compute the vectors of all items, [V, D]; None = the text vectors of the model."""
         text = self.text_VH if text_VH is None else text_VH
         items_VD = self.item_tower(text)
         if self.dial_items is None:
@@ -125,8 +124,8 @@ class Recommender(nn.Module):
     ) -> torch.Tensor:
         """Compute the state at every position of packed histories, [R * W, D].
 
-        An item of -1 is hidden: its input is a zero vector. `dial_RW`, in [0, 1], is for a
-        conditioned model; None is 0 everywhere. `noise_RWD` is added to the inputs.
+        An item of -1 is hidden: its input is a zero vector. `dial_RW`, in [0, 1], sets the dial of
+        a conditioned model; None = 0 everywhere. `noise_RWD` is added to the inputs.
         """
         own_VD = items_VD[:, : self.dim]
         inputs = F.embedding(items_RW.clamp_min(0), own_VD) * (items_RW >= 0)[..., None]
@@ -155,7 +154,7 @@ class Recommender(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return states [R * W, D] and item vectors [V, D]; see `states` and `item_vectors`.
 
-        The texts of `fresh` are encoded first; `token_noise_ULE` is for them.
+        The texts of `fresh` are encoded first, with `token_noise_ULE` added to their tokens.
         """
         text = self.text_VH
         if fresh is not None and text is not None:
@@ -181,12 +180,12 @@ class Recommender(nn.Module):
         return states, items_VD
 
     def compile_towers(self, backend: str = "inductor") -> None:
-        """Let `forward` run compiled towers; weights and their names stay as they are.
+        """Compile the towers that `forward` runs; weights and their names do not change.
 
-        Only training calls `forward`. The encoder is left out: its code belongs to transformers.
-        The number of rows differs between steps, so the second step compiles a graph for any
-        number. With inductor, dropout draws the same numbers as without compilation. A graph gives
-        up its memory in the backward pass, so a step must go through it once (`idle.compiles`).
+        Only training calls `forward`. The encoder is not compiled because it is code of
+        transformers. The number of rows differs between steps, so the second step compiles a graph
+        for any number. With inductor, dropout draws the same numbers as without compilation. The
+        backward pass frees a graph's memory, so a step must run it once (`idle.compiles`).
         """
         options: Any = {"fallback_random": True} if backend == "inductor" else None
         compiled: Any = torch.compile(self.towers, backend=backend, options=options)  # pyright: ignore[reportUnknownMemberType]

@@ -1,10 +1,11 @@
 # pyright: strict
 """The session tower: a causal transformer over packed histories.
 
-Histories are ragged; padding each to the longest would waste most of the work on real logs. Several
-histories therefore share one row of the batch (data/batches.py packs them) and a mask keeps them
-apart. Pre-norm blocks, learned positions counted from the start of a history. Kang & McAuley, 2018,
-Self-Attentive Sequential Recommendation. Shapes: R packed rows, W their width, D dims.
+Histories have different lengths, and padding each to the longest wastes most of the work on real
+logs. Several histories therefore share one row of the batch (data/batches.py packs them), and a
+mask separates them. Blocks are pre-norm; learned positions count from the start of a history. Kang
+& McAuley, 2018, Self-Attentive Sequential Recommendation. Shapes: R packed rows, W their width, D
+dims.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ class SessionTower(nn.Module):
 
     Args:
         dim: D, a multiple of num_heads.
-        num_layers: blocks.
-        num_heads: attention heads.
-        max_history: items of a history at most; one more position is the start.
-        dropout: in [0, 1), on inputs and after attention and feed-forward.
+        num_layers: number of blocks.
+        num_heads: attention heads per block.
+        max_history: largest number of items in a history; one more position is the start.
+        dropout: dropout rate in [0, 1), on inputs and after attention and feed-forward.
     """
 
     def __init__(
@@ -73,13 +74,13 @@ class SessionTower(nn.Module):
         """Compute the state after each event.
 
         Args:
-            inputs_RWD: vector of the event at each place; ignored where position is 0 (the start).
+            inputs_RWD: vector of the event at each slot; ignored where position is 0 (the start).
             position_RW: int64, 0 = start of a history, then 1, 2, ...
-            segment_RW: int64, which history a place belongs to; -1 = empty place.
-            request_RWD: vector of the query to be answered at each place, 0 where there is none.
+            segment_RW: int64, number of the slot's history; -1 = empty slot.
+            request_RWD: vector of the query to answer at each slot; 0 = no query.
 
         Returns:
-            [R, W, D]; the state at a place has seen its own history up to and including itself.
+            [R, W, D]; the state at a slot depends on its own history up to and including the slot.
         """
         is_start = (position_RW == 0)[..., None]
         x = torch.where(is_start, self.start, inputs_RWD) + self.positions(position_RW)

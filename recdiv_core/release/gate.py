@@ -1,9 +1,9 @@
 """Decide whether a candidate may replace the champion: floors on its metrics, with intervals.
 
-Not the registry (registry.py). A floor is a share of the champion's metric. The lower end of the
-candidate's 95 % interval has to reach it, on the same users of the same split. `ndcg.tail` is the
-NDCG of the users whose held-out item belongs to the tail: a better mean must not cost one part of
-the shop. A floor that too few users decide is reported, and does not count.
+registry.py stores the models. A floor is a share of the champion's metric. The lower end of the
+candidate's 95 % interval must reach the floor, on the same users of the same split. `ndcg.tail` is
+the NDCG of the users with a held-out item in the tail. It shows whether a better mean harms one
+part of the shop. A floor with too few users is reported but does not count.
 
 Legend: B users of a batch, U users, R resamples, S systems.
 """
@@ -44,7 +44,7 @@ def parse_floors(texts: Sequence[str]) -> dict[str, float]:
     """Parse `NAME=SHARE`; each replaces a floor of FLOORS or adds one.
 
     Raises:
-        UserError: no such metric, or no share.
+        UserError: unknown metric, or a share that is not a number in [0, 2].
     """
     names = [name for name in (*USER_METRICS, *SYSTEM_METRICS) if name not in LOWER_IS_BETTER]
     own = [name for name in names if name in USER_METRICS]
@@ -57,7 +57,7 @@ def parse_floors(texts: Sequence[str]) -> dict[str, float]:
         try:
             floors[name] = float(share)
         except ValueError:
-            raise UserError(f"--keep {text}: {share!r} is no share such as 0.98") from None
+            raise UserError(f"--keep {text}: {share!r} is not a share such as 0.98") from None
         if not 0 <= floors[name] <= 2:
             raise UserError(f"--keep {text}: a share of the champion's metric lies in [0, 2]")
     return floors
@@ -70,10 +70,10 @@ def pass_gate(
 
     Returns:
         for each floor `{"name", "floor", "champion", "candidate", "share", "share_low", "passes"}`;
-        `passes` is None where too few users decide the floor.
+        `passes` is None for a floor with too few users.
 
     Raises:
-        UserError: runs that do not compare.
+        UserError: the runs are not comparable.
     """
     check_comparable([champion, candidate])
     judged = judge_systems([champion, candidate], split, {GROUP: _group_of_target})
@@ -126,5 +126,5 @@ def verdict(entry: Mapping[str, Any], floor: float) -> dict[str, Any]:
 
 
 def _group_of_target(seen: SlateBatch) -> torch.Tensor:
-    """Return the popularity group of each user's held-out item (of several, one): [B]."""
+    """Return the popularity group of each user's last held-out item: [B]."""
     return seen.traits.popularity_group_V[seen.targets_BT[:, -1]]

@@ -100,7 +100,7 @@ def test_only_what_passes_the_gate_becomes_the_champion(shop, trained, reference
         (["/nowhere", "--name", "none"], "there is no directory /nowhere"),
         (["--name", "none"], "got 0 runs"),
         (["--name", "none", "--promote", "--keep", "gini=1"], "--keep gini=1: allowed"),
-        (["--name", "none", "--promote", "--keep", "ndcg=much"], "'much' is no share"),
+        (["--name", "none", "--promote", "--keep", "ndcg=much"], "'much' is not a share"),
     ],
 )
 def test_what_cannot_be_registered_is_said_to_be(shop, capsys, arguments, said):
