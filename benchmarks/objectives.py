@@ -3,10 +3,10 @@
     python -m benchmarks.objectives
     python -m benchmarks.objectives --quick
 
-A shop of 12,101 items and random histories of 7 events on average (the size of Amazon Beauty), 256
-users per step, one thread, random weights. The objectives take turns, one step each, so all see the
-same noise of the machine. `epoch_floor_ratio` is the time of the plain step over the time of the
-three matrix products that the exact softmax needs. Prints one JSON line:
+The shop has the size of Amazon Beauty: 12,101 items and random histories of 7 events on average.
+A step has 256 users, one thread and random weights. The objectives take turns, one step each, so
+all see the same noise of the machine. `epoch_floor_ratio` is the time of the plain step over the
+time of the three matrix products that the exact softmax needs. Prints one JSON line:
 {"overhead": {name: ratio}, "epoch_floor_ratio", "median_ms": {name: ms}, "floor_ms", ...}.
 """
 

@@ -59,7 +59,7 @@ def read_pandas(path: Path) -> int:
 
 
 def read_duckdb(path: Path) -> int:
-    """Count the rows of DuckDB, which stores what it rejects."""
+    """Count the rows of DuckDB, which stores rejected lines."""
     duckdb = importlib.import_module("duckdb")
     query = "select * from read_csv(?, all_varchar=true, store_rejects=true)"
     return duckdb.connect().execute(query, [str(path)]).to_arrow_table().num_rows

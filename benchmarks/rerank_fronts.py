@@ -35,7 +35,7 @@ from recdiv_core.slates.scoring import held_out_of_split
 DIALS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 FEW: Final = (0.2, 0.5)
 LOGIT: Final = "logit_adjustment"
-"""A further arm beside the re-rankers with tau as its dial; it reorders the whole catalogue."""
+"""A further method beside the re-rankers with tau as its dial; it reorders the whole catalogue."""
 BUDGET: Final = 0.95
 MEASURES: Final = {
     "ndcg": accuracy.ndcg,

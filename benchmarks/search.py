@@ -16,7 +16,7 @@ and coverage, and the same with ILD.
 the schedulers, one trial after another in random orders. `saved` is the share of epochs not
 trained. `lost` is the share of the hypervolume of all last epochs that the remaining trials miss.
 `asha` is Ray's scheduler with the hypervolume of the single trial as its metric. A stopped trial is
-not replaced by another, so `saved` gains nothing here. Prints one JSON line.
+not replaced by another, so the saved epochs are not reused. Prints one JSON line.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 Each node is a separate raylet, as on a separate machine. `kill -9` a raylet and watch a run
 continue. Prints the nodes, the address for jobs and the address to join. Ctrl-C stops everything.
 Jobs from `recdiv submit` need separate machines or a single node. Ray 2.60 unpacks the files of a
-job once per node, and here all nodes share the path, so a later node deletes the job's files.
+job once per node. Here all nodes share the path, so a later node deletes the job's files.
 """
 
 import argparse

@@ -32,7 +32,7 @@ hypothesis.settings.load_profile("recdiv")
 
 @pytest.fixture(scope="session")
 def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return a SQLite store whose tables are made: that alone takes seconds."""
+    """Return a SQLite store with tables; their creation takes seconds."""
     from recdiv_core.tracking.runs import experiment_id
 
     uri = f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
@@ -72,7 +72,7 @@ def manifest() -> Manifest:
 def swept_shop(
     tmp_path_factory: pytest.TempPathFactory, mlflow_uri: str, manifest: Manifest
 ) -> SweptShop:
-    """Return a sweep of three trials with all that is behind it; whoever spoils it takes a copy."""
+    """Return a finished sweep of three trials; a test that changes its files must copy them."""
     from tests.sweep_worlds import write_swept_shop
 
     return write_swept_shop(tmp_path_factory.mktemp("swept"), mlflow_uri, manifest)
@@ -87,7 +87,7 @@ class Bucket(NamedTuple):
 
     @property
     def options(self) -> str:
-        """Return what a URI needs behind it to be found here."""
+        """Return the URI parameters that select this server."""
         return f"?endpoint_override={self.endpoint}&scheme=http"
 
     def uri(self, key: str) -> str:
@@ -96,7 +96,7 @@ class Bucket(NamedTuple):
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """Serve S3 on loopback: moto, in this process."""
+    """Serve S3 on loopback with moto, in this process."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)

@@ -1,9 +1,9 @@
-"""Which settings each pipeline can read, from the source alone: a call graph over names.
+"""Find the settings that each pipeline can read, by static analysis: a call graph over names.
 
-A node is a function, class or constant at the top of a module, or a method. It reaches what it
-names; a method is reached when its name is used anywhere reached and its class is reached too. A
-read is a chain of attributes that ends in a setting (`config.loss.balance`), also through a local
-name (`loss = config.loss`) or a parameter annotated with a section (`text: TextConfig`).
+A node is a function, class or constant at the top of a module, or a method. It reaches the nodes
+that it names. A method is reached if its class is reached and a reached node uses its name. A read
+is a chain of attributes that ends in a setting (`config.loss.balance`). The chain may start at a
+local name (`loss = config.loss`) or at a parameter annotated with a section (`text: TextConfig`).
 """
 
 import ast
@@ -26,7 +26,7 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
             yield from _sections(entry.annotation, f"{prefix}.{name}".strip("."))
 
 
-SECTIONS = dict(_sections(Config, ""))  # class -> dotted place of the section, "" of the root
+SECTIONS = dict(_sections(Config, ""))  # class -> dotted path of the section; "" = the root
 PLACES = set(SECTIONS.values()) - {""}
 KEYS = set(known_keys())
 
@@ -41,7 +41,7 @@ def module_files() -> dict[str, Path]:
 
 
 class Source:
-    """The nodes of all modules, what each names and which settings it reads."""
+    """The nodes of all modules, with the names they use and the settings they read."""
 
     def __init__(self) -> None:
         self.bodies: dict[Node, ast.AST] = {}
@@ -72,7 +72,7 @@ class Source:
                     self.bodies[module, target.id] = statement
 
     def keys_of(self, pipeline: str) -> set[str]:
-        """Return the settings that the pipeline reaches a reading of."""
+        """Return the settings that some node reached from the pipeline reads."""
         reached: set[Node] = set()
         used: set[str] = set()  # names of attributes
         keys: set[str] = set()
@@ -97,7 +97,7 @@ class Source:
         return keys
 
     def _look(self, node: Node) -> tuple[set[str], set[str], list[Node]]:
-        """Return what a node reads, the attributes that it uses and the nodes that it names."""
+        """Return the settings that a node reads, the attributes it uses and the nodes it names."""
         body = self.bodies[node]
         attributes: set[str] = set()
         nodes: list[Node] = []

@@ -1,6 +1,6 @@
-"""Slow, obvious twins of the whole set of metrics (scorecard.py): one user at a time, plain Python.
+"""Slow reference implementations of all metrics (scorecard.py): one user at a time, plain Python.
 
-The few metrics of every epoch have theirs in oracles.py.
+oracles.py has the reference implementations of the metrics of every epoch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.worlds import World
 
 
 def auc(scores: Sequence[float | None], targets: Sequence[int]) -> float:
-    """Return the share of pairs in the right order; None = could not have been shown."""
+    """Return the share of pairs in the right order; a score of None = the item cannot be shown."""
     others = [s for i, s in enumerate(scores) if s is not None and i not in targets]
     wins = [
         1.0 if scores[target] > other else 0.5 if scores[target] == other else 0.0
@@ -109,7 +109,7 @@ def calibration(slate: Sequence[int], history: Sequence[int], world: World) -> d
 
 
 def tail_items(popularity: Sequence[int]) -> set[int]:
-    """Return the items outside the most popular ones that make 80 % of the events."""
+    """Return the tail: all items except the most popular ones, which have 80 % of the events."""
     left, tail = 0.8 * sum(popularity), set()
     for item in sorted(range(len(popularity)), key=lambda item: -popularity[item]):
         if left <= 1e-9 or not popularity[item]:
@@ -171,7 +171,7 @@ def of_user(
 
 
 def of_every_epoch(world: World, *, k: int) -> dict[str, float]:
-    """Return the few metrics of every epoch."""
+    """Return the metrics of every epoch."""
     return metrics_of_slates(
         world.slates,
         world.targets,
@@ -185,7 +185,7 @@ def of_every_epoch(world: World, *, k: int) -> dict[str, float]:
 
 
 def scorecard(world: World, *, k: int) -> dict[str, float]:
-    """Return the whole set of metrics, `finish_scorecard` done by hand."""
+    """Return all metrics; the slow twin of `finish_scorecard`."""
     users = [
         (slate[:k], targets, history, scores)
         for slate, targets, history, scores in zip(

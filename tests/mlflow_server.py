@@ -1,4 +1,4 @@
-"""A real MLflow server in this process, whose replies can be lost on the way."""
+"""A real MLflow server in this process that can drop its replies."""
 
 import importlib
 import logging
@@ -12,14 +12,14 @@ from typing import Any
 
 
 class Server:
-    """MLflow's own application behind a door that may close after the work is done."""
+    """MLflow's own application; it can close the connection after a request without a reply."""
 
     def __init__(self, application: Callable[..., Any]) -> None:
         from werkzeug.serving import make_server
 
         self.application = application
         self.to_lose: list[str] = []
-        """Ends of paths; the next reply to each is lost."""
+        """Suffixes of request paths; the next reply to each is dropped."""
         self.requests: list[str] = []
         self.server = make_server("127.0.0.1", 0, self, threaded=True)
         self.uri = f"http://127.0.0.1:{self.server.server_port}"
@@ -34,10 +34,10 @@ class Server:
         self.to_lose.remove(lost)
         b"".join(self.application(environ, lambda *_: lambda _: None))
         environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-        raise ConnectionError("the reply is lost")
+        raise ConnectionError("the reply is dropped")
 
     def asked(self, end: str) -> int:
-        """Return how many requests there were to a path."""
+        """Return the number of requests to paths with this suffix."""
         return sum(path.endswith(end) for path in self.requests)
 
 

@@ -1,7 +1,7 @@
 """Files in the layouts of well-known public data sets: about twenty rows each, made up.
 
-Names, separators, headers, encodings and types are those that docs/layouts.md describes; the values
-are ours. What should be found in each stands beside the function that writes it.
+Names, separators, headers, encodings and types follow docs/layouts.md; the values are ours. An
+entry names the function that writes a data set and the expected content.
 """
 
 import gzip
@@ -17,12 +17,12 @@ GENRES = 19
 
 @dataclass(frozen=True)
 class Published:
-    """A data set and what is in it."""
+    """A data set and its expected content."""
 
     layout: str
     write: Callable[[Path], None]
     kinds: dict[str, int]
-    """Events that are read, by their kind; `` = the log names no kinds."""
+    """Expected events by kind; `` = the log has no kinds."""
     num_users: int
     num_items: int
     first: str
@@ -31,13 +31,13 @@ class Published:
     titles: dict[str, str]
     categories: dict[str, str] = field(default_factory=dict)
     dropped: int = 0
-    """Rows that the layout leaves out."""
+    """Number of rows that the layout leaves out."""
     columns: dict[str, int] = field(default_factory=dict)
-    """Further columns of the log -> rows that have a value."""
+    """Further columns of the log -> number of rows with a value."""
 
 
 def rows():
-    """Twenty (user, item, place): 5 users, 4 items each of 5, in order of time."""
+    """Return twenty (user, item, row): 5 users with 4 of 5 items each, in order of time."""
     return [(1 + n % 5, 1 + (n + n // 5) % 5, n) for n in range(20)]
 
 

@@ -43,7 +43,7 @@ class SweptShop:
     storage: Path
     config: Config
     users: list[dict[str, Any]]
-    """Of the test split, as they were written."""
+    """Rows of the test split, as written."""
 
 
 def write_swept_shop(place: Path, uri: str, manifest: Manifest) -> SweptShop:

@@ -248,7 +248,7 @@ def test_the_command_prints_one_json_line_and_does_not_overwrite(tmp_path, monke
     before = out.read_text()
     status, said = run_init(monkeypatch, capsys, tmp_path / "in", "--out", out)
     assert (status, said.out) == (2, "")
-    assert said.err == f"error: --out {out} is there and is not overwritten\n"
+    assert said.err == f"error: --out {out} exists and is not overwritten\n"
     assert out.read_text() == before
 
 

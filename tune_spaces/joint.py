@@ -1,7 +1,7 @@
 """Both dials at once: the diversity weight in training, and light re-ranking afterwards.
 
-Like `tradeoff`, but each weight is combined with each re-ranking dial. A better front than the one
-of `tradeoff` shows the gain of re-ranking on top of training.
+Like `tradeoff`, but each weight is combined with each re-ranking dial. If this front is better than
+the front of `tradeoff`, re-ranking adds to training.
 """
 
 from ray import tune

@@ -28,7 +28,7 @@ class Part:
     Attributes:
         names: patterns of file names, in any case, without COMPRESSED.
         but_not: patterns of file names that are excluded.
-        format: format of the files; None = told by the extension.
+        format: format of the files; None = given by the extension.
         separator, header, encoding: like `data.separator` and so on; empty = not fixed.
         constants: columns with one value in all rows.
         rows: function on each batch; None = no change.

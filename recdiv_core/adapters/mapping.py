@@ -144,7 +144,7 @@ def _set_header(
 
 
 def describe_log(log: Group, paths: Sequence[str], findings: Findings, *, has_items: bool) -> None:
-    """Record the settings of the log; without a catalogue also those of item attributes in it."""
+    """Record the settings of the log; without a catalogue also its columns of item attributes."""
     place = _place_of(log.files, paths)
     number = f"{len(log.files)} files, " if len(log.files) > 1 else ""
     findings.set("data.clicks", place, f"{number}{log.sample.describe()}")

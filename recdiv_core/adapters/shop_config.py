@@ -42,7 +42,7 @@ def to_yaml(findings: Findings, name: str) -> str:
     asked = {key: question for question in findings.questions for key, _ in question.answers[:1]}
     for key, value in tree.items():
         lines += _lines(key, value, findings, asked)
-    for key, question in asked.items():  # those of settings that are not there
+    for key, question in asked.items():  # questions about settings without a value
         section, _, entry = key.removeprefix("data.").partition(".")
         lines += _ask(question, "  ", f"{section}: " if entry else "")
     return "\n".join(lines) + "\n"
@@ -113,9 +113,9 @@ def check_free(out: Path) -> None:
     try:
         is_taken = out.exists() or out.is_symlink()
     except (OSError, ValueError) as error:
-        raise UserError(f"--out {str(out)!r} is no place for a file: {error}") from None
+        raise UserError(f"--out {str(out)!r} cannot be a file: {error}") from None
     if is_taken:
-        raise UserError(f"--out {out} is there and is not overwritten")
+        raise UserError(f"--out {out} exists and is not overwritten")
 
 
 def write(findings: Findings, out: Path) -> None:
@@ -129,7 +129,7 @@ def write(findings: Findings, out: Path) -> None:
         content = to_yaml(findings, str(out)).encode()
     except UnicodeEncodeError:
         raise UserError(
-            "the name of a file or column is no Unicode text, which a config file cannot hold: "
+            "the name of a file or column is not Unicode text, and a config file cannot hold it: "
             "rename it"
         ) from None
     try:

@@ -27,7 +27,7 @@ class ItemTower(nn.Module):
         popularity_V: train events of each item, >= 0; 0 = cold.
         text_dim: H; 0 = a tower of ids without text.
         dim: D.
-        id_dropout: share of items whose id is withheld in a training step, in [0, 1).
+        id_dropout: share of items without their id vector in a training step, in [0, 1).
     """
 
     popularity_V1: torch.Tensor

@@ -32,7 +32,7 @@ LONG = (
     "train.epochs=4",
     "train.batch_size=4",
     "train.warmup_steps=10",
-    # each costs a quarter of a second, so that there is time to kill somebody
+    # each takes a quarter of a second, so there is time to kill a process
     "train.checkpoint_every_steps=6",
     "train.log_every_s=0.5",
     "model.dropout=0.3",
@@ -48,7 +48,7 @@ def ray_cluster() -> Iterator[None]:
 
 
 class Shop(NamedTuple):
-    """A prepared shop, and where its runs go."""
+    """A prepared shop, and the storage of its runs."""
 
     prepared: Path
     storage: Path
@@ -61,7 +61,7 @@ class Shop(NamedTuple):
             f"tracking.uri={self.uri}",
             "model.dim=16",
             "train.batch_size=64",
-            "scaling.num_workers=1",  # each starts processes for seconds
+            "scaling.num_workers=1",  # each takes seconds to start
             *more,
         ]
 
@@ -93,7 +93,7 @@ def shop(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, mlflow_uri
 
 @pytest.fixture(scope="session")
 def trained(shop: Shop) -> dict[str, Any]:
-    """Return what `train` printed for a run with dropout and checkpoints inside its epochs."""
+    """Return the output of `train` for a run with dropout and checkpoints inside its epochs."""
     return run("train", *shop.arguments("run.name=undisturbed", *LONG))
 
 
@@ -115,12 +115,12 @@ SWEPT = ("run.name=swept", "scaling.num_workers=2")
 
 @pytest.fixture(scope="session")
 def swept(shop: Shop, references: dict[str, Any]) -> dict[str, Any]:
-    """Return what `tune` printed for a sweep of two trials, with the baselines there already."""
+    """Return the output of `tune` for a sweep of two trials, after a sweep of the baselines."""
     return run("tune", "--space", "smoke", *shop.arguments(*SWEPT))
 
 
 def run(script: str, *arguments: str) -> dict[str, Any]:
-    """Run a script on the Ray of this session; return the JSON that is all of its stdout."""
+    """Run a script on the Ray of this session; return the JSON line, its only output."""
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(sys, "argv", [script, *arguments])
@@ -130,7 +130,7 @@ def run(script: str, *arguments: str) -> dict[str, Any]:
 
 
 def figures_of(metrics: dict[str, float], prefix: str) -> dict[str, float]:
-    """Return a run's figures of a split (`test/`), which are some of those of `evaluate`."""
+    """Return a run's metrics of a split (`test/`); `evaluate` returns the same and more."""
     return {
         name.removeprefix(prefix): value
         for name, value in metrics.items()
@@ -147,7 +147,7 @@ def train_steps(
     first_step: int = 0,
     tokens: Any = None,
 ) -> None:
-    """Train a model in this process, by the steps that a run of one worker takes."""
+    """Train a model in this process with the steps of a run of one worker."""
     import torch
 
     from recdiv_core.data.reading import read_train
@@ -168,7 +168,7 @@ def train_steps(
         batch_size=config.train.batch_size,
         seed=config.seed,
         start_step=first_step,
-        epochs=last_step,  # an epoch has one step at least
+        epochs=last_step,  # an epoch has at least one step
     )
     for step, examples in zip(range(first_step, last_step), steps, strict=False):
         train_step(
@@ -189,13 +189,13 @@ LOADED_ONCE = (
     *("tests.cluster.test_step", "tests.cluster.test_shards"),
     "transformers.models.bert.modeling_bert",
 )
-"""Modules that the processes of `on_two_ranks` find loaded."""
+"""Modules that are loaded before the processes of `on_two_ranks` start."""
 
 
 def on_two_ranks(
     train: Callable[..., None], directory: Path, *given: object, num_answers: int
 ) -> list[Any]:
-    """Run `train(rank, store, results, *given)` in two processes; return what both put there."""
+    """Run `train(rank, store, results, *given)` in two processes; return their results."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(LOADED_ONCE))
     results, store = context.Queue(), directory / "store"
@@ -216,7 +216,7 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Return what starts a script in a process and on a Ray of its own; none outlives the test."""
+    """Return a function that starts a script with its own Ray; processes end with the test."""
     drivers: list[subprocess.Popen[bytes]] = []
 
     def start(script: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -235,10 +235,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def wait_until(holds: Callable[[], object]) -> None:
-    """Wait for what another process does; a loaded machine takes minutes to start a Ray."""
+    """Wait until a condition holds; a loaded machine takes minutes to start Ray."""
     deadline = time.monotonic() + PATIENCE_S
     while not holds():
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, f"the condition did not hold within {PATIENCE_S} s"
         time.sleep(0.05)
 
 
@@ -246,14 +246,14 @@ def family_of(pid: int) -> list[tuple[psutil.Process, str]]:
     """Return a process's living descendants, each with its command line."""
     family = []
     for process in psutil.Process(pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked
+        with contextlib.suppress(psutil.NoSuchProcess):  # the process has just ended
             family.append((process, " ".join(process.cmdline())))
     return family
 
 
 def kill_driver(driver: subprocess.Popen[bytes]) -> None:
     """Kill a driver with -9, and wait until the Ray that it started is gone."""
-    # Ray's two agents look for their node once a minute; they hold nothing that a next run needs
+    # Ray's two agents check for their node once a minute; the next run needs nothing of theirs
     working = [process for process, line in family_of(driver.pid) if "Agent" not in line]
     driver.send_signal(signal.SIGKILL)
     driver.wait()
