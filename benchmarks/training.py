@@ -5,7 +5,8 @@
     python -m benchmarks.training --prepared DIR --batch-size 1024
 
 Real runs of `launch.run` on the built-in shop or on a prepared data set, with one thread per
-worker. The arms take turns, and the first epoch of each is a warm-up. They are one worker, two
+worker. The arms take turns. The epochs of the first WARM_UP_S seconds of a run do not count,
+because Ray's own processes still start beside the workers then. The arms are one worker, two
 workers with the same global batch (half each), two workers with twice the batch, and a bare loop.
 The bare loop takes the same steps in one process without Ray and reads the shards itself. Two bare
 loops at once share only the machine, so they are the upper bound for two workers here. Prints one
@@ -52,6 +53,8 @@ from recdiv_core.training.feed import Feed
 from recdiv_core.training.launch import run
 from recdiv_core.training.step import train_step
 
+WARM_UP_S = 6.0
+
 RUNS = {"1": (1, 1), "2": (2, 1), "2, twice the batch": (2, 2)}
 """Name -> workers, and the global batch as a multiple of --batch-size."""
 
@@ -67,7 +70,7 @@ def main() -> None:
     if args.bare:
         print(json.dumps(bare_epochs(Config.model_validate_json(sys.stdin.read()))))
         return
-    rounds, epochs = (1, 3) if args.quick else (3, 4)
+    rounds, epochs = (1, 20) if args.quick else (3, 6)
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         settings = {
@@ -134,16 +137,19 @@ def make_shop(place: Path, *, quick: bool) -> Path:
 
 
 def curves(config: Config) -> tuple[list[float], list[float]]:
-    """Train; return users per second and the share of waiting, of each epoch after the first."""
+    """Train; return users per second and the share of waiting, of each epoch after the warm-up."""
     result = run(config)
     client = mlflow.MlflowClient(config.tracking.uri)
 
     def curve(name: str) -> list[float]:
         points = client.get_metric_history(result["mlflow_run_id"], f"train/{name}")
-        return [point.value for point in sorted(points, key=lambda point: point.step)][1:]
+        return [point.value for point in sorted(points, key=lambda point: point.step)]
 
-    waits = [w / s for w, s in zip(curve("data_wait_s"), curve("epoch_s"), strict=True)]
-    return curve("users_per_s"), waits
+    rates, waits, seconds = curve("users_per_s"), curve("data_wait_s"), curve("epoch_s")
+    ends = itertools.accumulate(seconds)
+    num_warm = min(len(seconds) - 1, sum(end < WARM_UP_S for end in ends) + 1)
+    shares = [wait / length for wait, length in zip(waits, seconds, strict=True)]
+    return rates[num_warm:], shares[num_warm:]
 
 
 def bare_in_process(config: Config) -> list[float]:
