@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recdiv_core.data.plan import num_steps, plan_windows
-from recdiv_core.data.reading import list_fragments, read_train
+from recdiv_core.data.reading import list_fragments, read_windows
 from recdiv_core.schema import TRAIN_EXAMPLE
 
 SIZES: Final = (16, 128, 1024, 8192)
@@ -60,17 +60,17 @@ def measure(prepared: Path) -> dict[str, float]:
     fragments = list_fragments(prepared, "train")
     listed = time.perf_counter()
     alone = {"batch_size": BATCH_SIZE, "seed": 0}
-    for _ in plan_windows(fragments, rank=0, world_size=1, accumulation=1, **alone):
+    for _ in plan_windows(fragments, **alone):
         pass
     planned = time.perf_counter()
     cpu = time.process_time()
-    steps = read_train(prepared, **alone)
+    steps = read_windows(plan_windows(fragments, **alone))
     num_users = len(next(steps)[0].lengths)
     first = time.perf_counter()
     num_users += sum(len(parts[0].lengths) for parts in steps)
     read, cpu = time.perf_counter(), time.process_time() - cpu
     last_step = num_steps(num_users, BATCH_SIZE) - 1
-    list(read_train(prepared, start_step=last_step, **alone))
+    list(read_windows(plan_windows(fragments, start_step=last_step, **alone)))
     resumed = time.perf_counter()
     return {
         "footer_bytes": sum(pq.read_metadata(shard).serialized_size for shard in shards),

@@ -41,8 +41,8 @@ import torch
 from recdiv_core.cluster.start import start_ray
 from recdiv_core.config import Config, override
 from recdiv_core.data.clicklog import prepare
-from recdiv_core.data.plan import num_steps
-from recdiv_core.data.reading import read_train
+from recdiv_core.data.plan import num_steps, plan_windows
+from recdiv_core.data.reading import list_fragments, read_windows
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.losses.balance import start_balance
 from recdiv_core.schema import read_manifest
@@ -184,8 +184,13 @@ def bare_epochs(config: Config) -> list[float]:
         )
     )
     train = config.train
-    examples = read_train(
-        dataset.prepared, batch_size=train.batch_size, seed=config.seed, epochs=train.epochs
+    examples = read_windows(
+        plan_windows(
+            list_fragments(dataset.prepared, "train"),
+            batch_size=train.batch_size,
+            seed=config.seed,
+            epochs=train.epochs,
+        )
     )
     steps = enumerate(examples)
     shown_V = torch.zeros(len(dataset.catalogue))

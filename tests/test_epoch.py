@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from recdiv_core.config import Config, override
-from recdiv_core.data.reading import read_train
 from recdiv_core.errors import DivergedError
 from recdiv_core.losses.diversity import REGULARISERS
 from recdiv_core.schema import NO_QUERY, TRAIN_EXAMPLE
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import build_model
 from recdiv_core.training.epoch import Learner
-from tests.worlds import write_dataset
+from tests.worlds import read_train, write_dataset
 
 NUM_ITEMS, NUM_USERS = 20, 30
 SMALL = {

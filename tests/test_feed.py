@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from recdiv_core.config import Config, override
-from recdiv_core.data.reading import read_train
 from recdiv_core.schema import NO_QUERY, TRAIN_EXAMPLE
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import build_model
 from recdiv_core.training.build import build_objective
 from recdiv_core.training.feed import Feed, draw_dials
-from tests.worlds import write_dataset
+from tests.worlds import read_train, write_dataset
 
 NUM_ITEMS, NUM_USERS, BATCH_SIZE, MAX_HISTORY = 20, 30, 16, 5
 EVERYTHING = {

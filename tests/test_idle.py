@@ -11,7 +11,6 @@ import torch
 
 from recdiv_core.config import Config, known_keys, override
 from recdiv_core.data.plan import num_steps
-from recdiv_core.data.reading import read_train
 from recdiv_core.idle import compiles, idle_in_reranking, idle_in_training
 from recdiv_core.losses.balance import observe, start_balance
 from recdiv_core.schema import NO_QUERY, TRAIN_EXAMPLE
@@ -24,7 +23,7 @@ from recdiv_core.training.epoch import PRECISIONS
 from recdiv_core.training.feed import Feed
 from recdiv_core.training.schedules import schedule, warmup
 from recdiv_core.training.step import train_step
-from tests.worlds import write_dataset
+from tests.worlds import read_train, write_dataset
 
 NUM_ITEMS, NUM_USERS, NUM_STEPS = 30, 24, 4
 

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 
 from recdiv_core.data import plan
 from recdiv_core.data.plan import Fragment, num_steps, plan_windows
-from recdiv_core.data.reading import list_fragments, read_train
+from recdiv_core.data.reading import list_fragments
 from recdiv_core.schema import TRAIN_EXAMPLE
 from tests.test_batches import train_rows, write_shards
+from tests.worlds import read_train
 
 sizes = st.lists(st.integers(1, 16), max_size=12)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recdiv_core.data.plan import plan_windows
+from recdiv_core.data.reading import Examples, list_fragments, read_windows
 from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import ItemTraits, describe_items
@@ -206,3 +208,8 @@ def write_dataset(prepared: Path, manifest: Manifest, *, num_items: int, num_que
         path = vectors_path(prepared, small, name)
         path.parent.mkdir(exist_ok=True)
         np.save(path, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def read_train(prepared: Path, **order: int) -> Iterator[list[Examples]]:
+    """Read train steps in this process; `order` as in `plan_windows`."""
+    return read_windows(plan_windows(list_fragments(prepared, "train"), **order))

@@ -74,10 +74,10 @@ def plan_windows(
     fragments: Sequence[Fragment],
     *,
     batch_size: int,
-    rank: int,
-    world_size: int,
-    accumulation: int,
     seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulation: int = 1,
     start_step: int = 0,
     epochs: int = 1,
 ) -> Iterator[Window]:
@@ -86,10 +86,10 @@ def plan_windows(
     Args:
         fragments: Row groups of the train split.
         batch_size: Users a step, over all ranks and parts.
+        seed: Random seed of the order.
         rank: Number of this worker, 0 .. world_size - 1.
         world_size: Number of workers.
         accumulation: Parts that a rank computes its share of a step in.
-        seed: Random seed of the order.
         start_step: Steps that are done already, counted over all epochs.
         epochs: Number of epochs of the whole run.
 

@@ -7,7 +7,7 @@ the import. Examples are ragged: flat arrays and lengths, without padding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recdiv_core.data.plan import Fragment, Window, plan_windows
+from recdiv_core.data.plan import Fragment, Window
 from recdiv_core.schema import TRAIN_EXAMPLE, USER_ID
 
 TRAIN_COLUMNS: Final = ["items", "queries", "weights"]
@@ -87,28 +87,8 @@ def cut_window(table: pa.Table, window: Window) -> Iterator[list[Examples]]:
         yield parts
 
 
-def read_train(
-    prepared: Path,
-    *,
-    batch_size: int,
-    seed: int,
-    rank: int = 0,
-    world_size: int = 1,
-    accumulation: int = 1,
-    start_step: int = 0,
-    epochs: int = 1,
-) -> Iterator[list[Examples]]:
-    """Read in this process what `streaming.stream_train` reads ahead; arguments as there."""
-    windows = plan_windows(
-        list_fragments(prepared, "train"),
-        batch_size=batch_size,
-        rank=rank,
-        world_size=world_size,
-        accumulation=accumulation,
-        seed=seed,
-        start_step=start_step,
-        epochs=epochs,
-    )
+def read_windows(windows: Iterable[Window]) -> Iterator[list[Examples]]:
+    """Read in this process what `streaming.stream_windows` reads ahead; yields as there."""
     for window in windows:
         yield from cut_window(read_window(window), window)
 

@@ -23,7 +23,9 @@ import torch
 
 from recdiv_core.cluster.start import start_logging
 from recdiv_core.config import Config, from_tree
-from recdiv_core.data.streaming import stream_train
+from recdiv_core.data.plan import plan_windows
+from recdiv_core.data.reading import list_fragments
+from recdiv_core.data.streaming import stream_windows
 from recdiv_core.idle import compiles
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import check_unchanged, read_manifest
@@ -130,15 +132,17 @@ class _Trainer:
         if self.progress.metrics:
             # the driver may have died after the checkpoint, before it logged the metrics
             ray.train.report({**self.progress.metrics, "is_repeated": 1.0})
-        stream = stream_train(
-            self.dataset.prepared,
-            batch_size=train.batch_size,
-            rank=self.rank,
-            world_size=self.world_size,
-            accumulation=train.accumulation,
-            seed=self.config.seed,
-            start_step=self.progress.step,
-            epochs=train.epochs,
+        stream = stream_windows(
+            plan_windows(
+                list_fragments(self.dataset.prepared, "train"),
+                batch_size=train.batch_size,
+                rank=self.rank,
+                world_size=self.world_size,
+                accumulation=train.accumulation,
+                seed=self.config.seed,
+                start_step=self.progress.step,
+                epochs=train.epochs,
+            )
         )
         for epoch in range(first_epoch + 1, train.epochs + 1):
             if self.progress.epochs_without_better >= train.patience:

@@ -150,11 +150,11 @@ def train_steps(
     """Train a model in this process with the steps of a run of one worker."""
     import torch
 
-    from recdiv_core.data.reading import read_train
     from recdiv_core.losses.balance import start_balance
     from recdiv_core.training.build import build_objective
     from recdiv_core.training.feed import Feed
     from recdiv_core.training.step import train_step
+    from tests.worlds import read_train
 
     model.train()
     alone = {"rank": 0, "world_size": 1}

@@ -7,11 +7,13 @@ import pytest
 import ray
 
 from recdiv_core.data import plan
-from recdiv_core.data.reading import read_train, read_window
-from recdiv_core.data.streaming import stream_train
+from recdiv_core.data.plan import plan_windows
+from recdiv_core.data.reading import list_fragments, read_window
+from recdiv_core.data.streaming import stream_windows
 from recdiv_core.schema import TRAIN_EXAMPLE
 from tests.cluster.conftest import family_of, wait_until
 from tests.test_batches import train_rows, write_shards
+from tests.worlds import read_train
 
 pytestmark = pytest.mark.ray
 
@@ -31,7 +33,12 @@ def planned(prepared, rank):
 
 
 def streamed(prepared, rank, start_step):
-    return numbers(stream_train(prepared, rank=rank, start_step=start_step, **PLAN))
+    return numbers(stream(prepared, rank, start_step))
+
+
+def stream(prepared, rank, start_step):
+    fragments = list_fragments(prepared, "train")
+    return stream_windows(plan_windows(fragments, rank=rank, start_step=start_step, **PLAN))
 
 
 def processes_of(task):
@@ -90,8 +97,8 @@ def test_a_reader_that_is_killed_is_replaced(ray_cluster, tmp_path, prepared, mo
 
 
 def test_a_stream_that_is_left_early_holds_no_process(ray_cluster, prepared, small_windows):
-    stream = stream_train(prepared, rank=0, start_step=0, **PLAN)
-    next(stream)
-    stream.close()
+    steps = stream(prepared, 0, 0)
+    next(steps)
+    steps.close()
     wait_until(lambda: not processes_of("read_window"))
     assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
