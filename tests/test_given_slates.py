@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_counted_and_named(dataset, ids, tmp_path, caplog):
         "14 held-out users have no slate and count as shown nothing",
         "2 slates have fewer than eval.k=4 known items",
         "1 items are not in the catalogue and are left out",
-        "1 items stand twice in a slate; the first place counts",
+        "1 items occur twice in a slate; the first occurrence counts",
     ):
         assert sentence in caplog.text
 

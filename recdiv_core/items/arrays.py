@@ -1,8 +1,8 @@
 # pyright: strict
-"""Tables of items as people hold them (arrays, lists) -> the tensors of the library.
+"""Convert item tables (arrays and lists) to tensors.
 
-Not the metrics or the re-rankers, whose NumPy doors (metrics/arrays.py, rerank/arrays.py) begin
-here. The one idea: row i of every table describes item i; what does not fit is refused by name.
+metrics/arrays.py and rerank/arrays.py use it. Row i of each table describes item i. A table that
+does not fit is refused by name.
 
 Legend: V items, D dims.
 """
@@ -21,14 +21,14 @@ from recdiv_core.items.labels import Labels, labels_of_lists
 from recdiv_core.items.traits import ItemTraits, describe_items
 
 LabelLists = list[list[Hashable]]
-"""The labels of each item; an item may have none."""
+"""Labels of each item; an item may have none."""
 
 
 def item_vectors(embeddings: npt.ArrayLike) -> Tensor:
-    """Return item vectors of length 1 (zeros stay zeros), [V, D] float32.
+    """Return unit item vectors, [V, D] float32; zero vectors stay zero.
 
     Raises:
-        ValueError: not [V, D], or a number that is not finite.
+        ValueError: the shape is not [V, D], or a number is not finite.
     """
     vectors_VD = np.asarray(embeddings, dtype=np.float32)
     if vectors_VD.ndim != 2:
@@ -40,7 +40,7 @@ def item_vectors(embeddings: npt.ArrayLike) -> Tensor:
 
 
 def label_lists(values: Iterable[Any]) -> LabelLists:
-    """Return the labels of each item: an entry is one label, a list of labels, or None.
+    """Return a list of labels for each item; an entry is a label, a list of labels, or None.
 
     >>> label_lists(["soap", ["soap", "gift"], None, float("nan")])
     [['soap'], ['soap', 'gift'], [], []]
@@ -60,7 +60,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def number_labels(lists: Sequence[Sequence[Hashable]]) -> dict[Hashable, int]:
-    """Number the labels of all items, from 0, in order of their first item.
+    """Number all labels from 0, in the order of their first use.
 
     >>> number_labels([["soap"], ["gift", "soap"]])
     {'soap': 0, 'gift': 1}
@@ -70,7 +70,7 @@ def number_labels(lists: Sequence[Sequence[Hashable]]) -> dict[Hashable, int]:
 
 
 def labels_of(lists: Sequence[Sequence[Hashable]], numbers: Mapping[Hashable, int]) -> Labels:
-    """Return the numbers of each item's labels."""
+    """Return the labels of each item as numbers."""
     flat = [numbers[label] for own in lists for label in own]
     lengths = [len(own) for own in lists]
     return labels_of_lists(
@@ -88,16 +88,16 @@ def traits_of_arrays(
     num_train_users: int = 1,
     attributes: Mapping[str, LabelLists] | None = None,
 ) -> ItemTraits:
-    """Describe items of which some tables are not known; those say nothing of any item.
+    """Describe items by the available tables; a missing table counts as zeros or no labels.
 
     Args:
-        num_items: V, >= 1.
-        embeddings_VD: see `item_vectors`; None = all zeros.
-        categories: of each item; None = no item has any.
-        category_numbers: label -> number; None = those of `categories` in order.
+        num_items: number of items V, >= 1.
+        embeddings_VD: see `item_vectors`; None = zeros.
+        categories: labels of each item; None = no labels.
+        category_numbers: label -> number; None = numbered in order of first use.
         num_events_V: [V] train events; None = zeros.
-        num_train_users: users that these events are of, >= 1.
-        attributes: name -> values of each item, one at most.
+        num_train_users: number of users behind these events, >= 1.
+        attributes: name -> values of each item, at most one value.
     """
     lists = [list[Hashable]()] * num_items if categories is None else categories
     numbers = number_labels(lists) if category_numbers is None else category_numbers
@@ -113,10 +113,10 @@ def traits_of_arrays(
 
 
 def one_number(name: str, lists: Sequence[Sequence[Hashable]]) -> Tensor:
-    """Return the number of each item's only label, [V] int64, -1 = none.
+    """Return the number of the only label of each item, [V] int64; -1 = no label.
 
     Raises:
-        ValueError: an item with several labels.
+        ValueError: an item has several labels.
     """
     for item, own in enumerate(lists):
         if len(own) > 1:
@@ -126,10 +126,10 @@ def one_number(name: str, lists: Sequence[Sequence[Hashable]]) -> Tensor:
 
 
 def check_num_items(sizes: Mapping[str, int]) -> None:
-    """Refuse tables of different numbers of items.
+    """Check that all tables have the same number of items.
 
     Raises:
-        ValueError: names each table with its number of items.
+        ValueError: the numbers differ; the message names each table.
     """
     if len(set(sizes.values())) > 1:
         said = ", ".join(f"{name} has {size}" for name, size in sizes.items())
@@ -137,13 +137,13 @@ def check_num_items(sizes: Mapping[str, int]) -> None:
 
 
 def padded_rows(name: str, rows: npt.ArrayLike | Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
-    """Return rows of item numbers as an array, those that are shorter padded with -1.
+    """Return rows of item numbers as an array; short rows are padded with -1.
 
     >>> padded_rows("slates", [[4, 5], [6], []]).tolist()
     [[4, 5], [6, -1], [-1, -1]]
 
     Raises:
-        ValueError: not a list of lists, or not whole numbers.
+        ValueError: `rows` is no list of lists, or holds other values than whole numbers.
     """
     padded: npt.NDArray[Any]
     if isinstance(rows, np.ndarray):

@@ -1,13 +1,13 @@
 # pyright: strict
-"""The NumPy door to the metrics, for people who have slates already.
+"""Metrics of slates that are given as NumPy arrays.
 
     >>> found = evaluate_slates([[3, 1], [3, 2]], [[1], [0, 2]], num_items=4)
     >>> found["hit_at_2"], found["coverage_at_2"]
     (1.0, 0.75)
 
-Not the metrics themselves: the numbers are those that `recdiv evaluate` reports (docs/metrics.md).
-The one idea: an item is a row of the tables, a user a row of slates and targets; a metric whose
-table is not given is left out.
+The values equal those of `recdiv evaluate` (docs/metrics.md). Row i of each item table describes
+item i, and row u of `slates` and `targets` belongs to user u. A metric whose table is missing is
+left out.
 
 Legend: U users, K slate length, V items, D dims.
 """
@@ -35,7 +35,7 @@ from recdiv_core.metrics.slate_batch import Background
 from recdiv_core.metrics.tally import Tally, count_users, tally_slates
 
 USERS_AT_ONCE: Final = 4096
-"""Users whose slates are compared with their targets together: it bounds the memory."""
+"""Users per batch; it bounds the memory."""
 
 Rows = npt.ArrayLike | Sequence[Sequence[int]]
 """A row of item numbers for each user: ragged lists, or an array padded with -1."""
@@ -54,26 +54,25 @@ def evaluate_slates(
     num_train_users: int | None = None,
     histories: Rows | None = None,
 ) -> dict[str, float]:
-    """Return every metric of the scorecard that the given tables allow.
+    """Return all metrics that the given tables allow.
 
     Args:
-        slates: of each user the item numbers shown, best first; shorter ones end in -1.
-        targets: of each user the item numbers that were held out. A user without any is counted
-            and left out of the metrics.
-        k: cut-off, >= 1; None = the length of the longest slate.
-        num_items: V, the size of the catalogue; None = that of the tables.
-        embeddings: [V, D] item vectors of any length, for ILD and its like.
-        categories: of each item a label, a list of labels, or None.
-        attributes: name -> of each item a value or None; adds `NAME_coverage`.
-        popularity: [V] train events of each item, for novelty and its like.
-        num_train_users: users that `popularity` counts, >= 1; needed with it.
-        histories: of each user the item numbers met before, for calibration (with `categories`).
+        slates: shown items of each user, best first; a short slate ends in -1.
+        targets: held-out items of each user. A user without targets counts in `num_held_out` only.
+        k: cut-off, >= 1; None = length of the longest slate.
+        num_items: size of the catalogue V; None = number of rows of the tables.
+        embeddings: [V, D] item vectors of any length, for ILD and other vector metrics.
+        categories: a label, a list of labels, or None for each item.
+        attributes: name -> a value or None for each item; adds `NAME_coverage`.
+        popularity: [V] train events of each item, for novelty and other popularity metrics.
+        num_train_users: number of users behind `popularity`, >= 1; required with it.
+        histories: earlier items of each user, for calibration (with `categories`).
 
     Returns:
-        metric with its cut-off (`ndcg_at_10`) -> value; and `num_judged`, `num_held_out`.
+        Metric with cut-off (such as `ndcg_at_10`) -> value; also `num_judged` and `num_held_out`.
 
     Raises:
-        ValueError: arguments that do not fit; the message says what was given and what is allowed.
+        ValueError: an argument does not fit; the message names the value and the allowed values.
     """
     slates_UK, targets_UT = padded_rows("slates", slates), padded_rows("targets", targets)
     histories_UT = np.full((len(slates_UK), 1), -1, dtype=np.int64)

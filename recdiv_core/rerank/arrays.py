@@ -1,12 +1,12 @@
 # pyright: strict
-"""The NumPy door to the re-rankers, for people who have a recommender already.
+"""Re-rank scores that are given as NumPy arrays.
 
     >>> rerank([0.9, 0.8, 0.1], [[1, 0], [1, 0], [0, 1]], k=2, diversity=0.8).positions
     array([0, 2])
 
-Not the re-rankers themselves: arrays become Candidates here, and any re-ranker of RERANKERS chooses
-from them, as it does for `recdiv recommend`. The one idea: an item is a row of the tables
-(`embeddings`, `categories`, `attributes`), and a candidate is a column of `scores`.
+This module turns arrays into Candidates and calls a re-ranker of RERANKERS, as `recdiv recommend`
+does. Row i of each table (`embeddings`, `categories`, `attributes`) describes item i. Column c of
+`scores` is candidate c.
 
 Legend: B users, C candidates, K slate length, V items, D dims, G categories.
 """
@@ -50,16 +50,16 @@ NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "beam": ("categories",),
     "exposure": (),
 }
-"""Arguments of `rerank` that a method cannot do without, beside the scores."""
+"""Method -> arguments of `rerank` that it requires besides the scores."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reranked:
-    """Slates, best place first: [K] for one user, [B, K] for several.
+    """Slates, best candidate first: [K] for one user, [B, K] for several.
 
     Attributes:
-        positions: int64 columns of `scores`, -1 where a user has fewer than k candidates.
-        scores: float64 scores of the chosen candidates, -inf where there is none.
+        positions: int64 columns of `scores`; -1 if a user has fewer than k candidates.
+        scores: float64 scores of the chosen candidates; -inf for no candidate.
     """
 
     positions: Integers
@@ -85,25 +85,24 @@ def rerank(
     """Choose slates of k from scored candidates, for one user or for several.
 
     Args:
-        scores: [C] of one user or [B, C], higher is better; -inf is no candidate.
-        embeddings: [V, D] item vectors of any length (normalised here).
+        scores: [C] for one user or [B, C], higher is better; -inf = no candidate.
+        embeddings: [V, D] item vectors of any length; they are normalised here.
         k: slate length, >= 1.
-        method: name of a re-ranker; docs/python.md says what each does and needs.
-        diversity: the dial, in [0, 1]: 0 = the order of the scores, 1 = diversity alone.
-        categories: of each item a label, a list of labels, or None.
-        attributes: name -> of each item a value or None.
-        history: of each user the categories of the items chosen before, one entry an event; for
-            one user the entries themselves.
-        items: [C] or [B, C] rows of the tables, where users have candidates of their own; None =
-            column i of `scores` is item i.
-        rules: of slates, as `rerank.rules` (docs/slates.md). `include` and `exclude` name a row of
-            the tables; rules of attributes speak of `category` and of the names in `attributes`.
-        window: places before a place that it has to differ from; 0 = all (dpp, ssd).
-        alpha: share of a wish that one item meets, in [0, 1] (xquad, alpha).
-        beam_width: places that are filled together, before their categories cost (beam).
+        method: name of a re-ranker; docs/python.md lists them.
+        diversity: dial in [0, 1]: 0 = order of the scores, 1 = diversity alone.
+        categories: a label, a list of labels, or None for each item.
+        attributes: name -> a value or None for each item.
+        history: categories of the earlier items of each user, one entry per event; for one user,
+            the list of entries.
+        items: [C] or [B, C] table rows of the candidates; None = column c of `scores` is item c.
+        rules: rules as in `rerank.rules` (docs/slates.md). `include` and `exclude` name a table
+            row. Other rules name `category` or a name in `attributes`.
+        window: number of preceding items that an item must differ from; 0 = all (dpp, ssd).
+        alpha: share of a user's interest that one item satisfies, in [0, 1] (xquad, alpha).
+        beam_width: number of items that are chosen before their categories count (beam).
 
     Raises:
-        ValueError: arguments that do not fit; the message says what was given and what is allowed.
+        ValueError: an argument does not fit; the message names the value and the allowed values.
     """
     optional = {
         "embeddings": embeddings,
@@ -163,7 +162,7 @@ def _check_method(method: str, diversity: float, given: set[str]) -> None:
 
 
 def _as_scores(scores: npt.ArrayLike) -> tuple[Floats, bool]:
-    """Return scores_BC, and whether they are of one user."""
+    """Return scores_BC, and whether they belong to one user."""
     scores_BC = np.asarray(scores, dtype=np.float64)
     if scores_BC.ndim not in (1, 2) or not scores_BC.shape[-1]:
         raise ValueError(f"scores: expected [C] or [B, C], C >= 1, got {list(scores_BC.shape)}")
@@ -252,7 +251,7 @@ def _as_rules(
 
 
 def _counted_by(rule: SlateRule, labels: Mapping[str, LabelLists]) -> LabelLists:
-    """Return what a rule counts of each item."""
+    """Return the labels of each item that a rule counts."""
     if rule.attribute not in labels:
         raise ValueError(
             f"rules: {rule.text!r}: there is no {rule.attribute!r}; given are "

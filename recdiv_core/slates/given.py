@@ -1,10 +1,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""The slates of another system, read from files and matched with a split.
+"""Read the slates of another system from files, and match them with a split.
 
-Not the slates that recdiv makes (making.py, recommend.py). The one idea: a held-out user keeps one
-slate whatever the file says of it, possibly an empty one, so that systems are compared on the same
-users; everything that does not fit is counted and named.
+Each held-out user has exactly one slate, which may be empty, so all systems are compared on the
+same users. Unknown users, unknown items and repeated items are counted and logged. recdiv's own
+slates come from making.py.
 
 Legend: U users of the file that are held out, K slate length, V catalogue, N items listed.
 """
@@ -40,21 +40,21 @@ logger = logging.getLogger(__name__)
 
 ITEM_IDS: Final = "item_ids"
 SEPARATOR: Final = "|"
-"""Stands between the items of a slate in a CSV file."""
+"""Text between two items of a slate in a CSV file."""
 SUFFIXES: Final = (".parquet", ".jsonl", ".ndjson", ".csv")
 
 
 @dataclass(frozen=True)
 class Matching:
-    """How the file fits the split, counted.
+    """Counts of how the file fits the split.
 
     Attributes:
         num_users: users with a slate in the file.
-        num_unknown_users: of these, users who are not held out in the split; left out.
-        num_users_without_slate: held-out users who are not in the file; their slates are empty.
-        num_short_slates: slates in the file of fewer than k known, distinct items.
-        num_unknown_items: places of items that the catalogue does not have; left out.
-        num_repeated_items: places of items that stand in the same slate before; left out.
+        num_unknown_users: users of the file that the split does not hold out; they are left out.
+        num_users_without_slate: held-out users that the file lacks; they get empty slates.
+        num_short_slates: slates with fewer than k known, distinct items.
+        num_unknown_items: listed items that the catalogue does not have; they are left out.
+        num_repeated_items: repetitions of an item within a slate; they are left out.
     """
 
     num_users: int
@@ -71,8 +71,8 @@ class GivenSlates:
 
     Attributes:
         row_of: user_id -> row of `slates_UK`.
-        slates_UK: int64 item_index, best first, -1 behind the end.
-        matching: how the file fits the split.
+        slates_UK: int64 item_index, best first; -1 after the end.
+        matching: counts of how the file fits the split.
     """
 
     row_of: Mapping[str, int]
@@ -80,7 +80,7 @@ class GivenSlates:
     matching: Matching
 
     def of_users(self, user_ids: Sequence[str]) -> torch.Tensor:
-        """Return the slates of users, [B, K]; empty ones of users who are not in the file."""
+        """Return the slates of users, [B, K]; a user who is not in the file gets an empty slate."""
         row_B = np.array([self.row_of.get(user_id, -1) for user_id in user_ids], dtype=np.int64)
         slates_BK = self.slates_UK[np.maximum(row_B, 0)]
         slates_BK[row_B < 0] = -1
@@ -90,18 +90,18 @@ class GivenSlates:
 def read_given_slates(
     place: str | Path, prepared: Path, item_ids: pa.Array, split: str, *, k: int
 ) -> GivenSlates:
-    """Read slates, match them with a split and log what does not fit.
+    """Read slates, match them with a split, and log unknown or repeated entries.
 
     Args:
         place: a file, or a directory of Parquet files, with `user_id` and `item_ids`.
-        prepared: the prepared data set.
-        item_ids: of its catalogue, in the order of item_index.
+        prepared: directory of the prepared data set.
+        item_ids: item ids of the catalogue, in the order of item_index.
         split: `val` or `test`.
-        k: slate length; the first k known and distinct items of a slate are kept.
+        k: slate length; the first k known, distinct items of a slate are kept.
 
     Raises:
-        UserError: a file that cannot be read as slates; a user with several slates; no user or no
-            item of it is in the data.
+        UserError: the file cannot be read as slates, a user has several slates, or no user or item
+            of the file is in the data.
     """
     table = read_table(place)
     found = select_slates(table, item_ids, held_out_users(prepared, split), k=k, name=str(place))
@@ -114,8 +114,8 @@ def read_table(place: str | Path) -> pa.Table:
     """Read `user_id` (string) and `item_ids` (lists of strings).
 
     Raises:
-        UserError: nothing there, an unknown kind of file, columns that are missing or of the wrong
-            kind, or a damaged file.
+        UserError: the file is missing, damaged or of an unknown format, or a column is missing or
+            of the wrong type.
     """
     path = local_path(place, "--slates")
     files = [path]
@@ -162,7 +162,7 @@ def _read_file(path: Path) -> pa.Table:
 
 
 def held_out_users(prepared: Path, split: str) -> pa.Array:
-    """Return the user_ids of a split.
+    """Return the user ids of a split.
 
     Raises:
         UserError: the split holds no user.
@@ -182,13 +182,13 @@ def select_slates(
 
     Args:
         table: see `read_table`.
-        item_ids: the catalogue's, in the order of item_index.
-        users: the user_ids that are held out.
+        item_ids: item ids of the catalogue, in the order of item_index.
+        users: user ids of the split.
         k: slate length.
-        name: of the slates, for messages.
+        name: name of the slates, for messages.
 
     Raises:
-        UserError: a user with several slates; no user or no item of it is in the data.
+        UserError: a user has several slates, or no user or item of the file is in the data.
     """
     own = _of_held_out(table, users, name)
     lists = own[ITEM_IDS].combine_chunks()
@@ -214,7 +214,7 @@ def select_slates(
 
 
 def _of_held_out(table: pa.Table, users: pa.Array, name: str) -> pa.Table:
-    """Return the rows of held-out users, each of whom stands there once."""
+    """Return the rows of held-out users, one row for each."""
     if not table.num_rows:
         raise UserError(f"--slates {name} holds no user")
     own = table.filter(pc.is_in(table[USER_ID], users)).combine_chunks()
@@ -246,7 +246,7 @@ def _item_numbers(listed: pa.Array, item_ids: pa.Array, name: str) -> npt.NDArra
 
 
 def _is_again(user_N: np.ndarray, items_N: np.ndarray) -> np.ndarray:
-    """Return which items stand in the same slate before."""
+    """Return [N] bool: the item occurs earlier in the same slate."""
     order_N = np.lexsort((np.arange(len(items_N)), items_N, user_N))
     is_again_N = np.zeros(len(items_N), dtype=np.bool_)
     same = (np.diff(user_N[order_N]) == 0) & (np.diff(items_N[order_N]) == 0)
@@ -257,7 +257,7 @@ def _is_again(user_N: np.ndarray, items_N: np.ndarray) -> np.ndarray:
 def padded(
     values: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], width: int
 ) -> npt.NDArray[np.int64]:
-    """Return ragged lists as rows, cut to `width`, -1 behind the end."""
+    """Return ragged lists as rows of length `width`; long lists are cut, short ones end in -1."""
     user = np.repeat(np.arange(len(lengths)), lengths)
     place = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     rows = np.full((len(lengths), width), -1, dtype=np.int64)
@@ -267,7 +267,7 @@ def padded(
 
 
 def problems(matching: Matching, *, k: int) -> list[str]:
-    """Return a sentence for each thing that does not fit, with what becomes of it.
+    """Return a sentence for each count above 0, with the consequence.
 
     >>> problems(Matching(5, 2, 0, 0, 1, 0), k=10)
     ['2 users are not held out in this split and are left out', \
@@ -278,7 +278,7 @@ def problems(matching: Matching, *, k: int) -> list[str]:
         "num_users_without_slate": "held-out users have no slate and count as shown nothing",
         "num_short_slates": f"slates have fewer than eval.k={k} known items",
         "num_unknown_items": "items are not in the catalogue and are left out",
-        "num_repeated_items": "items stand twice in a slate; the first place counts",
+        "num_repeated_items": "items occur twice in a slate; the first occurrence counts",
     }
     counts: dict[str, int] = asdict(matching)
     return [f"{counts[name]} {text}" for name, text in said.items() if counts[name]]
@@ -295,15 +295,15 @@ def shown_of_split(
 ) -> Iterator[Shown]:
     """Yield one rank's share of a split with the given slates, batch by batch.
 
-    Targets are those of our own models under the same `eval.filter_seen`, so that both are judged
-    by the same items. Where targets stand among all scores is unknown.
+    The targets follow `eval.filter_seen`, as for our own models, so both are compared on the same
+    items. The rank of a target among all items is unknown, because there are no scores.
 
     Args:
-        given: the slates.
-        dataset: the prepared data set.
+        given: slates of the split.
+        dataset: prepared data set.
         split: `val` or `test`.
         config: `eval.batch_size` and `eval.filter_seen`.
-        rank: of this worker.
+        rank: number of this worker, 0 .. world_size - 1.
         world_size: number of workers.
     """
     device = dataset.text_VH.device
