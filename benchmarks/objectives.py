@@ -35,7 +35,7 @@ from recdiv_core.models.dial import dial_dim
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
-from recdiv_core.training.objective import Attack, Objective
+from recdiv_core.training.objective import Objective
 from recdiv_core.training.parts import Part, with_dials
 from recdiv_core.training.step import train_step
 
@@ -120,7 +120,6 @@ def objectives(rng: np.random.Generator) -> dict[str, Objective]:
         ),
     )
     diverse = replace(plain, diversity_weight=0.1)
-    attack = Attack(epsilon=0.1, num_steps=2, step_size=0.1, width=DIM)
     return {
         "plain": plain,
         **{name: replace(diverse, mix={name: 1.0}) for name in REGULARISERS},
@@ -128,10 +127,6 @@ def objectives(rng: np.random.Generator) -> dict[str, Objective]:
             f"coverage, {kind}": replace(diverse, balance=kind)
             for kind in BALANCES
             if kind != "weighted_sum"
-        },
-        **{
-            kind: replace(plain, attack=replace(attack, kind=kind))
-            for kind in ("fgm", "fgsm", "pgd", "awp")
         },
         **{name: replace(plain, relevance=name) for name in ("sampled_softmax", "gbce")},
         "focal": replace(plain, focal_gamma=2.0, logit_bias_V=plain.traits.log_prior_V),

@@ -44,7 +44,6 @@ Regulariser = Literal[
     "distil",
 ]
 Negatives = Literal["uniform", "in_batch", "mixed"]
-Adversarial = Literal["none", "fgm", "fgsm", "pgd", "freelb", "awp"]
 Balance = Literal["weighted_sum", "tchebycheff", "epsilon_constraint", "mgda", "pcgrad"]
 Augmentation = Literal["crop", "mask", "reorder"]
 RerankMethod = Literal[
@@ -58,7 +57,17 @@ Event = Literal["impression", "click", "cart", "purchase"]
 LEAST_WEIGHT: Final = 1e-6
 """Smallest weight of a kind of event; the largest is its inverse."""
 
-GONE: Final = ("tracking.parent_run_id", "data.columns.slate_id", "loss.slate_form")
+GONE: Final = (
+    "tracking.parent_run_id",
+    "data.columns.slate_id",
+    "loss.slate_form",
+    "loss.adversarial",
+    "loss.adversarial_on",
+    "loss.adversarial_ascends",
+    "loss.adversarial_epsilon",
+    "loss.adversarial_steps",
+    "loss.adversarial_step_size",
+)
 """Removed keys that checkpoints of older versions may hold; they are dropped on reading."""
 
 
@@ -321,21 +330,6 @@ class LossConfig(_Section):
     """Lower bound of 1 - penalty; `loss.diversity_weight` is then unused (epsilon_constraint)."""
     constraint_rate: float = Field(default=0.01, gt=0.0)
     """Step size of the multiplier (epsilon_constraint)."""
-    adversarial: Adversarial = "none"
-    """Adversarial training: the method that finds the noise on embeddings (awp: on weights)."""
-    adversarial_on: Literal["items", "tokens"] = "items"
-    """Embeddings that get the noise: of the items in the history, or of the tokens of a trained
-    encoder."""
-    adversarial_ascends: Literal["loss", "relevance", "penalty"] = "loss"
-    """Term that the noise increases: the whole loss, the relevance loss, or the diversity
-    penalty."""
-    adversarial_epsilon: float = Field(default=0.1, gt=0.0)
-    """Norm of the noise per example (fgsm: per coordinate; awp: relative to the norm of each
-    matrix)."""
-    adversarial_steps: int = Field(default=2, ge=1, le=20)
-    """Ascent steps (pgd, freelb)."""
-    adversarial_step_size: float = Field(default=0.05, gt=0.0)
-    """Size of an ascent step (pgd, freelb)."""
 
 
 class RerankConfig(_Section):
@@ -391,7 +385,7 @@ class TrainConfig(_Section):
     """Number format of the forward and backward pass; bf16 and fp16 are for GPUs."""
     compile: bool = False
     """Compilation of the towers with torch.compile at the start; for GPUs. It needs steps with one
-    backward pass: no mgda or pcgrad, no noise that increases one term alone."""
+    backward pass: no mgda or pcgrad."""
     augment: dict[Augmentation, Unit] = {}
     """Share of histories that a step augments, by operation; one operation per history."""
     token_mask: Unit = 0.0
@@ -567,11 +561,6 @@ class Config(_Section):
             )
         if self.loss.diversity_weight > 0 and not sum(self.loss.diversity.values()):
             raise UserError("loss.diversity must name a regulariser with a weight above 0")
-        if self.loss.balance in ("mgda", "pcgrad") and self.loss.adversarial != "none":
-            raise UserError(
-                f"loss.balance={self.loss.balance} combines two gradients, loss.adversarial="
-                f"{self.loss.adversarial} needs a single loss; use only one of the two"
-            )
         if self.loss.conditioned and self.loss.balance != "weighted_sum":
             raise UserError(
                 f"loss.balance={self.loss.balance} takes one weight for all users, "
@@ -584,13 +573,8 @@ class Config(_Section):
             )
 
     def _check_text_training(self) -> None:
-        num_layers, loss, train = self.model.text.trainable_layers, self.loss, self.train
-        if loss.adversarial_on == "tokens" and (not num_layers or loss.adversarial == "awp"):
-            raise UserError(
-                "loss.adversarial_on=tokens needs model.text.trainable_layers >= 1 and noise on "
-                f"embeddings; got {num_layers} and loss.adversarial={loss.adversarial}"
-            )
-        text = self.model.text
+        text, train = self.model.text, self.train
+        num_layers = text.trainable_layers
         if text.gradient_checkpointing and not (text.enabled and num_layers):
             raise UserError(
                 "model.text.gradient_checkpointing needs model.text.enabled=true and "
@@ -612,7 +596,6 @@ class Config(_Section):
             )
         whole = {
             "loss.balance": (self.loss.balance, ("mgda", "pcgrad")),
-            "loss.adversarial": (self.loss.adversarial, ("awp",)),
             "train.precision": (self.train.precision, ("fp16",)),
         }
         for key, (value, refused) in whole.items():

@@ -37,18 +37,9 @@ def relevance_of(config: Config, num_items: int) -> str:
     return "softmax" if num_items <= config.loss.softmax_max_items else "sampled_softmax"
 
 
-def adds_noise(config: Config) -> bool:
-    """Tell whether training adds noise to embeddings."""
-    return config.loss.adversarial not in ("none", "awp")
-
-
 def forms_slates(config: Config) -> bool:
     """Tell whether training forms soft slates."""
-    return (
-        config.loss.diversity_weight > 0
-        or config.loss.balance == "epsilon_constraint"
-        or (adds_noise(config) and config.loss.adversarial_ascends == "penalty")
-    )
+    return config.loss.diversity_weight > 0 or config.loss.balance == "epsilon_constraint"
 
 
 def reranks(config: Config) -> bool:
@@ -63,13 +54,11 @@ def _binds(config: Config) -> bool:
 def compiles(config: Config) -> bool:
     """Return whether training compiles the towers: only where a step has one backward pass.
 
-    Gradients that are joined, and noise that increases one term alone, need two.
+    Gradients that are joined need two.
     """
     loss = config.loss
     joins = loss.balance in ("mgda", "pcgrad") and loss.diversity_weight > 0
-    return config.train.compile and not (
-        joins or (adds_noise(config) and loss.adversarial_ascends != "loss")
-    )
+    return config.train.compile and not joins
 
 
 def _is_fine_tuned(config: Config) -> bool:
@@ -77,7 +66,7 @@ def _is_fine_tuned(config: Config) -> bool:
 
 
 _RELEVANCE: Final = ("loss.relevance",)
-_SLATES: Final = ("loss.diversity_weight", "loss.balance", "loss.adversarial")
+_SLATES: Final = ("loss.diversity_weight", "loss.balance")
 _EPSILON: Final = "epsilon_constraint"
 
 TRAINING: Final = (
@@ -135,21 +124,6 @@ TRAINING: Final = (
         lambda c, _: c.loss.balance == _EPSILON,
     ),
     Need(
-        ("loss.adversarial_on", "loss.adversarial_ascends"),
-        ("loss.adversarial",),
-        lambda c, _: adds_noise(c),
-    ),
-    Need(
-        ("loss.adversarial_epsilon",),
-        ("loss.adversarial",),
-        lambda c, _: c.loss.adversarial != "none",
-    ),
-    Need(
-        ("loss.adversarial_steps", "loss.adversarial_step_size"),
-        ("loss.adversarial",),
-        lambda c, _: c.loss.adversarial in ("pgd", "freelb"),
-    ),
-    Need(
         ("model.id_dropout", "model.text.trainable_layers", "model.text.lora_rank"),
         ("model.text.enabled",),
         lambda c, _: c.model.text.enabled,
@@ -161,7 +135,7 @@ TRAINING: Final = (
     ),
     Need(
         ("train.compile",),
-        ("loss.balance", "loss.adversarial_ascends"),
+        ("loss.balance", "loss.diversity_weight"),
         lambda c, _: compiles(c) or not c.train.compile,
     ),
     Need(("train.patience",), ("train.select",), lambda c, _: c.train.select == "best"),

@@ -113,18 +113,6 @@ LOSSES: Final[Faults] = {
             (".where(categories.has_any_V, 1.0)", ""),
         ],
     ),
-    "losses/adversarial.py": (
-        "test_adversarial",
-        [
-            ("usable.sign()", "-usable.sign()"),
-            (
-                "(epsilon / norm_P.clamp_min(_tiny(moved))).clamp_max(1.0)",
-                "(epsilon / norm_P.clamp_min(_tiny(moved)))",
-            ),
-            ("2 * draws_PD - 1", "2 * draws_PD"),
-            ("weight.add_((length * direction)", "weight.sub_((length * direction)"),
-        ],
-    ),
     "items/traits.py": (
         "test_soft_slates",
         [("events_BG / events_BG.sum(1, keepdim=True)", "events_BG / events_BG.sum()")],

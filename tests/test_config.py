@@ -149,7 +149,6 @@ def test_one_entry_of_a_table_is_changed_alone():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["loss.balance=mgda", "loss.adversarial=fgm"], "use only one of the two"),
         (
             ["loss.conditioned=true", "loss.diversity_weight=0.1", "loss.balance=pcgrad"],
             "allowed is loss.balance=weighted_sum",
@@ -177,7 +176,6 @@ def test_settings_that_contradict_each_other_are_refused(overrides, message):
         ("seed=-1", "seed: got -1; Input should be greater than or equal to 0"),
         ("eval.k=0", "eval.k: got 0; Input should be greater than or equal to 1"),
         ("loss.conditioned=true", "loss.conditioned=true needs loss.diversity_weight > 0"),
-        ("loss.adversarial_on=tokens", "needs model.text.trainable_layers >= 1"),
         ("train.token_mask=0.1", "need model.text.trainable_layers >= 1"),
         ("train.augment={crop: 0.7, mask: 0.5}", "the shares exceed 1"),
         ("loss.diversity.ilds=1", "ilds"),
@@ -233,9 +231,7 @@ def test_a_weight_of_an_event_is_refused_with_the_allowed_range(weight: str):
         load(None, [f"data.event_weights={{cart: {weight}}}"])
 
 
-@pytest.mark.parametrize(
-    "asked", ["loss.balance=pcgrad", "loss.adversarial=awp", "train.precision=fp16"]
-)
+@pytest.mark.parametrize("asked", ["loss.balance=pcgrad", "train.precision=fp16"])
 def test_shards_do_not_go_with_what_needs_whole_gradients(asked: str):
     sharded = ["model.text.trainable_layers=1", "scaling.shard_encoder=true"]
     load(None, sharded)

@@ -25,7 +25,6 @@ EVERYTHING = {
     "train.augment": {"crop": 0.3, "mask": 0.3, "reorder": 0.3},
     "loss.conditioned": True,
     "loss.diversity_weight": 0.3,
-    "loss.adversarial": "freelb",
     "loss.relevance": "sampled_softmax",
     "loss.negatives": "mixed",
     "loss.num_negatives": 8,
@@ -67,13 +66,12 @@ def users_of(part, first):
         packed.user_RW.flatten().tolist(),
         packed.position_RW.flatten().tolist(),
         packed.items_RW.flatten().tolist(),
-        part.draws.flatten(0, 1).sum(1).tolist(),
         strict=True,
     )
     found = {first + user: [] for user in range(len(packed.last_place_B))}
-    for user, position, item, draw in rows:
+    for user, position, item in rows:
         if position:
-            found[first + user].append((position, item, round(draw, 5)))
+            found[first + user].append((position, item))
     dials = dict(zip(packed.user_RW.flatten().tolist(), part.dials.dial_RW.flatten(), strict=True))
     return {user: (sorted(facts), float(dials[user - first])) for user, facts in found.items()}
 

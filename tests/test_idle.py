@@ -76,11 +76,6 @@ KEYS: dict[str, tuple[object, dict[str, object]]] = {
     "loss.balance": ("tchebycheff", DIVERSE),
     "loss.min_diversity": (0.9, EPSILON),
     "loss.constraint_rate": (0.8, EPSILON),
-    "loss.adversarial": ("fgm", {}),
-    "loss.adversarial_ascends": ("relevance", DIVERSE | {"loss.adversarial": "fgm"}),
-    "loss.adversarial_epsilon": (0.6, {"loss.adversarial": "awp"}),
-    "loss.adversarial_steps": (4, {"loss.adversarial": "pgd"}),
-    "loss.adversarial_step_size": (0.02, {"loss.adversarial": "freelb"}),
     "train.epochs": (3, {}),
     "train.batch_size": (6, {}),
     "train.learning_rate": (0.01, {}),
@@ -110,7 +105,6 @@ ELSEWHERE = {
     "model.baseline.": "tests/test_baselines.py, training/kinds.py",
     "model.diversity": "tests/test_towers.py: of a conditioned model, asked after training",
     "model.text.": "tests/test_trainable_encoder.py, tests/cluster/test_fine_tuning.py",
-    "loss.adversarial_on": "tests/test_trainable_encoder.py: needs a trained encoder",
     "train.text_learning_rate": "tests/test_trainable_encoder.py",
     "train.token_mask": "tests/test_augment.py",
     "train.field_dropout": "tests/test_augment.py",
@@ -300,8 +294,6 @@ def test_where_nothing_is_trained_the_settings_of_training_are_named():
         ({}, True),
         ({"loss.balance": "pcgrad", "loss.diversity_weight": 0.3}, False),
         ({"loss.balance": "pcgrad"}, True),
-        ({"loss.adversarial": "pgd"}, True),
-        ({"loss.adversarial": "pgd", "loss.adversarial_ascends": "relevance"}, False),
     ],
 )
 def test_towers_are_compiled_where_a_step_has_one_backward_pass(changes, wanted):

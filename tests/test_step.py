@@ -11,7 +11,6 @@ from recdiv_core.data.batches import pack
 from recdiv_core.data.reading import Examples
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import ItemTraits
-from recdiv_core.losses.adversarial import SHARES
 from recdiv_core.losses.balance import BALANCES, start_balance
 from recdiv_core.losses.diversity import OVER_ALL, REGULARISERS, penalty
 from recdiv_core.losses.negatives import mixed_negatives
@@ -21,9 +20,9 @@ from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
 from recdiv_core.slates.making import make_slates
 from recdiv_core.slates.policy import SlatePolicy
-from recdiv_core.training.objective import Attack, Objective
+from recdiv_core.training.objective import Objective
 from recdiv_core.training.part_losses import part_losses
-from recdiv_core.training.parts import Part, part_passes, with_dials
+from recdiv_core.training.parts import Part, with_dials
 from recdiv_core.training.step import fetch_sums, train_step
 from recdiv_core.training.step_slates import soft_slates
 
@@ -173,12 +172,6 @@ WAYS = {
     "epsilon-constraint": {"balance": "epsilon_constraint"},
     "mgda": {"balance": "mgda"},
     "pcgrad": {"balance": "pcgrad"},
-    "fgm": {"attack": Attack("fgm", epsilon=0.3, width=8)},
-    "fgsm on relevance": {"attack": Attack("fgsm", ascends="relevance", epsilon=0.1, width=8)},
-    "pgd on the penalty": {
-        "attack": Attack("pgd", "items", "penalty", 0.3, num_steps=3, step_size=0.2, width=8)
-    },
-    "awp": {"attack": Attack("awp", epsilon=0.1)},
 }
 
 
@@ -199,8 +192,6 @@ def test_so_does_a_batch_in_parts_in_every_way_of_training(changes):
 def test_the_ways_that_are_tested_are_all_there_are():
     assert {way.get("relevance", "softmax") for way in WAYS.values()} == set(RELEVANCE)
     assert {way.get("balance", "weighted_sum") for way in WAYS.values()} == set(BALANCES)
-    kinds = {way["attack"].kind for way in WAYS.values() if "attack" in way}
-    assert kinds | {"none", "freelb"} == set(SHARES)
 
 
 @pytest.mark.parametrize("name", [name for name in WAYS if name not in ("softmax", "w = 0")])
@@ -209,48 +200,6 @@ def test_each_way_leads_elsewhere_than_the_plain_one(name):
     other = trained(USERS, **{"diversity_weight": 0.5, **WAYS[name]})
     moved = (other["item_tower.ids.weight"] - plain["item_tower.ids.weight"]).abs().max()
     assert moved > 1e-5
-
-
-def test_noise_of_the_same_length_raises_the_loss_more_than_random_noise():
-    attack = Attack("fgm", ascends="relevance", epsilon=0.5, width=8)
-    wanted, model, whole = objective(attack=attack), fresh_model(), part(USERS)
-
-    def relevance(noise):
-        return part_losses(
-            model,
-            whole,
-            wanted,
-            exposure_V=torch.full((NUM_ITEMS,), 1 / NUM_ITEMS),
-            negatives=None,
-            autocast=torch.autocast("cpu", enabled=False),
-            noise=noise,
-        ).relevance
-
-    clean, noisy = part_passes(whole, wanted), []
-    for each in clean:
-        loss = relevance(each.noise_PD)
-        noisy.append((each.noise_PD.detach(), loss.item()))
-        if not each.is_last:
-            loss.backward()
-    (_, before), (noise, after) = noisy
-    other = torch.randn(noise.shape, generator=draws(3))
-    other *= noise.norm(dim=-1, keepdim=True) / other.norm(dim=-1, keepdim=True)
-    num_moved = sum(len(user) > 1 for user in USERS)  # a history's last event predicts nothing
-    assert noise.norm() == pytest.approx(0.5 * math.sqrt(num_moved), rel=1e-4)
-    assert after > before
-    assert after - before > 2 * abs(relevance(other).item() - before)
-
-
-def test_freelb_starts_where_the_draws_say_and_trains():
-    attack = Attack("freelb", epsilon=0.3, num_steps=2, step_size=0.2, width=8)
-    wanted, whole = objective(attack=attack), part(USERS)
-    shape = (*whole.packed.items_RW.shape, 8)
-    low, high = (replace(whole, draws=torch.full(shape, value)) for value in (0.1, 0.9))
-    first = next(iter(part_passes(low, wanted))).noise_PD
-    torch.testing.assert_close(first, -next(iter(part_passes(high, wanted))).noise_PD)
-    is_event = (whole.packed.position_RW > 0)[..., None].expand(shape)
-    assert first[is_event].max() < 0
-    assert not first[~is_event].any()
 
 
 def test_the_figures_of_a_step_do_not_depend_on_parts():

@@ -6,18 +6,15 @@ host. It has one part and no combination of gradients, since those have no host 
 
 import contextlib
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recdiv_core.losses.adversarial import backpropagate
 from recdiv_core.losses.aggregate import exposure_share
 from recdiv_core.losses.balance import observe
-from recdiv_core.training.objective import Attack
 from recdiv_core.training.part_losses import part_losses
-from recdiv_core.training.parts import part_passes, with_dials
+from recdiv_core.training.parts import with_dials
 from recdiv_core.training.step import train_step
 from tests.test_step import (
     DIALS,
@@ -51,31 +48,23 @@ def step_on_the_host(training, state, clip_norm):
     weight = max(1e-12, float(whole.packed.weights_N.sum(dtype=torch.float64)))
     weights = weights_on_the_host(wanted.balance, wanted.diversity_weight, state)
     training.optimizer.zero_grad()
-    for attack in part_passes(whole, wanted):
-        losses = part_losses(
-            training.model,
-            whole,
-            wanted,
-            exposure_V=exposure_share(training.shown_V),
-            negatives=negatives_of(wanted),
-            autocast=torch.autocast("cpu", enabled=False),
-            noise=attack.noise_PD if wanted.attack.is_noise else None,
-        )
-        relevance = losses.relevance * (1 / (weight * wanted.log_items))
-        loss, spread = weights[0] * relevance, None
-        if losses.penalty is not None:
-            spread = losses.penalty * (1 / len(USERS))
-            loss = loss + weights[1] * spread
-        ascents = {"loss": None, "relevance": relevance, "penalty": spread}
-        ascent = ascents[wanted.attack.ascends] if wanted.attack.is_noise else None
-        backpropagate(attack, loss, ascent)
-        if attack.is_first:
-            counted = losses
+    losses = part_losses(
+        training.model,
+        whole,
+        wanted,
+        exposure_V=exposure_share(training.shown_V),
+        negatives=negatives_of(wanted),
+        autocast=torch.autocast("cpu", enabled=False),
+    )
+    loss = weights[0] * (losses.relevance * (1 / (weight * wanted.log_items)))
+    if losses.penalty is not None:
+        loss = loss + weights[1] * (losses.penalty * (1 / len(USERS)))
+    loss.backward()
     norm = float(torch.nn.utils.clip_grad_norm_(training.model.parameters(), clip_norm))
     training.optimizer.step()
     if wanted.needs_penalty and math.isfinite(norm):
-        training.shown_V.mul_(0.99).add_(counted.shown_V)
-    nats, weight, penalties, num_penalised = counted.sums.tolist()
+        training.shown_V.mul_(0.99).add_(losses.shown_V)
+    nats, weight, penalties, num_penalised = losses.sums.tolist()
     relevance, spread = (
         nats / max(1e-12, weight) / wanted.log_items,
         penalties / max(1.0, num_penalised),
@@ -115,7 +104,7 @@ def one_step(training, parts, clip_norm=1e9, *, waits=None):
         )
 
 
-JOINED = ("mgda", "pcgrad", "awp")
+JOINED = ("mgda", "pcgrad")
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way not in JOINED])
@@ -210,14 +199,6 @@ def test_a_step_of_fp16_waits_for_nothing_with_the_fused_optimiser():
     training = Training(precision=torch.float16)
     training.optimizer = torch.optim.AdamW(training.model.parameters(), lr=0.01, fused=True)
     one_step(training, [part(USERS)], clip_norm=0.05, waits=(waits := Waits()))
-    assert waits.calls == []
-
-
-def test_freelb_waits_for_nothing():
-    attack = Attack("freelb", epsilon=0.3, num_steps=2, step_size=0.2, width=8)
-    training, whole = Training(attack=attack), part(USERS)
-    draws = torch.rand(*whole.packed.items_RW.shape, 8, generator=torch.Generator().manual_seed(0))
-    one_step(training, [replace(whole, draws=draws)], waits=(waits := Waits()))
     assert waits.calls == []
 
 

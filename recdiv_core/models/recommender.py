@@ -11,7 +11,7 @@ encode.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -85,24 +85,11 @@ class Recommender(nn.Module):
             self.encoder.eval()
         return self
 
-    def encode(
-        self, input_ids: torch.Tensor, mask: torch.Tensor, noise_ULE: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Encode tokens with the trained encoder: [U, L] -> [U, H] unit vectors.
-
-        `noise_ULE` is added to the token embeddings, which have width E.
-        """
+    def encode(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Encode tokens with the trained encoder: [U, L] -> [U, H] unit vectors."""
         assert self.encoder is not None
-        tokens: dict[str, torch.Tensor] = {"input_ids": input_ids}
-        if noise_ULE is not None:
-            tokens = {"inputs_embeds": self.token_embeddings()(input_ids) + noise_ULE}
-        hidden = self.encoder(**tokens, attention_mask=mask).last_hidden_state
+        hidden = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
         return mean_pool(hidden, mask)
-
-    def token_embeddings(self) -> nn.Embedding:
-        """Return the trained encoder's embedding table of tokens."""
-        assert self.encoder is not None
-        return cast("nn.Embedding", cast("Any", self.encoder).get_input_embeddings())
 
     def item_vectors(self, text_VH: torch.Tensor | None = None) -> torch.Tensor:
         """Compute the vectors of all items, [V, D]; None = the text vectors of the model."""
@@ -120,17 +107,14 @@ class Recommender(nn.Module):
         segment_RW: torch.Tensor,
         queries_RW: torch.Tensor,
         dial_RW: torch.Tensor | None = None,
-        noise_RWD: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Compute the state at every position of packed histories, [R * W, D].
 
         An item of -1 is hidden: its input is a zero vector. `dial_RW`, in [0, 1], sets the dial of
-        a conditioned model; None = 0 everywhere. `noise_RWD` is added to the inputs.
+        a conditioned model; None = 0 everywhere.
         """
         own_VD = items_VD[:, : self.dim]
         inputs = F.embedding(items_RW.clamp_min(0), own_VD) * (items_RW >= 0)[..., None]
-        if noise_RWD is not None:
-            inputs = inputs + noise_RWD
         request = None
         if self.queries_QH is not None:
             has_query = (queries_RW >= 0)[..., None]
@@ -149,18 +133,16 @@ class Recommender(nn.Module):
         queries_RW: torch.Tensor,
         fresh: FreshText | None = None,
         dial_RW: torch.Tensor | None = None,
-        noise_RWD: torch.Tensor | None = None,
-        token_noise_ULE: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return states [R * W, D] and item vectors [V, D]; see `states` and `item_vectors`.
 
-        The texts of `fresh` are encoded first, with `token_noise_ULE` added to their tokens.
+        The texts of `fresh` are encoded first.
         """
         text = self.text_VH
         if fresh is not None and text is not None:
-            encoded = self.encode(fresh.input_ids, fresh.mask, token_noise_ULE).to(text.dtype)
+            encoded = self.encode(fresh.input_ids, fresh.mask).to(text.dtype)
             text = text.index_copy(0, fresh.items_U, encoded)
-        return self.towers(text, items_RW, position_RW, segment_RW, queries_RW, dial_RW, noise_RWD)
+        return self.towers(text, items_RW, position_RW, segment_RW, queries_RW, dial_RW)
 
     def towers(
         self,
@@ -170,13 +152,10 @@ class Recommender(nn.Module):
         segment_RW: torch.Tensor,
         queries_RW: torch.Tensor,
         dial_RW: torch.Tensor | None,
-        noise_RWD: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return states and item vectors from text vectors: everything after the encoder."""
         items_VD = self.item_vectors(text_VH)
-        states = self.states(
-            items_VD, items_RW, position_RW, segment_RW, queries_RW, dial_RW, noise_RWD
-        )
+        states = self.states(items_VD, items_RW, position_RW, segment_RW, queries_RW, dial_RW)
         return states, items_VD
 
     def compile_towers(self, backend: str = "inductor") -> None:

@@ -51,12 +51,11 @@ def trainable_encoder(
     encoder.requires_grad_(False)
     # token states are averaged; BERT's own pooler would get no gradients
     encoder.register_module("pooler", None)
-    if recomputes:
-        # transformers' own switch works only in training mode, and the encoder is never in it;
-        # all layers, because noise on tokens sends gradients through the frozen ones too
-        for layer in layers:
-            layer.forward = partial(checkpoint, layer.forward, **CHECKPOINTING)
     top = layers[len(layers) - trainable_layers :]
+    if recomputes:
+        # transformers' own switch works only in training mode, and the encoder is never in it
+        for layer in top:
+            layer.forward = partial(checkpoint, layer.forward, **CHECKPOINTING)
     if lora_rank:
         from peft import LoraConfig, get_peft_model
 

@@ -12,7 +12,7 @@ from recdiv_core.config import Config
 from recdiv_core.losses.class_balance import effective_number_weights, item_weights
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset
-from recdiv_core.training.objective import Attack, Objective
+from recdiv_core.training.objective import Objective
 
 
 def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Objective:
@@ -22,7 +22,6 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
     if relevance == "auto":
         small = len(dataset.catalogue) <= loss.softmax_max_items
         relevance = "softmax" if small else "sampled_softmax"
-    on_tokens = loss.adversarial_on == "tokens"
     return Objective(
         relevance=relevance,
         temperature=config.model.temperature,
@@ -42,15 +41,6 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
         slate_candidates=loss.slate_candidates,
         slate_temperature=loss.slate_temperature,
         teacher=(loss.distil_method, loss.distil_diversity),
-        attack=Attack(
-            kind=loss.adversarial,
-            on=loss.adversarial_on,
-            ascends=loss.adversarial_ascends,
-            epsilon=loss.adversarial_epsilon,
-            num_steps=loss.adversarial_steps,
-            step_size=loss.adversarial_step_size,
-            width=model.token_embeddings().embedding_dim if on_tokens else config.model.dim,
-        ),
         traits=dataset.traits,
     )
 

@@ -20,7 +20,6 @@ from recdiv_core.config import Config
 from recdiv_core.data.augment import augment_histories, augment_tokens, mask_and_separator
 from recdiv_core.data.batches import pack
 from recdiv_core.data.catalogue import Tokens
-from recdiv_core.data.draws import draw_key, uniforms
 from recdiv_core.data.plan import num_steps
 from recdiv_core.data.reading import Examples, list_fragments
 from recdiv_core.losses.negatives import Negatives, mixed_negatives
@@ -33,7 +32,6 @@ from recdiv_core.training.parts import Part, with_dials
 
 NEGATIVES_KEY: Final = 1
 DIALS_KEY: Final = 2
-NOISE_DRAWS: Final = 16
 
 
 class Feed:
@@ -88,8 +86,6 @@ class Feed:
             part = self._load(examples, step, first)
             if dials is not None:
                 part = with_dials(part, dials[users])
-            if self.objective.attack.kind == "freelb":
-                part = replace(part, draws=self._noise_draws(part, step, first))
             parts.append(part)
         return parts
 
@@ -119,20 +115,6 @@ class Feed:
             )
         input_ids, mask = pad_tokens(texts)
         return Part(packed, FreshText(torch.from_numpy(items), input_ids, mask))
-
-    def _noise_draws(self, part: Part, step: int, first_user: int) -> torch.Tensor:
-        """Draw the start of the noise: by user and position, or by item and token."""
-        attack, key = self.objective.attack, draw_key(self.config.seed, step, NOISE_DRAWS)
-        if attack.on == "tokens":
-            assert part.fresh is not None
-            rows = part.fresh.items_U.numpy()[:, None].repeat(part.fresh.mask.shape[1], 1)
-            places = np.arange(part.fresh.mask.shape[1])[None, :]
-        else:
-            rows = first_user + part.packed.user_RW.numpy()
-            places = part.packed.position_RW.numpy()
-        columns = places[..., None] * attack.width + np.arange(attack.width)
-        draws = uniforms(key, rows[..., None], columns)
-        return torch.from_numpy(draws.astype(np.float32))
 
     def negatives(self, parts: Sequence[Part], step: int) -> Negatives | None:
         """Draw a step's negatives, and collect the targets of all ranks and parts."""

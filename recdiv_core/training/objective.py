@@ -1,4 +1,4 @@
-"""What training minimises, as plain values: the losses, their weights, and adversarial noise.
+"""What training minimises, as plain values: the losses and their weights.
 
 build.py makes an `Objective` from the config. part_losses.py and step.py compute with it.
 """
@@ -8,39 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from recdiv_core.items.traits import ItemTraits
-
-
-@dataclass(frozen=True)
-class Attack:
-    """Adversarial training; LossConfig describes each setting.
-
-    Attributes:
-        kind: a key of `adversarial.SHARES`.
-        on: embeddings that get the noise.
-        ascends: term that the noise increases.
-        epsilon: size of the noise, > 0.
-        num_steps: ascent steps (pgd, freelb).
-        step_size: size of an ascent step (pgd, freelb).
-        width: width of the embeddings.
-    """
-
-    kind: str = "none"
-    on: Literal["items", "tokens"] = "items"
-    ascends: Literal["loss", "relevance", "penalty"] = "loss"
-    epsilon: float = 0.0
-    num_steps: int = 1
-    step_size: float = 0.0
-    width: int = 0
-
-    @property
-    def is_noise(self) -> bool:
-        """Whether it adds noise to embeddings."""
-        return self.kind not in ("none", "awp")
 
 
 @dataclass(frozen=True)
@@ -67,7 +38,6 @@ class Objective:
         slate_candidates: items that the soft slate is formed from.
         slate_temperature: softness of the slate, > 0.
         teacher: name and dial of the re-ranker that `distil` learns from.
-        attack: adversarial training.
     """
 
     relevance: str
@@ -89,7 +59,6 @@ class Objective:
     slate_candidates: int = 200
     slate_temperature: float = 0.1
     teacher: tuple[str, float] = ("mmr", 0.3)
-    attack: Attack = Attack()
 
     @property
     def log_items(self) -> float:
@@ -99,8 +68,4 @@ class Objective:
     @property
     def needs_penalty(self) -> bool:
         """Whether soft slates are formed."""
-        return (
-            self.diversity_weight > 0
-            or self.balance == "epsilon_constraint"
-            or (self.attack.is_noise and self.attack.ascends == "penalty")
-        )
+        return self.diversity_weight > 0 or self.balance == "epsilon_constraint"

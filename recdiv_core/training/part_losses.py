@@ -50,11 +50,9 @@ def part_losses(
     exposure_V: torch.Tensor,
     negatives: Negatives | None,
     autocast: torch.autocast,
-    noise: torch.Tensor | None = None,
 ) -> PartLosses:
-    """Run the model on a part and sum its losses; `noise` is added to `attack.on`'s embeddings."""
+    """Run the model on a part and sum its losses."""
     packed, dials, w = part.packed, part.dials, objective.diversity_weight
-    on_items = objective.attack.on == "items"
     weights_N = packed.weights_N
     if dials is not None:
         dial_N = dials.dial_RW.flatten()[packed.target_place_N]
@@ -67,8 +65,6 @@ def part_losses(
             packed.queries_RW,
             part.fresh,
             None if dials is None else dials.dial_RW,
-            noise if on_items else None,
-            None if on_items else noise,
         )
         targets = _Targets(packed.target_place_N, packed.targets_N, weights_N, packed)
         views = [(targets, items_VD.shape[1])]

@@ -1,4 +1,4 @@
-"""The part of a batch that a rank computes at once: histories, texts, dials and noise.
+"""The part of a batch that a rank computes at once: histories, texts and dials.
 
 Whatever has a size that depends on data (the users at dial 0, the pairs that they have seen) is
 computed here on the host, before the part moves to the device. A step then never waits for the
@@ -7,16 +7,13 @@ device to learn a size. Shapes: see data/batches.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 
 from recdiv_core.data.batches import Packed
-from recdiv_core.losses.adversarial import Pass, freelb_start, passes
 from recdiv_core.models.recommender import FreshText
-from recdiv_core.training.objective import Objective
 
 Tensors = TypeVar("Tensors")
 
@@ -52,13 +49,11 @@ class Part:
         packed: their histories.
         fresh: items whose text is encoded in this step; None without a trained encoder.
         dials: the users' dials; None for a model without dials.
-        draws: [R, W, D] or [U, L, E], uniform in [0, 1), from which the noise starts (freelb).
     """
 
     packed: Packed
     fresh: FreshText | None = None
     dials: Dials | None = None
-    draws: torch.Tensor | None = None
 
 
 def with_dials(part: Part, dial_B: torch.Tensor) -> Part:
@@ -95,34 +90,3 @@ def to_device(value: Tensors, device: torch.device) -> Tensors:
         each = {f.name: to_device(getattr(value, f.name), device) for f in fields(value)}
         moved = replace(value, **each)
     return moved
-
-
-def part_passes(part: Part, objective: Objective) -> Iterator[Pass]:
-    """Yield the passes over a part, each with its noise; see `adversarial.passes`."""
-    attack, packed = objective.attack, part.packed
-    device = packed.items_RW.device
-    if not attack.is_noise:
-        yield Pass(torch.empty(0, device=device), 1.0, is_first=True, is_last=True)
-        return
-    if attack.on == "items":
-        group = packed.user_RW.masked_fill(packed.position_RW == 0, -1)
-        num_groups = len(packed.last_place_B)
-    else:
-        assert part.fresh is not None
-        num_groups = len(part.fresh.items_U)
-        group = torch.arange(num_groups, device=device)[:, None].expand_as(part.fresh.mask)
-        group = group.masked_fill(part.fresh.mask == 0, -1)
-    if attack.kind == "freelb":
-        assert part.draws is not None
-        start = freelb_start(part.draws, group, num_groups, epsilon=attack.epsilon)
-    else:
-        start = torch.zeros(*group.shape, attack.width, device=device)
-    yield from passes(
-        attack.kind,
-        start,
-        group,
-        num_groups,
-        epsilon=attack.epsilon,
-        step_size=attack.step_size,
-        num_steps=attack.num_steps,
-    )

@@ -4,8 +4,7 @@ The loss of a step is (1 - w) * relevance / log V + w * penalty. Relevance is di
 loss of a uniform guess, so that both terms lie in about [0, 1] and w means the same at every
 catalogue size. Each sum is divided by its *global* count (positions by weight, users), so that any
 number of workers and parts gives the same gradient. At w = 0 the penalty is not computed. Other
-balances weigh the two losses differently, or join their gradients; adversarial training makes
-several passes over a part or over the step.
+balances weigh the two losses differently, or join their gradients.
 
 The host never waits for the device: counts, losses and the gradient norm stay tensors, and
 `fetch_sums` copies those of many steps at once. Which losses there are: part_losses.py. Order of
@@ -24,13 +23,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from recdiv_core.losses.adversarial import awp, backpropagate
 from recdiv_core.losses.aggregate import exposure_share
 from recdiv_core.losses.balance import COMBINATIONS, BalanceState, Weights, weigh
 from recdiv_core.losses.negatives import Negatives
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.part_losses import PartLosses, part_losses
-from recdiv_core.training.parts import Part, part_passes
+from recdiv_core.training.parts import Part
 from recdiv_core.training.shards import average_gradients, clip_gradients
 
 SHOWN_KEPT: Final = 0.99
@@ -129,12 +127,6 @@ def train_step(
         work.join_gradients(parts)
     else:
         work.accumulate(parts)
-        if objective.attack.kind == "awp":
-            parameters = dict(model.named_parameters())
-            gradients = {n: p.grad.clone() for n, p in parameters.items() if p.grad is not None}
-            with awp(parameters, gradients, gamma=objective.attack.epsilon):
-                optimizer.zero_grad(set_to_none=True)
-                work.accumulate(parts, counts=False)
 
     scaler.unscale_(optimizer)
     grad_norm = clip_gradients(model, clip_norm)
@@ -177,23 +169,14 @@ class _Work:
         self.sums = torch.zeros(5, dtype=torch.float64, device=exposure_V.device)
         self.shown_V = torch.zeros_like(exposure_V)
 
-    def accumulate(self, parts: Sequence[Part], *, counts: bool = True) -> None:
+    def accumulate(self, parts: Sequence[Part]) -> None:
         """Add up the gradients of the weighted loss; ranks meet in the very last backward."""
         for index, part in enumerate(parts):
-            is_last_part = index == len(parts) - 1
-            for attack in part_passes(part, self.objective):
-                with self._apart(not (is_last_part and attack.is_last)):
-                    noise = attack.noise_PD if self.objective.attack.is_noise else None
-                    losses = self._losses(part, noise)
-                    loss = self._loss(losses)
-                    ascent = self._ascent(losses)
-                    backpropagate(
-                        attack,
-                        self.scaler.scale(loss),
-                        None if ascent is None else self.scaler.scale(ascent),
-                    )
-                if counts and attack.is_first:
-                    self._count(losses, loss)
+            with self._apart(index < len(parts) - 1):
+                losses = self._losses(part)
+                loss = self._loss(losses)
+                torch.autograd.backward(self.scaler.scale(loss))
+            self._count(losses, loss)
         if self.world_size > 1 and not self.has_ddp:
             average_gradients(self.model)
 
@@ -204,7 +187,7 @@ class _Work:
         both = torch.zeros(2, size, device=self.exposure_V.device)
         for part in parts:
             with self._apart(True):
-                losses = self._losses(part, None)
+                losses = self._losses(part)
                 both[0] += self._gradient(self._relevance(losses), trained, is_last=False)
                 both[1] += self._gradient(self._penalty(losses), trained, is_last=True)
             self._count(losses, self._loss(losses))
@@ -230,7 +213,7 @@ class _Work:
             ]
         )
 
-    def _losses(self, part: Part, noise: torch.Tensor | None) -> PartLosses:
+    def _losses(self, part: Part) -> PartLosses:
         return part_losses(
             self.model,
             part,
@@ -238,7 +221,6 @@ class _Work:
             exposure_V=self.exposure_V,
             negatives=self.negatives,
             autocast=self.autocast,
-            noise=noise,
         )
 
     def _relevance(self, losses: PartLosses) -> torch.Tensor:
@@ -254,13 +236,6 @@ class _Work:
         if losses.penalty is None or is_unused:
             return loss
         return loss + _times(self._penalty(losses), self.weights[1])
-
-    def _ascent(self, losses: PartLosses) -> torch.Tensor | None:
-        """Return the term that the noise increases, or None where it is the loss itself."""
-        ascends = self.objective.attack.ascends
-        if ascends == "loss" or not self.objective.attack.is_noise:
-            return None
-        return self._relevance(losses) if ascends == "relevance" else self._penalty(losses)
 
     def _count(self, losses: PartLosses, loss: torch.Tensor) -> None:
         self.sums[0] += loss.detach().double() / self.world_size

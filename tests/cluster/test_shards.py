@@ -12,12 +12,11 @@ from torch.nn.parallel import DistributedDataParallel
 from recdiv_core.losses.balance import start_balance
 from recdiv_core.models.recommender import FreshText
 from recdiv_core.training.build import parameter_groups
-from recdiv_core.training.objective import Attack
 from recdiv_core.training.shards import is_shard, load_optimizer, load_whole, shard_encoder, whole
 from recdiv_core.training.step import fetch_sums, train_step
 from tests.cluster.conftest import on_two_ranks
 from tests.test_step import NUM_ITEMS, USERS, assert_equal_weights, objective, part
-from tests.test_trainable_encoder import WIDTH, model_of, source, texts
+from tests.test_trainable_encoder import model_of, source, texts
 
 __all__ = ["source"]  # a fixture
 
@@ -25,16 +24,11 @@ pytestmark = pytest.mark.ray  # no Ray in it, but as slow as if there were
 
 SGD = partial(torch.optim.SGD, momentum=0.9)  # AdamW scales rounding noise up
 SHARES = [[USERS[:2], []], [USERS[4:6], USERS[6:]]]  # of each rank, in parts
-NOISE = Attack(
-    kind="pgd", on="tokens", ascends="loss", epsilon=0.1, num_steps=2, step_size=0.05, width=WIDTH
-)
 CASES = {
     "the top layer": ({"layers": 1}, {}, SHARES),
     "all layers, with slates": ({}, {"diversity_weight": 0.5}, SHARES),
     "layers computed again": ({"recomputes": True}, {}, SHARES),
     "adapters": ({"layers": 2, "rank": 2}, {}, SHARES),
-    "noise on tokens": ({"layers": 2}, {"attack": NOISE}, SHARES),
-    "noise against relevance": ({"layers": 2}, {"attack": replace(NOISE, kind="fgm")}, SHARES),
     "a rank without users": ({"layers": 1}, {}, [[USERS[:2]], [[]]]),
 }
 
