@@ -44,7 +44,7 @@ Regulariser = Literal[
     "distil",
 ]
 Negatives = Literal["uniform", "in_batch", "mixed"]
-Balance = Literal["weighted_sum", "tchebycheff", "epsilon_constraint", "mgda", "pcgrad"]
+Balance = Literal["weighted_sum", "tchebycheff", "epsilon_constraint"]
 Augmentation = Literal["crop", "mask", "reorder"]
 RerankMethod = Literal[
     "none", "mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam", "exposure"
@@ -384,8 +384,7 @@ class TrainConfig(_Section):
     precision: Precision = "fp32"
     """Number format of the forward and backward pass; bf16 and fp16 are for GPUs."""
     compile: bool = False
-    """Compilation of the towers with torch.compile at the start; for GPUs. It needs steps with one
-    backward pass: no mgda or pcgrad."""
+    """Compilation of the towers with torch.compile at the start; for GPUs."""
     augment: dict[Augmentation, Unit] = {}
     """Share of histories that a step augments, by operation; one operation per history."""
     token_mask: Unit = 0.0
@@ -594,16 +593,11 @@ class Config(_Section):
                 "scaling.shard_encoder needs model.text.enabled=true and "
                 "model.text.trainable_layers >= 1; workers do not load a frozen encoder"
             )
-        whole = {
-            "loss.balance": (self.loss.balance, ("mgda", "pcgrad")),
-            "train.precision": (self.train.precision, ("fp16",)),
-        }
-        for key, (value, refused) in whole.items():
-            if value in refused:
-                raise UserError(
-                    f"scaling.shard_encoder cannot be used with {key}={value}, which needs whole "
-                    "gradients on every worker"
-                )
+        if self.train.precision == "fp16":
+            raise UserError(
+                "scaling.shard_encoder cannot be used with train.precision=fp16, which needs whole "
+                "gradients on every worker"
+            )
 
 
 def rerank_candidates(config: Config) -> int:

@@ -51,16 +51,6 @@ def _binds(config: Config) -> bool:
     return any(not rule.lstrip().startswith("exclude ") for rule in config.rerank.rules)
 
 
-def compiles(config: Config) -> bool:
-    """Return whether training compiles the towers: only where a step has one backward pass.
-
-    Gradients that are joined need two.
-    """
-    loss = config.loss
-    joins = loss.balance in ("mgda", "pcgrad") and loss.diversity_weight > 0
-    return config.train.compile and not joins
-
-
 def _is_fine_tuned(config: Config) -> bool:
     return config.model.text.enabled and config.model.text.trainable_layers > 0
 
@@ -132,11 +122,6 @@ TRAINING: Final = (
         ("train.text_learning_rate",),
         ("model.text.enabled", "model.text.trainable_layers"),
         lambda c, _: _is_fine_tuned(c),
-    ),
-    Need(
-        ("train.compile",),
-        ("loss.balance", "loss.diversity_weight"),
-        lambda c, _: compiles(c) or not c.train.compile,
     ),
     Need(("train.patience",), ("train.select",), lambda c, _: c.train.select == "best"),
     Need(

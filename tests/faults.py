@@ -77,9 +77,7 @@ LOSSES: Final[Faults] = {
         [
             ("(penalty - (1 - min_diversity))", "(penalty - min_diversity)"),
             ("return 1 - w, w\n", "return w, 1 - w\n"),
-            ("(distance_r >= distance_p)", "(distance_r > distance_p)"),
-            ("conflict = _dot(a, b).clamp_max(0.0)", "conflict = _dot(a, b)"),
-            ("gap).clamp(0.0, 1.0)", "gap)"),
+            ("((1 - w) * relevance >= w * penalty)", "((1 - w) * relevance > w * penalty)"),
             ("multiplier.clamp_min(0.0)", "multiplier"),
         ],
     ),

@@ -11,7 +11,7 @@ import torch
 
 from recdiv_core.config import Config, known_keys, override
 from recdiv_core.data.plan import num_steps
-from recdiv_core.idle import compiles, idle_in_reranking, idle_in_training
+from recdiv_core.idle import idle_in_reranking, idle_in_training
 from recdiv_core.losses.balance import observe, start_balance
 from recdiv_core.schema import NO_QUERY, TRAIN_EXAMPLE
 from recdiv_core.slates.dataset import load_dataset
@@ -286,17 +286,3 @@ def test_where_nothing_is_trained_the_settings_of_training_are_named():
         "loss.focal_gamma, train.batch_size: no effect with train.epochs=0"
     ]
     assert idle_in_training(config, 5, swept={"train.epochs"}) == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "wanted"),
-    [
-        ({}, True),
-        ({"loss.balance": "pcgrad", "loss.diversity_weight": 0.3}, False),
-        ({"loss.balance": "pcgrad"}, True),
-    ],
-)
-def test_towers_are_compiled_where_a_step_has_one_backward_pass(changes, wanted):
-    config = override(Config(), {"train.compile": True, **changes})
-    assert compiles(config) == wanted
-    assert any("train.compile" in each for each in idle_in_training(config, 5)) == (not wanted)

@@ -170,8 +170,6 @@ WAYS = {
     "w = 0": {"diversity_weight": 0.0},
     "tchebycheff": {"balance": "tchebycheff"},
     "epsilon-constraint": {"balance": "epsilon_constraint"},
-    "mgda": {"balance": "mgda"},
-    "pcgrad": {"balance": "pcgrad"},
 }
 
 

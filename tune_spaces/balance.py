@@ -8,7 +8,7 @@ from tune_spaces import FRONT, FURTHER, WARM
 SPACE = SearchSpace(
     description="ways to balance relevance and diversity, from one warm w = 0 model",
     parameters={
-        "loss.balance": tune.grid_search(["weighted_sum", "tchebycheff", "mgda", "pcgrad"]),
+        "loss.balance": tune.grid_search(["weighted_sum", "tchebycheff"]),
         "loss.diversity_weight": tune.grid_search([0.04, 0.1, 0.3]),
     },
     objectives=FRONT,

@@ -163,8 +163,7 @@ class Recommender(nn.Module):
 
         Only training calls `forward`. The encoder is not compiled because it is code of
         transformers. The number of rows differs between steps, so the second step compiles a graph
-        for any number. With inductor, dropout draws the same numbers as without compilation. The
-        backward pass frees a graph's memory, so a step must run it once (`idle.compiles`).
+        for any number. With inductor, dropout draws the same numbers as without compilation.
         """
         options: Any = {"fallback_random": True} if backend == "inductor" else None
         compiled: Any = torch.compile(self.towers, backend=backend, options=options)  # pyright: ignore[reportUnknownMemberType]

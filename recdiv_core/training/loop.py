@@ -26,7 +26,6 @@ from recdiv_core.config import Config, from_tree
 from recdiv_core.data.plan import plan_windows
 from recdiv_core.data.reading import list_fragments
 from recdiv_core.data.streaming import stream_windows
-from recdiv_core.idle import compiles
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import check_unchanged, read_manifest
 from recdiv_core.slates.checkpoint import (
@@ -107,7 +106,7 @@ class _Trainer:
         if is_sharded:
             shard_encoder(self.model, self.device)
         self.model.to(self.device)
-        if compiles(config):
+        if config.train.compile:
             self.model.compile_towers()
         self.learner = Learner(
             config,

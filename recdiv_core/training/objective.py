@@ -31,7 +31,7 @@ class Objective:
         gbce_calibration: calibration in [0, 1] (gbce).
         focal_gamma: exponent of the focal loss, >= 0 (softmax).
         logit_bias_V: bias added to the logits (softmax), or None.
-        balance: name of the way in which two losses become one direction.
+        balance: name of the way in which the two losses are weighed.
         is_conditioned: whether each user has a dial.
         shared_dim: leading dims of the item vectors that dial 0 uses too (conditioned model).
         slate_size: length k of the soft slate.

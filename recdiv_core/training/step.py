@@ -4,7 +4,7 @@ The loss of a step is (1 - w) * relevance / log V + w * penalty. Relevance is di
 loss of a uniform guess, so that both terms lie in about [0, 1] and w means the same at every
 catalogue size. Each sum is divided by its *global* count (positions by weight, users), so that any
 number of workers and parts gives the same gradient. At w = 0 the penalty is not computed. Other
-balances weigh the two losses differently, or join their gradients.
+balances weigh the two losses differently.
 
 The host never waits for the device: counts, losses and the gradient norm stay tensors, and
 `fetch_sums` copies those of many steps at once. Which losses there are: part_losses.py. Order of
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import nn
 
 from recdiv_core.losses.aggregate import exposure_share
-from recdiv_core.losses.balance import COMBINATIONS, BalanceState, Weights, weigh
+from recdiv_core.losses.balance import BalanceState, Weights, weigh
 from recdiv_core.losses.negatives import Negatives
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.part_losses import PartLosses, part_losses
@@ -108,148 +108,89 @@ def train_step(
         counts_2[1] += len(part.packed.last_place_B)
     _all_reduce(counts_2)
     weight, num_users = counts_2.clamp_min(1e-12)
-    work = _Work(
-        model=model,
-        objective=objective,
-        scaler=scaler,
-        autocast=torch.autocast(device.type, precision, enabled=precision != torch.float32),
-        exposure_V=exposure_share(shown_V),
-        negatives=negatives,
+    optimizer.zero_grad(set_to_none=True)
+    sums_5, step_V = _backward(
+        model,
+        parts,
+        objective,
+        scaler,
         # each user of a conditioned model has weights of its own, which the sums hold already
         weights=(1.0, 1.0)
         if objective.is_conditioned
         else weigh(objective.balance, objective.diversity_weight, balance),
-        relevance_scale=1 / (weight * objective.log_items),
-        penalty_scale=1 / num_users,
+        scales=(1 / (weight * objective.log_items), 1 / num_users),
+        autocast=torch.autocast(device.type, precision, enabled=precision != torch.float32),
+        exposure_V=exposure_share(shown_V),
+        negatives=negatives,
     )
-    optimizer.zero_grad(set_to_none=True)
-    if objective.balance in COMBINATIONS and objective.diversity_weight:
-        work.join_gradients(parts)
-    else:
-        work.accumulate(parts)
-
     scaler.unscale_(optimizer)
     grad_norm = clip_gradients(model, clip_norm)
     scaler.step(optimizer)
     scaler.update()
-    _all_reduce(work.sums)
+    _all_reduce(sums_5)
     if objective.needs_penalty:
-        _all_reduce(work.shown_V)
-        running_V = shown_V * SHOWN_KEPT + work.shown_V
+        _all_reduce(step_V)
+        running_V = shown_V * SHOWN_KEPT + step_V
         # the slates of a step that overflowed may be nonsense
         shown_V.copy_(torch.where(grad_norm.isfinite(), running_V, shown_V))
-    loss = work.sums[:1] * num_users
-    return torch.cat([loss, work.sums[1:], num_users[None], grad_norm.double()[None]])
+    loss = sums_5[:1] * num_users
+    return torch.cat([loss, sums_5[1:], num_users[None], grad_norm.double()[None]])
 
 
-class _Work:
-    """The passes of one step over a rank's parts, and their sums."""
+def _backward(
+    model: nn.Module,
+    parts: Sequence[Part],
+    objective: Objective,
+    scaler: torch.amp.GradScaler,
+    *,
+    weights: Weights,
+    scales: tuple[torch.Tensor, torch.Tensor],
+    autocast: torch.autocast,
+    exposure_V: torch.Tensor,
+    negatives: Negatives | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add up the gradients of a rank's parts; ranks meet in the very last backward.
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        objective: Objective,
-        scaler: torch.amp.GradScaler,
-        autocast: torch.autocast,
-        exposure_V: torch.Tensor,
-        negatives: Negatives | None,
-        weights: Weights,
-        relevance_scale: torch.Tensor,
-        penalty_scale: torch.Tensor,
-    ) -> None:
-        self.model, self.objective, self.scaler, self.autocast = model, objective, scaler, autocast
-        self.exposure_V, self.negatives = exposure_V, negatives
-        self.weights = weights
-        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
-        self.has_ddp = isinstance(model, nn.parallel.DistributedDataParallel)
-        # DDP averages gradients over ranks, where a sum is due
-        self.relevance_scale = self.world_size * relevance_scale
-        self.penalty_scale = self.world_size * penalty_scale
-        self.sums = torch.zeros(5, dtype=torch.float64, device=exposure_V.device)
-        self.shown_V = torch.zeros_like(exposure_V)
+    Returns:
+        [5] float64, the loss of the step and the sums of `PartLosses`; how often each item was
+        shown. Both are of this rank.
+    """
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    # DDP averages gradients over ranks, where a sum is due
+    scales = world_size * scales[0], world_size * scales[1]
+    sums_5 = torch.zeros(5, dtype=torch.float64, device=exposure_V.device)
+    shown_V = torch.zeros_like(exposure_V)
+    is_ddp = isinstance(model, nn.parallel.DistributedDataParallel)
+    for index, part in enumerate(parts):
+        is_last = index == len(parts) - 1
+        with contextlib.nullcontext() if is_last or not is_ddp else model.no_sync():
+            losses = part_losses(
+                model,
+                part,
+                objective,
+                exposure_V=exposure_V,
+                negatives=negatives,
+                autocast=autocast,
+            )
+            loss = _weighted(losses, weights, scales)
+            torch.autograd.backward(scaler.scale(loss))
+        sums_5[0] += loss.detach().double() / world_size
+        sums_5[1:] += losses.sums
+        shown_V += losses.shown_V
+    if world_size > 1 and not is_ddp:
+        average_gradients(model)
+    return sums_5, shown_V
 
-    def accumulate(self, parts: Sequence[Part]) -> None:
-        """Add up the gradients of the weighted loss; ranks meet in the very last backward."""
-        for index, part in enumerate(parts):
-            with self._apart(index < len(parts) - 1):
-                losses = self._losses(part)
-                loss = self._loss(losses)
-                torch.autograd.backward(self.scaler.scale(loss))
-            self._count(losses, loss)
-        if self.world_size > 1 and not self.has_ddp:
-            average_gradients(self.model)
 
-    def join_gradients(self, parts: Sequence[Part]) -> None:
-        """Form the gradient of each objective over all parts and ranks, and join the two."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        size = sum(parameter.numel() for parameter in trained)
-        both = torch.zeros(2, size, device=self.exposure_V.device)
-        for part in parts:
-            with self._apart(True):
-                losses = self._losses(part)
-                both[0] += self._gradient(self._relevance(losses), trained, is_last=False)
-                both[1] += self._gradient(self._penalty(losses), trained, is_last=True)
-            self._count(losses, self._loss(losses))
-        _all_reduce(both)
-        both /= self.world_size
-        combine = COMBINATIONS[self.objective.balance]
-        joined = combine(both[0], both[1], self.objective.diversity_weight)
-        start = 0
-        for parameter in trained:
-            parameter.grad = joined[start : start + parameter.numel()].view_as(parameter).clone()
-            start += parameter.numel()
-
-    def _gradient(
-        self, loss: torch.Tensor, trained: list[nn.Parameter], *, is_last: bool
-    ) -> torch.Tensor:
-        gradients = torch.autograd.grad(
-            self.scaler.scale(loss), trained, retain_graph=not is_last, allow_unused=True
-        )
-        return torch.cat(
-            [
-                (torch.zeros_like(p) if g is None else g).flatten()
-                for p, g in zip(trained, gradients, strict=True)
-            ]
-        )
-
-    def _losses(self, part: Part) -> PartLosses:
-        return part_losses(
-            self.model,
-            part,
-            self.objective,
-            exposure_V=self.exposure_V,
-            negatives=self.negatives,
-            autocast=self.autocast,
-        )
-
-    def _relevance(self, losses: PartLosses) -> torch.Tensor:
-        return _times(losses.relevance, self.relevance_scale)
-
-    def _penalty(self, losses: PartLosses) -> torch.Tensor:
-        assert losses.penalty is not None
-        return _times(losses.penalty, self.penalty_scale)
-
-    def _loss(self, losses: PartLosses) -> torch.Tensor:
-        loss = _times(self._relevance(losses), self.weights[0])
-        is_unused = isinstance(self.weights[1], float) and not self.weights[1]
-        if losses.penalty is None or is_unused:
-            return loss
-        return loss + _times(self._penalty(losses), self.weights[1])
-
-    def _count(self, losses: PartLosses, loss: torch.Tensor) -> None:
-        self.sums[0] += loss.detach().double() / self.world_size
-        self.sums[1:] += losses.sums
-        self.shown_V += losses.shown_V
-
-    @contextlib.contextmanager
-    def _apart(self, is_apart: bool) -> Iterator[None]:
-        """Keep this pass's gradients from being reduced over ranks."""
-        if is_apart and isinstance(self.model, nn.parallel.DistributedDataParallel):
-            with self.model.no_sync():
-                yield
-        else:
-            yield
+def _weighted(
+    losses: PartLosses, weights: Weights, scales: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """Return a part's share of the loss of the step."""
+    loss = _times(_times(losses.relevance, scales[0]), weights[0])
+    is_unused = isinstance(weights[1], float) and not weights[1]
+    if losses.penalty is None or is_unused:
+        return loss
+    return loss + _times(_times(losses.penalty, scales[1]), weights[1])
 
 
 def _times(loss: torch.Tensor, factor: torch.Tensor | float) -> torch.Tensor:
