@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from recdiv_core.adapters import layout_rows, layouts
 from recdiv_core.adapters.layout_files import find_given
@@ -77,7 +78,13 @@ def test_a_published_data_set_loads_with_its_layout_alone(tmp_path, published):
 
 
 def test_every_layout_has_a_fixture():
-    assert set(BY_NAME) == set(layouts.LAYOUTS)
+    assert set(BY_NAME) == set(layouts.layouts())
+
+
+@pytest.mark.parametrize("part", [{"name": ["log.csv"]}, {"names": ["log.csv"], "rows": "nosuch"}])
+def test_a_slip_in_the_file_of_layouts_is_refused(part):
+    with pytest.raises((ValidationError, AttributeError), match=r"unexpected_keyword|nosuch"):
+        TypeAdapter(layouts.Layout).validate_python({"log": [[part]]})
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,7 @@ def test_an_unknown_layout_names_the_nearest(name, message):
 
 @pytest.mark.parametrize("name", ["movielens-25m", " MovieLens-20M ", "taobao", "lastfm"])
 def test_a_layout_has_other_names(name):
-    assert layouts.find_layout(name) in layouts.LAYOUTS.values()
+    assert layouts.find_layout(name) in layouts.layouts().values()
 
 
 def test_missing_files_of_a_layout_are_named(tmp_path):

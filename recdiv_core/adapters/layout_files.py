@@ -2,7 +2,7 @@
 
 Without `data.layout` the files are those of `data.clicks` and `data.items`. With a layout, the log,
 the catalogue and their side files are found by their published names. The settings of the layout
-fill in the settings that the user did not give. Layouts are defined in layouts.py.
+fill in the settings that the user did not give. Layouts are defined in layouts.yaml.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def _attach(path: str, part: Part, around: Sequence[str], config: Config, key: s
     reshape = None
     if part.rows is not None or part.whole is not None:
         reshape = Reshape(part.rows or _as_they_are, part.whole, tuple(side.items()))
-    constants = (*file.partitions, *part.constants)
+    constants = (*file.partitions, *part.constants.items())
     return replace(file, partitions=constants, text=text, reshape=reshape)
 
 

@@ -2,9 +2,9 @@
 # (pyarrow.compute makes its functions when it is imported)
 """Small functions for published data sets that a mapping of columns cannot describe.
 
-layouts.py says which file needs which function. Each function is pure: it takes a table as read and
-the paths of side files, and returns a table of our columns. Columns of text files are strings. A
-row keeps its position (ROW). A row that cannot be an event gets a special kind of event, which
+layouts.yaml says which file needs which function. Each function is pure: it takes a table as read
+and the paths of side files, and returns a table of our columns. Columns of text files are strings.
+A row keeps its position (ROW). A row that cannot be an event gets a special kind of event, which
 `event_names` does not list, so that it is counted.
 """
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from recdiv_core.adapters.layout_files import find_given, is_of
-from recdiv_core.adapters.layouts import LAYOUTS, Layout, Part
+from recdiv_core.adapters.layouts import Layout, Part, layouts
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
 from recdiv_core.formats.readers import find_columns
@@ -26,12 +26,13 @@ def recognise(files: Sequence[Sniffed], root: str) -> dict[str, object]:
         files: readable files.
         root: given directory, if a directory was given.
     """
-    by_name = [(name, _match(files, layout, by_name=True)) for name, layout in LAYOUTS.items()]
-    by_columns = [(name, _match(files, layout, by_name=False)) for name, layout in LAYOUTS.items()]
+    known = layouts()
+    by_name = [(name, _match(files, layout, by_name=True)) for name, layout in known.items()]
+    by_columns = [(name, _match(files, layout, by_name=False)) for name, layout in known.items()]
     for name, log in (*by_name, *by_columns):
         if not log:
             continue
-        for settings in _places(log, files, LAYOUTS[name], root):
+        for settings in _places(log, files, known[name], root):
             if _can_be_opened(settings | {"data.layout": name}):
                 return settings | {"data.layout": name}
     return {}

@@ -1,9 +1,9 @@
 """Functions that turn the rows of a published file into events or items.
 
 They are needed where a mapping of columns is not enough. The functions are in
-adapters/layout_rows.py, and adapters/layouts.py says which file needs which. A Reshape travels with
-a file to the process that reads it. It gets tables with the file's own columns and the position of
-each row, and keeps the positions.
+adapters/layout_rows.py, and adapters/layouts.yaml says which file needs which. A Reshape travels
+with a file to the process that reads it. It gets tables with the file's own columns and the
+position of each row, and keeps the positions.
 """
 
 from __future__ import annotations
