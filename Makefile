@@ -11,6 +11,9 @@ INSTALLER ?= uv
 PORT ?= 5000
 BENCH ?= $(filter-out __init__ completejourney,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
+# the tests start hundreds of processes: where no bytecode is kept, each compiles all modules
+export PYTHONDONTWRITEBYTECODE :=
+
 READY := .venv/.ready
 PY := .venv/bin/python
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +17,9 @@ from recdiv_core.schema import SCHEMA_VERSION, EncoderSource, Manifest
 
 if TYPE_CHECKING:
     from tests.sweep_worlds import SweptShop
+
+# collection imports six thousand modules, and nearly all that they make is kept
+gc.disable()
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -30,11 +35,25 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("recdiv")
 
 
+def pytest_collection_finish() -> None:
+    """Collect garbage from now on, but do not search what the imports have made."""
+    gc.freeze()
+    gc.enable()
+
+
+def do_not_sync(connection: sqlite3.Connection, _: object) -> None:
+    """Let SQLite commit without waiting for the disk, which takes milliseconds each time."""
+    connection.execute("PRAGMA synchronous = OFF")
+
+
 @pytest.fixture(scope="session")
 def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return a SQLite store with tables; their creation takes seconds."""
+    from sqlalchemy import Engine, event
+
     from recdiv_core.tracking.runs import experiment_id
 
+    event.listen(Engine, "connect", do_not_sync)
     uri = f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
     experiment_id(uri, "first")
     return uri

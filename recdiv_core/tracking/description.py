@@ -5,6 +5,7 @@ Texts only, no calls to the store: runs.py stores them.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -105,8 +106,12 @@ def dataset_input(config: Config, manifest: Manifest) -> DatasetInput:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
+@functools.cache
 def _code_version() -> str:
-    """Return the commit of this checkout (`-dirty` if changed), else the installed version."""
+    """Return the commit of this checkout (`-dirty` if changed), else the installed version.
+
+    A process asks git once: it runs the code that it has loaded, whatever changes on disk later.
+    """
     here = Path(recdiv_core.__file__)
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
