@@ -1,5 +1,6 @@
 """Slates of another system: read, matched with a split, and judged as if they were ours."""
 
+import gzip
 import json
 
 import numpy as np
@@ -182,7 +183,9 @@ def test_json_lines_and_csv_are_read_as_parquet_is(dataset, ids, tmp_path):
     )
     lines = "".join(f"{user},{'|'.join(own)}\n" for user, own in rows)
     (tmp_path / "a.csv").write_text("user_id,item_ids\n" + lines)
-    places = [write(tmp_path / "a.parquet", rows), tmp_path / "a.jsonl", tmp_path / "a.csv"]
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
+    names = ("a.jsonl", "a.csv", "a.csv.gz")
+    places = [write(tmp_path / "a.parquet", rows), *(tmp_path / name for name in names)]
     found = [read(place, dataset) for place in places]
     assert found[0].of_users(["u0", "u1"]).tolist() == [[0, 1, 2, 3], [4, 5, -1, -1]]
     for other in found[1:]:
@@ -193,7 +196,7 @@ def test_json_lines_and_csv_are_read_as_parquet_is(dataset, ids, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "holds no user"),
+        ([], "holds no rows"),
         ([("nobody", ["a"])], "none of its 1 users is held out in this split .*'nobody'.*'u0'"),
         ([("u0", ["a"]), ("u0", [])], "1 users have several slates, such as 'u0'"),
         ([("u0", ["no such item"])], "no item of it is in the catalogue .*'no such item'"),
@@ -209,15 +212,18 @@ def test_what_are_no_slates_is_refused(dataset, tmp_path):
         with pytest.raises(ValueError, match=message):
             read(place, dataset)
 
-    refuse(tmp_path / "nothing", "there is no file or directory of")
-    refuse(tmp_path, "there is no file or directory of")
+    refuse(tmp_path / "nothing", "--slates=.*/nothing does not exist")
+    refuse(tmp_path, "is a directory without files")
     pq.write_table(pa.table({"user_id": ["u0"], "items": [["a"]]}), tmp_path / "a.parquet")
     refuse(tmp_path / "a.parquet", "has no column item_ids; it has user_id, items")
     pq.write_table(pa.table({"user_id": ["u0"], "item_ids": ["a"]}), tmp_path / "b.parquet")
     refuse(tmp_path / "b.parquet", "item_ids as lists of text, got string and string")
     (tmp_path / "c.parquet").write_bytes(b"PAR1 no more")
-    refuse(tmp_path / "c.parquet", "cannot be read")
+    refuse(tmp_path / "c.parquet", "--slates: .* is not readable as parquet")
     (tmp_path / "d.xml").write_text("<slates/>")
-    refuse(tmp_path / "d.xml", "allowed are .parquet, .jsonl, .ndjson, .csv, or a directory")
+    refuse(tmp_path / "d.xml", "--slates: .*d.xml")
+    (tmp_path / "e.jsonl").write_text('{"user_id": "u0", "item_ids": ["a"]}\n[1]\n')
+    refuse(tmp_path / "e.jsonl", "e.jsonl: row 2: not a JSON object")
     (tmp_path / "grid" / "diversity=0.2").mkdir(parents=True)
-    refuse(tmp_path / "grid", "it is a grid, give one of diversity=0.2")
+    write(tmp_path / "grid" / "diversity=0.2" / "part-0.parquet", [("u0", ["a"])])
+    refuse(tmp_path / "grid", "is a grid: give one of diversity=0.2")

@@ -64,7 +64,7 @@ class TextFormat:
     encoding: str = "utf-8"
     prefix: str = "data."
     """Start of the keys of these settings, for messages: `data.` for the log, `data.item_` for the
-    catalogue."""
+    catalogue, `--slates ` for slates."""
 
 
 AS_USUAL: Final = TextFormat()

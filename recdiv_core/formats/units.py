@@ -44,8 +44,9 @@ class ReadUnit:
 
     @property
     def key(self) -> str:
-        """Dotted key of the input: `data.clicks` or `data.items`."""
-        return "data.items" if self.text.prefix == "data.item_" else "data.clicks"
+        """Setting or option that names the input: `data.clicks`, `data.items` or `--slates`."""
+        names = {"data.": "data.clicks", "data.item_": "data.items"}
+        return names.get(self.text.prefix, self.text.prefix.strip())
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 import torch
 
@@ -30,18 +28,23 @@ from recdiv_core.config import Config
 from recdiv_core.data.batches import pad_targets
 from recdiv_core.data.reading import read_eval
 from recdiv_core.errors import UserError
+from recdiv_core.formats.files import TextFormat, list_files
+from recdiv_core.formats.readers import cut_units, read_header, read_unit
+from recdiv_core.formats.units import FILE_STRIDE, RawBatch, ReadUnit
 from recdiv_core.metrics.slate_batch import Background
 from recdiv_core.schema import USER_ID
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.scoring import Shown, without_seen
-from recdiv_core.storage.given_paths import local_path
 
 logger = logging.getLogger(__name__)
 
 ITEM_IDS: Final = "item_ids"
 SEPARATOR: Final = "|"
-"""Text between two items of a slate in a CSV file."""
-SUFFIXES: Final = (".parquet", ".jsonl", ".ndjson", ".csv")
+"""Text between two items of a slate in a CSV file or a workbook."""
+COLUMNS: Final = {USER_ID: USER_ID, ITEM_IDS: ITEM_IDS}
+DIAL: Final = "diversity"
+"""Name of the folders in which `recommend` writes the slates of several dials."""
+TEXT: Final = TextFormat(prefix="--slates ")
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def read_given_slates(
     """Read slates, match them with a split, and log unknown or repeated entries.
 
     Args:
-        place: a file, or a directory of Parquet files, with `user_id` and `item_ids`.
+        place: a path, directory, glob or URI of files with `user_id` and `item_ids`.
         prepared: directory of the prepared data set.
         item_ids: item ids of the catalogue, in the order of item_index.
         split: `val` or `test`.
@@ -114,50 +117,45 @@ def read_table(place: str | Path) -> pa.Table:
     """Read `user_id` (string) and `item_ids` (lists of strings).
 
     Raises:
-        UserError: the file is missing, damaged or of an unknown format, or a column is missing or
-            of the wrong type.
+        UserError: the place is missing, a file is damaged or of an unknown format, a line is no
+            row, or a column is missing or of the wrong type.
     """
-    path = local_path(place, "--slates")
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.glob("*.parquet") if file.name[0] not in "._")
-    if not files or not path.exists():
-        inside = sorted(each.name for each in path.glob("diversity=*")) if path.is_dir() else []
-        hint = f"; it is a grid, give one of {', '.join(inside)}" if inside else ""
-        raise UserError(f"--slates {place}: there is no file or directory of *.parquet{hint}")
-    return pa.concat_tables([_read_file(file) for file in files]).combine_chunks()
+    files = list_files(str(place), "--slates")
+    grid = sorted(
+        {value or "" for file in files for name, value in file.partitions if name == DIAL}
+    )
+    if grid:
+        raise UserError(f"--slates {place} is a grid: give one of {DIAL}={f', {DIAL}='.join(grid)}")
+    for file in files:
+        header = read_header(file, "--slates", TEXT)
+        missing = [name for name in COLUMNS if name not in header]
+        if missing:
+            raise UserError(
+                f"--slates {file.path} has no column {' and '.join(missing)}; it has "
+                f"{', '.join(header)}"
+            )
+    batches = [
+        _slates_of(batch, unit)
+        for unit in cut_units(files, "--slates", TEXT)
+        for batch in read_unit(unit, COLUMNS)
+    ]
+    return pa.concat_tables(batches).combine_chunks()
 
 
-def _read_file(path: Path) -> pa.Table:
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"--slates {path}: allowed are {', '.join(SUFFIXES)}, or a directory")
-    try:
-        if path.suffix == ".parquet":
-            table = pq.read_table(path)
-        elif path.suffix == ".csv":
-            text = {USER_ID: pa.string(), ITEM_IDS: pa.string()}
-            as_text = pa.csv.ConvertOptions(column_types=text)
-            table = pa.csv.read_csv(path, convert_options=as_text)
-        else:
-            table = pa.json.read_json(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"--slates {path} cannot be read: {error}") from None
-    missing = [name for name in (USER_ID, ITEM_IDS) if name not in table.column_names]
-    if missing:
-        raise UserError(
-            f"--slates {path} has no column {' and '.join(missing)}; it has "
-            f"{', '.join(table.column_names)}"
-        )
-    lists = table[ITEM_IDS]
-    if path.suffix == ".csv":
-        lists = pc.split_pattern(lists, SEPARATOR)
+def _slates_of(batch: RawBatch, unit: ReadUnit) -> pa.Table:
+    for position, _, reason in batch.broken:
+        raise UserError(f"--slates {unit.path}: row {position % FILE_STRIDE}: {reason}")
+    table = batch.table
+    users, lists = table[USER_ID], table[ITEM_IDS]
+    if unit.format in ("csv", "xlsx"):
+        lists = pc.split_pattern(lists.cast(pa.string()), SEPARATOR)
     try:
         lists = lists.cast(pa.list_(pa.string()))
-        return pa.table({USER_ID: table[USER_ID].cast(pa.string()), ITEM_IDS: lists})
+        return pa.table({USER_ID: users.cast(pa.string()), ITEM_IDS: lists})
     except pa.ArrowException:
         raise UserError(
-            f"--slates {path}: expected user_id as text and item_ids as lists of text, got "
-            f"{table[USER_ID].type} and {table[ITEM_IDS].type}"
+            f"--slates {unit.path}: expected user_id as text and item_ids as lists of text, got "
+            f"{users.type} and {lists.type}"
         ) from None
 
 
