@@ -24,7 +24,9 @@ from recdiv_core.slate_rules import check_rules
 from recdiv_core.storage.credentials import without_secrets
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
-ModelKind = Literal["neural", "popular", "recent_popular", "random", "item_knn", "ease"]
+ModelKind = Literal[
+    "neural", "popular", "recent_popular", "random", "item_knn", "ease", "graph", "text"
+]
 RelevanceLoss = Literal["auto", "softmax", "sampled_softmax", "gbce"]
 Regulariser = Literal[
     "ild",
@@ -228,19 +230,35 @@ class TextConfig(_Section):
 
 
 class BaselineConfig(_Section):
-    """Hyperparameters of the baselines; each key belongs to one `model.kind`."""
+    """Hyperparameters of the baselines; each key names the kinds of model that use it."""
 
     recent_share: float = Field(default=0.1, gt=0.0, le=1.0)
     """Share of each user's latest train events that counts (recent_popular)."""
     num_neighbours: int = Field(default=200, ge=1)
-    """Neighbours kept per item (item_knn)."""
+    """Neighbours kept per item (item_knn, graph)."""
     shrinkage: float = Field(default=30.0, ge=0.0)
     """Constant added to the denominator of the cosine; larger = less trust in few common users
     (item_knn)."""
+    half_life: float = Field(default=0.0, ge=0.0)
+    """Number of later events of the user after which an event counts half; 0 = all events count
+    alike (item_knn, ease)."""
     ridge: float = Field(default=100.0, gt=0.0)
     """L2 penalty lambda on the diagonal; larger = weights closer to 0 (ease)."""
-    max_items: int = Field(default=20_000, ge=1)
-    """Largest catalogue in items; the memory grows with its square (ease)."""
+    max_items: int = Field(default=0, ge=0)
+    """Most popular items that get a score, 0 = all; the memory grows with the square (ease)."""
+    recency: float = Field(default=2.0, ge=0.0)
+    """Exponent r of the weight age ** -r of an event, where the latest event has age 1; 0 = all
+    events count alike (graph, text)."""
+    lags: int = Field(default=3, ge=1)
+    """Largest distance of a transition in events (graph)."""
+    lag_decay: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Factor of the weight of a transition for each further event of distance (graph)."""
+    second_hop: float = Field(default=1.0, ge=0.0)
+    """Weight of two transitions in sequence; 0 = single transitions only (graph)."""
+    text_weight: float = Field(default=0.1, ge=0.0)
+    """Weight of the cosine of item text and history; 0 = no text (graph)."""
+    text_vectors: Literal["words", "encoder"] = "words"
+    """Vectors of the texts: TF-IDF of words, or those of `model.text.encoder` (text)."""
 
 
 class ModelConfig(_Section):

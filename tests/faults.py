@@ -397,17 +397,40 @@ RERANKERS: Final[Faults] = {
             ("grouped_bGg.amax(dim=1)", "grouped_bGg.amin(dim=1)"),
         ],
     ),
-    "models/baselines.py": (
+    "models/baselines/popularity.py": (
+        "test_baselines",
+        [('np.argsort(-counts_V, kind="stable")', 'np.argsort(counts_V, kind="stable")')],
+    ),
+    "models/baselines/neighbours.py": (
         "test_baselines",
         [
-            ('np.argsort(-counts_V, kind="stable")', 'np.argsort(counts_V, kind="stable")'),
-            ("np.lexsort((col, -similarity, row))", "np.lexsort((-col, -similarity, row))"),
-            ("weight_VV /= -inverse", "weight_VV /= inverse"),
-            (
-                "np.sqrt(users_V[row] * users_V[col]) + shrinkage",
-                "np.sqrt(users_V[row] * users_V[col])",
-            ),
+            ("np.lexsort((col, -weight, row))", "np.lexsort((-col, -weight, row))"),
+            ("norm_V[col] + shrinkage", "norm_V[col]"),
+            ("cosine[row + start == col] = 0.0", "cosine[row == col] = 0.0"),
         ],
+    ),
+    "models/baselines/ease.py": (
+        "test_baselines",
+        [
+            ("weight_MM /= -inverse", "weight_MM /= inverse"),
+            ("np.sort(popular_V[: max_items", "np.sort(popular_V[-max_items:][: max_items"),
+        ],
+    ),
+    "models/baselines/graph.py": (
+        "test_baselines",
+        [
+            ("lag_decay ** (lag - 1)", "lag_decay**lag"),
+            ("& (earlier != later)", "& (earlier >= 0)"),
+            ("ends = earlier[is_edge], later[is_edge]", "ends = later[is_edge], earlier[is_edge]"),
+        ],
+    ),
+    "models/baselines/text_profile.py": (
+        "test_baselines",
+        [("if n > 1", "if n > 0"), ("(1 + np.log(count_M))", "count_M")],
+    ),
+    "models/baselines/histories.py": (
+        "test_baselines",
+        [("- set_S + 1", "- set_S + 2"), ("** -recency", "** recency")],
     ),
     "slates/making.py": (
         "test_making",

@@ -370,38 +370,81 @@ def item_knn_scores(
     num_items: int,
     num_neighbours: int,
     shrinkage: float,
+    half_life: float = 0.0,
 ) -> list[float]:
     """Sum the similarities to the neighbours of each distinct item of the user."""
-    buyers = [
-        {u for u, items in enumerate(histories) if item in items} for item in range(num_items)
-    ]
+    weights = [weights_of_latest(items, half_life) for items in histories]
+    norms = [math.sqrt(sum(own.get(i, 0.0) ** 2 for own in weights)) for i in range(num_items)]
     scores = [0.0] * num_items
-    for item in set(user):
+    for item, weight in weights_of_latest(user, half_life).items():
         alike = []
         for other in range(num_items):
-            both = len(buyers[item] & buyers[other])
+            both = sum(own.get(item, 0.0) * own.get(other, 0.0) for own in weights)
             if other != item and both:
-                norm = math.sqrt(len(buyers[item]) * len(buyers[other]))
-                alike.append((both / (norm + shrinkage), other))
+                alike.append((both / (norms[item] * norms[other] + shrinkage), other))
         for similarity, other in sorted(alike, key=lambda pair: (-pair[0], pair[1]))[
             :num_neighbours
         ]:
-            scores[other] += similarity
+            scores[other] += weight * similarity
     return scores
 
 
+def weights_of_latest(items: Sequence[int], half_life: float) -> dict[int, float]:
+    """Weigh each distinct item by the number of events after its latest event."""
+    return {
+        item: 2 ** (-(len(items) - 1 - place) / half_life) if half_life else 1.0
+        for place, item in enumerate(items)
+    }
+
+
 def ease_scores(
-    histories: Sequence[Sequence[int]], user: Sequence[int], num_items: int, ridge: float
+    histories: Sequence[Sequence[int]],
+    user: Sequence[int],
+    num_items: int,
+    ridge: float,
+    half_life: float = 0.0,
 ) -> NDArray[np.float64]:
     """Score with the closed form and an explicit inverse."""
     bought = np.zeros((len(histories), num_items))
     for row, items in enumerate(histories):
-        bought[row, list(items)] = 1.0
+        for item, weight in weights_of_latest(items, half_life).items():
+            bought[row, item] = weight
     inverse = np.linalg.inv(bought.T @ bought + ridge * np.eye(num_items))
     weights = np.eye(num_items) - inverse / np.diag(inverse)
     own = np.zeros(num_items)
-    own[list(user)] = 1.0
+    for item, weight in weights_of_latest(user, half_life).items():
+        own[item] = weight
     return own @ weights
+
+
+def falling_weights(items: Sequence[int], recency: float) -> list[float]:
+    """Weigh each event by age ** -recency, with sum 1."""
+    raw = [(len(items) - place) ** -recency for place in range(len(items))]
+    return [weight / sum(raw) for weight in raw]
+
+
+def graph_scores(
+    histories: Sequence[Sequence[int]],
+    user: Sequence[int],
+    num_items: int,
+    *,
+    lags: int,
+    lag_decay: float,
+    second_hop: float,
+    recency: float,
+) -> NDArray[np.float64]:
+    """Walk one and two edges of the transition graph from each event of the user."""
+    counts = np.zeros((num_items, num_items))
+    for items in histories:
+        for place, item in enumerate(items):
+            for lag, later in enumerate(items[place + 1 : place + 1 + lags]):
+                if later != item:
+                    counts[item, later] += lag_decay**lag
+    shares = np.array([row / row.sum() if row.sum() else row for row in counts])
+    scores = np.zeros(num_items)
+    for item, weight in zip(user, falling_weights(user, recency), strict=True):
+        scores += weight * (shares[item] + second_hop * shares[item] @ shares)
+    return scores
 
 
 def is_tiny_edit(first: str, second: str) -> bool:

@@ -312,13 +312,6 @@ def test_the_command_line_answers_with_status_2(prepared, tmp_path, script, argu
     assert "Traceback" not in done.stderr
 
 
-def test_ease_is_refused_where_its_matrix_would_be_too_large(config):
-    message = refusal(config, model__kind="ease", model__baseline__max_items=49)
-    assert "model.kind=ease" in message
-    assert "50 items" in message
-    assert "model.baseline.max_items=49" in message
-
-
 def test_weights_of_a_baseline_are_no_start_of_a_training(config, checkpoint):
     fitted = override(config, {"model.kind": "popular"})
     (checkpoint / "config.yaml").write_text(to_yaml(fitted))

@@ -1,6 +1,7 @@
 """The maths of the baselines, against slow twins and closed forms, and laws of all of them."""
 
 from collections import Counter
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -8,14 +9,20 @@ import pytest
 import scipy.sparse
 import torch
 from hypothesis import given, settings
+from sklearn.feature_extraction.text import TfidfVectorizer
 
-from recdiv_core.models import baselines
-from recdiv_core.models.baselines import SCORES, Baseline
-from tests.oracles import ease_scores, item_knn_scores
+from recdiv_core.models.baselines import SCORES, Baseline, Histories, TrainEvents, ease, neighbours
+from recdiv_core.models.baselines.ease import fit_ease
+from recdiv_core.models.baselines.graph import fit_graph
+from recdiv_core.models.baselines.neighbours import fit_item_knn, keep_best
+from recdiv_core.models.baselines.popularity import fit_popular, fit_random
+from recdiv_core.models.baselines.text_profile import fit_text
+from tests.oracles import ease_scores, falling_weights, graph_scores, item_knn_scores
 
 NUM_ITEMS, NUM_USERS = 12, 40
 TOLERANCE = 5e-6
 """Float32, and the fallback's 1e-6."""
+TEXTS = ["", *(f"Word{item % 4} word{item % 3} only{item} a" for item in range(1, NUM_ITEMS))]
 
 each_kind = pytest.mark.parametrize("kind", SCORES)
 users = st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=6), min_size=1, max_size=5)
@@ -29,11 +36,11 @@ def log(seed=0):
     return [rng.choice(NUM_ITEMS, rng.integers(1, 6), p=shares).tolist() for _ in range(NUM_USERS)]
 
 
-def pairs_of(histories):
-    bought = np.zeros((len(histories), NUM_ITEMS), np.int32)
-    for row, own in enumerate(histories):
-        bought[row, own] = 1
-    return scipy.sparse.csr_array(bought.T @ bought)
+def events_of(histories):
+    return TrainEvents(
+        np.array([user for user, own in enumerate(histories) for _ in own], np.int64),
+        np.array([item for own in histories for item in own], np.int64),
+    )
 
 
 def counts_of(histories):
@@ -41,38 +48,45 @@ def counts_of(histories):
     return np.array([counter[item] for item in range(NUM_ITEMS)])
 
 
-def fitted(kind, histories, *, num_neighbours=4, shrinkage=2.0, ridge=3.0, seed=0):
-    counts, pairs = counts_of(histories), pairs_of(histories)
-    knn = {"num_neighbours": num_neighbours, "shrinkage": shrinkage}
+def fitted(kind, histories, *, seed=0, **changes: Any):
+    """Return a baseline with few neighbours; `changes` go to the fit function of the kind."""
+    counts, events = counts_of(histories), events_of(histories)
+    knn: dict[str, Any] = {"num_neighbours": 4, "shrinkage": 2.0, "half_life": 0.0}
+    graph: dict[str, Any] = {"num_neighbours": 4, "lags": 2, "lag_decay": 0.5, "second_hop": 0.5}
+    graph |= {"text_weight": 0.3, "recency": 1.0}
     fits = {
-        "popular": lambda: baselines.fit_popular(counts),
-        "recent_popular": lambda: baselines.fit_popular(counts),
-        "random": lambda: baselines.fit_random(NUM_ITEMS, seed),
-        "item_knn": lambda: baselines.fit_item_knn(pairs, counts, **knn),
-        "ease": lambda: baselines.fit_ease(pairs, counts, ridge=ridge),
+        "popular": lambda: fit_popular(counts),
+        "recent_popular": lambda: fit_popular(counts),
+        "random": lambda: fit_random(NUM_ITEMS, seed),
+        "item_knn": lambda: fit_item_knn(events, counts, **knn | changes),
+        "ease": lambda: fit_ease(events, counts, **{"ridge": 3.0, "half_life": 0.0} | changes),
+        "graph": lambda: fit_graph(events, counts, TEXTS, **graph | changes),
+        "text": lambda: fit_text(counts, **{"texts": TEXTS, "recency": 1.0} | changes),
     }
     return Baseline(kind, fits[kind]())
 
 
 def scores(baseline, histories, ids=None):
     return baseline.scores(
-        torch.tensor([row for row, own in enumerate(histories) for _ in own], dtype=torch.int64),
-        torch.tensor([item for own in histories for item in own], dtype=torch.int64),
-        ids or [f"user {row}" for row in range(len(histories))],
+        Histories(
+            torch.tensor([row for row, own in enumerate(histories) for _ in own]).long(),
+            torch.tensor([item for own in histories for item in own]).long(),
+            ids or [f"user {row}" for row in range(len(histories))],
+        )
     )
 
 
 @settings(max_examples=12)
-@given(users, st.integers(0, 50), st.sampled_from([0.5, 3.0, 500.0]))
-def test_ease_is_the_closed_form(some, seed, ridge):
-    made = scores(fitted("ease", log(seed), ridge=ridge), some)
-    expected = [ease_scores(log(seed), own, NUM_ITEMS, ridge) for own in some]
+@given(users, st.integers(0, 50), st.sampled_from([0.5, 3.0, 500.0]), st.sampled_from([0.0, 1.5]))
+def test_ease_is_the_closed_form(some, seed, ridge, half_life):
+    made = scores(fitted("ease", log(seed), ridge=ridge, half_life=half_life), some)
+    expected = [ease_scores(log(seed), own, NUM_ITEMS, ridge, half_life) for own in some]
     np.testing.assert_allclose(made.numpy(), expected, atol=TOLERANCE)
 
 
 def test_the_weights_of_ease_are_the_best_ones_with_a_diagonal_of_0():
     histories = log(1)
-    weights = fitted("ease", histories, ridge=3.0).weights["weight_VV"].double().numpy()
+    weights = fitted("ease", histories, ridge=3.0).weights["weight_MM"].double().numpy()
     bought = np.zeros((NUM_USERS, NUM_ITEMS))
     for row, own in enumerate(histories):
         bought[row, own] = 1.0
@@ -83,14 +97,30 @@ def test_the_weights_of_ease_are_the_best_ones_with_a_diagonal_of_0():
 
 
 def test_a_large_matrix_is_mirrored_block_by_block(monkeypatch):
-    monkeypatch.setattr(baselines, "BLOCK", 5)
+    monkeypatch.setattr(ease, "BLOCK", 5)
     test_the_weights_of_ease_are_the_best_ones_with_a_diagonal_of_0()
 
 
+def test_ease_of_the_most_popular_items_is_ease_of_a_log_with_these_items_alone():
+    histories = log(2)
+    popular = set(np.argsort(-counts_of(histories), kind="stable")[:5].tolist())
+    restricted = [[item for item in own if item in popular] for own in histories]
+    made = scores(fitted("ease", histories, max_items=5), [[0, 1, 9], [2]])
+    expected = scores(fitted("ease", restricted), [[0, 1], [2]])
+    np.testing.assert_allclose(made, expected, atol=TOLERANCE)
+
+
 @settings(max_examples=12)
-@given(users, st.integers(0, 50), st.sampled_from([1, 3, 100]), st.sampled_from([0.0, 2.0]))
-def test_item_knn_is_its_slow_twin(some, seed, num_neighbours, shrinkage):
-    knn = {"num_neighbours": num_neighbours, "shrinkage": shrinkage}
+@given(
+    users,
+    st.integers(0, 50),
+    st.sampled_from([(1, 0.0), (3, 0.0), (100, 0.0), (100, 1.5)]),
+    st.sampled_from([0.0, 2.0]),
+)
+def test_item_knn_is_its_slow_twin(some, seed, table, shrinkage):
+    # float32 breaks some ties of decayed weights, so there all neighbours are kept
+    num_neighbours, half_life = table
+    knn = {"num_neighbours": num_neighbours, "shrinkage": shrinkage, "half_life": half_life}
     made = scores(fitted("item_knn", log(seed), **knn), some)
     expected = [item_knn_scores(log(seed), own, NUM_ITEMS, *knn.values()) for own in some]
     np.testing.assert_allclose(made.numpy(), expected, atol=TOLERANCE)
@@ -99,6 +129,104 @@ def test_item_knn_is_its_slow_twin(some, seed, num_neighbours, shrinkage):
 def test_of_equally_alike_items_those_of_lower_index_are_kept():
     weights = fitted("item_knn", [[5, 3, 8, 1]], num_neighbours=2, shrinkage=0.0).weights
     assert weights["neighbours_VN"][5].tolist() == [1, 3]
+
+
+def test_neighbours_are_the_same_in_blocks_of_any_size(monkeypatch):
+    whole = fitted("item_knn", log(3)).weights
+    monkeypatch.setattr(neighbours, "ROWS", 5)
+    monkeypatch.setattr(neighbours, "PAIRS", 2)
+    parts, some = fitted("item_knn", log(3)), [[1, 2, 3, 4, 5], [6]]
+    assert torch.equal(parts.weights["neighbours_VN"], whole["neighbours_VN"])
+    assert torch.equal(scores(parts, some), scores(Baseline("item_knn", whole), some))
+
+
+weights_of_a_row = st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0]), min_size=6, max_size=6)
+
+
+@given(st.lists(weights_of_a_row, min_size=6, max_size=6), st.integers(1, 7))
+def test_the_best_of_a_row_are_its_first_ones_in_falling_order(rows, num_neighbours):
+    dense = np.array(rows)
+    best = keep_best(lambda a, b: scipy.sparse.csr_array(dense[a:b]), 6, num_neighbours)
+    for row, own in enumerate(rows):
+        order = sorted((c for c in range(6) if own[c] > 0), key=lambda c: (-own[c], c))
+        kept = best.indices[best.indptr[row] : best.indptr[row + 1]]
+        assert kept.tolist() == order[:num_neighbours]
+
+
+@settings(max_examples=12)
+@given(
+    users,
+    st.integers(0, 50),
+    st.sampled_from([1, 3]),
+    st.sampled_from([0.5, 1.0]),
+    st.sampled_from([0.0, 0.7]),
+    st.sampled_from([0.0, 2.0]),
+)
+def test_the_graph_is_its_slow_twin(some, seed, lags, lag_decay, second_hop, recency):
+    walk = {"lags": lags, "lag_decay": lag_decay, "second_hop": second_hop, "recency": recency}
+    made = scores(fitted("graph", log(seed), num_neighbours=99, text_weight=0.0, **walk), some)
+    expected = [graph_scores(log(seed), own, NUM_ITEMS, **walk) for own in some]
+    np.testing.assert_allclose(made.numpy(), expected, atol=TOLERANCE)
+
+
+def test_the_graph_has_a_direction():
+    made = scores(fitted("graph", [[1, 2]], text_weight=0.0, second_hop=0.0), [[1], [2]])
+    assert made[0, 2] == pytest.approx(1.0, abs=TOLERANCE)
+    assert made[1, 1] == pytest.approx(0.0, abs=TOLERANCE)
+
+
+def test_the_graph_adds_the_likeness_of_texts():
+    some = [[1, 2], [5], []]
+    walks = scores(fitted("graph", log(), text_weight=0.0), some)
+    texts = scores(fitted("text", log()), some)
+    made = scores(fitted("graph", log(), text_weight=0.3), some)
+    np.testing.assert_allclose(made, walks + 0.3 * texts, atol=TOLERANCE)
+
+
+@settings(max_examples=12)
+@given(users, st.sampled_from([0.0, 1.0, 2.0]))
+def test_text_is_the_cosine_of_profiles_of_words(some, recency):
+    vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2)
+    vectors = vectorizer.fit_transform(TEXTS).toarray()
+    made = scores(fitted("text", log(), recency=recency), some)
+    np.testing.assert_allclose(made, cosines(vectors, some, recency), atol=TOLERANCE)
+
+
+def cosines(vectors, some, recency):
+    """Return the cosine of each item's vector and the weighted mean of the history's vectors."""
+    expected = np.zeros((len(some), NUM_ITEMS))
+    for row, own in enumerate(some):
+        profile = np.zeros(vectors.shape[1])
+        for item, weight in zip(own, falling_weights(own, recency), strict=True):
+            profile += weight * vectors[item]
+        if np.linalg.norm(profile):
+            expected[row] = vectors @ profile / np.linalg.norm(profile)
+    return expected
+
+
+def test_text_takes_the_vectors_of_an_encoder():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(NUM_ITEMS, 5))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    some = [[1, 2, 2], [5], []]
+    given_VH = torch.tensor(vectors, dtype=torch.float32)
+    made = scores(fitted("text", log(), text_VH=given_VH), some)
+    np.testing.assert_allclose(made, cosines(vectors, some, 1.0), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["text", "graph"])
+def test_an_item_without_any_event_is_found_by_its_text(kind):
+    histories = [[1, 2], [2, 1], [1, 5]]
+    made = scores(fitted(kind, histories), [[1]])  # items 1 and 9 share a word
+    assert counts_of(histories)[9] == 0
+    assert made[0, 9] > made[0, 11] + 0.1  # item 11 shares none
+
+
+@pytest.mark.parametrize("texts", [[""] * NUM_ITEMS, [f"only{i}" for i in range(NUM_ITEMS)]])
+def test_texts_without_a_word_in_common_leave_the_popular_items(texts):
+    made = scores(fitted("text", log(), texts=texts), [[3], []])
+    popular = scores(fitted("popular", log()), [[3], []])
+    assert torch.equal(made.argsort(descending=True), popular.argsort(descending=True))
 
 
 @pytest.mark.parametrize("kind", ["popular", "recent_popular"])
@@ -124,14 +252,32 @@ def test_a_user_is_scored_alike_alone_and_in_any_batch(kind, some):
     assert together.isfinite().all()
 
 
-@each_kind
+@pytest.mark.parametrize("kind", ["popular", "recent_popular", "random", "item_knn", "ease"])
 def test_order_and_repeats_of_a_history_change_nothing(kind):
     baseline = fitted(kind, log())
     once = scores(baseline, [[1, 4, 7]], ["a"])
     assert torch.equal(scores(baseline, [[7, 1, 4, 4, 1]], ["a"]), once)
 
 
-@pytest.mark.parametrize("kind", ["item_knn", "ease"])
+@each_kind
+@settings(max_examples=8)
+@given(st.permutations(range(NUM_USERS)))
+def test_the_order_of_the_train_users_changes_nothing(kind, order):
+    histories = log(4)
+    some = [[1, 7], [2, 2, 3]]
+    made = scores(fitted(kind, [histories[user] for user in order]), some)
+    np.testing.assert_allclose(made, scores(fitted(kind, histories), some), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["graph", "text"])
+def test_the_latest_events_count_most(kind):
+    first, last = scores(fitted(kind, log(), recency=3.0), [[1, 8], [8, 1]])
+    of_8, of_1 = scores(fitted(kind, log(), recency=3.0), [[8], [1]])
+    assert (first - of_8).abs().sum() < (first - of_1).abs().sum()
+    assert (last - of_1).abs().sum() < (last - of_8).abs().sum()
+
+
+@pytest.mark.parametrize("kind", ["item_knn", "ease", "graph", "text"])
 def test_without_a_history_the_popular_items_stand_first(kind):
     order = scores(fitted(kind, log()), [[]]).argsort(descending=True)
     assert torch.equal(order, scores(fitted("popular", log()), [[]]).argsort(descending=True))

@@ -14,7 +14,7 @@ from recdiv_core.evaluation.compare_text import comparison_sentence, front_sente
 from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.evaluation.systems import check_comparable, find_run
 from recdiv_core.metrics.tally import finish
-from recdiv_core.models.baselines import fit_popular
+from recdiv_core.models.baselines.popularity import fit_popular
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, read_manifest
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
 from recdiv_core.slates.dataset import load_dataset

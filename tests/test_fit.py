@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from recdiv_core.config import Config, override
+from recdiv_core.errors import UserError
 from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.metrics.tally import finish
 from recdiv_core.models.baselines import SCORES
@@ -18,8 +19,9 @@ from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
-from recdiv_core.training.fit import fit_baseline
-from tests.test_cooccurrence import write_train
+from recdiv_core.training.baselines import FITS, fit_baseline
+from recdiv_core.training.kinds import check_size
+from tests.test_train_events import write_train
 from tests.worlds import write_dataset
 
 NUM_ITEMS, NUM_USERS, K = 30, 60, 5
@@ -115,6 +117,10 @@ def test_a_checkpoint_judges_as_what_was_saved(dataset, kind, tmp_path):
     assert metrics(dataset, kind, baseline=read) == metrics(dataset, kind, baseline=baseline)
 
 
+def test_every_baseline_of_the_table_can_be_fitted():
+    assert list(FITS) == list(SCORES)
+
+
 def test_popular_counts_the_train_events(dataset, histories):
     counts = Counter(item for own in histories for item in own[:-1])
     expected = sorted(range(NUM_ITEMS), key=lambda item: (-counts[item], item))[:K]
@@ -162,6 +168,15 @@ def test_logit_adjustment_spreads_the_slates(dataset, kind):
     assert adjusted[f"novelty_at_{K}"] > metrics(dataset, kind)[f"novelty_at_{K}"]
 
 
-def test_ease_refuses_a_catalogue_too_large_to_invert(dataset):
-    with pytest.raises(ValueError, match=r"30 items.*model\.baseline\.max_items=29"):
-        fit_baseline(settings("ease", **{"model.baseline.max_items": 29}), dataset)
+def test_ease_refuses_a_matrix_larger_than_memory_and_names_what_fits(dataset):
+    with pytest.raises(UserError, match=r"30 x 30 items.*max_items=20, or .*item_knn"):
+        check_size(settings("ease"), dataset.manifest, memory=12 * 29 * 29)
+    fits = {"model.baseline.max_items": 20}
+    check_size(settings("ease", **fits), dataset.manifest, memory=12 * 29 * 29)
+    check_size(settings("graph"), dataset.manifest, memory=1)
+
+
+def test_an_encoder_gives_the_vectors_of_a_text_profile(dataset):
+    own = {"model.baseline.text_vectors": "encoder"}
+    weights = fit_baseline(settings("text", **own), dataset).weights
+    assert torch.equal(weights["text_VH"], dataset.text_VH)

@@ -12,7 +12,7 @@ SPACE = SearchSpace(
     description="the reference baselines, fitted in one pass over the train events",
     parameters={
         "model.kind": tune.grid_search(
-            ["random", "popular", "recent_popular", "item_knn", "ease"],
+            ["random", "popular", "recent_popular", "item_knn", "ease", "graph", "text"],
         ),
     },
     objectives=FRONT,

@@ -17,7 +17,7 @@ from recdiv_core.config import Config
 from recdiv_core.data.batches import Packed, pack, pad_targets
 from recdiv_core.data.reading import Examples, read_eval
 from recdiv_core.metrics.slate_batch import Background
-from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.baselines import Baseline, Histories
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.making import count_above, count_rankable, make_slates
@@ -193,12 +193,17 @@ def model_scoring(model: Recommender, dial: float) -> Scoring:
 
 
 def baseline_scoring(baseline: Baseline) -> Scoring:
-    """Score by the items of each user's whole history."""
+    """Score by each user's whole history."""
 
     def score(examples: Examples, packed: Packed) -> torch.Tensor:
-        return baseline.scores(packed.seen_user_S, packed.seen_item_S, examples.user_ids)
+        return baseline.scores(histories_of(examples, packed))
 
     return score
+
+
+def histories_of(examples: Examples, packed: Packed) -> Histories:
+    """Return the whole histories of a batch, as baselines read them."""
+    return Histories(packed.seen_user_S, packed.seen_item_S, examples.user_ids)
 
 
 def without_seen(

@@ -20,22 +20,15 @@ import torch
 
 from recdiv_core.cluster.start import start_logging
 from recdiv_core.config import Config, from_tree
-from recdiv_core.data.cooccurrence import count_pairs, count_recent
 from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.metrics.tally import count_users, finish
-from recdiv_core.models.baselines import (
-    Baseline,
-    fit_ease,
-    fit_item_knn,
-    fit_popular,
-    fit_random,
-)
+from recdiv_core.models.baselines import Baseline
 from recdiv_core.schema import check_unchanged
 from recdiv_core.slates.checkpoint import Progress, read_progress, save_checkpoint
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
-from recdiv_core.training.kinds import check_size
+from recdiv_core.training.baselines import fit_baseline
 from recdiv_core.training.loop import load_checked
 from recdiv_core.training.run_files import last_checkpoint
 
@@ -80,37 +73,6 @@ def fit_loop(settings: dict[str, Any]) -> None:
             training={},
         )
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(directory))
-
-
-def fit_baseline(config: Config, dataset: Dataset) -> Baseline:
-    """Fit the baseline of the config on the train split only.
-
-    Raises:
-        UserError: more items than `model.baseline.max_items` (ease).
-    """
-    kind, settings = config.model.kind, config.model.baseline
-    prepared, counts_V = dataset.prepared, dataset.catalogue.popularity_V
-    num_items = len(counts_V)
-    check_size(config, dataset.manifest)
-    match kind:
-        case "popular":
-            weights = fit_popular(counts_V)
-        case "recent_popular":
-            weights = fit_popular(count_recent(prepared, num_items, settings.recent_share))
-        case "random":
-            weights = fit_random(num_items, config.seed)
-        case "item_knn":
-            weights = fit_item_knn(
-                count_pairs(prepared, num_items),
-                counts_V,
-                num_neighbours=settings.num_neighbours,
-                shrinkage=settings.shrinkage,
-            )
-        case "ease":
-            weights = fit_ease(count_pairs(prepared, num_items), counts_V, ridge=settings.ridge)
-        case "neural":
-            raise AssertionError("a neural model is trained, not fitted")
-    return Baseline(kind, weights)
 
 
 def _evaluate(config: Config, baseline: Baseline, dataset: Dataset, split: str) -> dict[str, float]:

@@ -1,11 +1,13 @@
 # pyright: strict
-"""Checks that depend on `model.kind`: unused settings, and the largest catalogue.
+"""Checks that depend on `model.kind`: unused settings, and memory.
 
-The driver runs them before Ray starts. The models stand in models/; build.py and fit.py make them.
+The driver runs them before Ray starts. The models stand in models/; slates/loading.py and
+baselines.py make them.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from recdiv_core.config import Config, flatten
@@ -13,13 +15,26 @@ from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest
 
 BASELINE_KEYS: Final = {
-    "model.baseline.recent_share": "recent_popular",
-    "model.baseline.num_neighbours": "item_knn",
-    "model.baseline.shrinkage": "item_knn",
-    "model.baseline.ridge": "ease",
-    "model.baseline.max_items": "ease",
+    "model.baseline.recent_share": ("recent_popular",),
+    "model.baseline.num_neighbours": ("item_knn", "graph"),
+    "model.baseline.shrinkage": ("item_knn",),
+    "model.baseline.half_life": ("item_knn", "ease"),
+    "model.baseline.ridge": ("ease",),
+    "model.baseline.max_items": ("ease",),
+    "model.baseline.recency": ("graph", "text"),
+    "model.baseline.lags": ("graph",),
+    "model.baseline.lag_decay": ("graph",),
+    "model.baseline.second_hop": ("graph",),
+    "model.baseline.text_weight": ("graph",),
+    "model.baseline.text_vectors": ("text",),
 }
-"""Key -> the only `model.kind` that uses it."""
+"""Key -> the kinds of model that use it."""
+
+BYTES_PER_ENTRY: Final = 12
+"""Memory of EASE per entry of its matrix: float64, and float32 for the result."""
+
+SPARSE: Final = ("item_knn", "graph")
+"""Kinds of model with a similar use whose memory grows with the number of items."""
 
 OF_TRAINING: Final = (
     "model.",
@@ -41,18 +56,29 @@ OF_ANY_KIND: Final = (
 """Keys of these sections that a baseline uses too."""
 
 
-def check_size(config: Config, manifest: Manifest) -> None:
-    """Refuse a catalogue with too many items for the inverse of an items x items matrix.
+def check_size(config: Config, manifest: Manifest, memory: int | None = None) -> None:
+    """Refuse a dense matrix of items x items that does not fit into memory (ease).
+
+    Args:
+        config: `model`.
+        manifest: of the prepared data set.
+        memory: bytes; None = physical memory of this machine.
 
     Raises:
-        UserError: more items than `model.baseline.max_items` (ease).
+        UserError: the matrix is too large.
     """
-    num_items, limit = manifest.num_items, config.model.baseline.max_items
-    if config.model.kind == "ease" and num_items > limit:
+    if config.model.kind != "ease":
+        return
+    memory = memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit, num_items = config.model.baseline.max_items, manifest.num_items
+    size = min(num_items, limit or num_items)
+    if BYTES_PER_ENTRY * size**2 > memory:
+        fits = int((memory / 2 / BYTES_PER_ENTRY) ** 0.5)
         raise UserError(
-            f"model.kind=ease inverts a matrix of items x items: data.prepared has {num_items} "
-            f"items, which takes {12 * num_items**2 / 2**30:.2g} GiB; allowed are "
-            f"model.baseline.max_items={limit}. Raise it, or take model.kind=item_knn"
+            f"model.kind=ease inverts a matrix of {size} x {size} items, which takes "
+            f"{BYTES_PER_ENTRY * size**2 / 2**30:.2g} GiB; this machine has "
+            f"{memory / 2**30:.2g} GiB. Restrict it to the most popular items with "
+            f"model.baseline.max_items={fits}, or take a sparse kind: {', '.join(SPARSE)}"
         )
 
 
@@ -62,7 +88,7 @@ def idle_keys(config: Config) -> list[str]:
     idle: list[str] = []
     for key, value in flatten(config).items():
         of_training = key.startswith(OF_TRAINING) and key not in OF_ANY_KIND
-        owner = BASELINE_KEYS.get(key, "neural" if of_training else kind)
-        if owner != kind and value != default[key]:
+        users = BASELINE_KEYS.get(key, ("neural",) if of_training else (kind,))
+        if kind not in users and value != default[key]:
             idle.append(key)
     return idle

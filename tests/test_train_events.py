@@ -1,19 +1,20 @@
-"""Counts of train events, against loops over users, on any shards and with long users' rows."""
+"""Train events as arrays and their counts, against loops, on any shards and with long rows."""
 
 from collections import Counter
-from itertools import product
 from math import ceil
 
 import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from hypothesis import HealthCheck, given, settings
 
-from recdiv_core.data.cooccurrence import count_pairs, count_recent, read_histories
 from recdiv_core.data.split import UserEvents, make_train_examples
+from recdiv_core.data.train_events import read_train_events
+from recdiv_core.models.baselines.popularity import count_recent
+from recdiv_core.models.baselines.train_events import user_matrix
 from recdiv_core.schema import MAX_EXAMPLE_EVENTS, TRAIN_EXAMPLE
+from tests.test_baselines import events_of
 
 NUM_ITEMS = 6
 histories_of_users = st.lists(
@@ -37,22 +38,27 @@ def write_train(prepared, histories, *, num_shards=1):
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(histories_of_users, st.integers(1, 3))
-def test_pairs_are_counted_as_by_loops_on_any_number_of_shards(tmp_path, histories, num_shards):
-    prepared = write_train(tmp_path, histories, num_shards=num_shards)
-    expected = np.zeros((NUM_ITEMS, NUM_ITEMS), int)
-    for own in histories:
-        for pair in product(set(own), set(own)):
-            expected[pair] += 1
-    assert count_pairs(prepared, NUM_ITEMS).toarray().tolist() == expected.tolist()
+def test_events_are_those_of_the_histories_on_any_number_of_shards(tmp_path, histories, num_shards):
+    events = read_train_events(write_train(tmp_path, histories, num_shards=num_shards))
+    in_order = [own for shard in range(num_shards) for own in histories[shard::num_shards]]
+    expected = [(place, item) for place, own in enumerate(in_order) for item in own]
+    assert list(zip(events.user_E.tolist(), events.item_E.tolist(), strict=True)) == expected
+    assert events.num_users == len(histories)
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(histories_of_users, st.integers(1, 3), st.sampled_from([0.1, 0.25, 0.5, 1.0]))
-def test_recent_events_are_counted_as_by_a_counter(tmp_path, histories, num_shards, share):
-    prepared = write_train(tmp_path, histories, num_shards=num_shards)
+@settings(max_examples=12)
+@given(histories_of_users, st.sampled_from([0.1, 0.25, 0.5, 1.0]))
+def test_recent_events_are_counted_as_by_a_counter(histories, share):
     counter = Counter(item for own in histories for item in own[-ceil(share * len(own)) :])
     expected = [counter[item] for item in range(NUM_ITEMS)]
-    assert count_recent(prepared, NUM_ITEMS, share).tolist() == expected
+    assert count_recent(events_of(histories), NUM_ITEMS, share=share).tolist() == expected
+
+
+@settings(max_examples=12)
+@given(histories_of_users)
+def test_the_users_of_items_are_counted_once(histories):
+    bought = user_matrix(events_of(histories), NUM_ITEMS).toarray()
+    assert bought.tolist() == [[float(i in own) for i in range(NUM_ITEMS)] for own in histories]
 
 
 def test_the_rows_of_a_long_user_are_one_history(tmp_path):
@@ -71,11 +77,13 @@ def test_the_rows_of_a_long_user_are_one_history(tmp_path):
     assert table.num_rows > 3
     (tmp_path / "train").mkdir()
     pq.write_table(table, tmp_path / "train" / "part-00000.parquet")
-    ((user_N, item_N),) = read_histories(tmp_path)
-    assert item_N.tolist() == items.tolist()
-    assert np.bincount(user_N).tolist() == lengths
+    read = read_train_events(tmp_path)
+    assert read.item_E.tolist() == items.tolist()
+    assert np.bincount(read.user_E).tolist() == lengths
 
 
-@pytest.mark.parametrize("count", [count_pairs, lambda path, v: count_recent(path, v, 0.5)])
-def test_no_train_event_counts_nothing(tmp_path, count):
-    assert not count(write_train(tmp_path, []), NUM_ITEMS).sum()
+def test_no_train_event_counts_nothing(tmp_path):
+    events = read_train_events(write_train(tmp_path, []))
+    assert events.num_users == 0
+    assert not count_recent(events, NUM_ITEMS, share=0.5).any()
+    assert user_matrix(events, NUM_ITEMS).shape == (0, NUM_ITEMS)

@@ -1,0 +1,121 @@
+# pyright: strict
+"""Histories of a batch of users as baselines read them, and the weights of their events.
+
+Events that a user did at the same time are one set and have the same age. A log without times has
+one event per set. All weights of a user depend on that user only.
+Shapes: B users, S events, P distinct (user, item) pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, cast
+
+import torch
+from torch import Tensor
+
+DAY_US: Final = 86_400_000_000
+"""Microseconds in a day."""
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """Histories of the users of a batch, one user after another, oldest event first.
+
+    Attributes:
+        user_S: int64 batch row of the user of each event, rising.
+        item_S: int64 item_index of each event.
+        user_ids: ids of all users of the batch; a user may have no event.
+        time_S: int64 time of each event in microseconds, rising within a user; None = unknown.
+    """
+
+    user_S: Tensor
+    item_S: Tensor
+    user_ids: Sequence[str]
+    time_S: Tensor | None = None
+
+    @property
+    def num_users(self) -> int:
+        """Users of the batch, B."""
+        return len(self.user_ids)
+
+
+def ages(histories: Histories) -> Tensor:
+    """Count the sets of events from each event to the end of its history.
+
+    Returns:
+        age_S: int64 >= 1; 1 = the latest set of the user.
+    """
+    user_S = histories.user_S
+    if not len(user_S):
+        return user_S
+    is_first_S = torch.ones_like(user_S, dtype=torch.bool)
+    is_first_S[1:] = user_S[1:] != user_S[:-1]
+    if histories.time_S is None:
+        is_first_S[1:] = True
+    else:
+        is_first_S[1:] |= histories.time_S[1:] != histories.time_S[:-1]
+    set_S = is_first_S.cumsum(0)
+    return set_S[_last_place(user_S, histories.num_users)[user_S]] - set_S + 1
+
+
+def days_before_latest(histories: Histories) -> Tensor:
+    """Return how much older each event is than the user's latest event.
+
+    Returns:
+        [S] float64 >= 0: days; for a log without times, the number of later events.
+    """
+    if histories.time_S is None:
+        return (ages(histories) - 1).double()
+    last_B = _last_place(histories.user_S, histories.num_users)
+    return (histories.time_S[last_B[histories.user_S]] - histories.time_S).double() / DAY_US
+
+
+def falling_weights(histories: Histories, recency: float) -> Tensor:
+    """Weigh each event by age ** -recency; the weights of a user sum to 1.
+
+    Args:
+        histories: of the batch.
+        recency: exponent >= 0; 0 = all events count alike.
+
+    Returns:
+        [S] float32.
+    """
+    weight_S = ages(histories).double() ** -recency
+    sum_B = weight_S.new_zeros(histories.num_users).index_add_(0, histories.user_S, weight_S)
+    return (weight_S / sum_B[histories.user_S]).float()
+
+
+def halving_weights(histories: Histories, half_life: float) -> Tensor:
+    """Weigh each event by 2 ** (-days before the user's latest event / half_life).
+
+    Args:
+        histories: of the batch.
+        half_life: days, or later events for a log without times; 0 = all events count alike.
+
+    Returns:
+        [S] float32 in [0, 1].
+    """
+    if not half_life:
+        return torch.ones_like(histories.item_S, dtype=torch.float32)
+    return torch.exp2(-days_before_latest(histories) / half_life).float()
+
+
+def join_repeats(
+    histories: Histories, weight_S: Tensor, num_items: int, join: Literal["sum", "amax"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Join the events of a user with the same item, and add their weights or keep the largest.
+
+    Returns:
+        user_P int64, item_P int64, weight_P of each distinct pair, in order of users and items.
+    """
+    pair_S = histories.user_S * num_items + histories.item_S
+    pair_P, place_S = cast("tuple[Tensor, Tensor]", pair_S.unique(return_inverse=True))  # pyright: ignore
+    weight_P = weight_S.new_zeros(len(pair_P)).scatter_reduce_(0, place_S, weight_S, join)
+    return pair_P // num_items, pair_P % num_items, weight_P
+
+
+def _last_place(user_S: Tensor, num_users: int) -> Tensor:
+    """Return the place of each user's latest event; -1 + events before it for users without."""
+    return torch.bincount(user_S, minlength=num_users).cumsum(0) - 1

@@ -1,0 +1,84 @@
+# pyright: strict
+"""Baselines that ignore the history: popular items, items popular of late, random items.
+
+Other baselines add the popularity scores with a tiny weight, so popular items come first where they
+know nothing. Shapes: B users, E train events, V catalogue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recdiv_core.models.baselines.histories import Histories
+from recdiv_core.models.baselines.train_events import TrainEvents
+
+FALLBACK: Final = 1e-6
+"""Weight of the popularity scores that are added to the scores of other kinds. It is far below any
+other score."""
+
+
+def place_scores(counts_V: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Score items by their rank in falling order of counts: 1 - rank / V, in (0, 1].
+
+    Ranks start at 0. Ties go to the lower item_index, so all scores are distinct.
+    """
+    places_V = np.empty(len(counts_V), np.int64)
+    places_V[np.argsort(-counts_V, kind="stable")] = np.arange(len(counts_V))
+    return (1 - places_V / len(counts_V)).astype(np.float32)
+
+
+def fit_popular(counts_V: NDArray[np.int64]) -> dict[str, Tensor]:
+    """Return the weights of a baseline that scores by counts, the same for every user.
+
+    Args:
+        counts_V: counted events of each item.
+
+    Returns:
+        popular_V: [V] float32, see `place_scores`.
+    """
+    return {"popular_V": torch.as_tensor(place_scores(counts_V))}
+
+
+def count_recent(events: TrainEvents, num_items: int, *, share: float) -> NDArray[np.int64]:
+    """Count each item in the last ceil(share * n) of the n train events of each user.
+
+    Args:
+        events: train events.
+        num_items: V.
+        share: share of a user's events that are recent, in (0, 1].
+
+    Returns:
+        [V] int64.
+    """
+    length_U = np.bincount(events.user_E)
+    from_end_E = np.cumsum(length_U)[events.user_E] - np.arange(len(events.user_E))  # 1 = the last
+    is_recent_E = from_end_E <= np.ceil(share * length_U)[events.user_E]
+    return np.bincount(events.item_E[is_recent_E], minlength=num_items)
+
+
+def fit_random(num_items: int, seed: int) -> dict[str, Tensor]:
+    """Return the weights of a baseline with random scores: the number of items and a seed."""
+    return {"num_items": torch.tensor(num_items), "seed": torch.tensor(seed)}
+
+
+def score_by_place(weights: Mapping[str, Tensor], histories: Histories) -> Tensor:
+    """Return the popularity scores for every user."""
+    return weights["popular_V"].repeat(histories.num_users, 1)
+
+
+def score_by_chance(weights: Mapping[str, Tensor], histories: Histories) -> Tensor:
+    """Draw scores from [0, 1), seeded by the baseline's seed and the user's id."""
+    num_items, seed = int(weights["num_items"]), int(weights["seed"])
+    scores_BV = np.empty((histories.num_users, num_items), np.float32)
+    for row, user_id in enumerate(histories.user_ids):
+        digest = hashlib.blake2b(user_id.encode(), digest_size=8).digest()
+        rng = np.random.default_rng([seed, int.from_bytes(digest, "big")])
+        scores_BV[row] = rng.random(num_items, np.float32)
+    return torch.as_tensor(scores_BV).to(histories.user_S.device)

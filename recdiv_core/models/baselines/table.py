@@ -1,0 +1,57 @@
+# pyright: strict
+"""The table of baselines: name -> the function that scores.
+
+The fit functions stand beside the score functions, in one module per kind. To add a kind, write
+both, add it to the table and to training/baselines.py, and add its name to config.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from recdiv_core.models.baselines.ease import score_by_item_weights
+from recdiv_core.models.baselines.graph import score_by_graph
+from recdiv_core.models.baselines.histories import Histories
+from recdiv_core.models.baselines.neighbours import score_by_neighbours
+from recdiv_core.models.baselines.popularity import score_by_chance, score_by_place
+from recdiv_core.models.baselines.text_profile import score_by_text
+
+Scores = Callable[[Mapping[str, Tensor], Histories], Tensor]
+"""weights, histories -> scores_BV."""
+
+SCORES: Final[Mapping[str, Scores]] = {
+    "popular": score_by_place,
+    "recent_popular": score_by_place,
+    "random": score_by_chance,
+    "item_knn": score_by_neighbours,
+    "ease": score_by_item_weights,
+    "graph": score_by_graph,
+    "text": score_by_text,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """A fitted baseline.
+
+    Attributes:
+        kind: key in SCORES.
+        weights: tensors by name; see the fit function of the kind.
+    """
+
+    kind: str
+    weights: Mapping[str, Tensor]
+
+    def scores(self, histories: Histories) -> Tensor:
+        """Score the catalogue for each user: [B, V] float32, higher is better."""
+        return SCORES[self.kind](self.weights, histories)
+
+    def to(self, device: torch.device) -> Baseline:
+        """Return the baseline with its tensors on a device."""
+        moved = {name: tensor.to(device) for name, tensor in self.weights.items()}
+        return replace(self, weights=moved)

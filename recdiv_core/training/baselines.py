@@ -1,0 +1,122 @@
+"""Fit a baseline of the config on the train events of a data set, without Ray.
+
+The fit functions of models/baselines/ take plain arrays; this module reads the arrays and the
+settings. fit.py runs it in a worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from recdiv_core.config import Config
+from recdiv_core.data.catalogue import make_texts
+from recdiv_core.data.train_events import read_train_events
+from recdiv_core.models.baselines import Baseline, TrainEvents
+from recdiv_core.models.baselines.ease import fit_ease
+from recdiv_core.models.baselines.graph import fit_graph
+from recdiv_core.models.baselines.neighbours import fit_item_knn
+from recdiv_core.models.baselines.popularity import count_recent, fit_popular, fit_random
+from recdiv_core.models.baselines.text_profile import fit_text
+from recdiv_core.slates.dataset import Dataset
+from recdiv_core.training.kinds import check_size
+
+Fit = Callable[[Config, Dataset, TrainEvents], Mapping[str, Tensor]]
+"""config, data set, train events -> weights."""
+
+
+def fit_baseline(config: Config, dataset: Dataset, events: TrainEvents | None = None) -> Baseline:
+    """Fit the baseline of the config on the train split only.
+
+    Args:
+        config: `model.kind`, `model.baseline` and `seed`.
+        dataset: the prepared data set, on the CPU.
+        events: its train events; None = they are read.
+
+    Raises:
+        UserError: a dense matrix does not fit into memory (ease).
+    """
+    check_size(config, dataset.manifest)
+    read = events if events is not None else read_train_events(dataset.prepared)
+    return Baseline(config.model.kind, FITS[config.model.kind](config, dataset, read))
+
+
+def _texts(dataset: Dataset) -> list[str]:
+    fields = dataset.manifest.encoder.fields
+    return make_texts(dataset.catalogue.table, fields).to_pylist()
+
+
+def _popular(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
+    del config, events
+    return fit_popular(dataset.catalogue.popularity_V)
+
+
+def _recent(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
+    share = config.model.baseline.recent_share
+    return fit_popular(count_recent(events, len(dataset.catalogue), share=share))
+
+
+def _random(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
+    del events
+    return fit_random(len(dataset.catalogue), config.seed)
+
+
+def _item_knn(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
+    settings = config.model.baseline
+    return fit_item_knn(
+        events,
+        dataset.catalogue.popularity_V,
+        num_neighbours=settings.num_neighbours,
+        shrinkage=settings.shrinkage,
+        half_life=settings.half_life,
+    )
+
+
+def _ease(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
+    settings = config.model.baseline
+    return fit_ease(
+        events,
+        dataset.catalogue.popularity_V,
+        ridge=settings.ridge,
+        half_life=settings.half_life,
+        max_items=settings.max_items,
+    )
+
+
+def _graph(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
+    settings = config.model.baseline
+    return fit_graph(
+        events,
+        dataset.catalogue.popularity_V,
+        _texts(dataset),
+        num_neighbours=settings.num_neighbours,
+        lags=settings.lags,
+        lag_decay=settings.lag_decay,
+        second_hop=settings.second_hop,
+        text_weight=settings.text_weight,
+        recency=settings.recency,
+    )
+
+
+def _text(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
+    del events
+    settings, by_encoder = config.model.baseline, config.model.baseline.text_vectors == "encoder"
+    return fit_text(
+        dataset.catalogue.popularity_V,
+        texts=[] if by_encoder else _texts(dataset),
+        text_VH=dataset.text_VH if by_encoder else None,
+        recency=settings.recency,
+    )
+
+
+FITS: Mapping[str, Fit] = {
+    "popular": _popular,
+    "recent_popular": _recent,
+    "random": _random,
+    "item_knn": _item_knn,
+    "ease": _ease,
+    "graph": _graph,
+    "text": _text,
+}
+"""Kind of model -> function that fits it."""
