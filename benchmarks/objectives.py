@@ -28,7 +28,6 @@ from recdiv_core.data.batches import pack
 from recdiv_core.data.reading import Examples
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import ItemTraits
-from recdiv_core.losses.balance import BALANCES, start_balance
 from recdiv_core.losses.diversity import REGULARISERS
 from recdiv_core.losses.negatives import Negatives, mixed_negatives
 from recdiv_core.models.dial import dial_dim
@@ -123,11 +122,6 @@ def objectives(rng: np.random.Generator) -> dict[str, Objective]:
     return {
         "plain": plain,
         **{name: replace(diverse, mix={name: 1.0}) for name in REGULARISERS},
-        **{
-            f"coverage, {kind}": replace(diverse, balance=kind)
-            for kind in BALANCES
-            if kind != "weighted_sum"
-        },
         **{name: replace(plain, relevance=name) for name in ("sampled_softmax", "gbce")},
         "focal": replace(plain, focal_gamma=2.0, logit_bias_V=plain.traits.log_prior_V),
         "conditioned": replace(diverse, is_conditioned=True, shared_dim=DIM),
@@ -172,7 +166,6 @@ def make_step(objective: Objective, part: Part) -> Callable[[], object]:
             clip_norm=1.0,
             shown_V=places,
             negatives=negatives,
-            balance=start_balance(multiplier=0.1),
         )
 
     return run

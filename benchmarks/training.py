@@ -44,7 +44,6 @@ from recdiv_core.data.clicklog import prepare
 from recdiv_core.data.plan import num_steps, plan_windows
 from recdiv_core.data.reading import list_fragments, read_windows
 from recdiv_core.data.text_vectors import ensure_vectors
-from recdiv_core.losses.balance import start_balance
 from recdiv_core.schema import read_manifest
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import build_model
@@ -208,7 +207,6 @@ def bare_epochs(config: Config) -> list[float]:
                 clip_norm=config.train.clip_norm,
                 shown_V=shown_V,
                 negatives=None,
-                balance=start_balance(),
             )
         rates.append(feed.num_users / (time.monotonic() - started))
     return rates[1:]

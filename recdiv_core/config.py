@@ -46,7 +46,6 @@ Regulariser = Literal[
     "distil",
 ]
 Negatives = Literal["uniform", "in_batch", "mixed"]
-Balance = Literal["weighted_sum", "tchebycheff", "epsilon_constraint"]
 Augmentation = Literal["crop", "mask", "reorder"]
 RerankMethod = Literal[
     "none", "mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam", "exposure"
@@ -69,6 +68,9 @@ GONE: Final = (
     "loss.adversarial_epsilon",
     "loss.adversarial_steps",
     "loss.adversarial_step_size",
+    "loss.balance",
+    "loss.min_diversity",
+    "loss.constraint_rate",
 )
 """Removed keys that checkpoints of older versions may hold; they are dropped on reading."""
 
@@ -342,12 +344,6 @@ class LossConfig(_Section):
     """Top-scored items that the soft slate is formed from."""
     slate_temperature: float = Field(default=0.1, gt=0.0)
     """Softness of the soft slate, in standard deviations of the candidates' scores."""
-    balance: Balance = "weighted_sum"
-    """Method that combines relevance and penalty into one update."""
-    min_diversity: Unit = 0.5
-    """Lower bound of 1 - penalty; `loss.diversity_weight` is then unused (epsilon_constraint)."""
-    constraint_rate: float = Field(default=0.01, gt=0.0)
-    """Step size of the multiplier (epsilon_constraint)."""
 
 
 class RerankConfig(_Section):
@@ -578,11 +574,6 @@ class Config(_Section):
             )
         if self.loss.diversity_weight > 0 and not sum(self.loss.diversity.values()):
             raise UserError("loss.diversity must name a regulariser with a weight above 0")
-        if self.loss.conditioned and self.loss.balance != "weighted_sum":
-            raise UserError(
-                f"loss.balance={self.loss.balance} takes one weight for all users, "
-                "loss.conditioned=true one per user; allowed is loss.balance=weighted_sum"
-            )
         if self.loss.conditioned and not self.loss.diversity_weight:
             raise UserError(
                 "loss.conditioned=true needs loss.diversity_weight > 0; it is the weight at "

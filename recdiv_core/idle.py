@@ -39,7 +39,7 @@ def relevance_of(config: Config, num_items: int) -> str:
 
 def forms_slates(config: Config) -> bool:
     """Tell whether training forms soft slates."""
-    return config.loss.diversity_weight > 0 or config.loss.balance == "epsilon_constraint"
+    return config.loss.diversity_weight > 0
 
 
 def reranks(config: Config) -> bool:
@@ -56,8 +56,7 @@ def _is_fine_tuned(config: Config) -> bool:
 
 
 _RELEVANCE: Final = ("loss.relevance",)
-_SLATES: Final = ("loss.diversity_weight", "loss.balance")
-_EPSILON: Final = "epsilon_constraint"
+_SLATES: Final = ("loss.diversity_weight",)
 
 TRAINING: Final = (
     Need(
@@ -79,18 +78,9 @@ TRAINING: Final = (
     ),
     Need(("loss.softmax_max_items",), _RELEVANCE, lambda c, _: c.loss.relevance == "auto"),
     Need(
-        ("loss.diversity_weight", "loss.diversity_warmup"),
-        ("loss.balance",),
-        lambda c, _: c.loss.balance != _EPSILON,
-    ),
-    Need(
-        ("loss.diversity_warmup",),
-        ("loss.diversity_weight",),
-        lambda c, _: c.loss.diversity_weight > 0 or c.loss.balance == _EPSILON,
-    ),
-    Need(
         (
             "loss.diversity",
+            "loss.diversity_warmup",
             "loss.slate_size",
             "loss.slate_candidates",
             "loss.slate_temperature",
@@ -102,16 +92,6 @@ TRAINING: Final = (
         ("loss.distil_method", "loss.distil_diversity"),
         (*_SLATES, "loss.diversity"),
         lambda c, _: forms_slates(c) and c.loss.diversity.get("distil", 0.0) > 0,
-    ),
-    Need(
-        ("loss.balance",),
-        ("loss.diversity_weight",),
-        lambda c, _: c.loss.diversity_weight > 0 or c.loss.balance == _EPSILON,
-    ),
-    Need(
-        ("loss.min_diversity", "loss.constraint_rate"),
-        ("loss.balance",),
-        lambda c, _: c.loss.balance == _EPSILON,
     ),
     Need(
         ("model.id_dropout", "model.text.trainable_layers", "model.text.lora_rank"),

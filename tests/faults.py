@@ -72,15 +72,6 @@ LOSSES: Final[Faults] = {
             ("slope = soft * (1 - soft)", "slope = soft"),
         ],
     ),
-    "losses/balance.py": (
-        "test_balance",
-        [
-            ("(penalty - (1 - min_diversity))", "(penalty - min_diversity)"),
-            ("return 1 - w, w\n", "return w, 1 - w\n"),
-            ("((1 - w) * relevance >= w * penalty)", "((1 - w) * relevance > w * penalty)"),
-            ("multiplier.clamp_min(0.0)", "multiplier"),
-        ],
-    ),
     "items/popularity.py": (
         "test_exposure test_scorecard test_tally test_class_balance",
         [

@@ -2,7 +2,7 @@
 
 A node is a function, class or constant at the top of a module, or a method. It reaches the nodes
 that it names. A method is reached if its class is reached and a reached node uses its name. A read
-is a chain of attributes that ends in a setting (`config.loss.balance`). The chain may start at a
+is a chain of attributes that ends in a setting (`config.loss.negatives`). The chain may start at a
 local name (`loss = config.loss`) or at a parameter annotated with a section (`text: TextConfig`).
 """
 

@@ -1,7 +1,7 @@
 """Mutation testing: put one deliberate fault after another into a copy, and run its tests.
 
     python -m tests.mutate                    # all, about ten minutes
-    python -m tests.mutate splits losses/balance.py
+    python -m tests.mutate splits losses/diversity.py
 
 Each fault is tried in a fork of this process. The process has imported the slow libraries and none
 of our modules. Not part of the suite: run it after a change of losses, metrics, re-rankers, splits

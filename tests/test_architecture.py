@@ -13,7 +13,7 @@ import pytest
 
 from recdiv_core import config
 from recdiv_core.data import augment
-from recdiv_core.losses import balance, diversity, relevance
+from recdiv_core.losses import diversity, relevance
 from recdiv_core.models.baselines import SCORES
 from recdiv_core.rerank import RERANKERS
 
@@ -244,7 +244,6 @@ def test_kinds_of_model_of_the_config_are_neural_and_the_baselines_of_the_table(
 @pytest.mark.parametrize(
     ("literal", "table"),
     [
-        (config.Balance, balance.BALANCES),
         (config.Augmentation, augment.OPERATIONS),
     ],
 )

@@ -147,20 +147,6 @@ def test_one_entry_of_a_table_is_changed_alone():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (
-            ["loss.conditioned=true", "loss.diversity_weight=0.1", "loss.balance=tchebycheff"],
-            "allowed is loss.balance=weighted_sum",
-        ),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(overrides, message):
-    with pytest.raises(ValueError, match=message):
-        load(None, overrides)
-
-
-@pytest.mark.parametrize(
     ("text", "message"),
     [
         (

@@ -68,9 +68,9 @@ def test_the_table_says_what_the_source_reads(source: Source, pipeline: str):
 
 def test_a_key_that_nobody_reads_would_be_found():
     function = "def f(config, text: TextConfig):\n    loss = config.loss\n    return {}"
-    reading = function.format("loss.balance, config.model.dim, text.encoder, config.seed")
+    reading = function.format("loss.negatives, config.model.dim, text.encoder, config.seed")
     assert reads(ast.parse(reading)) == {
-        "loss.balance",
+        "loss.negatives",
         "model.dim",
         "model.text.encoder",
         "seed",

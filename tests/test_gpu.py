@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 from torch._dynamo.utils import counters
 
-from recdiv_core.losses.balance import start_balance
 from recdiv_core.rerank.top_scores import top_scores
 from recdiv_core.training.shards import shard_encoder, whole
 from recdiv_core.training.step import train_step
@@ -51,7 +50,6 @@ def trained_on(device, *, compiled=False, precision=torch.float32):
             clip_norm=1.0,
             shown_V=torch.zeros(NUM_ITEMS, device=device),
             negatives=None,
-            balance=start_balance(),
         )
     return {name: value.cpu() for name, value in model.state_dict().items()}
 

@@ -12,7 +12,6 @@ import torch
 from recdiv_core.config import Config, known_keys, override
 from recdiv_core.data.plan import num_steps
 from recdiv_core.idle import idle_in_reranking, idle_in_training
-from recdiv_core.losses.balance import observe, start_balance
 from recdiv_core.schema import NO_QUERY, TRAIN_EXAMPLE
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import build_model
@@ -41,7 +40,6 @@ SMALL = {
 }
 DIVERSE = {"loss.diversity_weight": 0.5}
 SAMPLED = {"loss.relevance": "sampled_softmax", "loss.num_negatives": 8}
-EPSILON = {"loss.balance": "epsilon_constraint"}
 RERANKED = {"rerank.method": "mmr", "rerank.diversity": 0.6}
 
 # key -> another value, and what else must be set for it to have an effect
@@ -73,9 +71,6 @@ KEYS: dict[str, tuple[object, dict[str, object]]] = {
     "loss.slate_size": (4, DIVERSE),
     "loss.slate_candidates": (5, DIVERSE),
     "loss.slate_temperature": (0.9, DIVERSE),
-    "loss.balance": ("tchebycheff", DIVERSE),
-    "loss.min_diversity": (0.9, EPSILON),
-    "loss.constraint_rate": (0.8, EPSILON),
     "train.epochs": (3, {}),
     "train.batch_size": (6, {}),
     "train.learning_rate": (0.01, {}),
@@ -172,11 +167,8 @@ def outcome(dataset, config: Config) -> list[torch.Tensor]:
             dataset.prepared, batch_size=train.batch_size, seed=seed, epochs=train.epochs
         )
         total = train.epochs * num_steps(NUM_USERS, train.batch_size)
-        base_rates, shown_V, state = (
-            [group["lr"] for group in optimizer.param_groups],
-            torch.zeros(NUM_ITEMS),
-            start_balance(),
-        )
+        base_rates = [group["lr"] for group in optimizer.param_groups]
+        shown_V = torch.zeros(NUM_ITEMS)
         figures = []
         for step, examples in enumerate(itertools.islice(steps, NUM_STEPS)):
             parts = feed.parts(examples, step)
@@ -199,18 +191,9 @@ def outcome(dataset, config: Config) -> list[torch.Tensor]:
                 clip_norm=config.train.clip_norm,
                 shown_V=shown_V,
                 negatives=feed.negatives(parts, step),
-                balance=state,
             )
-            loss, relevance, weight, spread, num_penalised, _, grad_norm = sums_7
+            loss, relevance, _, spread, _, _, grad_norm = sums_7
             figures += [loss, relevance, spread, grad_norm]
-            state = observe(
-                state,
-                relevance=relevance / weight.clamp_min(1e-12) / objective.log_items,
-                penalty=spread / num_penalised.clamp_min(1.0),
-                min_diversity=config.loss.min_diversity,
-                rate=config.loss.constraint_rate,
-                is_counted=grad_norm.isfinite(),
-            )
     return [torch.tensor(figures), *model.state_dict().values(), *slates(dataset, config)]
 
 

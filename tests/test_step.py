@@ -11,7 +11,6 @@ from recdiv_core.data.batches import pack
 from recdiv_core.data.reading import Examples
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import ItemTraits
-from recdiv_core.losses.balance import BALANCES, start_balance
 from recdiv_core.losses.diversity import OVER_ALL, REGULARISERS, penalty
 from recdiv_core.losses.negatives import mixed_negatives
 from recdiv_core.losses.relevance import RELEVANCE, softmax
@@ -118,7 +117,6 @@ class Training:
         )
         self.precision = precision
         self.shown_V = torch.zeros(NUM_ITEMS)
-        self.balance = start_balance(multiplier=0.5)
 
     def step(self, *parts_of_users, clip_norm=1e9):
         sums = train_step(
@@ -131,7 +129,6 @@ class Training:
             clip_norm=clip_norm,
             shown_V=self.shown_V,
             negatives=negatives_of(self.objective),
-            balance=self.balance,
         )
         return fetch_sums([sums])[0]
 
@@ -168,8 +165,6 @@ WAYS = {
     "mixed, masked": {"relevance": "sampled_softmax", "negatives": "mixed", "mask_history": True},
     "gbce": {"relevance": "gbce", "mask_history": True},
     "w = 0": {"diversity_weight": 0.0},
-    "tchebycheff": {"balance": "tchebycheff"},
-    "epsilon-constraint": {"balance": "epsilon_constraint"},
 }
 
 
@@ -189,7 +184,6 @@ def test_so_does_a_batch_in_parts_in_every_way_of_training(changes):
 
 def test_the_ways_that_are_tested_are_all_there_are():
     assert {way.get("relevance", "softmax") for way in WAYS.values()} == set(RELEVANCE)
-    assert {way.get("balance", "weighted_sum") for way in WAYS.values()} == set(BALANCES)
 
 
 @pytest.mark.parametrize("name", [name for name in WAYS if name not in ("softmax", "w = 0")])
@@ -404,7 +398,6 @@ def conditioned_step(*split, model=None, diversity_weight=0.5, lr=0.05):
         clip_norm=1e9,
         shown_V=training.shown_V,
         negatives=None,
-        balance=start_balance(),
     )
     return training, fetch_sums([sums])[0]
 

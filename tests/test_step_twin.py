@@ -12,7 +12,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recdiv_core.losses.aggregate import exposure_share
-from recdiv_core.losses.balance import observe
 from recdiv_core.training.part_losses import part_losses
 from recdiv_core.training.parts import with_dials
 from recdiv_core.training.step import train_step
@@ -26,27 +25,12 @@ from tests.test_step import (
     part,
 )
 
-RATE, MIN_DIVERSITY = 0.5, 0.9
 
-
-def weights_on_the_host(kind, w, state):
-    """Return the weights of relevance and penalty, from floats."""
-    if kind == "weighted_sum":
-        return 1 - w, w
-    if kind == "epsilon_constraint":
-        m = state["multiplier"]
-        return 1 / (1 + m), m / (1 + m)
-    weighted = (1 - w) * state["relevance"], w * state["penalty"]
-    a = (1 - w) * (0.01 + (weighted[0] >= weighted[1]))
-    b = w * (0.01 + (weighted[0] < weighted[1]))
-    return a / (a + b), b / (a + b)
-
-
-def step_on_the_host(training, state, clip_norm):
-    """Do one step as `train_step` does; return the state of the balance after it."""
+def step_on_the_host(training, clip_norm):
+    """Do one step as `train_step` does."""
     wanted, whole = training.objective, part(USERS)
     weight = max(1e-12, float(whole.packed.weights_N.sum(dtype=torch.float64)))
-    weights = weights_on_the_host(wanted.balance, wanted.diversity_weight, state)
+    w = wanted.diversity_weight
     training.optimizer.zero_grad()
     losses = part_losses(
         training.model,
@@ -56,34 +40,14 @@ def step_on_the_host(training, state, clip_norm):
         negatives=negatives_of(wanted),
         autocast=torch.autocast("cpu", enabled=False),
     )
-    loss = weights[0] * (losses.relevance * (1 / (weight * wanted.log_items)))
+    loss = (1 - w) * (losses.relevance * (1 / (weight * wanted.log_items)))
     if losses.penalty is not None:
-        loss = loss + weights[1] * (losses.penalty * (1 / len(USERS)))
+        loss = loss + w * (losses.penalty * (1 / len(USERS)))
     loss.backward()
     norm = float(torch.nn.utils.clip_grad_norm_(training.model.parameters(), clip_norm))
     training.optimizer.step()
     if wanted.needs_penalty and math.isfinite(norm):
         training.shown_V.mul_(0.99).add_(losses.shown_V)
-    nats, weight, penalties, num_penalised = losses.sums.tolist()
-    relevance, spread = (
-        nats / max(1e-12, weight) / wanted.log_items,
-        penalties / max(1.0, num_penalised),
-    )
-    multiplier = max(0.0, state["multiplier"] + RATE * (spread - (1 - MIN_DIVERSITY)))
-    return {"relevance": relevance, "penalty": spread, "multiplier": multiplier}
-
-
-def step_on_the_device(training, clip_norm):
-    sums_7 = one_step(training, [part(USERS)], clip_norm)
-    _, relevance, weight, spread, num_penalised, _, grad_norm = sums_7
-    training.balance = observe(
-        training.balance,
-        relevance=relevance / weight / training.objective.log_items,
-        penalty=spread / num_penalised.clamp_min(1.0),
-        min_diversity=MIN_DIVERSITY,
-        rate=RATE,
-        is_counted=grad_norm.isfinite(),
-    )
 
 
 def one_step(training, parts, clip_norm=1e9, *, waits=None):
@@ -100,7 +64,6 @@ def one_step(training, parts, clip_norm=1e9, *, waits=None):
             clip_norm=clip_norm,
             shown_V=training.shown_V,
             negatives=negatives,
-            balance=training.balance,
         )
 
 
@@ -112,17 +75,14 @@ def test_a_step_has_the_bits_of_a_step_that_waits_for_every_number(way):
     ]
     for training in trainings:
         training.optimizer = torch.optim.AdamW(training.model.parameters(), lr=0.01)
-    state = {name: float(value) for name, value in vars(trainings[0].balance).items()}
     for step in range(4):
         clip_norm = [1e9, 0.05][step % 2]
         torch.manual_seed(step)  # noqa: TID251
-        state = step_on_the_host(trainings[0], state, clip_norm)
+        step_on_the_host(trainings[0], clip_norm)
         torch.manual_seed(step)  # noqa: TID251
-        step_on_the_device(trainings[1], clip_norm)
+        one_step(trainings[1], [part(USERS)], clip_norm)
     slow, fast = (each.weights() | {"shown_V": each.shown_V} for each in trainings)
     assert all(torch.equal(fast[name], value) for name, value in slow.items())
-    if WAYS[way].get("diversity_weight") != 0.0:
-        assert {name: float(v) for name, v in vars(trainings[1].balance).items()} == state
 
 
 class Waits(TorchDispatchMode):

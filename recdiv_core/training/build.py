@@ -32,7 +32,6 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
         gbce_calibration=loss.gbce_calibration,
         focal_gamma=loss.focal_gamma,
         logit_bias_V=loss.logit_adjustment * dataset.log_prior_V if loss.logit_adjustment else None,
-        balance=loss.balance,
         diversity_weight=loss.diversity_weight,
         is_conditioned=loss.conditioned,
         shared_dim=config.model.dim,

@@ -1,6 +1,6 @@
 """The steps and the evaluation of an epoch, on one rank.
 
-A `Learner` holds what a step changes: weights, optimiser, loss scale, exposure, balance. It knows
+A `Learner` holds what a step changes: weights, optimiser, loss scale, exposure. It knows
 neither Ray nor checkpoints nor the order of epochs; loop.py has these. Two ideas. A step is a
 function of its number: its learning rate comes from the schedule and its dropout from a seed made
 of (seed, step, rank), so a repeated step gives the same weights. The host runs ahead of the device:
@@ -24,7 +24,6 @@ from recdiv_core.config import Config
 from recdiv_core.data.plan import num_steps
 from recdiv_core.data.reading import Examples
 from recdiv_core.evaluation.evaluate import tally_split
-from recdiv_core.losses.balance import STATEFUL, observe, start_balance
 from recdiv_core.metrics.tally import count_users, finish
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset, tokens_of
@@ -91,7 +90,6 @@ class Learner:
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_fp16)
         self.shown_V = torch.zeros(len(dataset.catalogue), device=self.device)
-        self.balance = start_balance(device=self.device)
         self.sums: list[StepSums] = []
         self.num_skipped = 0
         self._unfetched: list[torch.Tensor] = []
@@ -110,7 +108,6 @@ class Learner:
 
     def _load(self, saved: Mapping[str, Any]) -> None:
         self.shown_V.copy_(saved["places_V"])
-        self.balance = start_balance(**saved["balance"], device=self.device)
         self.sums = [StepSums(*row) for row in saved["sums"]]
         self.num_skipped = saved.get("num_skipped", 0)
         load_optimizer(self.optimizer, saved["optimizer"])
@@ -129,7 +126,6 @@ class Learner:
             "optimizer": whole(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
             "places_V": self.shown_V,
-            "balance": {name: float(value) for name, value in vars(self.balance).items()},
             "sums": [astuple(sums) for sums in self.sums],
             "num_skipped": self.num_skipped,
         }
@@ -174,23 +170,8 @@ class Learner:
             clip_norm=self.config.train.clip_norm,
             shown_V=self.shown_V,
             negatives=to_device(negatives, self.device),
-            balance=self.balance,
         )
         self._unfetched.append(sums_7)
-        if self.objective.balance in STATEFUL:
-            self._observe(sums_7)
-
-    def _observe(self, sums_7: torch.Tensor) -> None:
-        """Update the balance with the global losses of a step, on the device."""
-        _, relevance, weight, penalty, num_penalised, _, grad_norm = sums_7
-        self.balance = observe(
-            self.balance,
-            relevance=relevance / weight.clamp_min(1e-12) / self.objective.log_items,
-            penalty=penalty / num_penalised.clamp_min(1.0),
-            min_diversity=self.config.loss.min_diversity,
-            rate=self.config.loss.constraint_rate,
-            is_counted=grad_norm.isfinite(),
-        )
 
     def _fetch(self, num_done: int) -> None:
         """Fetch the sums of the last steps, and check that the training has not diverged."""

@@ -31,7 +31,6 @@ class Objective:
         gbce_calibration: calibration in [0, 1] (gbce).
         focal_gamma: exponent of the focal loss, >= 0 (softmax).
         logit_bias_V: bias added to the logits (softmax), or None.
-        balance: name of the way in which the two losses are weighed.
         is_conditioned: whether each user has a dial.
         shared_dim: leading dims of the item vectors that dial 0 uses too (conditioned model).
         slate_size: length k of the soft slate.
@@ -52,7 +51,6 @@ class Objective:
     gbce_calibration: float = 0.75
     focal_gamma: float = 0.0
     logit_bias_V: torch.Tensor | None = None
-    balance: str = "weighted_sum"
     is_conditioned: bool = False
     shared_dim: int = 0
     slate_size: int = 10
@@ -68,4 +66,4 @@ class Objective:
     @property
     def needs_penalty(self) -> bool:
         """Whether soft slates are formed."""
-        return self.diversity_weight > 0 or self.balance == "epsilon_constraint"
+        return self.diversity_weight > 0

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from recdiv_core.data.batches import Packed
-from recdiv_core.losses.balance import weigh_users
 from recdiv_core.losses.diversity import penalty
 from recdiv_core.losses.negatives import Negatives
 from recdiv_core.losses.relevance import gbce, sampled_softmax, softmax
@@ -56,7 +55,7 @@ def part_losses(
     weights_N = packed.weights_N
     if dials is not None:
         dial_N = dials.dial_RW.flatten()[packed.target_place_N]
-        weights_N = weights_N * weigh_users(w, dial_N)[0]
+        weights_N = weights_N * (1 - w * dial_N)
     with autocast:
         states, items_VD = model(
             packed.items_RW,
@@ -87,7 +86,7 @@ def part_losses(
     sums[2] = penalty_A.detach().sum(dtype=torch.float64)
     sums[3] = len(penalty_A)
     if dials is not None:
-        penalty_A = penalty_A * weigh_users(w, dials.dial_A)[1]
+        penalty_A = penalty_A * (w * dials.dial_A)
     return PartLosses(relevance, penalty_A.sum(), sums, count_shown(slates, len(exposure_V)))
 
 

@@ -3,8 +3,7 @@
 The loss of a step is (1 - w) * relevance / log V + w * penalty. Relevance is divided by log V, the
 loss of a uniform guess, so that both terms lie in about [0, 1] and w means the same at every
 catalogue size. Each sum is divided by its *global* count (positions by weight, users), so that any
-number of workers and parts gives the same gradient. At w = 0 the penalty is not computed. Other
-balances weigh the two losses differently.
+number of workers and parts gives the same gradient. At w = 0 the penalty is not computed.
 
 The host never waits for the device: counts, losses and the gradient norm stay tensors, and
 `fetch_sums` copies those of many steps at once. Which losses there are: part_losses.py. Order of
@@ -24,7 +23,6 @@ import torch.distributed as dist
 from torch import nn
 
 from recdiv_core.losses.aggregate import exposure_share
-from recdiv_core.losses.balance import BalanceState, Weights, weigh
 from recdiv_core.losses.negatives import Negatives
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.part_losses import PartLosses, part_losses
@@ -81,7 +79,6 @@ def train_step(
     clip_norm: float,
     shown_V: torch.Tensor,
     negatives: Negatives | None,
-    balance: BalanceState,
 ) -> torch.Tensor:
     """Do one step.
 
@@ -96,12 +93,11 @@ def train_step(
         shown_V: running count of how often each item stood in the slates of past steps, 0 at the
             start; updated in place where slates are formed, the same on all ranks.
         negatives: negatives of the sampled losses, the same on all ranks; None for softmax.
-        balance: state of the balance before the step, the same on all ranks.
 
     Returns:
         [7] float64, the fields of StepSums; see `fetch_sums`.
     """
-    device = shown_V.device
+    device, w = shown_V.device, objective.diversity_weight
     counts_2 = torch.zeros(2, dtype=torch.float64, device=device)
     for part in parts:
         counts_2[0] += part.packed.weights_N.sum(dtype=torch.float64)
@@ -115,9 +111,7 @@ def train_step(
         objective,
         scaler,
         # each user of a conditioned model has weights of its own, which the sums hold already
-        weights=(1.0, 1.0)
-        if objective.is_conditioned
-        else weigh(objective.balance, objective.diversity_weight, balance),
+        weights=(1.0, 1.0) if objective.is_conditioned else (1 - w, w),
         scales=(1 / (weight * objective.log_items), 1 / num_users),
         autocast=torch.autocast(device.type, precision, enabled=precision != torch.float32),
         exposure_V=exposure_share(shown_V),
@@ -143,7 +137,7 @@ def _backward(
     objective: Objective,
     scaler: torch.amp.GradScaler,
     *,
-    weights: Weights,
+    weights: tuple[float, float],
     scales: tuple[torch.Tensor, torch.Tensor],
     autocast: torch.autocast,
     exposure_V: torch.Tensor,
@@ -183,19 +177,13 @@ def _backward(
 
 
 def _weighted(
-    losses: PartLosses, weights: Weights, scales: tuple[torch.Tensor, torch.Tensor]
+    losses: PartLosses, weights: tuple[float, float], scales: tuple[torch.Tensor, torch.Tensor]
 ) -> torch.Tensor:
     """Return a part's share of the loss of the step."""
-    loss = _times(_times(losses.relevance, scales[0]), weights[0])
-    is_unused = isinstance(weights[1], float) and not weights[1]
-    if losses.penalty is None or is_unused:
+    loss = losses.relevance * scales[0].to(losses.relevance.dtype) * weights[0]
+    if losses.penalty is None:
         return loss
-    return loss + _times(_times(losses.penalty, scales[1]), weights[1])
-
-
-def _times(loss: torch.Tensor, factor: torch.Tensor | float) -> torch.Tensor:
-    """Multiply a loss by a factor, which is rounded to the loss's type first."""
-    return loss * (factor.to(loss.dtype) if isinstance(factor, torch.Tensor) else factor)
+    return loss + losses.penalty * scales[1].to(losses.penalty.dtype) * weights[1]
 
 
 def _all_reduce(tensor: torch.Tensor) -> None:

@@ -150,7 +150,6 @@ def train_steps(
     """Train a model in this process with the steps of a run of one worker."""
     import torch
 
-    from recdiv_core.losses.balance import start_balance
     from recdiv_core.training.build import build_objective
     from recdiv_core.training.feed import Feed
     from recdiv_core.training.step import train_step
@@ -181,7 +180,6 @@ def train_steps(
             clip_norm=config.train.clip_norm,
             shown_V=shown_V,
             negatives=None,
-            balance=start_balance(),
         )
 
 

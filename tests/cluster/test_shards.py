@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from recdiv_core.losses.balance import start_balance
 from recdiv_core.models.recommender import FreshText
 from recdiv_core.training.build import parameter_groups
 from recdiv_core.training.shards import is_shard, load_optimizer, load_whole, shard_encoder, whole
@@ -59,7 +58,6 @@ class _Training:
             clip_norm=0.5,
             shown_V=torch.zeros(NUM_ITEMS),
             negatives=None,
-            balance=start_balance(),
         )
         return fetch_sums([sums])[0]
 
