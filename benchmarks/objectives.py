@@ -122,7 +122,7 @@ def objectives(rng: np.random.Generator) -> dict[str, Objective]:
     return {
         "plain": plain,
         **{name: replace(diverse, mix={name: 1.0}) for name in REGULARISERS},
-        **{name: replace(plain, relevance=name) for name in ("sampled_softmax", "gbce")},
+        "sampled_softmax": replace(plain, relevance="sampled_softmax"),
         "focal": replace(plain, focal_gamma=2.0, logit_bias_V=plain.traits.log_prior_V),
         "conditioned": replace(diverse, is_conditioned=True, shared_dim=DIM),
     }

@@ -27,7 +27,7 @@ Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 ModelKind = Literal[
     "neural", "popular", "recent_popular", "random", "item_knn", "ease", "graph", "text"
 ]
-RelevanceLoss = Literal["auto", "softmax", "sampled_softmax", "gbce"]
+RelevanceLoss = Literal["auto", "softmax", "sampled_softmax"]
 Regulariser = Literal[
     "ild",
     "category_entropy",
@@ -71,6 +71,7 @@ GONE: Final = (
     "loss.balance",
     "loss.min_diversity",
     "loss.constraint_rate",
+    "loss.gbce_calibration",
 )
 """Removed keys that checkpoints of older versions may hold; they are dropped on reading."""
 
@@ -311,8 +312,6 @@ class LossConfig(_Section):
     """Source of negatives: uniform draws, the targets of the batch, or both (sampled losses)."""
     mask_history: bool = False
     """Exclusion of a user's own history from the negatives (sampled losses)."""
-    gbce_calibration: Unit = 0.75
-    """Calibration t: 0 = plain BCE, 1 = calibrated probabilities (gbce)."""
     focal_gamma: float = Field(default=0.0, ge=0.0)
     """Focal exponent: larger = less weight on positions that are predicted well; 0 = off (exact
     softmax)."""

@@ -70,7 +70,6 @@ TRAINING: Final = (
         lambda c, v: relevance_of(c, v) != "softmax",
     ),
     Need(("loss.logq_alpha",), _RELEVANCE, lambda c, v: relevance_of(c, v) == "sampled_softmax"),
-    Need(("loss.gbce_calibration",), _RELEVANCE, lambda c, _: c.loss.relevance == "gbce"),
     Need(
         ("loss.focal_gamma", "loss.logit_adjustment"),
         _RELEVANCE,

@@ -48,16 +48,8 @@ LOSSES: Final[Faults] = {
         [
             ("shift_S = -logq_alpha * log_expected_S", "shift_S = logq_alpha * log_expected_S"),
             ("is_out_RS = negatives_S == targets[:, None]", "is_out_RS = negatives_S == -1"),
-            (
-                "beta_R = 1 - calibration * (1 - sampled_R)",
-                "beta_R = calibration * (1 - sampled_R)",
-            ),
             ("factor * (1 + gamma", "factor * (1 - gamma"),
             ("odds.scatter_add_(1, targets, -norm)", "odds.scatter_add_(1, targets, -0.5 * norm)"),
-            (
-                "num_others = max(1, items_VD.shape[0] - 1)",
-                "num_others = max(1, items_VD.shape[0])",
-            ),
             ("is_out_RS = is_out_RS | is_masked", "is_out_RS = is_out_RS | False"),
         ],
     ),

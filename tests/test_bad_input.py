@@ -362,7 +362,10 @@ def test_keys_of_another_kind_of_model_are_named_once(config, caplog, changes, i
     [
         ({"train.precision": "bf16"}, "train.precision=bf16 on the CPU"),
         ({"train.compile": True}, "train.compile=true on the CPU"),
-        ({"loss.relevance": "gbce", "loss.focal_gamma": 1.0}, "no effect with loss.relevance=gbce"),
+        (
+            {"loss.relevance": "sampled_softmax", "loss.focal_gamma": 1.0},
+            "no effect with loss.relevance=sampled_softmax",
+        ),
         ({"loss.diversity_warmup": 0.5}, "loss.diversity_warmup: no effect with loss.div"),
         (
             {"scaling.shard_encoder": True, "model.text.trainable_layers": 1},

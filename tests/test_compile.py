@@ -60,7 +60,7 @@ def test_neither_the_names_of_weights_nor_evaluation_know_of_it():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["softmax", "tchebycheff"])
+@pytest.mark.parametrize("way", ["softmax", "mixed, masked"])
 def test_each_kind_of_step_moves_the_weights_as_without(way):
     changes = {"diversity_weight": 0.5, **WAYS[way]}
     training = Training(compiled_model(), **changes)

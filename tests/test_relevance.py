@@ -6,10 +6,9 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recdiv_core.losses.relevance import RELEVANCE, gbce, sampled_softmax, softmax
+from recdiv_core.losses.relevance import RELEVANCE, sampled_softmax, softmax
 
 EVERY_LOSS = pytest.mark.parametrize("name", RELEVANCE)
-SAMPLED_LOSSES = pytest.mark.parametrize("loss_of", [sampled_softmax, gbce])
 
 
 def positions(seed, *, num=7, num_items=11, dim=4, dtype=torch.float64):
@@ -56,12 +55,7 @@ def plain_focal(hidden, items, targets, weights, temperature, bias, gamma):
     return (-weights * (1 - probabilities) ** gamma * probabilities.log()).sum()
 
 
-def log_sigmoid(score):
-    return -math.log1p(math.exp(-score))
-
-
 def sampled_by_hand(
-    loss_of,
     batch,
     negatives,
     is_masked,
@@ -70,7 +64,6 @@ def sampled_by_hand(
     alpha=1.0,
     counts=None,
     expected=None,
-    calibration=0.75,
 ):
     """Loop over positions and negatives; formulas as their papers print them."""
     hidden, items, targets, weights = (values.detach().numpy() for values in batch)
@@ -82,19 +75,10 @@ def sampled_by_hand(
             for j, item in enumerate(negatives.tolist())
             if item != targets[n] and not is_masked[n, j]
         ]
-        m = len(kept)
-        if loss_of is sampled_softmax:
-            norm = math.exp(positive)
-            for score, j in kept:
-                norm += counts[j] * math.exp(score) / expected[j] ** alpha
-            loss = math.log(norm) - positive
-        elif loss_of is gbce:
-            rate = m / (len(items) - 1)
-            beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
-            pushed = sum(log_sigmoid(-score) for score, _ in kept)
-            loss = -(math.log((1 / (1 + math.exp(-positive))) ** beta) + pushed)
-        else:
-            loss = -sum(log_sigmoid(positive - score) for score, _ in kept) / m
+        norm = math.exp(positive)
+        for score, j in kept:
+            norm += counts[j] * math.exp(score) / expected[j] ** alpha
+        loss = math.log(norm) - positive
         total += weights[n] * loss
     return total
 
@@ -339,56 +323,51 @@ def test_softmax_of_half_items_sums_chunks_in_float32():
     assert (got - wanted).norm() < 0.005 * wanted.norm()
 
 
-# negatives: sampled softmax, gBCE, BPR
-
-
-@SAMPLED_LOSSES
 @pytest.mark.parametrize("chunk", [1, 3, None])
-def test_a_loss_of_negatives_is_the_loop_over_pairs(loss_of, chunk):
+def test_a_loss_of_negatives_is_the_loop_over_pairs(chunk):
     batch = positions(30)
     negatives, is_masked = torch.tensor([7, 1, 1, 10, 3, 4]), masks(30, 7, 6)
     counts, expected = [1, 2, 1, 4, 1, 1], [0.5, 1.0, 3.0, 2.5, 0.1, 1.7]
-    extra = {}
-    if loss_of is sampled_softmax:
-        extra = {
-            "logq_alpha": 0.7,
-            "log_count_S": torch.tensor(counts).double().log(),
-            "log_expected_S": torch.tensor(expected, dtype=torch.float64).log(),
-        }
-    loss = loss_of(*batch, negatives, temperature=0.5, is_masked_NS=is_masked, chunk=chunk, **extra)
+    loss = sampled_softmax(
+        *batch,
+        negatives,
+        temperature=0.5,
+        is_masked_NS=is_masked,
+        chunk=chunk,
+        logq_alpha=0.7,
+        log_count_S=torch.tensor(counts).double().log(),
+        log_expected_S=torch.tensor(expected, dtype=torch.float64).log(),
+    )
     wanted = sampled_by_hand(
-        loss_of, batch, negatives, is_masked, 0.5, alpha=0.7, counts=counts, expected=expected
+        batch, negatives, is_masked, 0.5, alpha=0.7, counts=counts, expected=expected
     )
     np.testing.assert_allclose(loss.item(), wanted, rtol=1e-12)
 
 
-@SAMPLED_LOSSES
 @pytest.mark.parametrize("chunk", [2, None])
-def test_a_loss_of_negatives_passes_gradcheck(loss_of, chunk):
+def test_a_loss_of_negatives_passes_gradcheck(chunk):
     hidden, items, targets, weights = positions(31, num=3, num_items=6, dim=2)
     negatives, is_masked = torch.tensor([1, 1, 4, 5]), masks(31, 3, 4)
     assert torch.autograd.gradcheck(
-        lambda h, e: loss_of(
+        lambda h, e: sampled_softmax(
             h, e, targets, weights, negatives, is_masked_NS=is_masked, chunk=chunk
         ),
         (hidden, items),
     )
 
 
-@SAMPLED_LOSSES
-def test_chunks_of_positions_change_no_gradient(loss_of):
+def test_chunks_of_positions_change_no_gradient():
     batch, negatives, is_masked = positions(32), torch.tensor([1, 1, 8, 10]), masks(32, 7, 4)
     whole, chunked = (
         torch.autograd.grad(
-            loss_of(*batch, negatives, is_masked_NS=is_masked, chunk=chunk), batch[:2]
+            sampled_softmax(*batch, negatives, is_masked_NS=is_masked, chunk=chunk), batch[:2]
         )
         for chunk in (None, 2)
     )
     torch.testing.assert_close(chunked, whole, rtol=1e-12, atol=1e-14)
 
 
-@SAMPLED_LOSSES
-def test_chunks_are_not_kept_for_the_backward_pass(loss_of):
+def test_chunks_are_not_kept_for_the_backward_pass():
     batch = positions(33, num=100, num_items=80, dim=2)
     kept = []
 
@@ -398,19 +377,18 @@ def test_chunks_are_not_kept_for_the_backward_pass(loss_of):
 
     with LargestTensor() as largest:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = loss_of(*batch, torch.arange(80), chunk=8)
+            loss = sampled_softmax(*batch, torch.arange(80), chunk=8)
         loss.backward()
     assert max(kept) <= 100 * 2
     assert largest.elements == 8 * 80
 
 
-@SAMPLED_LOSSES
 @pytest.mark.parametrize("chunk", [2, None])
-def test_a_position_without_negatives_has_finite_gradients(loss_of, chunk):
+def test_a_position_without_negatives_has_finite_gradients(chunk):
     batch = positions(34)
     is_masked = torch.zeros(7, 3, dtype=torch.bool)
     is_masked[1] = is_masked[4] = True
-    loss = loss_of(*batch, torch.tensor([0, 4, 5]), is_masked_NS=is_masked, chunk=chunk)
+    loss = sampled_softmax(*batch, torch.tensor([0, 4, 5]), is_masked_NS=is_masked, chunk=chunk)
     gradients = torch.autograd.grad(loss, batch[:2])
     assert loss.isfinite()
     assert all(gradient.isfinite().all() for gradient in gradients)
@@ -431,17 +409,14 @@ def test_a_position_without_negatives_has_sampled_loss_0():
     assert not any(gradient.any() for gradient in gradients)
 
 
-@SAMPLED_LOSSES
-def test_a_masked_negative_might_as_well_not_be_there(loss_of):
+def test_a_masked_negative_might_as_well_not_be_there():
     batch = positions(36)
     fewer, more = torch.tensor([2, 5, 9]), torch.tensor([2, 7, 5, 9, 9])
     is_masked = torch.tensor([False, True, False, False, True]).expand(7, 5)
-    extra = [{}, {}]
-    if loss_of is sampled_softmax:  # whose default expects S draws
-        extra = [{"log_expected_S": torch.zeros(len(drawn))} for drawn in (fewer, more)]
+    expected = [torch.zeros(len(drawn)) for drawn in (fewer, more)]  # the default expects S draws
     torch.testing.assert_close(
-        loss_of(*batch, more, is_masked_NS=is_masked, **extra[1]),
-        loss_of(*batch, fewer, **extra[0]),
+        sampled_softmax(*batch, more, is_masked_NS=is_masked, log_expected_S=expected[1]),
+        sampled_softmax(*batch, fewer, log_expected_S=expected[0]),
         rtol=1e-12,
         atol=0,
     )
@@ -498,63 +473,24 @@ def test_sampled_softmax_is_exact_in_both_tails():
     assert impossible == 800
 
 
-def test_gbce_with_calibration_0_is_binary_cross_entropy():
-    hidden, items, _, weights = positions(40)
-    targets, negatives = torch.full((7,), 4), torch.tensor([0, 2, 5])
-    logits = hidden @ items[torch.cat([torch.tensor([4]), negatives])].T / 0.5
-    labels = torch.eye(4, dtype=torch.float64)[:1].expand(7, 4)
-    wanted = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(1)
-    torch.testing.assert_close(
-        gbce(hidden, items, targets, weights, negatives, temperature=0.5, calibration=0.0),
-        (wanted * weights).sum(),
-        rtol=1e-12,
-        atol=0,
-    )
-
-
-@pytest.mark.parametrize("num_draws", [1, 3])
-def test_gbce_over_the_whole_catalogue_is_alike_at_any_calibration(num_draws):
-    batch, negatives = positions(41), torch.arange(11).repeat(num_draws)
-    losses = torch.stack([gbce(*batch, negatives, calibration=t) for t in (0.0, 0.5, 1.0)])
-    torch.testing.assert_close(losses, losses[:1].expand(3), rtol=1e-12, atol=0)
-
-
-def test_gbce_with_calibration_1_is_least_at_the_true_probabilities():
-    probabilities = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
-    items = probabilities.logit()[:, None].requires_grad_()
-    hidden = torch.ones(3, 1, dtype=torch.float64)
-    losses = [  # every target by its probability, every single negative alike
-        gbce(hidden, items, torch.arange(3), probabilities, torch.tensor([drawn]), calibration=1.0)
-        for drawn in range(3)
-    ]
-    (gradient,) = torch.autograd.grad(torch.stack(losses).mean(), items)
-    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
-
-
-def test_gbce_is_finite_for_scores_in_the_thousands():
-    batch = positions(42, dtype=torch.float32)
-    loss = gbce(*batch, torch.tensor([0, 4, 5]), temperature=1e-4)
-    gradients = torch.autograd.grad(loss, batch[:2])
-    assert all(values.isfinite().all() for values in (loss, *gradients))
-
-
 def test_a_loss_scale_reaches_half_gradients_before_they_vanish():
     hidden, items, targets, _ = positions(44, num=8, num_items=4000, dtype=torch.float32)
     weights, negatives = torch.full((8,), 1e-4), torch.arange(4000)
-    exact = torch.autograd.grad(gbce(hidden, items, targets, weights, negatives), items)[0]
+    exact = torch.autograd.grad(sampled_softmax(hidden, items, targets, weights, negatives), items)[
+        0
+    ]
     with torch.autocast("cpu", torch.float16):
-        loss = gbce(hidden, items, targets, weights, negatives, chunk=3)
+        loss = sampled_softmax(hidden, items, targets, weights, negatives, chunk=3)
     scaled = torch.autograd.grad(loss * 2**16, items)[0] / 2**16
     assert (scaled - exact).norm() < 0.01 * exact.norm()
     assert (scaled - exact)[exact.abs() > 1e-9].abs().max() < 0.05 * exact.abs().max()
 
 
-@SAMPLED_LOSSES
-def test_the_score_of_a_target_is_not_rounded_to_half(loss_of):
+def test_the_score_of_a_target_is_not_rounded_to_half():
     hidden = torch.tensor([[1.0078125]], dtype=torch.bfloat16)
     items = torch.tensor([[1.0078125], [0.0]], dtype=torch.bfloat16)
     halves, wide = (
-        loss_of(h, e, torch.tensor([0]), torch.ones(1), torch.tensor([1]))
+        sampled_softmax(h, e, torch.tensor([0]), torch.ones(1), torch.tensor([1]))
         for h, e in ((hidden, items), (hidden.float(), items.float()))
     )
     torch.testing.assert_close(halves, wide, rtol=1e-6, atol=0)
@@ -677,18 +613,17 @@ def test_settings_and_shapes_outside_their_range_are_named():
         softmax(*batch, focal_gamma=-1.0)
     with pytest.raises(ValueError, match=r"logit bias \(10,\) must be"):
         softmax(*batch, logit_bias_V=torch.zeros(10))
-    with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
-        gbce(*batch, negatives, calibration=1.5)
     with pytest.raises(ValueError, match=r"counts of negatives \(3,\) must be"):
         sampled_softmax(*batch, negatives, log_expected_S=torch.zeros(3))
     with pytest.raises(ValueError, match=r"counts of negatives \(1,\) must be"):
         sampled_softmax(*batch, negatives, log_count_S=torch.zeros(1))
 
 
-@SAMPLED_LOSSES
-def test_negatives_and_masks_that_do_not_fit_are_named(loss_of):
+def test_negatives_and_masks_that_do_not_fit_are_named():
     batch = positions(59)
     with pytest.raises(ValueError, match=r"negatives \(2, 1\) must be"):
-        loss_of(*batch, torch.zeros(2, 1).long())
+        sampled_softmax(*batch, torch.zeros(2, 1).long())
     with pytest.raises(ValueError, match=r"mask \(7, 3\) must be"):
-        loss_of(*batch, torch.tensor([0, 4]), is_masked_NS=torch.zeros(7, 3, dtype=torch.bool))
+        sampled_softmax(
+            *batch, torch.tensor([0, 4]), is_masked_NS=torch.zeros(7, 3, dtype=torch.bool)
+        )

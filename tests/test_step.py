@@ -163,7 +163,6 @@ WAYS = {
     "sampled": {"relevance": "sampled_softmax"},
     "in batch": {"relevance": "sampled_softmax", "negatives": "in_batch", "logq_alpha": 0.5},
     "mixed, masked": {"relevance": "sampled_softmax", "negatives": "mixed", "mask_history": True},
-    "gbce": {"relevance": "gbce", "mask_history": True},
     "w = 0": {"diversity_weight": 0.0},
 }
 

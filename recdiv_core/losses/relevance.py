@@ -3,7 +3,7 @@
 
 Each returns the weighted *sum* over positions, in nats. The caller divides once by the global
 weight, so that the value does not depend on the number of workers or accumulation parts. Lower is
-better. `softmax` uses the whole catalogue; the others use negatives that all positions share
+better. `softmax` uses the whole catalogue, `sampled_softmax` negatives that all positions share
 (negatives.py). Scores are computed for one chunk of positions at a time. Gradients reach hidden
 states and item vectors.
 Shapes: N positions, V catalogue, D dims, S shared negatives, R positions of a chunk.
@@ -187,108 +187,65 @@ def sampled_softmax(
             log(S / V).
         is_masked_NS: [N, S] bool, negatives to leave out besides the target itself, such as the
             user's own history. A position without negatives has loss 0.
-        chunk: positions at once; None = as many as fit CHUNK_ELEMENTS logits.
+        chunk: positions at once; None = as many as fit CHUNK_ELEMENTS logits. If there are several
+            chunks, the backward pass recomputes them instead of keeping them.
 
     Raises:
         ValueError: shapes do not match.
     """
+    _check_shapes(hidden_ND, items_VD, targets_N, weights_N)
     _check_negatives(negatives_S, log_count_S, log_expected_S)
+    num_rows, num_negatives = targets_N.shape[0], negatives_S.shape[0]
+    if is_masked_NS is not None and is_masked_NS.shape != (num_rows, num_negatives):
+        raise ValueError(
+            f"mask {tuple(is_masked_NS.shape)} must be [N, S] = [{num_rows}, {num_negatives}]"
+        )
     if log_expected_S is None:
-        uniform = math.log(max(1, negatives_S.shape[0]) / max(1, items_VD.shape[0]))
+        uniform = math.log(max(1, num_negatives) / max(1, items_VD.shape[0]))
         log_expected_S = torch.full_like(negatives_S, uniform, dtype=torch.float64)
     shift_S = -logq_alpha * log_expected_S
     if log_count_S is not None:
         shift_S = shift_S + log_count_S
+    wide = torch.promote_types(hidden_ND.dtype, torch.float32)
+    rows = chunk or max(1, CHUNK_ELEMENTS // max(1, num_negatives))
+    negatives_SD = items_VD[negatives_S]
 
-    def row_losses(
-        positive_R: torch.Tensor, negative_RS: torch.Tensor, is_out_RS: torch.Tensor
+    def part(
+        hidden: torch.Tensor,
+        positives: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+        is_masked: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        shifted_RS = negative_RS + shift_S.to(negative_RS.dtype)
+        positive_R = (hidden.to(wide) * positives.to(wide)).sum(1)
+        negative_RS = (hidden @ negatives_SD.T).to(wide)
+        is_out_RS = negatives_S == targets[:, None]
+        if is_masked is not None:
+            is_out_RS = is_out_RS | is_masked
+        shifted_RS = negative_RS + shift_S.to(wide)
         shifted_RS = shifted_RS.masked_fill(is_out_RS, -torch.inf)
         # log(1 + e^x) as -logsigmoid(-x): exact in the tails, where softplus is cut off
-        return -F.logsigmoid(positive_R - shifted_RS.logsumexp(1))
+        losses = -F.logsigmoid(positive_R - shifted_RS.logsumexp(1))
+        return (losses * weights.to(wide)).sum(dtype=torch.float64)
 
-    return _sum_over_chunks(
-        row_losses,
-        hidden_ND,
-        items_VD,
-        targets_N,
-        weights_N,
-        negatives_S,
-        temperature=temperature,
-        is_masked_NS=is_masked_NS,
-        chunk=chunk,
-    )
-
-
-def gbce(
-    hidden_ND: torch.Tensor,
-    items_VD: torch.Tensor,
-    targets_N: torch.Tensor,
-    weights_N: torch.Tensor,
-    negatives_S: torch.Tensor,
-    *,
-    temperature: float = 1.0,
-    calibration: float = 0.75,
-    is_masked_NS: torch.Tensor | None = None,
-    chunk: int | None = None,
-) -> torch.Tensor:
-    """Sum the generalised binary cross-entropy against negatives that all positions share.
-
-    `-(beta log sigma(s+) + sum_j log(1 - sigma(s_j)))`, in [0, inf) nats, over the m negatives of a
-    position that are neither its target nor masked. `beta = a (t (1 - 1/a) + 1/a) = 1 - t (1 - a)`,
-    with a = m / (V - 1) the share of the catalogue that was sampled. The positive is always in the
-    sample, so its weight is reduced as far as the negatives were subsampled; this removes the
-    overconfidence of negative sampling. Petrov & Macdonald, 2023, gSASRec: Reducing Overconfidence
-    in Sequential Recommendation Trained with Negative Sampling. The paper divides by m + 1, which
-    with hundreds of negatives makes gradients too small for Adam's epsilon and the loss too small
-    beside a penalty.
-
-    Args:
-        hidden_ND: [N, D] session states.
-        items_VD: [V, D] item vectors.
-        targets_N: [N] int64 item_index of the next item.
-        weights_N: [N] weight of each position, >= 0.
-        negatives_S: [S] int64 item_index, uniform over the catalogue.
-        temperature: scores are divided by it, > 0.
-        calibration: t in [0, 1]; 0 = plain binary cross-entropy, 1 = calibrated probabilities.
-        is_masked_NS: [N, S] bool, negatives to leave out besides the target itself. A position
-            without negatives keeps its positive at beta = 1 - t.
-        chunk: positions at once; None = as many as fit CHUNK_ELEMENTS logits.
-
-    Raises:
-        ValueError: shapes do not match, or t is outside [0, 1].
-    """
-    if not 0 <= calibration <= 1:
-        raise ValueError(f"calibration {calibration} must be in [0, 1]")
-    num_others = max(1, items_VD.shape[0] - 1)
-
-    def row_losses(
-        positive_R: torch.Tensor, negative_RS: torch.Tensor, is_out_RS: torch.Tensor
-    ) -> torch.Tensor:
-        num_negatives_R = (~is_out_RS).sum(1, dtype=positive_R.dtype)
-        sampled_R = (num_negatives_R / num_others).clamp_max(1.0)
-        beta_R = 1 - calibration * (1 - sampled_R)
-        pushed_R = F.logsigmoid(-negative_RS).masked_fill(is_out_RS, 0.0).sum(1)
-        return -(beta_R * F.logsigmoid(positive_R) + pushed_R)
-
-    return _sum_over_chunks(
-        row_losses,
-        hidden_ND,
-        items_VD,
-        targets_N,
-        weights_N,
-        negatives_S,
-        temperature=temperature,
-        is_masked_NS=is_masked_NS,
-        chunk=chunk,
-    )
+    per_row = [hidden_ND / temperature, items_VD[targets_N], targets_N, weights_N]
+    if is_masked_NS is not None:
+        per_row.append(is_masked_NS)
+    parts = list(zip(*(torch.split(values, rows) for values in per_row), strict=True))
+    if len(parts) == 1:
+        return part(*parts[0]).to(wide)
+    # the backward pass forms the gradients: the loss scale must multiply them before the cast to
+    # half
+    sums = [
+        cast("torch.Tensor", checkpoint(part, *each, use_reentrant=False, preserve_rng_state=False))
+        for each in parts
+    ]
+    return torch.stack(sums).sum().to(wide)
 
 
 RELEVANCE: Final[dict[str, Callable[..., torch.Tensor]]] = {
     "softmax": softmax,
     "sampled_softmax": sampled_softmax,
-    "gbce": gbce,
 }
 
 
@@ -310,62 +267,6 @@ def _focal(losses: torch.Tensor, gamma: float) -> tuple[torch.Tensor, torch.Tens
     factor = missed.pow(gamma)
     ratio = torch.where(missed > 0, losses / missed, 1.0)
     return factor * losses, factor * (1 + gamma * torch.exp(-losses) * ratio)
-
-
-def _sum_over_chunks(
-    row_losses: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-    hidden_ND: torch.Tensor,
-    items_VD: torch.Tensor,
-    targets_N: torch.Tensor,
-    weights_N: torch.Tensor,
-    negatives_S: torch.Tensor,
-    *,
-    temperature: float,
-    is_masked_NS: torch.Tensor | None,
-    chunk: int | None,
-) -> torch.Tensor:
-    """Sum `row_losses(positive_R, negative_RS, is_out_RS)` with weights, chunk by chunk.
-
-    If there are several chunks, the backward pass recomputes them instead of keeping them. It forms
-    the gradients there, because the loss scale must multiply them before the cast to half.
-    """
-    _check_shapes(hidden_ND, items_VD, targets_N, weights_N)
-    _check_negatives(negatives_S)
-    num_rows, num_negatives = targets_N.shape[0], negatives_S.shape[0]
-    if is_masked_NS is not None and is_masked_NS.shape != (num_rows, num_negatives):
-        raise ValueError(
-            f"mask {tuple(is_masked_NS.shape)} must be [N, S] = [{num_rows}, {num_negatives}]"
-        )
-    wide = torch.promote_types(hidden_ND.dtype, torch.float32)
-    rows = chunk or max(1, CHUNK_ELEMENTS // max(1, num_negatives))
-    negatives_SD = items_VD[negatives_S]
-
-    def part(
-        hidden: torch.Tensor,
-        positives: torch.Tensor,
-        targets: torch.Tensor,
-        weights: torch.Tensor,
-        is_masked: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        positive_R = (hidden.to(wide) * positives.to(wide)).sum(1)
-        negative_RS = (hidden @ negatives_SD.T).to(wide)
-        is_out_RS = negatives_S == targets[:, None]
-        if is_masked is not None:
-            is_out_RS = is_out_RS | is_masked
-        losses = row_losses(positive_R, negative_RS, is_out_RS)
-        return (losses * weights.to(wide)).sum(dtype=torch.float64)
-
-    per_row = [hidden_ND / temperature, items_VD[targets_N], targets_N, weights_N]
-    if is_masked_NS is not None:
-        per_row.append(is_masked_NS)
-    parts = list(zip(*(torch.split(values, rows) for values in per_row), strict=True))
-    if len(parts) == 1:
-        return part(*parts[0]).to(wide)
-    sums = [
-        cast("torch.Tensor", checkpoint(part, *each, use_reentrant=False, preserve_rng_state=False))
-        for each in parts
-    ]
-    return torch.stack(sums).sum().to(wide)
 
 
 def _check_negatives(negatives_S: torch.Tensor, *of_each: torch.Tensor | None) -> None:

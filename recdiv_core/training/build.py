@@ -29,7 +29,6 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
         negatives=loss.negatives,
         mask_history=loss.mask_history,
         logq_alpha=loss.logq_alpha,
-        gbce_calibration=loss.gbce_calibration,
         focal_gamma=loss.focal_gamma,
         logit_bias_V=loss.logit_adjustment * dataset.log_prior_V if loss.logit_adjustment else None,
         diversity_weight=loss.diversity_weight,

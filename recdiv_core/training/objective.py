@@ -28,7 +28,6 @@ class Objective:
         negatives: source of the negatives.
         mask_history: whether a user's own items are left out of the negatives.
         logq_alpha: strength of the correction in [0, 1] (sampled_softmax).
-        gbce_calibration: calibration in [0, 1] (gbce).
         focal_gamma: exponent of the focal loss, >= 0 (softmax).
         logit_bias_V: bias added to the logits (softmax), or None.
         is_conditioned: whether each user has a dial.
@@ -48,7 +47,6 @@ class Objective:
     negatives: str = "uniform"
     mask_history: bool = False
     logq_alpha: float = 1.0
-    gbce_calibration: float = 0.75
     focal_gamma: float = 0.0
     logit_bias_V: torch.Tensor | None = None
     is_conditioned: bool = False

@@ -18,7 +18,7 @@ from torch import nn
 from recdiv_core.data.batches import Packed
 from recdiv_core.losses.diversity import penalty
 from recdiv_core.losses.negatives import Negatives
-from recdiv_core.losses.relevance import gbce, sampled_softmax, softmax
+from recdiv_core.losses.relevance import sampled_softmax, softmax
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.parts import Part
 from recdiv_core.training.step_slates import count_shown, soft_slates
@@ -127,22 +127,13 @@ def _relevance(
     masked = None
     if objective.mask_history:
         masked = _own_items(targets, negatives.items_S, len(items_VD))
-    items_S = negatives.items_S
-    if objective.relevance == "sampled_softmax":
-        return sampled_softmax(
-            *positions,
-            items_S,
-            temperature=temperature,
-            logq_alpha=objective.logq_alpha,
-            log_count_S=negatives.log_count_S,
-            log_expected_S=negatives.log_expected_S,
-            is_masked_NS=masked,
-        )
-    return gbce(
+    return sampled_softmax(
         *positions,
-        items_S,
+        negatives.items_S,
         temperature=temperature,
-        calibration=objective.gbce_calibration,
+        logq_alpha=objective.logq_alpha,
+        log_count_S=negatives.log_count_S,
+        log_expected_S=negatives.log_expected_S,
         is_masked_NS=masked,
     )
 
