@@ -47,6 +47,7 @@ def write_users(place: Path, num_users: int, fragment_rows: int) -> None:
             pa.ListArray.from_arrays(offsets, rng.integers(0, 20_000, total).astype(np.int32)),
             pa.ListArray.from_arrays(offsets, np.full(total, -1, np.int32)),
             pa.ListArray.from_arrays(offsets, np.ones(total, np.float32)),
+            pa.nulls(count, pa.list_(pa.int64())),
         ]
         table = pa.table(dict(zip(TRAIN_EXAMPLE.names, columns, strict=True))).cast(TRAIN_EXAMPLE)
         path = place / "train" / f"part-{shard:05d}.parquet"

@@ -166,6 +166,8 @@ def write_users(prepared: Path, num_users: int) -> None:
                 lists(pairs[np.arange(2) < num_targets[:, None]], num_targets),
                 np.full(len(users), NO_QUERY, np.int32),
                 np.zeros(len(users), np.bool_),
+                pa.nulls(len(users), pa.list_(pa.int64())),
+                pa.nulls(len(users), pa.list_(pa.int64())),
             ],
             schema=EVAL_EXAMPLE,
         )

@@ -235,23 +235,26 @@ class TextConfig(_Section):
 class BaselineConfig(_Section):
     """Hyperparameters of the baselines; each key names the kinds of model that use it."""
 
+    recent_days: float = Field(default=7.0, gt=0.0)
+    """Days before the latest train event that count, for a log with times (recent_popular)."""
     recent_share: float = Field(default=0.1, gt=0.0, le=1.0)
-    """Share of each user's latest train events that counts (recent_popular)."""
+    """Share of each user's latest train events that counts, for a log without times
+    (recent_popular)."""
     num_neighbours: int = Field(default=200, ge=1)
     """Neighbours kept per item (item_knn, graph)."""
     shrinkage: float = Field(default=30.0, ge=0.0)
     """Constant added to the denominator of the cosine; larger = less trust in few common users
     (item_knn)."""
     half_life: float = Field(default=0.0, ge=0.0)
-    """Number of later events of the user after which an event counts half; 0 = all events count
-    alike (item_knn, ease)."""
+    """Age at which an event counts half, in days before the user's latest event, or in later events
+    for a log without times; 0 = all events count alike (item_knn, ease)."""
     ridge: float = Field(default=100.0, gt=0.0)
     """L2 penalty lambda on the diagonal; larger = weights closer to 0 (ease)."""
     max_items: int = Field(default=0, ge=0)
     """Most popular items that get a score, 0 = all; the memory grows with the square (ease)."""
-    recency: float = Field(default=2.0, ge=0.0)
-    """Exponent r of the weight age ** -r of an event, where the latest event has age 1; 0 = all
-    events count alike (graph, text)."""
+    recency: float = Field(default=1.0, ge=0.0)
+    """Exponent r of the weight age ** -r of an event, where the user's latest event, or all events
+    of its time, have age 1; 0 = all events count alike (graph, text)."""
     lags: int = Field(default=3, ge=1)
     """Largest distance of a transition in events (graph)."""
     lag_decay: float = Field(default=0.5, gt=0.0, le=1.0)

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict
 
 from recdiv_core.errors import UserError
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 USER_ID: Final = "user_id"
 ITEM_ID: Final = "item_id"
@@ -87,6 +87,7 @@ TRAIN_EXAMPLE: Final = pa.schema(
         pa.field("items", pa.list_(pa.int32()), nullable=False),  # item_index, oldest first
         pa.field("queries", pa.list_(pa.int32()), nullable=False),  # query that led to items[t]
         pa.field("weights", pa.list_(pa.float32()), nullable=False),  # of items[t] as a target
+        pa.field("times", pa.list_(pa.int64())),  # microseconds; null without times
     ]
 )
 """A user's train events; a user with more than MAX_EXAMPLE_EVENTS has several rows."""
@@ -100,6 +101,9 @@ EVAL_EXAMPLE: Final = pa.schema(
         pa.field("targets", pa.list_(pa.int32()), nullable=False),  # distinct; at least one
         pa.field("query", pa.int32(), nullable=False),  # of the request, or NO_QUERY
         pa.field("is_cold_user", pa.bool_(), nullable=False),  # no event in the train window
+        # microseconds of each event of the history, and of each target; null without times
+        pa.field("history_times", pa.list_(pa.int64())),
+        pa.field("target_times", pa.list_(pa.int64())),
     ]
 )
 """One user's held-out request. Every user stands in a split at most once."""

@@ -45,7 +45,7 @@ def test_a_request_holds_all_events_of_its_user(users, cut):
     counts = split.count_temporal(events.times_N, events.offsets_B, *cut)
     requests = join_shard(write_splits(events, counts), "part-00000.parquet")
     assert requests.schema == EVAL_EXAMPLE
-    expected = {}
+    expected, times = {}, {}
     for number, user in enumerate(users):
         parts = [[], [], []]
         for time, item, _ in sorted(user, key=lambda e: e[0]):
@@ -55,7 +55,17 @@ def test_a_request_holds_all_events_of_its_user(users, cut):
         # what a split holds out stands there once, however often it was met
         held_out = list(dict.fromkeys(parts[last])) if last else parts[0]
         expected[f"u{number}"] = before + held_out
+        times[f"u{number}"] = [
+            min(t for t, i, _ in user if i == item and (not last or t >= cut[last - 1]))
+            for item in held_out
+        ]
     assert {row["user_id"]: row["history"] for row in requests.to_pylist()} == expected
+    for row in requests.to_pylist():
+        own = row["history_times"]
+        assert own == sorted(own)
+        assert len(own) == len(row["history"])
+        if max(own) >= cut[0]:  # held-out events, each item at its first time
+            assert own[-len(times[row["user_id"]]) :] == times[row["user_id"]]
     assert all(not row["targets"] for row in requests.to_pylist())
 
 

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -82,14 +83,17 @@ def test_eval_examples_match_a_loop_over_users(users, cut, part):
         if not held_out:
             continue
         query = held_out[0][2]
-        of_request = [i for _, i, q in held_out if query in (NO_QUERY, q)]
+        first = {i: t for t, i, q in reversed(held_out) if query in (NO_QUERY, q)}
+        targets = list(dict.fromkeys(i for _, i, q in held_out if query in (NO_QUERY, q)))
         expected.append(
             {
                 "user_id": f"u{number}",
                 "history": [i for t, i, _ in ordered if t < start],
-                "targets": list(dict.fromkeys(of_request)),
+                "targets": targets,
                 "query": query,
                 "is_cold_user": not any(t < cut[0] for t, _, _ in user),
+                "history_times": [t for t, _, _ in ordered if t < start],
+                "target_times": [first[item] for item in targets],
             }
         )
     assert rows == expected
@@ -111,10 +115,19 @@ def test_a_long_user_has_every_event_once_as_a_target_with_context(length):
     assert len(rows[0]["items"]) == min(length, MAX_EXAMPLE_EVENTS)
 
 
-def test_queries_and_weights_go_with_their_items():
+def test_queries_weights_and_times_go_with_their_items():
     events = make_events([[(0, 3, 1), (1, 2, NO_QUERY)]])
     (row,) = split.make_train_examples(events, np.array([True, True])).to_pylist()
-    assert row == {"user_id": "u0", "items": [3, 2], "queries": [1, -1], "weights": [0.0, 1.0]}
+    expected = {"items": [3, 2], "queries": [1, -1], "weights": [0.0, 1.0], "times": [0, 1]}
+    assert row == {"user_id": "u0", **expected}
+
+
+def test_an_order_only_log_gives_no_times():
+    events = replace(make_events([[(0, 3, NO_QUERY), (1, 2, NO_QUERY)]]), has_times=False)
+    (row,) = split.make_train_examples(events, np.array([True, False])).to_pylist()
+    counts = np.array([[1, 1, 0]])
+    (held_out,) = split.make_eval_examples(events, counts, split.VAL, np.array([True])).to_pylist()
+    assert row["times"] is held_out["history_times"] is held_out["target_times"] is None
 
 
 def test_ties_across_a_cut_are_counted_for_each_neighbour_pair():

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from math import ceil
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import hypothesis.strategies as st
 import numpy as np
@@ -11,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 
 from recdiv_core.data.split import UserEvents, make_train_examples
 from recdiv_core.data.train_events import read_train_events
+from recdiv_core.models.baselines import TrainEvents
+from recdiv_core.models.baselines.histories import DAY_US
 from recdiv_core.models.baselines.popularity import count_recent
 from recdiv_core.models.baselines.train_events import user_matrix
 from recdiv_core.schema import MAX_EXAMPLE_EVENTS, TRAIN_EXAMPLE
@@ -22,12 +26,13 @@ histories_of_users = st.lists(
 )
 
 
-def write_train(prepared, histories, *, num_shards=1):
+def write_train(prepared, histories, *, times=None, num_shards=1):
     (prepared / "train").mkdir(parents=True, exist_ok=True)
     for old in (prepared / "train").iterdir():
         old.unlink()
     rows = [
         {"user_id": f"u{u}", "items": own, "queries": [-1] * len(own), "weights": [1.0] * len(own)}
+        | {"times": times[u] if times else None}
         for u, own in enumerate(histories)
     ]
     for shard in range(num_shards):
@@ -51,7 +56,30 @@ def test_events_are_those_of_the_histories_on_any_number_of_shards(tmp_path, his
 def test_recent_events_are_counted_as_by_a_counter(histories, share):
     counter = Counter(item for own in histories for item in own[-ceil(share * len(own)) :])
     expected = [counter[item] for item in range(NUM_ITEMS)]
-    assert count_recent(events_of(histories), NUM_ITEMS, share=share).tolist() == expected
+    counts = count_recent(events_of(histories), NUM_ITEMS, days=1, share=share)
+    assert counts.tolist() == expected
+
+
+@given(histories_of_users, st.integers(1, 20))
+def test_with_times_the_last_days_of_the_log_are_recent(histories, days):
+    events = events_of(histories)
+    rng = np.random.default_rng(days)
+    time_E = rng.integers(0, 10 * DAY_US, len(events.item_E))
+    with_times = TrainEvents(events.user_E, events.item_E, time_E)
+    expected = [0] * NUM_ITEMS
+    for item, time in zip(events.item_E.tolist(), time_E.tolist(), strict=True):
+        expected[item] += max(time_E.tolist()) - time < days * DAY_US
+    assert count_recent(with_times, NUM_ITEMS, days=days, share=1).tolist() == expected
+
+
+@given(histories_of_users, st.integers(1, 3))
+def test_times_go_with_their_events(histories, num_shards):
+    times = [list(range(len(own))) for own in histories]
+    with TemporaryDirectory() as place:
+        prepared = write_train(Path(place), histories, times=times, num_shards=num_shards)
+        events = read_train_events(prepared)
+    in_order = [own for shard in range(num_shards) for own in histories[shard::num_shards]]
+    assert events.time_E.tolist() == [time for own in in_order for time in range(len(own))]
 
 
 @settings(max_examples=12)
@@ -85,5 +113,5 @@ def test_the_rows_of_a_long_user_are_one_history(tmp_path):
 def test_no_train_event_counts_nothing(tmp_path):
     events = read_train_events(write_train(tmp_path, []))
     assert events.num_users == 0
-    assert not count_recent(events, NUM_ITEMS, share=0.5).any()
+    assert not count_recent(events, NUM_ITEMS, days=1, share=0.5).any()
     assert user_matrix(events, NUM_ITEMS).shape == (0, NUM_ITEMS)

@@ -55,7 +55,12 @@ def map_shards(
 
 
 def read_shard(
-    work: str, shard: int, weights: Sequence[float] = (), queries: pa.Array | None = None
+    work: str,
+    shard: int,
+    weights: Sequence[float] = (),
+    queries: pa.Array | None = None,
+    *,
+    has_times: bool = True,
 ) -> split.UserEvents:
     """Read a staged shard.
 
@@ -64,6 +69,7 @@ def read_shard(
         shard: Number of the shard.
         weights: Weight of each kind of event, in the order of EVENTS; empty = all 1.
         queries: All query texts, sorted; None = without queries.
+        has_times: Whether the log has times, not order numbers.
     """
     table = pq.read_table(Path(work, "stage", f"{shard:05d}.parquet"))
     lists = {name: table[name].combine_chunks() for name in ("items", "times", "events", "queries")}
@@ -81,6 +87,7 @@ def read_shard(
         lists["times"].flatten().to_numpy(),
         query_N,
         weight_of[kinds],
+        has_times,
     )
 
 
@@ -371,7 +378,8 @@ def _write_shard(
     import ray
 
     popularity_V: Any = ray.get(popularity)
-    events = read_shard(work, row["shard"], weights, ray.get(queries))
+    has_times = ray.get(clock) is not None
+    events = read_shard(work, row["shard"], weights, ray.get(queries), has_times=has_times)
     counts_B3 = cuts.count(events)
     is_train_N = split.mark_train_events(events, counts_B3, popularity_V > 0, min_events)
     has_train_B = np.add.reduceat(is_train_N, events.offsets_B[:-1]) > 0

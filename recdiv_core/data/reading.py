@@ -36,6 +36,8 @@ class Examples:
         is_hidden: Whether each event is hidden as an input (augment.py); None = none is.
         user_ids: User ids of evaluation examples; empty for train examples.
         is_cold: Whether each user has no event in the train window; None for train examples.
+        times: Microseconds of each event of evaluation examples; None for a log without times and
+            for train examples.
     """
 
     items: np.ndarray
@@ -47,6 +49,7 @@ class Examples:
     is_hidden: np.ndarray | None = None
     user_ids: Sequence[str] = ()
     is_cold: np.ndarray | None = None
+    times: np.ndarray | None = None
 
 
 def list_fragments(prepared: Path, split: str) -> list[Fragment]:
@@ -160,7 +163,13 @@ def eval_examples(table: pa.Table) -> Examples:
         target_lengths=target_lengths,
         user_ids=table[USER_ID].to_pylist(),
         is_cold=table["is_cold_user"].to_numpy(),
+        times=flatten_times(table["history_times"]),
     )
+
+
+def flatten_times(column: pa.ChunkedArray) -> np.ndarray | None:
+    """Return the times of a column of lists, one after another; None for a log without times."""
+    return None if column.null_count else flatten_lists(column)[0]
 
 
 def flatten_lists(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recdiv_core.data.reading import flatten_lists
+from recdiv_core.data.reading import flatten_lists, flatten_times
 from recdiv_core.data.split import slices
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, USER_ID, Manifest
 from recdiv_core.storage.claims import scratch
@@ -96,16 +96,25 @@ def _from_held_out(table: pa.Table) -> pa.Table:
     held_out, num_held_out = flatten_lists(table["targets"])
     ends = np.cumsum(lengths + num_held_out)
     starts = ends - lengths - num_held_out
-    whole = np.empty(len(items) + len(held_out), np.int32)
-    whole[slices(starts, lengths)[0]] = items
-    whole[slices(starts + lengths, num_held_out)[0]] = held_out
-    return _requests(table[USER_ID], whole, ends, table["is_cold_user"])
+    of_history, of_targets = slices(starts, lengths)[0], slices(starts + lengths, num_held_out)[0]
+
+    def join(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        whole = np.empty(len(before) + len(after), np.int64)
+        whole[of_history], whole[of_targets] = before, after
+        return whole
+
+    times = flatten_times(table["history_times"]), flatten_times(table["target_times"])
+    whole_times = None if times[0] is None or times[1] is None else join(times[0], times[1])
+    return _requests(
+        table[USER_ID], join(items, held_out), whole_times, ends, table["is_cold_user"]
+    )
 
 
 def _from_train(table: pa.Table) -> pa.Table:
     """Join the rows of each user; a further row begins with the last item of the previous one."""
     assert table.schema.names == TRAIN_EXAMPLE.names
     items, lengths = flatten_lists(table["items"])
+    times = flatten_times(table["times"])
     code = table[USER_ID].combine_chunks().dictionary_encode().indices.to_numpy()
     goes_on = np.zeros(len(code), dtype=np.bool_)
     goes_on[1:] = code[1:] == code[:-1]
@@ -115,22 +124,33 @@ def _from_train(table: pa.Table) -> pa.Table:
     first = np.flatnonzero(~goes_on)
     ends = np.cumsum(np.add.reduceat(lengths - goes_on, first)) if len(first) else first
     users = table[USER_ID].take(pa.array(first))
-    return _requests(users, items[is_kept], ends, pa.chunked_array([np.zeros(len(first), bool)]))
+    is_cold = pa.chunked_array([np.zeros(len(first), bool)])
+    kept_times = None if times is None else times[is_kept]
+    return _requests(users, items[is_kept], kept_times, ends, is_cold)
 
 
 def _requests(
-    users: pa.ChunkedArray, items: np.ndarray, ends: np.ndarray, is_cold: pa.ChunkedArray
+    users: pa.ChunkedArray,
+    items: np.ndarray,
+    times: np.ndarray | None,
+    ends: np.ndarray,
+    is_cold: pa.ChunkedArray,
 ) -> pa.Table:
-    offsets = np.concatenate([[0], ends]).astype(np.int32)
-    values = pa.array(items, pa.int32())
-    nothing = pa.ListArray.from_arrays(
-        pa.array(np.zeros(len(offsets), np.int32)), pa.array([], pa.int32())
-    )
+    offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
+    starts_of_nothing = pa.array(np.zeros(len(offsets), np.int32))
+    list_type = EVAL_EXAMPLE.field("history_times").type
+
+    def nothing(kind: pa.DataType) -> pa.ListArray:
+        return pa.ListArray.from_arrays(starts_of_nothing, pa.array([], kind))
+
+    no_times = pa.nulls(len(ends), list_type)
     columns = [
         users,
-        pa.ListArray.from_arrays(pa.array(offsets), values),
-        nothing,
+        pa.ListArray.from_arrays(offsets, pa.array(items.astype(np.int32))),
+        nothing(pa.int32()),
         pa.array(np.full(len(ends), NO_QUERY, np.int32)),
         is_cold,
+        no_times if times is None else pa.ListArray.from_arrays(offsets, pa.array(times)),
+        no_times if times is None else nothing(pa.int64()),
     ]
     return pa.table(dict(zip(EVAL_EXAMPLE.names, columns, strict=True))).cast(EVAL_EXAMPLE)

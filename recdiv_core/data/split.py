@@ -31,6 +31,7 @@ class UserEvents:
         times_N: [N] int64.
         queries_N: [N] int32 query_index, or NO_QUERY.
         weights_N: [N] float32.
+        has_times: whether the times are times, not the order numbers of an order-only log.
     """
 
     user_ids: pa.Array
@@ -39,6 +40,7 @@ class UserEvents:
     times_N: Any
     queries_N: Any
     weights_N: Any
+    has_times: bool = True
 
     @property
     def users_N(self) -> Any:
@@ -111,6 +113,7 @@ def make_train_examples(events: UserEvents, is_train_N: Any) -> pa.Table:
     columns += [
         _lists(values, offsets, TRAIN_EXAMPLE.field(i).type) for i, values in enumerate(lists, 1)
     ]
+    columns.append(_times(events, kept, offsets))
     return pa.table(columns, schema=TRAIN_EXAMPLE)
 
 
@@ -147,6 +150,8 @@ def make_eval_examples(events: UserEvents, counts_B3: Any, part: int, has_train_
         _lists(events.items_N[held_out], target_offsets, list_type),
         pa.array(query_R, pa.int32()),
         pa.array(~has_train_B[users_R]),
+        _times(events, history, history_offsets),
+        _times(events, held_out, target_offsets),
     ]
     return pa.table(columns, schema=EVAL_EXAMPLE)
 
@@ -169,6 +174,14 @@ def _mark_first(rows: Any, items: Any) -> Any:
     is_repeat = np.zeros(len(rows), dtype=bool)
     is_repeat[order[1:]] = (np.diff(rows[order]) == 0) & (np.diff(items[order]) == 0)
     return ~is_repeat
+
+
+def _times(events: UserEvents, places: Any, offsets: Any) -> pa.Array:
+    """Return lists of the times of the events at `places`; nulls for an order-only log."""
+    list_type = TRAIN_EXAMPLE.field("times").type
+    if not events.has_times:
+        return pa.nulls(len(offsets) - 1, list_type)
+    return _lists(events.times_N[places], offsets, list_type)
 
 
 def _lists(values: Any, offsets: Any, list_type: pa.DataType) -> pa.Array:

@@ -53,8 +53,9 @@ def _popular(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[s
 
 
 def _recent(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
-    share = config.model.baseline.recent_share
-    return fit_popular(count_recent(events, len(dataset.catalogue), share=share))
+    settings, num_items = config.model.baseline, len(dataset.catalogue)
+    recent = {"days": settings.recent_days, "share": settings.recent_share}
+    return fit_popular(count_recent(events, num_items, **recent))
 
 
 def _random(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:

@@ -15,6 +15,7 @@ from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest
 
 BASELINE_KEYS: Final = {
+    "model.baseline.recent_days": ("recent_popular",),
     "model.baseline.recent_share": ("recent_popular",),
     "model.baseline.num_neighbours": ("item_knn", "graph"),
     "model.baseline.shrinkage": ("item_knn",),

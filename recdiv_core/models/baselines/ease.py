@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from recdiv_core.models.baselines.histories import Histories, halving_weights, join_repeats
+from recdiv_core.models.baselines.histories import (
+    HalfLife,
+    Histories,
+    halving_weights,
+    join_repeats,
+    read_half_life,
+)
 from recdiv_core.models.baselines.popularity import FALLBACK, fit_popular
 from recdiv_core.models.baselines.train_events import TrainEvents, user_matrix
 
@@ -45,24 +51,24 @@ def fit_ease(
         events: train events.
         counts_V: train events of each item, for the choice of items and the fallback.
         ridge: > 0.
-        half_life: see `halving_weights`.
+        half_life: days, or later events for a log without times; see `halving_weights`.
         max_items: most popular items that get a score, M; 0 = all.
 
     Returns:
         weight_MM [M, M] float32, place_V (place of each item in the matrix, -1 = none), half_life
         and popular_V. score_j sums weight_ij over the history's items i.
     """
-    num_items = len(counts_V)
+    num_items, halving = len(counts_V), HalfLife(half_life, in_days=events.time_E is not None)
     popular_V = np.argsort(-counts_V, kind="stable")
     items_M = np.sort(popular_V[: max_items or num_items])
     place_V = np.full(num_items, -1, np.int64)
     place_V[items_M] = np.arange(len(items_M))
-    weight_E = halving_weights(events.histories(), half_life).numpy()
+    weight_E = halving_weights(events.histories(), halving).numpy()
     bought_UM = user_matrix(events, num_items, weight_E)[:, items_M]
     return {
         "weight_MM": torch.as_tensor(_solve(bought_UM.T @ bought_UM, ridge)),
         "place_V": torch.as_tensor(place_V),
-        "half_life": torch.tensor(half_life),
+        "half_life": halving.tensor,
         **fit_popular(counts_V),
     }
 
@@ -94,7 +100,7 @@ def _mirror(matrix_MM: NDArray[np.float32]) -> None:
 def score_by_item_weights(weights: Mapping[str, Tensor], histories: Histories) -> Tensor:
     """Add the rows of the history's items, weighted by the user's latest event."""
     weight_MM, popular_V = weights["weight_MM"], weights["popular_V"]
-    weight_S = halving_weights(histories, float(weights["half_life"]))
+    weight_S = halving_weights(histories, read_half_life(weights))
     user_P, item_P, weight_P = join_repeats(histories, weight_S, len(popular_V), "amax")
     place_P = weights["place_V"][item_P]
     is_there_P = place_P >= 0

@@ -8,7 +8,7 @@ Shapes: B users, S events, P distinct (user, item) pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
@@ -17,6 +17,24 @@ from torch import Tensor
 
 DAY_US: Final = 86_400_000_000
 """Microseconds in a day."""
+
+
+@dataclass(frozen=True)
+class HalfLife:
+    """Time after which the weight of an event is half.
+
+    Attributes:
+        value: days or later events of the user, >= 0; 0 = all events count alike.
+        in_days: whether the unit is days; else later events, for a log without times.
+    """
+
+    value: float
+    in_days: bool
+
+    @property
+    def tensor(self) -> Tensor:
+        """The half-life for the weights of a baseline, see `read_half_life`."""
+        return torch.tensor([self.value, float(self.in_days)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +78,6 @@ def ages(histories: Histories) -> Tensor:
     return set_S[_last_place(user_S, histories.num_users)[user_S]] - set_S + 1
 
 
-def days_before_latest(histories: Histories) -> Tensor:
-    """Return how much older each event is than the user's latest event.
-
-    Returns:
-        [S] float64 >= 0: days; for a log without times, the number of later events.
-    """
-    if histories.time_S is None:
-        return (ages(histories) - 1).double()
-    last_B = _last_place(histories.user_S, histories.num_users)
-    return (histories.time_S[last_B[histories.user_S]] - histories.time_S).double() / DAY_US
-
-
 def falling_weights(histories: Histories, recency: float) -> Tensor:
     """Weigh each event by age ** -recency; the weights of a user sum to 1.
 
@@ -87,19 +93,33 @@ def falling_weights(histories: Histories, recency: float) -> Tensor:
     return (weight_S / sum_B[histories.user_S]).float()
 
 
-def halving_weights(histories: Histories, half_life: float) -> Tensor:
-    """Weigh each event by 2 ** (-days before the user's latest event / half_life).
+def halving_weights(histories: Histories, half_life: HalfLife) -> Tensor:
+    """Weigh each event by 2 ** (-age / half-life), where the user's latest event has age 0.
 
     Args:
-        histories: of the batch.
-        half_life: days, or later events for a log without times; 0 = all events count alike.
+        histories: of the batch. All events count alike where the unit is days and times are
+            unknown.
+        half_life: and its unit.
 
     Returns:
         [S] float32 in [0, 1].
     """
-    if not half_life:
-        return torch.ones_like(histories.item_S, dtype=torch.float32)
-    return torch.exp2(-days_before_latest(histories) / half_life).float()
+    weight_S = torch.ones_like(histories.item_S, dtype=torch.float32)
+    if not half_life.value or (half_life.in_days and histories.time_S is None):
+        return weight_S
+    if half_life.in_days:
+        time_S = cast("Tensor", histories.time_S)
+        last_B = _last_place(histories.user_S, histories.num_users)
+        age_S = (time_S[last_B[histories.user_S]] - time_S).double() / DAY_US
+    else:
+        age_S = (ages(histories) - 1).double()
+    return torch.exp2(-age_S / half_life.value).float()
+
+
+def read_half_life(weights: Mapping[str, Tensor]) -> HalfLife:
+    """Return the half-life among the weights of a baseline."""
+    value, in_days = weights["half_life"].tolist()
+    return HalfLife(value, bool(in_days))
 
 
 def join_repeats(

@@ -17,7 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recdiv_core.models.baselines.histories import Histories, halving_weights, join_repeats
+from recdiv_core.models.baselines.histories import (
+    HalfLife,
+    Histories,
+    halving_weights,
+    join_repeats,
+    read_half_life,
+)
 from recdiv_core.models.baselines.popularity import FALLBACK, fit_popular
 from recdiv_core.models.baselines.train_events import TrainEvents, user_matrix
 
@@ -102,13 +108,13 @@ def fit_item_knn(
         counts_V: train events of each item, for the fallback.
         num_neighbours: N, >= 1.
         shrinkage: >= 0.
-        half_life: see `halving_weights`.
+        half_life: days, or later events for a log without times; see `halving_weights`.
 
     Returns:
         neighbours_VN, weight_VN (see `as_table`), half_life, popular_V.
     """
-    num_items = len(counts_V)
-    weight_E = halving_weights(events.histories(), half_life).numpy()
+    num_items, halving = len(counts_V), HalfLife(half_life, in_days=events.time_E is not None)
+    weight_E = halving_weights(events.histories(), halving).numpy()
     bought_UV = user_matrix(events, num_items, weight_E)
     bought_VU = bought_UV.T.tocsr()
     norm_V = np.sqrt(np.asarray(bought_UV.multiply(bought_UV).sum(axis=0), np.float64))
@@ -121,13 +127,13 @@ def fit_item_knn(
         return scipy.sparse.csr_array((cosine, (row, col)), both.shape)
 
     best_VV = keep_best(make_rows, num_items, num_neighbours)
-    own = {"half_life": torch.tensor(half_life)}
+    own = {"half_life": halving.tensor}
     return {**as_table(best_VV), **own, **fit_popular(counts_V)}
 
 
 def score_by_neighbours(weights: Mapping[str, Tensor], histories: Histories) -> Tensor:
     """Add the neighbours of each item of the history, weighted by the user's latest event."""
-    weight_S = halving_weights(histories, float(weights["half_life"]))
+    weight_S = halving_weights(histories, read_half_life(weights))
     pairs = join_repeats(histories, weight_S, len(weights["popular_V"]), "amax")
     return add_neighbours(weights, *pairs, histories.num_users)
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recdiv_core.models.baselines.histories import Histories
+from recdiv_core.models.baselines.histories import DAY_US, Histories
 from recdiv_core.models.baselines.train_events import TrainEvents
 
 FALLBACK: Final = 1e-6
@@ -46,17 +46,24 @@ def fit_popular(counts_V: NDArray[np.int64]) -> dict[str, Tensor]:
     return {"popular_V": torch.as_tensor(place_scores(counts_V))}
 
 
-def count_recent(events: TrainEvents, num_items: int, *, share: float) -> NDArray[np.int64]:
-    """Count each item in the last ceil(share * n) of the n train events of each user.
+def count_recent(
+    events: TrainEvents, num_items: int, *, days: float, share: float
+) -> NDArray[np.int64]:
+    """Count each item's recent train events.
 
     Args:
         events: train events.
         num_items: V.
-        share: share of a user's events that are recent, in (0, 1].
+        days: days before the latest train event that are recent, > 0.
+        share: for a log without times: the last ceil(share * n) of the n train events of each user
+            are recent, in (0, 1].
 
     Returns:
         [V] int64.
     """
+    if events.time_E is not None:
+        is_recent_E = events.time_E > events.time_E.max(initial=0) - days * DAY_US
+        return np.bincount(events.item_E[is_recent_E], minlength=num_items)
     length_U = np.bincount(events.user_E)
     from_end_E = np.cumsum(length_U)[events.user_E] - np.arange(len(events.user_E))  # 1 = the last
     is_recent_E = from_end_E <= np.ceil(share * length_U)[events.user_E]
