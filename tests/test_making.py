@@ -188,8 +188,9 @@ def test_exposure_so_far_keeps_items_out_of_later_slates():
     common = (none, none, traits(embeddings), LOG_PRIOR, even)
     first, _ = make_slates(states[:2] @ items.T, *common)
     shown = torch.bincount(first.flatten(), minlength=NUM_ITEMS)
-    second, _ = make_slates(states[2:] @ items.T, *common, exposure_V=shown)
-    assert sorted([*first.flatten().tolist(), *second.flatten().tolist()]) == list(range(NUM_ITEMS))
+    grid = make_slate_grid(states[2:] @ items.T, *common, [1.0], exposure_V=shown)
+    later = grid.items_BWK.flatten().tolist()
+    assert sorted([*first.flatten().tolist(), *later]) == list(range(NUM_ITEMS))
 
 
 def test_items_above_are_counted_with_half_of_the_ties():

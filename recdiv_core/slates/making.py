@@ -47,8 +47,6 @@ def make_slates(
     traits: ItemTraits,
     log_prior_V: torch.Tensor,
     policy: SlatePolicy,
-    *,
-    exposure_V: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Make a slate for each user at the dial of the policy; see `make_slate_grid`.
 
@@ -57,14 +55,7 @@ def make_slates(
         scores_BK float32 scores of the items; -inf for no item.
     """
     grid = make_slate_grid(
-        scores_BV,
-        seen_user_S,
-        seen_item_S,
-        traits,
-        log_prior_V,
-        policy,
-        [policy.diversity],
-        exposure_V=exposure_V,
+        scores_BV, seen_user_S, seen_item_S, traits, log_prior_V, policy, [policy.diversity]
     )
     return grid.items_BWK[:, 0], grid.scores_BWK[:, 0]
 
