@@ -1,8 +1,9 @@
 """Text vectors of the catalogue and the queries, encoded once per data set.
 
-Training does not change the vectors of a frozen encoder. So Ray Data actors compute them once and
-write them into a memory-mapped file beside the prepared data, which every trial, worker and
-evaluation reads. ILD is measured with these vectors for every model. V rows, H text width.
+Training does not change the vectors of a frozen encoder. So Ray Data actors encode each distinct
+text once and write the vectors into a memory-mapped file beside the prepared data, which every
+trial, worker and evaluation reads. ILD is measured with these vectors for every model. V rows, H
+text width.
 """
 
 from __future__ import annotations
@@ -114,28 +115,13 @@ def _encode_all(tokens_of: Mapping[Path, Sequence[list[int]]], source: str) -> N
     import ray.data
 
     width = encoder_width(source)
+    first_of = {path: first_equal(tokens) for path, tokens in tokens_of.items()}
     blocks: list[pa.Table] = []
     for path, tokens in tokens_of.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         shape = (len(tokens), width)
         np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
-        # sorted by length, blocks need little padding; the longest come first, so the last tasks
-        # are short
-        order = np.argsort([-len(ids) for ids in tokens], kind="stable")
-        blocks += (
-            [
-                pa.table(
-                    {
-                        "row": rows,
-                        "ids": [tokens[int(row)] for row in rows],
-                        "path": [str(path.absolute())] * len(rows),
-                    }
-                )
-                for rows in np.array_split(order, -(-len(order) // ROWS_A_TASK))
-            ]
-            if len(order)
-            else []
-        )
+        blocks += _blocks(path, tokens, np.unique(first_of[path]))
     if not blocks:
         return
     context = ray.data.DataContext.get_current()
@@ -158,6 +144,42 @@ def _encode_all(tokens_of: Mapping[Path, Sequence[list[int]]], source: str) -> N
         rate = done / (time.monotonic() - started)
         left_s = (total - done) / rate
         logger.info("encoded %d of %d texts, %.0f a second, %.0f s left", done, total, rate, left_s)
+    for path, first in first_of.items():
+        vectors = np.lib.format.open_memmap(path, mode="r+")
+        is_repeat = first != np.arange(len(first))
+        vectors[is_repeat] = vectors[first[is_repeat]]
+        vectors.flush()
+
+
+def first_equal(texts: Sequence[list[int]]) -> np.ndarray:
+    """Return the row of the first text that equals each text, [N] int64.
+
+    >>> first_equal([[5, 7], [3], [5, 7]]).tolist()
+    [0, 1, 0]
+    """
+    first: dict[bytes, int] = {}
+    keys = (np.asarray(ids, np.int32).tobytes() for ids in texts)
+    return np.array([first.setdefault(key, row) for row, key in enumerate(keys)], np.int64)
+
+
+def _blocks(path: Path, tokens: Sequence[list[int]], rows: np.ndarray) -> list[pa.Table]:
+    """Return the blocks of Ray Data that hold the texts of some rows.
+
+    Sorted by length, blocks need little padding. The longest texts come first, so the last tasks
+    are short.
+    """
+    order = rows[np.argsort([-len(tokens[int(row)]) for row in rows], kind="stable")]
+    parts = np.array_split(order, -(-len(order) // ROWS_A_TASK)) if len(order) else []
+    return [
+        pa.table(
+            {
+                "row": part,
+                "ids": [tokens[int(row)] for row in part],
+                "path": [str(path.absolute())] * len(part),
+            }
+        )
+        for part in parts
+    ]
 
 
 class _Encode:
