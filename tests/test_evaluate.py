@@ -69,7 +69,7 @@ def model(dataset):
         return build_model(CONFIG, dataset)
 
 
-KINDS = ("user", "query", "popularity", "category", "title")
+KINDS = ("user", "query", "item", "popularity", "category", "title")
 
 
 def policy(**changes):
@@ -171,7 +171,7 @@ def whole_set(model, dataset, *, rank=0, world_size=1, **changes):
 
 
 def finished(scorecard, dataset):
-    kinds = ("popularity", "category", "title")
+    kinds = ("item", "popularity", "category", "title")
     return finish_split(scorecard, item_groups(kinds, dataset.catalogue))
 
 
@@ -189,7 +189,10 @@ def test_parts_of_the_shop_are_judged_as_by_hand(model, dataset, users):
     of_askers = [t if has else [] for t, has in zip(world.targets, asks, strict=True)]
     in_tail = tail_items(world.popularity)
     of_tail = [[item for item in wanted if item in in_tail] for wanted in world.targets]
-    for name, targets in (("query=with", of_askers), ("popularity=tail", of_tail)):
+    is_cold = [count == 0 for count in world.popularity]
+    of_cold = [[item for item in wanted if is_cold[item]] for wanted in world.targets]
+    parts = {"query=with": of_askers, "popularity=tail": of_tail, "item=cold": of_cold}
+    for name, targets in parts.items():
         part = of_every_epoch(replace(world, targets=targets), k=K)
         assert slices[name].pop("num_users") == sum(map(bool, targets))
         expected = {metric: part[metric] for metric in slices[name]}

@@ -46,6 +46,11 @@ def test_items_by_popularity():
     }
 
 
+def test_items_without_train_events_are_cold():
+    groups = members(item_groups(["item"], catalogue())["item"])
+    assert groups == {"item=cold": [0], "item=warm": list(range(1, 10))}
+
+
 def test_items_by_category_stand_in_each_of_theirs():
     groups = members(item_groups(["category"], catalogue())["category"])
     assert groups["category=A"] == [0, 1, 9]

@@ -25,7 +25,7 @@ USER_KINDS: Final[Mapping[str, tuple[str, str]]] = {
     "user": ("user=cold", "user=warm"),
     "query": ("query=with", "query=without"),
 }
-OUR_KINDS: Final = (*USER_KINDS, "popularity", "category")
+OUR_KINDS: Final = (*USER_KINDS, "item", "popularity", "category")
 MAX_VALUES: Final = 8
 OTHER: Final = "(other)"
 
@@ -69,7 +69,9 @@ def item_groups(kinds: Sequence[str], catalogue: Catalogue) -> dict[str, Groups]
     popularity = torch.tensor(catalogue.popularity_V)
     groups: dict[str, Groups] = {}
     for kind in kinds:
-        if kind == "popularity":
+        if kind == "item":
+            groups[kind] = {"item=cold": popularity == 0, "item=warm": popularity > 0}
+        elif kind == "popularity":
             of_item = popularity_groups(popularity)
             groups[kind] = {
                 f"popularity={name}": of_item == index
