@@ -120,6 +120,27 @@ def test_negatives_hold_all_targets_of_the_step_and_draws_that_change_with_it(da
     assert uniform[0].items_S.tolist() != uniform[1].items_S.tolist()
 
 
+@pytest.mark.parametrize(("has_text", "least"), [(True, 2), (False, 0)])
+def test_items_without_train_events_are_no_negatives_where_texts_speak_for_them(
+    dataset, has_text, least
+):
+    changes = {"loss.negatives": "uniform", "loss.num_negatives": 500}
+    feed = feed_of(dataset, **changes, **{"model.text.enabled": has_text})
+    assert dataset.catalogue.popularity_V[:3].tolist() == [0, 0, 1]
+    negatives = feed.negatives([], 0)
+    assert negatives.items_S.tolist() == list(range(least, NUM_ITEMS))
+    expected = 500 / (NUM_ITEMS - least)
+    torch.testing.assert_close(
+        negatives.log_expected_S.exp(), torch.full_like(negatives.log_expected_S, expected)
+    )
+
+
+def test_the_softmax_leaves_out_the_same_items(dataset):
+    objective = feed_of(dataset, **{"loss.relevance": "softmax"}).objective
+    assert objective.left_out_X.tolist() == [0, 1]
+    assert objective.num_negative_items == NUM_ITEMS - 2
+
+
 def test_the_exact_softmax_draws_no_negatives(dataset):
     assert feed_of(dataset, **{"loss.relevance": "softmax"}).negatives([], 0) is None
 

@@ -48,6 +48,12 @@ def test_an_item_of_both_draws_stands_once_with_both_counts():
     )
 
 
+def test_uniform_draws_from_fewer_items_are_expected_more_often():
+    draws = torch.tensor([0, 3])
+    negatives = mixed_negatives(NO_DRAWS, draws, SHARE.log(), num_items=2)
+    assert negatives.log_expected_S.exp().tolist() == pytest.approx([2 / 2, 2 / 2])
+
+
 @pytest.mark.parametrize("num_uniform", [0, 1])
 def test_the_normaliser_is_unbiased_over_all_batches(num_uniform):
     one = position(1, 4)

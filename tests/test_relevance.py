@@ -3,6 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -102,6 +104,45 @@ def test_softmax_has_the_gradients_of_cross_entropy(chunk):
         rtol=1e-12,
         atol=1e-14,
     )
+
+
+def plain_softmax_without(left_out, hidden, items, targets, weights):
+    """Return the loss of `softmax` position by position, from the items that stay."""
+    total = 0.0
+    for row, target, weight in zip(hidden, targets.tolist(), weights, strict=True):
+        kept = [item for item in range(len(items)) if item not in left_out or item == target]
+        own = torch.tensor([kept.index(target)])
+        total = total + weight * F.cross_entropy((items[kept] @ row)[None], own)
+    return total
+
+
+@pytest.mark.parametrize("chunk", [1, 3, None])
+@pytest.mark.parametrize("left_out", [[], [4], [0, 3, 9], list(range(11))])
+def test_softmax_leaves_items_out_except_where_they_are_the_target(left_out, chunk):
+    batch = positions(6)
+    found = softmax(*batch, left_out_X=torch.tensor(left_out, dtype=torch.int64), chunk=chunk)
+    expected = plain_softmax_without(left_out, *batch)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    gradients = [torch.autograd.grad(loss, batch[:2]) for loss in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
+
+
+@given(st.integers(0, 1000), st.sets(st.integers(0, 10), max_size=9), st.floats(0.0, 3.0))
+def test_an_item_that_is_left_out_and_no_target_gets_no_gradient(seed, left_out, gamma):
+    hidden, items, targets, weights = positions(seed)
+    left_out -= set(targets.tolist())
+    rows = torch.tensor(sorted(left_out), dtype=torch.int64)
+    loss = softmax(hidden, items, targets, weights, left_out_X=rows, focal_gamma=gamma)
+    gradient = torch.autograd.grad(loss, items)[0]
+    assert torch.equal(gradient[rows], torch.zeros_like(gradient[rows]))
+    moved = items.detach().index_fill(0, rows, 1e3)
+    assert loss == softmax(hidden, moved, targets, weights, left_out_X=rows, focal_gamma=gamma)
+
+
+def test_no_item_left_out_is_the_plain_softmax_to_the_bit():
+    batch = positions(7, dtype=torch.float32)
+    none = softmax(*batch, left_out_X=torch.tensor([], dtype=torch.int64))
+    assert softmax(*batch) == none
 
 
 def test_softmax_passes_gradcheck():

@@ -167,19 +167,38 @@ def test_dropout_acts_in_training_alone(rng):
     assert torch.equal(tower(inputs, position, segment), tower(inputs, position, segment))
 
 
-def test_cold_items_depend_on_text_alone(rng):
+def test_the_id_vectors_of_cold_items_have_no_effect(rng):
     tower, text = item_tower(), unit_vectors(rng, NUM_ITEMS)
     before = tower(text)
     with torch.no_grad():
-        tower.ids.weight.add_(1.0)
-    moved = (tower(text) - before).abs().amax(1) > 1e-4
-    assert torch.equal(moved, ~IS_COLD)
+        tower.ids.weight[IS_COLD] += 1.0
+    assert torch.equal(tower(text), before)
+    with torch.no_grad():
+        tower.ids.weight[~IS_COLD] += 1.0
+    assert ((tower(text) - before).abs().amax(1) > 1e-4).all()
 
 
-def test_a_fresh_tower_is_the_sum_of_text_and_id(rng):
+def test_a_fresh_tower_is_the_sum_of_text_and_id_and_cold_items_take_the_mean_id(rng):
     tower, text = item_tower(), unit_vectors(rng, NUM_ITEMS)
-    expected = tower.project(text) + tower.ids.weight * ~IS_COLD[:, None]
+    mean_D = tower.ids.weight[~IS_COLD].mean(0)
+    expected = tower.project(text) + torch.where(IS_COLD[:, None], mean_D, tower.ids.weight)
     torch.testing.assert_close(tower(text), expected)
+
+
+def test_cold_items_of_one_text_have_one_vector_that_teaches_no_id(rng):
+    tower, text = item_tower(), unit_vectors(rng, 1).expand(NUM_ITEMS, -1)
+    cold = tower(text)[IS_COLD]
+    assert len(cold) > 1
+    torch.testing.assert_close(cold, cold[:1].expand_as(cold))
+    cold.square().sum().backward()
+    assert not tower.ids.weight.grad.any()
+    assert tower.project.weight.grad.any()
+
+
+def test_a_catalogue_without_a_known_item_has_text_vectors(rng):
+    tower = ItemTower(torch.zeros(3), text_dim=5, dim=DIM, id_dropout=0.0)
+    text = unit_vectors(rng, 3)
+    assert torch.equal(tower(text), tower.project(text))
 
 
 def test_without_text_item_vectors_are_the_ids(rng):
@@ -188,12 +207,17 @@ def test_without_text_item_vectors_are_the_ids(rng):
 
 
 def test_ids_are_withheld_in_training_alone(rng):
-    tower, text = item_tower(id_dropout=0.5), unit_vectors(rng, NUM_ITEMS)
-    text_alone = tower.project(text)
-    withheld = (tower(text) == text_alone).all(1)
+    tower, text = item_tower(id_dropout=0.3), unit_vectors(rng, 1).expand(NUM_ITEMS, -1)
+
+    def is_as_cold():
+        vectors = tower(text)
+        return torch.isclose(vectors, vectors[IS_COLD][0]).all(1)
+
+    withheld = is_as_cold()
+    assert withheld[IS_COLD].all()
     assert 0 < (withheld & ~IS_COLD).sum() < (~IS_COLD).sum()
     tower.eval()
-    assert torch.equal((tower(text) == text_alone).all(1), IS_COLD)
+    assert torch.equal(is_as_cold(), IS_COLD)
 
 
 @pytest.mark.parametrize("text", [True, False])

@@ -49,6 +49,7 @@ class _ChunkedCrossEntropy(Function):
         targets_N: torch.Tensor,
         weights_N: torch.Tensor,
         logit_bias_V: torch.Tensor | None,
+        left_out_X: torch.Tensor | None,
         temperature: float,
         focal_gamma: float,
         chunk: int,
@@ -65,8 +66,11 @@ class _ChunkedCrossEntropy(Function):
                 logits += logit_bias_V.to(wide)
             targets = targets_N[rows, None]
             weights = weights_N[rows, None].to(wide)
+            of_targets = logits.gather(1, targets)
+            if left_out_X is not None:
+                logits.index_fill_(1, left_out_X, -torch.inf).scatter_(1, targets, of_targets)
             largest = logits.amax(1, keepdim=True)
-            behind = largest - logits.gather(1, targets)
+            behind = largest - of_targets
             # in place, to save passes: logits -> odds -> (softmax - one-hot) * weight
             odds = logits.sub_(largest).exp_()
             norm = odds.sum(1, keepdim=True)
@@ -85,7 +89,7 @@ class _ChunkedCrossEntropy(Function):
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grad_hidden, grad_items = ctx.saved_tensors
         (scale,) = grad_outputs
-        return grad_hidden * scale, grad_items * scale, None, None, None, None, None, None
+        return grad_hidden * scale, grad_items * scale, *(None,) * 7
 
 
 def softmax(
@@ -96,6 +100,7 @@ def softmax(
     *,
     temperature: float = 1.0,
     logit_bias_V: torch.Tensor | None = None,
+    left_out_X: torch.Tensor | None = None,
     focal_gamma: float = 0.0,
     chunk: int | None = None,
 ) -> torch.Tensor:
@@ -115,6 +120,9 @@ def softmax(
         weights_N: [N] weight of each position, >= 0.
         temperature: scores are divided by it, > 0.
         logit_bias_V: [V] finite constant added to the logits of every position; None = 0.
+        left_out_X: [X] int64 item_index of items that are no negatives, such as items without
+            train events; the softmax leaves them out, except at positions whose target they are.
+            None = none.
         focal_gamma: >= 0; larger values give less weight to well-predicted positions.
         chunk: positions at once; None = as many as fit CHUNK_ELEMENTS logits, or CACHED_ELEMENTS
             on a CPU.
@@ -137,6 +145,7 @@ def softmax(
             targets_N,
             weights_N,
             logit_bias_V,
+            left_out_X,
             temperature,
             focal_gamma,
             chunk or _rows_at_once(items_VD),

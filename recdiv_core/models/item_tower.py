@@ -3,8 +3,9 @@
 
 Text generalises: a cold item has a vector on its first day. Ids memorise the behaviour of items
 with many events. The gate has one value in (0, 2) per dimension, computed from both vectors and the
-item's train popularity. It starts at 1, which is a plain sum. Items without train events use text
-only.
+item's train popularity. It starts at 1, which is a plain sum. An item without train events takes
+the mean id part of all others. With its text alone it would rank above items of average popularity,
+because ids also learn which items are unpopular.
 Shapes: V catalogue, H text width, D dims.
 """
 
@@ -74,5 +75,6 @@ class ItemTower(nn.Module):
         if self.training and self.id_dropout > 0:
             is_known = is_known & (torch.rand_like(self.popularity_V1) >= self.id_dropout)
         mixed = torch.cat([ids_VD, text_VD, self.popularity_V1], dim=1)
-        openness = 2 * torch.sigmoid(self.gate(mixed)) * is_known
-        return text_VD + openness * ids_VD
+        own_VD = 2 * torch.sigmoid(self.gate(mixed)) * ids_VD
+        others_D = (own_VD * is_known).sum(0) / is_known.sum().clamp_min(1)
+        return text_VD + torch.where(is_known, own_VD, others_D.detach())

@@ -31,6 +31,7 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
         logq_alpha=loss.logq_alpha,
         focal_gamma=loss.focal_gamma,
         logit_bias_V=loss.logit_adjustment * dataset.log_prior_V if loss.logit_adjustment else None,
+        left_out_X=_no_negatives(config, dataset),
         diversity_weight=loss.diversity_weight,
         is_conditioned=loss.conditioned,
         shared_dim=config.model.dim,
@@ -41,6 +42,17 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
         teacher=(loss.distil_method, loss.distil_diversity),
         traits=dataset.traits,
     )
+
+
+def _no_negatives(config: Config, dataset: Dataset) -> torch.Tensor | None:
+    """Return the item_index of items that relevance losses do not push down; None = no item.
+
+    These are the items without train events. They are never a target, so as negatives they would
+    fall below all others, whatever their texts say. Without texts nothing speaks for them, and they
+    stay negatives.
+    """
+    cold_X = (dataset.traits.num_events_V == 0).nonzero()[:, 0]
+    return cold_X if config.model.text.enabled and len(cold_X) else None
 
 
 def target_weights(config: Config, dataset: Dataset) -> torch.Tensor | None:

@@ -64,6 +64,10 @@ class Feed:
         weights_V = target_weights(config, dataset)
         self.target_weights_V = None if weights_V is None else weights_V.cpu()
         self.log_prior_V = dataset.log_prior_V.cpu()
+        is_negative_V = torch.ones(len(dataset.catalogue), dtype=torch.bool)
+        if objective.left_out_X is not None:
+            is_negative_V[objective.left_out_X.cpu()] = False
+        self.negative_items = is_negative_V.nonzero()[:, 0]
         fragments = list_fragments(dataset.prepared, "train")
         self.num_users = sum(fragment.num_rows for fragment in fragments)
         if config.train.token_mask or config.train.field_dropout:
@@ -124,14 +128,15 @@ class Feed:
         uniform_U = torch.zeros(0, dtype=torch.int64)
         if objective.negatives != "in_batch":
             rng = self._draws(step, NEGATIVES_KEY)
-            drawn = rng.integers(len(self.dataset.catalogue), size=objective.num_negatives)
-            uniform_U = torch.from_numpy(drawn)
+            drawn = rng.integers(objective.num_negative_items, size=objective.num_negatives)
+            uniform_U = self.negative_items[torch.from_numpy(drawn)]
         targets_N = uniform_U[:0]
         if objective.negatives != "uniform":
             targets_N = torch.cat([part.packed.targets_N for part in parts])
             if self.world_size > 1:
                 targets_N = _gather(targets_N, self.dataset.log_prior_V.device)
-        return mixed_negatives(targets_N, uniform_U, self.log_prior_V)
+        num_items = objective.num_negative_items
+        return mixed_negatives(targets_N, uniform_U, self.log_prior_V, num_items=num_items)
 
     def _draws(self, step: int, key: int) -> np.random.Generator:
         """Return a step's generator for one purpose, the same on all ranks."""

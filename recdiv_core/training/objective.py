@@ -30,6 +30,7 @@ class Objective:
         logq_alpha: strength of the correction in [0, 1] (sampled_softmax).
         focal_gamma: exponent of the focal loss, >= 0 (softmax).
         logit_bias_V: bias added to the logits (softmax), or None.
+        left_out_X: int64 item_index of the items that are no negatives, or None.
         is_conditioned: whether each user has a dial.
         shared_dim: leading dims of the item vectors that dial 0 uses too (conditioned model).
         slate_size: length k of the soft slate.
@@ -49,6 +50,7 @@ class Objective:
     logq_alpha: float = 1.0
     focal_gamma: float = 0.0
     logit_bias_V: torch.Tensor | None = None
+    left_out_X: torch.Tensor | None = None
     is_conditioned: bool = False
     shared_dim: int = 0
     slate_size: int = 10
@@ -60,6 +62,11 @@ class Objective:
     def log_items(self) -> float:
         """Loss of a uniform guess in nats, log V; it divides the relevance loss."""
         return math.log(max(2, self.traits.num_items))
+
+    @property
+    def num_negative_items(self) -> int:
+        """Items that can be negatives."""
+        return self.traits.num_items - (0 if self.left_out_X is None else len(self.left_out_X))
 
     @property
     def needs_penalty(self) -> bool:
