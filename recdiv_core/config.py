@@ -25,7 +25,16 @@ from recdiv_core.storage.credentials import without_secrets
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 ModelKind = Literal[
-    "neural", "popular", "recent_popular", "random", "item_knn", "ease", "graph", "text"
+    "neural",
+    "popular",
+    "recent_popular",
+    "random",
+    "item_knn",
+    "ease",
+    "graph",
+    "text",
+    "rp3beta",
+    "buy_again",
 ]
 RelevanceLoss = Literal["auto", "softmax", "sampled_softmax"]
 Regulariser = Literal[
@@ -241,13 +250,14 @@ class BaselineConfig(_Section):
     """Share of each user's latest train events that counts, for a log without times
     (recent_popular)."""
     num_neighbours: int = Field(default=200, ge=1)
-    """Neighbours kept per item (item_knn, graph)."""
+    """Neighbours kept per item (item_knn, graph, rp3beta)."""
     shrinkage: float = Field(default=30.0, ge=0.0)
     """Constant added to the denominator of the cosine; larger = less trust in few common users
     (item_knn)."""
     half_life: float = Field(default=0.0, ge=0.0)
     """Age at which an event counts half, in days before the user's latest event, or in later events
-    for a log without times; 0 = all events count alike (item_knn, ease)."""
+    for a log without times; 0 = all events count alike (item_knn, ease,
+    rp3beta, buy_again)."""
     ridge: float = Field(default=100.0, gt=0.0)
     """L2 penalty lambda on the diagonal; larger = weights closer to 0 (ease)."""
     max_items: int = Field(default=0, ge=0)
@@ -265,6 +275,11 @@ class BaselineConfig(_Section):
     """Weight of the cosine of item text and history; 0 = no text (graph)."""
     text_vectors: Literal["words", "encoder"] = "words"
     """Vectors of the texts: TF-IDF of words, or those of `model.text.encoder` (text)."""
+    alpha: float = Field(default=1.0, gt=0.0)
+    """Exponent of the probabilities of a walk (rp3beta)."""
+    beta: float = Field(default=0.3, ge=0.0)
+    """Exponent of the popularity that divides a walk's weight; larger = less popular items
+    (rp3beta)."""
 
 
 class ModelConfig(_Section):

@@ -399,6 +399,14 @@ RERANKERS: Final[Faults] = {
             ("np.sort(popular_V[: max_items", "np.sort(popular_V[-max_items:][: max_items"),
         ],
     ),
+    "models/baselines/rp3beta.py": (
+        "test_baselines",
+        [("_TINY) ** -beta", "_TINY) ** beta"), ("to_item_UV.data **= alpha", "pass")],
+    ),
+    "models/baselines/buy_again.py": (
+        "test_baselines",
+        [('len(popular_V), "sum")', 'len(popular_V), "amax")')],
+    ),
     "models/baselines/graph.py": (
         "test_baselines",
         [

@@ -417,6 +417,27 @@ def ease_scores(
     return own @ weights
 
 
+def rp3beta_scores(
+    histories: Sequence[Sequence[int]],
+    user: Sequence[int],
+    num_items: int,
+    alpha: float,
+    beta: float,
+    half_life: float,
+) -> NDArray[np.float64]:
+    """Walk from each distinct item of the user to its buyers and to their items."""
+    weights = [weights_of_latest(items, half_life) for items in histories]
+    sums = [sum(own.get(item, 0.0) for own in weights) for item in range(num_items)]
+    scores = np.zeros(num_items)
+    for item, weight in weights_of_latest(user, half_life).items():
+        for own in weights:
+            for other in own:
+                if item in own and other != item:
+                    walk = (own[item] / sums[item] * own[other] / sum(own.values())) ** alpha
+                    scores[other] += weight * walk / sums[other] ** beta
+    return scores
+
+
 def falling_weights(items: Sequence[int], recency: float) -> list[float]:
     """Weigh each event by age ** -recency, with sum 1."""
     raw = [(len(items) - place) ** -recency for place in range(len(items))]

@@ -12,12 +12,20 @@ from hypothesis import given, settings
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recdiv_core.models.baselines import SCORES, Baseline, Histories, TrainEvents, ease, neighbours
+from recdiv_core.models.baselines.buy_again import fit_buy_again
 from recdiv_core.models.baselines.ease import fit_ease
 from recdiv_core.models.baselines.graph import fit_graph
 from recdiv_core.models.baselines.neighbours import fit_item_knn, keep_best
 from recdiv_core.models.baselines.popularity import fit_popular, fit_random
+from recdiv_core.models.baselines.rp3beta import fit_rp3beta
 from recdiv_core.models.baselines.text_profile import fit_text
-from tests.oracles import ease_scores, falling_weights, graph_scores, item_knn_scores
+from tests.oracles import (
+    ease_scores,
+    falling_weights,
+    graph_scores,
+    item_knn_scores,
+    rp3beta_scores,
+)
 
 NUM_ITEMS, NUM_USERS = 12, 40
 TOLERANCE = 5e-6
@@ -52,6 +60,8 @@ def fitted(kind, histories, *, seed=0, **changes: Any):
     """Return a baseline with few neighbours; `changes` go to the fit function of the kind."""
     counts, events = counts_of(histories), events_of(histories)
     knn: dict[str, Any] = {"num_neighbours": 4, "shrinkage": 2.0, "half_life": 0.0}
+    walks: dict[str, Any] = {"num_neighbours": 4, "alpha": 0.8, "beta": 0.3, "half_life": 0.0}
+    ridge: dict[str, Any] = {"ridge": 3.0, "half_life": 0.0}
     graph: dict[str, Any] = {"num_neighbours": 4, "lags": 2, "lag_decay": 0.5, "second_hop": 0.5}
     graph |= {"text_weight": 0.3, "recency": 1.0}
     fits = {
@@ -59,8 +69,12 @@ def fitted(kind, histories, *, seed=0, **changes: Any):
         "recent_popular": lambda: fit_popular(counts),
         "random": lambda: fit_random(NUM_ITEMS, seed),
         "item_knn": lambda: fit_item_knn(events, counts, **knn | changes),
-        "ease": lambda: fit_ease(events, counts, **{"ridge": 3.0, "half_life": 0.0} | changes),
+        "ease": lambda: fit_ease(events, counts, **ridge | changes),
         "graph": lambda: fit_graph(events, counts, TEXTS, **graph | changes),
+        "rp3beta": lambda: fit_rp3beta(events, counts, **walks | changes),
+        "buy_again": lambda: fit_buy_again(
+            counts, **{"half_life": 0.0, "has_times": False} | changes
+        ),
         "text": lambda: fit_text(counts, **{"texts": TEXTS, "recency": 1.0} | changes),
     }
     return Baseline(kind, fits[kind]())
@@ -167,6 +181,32 @@ def test_the_graph_is_its_slow_twin(some, seed, lags, lag_decay, second_hop, rec
     made = scores(fitted("graph", log(seed), num_neighbours=99, text_weight=0.0, **walk), some)
     expected = [graph_scores(log(seed), own, NUM_ITEMS, **walk) for own in some]
     np.testing.assert_allclose(made.numpy(), expected, atol=TOLERANCE)
+
+
+@settings(max_examples=12)
+@given(
+    users,
+    st.integers(0, 50),
+    st.sampled_from([0.5, 1.0]),
+    st.sampled_from([0.0, 0.6]),
+    st.sampled_from([0.0, 1.5]),
+)
+def test_rp3beta_is_its_slow_twin(some, seed, alpha, beta, half_life):
+    walk = {"alpha": alpha, "beta": beta, "half_life": half_life}
+    made = scores(fitted("rp3beta", log(seed), num_neighbours=99, **walk), some)
+    expected = [rp3beta_scores(log(seed), own, NUM_ITEMS, *walk.values()) for own in some]
+    np.testing.assert_allclose(made.numpy(), expected, atol=TOLERANCE)
+
+
+@settings(max_examples=12)
+@given(users, st.sampled_from([0.0, 1.5]))
+def test_buy_again_adds_up_own_events(some, half_life):
+    made = scores(fitted("buy_again", log(), half_life=half_life), some)
+    for own, row in zip(some, made.tolist(), strict=True):
+        for item in range(NUM_ITEMS):
+            ages = [len(own) - 1 - place for place, bought in enumerate(own) if bought == item]
+            expected = sum(2 ** (-age / half_life) if half_life else 1.0 for age in ages)
+            assert row[item] == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_the_graph_has_a_direction():
@@ -277,7 +317,10 @@ def test_the_latest_events_count_most(kind):
     assert (last - of_1).abs().sum() < (last - of_8).abs().sum()
 
 
-@pytest.mark.parametrize("kind", ["item_knn", "ease", "graph", "text"])
+PERSONAL = [kind for kind in SCORES if kind not in ("popular", "recent_popular", "random")]
+
+
+@pytest.mark.parametrize("kind", PERSONAL)
 def test_without_a_history_the_popular_items_stand_first(kind):
     order = scores(fitted(kind, log()), [[]]).argsort(descending=True)
     assert torch.equal(order, scores(fitted("popular", log()), [[]]).argsort(descending=True))

@@ -79,6 +79,7 @@ def test_times_go_with_their_events(histories, num_shards):
         prepared = write_train(Path(place), histories, times=times, num_shards=num_shards)
         events = read_train_events(prepared)
     in_order = [own for shard in range(num_shards) for own in histories[shard::num_shards]]
+    assert events.time_E is not None
     assert events.time_E.tolist() == [time for own in in_order for time in range(len(own))]
 
 

@@ -14,10 +14,12 @@ from recdiv_core.config import Config
 from recdiv_core.data.catalogue import make_texts
 from recdiv_core.data.train_events import read_train_events
 from recdiv_core.models.baselines import Baseline, TrainEvents
+from recdiv_core.models.baselines.buy_again import fit_buy_again
 from recdiv_core.models.baselines.ease import fit_ease
 from recdiv_core.models.baselines.graph import fit_graph
 from recdiv_core.models.baselines.neighbours import fit_item_knn
 from recdiv_core.models.baselines.popularity import count_recent, fit_popular, fit_random
+from recdiv_core.models.baselines.rp3beta import fit_rp3beta
 from recdiv_core.models.baselines.text_profile import fit_text
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.training.kinds import check_size
@@ -111,6 +113,24 @@ def _text(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str,
     )
 
 
+def _rp3beta(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
+    settings = config.model.baseline
+    return fit_rp3beta(
+        events,
+        dataset.catalogue.popularity_V,
+        num_neighbours=settings.num_neighbours,
+        alpha=settings.alpha,
+        beta=settings.beta,
+        half_life=settings.half_life,
+    )
+
+
+def _buy_again(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
+    half_life, has_times = config.model.baseline.half_life, events.time_E is not None
+    counts_V = dataset.catalogue.popularity_V
+    return fit_buy_again(counts_V, half_life=half_life, has_times=has_times)
+
+
 FITS: Mapping[str, Fit] = {
     "popular": _popular,
     "recent_popular": _recent,
@@ -119,5 +139,7 @@ FITS: Mapping[str, Fit] = {
     "ease": _ease,
     "graph": _graph,
     "text": _text,
+    "rp3beta": _rp3beta,
+    "buy_again": _buy_again,
 }
 """Kind of model -> function that fits it."""

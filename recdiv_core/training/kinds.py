@@ -17,9 +17,9 @@ from recdiv_core.schema import Manifest
 BASELINE_KEYS: Final = {
     "model.baseline.recent_days": ("recent_popular",),
     "model.baseline.recent_share": ("recent_popular",),
-    "model.baseline.num_neighbours": ("item_knn", "graph"),
+    "model.baseline.num_neighbours": ("item_knn", "graph", "rp3beta"),
     "model.baseline.shrinkage": ("item_knn",),
-    "model.baseline.half_life": ("item_knn", "ease"),
+    "model.baseline.half_life": ("item_knn", "ease", "rp3beta", "buy_again"),
     "model.baseline.ridge": ("ease",),
     "model.baseline.max_items": ("ease",),
     "model.baseline.recency": ("graph", "text"),
@@ -28,13 +28,15 @@ BASELINE_KEYS: Final = {
     "model.baseline.second_hop": ("graph",),
     "model.baseline.text_weight": ("graph",),
     "model.baseline.text_vectors": ("text",),
+    "model.baseline.alpha": ("rp3beta",),
+    "model.baseline.beta": ("rp3beta",),
 }
 """Key -> the kinds of model that use it."""
 
 BYTES_PER_ENTRY: Final = 12
 """Memory of EASE per entry of its matrix: float64, and float32 for the result."""
 
-SPARSE: Final = ("item_knn", "graph")
+SPARSE: Final = ("rp3beta", "item_knn", "graph")
 """Kinds of model with a similar use whose memory grows with the number of items."""
 
 OF_TRAINING: Final = (

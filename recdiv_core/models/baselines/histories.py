@@ -118,8 +118,8 @@ def halving_weights(histories: Histories, half_life: HalfLife) -> Tensor:
 
 def read_half_life(weights: Mapping[str, Tensor]) -> HalfLife:
     """Return the half-life among the weights of a baseline."""
-    value, in_days = weights["half_life"].tolist()
-    return HalfLife(value, bool(in_days))
+    value, in_days = weights["half_life"]
+    return HalfLife(float(value), bool(in_days))
 
 
 def join_repeats(

@@ -14,6 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from recdiv_core.models.baselines.buy_again import score_by_own_events
 from recdiv_core.models.baselines.ease import score_by_item_weights
 from recdiv_core.models.baselines.graph import score_by_graph
 from recdiv_core.models.baselines.histories import Histories
@@ -32,6 +33,8 @@ SCORES: Final[Mapping[str, Scores]] = {
     "ease": score_by_item_weights,
     "graph": score_by_graph,
     "text": score_by_text,
+    "rp3beta": score_by_neighbours,
+    "buy_again": score_by_own_events,
 }
 
 
