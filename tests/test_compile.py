@@ -37,8 +37,9 @@ def num_graphs():
     return counters["stats"]["unique_graphs"]
 
 
-def test_steps_of_any_number_of_rows_share_the_second_graph_and_a_single_row_has_its_own():
-    training, plain = Training(compiled_model()), Training()
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+def test_steps_of_any_number_of_rows_share_the_second_graph_and_a_single_row_has_its_own(backend):
+    training, plain = Training(compiled_model(backend)), Training()
     batches = [USERS, USERS[:5], USERS[3:], USERS * 3, USERS * 2, USERS[::2], USERS[1:]]
     for users in batches:
         sums = training.step(users)

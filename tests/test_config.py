@@ -59,16 +59,10 @@ def write(path: Path, text: str) -> Path:
 
 @settings(max_examples=30)
 @given(SETTINGS)
-def test_flattened_settings_make_the_same_config(values: dict[str, object]):
+def test_flattened_settings_and_their_yaml_make_the_same_config(values: dict[str, object]):
     config = override(Config(), values)
     assert override(Config(), flatten(config)) == config
     assert flatten(config).items() >= values.items()
-
-
-@settings(max_examples=30)
-@given(SETTINGS)
-def test_a_config_survives_its_yaml(values: dict[str, object]):
-    config = override(Config(), values)
     assert from_tree(yaml.safe_load(to_yaml(config))) == config
 
 

@@ -13,7 +13,7 @@ from recdiv_core.rerank.breaches import breaches, gave_way, least_breach, num_di
 from tests.candidate_worlds import candidates_of_one, random_candidates, rerank, rule, with_padding
 
 KINDS = ("include", "at most", "at least", "distinct")
-NUM_RULE_SETS = int(os.environ.get("RECDIV_FUZZ", "200"))
+NUM_RULE_SETS = int(os.environ.get("RECDIV_FUZZ", "100"))
 METHODS = ("none", *NOVELTIES)
 DIALS = (0.0, 0.6, 1.0)
 methods = st.sampled_from(METHODS)
@@ -133,7 +133,7 @@ def test_a_slate_that_is_not_stuck_is_the_first_of_those_that_keep_the_rules(mon
         greedy, "_choose_again", lambda *given: (stuck.append(True), choose_again(*given))[1]
     )
     num_compared = 0
-    for seed in range(300):
+    for seed in range(150):
         rng = np.random.default_rng(seed)
         k = int(rng.integers(1, 4))
         candidates = random_candidates(seed, num_users=1, num_candidates=6)
@@ -147,7 +147,7 @@ def test_a_slate_that_is_not_stuck_is_the_first_of_those_that_keep_the_rules(mon
             )
             assert slate == next(kept), seed
             num_compared += 1
-    assert num_compared > 150
+    assert num_compared > 75
 
 
 def rules_without_absent(rules, candidates, k):

@@ -243,8 +243,8 @@ def test_the_picture_is_a_png(made):
 @pytest.mark.usefixtures("without_pictures")
 def test_the_newest_sweep_of_a_data_set_is_taken(config, manifest, tmp_path):
     other = manifest.model_copy(update={"name": "other"})
-    write_sweep(config, other, "older", {"plain": 0.0})
-    newest = write_sweep(config, other, "newest", {"plain": 0.0})
+    write_sweep(config, other, "older", {})
+    newest = write_sweep(config, other, "newest", {})
     made = report(override(config, {"data.name": "other"}), out=tmp_path / "deep" / "out")
     assert made["parent_run_id"] == newest.run_id
     assert made["report"] == str(tmp_path / "deep" / "out" / "report.html")
