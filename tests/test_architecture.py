@@ -1,11 +1,12 @@
 """The layers of docs/architecture.md and the habits that keep them, read from the source."""
 
 import ast
+import functools
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
@@ -70,9 +71,13 @@ def module_name(path: Path) -> str:
 
 OUTER = ("tune_spaces", "pipelines")
 FILES = [p for package in ("recdiv_core", *OUTER) for p in sorted((ROOT / package).rglob("*.py"))]
-SOURCES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
-LIBRARY = [name for name in SOURCES if name.startswith("recdiv_core")]
+LIBRARY = [name for name in map(module_name, FILES) if name.startswith("recdiv_core")]
 SCRIPTS = sorted(path for path in (ROOT / "pipelines").glob("*.py") if path.stem[0] != "_")
+
+
+@functools.cache
+def sources() -> dict[str, ast.Module]:
+    return {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 
 def room(name: str) -> str:
@@ -84,14 +89,17 @@ def room(name: str) -> str:
     return "words" if first in WORDS or not first else first
 
 
-def imports(module: str) -> Iterator[str]:
-    """Yield every name a module imports, lazily or not, as `package.module[.name]`."""
-    for node in ast.walk(SOURCES[module]):
+@functools.cache
+def imports(module: str) -> tuple[str, ...]:
+    """Return every name a module imports, lazily or not, as `package.module[.name]`."""
+    found: list[str] = []
+    for node in ast.walk(sources()[module]):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{module}:{node.lineno} imports relatively"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return tuple(found)
 
 
 def test_every_module_of_the_library_stands_in_a_room():
@@ -123,7 +131,7 @@ def test_the_document_names_every_module():
 def test_imports_point_down_the_rooms():
     upward = [
         (module, name)
-        for module in SOURCES
+        for module in sources()
         for name in imports(module)
         if room(name) in LEVELS
         and room(name) != room(module)
@@ -135,9 +143,9 @@ def test_imports_point_down_the_rooms():
 
 def test_modules_do_not_import_each_other_in_a_circle():
     below = {
-        module: {name if name in SOURCES else name.rpartition(".")[0] for name in imports(module)}
-        & SOURCES.keys() - {module}
-        for module in SOURCES
+        module: {name if name in sources() else name.rpartition(".")[0] for name in imports(module)}
+        & sources().keys() - {module}
+        for module in sources()
     }
     while ends := [module for module, found in below.items() if not found]:
         below = {m: found - set(ends) for m, found in below.items() if m not in ends}
@@ -147,7 +155,7 @@ def test_modules_do_not_import_each_other_in_a_circle():
 def test_a_reserved_package_is_imported_only_by_its_rooms():
     reserved = [
         (module, root)
-        for module in SOURCES
+        for module in sources()
         for root in RESERVED.keys() & {name.split(".")[0] for name in imports(module)}
         if room(module) not in RESERVED[root]
     ]
@@ -156,11 +164,11 @@ def test_a_reserved_package_is_imported_only_by_its_rooms():
 
 def test_only_scripts_set_up_logging():
     set_up = {"basicConfig", "dictConfig", "fileConfig", "addHandler"}
-    library = [m for m in SOURCES if room(m) != "pipelines" and m not in PROCESSES]
+    library = [m for m in sources() if room(m) != "pipelines" and m not in PROCESSES]
     assert not [
         (module, node.attr)
         for module in library
-        for node in ast.walk(SOURCES[module])
+        for node in ast.walk(sources()[module])
         if isinstance(node, ast.Attribute) and node.attr in set_up
     ]
 
@@ -170,7 +178,7 @@ def test_import_has_no_effect():
     quiet += (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If)
     loud = [
         (module, ast.unparse(node))
-        for module, source in SOURCES.items()
+        for module, source in sources().items()
         for node in source.body
         if not isinstance(node, quiet)
         and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
@@ -179,11 +187,11 @@ def test_import_has_no_effect():
 
 
 def test_a_module_is_named_after_a_thing_of_the_domain():
-    assert not [module for module in SOURCES if module.rpartition(".")[2] in EMPTY_NAMES]
+    assert not [module for module in sources() if module.rpartition(".")[2] in EMPTY_NAMES]
 
 
 def test_every_module_says_what_it_is():
-    silent = [m for m, source in SOURCES.items() if source.body and not ast.get_docstring(source)]
+    silent = [m for m, source in sources().items() if source.body and not ast.get_docstring(source)]
     assert not silent
 
 
@@ -255,7 +263,7 @@ def test_no_private_module_of_ray_is_imported():
     # they change with every minor version; docs/contributing.md names the versions that may be used
     assert not [
         (module, name)
-        for module in SOURCES
+        for module in sources()
         for name in imports(module)
         if name.split(".")[0] == "ray" and "._" in name
     ]

@@ -1,6 +1,7 @@
 """Compressed files: all their members, or a clear message; nothing is lost in between."""
 
 import bz2
+import functools
 import gzip
 import io
 import lzma
@@ -50,12 +51,16 @@ def test_all_members_are_read_whatever_the_extension_says(tmp_path, kind, name):
     assert count_rows(path) == 300
 
 
+@functools.cache
+def large_file(kind):
+    return b"".join(map(KINDS[kind], (HEAD.encode() + lines(0, 9000), lines(9000, 90_000))))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lost", [1, 9, 2000])
 def test_a_file_that_breaks_off_is_refused_with_its_line(tmp_path, kind, lost):
     path = tmp_path / f"log.csv.{kind}"
-    whole = b"".join(map(KINDS[kind], (HEAD.encode() + lines(0, 9000), lines(9000, 90_000))))
-    path.write_bytes(whole[:-lost])
+    path.write_bytes(large_file(kind)[:-lost])
     with pytest.raises(UserError, match=r"log\.csv.* breaks off, or is damaged, in line \d+: "):
         count_rows(path)
 
