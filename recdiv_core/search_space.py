@@ -41,7 +41,7 @@ class Constraint:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """One sweep. Every key of `parameters` and `fixed` is a dotted Config key.
+    """One sweep. Every key of `parameters`, `points` and `fixed` is a dotted Config key.
 
     A point is one configuration of the parameters. A trial is one training run of a point.
 
@@ -54,6 +54,8 @@ class SearchSpace:
             `random` spread evenly. Only `grid` takes `tune.grid_search`; the others try no point
             twice.
         num_samples: largest number of points; a grid is walked this many times.
+        points: settings that vary together, and may differ in their keys; each point of the grid
+            takes one of them beside the parameters. Empty = the parameters alone. Only for a grid.
         seeds: random seeds that each point is trained with; empty = once, with the config's seed.
             Reports and searches use a point's means, and the baseline is trained once per seed too.
             The base model of a warm start is trained once, so that intervals do not cover its
@@ -78,6 +80,7 @@ class SearchSpace:
     objectives: tuple[Objective, ...]
     search: Search = "grid"
     num_samples: int = 1
+    points: tuple[Mapping[str, object], ...] = ()
     seeds: tuple[int, ...] = ()
     max_epochs: int = 0
     max_hours: float = 0.0
@@ -86,6 +89,11 @@ class SearchSpace:
     fixed: Mapping[str, object] = field(default_factory=dict[str, object])
     warm_start: Mapping[str, object] | None = None
     grace_epochs: int = 1
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys that differ between trials, those of the parameters first."""
+        return list(dict.fromkeys([*self.parameters, *(key for own in self.points for key in own)]))
 
 
 def at_k(space: SearchSpace, k: int, name: str) -> SearchSpace:

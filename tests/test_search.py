@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
 from recdiv_core.config import Config, override
+from recdiv_core.errors import UserError
 from recdiv_core.search_space import Objective, Search, SearchSpace
 from recdiv_core.sweep.checks import check_search
 from recdiv_core.sweep.search import Budget, FrontSearch
@@ -260,6 +261,29 @@ def test_a_grid_is_walked_once_then_finished():
     tried = {(json.dumps(s["loss.diversity"]), s["rerank.diversity"]) for s in samples}
     assert tried == {(json.dumps(mix), dial) for mix in MIXES for dial in (0.0, 0.5)}
     assert len(samples) == searcher(**GRID).num_trials == 4
+
+
+def test_each_point_of_a_grid_takes_each_of_the_points_of_the_space():
+    parameters = {"eval.filter_seen": tune.grid_search([True, False])}
+    points = ({"model.kind": "popular"}, {"model.kind": "ease", "model.baseline.ridge": 9.0})
+    space = replace(SPACE, search="grid", parameters=parameters, points=points)
+    expected = [{"eval.filter_seen": seen, **point} for seen in (True, False) for point in points]
+    assert drive(searcher(space), 9) == expected
+    assert space.keys == ["eval.filter_seen", "model.kind", "model.baseline.ridge"]
+
+
+def test_points_alone_make_a_grid():
+    points = ({"model.kind": "popular"}, {"model.kind": "random"})
+    space = replace(SPACE, search="grid", parameters={}, points=points)
+    assert drive(searcher(space), 9) == list(points)
+
+
+def test_points_are_refused_where_they_have_no_effect():
+    points = ({"model.num_layers": 2},)
+    with pytest.raises(UserError, match=r"points have no effect with search='tpe'"):
+        check_search(replace(SPACE, points=points), "mine")
+    with pytest.raises(UserError, match=r"model.num_layers in parameters and in points"):
+        check_search(replace(SPACE, search="grid", points=points), "mine")
 
 
 def test_a_grid_is_walked_num_samples_times():

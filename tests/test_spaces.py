@@ -3,15 +3,17 @@
 import importlib
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from recdiv_core.config import Config, known_keys, override
+from recdiv_core.config import Config, ModelKind, known_keys, override
 from recdiv_core.errors import UserError
 from recdiv_core.metrics import SYSTEM_METRICS, USER_METRICS
 from recdiv_core.search_space import Constraint, SearchSpace, at_k
 from recdiv_core.sweep.checks import check_search
 from recdiv_core.training.checks import MEASURED
+from recdiv_core.training.kinds import idle_keys
 
 SPACES = sorted(
     path.stem
@@ -34,7 +36,7 @@ def test_the_spaces_that_the_documents_name_are_there():
 
 @each_space
 def test_every_parameter_is_a_setting(name: str):
-    assert set(space(name).parameters) <= set(known_keys())
+    assert set(space(name).keys) <= set(known_keys())
 
 
 @each_space
@@ -44,8 +46,20 @@ def test_fixed_and_warm_start_settings_are_valid(name: str):
 
 
 @each_space
+def test_points_are_valid_settings_and_distinct(name: str):
+    points = [override(Config(), point) for point in space(name).points]
+    assert all(point not in points[:place] for place, point in enumerate(points))
+
+
+def test_the_baselines_tune_each_kind_by_keys_that_it_uses():
+    points = [override(Config(), point) for point in space("baselines").points]
+    assert {config.model.kind for config in points} == set(get_args(ModelKind)) - {"neural"}
+    assert [idle_keys(config) for config in points if idle_keys(config)] == []
+
+
+@each_space
 def test_no_setting_is_both_swept_and_fixed(name: str):
-    assert not set(space(name).parameters) & set(space(name).fixed)
+    assert not set(space(name).keys) & set(space(name).fixed)
 
 
 @each_space

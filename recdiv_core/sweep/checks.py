@@ -36,7 +36,17 @@ def check_search(space: SearchSpace, name: str) -> None:
                 f"--space {name}: learn_from_earlier has no effect with search='grid'; allowed: "
                 "random, quasi_random, tpe, nsga2"
             )
+        both = set(space.parameters) & {key for own in space.points for key in own}
+        if both:
+            raise UserError(
+                f"--space {name}: {', '.join(sorted(both))} in parameters and in points; allowed: "
+                "one of them"
+            )
         return
+    if space.points:
+        raise UserError(
+            f"--space {name}: points have no effect with search={space.search!r}; allowed: grid"
+        )
     for key, domain in space.parameters.items():
         if not isinstance(domain, Domain):
             raise UserError(
@@ -62,7 +72,7 @@ def check_objectives(config: Config, space: SearchSpace, name: str) -> None:
             f"--space {name} has {len(space.objectives)} objectives; a front needs two or more"
         )
     k = config.eval.k
-    if "eval.k" in space.parameters:
+    if "eval.k" in space.keys:
         raise UserError(
             f"--space {name}: eval.k cannot be swept: metrics of different k cannot be compared"
         )
@@ -96,7 +106,7 @@ def _check_seeds(space: SearchSpace, name: str) -> None:
     given = f"--space {name}: seeds={space.seeds}"
     if len(set(space.seeds)) < len(space.seeds) or min(space.seeds) < 0:
         raise UserError(f"{given}; allowed: different whole numbers, 0 or more")
-    if "seed" in {*space.parameters, *space.fixed}:
+    if "seed" in {*space.keys, *space.fixed}:
         raise UserError(f"{given}, and seed among its parameters or fixed; allowed: one of them")
     if space.learn_from_earlier:
         raise UserError(f"{given}: cannot go with learn_from_earlier, which takes single trials")

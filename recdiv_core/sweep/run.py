@@ -59,7 +59,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
     check_search(space, name)
     space = at_k(space, config.eval.k, name)
     budget = Budget(space.max_epochs, space.max_hours)
-    swept = {*space.parameters, *(space.warm_start or {})}
+    swept = {*space.keys, *(space.warm_start or {})}
     config, manifest = check_config(config, swept=swept)
     check_objectives(config, space, name)
     if existing_result(config) is None:

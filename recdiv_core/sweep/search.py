@@ -126,7 +126,7 @@ class FrontSearch(Searcher):
 
 
 class Grid:
-    """The points of a grid, in Tune's order.
+    """The points of a grid, in Tune's order; each is combined with each of `space.points`.
 
     Each `tune.grid_search` is walked; every other domain is drawn at random for each point.
 
@@ -138,11 +138,12 @@ class Grid:
     def __init__(self, space: SearchSpace, seed: int) -> None:
         random = np.random.default_rng(seed)
         self.left: list[dict[str, Any]] = [
-            variant["config"]
+            variant["config"] | own
             for _ in range(space.num_samples)
             for _, variant in generate_variants(
                 {"config": dict(space.parameters)}, random_state=random
             )
+            for own in ([dict(point) for point in space.points] or [{}])
         ]
 
     def ask(self, name: str) -> dict[str, Any] | None:

@@ -52,7 +52,7 @@ def open_parent(
     described = {
         "recdiv.space": name,
         "recdiv.objectives": json.dumps([dataclasses.asdict(o) for o in space.objectives]),
-        "recdiv.parameters": json.dumps([*space.parameters, *(["seed"] if space.seeds else [])]),
+        "recdiv.parameters": json.dumps([*space.keys, *(["seed"] if space.seeds else [])]),
         "recdiv.seeds": json.dumps(space.seeds),
     }
     return start_run(config, name=config.run.name, kind="sweep", manifest=manifest, tags=described)

@@ -224,7 +224,7 @@ def _check_attributes(config: Config, prepared: Path) -> None:
 def _warn_no_effect(config: Config, num_items: int, swept: Collection[str]) -> None:
     """Warn of settings that have no effect in this run, or cost more than they gain."""
     idle = idle_keys(config)
-    if idle:
+    if idle and "model.kind" not in swept:
         logger.warning("%s: no effect with model.kind=%s", ", ".join(idle), config.model.kind)
     if config.model.kind != "neural":
         return

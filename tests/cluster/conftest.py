@@ -107,7 +107,7 @@ def references(shop: Shop) -> dict[str, Any]:
 
     one = {"model.kind": ray.tune.grid_search(["popular"])}
     config = apply_overrides(Config(), shop.arguments("run.name=references"))
-    return sweep.run(config, dataclasses.replace(SPACE, parameters=one), "baselines")
+    return sweep.run(config, dataclasses.replace(SPACE, parameters=one, points=()), "baselines")
 
 
 SWEPT = ("run.name=swept", "scaling.num_workers=2")
