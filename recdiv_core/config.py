@@ -271,8 +271,9 @@ class BaselineConfig(_Section):
     """Factor of the weight of a transition for each further event of distance (graph)."""
     second_hop: float = Field(default=1.0, ge=0.0)
     """Weight of two transitions in sequence; 0 = single transitions only (graph)."""
-    text_weight: float = Field(default=0.1, ge=0.0)
-    """Weight of the cosine of item text and history; 0 = no text (graph)."""
+    text_weight: float = Field(default=0.3, ge=0.0)
+    """Weight of the cosine of item text and history, beside the walks; both are divided by their
+    largest value for the user; 0 = no text (graph)."""
     text_vectors: Literal["words", "encoder"] = "words"
     """Vectors of the texts: TF-IDF of words, or those of `model.text.encoder` (text)."""
     alpha: float = Field(default=1.0, gt=0.0)

@@ -220,7 +220,17 @@ def test_the_graph_adds_the_likeness_of_texts():
     walks = scores(fitted("graph", log(), text_weight=0.0), some)
     texts = scores(fitted("text", log()), some)
     made = scores(fitted("graph", log(), text_weight=0.3), some)
-    np.testing.assert_allclose(made, walks + 0.3 * texts, atol=TOLERANCE)
+    expected = walks / walks.amax(1, keepdim=True) + 0.3 * texts / texts.amax(1, keepdim=True)
+    np.testing.assert_allclose(made[:2], expected[:2], atol=2 * TOLERANCE)
+    popular = scores(fitted("popular", log()), some)
+    assert torch.equal(made[2].argsort(descending=True), popular[2].argsort(descending=True))
+
+
+def test_a_user_without_walks_gets_likeness_of_texts_before_popularity():
+    histories = [[1, 2], [2, 1], [1, 5], [2, 2, 3]]
+    made = scores(fitted("graph", histories), [[10]])  # no event; items 2 and 6 share words with 10
+    texts = scores(fitted("text", histories), [[10]])
+    assert made.argmax() == texts.argmax()
 
 
 @settings(max_examples=12)

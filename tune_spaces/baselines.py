@@ -26,7 +26,13 @@ GRIDS = {
         {"beta": 0.3, "half_life": 6.0},
         {"beta": 0.3, "half_life": 90.0},
     ],
-    "graph": [{}, {"text_weight": 0.0}, {"recency": 0.5}, {"recency": 0.0, "text_weight": 0.0}],
+    "graph": [
+        {},
+        {"text_weight": 0.6},
+        {"text_weight": 1.0},
+        {"text_weight": 0.1, "recency": 0.5},
+        {"text_weight": 0.0, "recency": 0.5},
+    ],
     "text": [{}, {"text_vectors": "encoder"}, {"recency": 0.5}],
     "buy_again": [{"half_life": half_life} for half_life in (0.0, 30.0, 90.0)],
 }

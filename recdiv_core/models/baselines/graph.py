@@ -19,7 +19,7 @@ from torch import Tensor
 
 from recdiv_core.models.baselines.histories import Histories, falling_weights, join_repeats
 from recdiv_core.models.baselines.neighbours import add_neighbours, as_table, keep_best
-from recdiv_core.models.baselines.popularity import fit_popular
+from recdiv_core.models.baselines.popularity import FALLBACK, fit_popular
 from recdiv_core.models.baselines.text_profile import fit_words, word_cosines
 from recdiv_core.models.baselines.train_events import TrainEvents
 
@@ -71,7 +71,8 @@ def fit_graph(
         lags: see `count_transitions`.
         lag_decay: see `count_transitions`.
         second_hop: weight of walks of two edges, >= 0.
-        text_weight: weight of the cosine of texts, >= 0; a walk adds at most 1 + second_hop.
+        text_weight: weight of the cosine of texts, >= 0. Walks and cosines are divided by the
+            largest value of the user first.
         recency: weight of a history's event is age ** -recency, see `falling_weights`.
 
     Returns:
@@ -102,5 +103,12 @@ def score_by_graph(weights: Mapping[str, Tensor], histories: Histories) -> Tenso
     scores_BV = add_neighbours(weights, *pairs, histories.num_users)
     text_weight = float(weights["text_weight"])
     if text_weight:
-        scores_BV.add_(word_cosines(weights, *pairs, histories.num_users), alpha=text_weight)
-    return scores_BV
+        cosine_BV = word_cosines(weights, *pairs, histories.num_users)
+        scores_BV = _to_one(scores_BV).add_(_to_one(cosine_BV), alpha=text_weight)
+    return scores_BV.add_(weights["popular_V"], alpha=FALLBACK)
+
+
+def _to_one(scores_BV: Tensor) -> Tensor:
+    """Divide each row by its maximum; a row without a positive score stays as it is."""
+    most_B1 = scores_BV.amax(dim=1, keepdim=True)
+    return scores_BV / torch.where(most_B1 > 0, most_B1, 1.0)

@@ -134,17 +134,18 @@ def fit_item_knn(
 def score_by_neighbours(weights: Mapping[str, Tensor], histories: Histories) -> Tensor:
     """Add the neighbours of each item of the history, weighted by the user's latest event."""
     weight_S = halving_weights(histories, read_half_life(weights))
-    pairs = join_repeats(histories, weight_S, len(weights["popular_V"]), "amax")
-    return add_neighbours(weights, *pairs, histories.num_users)
+    popular_V = weights["popular_V"]
+    pairs = join_repeats(histories, weight_S, len(popular_V), "amax")
+    return add_neighbours(weights, *pairs, histories.num_users).add_(popular_V, alpha=FALLBACK)
 
 
 def add_neighbours(
     weights: Mapping[str, Tensor], user_P: Tensor, item_P: Tensor, weight_P: Tensor, num_users: int
 ) -> Tensor:
-    """Add weighted rows of a table, and the fallback.
+    """Add weighted rows of a table.
 
     Args:
-        weights: neighbours_VN, weight_VN and popular_V.
+        weights: neighbours_VN and weight_VN.
         user_P: batch row of each pair of a user and an item.
         item_P: item_index of each pair.
         weight_P: weight of each pair.
@@ -153,13 +154,13 @@ def add_neighbours(
     Returns:
         [B, V] float32.
     """
-    popular_V = weights["popular_V"]
-    scores_BV = (FALLBACK * popular_V).repeat(num_users, 1)
+    num_items = len(weights["weight_VN"])
+    scores_BV = weight_P.new_zeros(num_users, num_items)
     flat = scores_BV.view(-1)
     for start in range(0, len(user_P), PAIRS):
         part = slice(start, start + PAIRS)
         item = item_P[part]
-        place_PN = user_P[part, None] * len(popular_V) + weights["neighbours_VN"][item]
+        place_PN = user_P[part, None] * num_items + weights["neighbours_VN"][item]
         added_PN = weight_P[part, None] * weights["weight_VN"][item]
         flat.index_add_(0, place_PN.flatten(), added_PN.flatten())
     return scores_BV
