@@ -254,7 +254,7 @@ class BaselineConfig(_Section):
     shrinkage: float = Field(default=30.0, ge=0.0)
     """Constant added to the denominator of the cosine; larger = less trust in few common users
     (item_knn)."""
-    half_life: float = Field(default=0.0, ge=0.0)
+    half_life: float = Field(default=90.0, ge=0.0)
     """Age at which an event counts half, in days before the user's latest event, or in later events
     for a log without times; 0 = all events count alike (item_knn, ease,
     rp3beta, buy_again)."""
