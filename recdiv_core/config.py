@@ -59,6 +59,7 @@ Augmentation = Literal["crop", "mask", "reorder"]
 RerankMethod = Literal[
     "none", "mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam", "exposure"
 ]
+BlendTerm = Literal["graph", "text", "item_knn", "ease", "recent_popular", "popular"]
 TeacherMethod = Literal["mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam"]
 RerankAttribute = Literal["category", "brand", "colour", "price"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -308,6 +309,9 @@ class ModelConfig(_Section):
     replace it."""
     temperature: float = Field(default=1.0, gt=0.0)
     """Divisor of the dot products that give the scores."""
+    blend: tuple[BlendTerm, ...] = ("graph", "text")
+    """Baselines whose scores are added to the learned score, with weights fitted on validation;
+    empty = the learned score alone."""
     diversity: Unit = 0.0
     """Diversity dial of a conditioned model: 0 = pure relevance, 1 = the full
     `loss.diversity_weight`."""

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from recdiv_core.models.blend import Blend
 from recdiv_core.models.dial import Dial
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.session_tower import SessionTower
@@ -49,6 +50,7 @@ class Recommender(nn.Module):
         dim: D.
         encoder: text encoder with trainable top layers; None = frozen.
         dial_items: item tower of E dims that only the dial uses (dial.py); None = no dial.
+        blend: terms that are added to the learned scores (blend.py); None = none.
     """
 
     text_VH: torch.Tensor | None
@@ -64,6 +66,7 @@ class Recommender(nn.Module):
         dim: int,
         encoder: nn.Module | None = None,
         dial_items: ItemTower | None = None,
+        blend: Blend | None = None,
     ) -> None:
         super().__init__()
         self.item_tower = item_tower
@@ -76,6 +79,7 @@ class Recommender(nn.Module):
             self.project_query = nn.Linear(queries_QH.shape[1], dim)
         self.dim = dim
         self.dial_items = dial_items
+        self.blend = blend
         self.dial = None if dial_items is None else Dial(dim, dial_items.dim)
 
     def train(self, mode: bool = True) -> Recommender:

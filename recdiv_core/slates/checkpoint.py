@@ -30,6 +30,7 @@ from torch import nn
 from recdiv_core.config import Config, from_tree, to_yaml
 from recdiv_core.data.versions import other_version
 from recdiv_core.errors import UserError
+from recdiv_core.models.blend import TERMS
 from recdiv_core.schema import Manifest
 from recdiv_core.storage.whole_files import write_whole
 
@@ -219,21 +220,23 @@ def check_data(checkpoint: Path, manifest: Manifest, prepared: Path | None = Non
         )
 
 
-def load_weights(checkpoint: Path, model: nn.Module, *, may_lack: str = "") -> None:
-    """Load a checkpoint's weights into a model of the same shape.
+def load_weights(checkpoint: Path, model: nn.Module, *, own: tuple[str, ...] = ()) -> None:
+    """Load a checkpoint's weights into a model of the same shape; the terms of a blend stay.
 
     Args:
         checkpoint: directory.
         model: model that gets the weights.
-        may_lack: prefix of parameters that keep their values if the checkpoint has none.
+        own: prefixes of weights that stay the model's own where the checkpoint has none, or those
+            of another shape.
 
     Raises:
         UserError: missing or damaged file, or weights of another shape.
     """
-    weights = read_weights(checkpoint)
-    if may_lack:
-        own = model.state_dict()
-        weights = {name: own[name] for name in own if name.startswith(may_lack)} | weights
+    saved = read_weights(checkpoint).items()
+    weights = {name: value for name, value in saved if not name.startswith(TERMS)}
+    for name, value in model.state_dict().items():
+        if name.startswith(own) and (name not in weights or weights[name].shape != value.shape):
+            weights[name] = value
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -5,6 +5,7 @@ Models take plain arguments; this module reads them from the config.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from recdiv_core.config import Config
 from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.blend import Blend, read_terms
 from recdiv_core.models.dial import dial_dim
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
@@ -22,8 +24,14 @@ from recdiv_core.slates.checkpoint import load_weights, read_weights
 from recdiv_core.slates.dataset import Dataset
 
 
-def build_model(config: Config, dataset: Dataset) -> Recommender:
-    """Build the model of the config with fresh weights from PyTorch's global generator."""
+def build_model(config: Config, dataset: Dataset, terms: Sequence[Baseline] = ()) -> Recommender:
+    """Build the model of the config with fresh weights from PyTorch's global generator.
+
+    Args:
+        config: `model`, and whether it is conditioned.
+        dataset: the prepared data set.
+        terms: fitted terms of `model.blend`.
+    """
     text = config.model.text
     text_vectors = dataset.text_VH if text.enabled else None
     encoder = None
@@ -56,6 +64,7 @@ def build_model(config: Config, dataset: Dataset) -> Recommender:
         dim=config.model.dim,
         encoder=encoder,
         dial_items=make_item_tower(dim=dial_dim(dim)) if config.loss.conditioned else None,
+        blend=Blend(terms) if terms else None,
     )
 
 
@@ -67,6 +76,6 @@ def load_model(config: Config, dataset: Dataset, checkpoint: Path) -> Recommende
     """
     if config.model.kind != "neural":
         return Baseline(config.model.kind, read_weights(checkpoint))
-    model = build_model(config, dataset)
+    model = build_model(config, dataset, read_terms(config.model.blend, read_weights(checkpoint)))
     load_weights(checkpoint, model)
     return model

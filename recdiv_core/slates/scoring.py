@@ -159,12 +159,15 @@ def scoring_of(model: Recommender | Baseline, dial: float) -> Scoring:
         model: on the device of the data set.
         dial: the diversity asked of a conditioned model, for all users.
     """
-    if isinstance(model, Recommender):
-        return model_scoring(model, dial)
-    return baseline_scoring(model)
+    if not isinstance(model, Recommender):
+        return baseline_scoring(model)
+    learned, blend = learned_scoring(model, dial), model.blend
+    if blend is None:
+        return learned
+    return lambda examples, packed: blend(learned(examples, packed), histories_of(examples, packed))
 
 
-def model_scoring(model: Recommender, dial: float) -> Scoring:
+def learned_scoring(model: Recommender, dial: float) -> Scoring:
     """Score by the state of each user, state . item; the item vectors are computed here, once.
 
     The scores of a batch lie where those of the next one will: fetching so much memory from the

@@ -29,6 +29,7 @@ from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset, tokens_of
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
+from recdiv_core.training.blending import fit_blend, sample_users
 from recdiv_core.training.build import build_objective, parameter_groups
 from recdiv_core.training.divergence import check_finite, check_scale
 from recdiv_core.training.feed import Feed
@@ -105,6 +106,7 @@ class Learner:
         )
         self.steps_an_epoch = num_steps(self.feed.num_users, config.train.batch_size)
         self.log = StepLog(config.train.log_every_s, self.device)
+        self.sample = sample_users(dataset) if model.blend is not None else []
 
     def _load(self, saved: Mapping[str, Any]) -> None:
         self.shown_V.copy_(saved["places_V"])
@@ -212,7 +214,7 @@ class Learner:
         train_s = time.monotonic() - self._started
         if self.tokens is not None:
             refresh_texts(self.model, self.tokens, self.rank, self.world_size)
-        values = self.evaluate("val")
+        values = self.validate()
         eval_s = time.monotonic() - self._started - train_s
         metrics = means(self.sums, "train/")
         if self.config.train.precision == "fp16":
@@ -250,6 +252,11 @@ class Learner:
     def _set_rates(self, step: int) -> None:
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * self._rate_factor(step)
+
+    def validate(self) -> dict[str, float]:
+        """Fit the weights of the blend on validation users, and return the metrics of the split."""
+        fit_blend(self.model, self.dataset, self.config, self.sample)
+        return self.evaluate("val")
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Return the metrics of a split, over the users of all ranks."""

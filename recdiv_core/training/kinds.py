@@ -92,6 +92,7 @@ def idle_keys(config: Config) -> list[str]:
     for key, value in flatten(config).items():
         of_training = key.startswith(OF_TRAINING) and key not in OF_ANY_KIND
         users = BASELINE_KEYS.get(key, ("neural",) if of_training else (kind,))
-        if kind not in users and value != default[key]:
+        own = (kind, *config.model.blend) if kind == "neural" else (kind,)
+        if not set(own) & set(users) and value != default[key]:
             idle.append(key)
     return idle

@@ -40,6 +40,7 @@ from recdiv_core.slates.checkpoint import (
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.loading import build_model
+from recdiv_core.training.blending import fit_terms
 from recdiv_core.training.divergence import check_skipped
 from recdiv_core.training.epoch import Learner
 from recdiv_core.training.run_files import last_checkpoint
@@ -79,13 +80,15 @@ class _Trainer:
         self.rank = ray.train.get_context().get_world_rank()
         self.world_size = ray.train.get_context().get_world_size()
         self.device = ray.train.torch.get_device()
-        self.dataset = load_checked(config, fingerprint).to(self.device)
+        dataset = load_checked(config, fingerprint)
+        terms = fit_terms(config, dataset)
+        self.dataset = dataset.to(self.device)
         # the one place that seeds: weights are the same on every rank
         torch.manual_seed(config.seed)  # noqa: TID251
-        self.model = build_model(config, self.dataset)
+        self.model = build_model(config, self.dataset, terms)
         if config.train.init_from:
             start = local_checkpoint(config.train.init_from, "train.init_from")
-            load_weights(start, self.model, may_lack="dial")
+            load_weights(start, self.model, own=("dial", "blend."))
         self.scratch = tempfile.TemporaryDirectory(prefix="recdiv-")
         self.progress = Progress()
         self.best_weights = _copy_weights(self.model)
@@ -126,7 +129,7 @@ class _Trainer:
         """Run epochs until the last one or until patience ends; with no epoch, only evaluate."""
         train = self.config.train
         if not train.epochs and not self.progress.is_finished:
-            self._end_epoch(0, self.learner.evaluate("val"), {})
+            self._end_epoch(0, self.learner.validate(), {})
         first_epoch = self.progress.step // self.learner.steps_an_epoch
         if self.progress.metrics:
             # the driver may have died after the checkpoint, before it logged the metrics
@@ -241,6 +244,8 @@ class _Trainer:
         reported = {**metrics, "selection": best, "step": self.progress.step}
         # collective where the encoder is in shards
         weights, training = whole(self.model.state_dict()), self.learner.state(self.progress.step)
+        if self.model.blend is not None:
+            weights |= self.model.blend.terms_state()
         if self.rank:
             ray.train.report(reported)
             return

@@ -1,0 +1,199 @@
+# pyright: strict
+"""The blended score: the learned score plus terms that are counted, not learned.
+
+A term is a baseline (baselines/), such as the transition graph or the likeness of texts. It knows
+rare items after a single event, where a learned vector is still vague; the learned score knows the
+rest. Each score is standardised per user, over the catalogue, so weights mean the same for all
+users. The weight of a score is linear in the log of the history's length, because counts are worth
+more where a history is short. The weights are fitted on validation users: the softmax of the
+blended score over each user's best candidates shall give much to the held-out items. Wolpert, 1992,
+Stacked Generalization.
+Shapes: B users, V catalogue, T scores (the learned one first), C candidates of a user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, cast
+
+import torch
+from torch import Tensor, nn
+
+from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.baselines.histories import Histories
+
+TERMS: Final = "terms."
+"""Prefix of the terms' tensors in a checkpoint: terms.KIND.NAME."""
+
+TYPICAL_LENGTH: Final = 8.0
+"""Events of a history at which the weights are those of the first column."""
+
+STRENGTH: Final = 1e-3
+"""L2 penalty of the fit, in nats per squared weight: settles weights that no user decides."""
+
+STEPS: Final = 50
+"""Largest number of L-BFGS iterations of the fit; about ten suffice."""
+
+
+class Term(nn.Module):
+    """A fitted baseline as a part of a model: its tensors move with the model.
+
+    The tensors are no part of the model's state, because they never change: a checkpoint keeps them
+    apart (`Blend.terms_state`).
+    """
+
+    def __init__(self, baseline: Baseline) -> None:
+        super().__init__()
+        self.kind = baseline.kind
+        for name, tensor in baseline.weights.items():
+            self.register_buffer(name, tensor, persistent=False)
+
+    @property
+    def baseline(self) -> Baseline:
+        """The baseline on the device of the model."""
+        return Baseline(self.kind, dict(self.named_buffers()))
+
+
+class Blend(nn.Module):
+    """Add weighted terms to the learned score.
+
+    Args:
+        terms: fitted baselines, in order.
+
+    Attributes:
+        weight_T2: weight of each score at TYPICAL_LENGTH, and its change per unit of
+            log(length + 1); the learned score is the first. The learned score alone at the start.
+    """
+
+    weight_T2: Tensor
+
+    def __init__(self, terms: Sequence[Baseline]) -> None:
+        super().__init__()
+        self.terms = nn.ModuleList(Term(baseline) for baseline in terms)
+        weight_T2 = torch.zeros(len(terms) + 1, 2)
+        weight_T2[0, 0] = 1.0
+        self.register_buffer("weight_T2", weight_T2)
+
+    def forward(self, learned_BV: Tensor, histories: Histories) -> Tensor:
+        """Blend the scores of a batch.
+
+        Args:
+            learned_BV: scores of the model; overwritten.
+            histories: complete histories of the users.
+
+        Returns:
+            [B, V] the blended scores, in the memory of the learned ones.
+        """
+        weight_BT = self.weights_of(histories)
+        standardise(learned_BV).mul_(weight_BT[:, :1])
+        for place, term in enumerate(self.terms, start=1):
+            if self.weight_T2[place].any():
+                scores_BV = standardise(cast("Term", term).baseline.scores(histories))
+                learned_BV.addcmul_(scores_BV, weight_BT[:, place : place + 1])
+        return learned_BV
+
+    def weights_of(self, histories: Histories) -> Tensor:
+        """Return the weight of each score for each user, [B, T]."""
+        return features_of(histories) @ self.weight_T2.T
+
+    def each(self, learned_BV: Tensor, histories: Histories) -> list[Tensor]:
+        """Return the standardised scores one by one, each [B, V]; the learned ones first."""
+        scores = [cast("Term", term).baseline.scores(histories) for term in self.terms]
+        return [standardise(values_BV) for values_BV in (learned_BV, *scores)]
+
+    def terms_state(self) -> dict[str, Tensor]:
+        """Return the terms' tensors for a checkpoint, see `read_terms`."""
+        return {
+            f"{TERMS}{term.kind}.{name}": tensor
+            for term in cast("list[Term]", list(self.terms))
+            for name, tensor in term.named_buffers()
+        }
+
+
+def read_terms(kinds: Sequence[str], weights: Mapping[str, Tensor]) -> list[Baseline]:
+    """Return the terms that a checkpoint holds.
+
+    Args:
+        kinds: the terms' kinds, in order.
+        weights: tensors of a checkpoint by name.
+    """
+    return [
+        Baseline(
+            kind,
+            {
+                name.removeprefix(f"{TERMS}{kind}."): tensor
+                for name, tensor in weights.items()
+                if name.startswith(f"{TERMS}{kind}.")
+            },
+        )
+        for kind in kinds
+    ]
+
+
+def standardise(scores_BV: Tensor) -> Tensor:
+    """Give each user's scores the mean 0 and the standard deviation 1 over the catalogue, in place.
+
+    Equal scores become 0.
+    """
+    scores_BV.sub_(scores_BV.mean(dim=1, keepdim=True))
+    square_B1 = scores_BV.square().mean(dim=1, keepdim=True)
+    return scores_BV.mul_(square_B1.clamp_min(torch.finfo(torch.float32).tiny).rsqrt())
+
+
+def features_of(histories: Histories) -> Tensor:
+    """Return what the weights of a user are linear in: [B, 2] 1 and the log of the length."""
+    lengths_B = torch.bincount(histories.user_S, minlength=histories.num_users).float()
+    return gate_features(lengths_B)
+
+
+def gate_features(lengths_B: Tensor) -> Tensor:
+    """Return 1 and log((length + 1) / (TYPICAL_LENGTH + 1)) of each history, [B, 2]."""
+    log_B = torch.log((lengths_B + 1) / (TYPICAL_LENGTH + 1))
+    return torch.stack([torch.ones_like(log_B), log_B], dim=1)
+
+
+def fit_weights(
+    scores_BCT: Tensor, is_target_BC: Tensor, is_allowed_BC: Tensor, features_B2: Tensor
+) -> Tensor:
+    """Fit the weights of the scores on validation users.
+
+    Minimises `mean_b [-1/n_b sum_(c in targets) log softmax_c(sum_t w_bt s_bct)] + STRENGTH |w|^2`
+    with `w_b = W f_b`, over the allowed candidates of each user. This is a conditional logit model
+    (McFadden, 1974): convex, so the start does not matter. Users without an allowed target count
+    nothing.
+
+    Args:
+        scores_BCT: standardised scores of each user's candidates, float32.
+        is_target_BC: whether a candidate is held out.
+        is_allowed_BC: whether a candidate may be in a slate.
+        features_B2: see `features_of`.
+
+    Returns:
+        weight_T2 float32; without a user that counts, the learned score alone.
+    """
+    is_target_BC = is_target_BC & is_allowed_BC
+    counts_B = is_target_BC.any(dim=1)
+    num_scores = scores_BCT.shape[2]
+    start_T2 = torch.zeros(num_scores, 2, dtype=torch.float64, device=scores_BCT.device)
+    start_T2[0, 0] = 1.0
+    if not bool(counts_B.any()):
+        return start_T2.float()
+    scores_BCT, is_allowed_BC = scores_BCT[counts_B], is_allowed_BC[counts_B]
+    share_BC = is_target_BC[counts_B].float()
+    share_BC /= share_BC.sum(dim=1, keepdim=True)
+    features_B2 = features_B2[counts_B]
+    weight_T2 = start_T2.float().requires_grad_()
+    optimizer = torch.optim.LBFGS([weight_T2], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        weight_BT1 = (features_B2 @ weight_T2.T)[..., None]
+        logits_BC = (scores_BCT @ weight_BT1)[..., 0].masked_fill(~is_allowed_BC, -1e9)
+        nats_B = -(logits_BC.log_softmax(dim=1) * share_BC).sum(dim=1)
+        loss = nats_B.mean() + STRENGTH * weight_T2.square().sum()
+        loss.backward()  # pyright: ignore[reportUnknownMemberType]
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # pyright: ignore[reportUnknownMemberType]
+    return weight_T2.detach()

@@ -1,0 +1,154 @@
+"""Fit the blend of a run: its terms on the train events, its weights on validation users.
+
+The terms are fitted once, before the first step. The weights follow the model: they are fitted anew
+before each evaluation on the validation split, on the same sample of its users. All ranks do the
+same work, and rank 0 decides, so the ranks agree to the bit. Shapes: see models/blend.py; U users
+of the sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+import torch.distributed as dist
+from torch.nn import functional as F
+
+from recdiv_core.config import Config, ModelKind
+from recdiv_core.data.batches import pack, pad_targets
+from recdiv_core.data.reading import Examples, SplitRows, eval_examples
+from recdiv_core.data.train_events import read_train_events
+from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.blend import Blend, features_of, fit_weights
+from recdiv_core.models.recommender import Recommender
+from recdiv_core.slates.dataset import Dataset
+from recdiv_core.slates.scoring import Scoring, histories_of, learned_scoring
+from recdiv_core.training.baselines import fit_baseline
+
+SAMPLE_USERS: Final = 2048
+"""Validation users that fit the weights."""
+
+SAMPLE_CHUNKS: Final = 16
+"""Ranges of rows that the sample is made of, spread evenly over the split."""
+
+DEPTH: Final = 100
+"""Best items of each score that are candidates of a user, beside the held-out items."""
+
+
+def fit_terms(config: Config, dataset: Dataset) -> list[Baseline]:
+    """Fit the terms of `model.blend` on the train split only.
+
+    Args:
+        config: `model.blend` and `model.baseline`.
+        dataset: on the CPU.
+
+    Raises:
+        UserError: a term does not fit into memory.
+    """
+    if not config.model.blend:
+        return []
+    events = read_train_events(dataset.prepared)
+    return [fit_baseline(term_config(config, kind), dataset, events) for kind in config.model.blend]
+
+
+def term_config(config: Config, kind: ModelKind) -> Config:
+    """Return the config of a baseline that is a term; text is a term of its own."""
+    baseline = config.model.baseline.model_copy(update={"text_weight": 0.0})
+    model = config.model.model_copy(update={"kind": kind, "baseline": baseline})
+    return config.model_copy(update={"model": model})
+
+
+def sample_users(dataset: Dataset) -> list[Examples]:
+    """Read the validation users that fit the weights: a part of the split, the same in each run."""
+    rows = SplitRows(dataset.prepared, "val")
+    size = -(-min(SAMPLE_USERS, rows.num_rows) // SAMPLE_CHUNKS)
+    starts = [rows.num_rows * chunk // SAMPLE_CHUNKS for chunk in range(SAMPLE_CHUNKS)]
+    return [
+        eval_examples(rows.read(start, min(start + size, rows.num_rows)))
+        for start in starts
+        if start < rows.num_rows
+    ]
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """What the weights are fitted on, for some users."""
+
+    scores_UCT: torch.Tensor
+    is_target_UC: torch.Tensor
+    is_allowed_UC: torch.Tensor
+    features_U2: torch.Tensor
+
+
+@torch.no_grad()
+def fit_blend(
+    model: Recommender, dataset: Dataset, config: Config, sample: Sequence[Examples]
+) -> None:
+    """Fit the weights of the model's blend, in place; without terms nothing happens.
+
+    Args:
+        model: on the device of the data set; its other weights stay.
+        dataset: the prepared data set.
+        config: `eval.filter_seen`, `model.diversity` and `model.max_history`.
+        sample: see `sample_users`.
+    """
+    blend = model.blend
+    if blend is None:
+        return
+    score = learned_scoring(model, config.model.diversity)
+    found = [_observe(blend, score, examples, dataset, config) for examples in sample]
+    widest = max(each.scores_UCT.shape[1] for each in found)
+    padded = [_pad(each, widest) for each in found]
+    weight_T2 = fit_weights(
+        torch.cat([each.scores_UCT for each in padded]),
+        torch.cat([each.is_target_UC for each in padded]),
+        torch.cat([each.is_allowed_UC for each in padded]),
+        torch.cat([each.features_U2 for each in padded]),
+    )
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast(weight_T2, src=0)
+    blend.weight_T2.copy_(weight_T2)
+
+
+def _observe(
+    blend: Blend, score: Scoring, examples: Examples, dataset: Dataset, config: Config
+) -> _Observed:
+    """Score some users, and keep the best candidates of each score and the held-out items."""
+    device = dataset.text_VH.device
+    packed = pack(examples, max_history=config.model.max_history).to(device)
+    histories = histories_of(examples, packed)
+    each = blend.each(score(examples, packed), histories)
+    is_allowed_BV = torch.ones_like(each[0], dtype=torch.bool)
+    if config.eval.filter_seen:
+        is_allowed_BV[packed.seen_user_S, packed.seen_item_S] = False
+    is_target_BV = torch.zeros_like(is_allowed_BV)
+    targets_BT = pad_targets(examples).to(device)
+    user_N, place_N = (targets_BT >= 0).nonzero(as_tuple=True)
+    is_target_BV[user_N, targets_BT[user_N, place_N]] = True
+    is_candidate_BV = is_target_BV & is_allowed_BV
+    depth = min(DEPTH, is_allowed_BV.shape[1])
+    for scores_BV in each:
+        best_BM = scores_BV.masked_fill(~is_allowed_BV, -torch.inf).topk(depth, dim=1).indices
+        is_candidate_BV.scatter_(1, best_BM, True)
+    is_candidate_BV &= is_allowed_BV
+    most = int(is_candidate_BV.sum(dim=1).max())
+    is_candidate_BC, candidates_BC = is_candidate_BV.to(torch.uint8).topk(most, dim=1)
+    return _Observed(
+        torch.stack([scores_BV.gather(1, candidates_BC) for scores_BV in each], dim=2),
+        is_target_BV.gather(1, candidates_BC),
+        is_candidate_BC.bool(),
+        features_of(histories),
+    )
+
+
+def _pad(observed: _Observed, width: int) -> _Observed:
+    """Add candidates that are not allowed, up to a width."""
+    more = width - observed.scores_UCT.shape[1]
+    return replace(
+        observed,
+        scores_UCT=F.pad(observed.scores_UCT, (0, 0, 0, more)),
+        is_target_UC=F.pad(observed.is_target_UC, (0, more)),
+        is_allowed_UC=F.pad(observed.is_allowed_UC, (0, more)),
+    )

@@ -1,0 +1,136 @@
+"""The blend of learned scores and counted terms (models/blend.py)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.baselines.histories import Histories
+from recdiv_core.models.baselines.popularity import fit_popular
+from recdiv_core.models.blend import (
+    STRENGTH,
+    Blend,
+    fit_weights,
+    gate_features,
+    read_terms,
+    standardise,
+)
+
+
+def some_histories(lengths: list[int], num_items: int = 9) -> Histories:
+    """Return histories of these lengths, with items at random."""
+    rng = np.random.default_rng(3)
+    user_S = torch.as_tensor(np.repeat(np.arange(len(lengths)), lengths))
+    item_S = torch.as_tensor(rng.integers(num_items, size=sum(lengths)))
+    return Histories(user_S, item_S, [str(user) for user in range(len(lengths))])
+
+
+def popular(counts: list[int]) -> Baseline:
+    return Baseline("popular", fit_popular(np.array(counts)))
+
+
+@given(st.integers(0, 2**31), st.floats(0.01, 100), st.floats(-50, 50))
+def test_standard_scores_have_mean_0_and_deviation_1(seed: int, scale: float, shift: float):
+    scores_BV = torch.randn(3, 40, generator=torch.Generator().manual_seed(seed))
+    made_BV = standardise(scores_BV * scale + shift)
+    assert torch.allclose(made_BV.mean(1), torch.zeros(3), atol=1e-3)
+    assert torch.allclose(made_BV.std(1, correction=0), torch.ones(3), atol=1e-3)
+
+
+def test_equal_scores_become_0():
+    assert not standardise(torch.full((2, 5), 7.0)).any()
+
+
+def test_a_new_blend_keeps_the_order_of_the_learned_scores():
+    blend, learned_BV = Blend([popular([1, 9, 3, 4, 5])]), torch.rand(2, 5)
+    blended_BV = blend(learned_BV.clone(), some_histories([2, 0], 5))
+    assert torch.equal(blended_BV.argsort(dim=1), learned_BV.argsort(dim=1))
+
+
+def test_a_blend_is_the_weighted_sum_of_standard_scores():
+    counts = [4, 1, 7, 2, 9, 3, 8, 5, 6]
+    blend, learned_BV = Blend([popular(counts)]), torch.rand(3, 9)
+    blend.weight_T2.copy_(torch.tensor([[0.7, 0.1], [0.4, -0.2]]))
+    lengths = [4, 0, 30]
+    blended_BV = blend(learned_BV.clone(), some_histories(lengths))
+    rank = np.argsort(np.argsort(-np.array(counts)))
+    for row, length in enumerate(lengths):
+        learned, term = learned_BV[row].numpy().astype(float), 1 - rank / 9
+        gate = np.log((length + 1) / 9)
+        want = (0.7 + 0.1 * gate) * (learned - learned.mean()) / learned.std()
+        want += (0.4 - 0.2 * gate) * (term - term.mean()) / term.std()
+        np.testing.assert_allclose(blended_BV[row], want, atol=1e-5)
+
+
+def test_the_score_of_a_user_does_not_depend_on_the_batch():
+    blend = Blend([popular([3, 1, 2, 5, 4, 9, 8, 7, 6])])
+    blend.weight_T2.copy_(torch.tensor([[1.0, 0.3], [0.5, -0.2]]))
+    histories, learned_BV = some_histories([3, 6]), torch.rand(2, 9)
+    both_BV = blend(learned_BV.clone(), histories)
+    second = Histories(histories.user_S[3:] - 1, histories.item_S[3:], ["1"])
+    assert torch.equal(blend(learned_BV[1:].clone(), second)[0], both_BV[1])
+
+
+def made_users(num_users: int = 60, num_candidates: int = 30) -> tuple[torch.Tensor, ...]:
+    """Return users that choose by the sum of two of three scores."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(num_users, num_candidates, 3))
+    odds = np.exp(scores @ [1.0, 0.8, 0.0] + rng.gumbel(size=scores.shape[:2]))
+    is_target = odds >= np.sort(odds, axis=1)[:, -2:-1]
+    is_allowed = rng.random(odds.shape) < 0.9
+    lengths = torch.as_tensor(rng.integers(1, 40, num_users)).float()
+    return (
+        torch.as_tensor(scores, dtype=torch.float32),
+        torch.as_tensor(is_target),
+        torch.as_tensor(is_allowed),
+        gate_features(lengths),
+    )
+
+
+def test_the_fit_is_the_minimum_that_scipy_finds():
+    scores, is_target, is_allowed, features = (each.numpy() for each in made_users())
+
+    def loss(weights: np.ndarray) -> float:
+        total, num_users = 0.0, 0
+        for row in range(len(scores)):
+            keep = is_allowed[row]
+            targets = is_target[row][keep]
+            if targets.any():
+                logits = scores[row][keep] @ (weights.reshape(3, 2) @ features[row])
+                top = logits.max()
+                log_share = logits - top - np.log(np.exp(logits - top).sum())
+                total -= log_share[targets].mean()
+                num_users += 1
+        return total / num_users + STRENGTH * (weights**2).sum()
+
+    best = scipy.optimize.minimize(loss, np.zeros(6), method="BFGS")
+    fitted = fit_weights(*made_users()).numpy()
+    np.testing.assert_allclose(fitted, best.x.reshape(3, 2), atol=2e-3)
+
+
+def test_a_score_without_information_gets_little_weight():
+    weight_T2 = fit_weights(*made_users(600))
+    assert weight_T2[0, 0] > 0.5 and weight_T2[1, 0] > 0.4
+    assert weight_T2[2].abs().max() < 0.2
+
+
+@pytest.mark.parametrize("kept", ["targets", "allowed"])
+def test_without_a_target_the_learned_score_stands_alone(kept: str):
+    scores, is_target, is_allowed, features = made_users(3)
+    empty = torch.zeros_like(is_target)
+    is_target, is_allowed = (empty, is_allowed) if kept == "allowed" else (is_target, empty)
+    weight_T2 = fit_weights(scores, is_target, is_allowed, features)
+    assert weight_T2.tolist() == [[1, 0], [0, 0], [0, 0]]
+
+
+def test_a_checkpoint_keeps_the_terms():
+    blend = Blend([popular([1, 2, 3]), Baseline("graph", {"recency": torch.tensor(2.0)})])
+    first, second = read_terms(["popular", "graph"], blend.terms_state())
+    assert torch.equal(first.weights["popular_V"], fit_popular(np.array([1, 2, 3]))["popular_V"])
+    assert first.kind == "popular" and second.kind == "graph" and second.weights["recency"] == 2
+    assert set(blend.state_dict()) == {"weight_T2"}
