@@ -34,7 +34,7 @@ SAMPLE_CHUNKS: Final = 16
 """Ranges of rows that the sample is made of, spread evenly over the split."""
 
 DEPTH: Final = 100
-"""Best items of each score that are candidates of a user, beside the held-out items."""
+"""Best items of each score that are candidates of a user."""
 
 
 def fit_terms(config: Config, dataset: Dataset) -> list[Baseline]:
@@ -115,7 +115,11 @@ def fit_blend(
 def _observe(
     blend: Blend, score: Scoring, examples: Examples, dataset: Dataset, config: Config
 ) -> _Observed:
-    """Score some users, and keep the best candidates of each score and the held-out items."""
+    """Score some users, and keep the best candidates of each score.
+
+    A held-out item that no score puts among its best is left out: as a candidate it would be the
+    only one with low scores, and the fit would learn that low scores are good.
+    """
     device = dataset.text_VH.device
     packed = pack(examples, max_history=config.model.max_history).to(device)
     histories = histories_of(examples, packed)
@@ -127,7 +131,7 @@ def _observe(
     targets_BT = pad_targets(examples).to(device)
     user_N, place_N = (targets_BT >= 0).nonzero(as_tuple=True)
     is_target_BV[user_N, targets_BT[user_N, place_N]] = True
-    is_candidate_BV = is_target_BV & is_allowed_BV
+    is_candidate_BV = torch.zeros_like(is_allowed_BV)
     depth = min(DEPTH, is_allowed_BV.shape[1])
     for scores_BV in each:
         best_BM = scores_BV.masked_fill(~is_allowed_BV, -torch.inf).topk(depth, dim=1).indices
