@@ -115,7 +115,8 @@ def test_the_fit_is_the_minimum_that_scipy_finds():
 
 def test_a_score_without_information_gets_little_weight():
     weight_T2 = fit_weights(*made_users(600))
-    assert weight_T2[0, 0] > 0.5 and weight_T2[1, 0] > 0.4
+    assert weight_T2[0, 0] > 0.5
+    assert weight_T2[1, 0] > 0.4
     assert weight_T2[2].abs().max() < 0.2
 
 
@@ -132,5 +133,6 @@ def test_a_checkpoint_keeps_the_terms():
     blend = Blend([popular([1, 2, 3]), Baseline("graph", {"recency": torch.tensor(2.0)})])
     first, second = read_terms(["popular", "graph"], blend.terms_state())
     assert torch.equal(first.weights["popular_V"], fit_popular(np.array([1, 2, 3]))["popular_V"])
-    assert first.kind == "popular" and second.kind == "graph" and second.weights["recency"] == 2
+    assert [first.kind, second.kind] == ["popular", "graph"]
+    assert second.weights["recency"] == 2
     assert set(blend.state_dict()) == {"weight_T2"}

@@ -8,6 +8,7 @@ of the sample.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -21,11 +22,19 @@ from recdiv_core.data.batches import pack, pad_targets
 from recdiv_core.data.reading import Examples, SplitRows, eval_examples
 from recdiv_core.data.train_events import read_train_events
 from recdiv_core.models.baselines import Baseline
-from recdiv_core.models.blend import Blend, features_of, fit_weights
+from recdiv_core.models.blend import (
+    TYPICAL_LENGTH,
+    Blend,
+    features_of,
+    fit_weights,
+    gate_features,
+)
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.scoring import Scoring, histories_of, learned_scoring
 from recdiv_core.training.baselines import fit_baseline
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_USERS: Final = 2048
 """Validation users that fit the weights."""
@@ -82,7 +91,6 @@ class _Observed:
     features_U2: torch.Tensor
 
 
-@torch.no_grad()
 def fit_blend(
     model: Recommender, dataset: Dataset, config: Config, sample: Sequence[Examples]
 ) -> None:
@@ -107,11 +115,27 @@ def fit_blend(
         torch.cat([each.is_allowed_UC for each in padded]),
         torch.cat([each.features_U2 for each in padded]),
     )
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    is_alone = not dist.is_initialized()
+    if not is_alone:
         dist.broadcast(weight_T2, src=0)
     blend.weight_T2.copy_(weight_T2)
+    if is_alone or dist.get_rank() == 0:
+        logger.info("blend: %s", describe(config.model.blend, weight_T2))
 
 
+def describe(kinds: Sequence[str], weight_T2: torch.Tensor) -> str:
+    """Write each score's weight at a typical history, and at one of ten times its length.
+
+    >>> describe(["text"], torch.tensor([[1.0, 0.0], [0.5, -0.1]]))
+    'learned 1.000 to 1.000, text 0.500 to 0.270'
+    """
+    columns = gate_features(torch.tensor([TYPICAL_LENGTH, 10 * TYPICAL_LENGTH + 9]))
+    weights = (columns.to(weight_T2) @ weight_T2.T).T.tolist()
+    pairs = zip(("learned", *kinds), weights, strict=True)
+    return ", ".join(f"{name} {first:.3f} to {then:.3f}" for name, (first, then) in pairs)
+
+
+@torch.inference_mode()
 def _observe(
     blend: Blend, score: Scoring, examples: Examples, dataset: Dataset, config: Config
 ) -> _Observed:
