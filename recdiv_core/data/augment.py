@@ -44,7 +44,7 @@ def augment_histories(
     - mask: max(1, 30 % of n) random events are hidden as inputs; they remain targets and seen
       items, and keep their positions.
     - reorder: a random contiguous part of max(2, 60 % of n) events is shuffled; queries and weights
-      move with their items.
+      move with their items, times stay.
 
     Percentages are rounded down. Histories with fewer events than LEAST_EVENTS do not change.
 
@@ -91,6 +91,7 @@ def augment_histories(
         queries=examples.queries[source],
         weights=examples.weights[source],
         is_hidden=is_hidden[is_kept] if is_hidden.any() else None,
+        times=None if examples.times is None else examples.times[is_kept],
     )
 
 

@@ -37,6 +37,7 @@ class Packed:
         last_place_B: int64 flat cell of the latest state of each user.
         seen_user_S: int64 index in `last_place_B` of the user of each seen pair.
         seen_item_S: int64 item_index of each seen pair, from the whole history.
+        seen_time_S: int64 microseconds of each seen pair; None for a log without times.
     """
 
     items_RW: torch.Tensor
@@ -50,11 +51,13 @@ class Packed:
     last_place_B: torch.Tensor
     seen_user_S: torch.Tensor
     seen_item_S: torch.Tensor
+    seen_time_S: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Packed:
         """Return the batch on another device."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
-        return Packed(**moved)
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        there = {k: v if v is None else v.to(device, non_blocking=True) for k, v in own.items()}
+        return Packed(**there)
 
 
 def pack(examples: Examples, *, max_history: int) -> Packed:
@@ -122,6 +125,8 @@ def pack(examples: Examples, *, max_history: int) -> Packed:
         "seen_user_S": np.repeat(np.arange(len(examples.lengths)), examples.lengths),
         "seen_item_S": examples.items,
     }
+    if examples.times is not None:
+        arrays["seen_time_S"] = examples.times
     return Packed(**{name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
 
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from recdiv_core.data.plan import Fragment, Window
 from recdiv_core.schema import TRAIN_EXAMPLE, USER_ID
 
-TRAIN_COLUMNS: Final = ["items", "queries", "weights"]
+TRAIN_COLUMNS: Final = ["items", "queries", "weights", "times"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Examples:
         is_hidden: Whether each event is hidden as an input (augment.py); None = none is.
         user_ids: User ids of evaluation examples; empty for train examples.
         is_cold: Whether each user has no event in the train window; None for train examples.
-        times: Microseconds of each event of evaluation examples; None for a log without times and
-            for train examples.
+        times: Microseconds of each event; None for a log without times.
     """
 
     items: np.ndarray
@@ -147,6 +146,7 @@ def train_examples(table: pa.Table) -> Examples:
         weights=flatten_lists(table["weights"])[0].astype(np.float32),
         targets=np.zeros(0, np.int64),
         target_lengths=np.zeros(0, np.int64),
+        times=flatten_times(table["times"]),
     )
 
 

@@ -31,6 +31,9 @@ TYPICAL_LENGTH: Final = 8.0
 STRENGTH: Final = 1e-3
 """L2 penalty of the fit, in nats per squared weight: settles weights that no user decides."""
 
+TINY: Final = 1e-12
+"""Variance over squared mean at which scores count as equal: rounding alone makes more."""
+
 STEPS: Final = 50
 """Largest number of L-BFGS iterations of the fit; about ten suffice."""
 
@@ -84,17 +87,23 @@ class Blend(nn.Module):
         Returns:
             [B, V] the blended scores, in the memory of the learned ones.
         """
-        weight_BT = self.weights_of(histories)
-        standardise(learned_BV).mul_(weight_BT[:, :1])
-        for place, term in enumerate(self.terms, start=1):
-            if self.weight_T2[place].any():
-                scores_BV = standardise(cast("Term", term).baseline.scores(histories))
-                learned_BV.addcmul_(scores_BV, weight_BT[:, place : place + 1])
-        return learned_BV
+        factor_B1, added_BV = self.around(learned_BV, histories)
+        return learned_BV.mul_(factor_B1).add_(added_BV)
 
-    def weights_of(self, histories: Histories) -> Tensor:
-        """Return the weight of each score for each user, [B, T]."""
-        return features_of(histories) @ self.weight_T2.T
+    def around(self, learned_BV: Tensor, histories: Histories) -> tuple[Tensor, Tensor]:
+        """Return what makes blended scores of learned ones: `factor * learned + added`.
+
+        Returns:
+            factor_B1, and added_BV, which holds the weighted terms.
+        """
+        weight_BT = features_of(histories) @ self.weight_T2.T
+        mean_B1, inverse_B1 = _moments(learned_BV)
+        factor_B1 = weight_BT[:, :1] * inverse_B1
+        added_BV = (-mean_B1 * factor_B1).repeat(1, learned_BV.shape[1])
+        for place, term in enumerate(self.terms, start=1):
+            scores_BV = standardise(cast("Term", term).baseline.scores(histories))
+            added_BV.addcmul_(scores_BV, weight_BT[:, place : place + 1])
+        return factor_B1, added_BV
 
     def each(self, learned_BV: Tensor, histories: Histories) -> list[Tensor]:
         """Return the standardised scores one by one, each [B, V]; the learned ones first."""
@@ -135,9 +144,15 @@ def standardise(scores_BV: Tensor) -> Tensor:
 
     Equal scores become 0.
     """
-    scores_BV.sub_(scores_BV.mean(dim=1, keepdim=True))
-    square_B1 = scores_BV.square().mean(dim=1, keepdim=True)
-    return scores_BV.mul_(square_B1.clamp_min(torch.finfo(torch.float32).tiny).rsqrt())
+    mean_B1, inverse_B1 = _moments(scores_BV)
+    return scores_BV.sub_(mean_B1).mul_(inverse_B1)
+
+
+def _moments(scores_BV: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each user's mean and one over the standard deviation; 0 where scores are equal."""
+    variance_B1, mean_B1 = torch.var_mean(scores_BV, dim=1, keepdim=True, correction=0)
+    is_flat_B1 = variance_B1 <= TINY * mean_B1.square()
+    return mean_B1, variance_B1.rsqrt().masked_fill(is_flat_B1, 0.0)
 
 
 def features_of(histories: Histories) -> Tensor:

@@ -206,9 +206,8 @@ def baseline_scoring(baseline: Baseline) -> Scoring:
 
 def histories_of(examples: Examples, packed: Packed) -> Histories:
     """Return the whole histories of a batch, as baselines read them."""
-    times, device = examples.times, packed.seen_user_S.device
-    time_S = None if times is None else torch.as_tensor(times, device=device)
-    return Histories(packed.seen_user_S, packed.seen_item_S, examples.user_ids, time_S)
+    seen = packed.seen_user_S, packed.seen_item_S
+    return Histories(*seen, examples.user_ids, packed.seen_time_S)
 
 
 def without_seen(

@@ -35,6 +35,7 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
         diversity_weight=loss.diversity_weight,
         is_conditioned=loss.conditioned,
         shared_dim=config.model.dim,
+        blend=model.blend,
         mix={str(name): share for name, share in loss.diversity.items()},
         slate_size=loss.slate_size,
         slate_candidates=loss.slate_candidates,

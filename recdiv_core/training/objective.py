@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from recdiv_core.items.traits import ItemTraits
+from recdiv_core.models.blend import Blend
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Objective:
         left_out_X: int64 item_index of the items that are no negatives, or None.
         is_conditioned: whether each user has a dial.
         shared_dim: leading dims of the item vectors that dial 0 uses too (conditioned model).
+        blend: terms that are added to the learned scores before slates are formed, or None.
         slate_size: length k of the soft slate.
         slate_candidates: items that the soft slate is formed from.
         slate_temperature: softness of the slate, > 0.
@@ -53,6 +55,7 @@ class Objective:
     left_out_X: torch.Tensor | None = None
     is_conditioned: bool = False
     shared_dim: int = 0
+    blend: Blend | None = None
     slate_size: int = 10
     slate_candidates: int = 200
     slate_temperature: float = 0.1

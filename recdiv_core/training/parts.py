@@ -30,6 +30,7 @@ class Dials:
         dial_A: dials of these users.
         seen_user_S: int64 index into `above_B` of each pair that such a user has seen.
         seen_item_S: int64 item_index of the pair.
+        seen_time_S: int64 microseconds of the pair; None for a log without times.
     """
 
     dial_RW: torch.Tensor
@@ -39,6 +40,7 @@ class Dials:
     dial_A: torch.Tensor
     seen_user_S: torch.Tensor
     seen_item_S: torch.Tensor
+    seen_time_S: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def with_dials(part: Part, dial_B: torch.Tensor) -> Part:
         dial_A=dial_B[is_above_B],
         seen_user_S=(is_above_B.cumsum(0) - 1)[packed.seen_user_S[is_above_S]],
         seen_item_S=packed.seen_item_S[is_above_S],
+        seen_time_S=None if packed.seen_time_S is None else packed.seen_time_S[is_above_S],
     )
     return replace(part, dials=dials)
 

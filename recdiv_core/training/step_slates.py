@@ -15,6 +15,7 @@ from recdiv_core.items.traits import history_shares
 from recdiv_core.losses.diversity import NEEDS_HISTORY, NEEDS_TEACHER
 from recdiv_core.losses.soft_slates import SoftSlates
 from recdiv_core.losses.soft_topk import soft_topk, standardise
+from recdiv_core.models.baselines.histories import Histories
 from recdiv_core.rerank import RERANKERS, Candidates, Options
 from recdiv_core.rerank.top_scores import top_scores
 from recdiv_core.training.objective import Objective
@@ -33,26 +34,34 @@ def soft_slates(
 ) -> tuple[SoftSlates, SoftSlates]:
     """Form soft slates of unseen items; with dials, only for users whose dial is above 0.
 
+    The scores are blended as in evaluation. Gradients reach the learned score only.
+
     Returns:
         the slates, and the same slates for regularisers that look inside one slate. For a
         conditioned model the gradients of the second reach only the states and the dial's own dims.
     """
     packed, dials = part.packed, part.dials
-    last_place_A, seen_user_S, seen_item_S = (
-        (packed.last_place_B, packed.seen_user_S, packed.seen_item_S)
-        if dials is None
-        else (packed.last_place_B[dials.above_B], dials.seen_user_S, dials.seen_item_S)
-    )
+    shown = packed if dials is None else dials
+    seen_user_S, seen_item_S = shown.seen_user_S, shown.seen_item_S
+    last_place_A = packed.last_place_B if dials is None else packed.last_place_B[dials.above_B]
     users_AD, items_VD = states[last_place_A].float(), items_VD.float()
     with torch.no_grad():
         scores_AV = users_AD @ items_VD.T
+        factor_A1, added_AV = scores_AV.new_ones(len(scores_AV), 1), None
+        if objective.blend is not None:
+            nameless = [""] * len(users_AD)
+            histories = Histories(seen_user_S, seen_item_S, nameless, shown.seen_time_S)
+            factor_A1, added_AV = objective.blend.around(scores_AV, histories)
+            scores_AV.mul_(factor_A1).add_(added_AV)
         scores_AV[seen_user_S, seen_item_S] = -torch.inf
         depth = min(objective.slate_candidates, items_VD.shape[0])
         best_AM, candidates_AM = top_scores(scores_AV, depth)
         is_seen_AM = best_AM == -torch.inf  # only where fewer than `depth` items are left
+        added_AM = 0.0 if added_AV is None else added_AV.gather(1, candidates_AM)
 
     def form(vectors_VD: torch.Tensor) -> torch.Tensor:
-        scores_AM = torch.einsum("bd,bmd->bm", users_AD, vectors_VD[candidates_AM])
+        learned_AM = torch.einsum("bd,bmd->bm", users_AD, vectors_VD[candidates_AM])
+        scores_AM = factor_A1 * learned_AM + added_AM
         formed = soft_topk(
             standardise(scores_AM).masked_fill(is_seen_AM, SEEN_SCORE),
             objective.slate_size,
