@@ -59,7 +59,9 @@ Augmentation = Literal["crop", "mask", "reorder"]
 RerankMethod = Literal[
     "none", "mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam", "exposure"
 ]
-BlendTerm = Literal["graph", "text", "item_knn", "ease", "recent_popular", "popular"]
+BlendTerm = Literal[
+    "graph", "text", "item_knn", "ease", "rp3beta", "buy_again", "recent_popular", "popular"
+]
 TeacherMethod = Literal["mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam"]
 RerankAttribute = Literal["category", "brand", "colour", "price"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -263,6 +265,9 @@ class BaselineConfig(_Section):
     """L2 penalty lambda on the diagonal; larger = weights closer to 0 (ease)."""
     max_items: int = Field(default=0, ge=0)
     """Most popular items that get a score, 0 = all; the memory grows with the square (ease)."""
+    kept_weights: int = Field(default=0, ge=0)
+    """Weights of the largest size that each item keeps, 0 = all; fewer = a smaller checkpoint
+    (ease)."""
     recency: float = Field(default=1.0, ge=0.0)
     """Exponent r of the weight age ** -r of an event, where the user's latest event, or all events
     of its time, have age 1; 0 = all events count alike (graph, text)."""

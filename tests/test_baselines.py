@@ -124,6 +124,22 @@ def test_ease_of_the_most_popular_items_is_ease_of_a_log_with_these_items_alone(
     np.testing.assert_allclose(made, expected, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("kept", [1, 3, 8])
+def test_ease_keeps_the_weights_of_the_largest_size(kept):
+    histories = log()
+    full = fitted("ease", histories, max_items=8).weights
+    weight_VV = np.zeros((NUM_ITEMS, NUM_ITEMS))
+    items = np.flatnonzero(full["place_V"].numpy() >= 0)
+    weight_VV[np.ix_(items, items)] = full["weight_MM"].numpy()
+    for row in weight_VV:
+        row[np.argsort(-abs(row), kind="stable")[kept:]] = 0
+    some = [[0, 3], [7, 1, 1], []]
+    want = np.array([weight_VV[sorted(set(own))].sum(axis=0) for own in some])
+    few = fitted("ease", histories, max_items=8, kept_weights=kept)
+    assert few.weights["weight_VN"].shape == (NUM_ITEMS, kept)
+    np.testing.assert_allclose(scores(few, some), want, atol=TOLERANCE)
+
+
 @settings(max_examples=12)
 @given(
     users,

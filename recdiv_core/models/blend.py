@@ -126,6 +126,8 @@ def read_terms(kinds: Sequence[str], weights: Mapping[str, Tensor]) -> list[Base
         kinds: the terms' kinds, in order.
         weights: tensors of a checkpoint by name.
     """
+    if not any(name.startswith(TERMS) for name in weights):
+        return []  # a model without a blend
     return [
         Baseline(
             kind,

@@ -84,6 +84,7 @@ def _ease(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str,
         ridge=settings.ridge,
         half_life=settings.half_life,
         max_items=settings.max_items,
+        kept_weights=settings.kept_weights,
     )
 
 

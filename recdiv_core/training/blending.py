@@ -36,6 +36,12 @@ from recdiv_core.training.baselines import fit_baseline
 
 logger = logging.getLogger(__name__)
 
+HALF_LIFE_DAYS: Final = 90.0
+"""Age at which an event counts half in a term, for a log with times."""
+
+EASE_ITEMS: Final = 6_000
+"""Most popular items of the term `ease`: its matrix takes .4 GiB and seconds."""
+
 SAMPLE_USERS: Final = 2048
 """Validation users that fit the weights."""
 
@@ -59,12 +65,28 @@ def fit_terms(config: Config, dataset: Dataset) -> list[Baseline]:
     if not config.model.blend:
         return []
     events = read_train_events(dataset.prepared)
-    return [fit_baseline(term_config(config, kind), dataset, events) for kind in config.model.blend]
+    has_times = events.time_E is not None
+    return [
+        fit_baseline(term_config(config, kind, has_times=has_times), dataset, events)
+        for kind in config.model.blend
+    ]
 
 
-def term_config(config: Config, kind: ModelKind) -> Config:
-    """Return the config of a baseline that is a term; text is a term of its own."""
-    baseline = config.model.baseline.model_copy(update={"text_weight": 0.0})
+def term_config(config: Config, kind: ModelKind, *, has_times: bool) -> Config:
+    """Return the config of a baseline that is a term.
+
+    The graph has no text, which is a term of its own. EASE is cut to what fits any machine and
+    checkpoint. Events fade, unless the config says otherwise.
+    """
+    own = config.model.baseline
+    baseline = own.model_copy(
+        update={
+            "text_weight": 0.0,
+            "max_items": own.max_items or EASE_ITEMS,
+            "kept_weights": own.kept_weights or own.num_neighbours,
+            "half_life": own.half_life or (HALF_LIFE_DAYS if has_times else 0.0),
+        }
+    )
     model = config.model.model_copy(update={"kind": kind, "baseline": baseline})
     return config.model_copy(update={"model": model})
 

@@ -22,6 +22,7 @@ BASELINE_KEYS: Final = {
     "model.baseline.half_life": ("item_knn", "ease", "rp3beta", "buy_again"),
     "model.baseline.ridge": ("ease",),
     "model.baseline.max_items": ("ease",),
+    "model.baseline.kept_weights": ("ease",),
     "model.baseline.recency": ("graph", "text"),
     "model.baseline.lags": ("graph",),
     "model.baseline.lag_decay": ("graph",),

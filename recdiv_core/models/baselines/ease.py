@@ -2,8 +2,8 @@
 """EASE: the best linear item-to-item model, in closed form.
 
 The matrix is dense, so its memory grows with the square of the number of items. A large catalogue
-can restrict it to the most popular items. Shapes: B users, U train users, P (user, item) pairs,
-V catalogue, M items of the matrix.
+can restrict it to the most popular items, and keep the largest weights of each item only. Shapes:
+B users, U train users, P (user, item) pairs, V catalogue, M items of the matrix, N kept weights.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 import scipy.linalg  # pyright: ignore[reportMissingTypeStubs]
+import scipy.sparse  # pyright: ignore[reportMissingTypeStubs]
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -25,6 +26,7 @@ from recdiv_core.models.baselines.histories import (
     join_repeats,
     read_half_life,
 )
+from recdiv_core.models.baselines.neighbours import as_table, score_by_neighbours
 from recdiv_core.models.baselines.popularity import FALLBACK, fit_popular
 from recdiv_core.models.baselines.train_events import TrainEvents, user_matrix
 
@@ -39,6 +41,7 @@ def fit_ease(
     ridge: float,
     half_life: float,
     max_items: int = 0,
+    kept_weights: int = 0,
 ) -> dict[str, Tensor]:
     """Fit the linear item-to-item model with zero diagonal that best reconstructs the histories.
 
@@ -53,10 +56,12 @@ def fit_ease(
         ridge: > 0.
         half_life: days, or later events for a log without times; see `halving_weights`.
         max_items: most popular items that get a score, M; 0 = all.
+        kept_weights: weights of the largest size that each item keeps, N; 0 = all.
 
     Returns:
-        weight_MM [M, M] float32, place_V (place of each item in the matrix, -1 = none), half_life
-        and popular_V. score_j sums weight_ij over the history's items i.
+        weight_MM [M, M] float32 and place_V (place of each item in the matrix, -1 = none), or a
+        table of N weights (`as_table`); half_life and popular_V. score_j sums weight_ij over the
+        history's items i.
     """
     num_items, halving = len(counts_V), HalfLife(half_life, in_days=events.time_E is not None)
     popular_V = np.argsort(-counts_V, kind="stable")
@@ -65,12 +70,31 @@ def fit_ease(
     place_V[items_M] = np.arange(len(items_M))
     weight_E = halving_weights(events.histories(), halving).numpy()
     bought_UM = user_matrix(events, num_items, weight_E)[:, items_M]
-    return {
-        "weight_MM": torch.as_tensor(_solve(bought_UM.T @ bought_UM, ridge)),
-        "place_V": torch.as_tensor(place_V),
-        "half_life": halving.tensor,
-        **fit_popular(counts_V),
-    }
+    weight_MM = _solve(bought_UM.T @ bought_UM, ridge)
+    own = {"half_life": halving.tensor, **fit_popular(counts_V)}
+    if kept_weights:
+        return {**as_table(_largest(weight_MM, items_M, num_items, kept_weights)), **own}
+    return {"weight_MM": torch.as_tensor(weight_MM), "place_V": torch.as_tensor(place_V), **own}
+
+
+def _largest(
+    weight_MM: NDArray[np.float32], items_M: NDArray[np.int64], num_items: int, kept: int
+) -> Any:
+    """Return the `kept` weights of the largest size of each row, as sparse rows of all items.
+
+    Negative weights count: they tell substitutes apart.
+    """
+    kept = min(kept, len(items_M))
+    parts: list[Any] = []
+    for start in range(0, len(items_M), BLOCK):
+        rows = weight_MM[start : start + BLOCK]
+        place = np.argpartition(-np.abs(rows), kept - 1, axis=1)[:, :kept]
+        parts.append(np.stack([place, np.take_along_axis(rows, place, axis=1)]))
+    place_MN, kept_MN = np.concatenate(parts, axis=1)
+    row_MN = np.broadcast_to(items_M[:, None], place_MN.shape)
+    cells = row_MN.ravel(), items_M[place_MN.astype(np.int64)].ravel()
+    shape = (num_items, num_items)
+    return scipy.sparse.csr_array((kept_MN.ravel().astype(np.float32), cells), shape)
 
 
 def _solve(gram_MM: Any, ridge: float) -> NDArray[np.float32]:
@@ -99,6 +123,8 @@ def _mirror(matrix_MM: NDArray[np.float32]) -> None:
 
 def score_by_item_weights(weights: Mapping[str, Tensor], histories: Histories) -> Tensor:
     """Add the rows of the history's items, weighted by the user's latest event."""
+    if "neighbours_VN" in weights:
+        return score_by_neighbours(weights, histories)
     weight_MM, popular_V = weights["weight_MM"], weights["popular_V"]
     weight_S = halving_weights(histories, read_half_life(weights))
     user_P, item_P, weight_P = join_repeats(histories, weight_S, len(popular_V), "amax")
