@@ -97,6 +97,7 @@ KEYS: dict[str, tuple[object, dict[str, object]]] = {
 ELSEWHERE = {
     "model.kind": "tests/test_fit.py",
     "model.baseline.": "tests/test_baselines.py, training/kinds.py",
+    "model.blend": "tests/test_blending.py: no part of a step",
     "model.diversity": "tests/test_towers.py: of a conditioned model, asked after training",
     "model.text.": "tests/test_trainable_encoder.py, tests/cluster/test_fine_tuning.py",
     "train.text_learning_rate": "tests/test_trainable_encoder.py",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -95,11 +96,11 @@ def sample_users(dataset: Dataset) -> list[Examples]:
     """Read the validation users that fit the weights: a part of the split, the same in each run."""
     rows = SplitRows(dataset.prepared, "val")
     size = -(-min(SAMPLE_USERS, rows.num_rows) // SAMPLE_CHUNKS)
-    starts = [rows.num_rows * chunk // SAMPLE_CHUNKS for chunk in range(SAMPLE_CHUNKS)]
+    edges = [rows.num_rows * chunk // SAMPLE_CHUNKS for chunk in range(SAMPLE_CHUNKS + 1)]
     return [
-        eval_examples(rows.read(start, min(start + size, rows.num_rows)))
-        for start in starts
-        if start < rows.num_rows
+        eval_examples(rows.read(start, min(start + size, stop)))
+        for start, stop in pairwise(edges)
+        if start < stop
     ]
 
 

@@ -1,0 +1,148 @@
+"""Fitting the blend of a run (training/blending.py), without Ray."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from recdiv_core.config import Config, override
+from recdiv_core.data.batches import pack
+from recdiv_core.data.reading import train_examples
+from recdiv_core.models.blend import read_terms
+from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE
+from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import build_model
+from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.scoring import held_out_of_split
+from recdiv_core.training import blending
+from recdiv_core.training.blending import fit_blend, fit_terms, sample_users
+from recdiv_core.training.build import build_objective
+from recdiv_core.training.parts import Part
+from recdiv_core.training.step_slates import soft_slates
+from tests.worlds import write_dataset
+
+NUM_ITEMS, NUM_USERS = 24, 60
+ALL_TERMS = ["graph", "text", "item_knn", "ease", "rp3beta", "buy_again", "recent_popular"]
+
+
+def chain(user: int, length: int) -> list[int]:
+    """Return a history in which item i is always followed by item i + 1."""
+    return [(user + place) % NUM_ITEMS for place in range(length)]
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["times", "order"])
+def dataset(request, tmp_path_factory, manifest):
+    prepared = tmp_path_factory.mktemp("prepared")
+    write_dataset(prepared, manifest, num_items=NUM_ITEMS, num_queries=0)
+    train, held_out = [], []
+    for user in range(NUM_USERS):
+        items = chain(user, 5)
+        times = [10**12 * place for place in range(5)] if request.param else None
+        train.append(
+            {
+                "user_id": f"u{user}",
+                "items": items[:4],
+                "queries": [NO_QUERY] * 4,
+                "weights": [1.0] * 4,
+                "times": times and times[:4],
+            }
+        )
+        held_out.append(
+            {
+                "user_id": f"u{user}",
+                "history": items[:4],
+                "targets": items[4:],
+                "query": NO_QUERY,
+                "is_cold_user": False,
+                "history_times": times and times[:4],
+                "target_times": times and times[4:],
+            }
+        )
+    for split, rows in (("train", train), ("val", held_out)):
+        schema = TRAIN_EXAMPLE if split == "train" else EVAL_EXAMPLE
+        (prepared / split).mkdir()
+        table = pa.Table.from_pylist(rows, schema)
+        pq.write_table(table, prepared / split / "part-0.parquet", row_group_size=16)
+    return load_dataset(prepared)
+
+
+def fitted(dataset, **changes):
+    """Return config and untrained model with a fitted blend."""
+    small = {"model.dim": 8, "model.num_layers": 1, "model.blend": ["graph"], "eval.k": 3}
+    config = override(Config(), small | changes)
+    torch.manual_seed(0)  # noqa: TID251
+    model = build_model(config, dataset, fit_terms(config, dataset))
+    fit_blend(model, dataset, config, sample_users(dataset))
+    return config, model
+
+
+def hits(config, model, dataset) -> float:
+    """Return the share of users with the held-out item in the slate."""
+    found = []
+    for held_out in held_out_of_split(model, dataset, "val", config):
+        slates_BK, targets_BT = held_out.slates(dataset, slate_policy(config, dataset))
+        found.append((slates_BK[:, :, None] == targets_BT[:, None]).any(2).any(1))
+    return torch.cat(found).float().mean().item()
+
+
+def test_a_blend_finds_what_an_untrained_model_cannot(dataset):
+    config, model = fitted(dataset)
+    assert hits(config, model, dataset) > 0.95
+    model.blend = None
+    assert hits(config, model, dataset) < 0.5
+
+
+def test_every_kind_of_term_fits_and_scores(dataset):
+    config, model = fitted(dataset, **{"model.blend": ALL_TERMS})
+    assert torch.isfinite(model.blend.weight_T2).all()
+    assert hits(config, model, dataset) > 0.9
+
+
+def test_the_sample_has_no_user_twice_and_covers_a_small_split(dataset, monkeypatch):
+    users = [user for part in sample_users(dataset) for user in part.user_ids]
+    assert sorted(users) == sorted(f"u{user}" for user in range(NUM_USERS))
+    monkeypatch.setattr(blending, "SAMPLE_USERS", 20)
+    users = [user for part in sample_users(dataset) for user in part.user_ids]
+    assert len(users) == len(set(users))
+    assert 20 <= len(users) <= 32
+
+
+def test_terms_come_back_from_a_checkpoint(dataset):
+    config, model = fitted(dataset, **{"model.blend": ["graph", "ease"]})
+    saved = {**model.state_dict(), **model.blend.terms_state()}
+    again = build_model(config, dataset, read_terms(config.model.blend, saved))
+    weights = {name: value for name, value in saved.items() if not name.startswith("terms.")}
+    again.load_state_dict(weights)
+    for one, other in zip(
+        held_out_of_split(model, dataset, "val", config),
+        held_out_of_split(again, dataset, "val", config),
+        strict=True,
+    ):
+        assert torch.equal(one.scores_BV, other.scores_BV)
+
+
+def test_regularisers_see_the_slates_of_the_blended_scores(dataset):
+    config, model = fitted(dataset, **{"loss.diversity_weight": 0.5, "loss.slate_size": 3})
+    model.eval()
+    rows = pq.read_table(dataset.prepared / "train")
+    examples = train_examples(rows)
+    packed = pack(examples, max_history=config.model.max_history)
+    states, items_VD = model(
+        packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW
+    )
+    objective = build_objective(config, dataset, model)
+    slates, _ = soft_slates(states, items_VD, Part(packed), objective, torch.zeros(NUM_ITEMS))
+    users = rows["user_id"].to_pylist()
+    best = dict(zip(users, slates.candidates_BM[:, :3].tolist(), strict=True))
+    for held_out in held_out_of_split(model, dataset, "val", config):
+        shown_BK, _ = held_out.slates(dataset, slate_policy(config, dataset))
+        for user, shown_K in zip(held_out.examples.user_ids, shown_BK.tolist(), strict=True):
+            assert best[user] == shown_K
+    assert slates.membership_BM.requires_grad
+
+
+def test_without_terms_there_is_no_blend(dataset):
+    _, model = fitted(dataset, **{"model.blend": []})
+    assert model.blend is None
+    assert np.all([not name.startswith("blend") for name in model.state_dict()])
