@@ -15,16 +15,14 @@ GRIDS = {
         {"recent_days": 7.0, "recent_share": 0.1},
         {"recent_days": 28.0, "recent_share": 0.3},
     ],
-    "item_knn": [{}, {"half_life": 6.0}, {"half_life": 60.0}],
+    "item_knn": [{"half_life": half_life} for half_life in (0.0, 6.0, 90.0)],
     "ease": [
         {"max_items": 15_000, "ridge": ridge, "half_life": half_life}
         for ridge, half_life in ((100.0, 0.0), (100.0, 6.0), (1000.0, 0.0), (1000.0, 90.0))
     ],
     "rp3beta": [
-        {},
-        {"beta": 0.1, "half_life": 6.0},
-        {"beta": 0.3, "half_life": 6.0},
-        {"beta": 0.3, "half_life": 90.0},
+        {"beta": beta, "half_life": half_life}
+        for beta, half_life in ((0.1, 6.0), (0.3, 6.0), (0.3, 90.0), (0.6, 6.0))
     ],
     "graph": [
         {},
