@@ -20,6 +20,7 @@ import psutil
 import pytest
 import ray
 import ray.tune
+from ray.util import placement_group_table
 
 from recdiv_core.cluster.start import ENVIRONMENT, start_local
 from recdiv_core.config import override
@@ -98,6 +99,12 @@ def trained(shop: Shop) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def fitted(shop: Shop) -> dict[str, Any]:
+    """Return the output of `train` for a baseline."""
+    return run("train", *shop.arguments("run.name=fitted", "model.kind=ease"))
+
+
+@pytest.fixture(scope="session")
 def references(shop: Shop) -> dict[str, Any]:
     """Return the result of a sweep over one of the baselines."""
     from recdiv_core.config import Config
@@ -114,8 +121,8 @@ SWEPT = ("run.name=swept", "scaling.num_workers=2")
 
 
 @pytest.fixture(scope="session")
-def swept(shop: Shop, references: dict[str, Any]) -> dict[str, Any]:
-    """Return the output of `tune` for a sweep of two trials, after a sweep of the baselines."""
+def swept(shop: Shop) -> dict[str, Any]:
+    """Return the output of `tune` for a sweep of two trials."""
     return run("tune", "--space", "smoke", *shop.arguments(*SWEPT))
 
 
@@ -127,6 +134,12 @@ def run(script: str, *arguments: str) -> dict[str, Any]:
         runpy.run_module(f"pipelines.{script}", run_name="__main__")
     (line,) = printed.getvalue().splitlines()
     return json.loads(line)
+
+
+def reserved() -> list[dict[str, Any]]:
+    """Return the placement groups that hold resources for workers."""
+    groups = placement_group_table().values()
+    return [group for group in groups if group["state"] != "REMOVED"]
 
 
 def figures_of(metrics: dict[str, float], prefix: str) -> dict[str, float]:

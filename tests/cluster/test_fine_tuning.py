@@ -68,6 +68,7 @@ def test_the_top_layer_is_trained_alike_in_shards_on_two_workers_and_in_two_part
         torch.testing.assert_close(others[name], tensor, atol=TOLERANCE, rtol=0, msg=name)
 
 
+@pytest.mark.slow  # test_trainable_encoder.py has the same of small encoders
 # peft asks transformers by a name that is on its way out
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_adapters_alone_are_trained(shop):

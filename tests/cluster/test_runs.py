@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import pytest
 
@@ -61,17 +62,21 @@ def test_a_training_keeps_the_data_that_it_began_with(shop, trained, start, tmp_
     assert "data.prepared was" in refusal(capsys, *arguments)
 
 
-def test_a_training_whose_data_are_replaced_ends_with_one_line(shop, start, tmp_path):
+def test_a_training_whose_data_are_replaced_ends_with_one_line(shop, tmp_path, capsys):
     data = tmp_path / "copied"
     shutil.copytree(shop.prepared, data)
     arguments = ("run.name=replaced", *LONG, "train.epochs=400", f"data.prepared={data}")
-    training = start("train", *shop.arguments(*arguments))
     place = shop.storage / "replaced"
-    wait_until(lambda: has_passed(place, 0))
-    tree = json.loads((data / "manifest.json").read_text())
-    (data / "manifest.json").write_text(json.dumps(tree | {"fingerprint": "a" * 64}))
-    assert training.wait(timeout=PATIENCE_S) == 2
-    log = (tmp_path / "train-0.log").read_text()
-    assert "changed while it was read" in [x for x in log.splitlines() if "error:" in x][-1]
+
+    def replace_in_mid_training() -> None:
+        wait_until(lambda: has_passed(place, 0))
+        tree = json.loads((data / "manifest.json").read_text())
+        (data / "manifest.json").write_text(json.dumps(tree | {"fingerprint": "a" * 64}))
+
+    replacer = threading.Thread(target=replace_in_mid_training)
+    replacer.start()
+    said = refusal(capsys, *shop.arguments(*arguments))
+    replacer.join()
+    assert "changed while it was read" in [x for x in said.splitlines() if "error:" in x][-1]
     assert not (place / "result.json").exists()
     assert not (place / "owner.json").exists()

@@ -16,7 +16,7 @@ from recdiv_core.search_space import Objective, SearchSpace
 from recdiv_core.settings import apply_overrides
 from recdiv_core.sweep import run as sweep
 from recdiv_core.sweep.search import Budget, FrontSearch
-from tests.cluster.conftest import PATIENCE_S, SWEPT, kill_driver, run, wait_until
+from tests.cluster.conftest import PATIENCE_S, SWEPT, kill_driver, reserved, run, wait_until
 from tune_spaces.smoke import SPACE
 
 pytestmark = pytest.mark.ray
@@ -85,10 +85,10 @@ def test_each_point_is_trained_once_a_seed_and_judged_by_its_means(shop):
             assert value == pytest.approx(sum(seeds) / 2), name
 
 
-def test_a_trial_that_is_left_behind_is_stopped_and_the_next_one_is_none_the_worse(shop):
+def test_a_trial_that_is_left_behind_is_stopped_and_its_workers_end(shop):
     space = SearchSpace(
-        description="the same twice, and between them one that learns nothing",
-        parameters={"train.learning_rate": tune.grid_search([0.02, 1e-9, 0.02])},
+        description="a trial that learns, then one that learns nothing",
+        parameters={"train.learning_rate": tune.grid_search([0.02, 1e-9])},
         objectives=(
             Objective("val/ndcg_at_10", "max", reference=0.0),
             Objective("val/recall_at_10", "max", reference=0.0),
@@ -100,15 +100,13 @@ def test_a_trial_that_is_left_behind_is_stopped_and_the_next_one_is_none_the_wor
     result = sweep.run(apply_overrides(Config(), arguments), space, "stopped")
 
     trials = shop.runs(f"tags.`mlflow.parentRunId` = '{result['parent_run_id']}'")
-    first, behind, again = sorted(trials, key=lambda trial: trial.info.start_time)
+    first, behind = sorted(trials, key=lambda trial: trial.info.start_time)
     assert behind.data.tags["recdiv.stopped_early"] == "true"
     assert len(shop.curve(behind.info.run_id, "val/ndcg_at_10")) < 3
     assert not [name for name in behind.data.metrics if name.startswith("test/")]
-    for trial in (first, again):
-        assert len(shop.curve(trial.info.run_id, "val/ndcg_at_10")) == 3
-    figures = {name: v for name, v in first.data.metrics.items() if name.startswith("test/")}
-    assert figures
-    assert {name: again.data.metrics[name] for name in figures} == figures
+    assert len(shop.curve(first.info.run_id, "val/ndcg_at_10")) == 3
+    assert [name for name in first.data.metrics if name.startswith("test/")]
+    wait_until(lambda: not reserved())
 
 
 @pytest.mark.faults

@@ -1,4 +1,7 @@
-"""A trial of a sweep: stopped or killed, it leaves the resources of its workers to the next one."""
+"""A trial of a sweep that is killed or fails leaves the resources of its workers to the next one.
+
+test_sweep.py has the same of a trial that is stopped.
+"""
 
 from typing import Any
 
@@ -6,13 +9,12 @@ import pytest
 import ray
 import yaml
 from ray import tune
-from ray.util import placement_group_table
 
 from recdiv_core.config import Config, to_yaml
 from recdiv_core.schema import read_manifest
 from recdiv_core.settings import apply_overrides
 from recdiv_core.sweep.trial import Trial
-from tests.cluster.conftest import wait_until
+from tests.cluster.conftest import reserved, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
@@ -30,20 +32,6 @@ def endless_trial(shop, name) -> Any:
     )
 
 
-def reserved():
-    return [place for place in placement_group_table().values() if place["state"] != "REMOVED"]
-
-
-def test_a_stopped_trial_ends_its_workers(shop):
-    assert not reserved()
-    trial = endless_trial(shop, "stopped")(config={"seed": 1})
-    assert trial.train()["epoch"] == 1
-    assert trial.train()["epoch"] == 2
-    assert reserved()
-    trial.stop()
-    assert not reserved()
-
-
 def test_a_killed_trial_frees_what_its_workers_had(shop):
     assert not reserved()
     trial: Any = ray.remote(num_cpus=0)(endless_trial(shop, "killed")).remote(config={"seed": 2})
@@ -54,6 +42,7 @@ def test_a_killed_trial_frees_what_its_workers_had(shop):
     wait_until(lambda: not reserved())
 
 
+@pytest.mark.slow
 def test_a_failed_trial_says_why(shop):
     trial = endless_trial(shop, "failed")(config={"train.learning_rate": 1e30})
     with pytest.raises(ArithmeticError, match="training diverged"):
