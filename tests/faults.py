@@ -421,7 +421,7 @@ RERANKERS: Final[Faults] = {
     ),
     "models/baselines/histories.py": (
         "test_baselines",
-        [("- set_S + 1", "- set_S + 2"), ("** -recency", "** recency")],
+        [("- set_S + 1", "- set_S + 2"), ("double() ** -recency", "double() ** recency")],
     ),
     "slates/making.py": (
         "test_making",
