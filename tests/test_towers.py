@@ -89,6 +89,28 @@ def test_the_order_of_a_history_matters(rng):
     assert (one[-1] - other[-1]).abs().max() > 1e-4
 
 
+def test_a_state_depends_on_distances_and_not_on_the_length_of_the_history(rng):
+    model = recommender(rng)
+    with torch.no_grad():
+        for block in model.session_tower.blocks:
+            block.distance.normal_()
+            block.distance[:, 2:] = -1e4  # two layers then reach back two events
+    (short,), (long,) = states_of(model, [[3, 4, 5, 6]]), states_of(model, [[8, 1, 3, 4, 5, 6]])
+    torch.testing.assert_close(short[-1], long[-1], rtol=0, atol=1e-5)
+    (other,) = states_of(model, [[8, 1, 3, 7, 5, 6]])
+    assert (other[-1] - long[-1]).abs().max() > 1e-3
+
+
+def test_heads_learn_how_far_apart_events_are(rng):
+    model = recommender(rng)
+    (before,) = states_of(model, [[1, 2, 3, 4]])
+    with torch.no_grad():
+        model.session_tower.blocks[0].distance[0, 1] = 3.0
+    (after,) = states_of(model, [[1, 2, 3, 4]])
+    torch.testing.assert_close(after[0], before[0], rtol=0, atol=1e-6)
+    assert ((after[1:] - before[1:]).abs().amax(1) > 1e-4).all()
+
+
 def test_the_start_is_the_same_for_everyone(rng):
     starts = torch.stack([states[0] for states in states_of(recommender(rng), HISTORIES)])
     torch.testing.assert_close(starts, starts[:1].expand(5, -1), rtol=0, atol=1e-5)

@@ -3,9 +3,11 @@
 
 Histories have different lengths, and padding each to the longest wastes most of the work on real
 logs. Several histories therefore share one row of the batch (data/batches.py packs them), and a
-mask separates them. Blocks are pre-norm; learned positions count from the start of a history. Kang
-& McAuley, 2018, Self-Attentive Sequential Recommendation. Shapes: R packed rows, W their width, D
-dims.
+mask separates them. Blocks are pre-norm. Attention knows how many events apart two events are, by a
+learned bias per head. So the latest event means the same in a history of any length, and in a
+window of a longer one. Kang & McAuley, 2018, Self-Attentive Sequential Recommendation; Shaw et al.,
+2018, Self-Attention with Relative Position Representations. Shapes: R packed rows, W their width,
+D dims, H heads.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch.nn import functional as F
 
 
 class _Block(nn.Module):
-    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, num_heads: int, max_history: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
@@ -26,15 +28,20 @@ class _Block(nn.Module):
         self.norm_mlp = nn.LayerNorm(dim)
         self.up = nn.Linear(dim, 4 * dim)
         self.down = nn.Linear(4 * dim, dim)
+        self.distance = nn.Parameter(torch.zeros(num_heads, max_history + 1))
 
-    def forward(self, x_RWD: torch.Tensor, mask_R1WW: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x_RWD: torch.Tensor, mask_R1WW: torch.Tensor, distance_WW: torch.Tensor
+    ) -> torch.Tensor:
         rows, width, dim = x_RWD.shape
         qkv = self.qkv(self.norm_attention(x_RWD))
         q, k, v = (
             part.view(rows, width, self.num_heads, dim // self.num_heads).transpose(1, 2)
             for part in qkv.chunk(3, dim=-1)
         )
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_R1WW)
+        bias_HWW = self.distance[:, distance_WW].to(q.dtype)
+        bias_RHWW = bias_HWW.masked_fill(~mask_R1WW, -torch.inf)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_RHWW)
         attended = self.out(attended.transpose(1, 2).reshape(rows, width, dim))
         x_RWD = x_RWD + F.dropout(attended, self.dropout, self.training)
         hidden = self.down(F.gelu(self.up(self.norm_mlp(x_RWD))))
@@ -58,11 +65,11 @@ class SessionTower(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.start = nn.Parameter(torch.empty(dim))
-        self.positions = nn.Embedding(max_history + 1, dim)
-        self.blocks = nn.ModuleList(_Block(dim, num_heads, dropout) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            _Block(dim, num_heads, max_history, dropout) for _ in range(num_layers)
+        )
         self.norm = nn.LayerNorm(dim)
         nn.init.normal_(self.start, std=0.02)
-        nn.init.normal_(self.positions.weight, std=0.02)
 
     def forward(
         self,
@@ -83,7 +90,7 @@ class SessionTower(nn.Module):
             [R, W, D]; the state at a slot depends on its own history up to and including the slot.
         """
         is_start = (position_RW == 0)[..., None]
-        x = torch.where(is_start, self.start, inputs_RWD) + self.positions(position_RW)
+        x = torch.where(is_start, self.start, inputs_RWD)
         if request_RWD is not None:
             x = x + request_RWD
         x = F.dropout(x, self.dropout, self.training)
@@ -91,6 +98,8 @@ class SessionTower(nn.Module):
         same = segment_RW[:, :, None] == segment_RW[:, None, :]
         causal = torch.ones(width, width, dtype=torch.bool, device=x.device).tril()
         mask = (same & causal)[:, None]
+        places = torch.arange(width, device=x.device)
+        distance = (places[:, None] - places).clamp_min(0)  # a history fills neighbouring slots
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x, mask, distance)
         return self.norm(x)
