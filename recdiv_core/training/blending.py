@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -104,9 +103,8 @@ def sample_users(dataset: Dataset) -> list[Examples]:
     ]
 
 
-@dataclass(frozen=True)
-class _Observed:
-    """What the weights are fitted on, for some users."""
+class Observed(NamedTuple):
+    """What the weights are fitted on, in the order of the arguments of `fit_weights`."""
 
     scores_UCT: torch.Tensor
     is_target_UC: torch.Tensor
@@ -129,15 +127,7 @@ def fit_blend(
     if blend is None:
         return
     score = learned_scoring(model, config.model.diversity)
-    found = [_observe(blend, score, examples, dataset, config) for examples in sample]
-    widest = max(each.scores_UCT.shape[1] for each in found)
-    padded = [_pad(each, widest) for each in found]
-    weight_T2 = fit_weights(
-        torch.cat([each.scores_UCT for each in padded]),
-        torch.cat([each.is_target_UC for each in padded]),
-        torch.cat([each.is_allowed_UC for each in padded]),
-        torch.cat([each.features_U2 for each in padded]),
-    )
+    weight_T2 = fit_weights(*observe(blend, score, sample, dataset, config))
     is_alone = not dist.is_initialized()
     if not is_alone:
         dist.broadcast(weight_T2, src=0)
@@ -158,10 +148,28 @@ def describe(kinds: Sequence[str], weight_T2: torch.Tensor) -> str:
     return ", ".join(f"{name} {first:.3f} to {then:.3f}" for name, (first, then) in pairs)
 
 
+def observe(
+    blend: Blend, score: Scoring, sample: Sequence[Examples], dataset: Dataset, config: Config
+) -> Observed:
+    """Score the sample, and keep the best candidates of each score of each user.
+
+    Args:
+        blend: its terms; its weights are not read.
+        score: learned scores, see `learned_scoring`.
+        sample: users with held-out items.
+        dataset: the prepared data set.
+        config: `eval.filter_seen` and `model.max_history`.
+    """
+    found = [_observe(blend, score, examples, dataset, config) for examples in sample]
+    widest = max(each.scores_UCT.shape[1] for each in found)
+    padded = [_pad(each, widest) for each in found]
+    return Observed(*(torch.cat(parts) for parts in zip(*padded, strict=True)))
+
+
 @torch.inference_mode()
 def _observe(
     blend: Blend, score: Scoring, examples: Examples, dataset: Dataset, config: Config
-) -> _Observed:
+) -> Observed:
     """Score some users, and keep the best candidates of each score.
 
     A held-out item that no score puts among its best is left out: as a candidate it would be the
@@ -186,7 +194,7 @@ def _observe(
     is_candidate_BV &= is_allowed_BV
     most = int(is_candidate_BV.sum(dim=1).max())
     is_candidate_BC, candidates_BC = is_candidate_BV.to(torch.uint8).topk(most, dim=1)
-    return _Observed(
+    return Observed(
         torch.stack([scores_BV.gather(1, candidates_BC) for scores_BV in each], dim=2),
         is_target_BV.gather(1, candidates_BC),
         is_candidate_BC.bool(),
@@ -194,11 +202,10 @@ def _observe(
     )
 
 
-def _pad(observed: _Observed, width: int) -> _Observed:
+def _pad(observed: Observed, width: int) -> Observed:
     """Add candidates that are not allowed, up to a width."""
     more = width - observed.scores_UCT.shape[1]
-    return replace(
-        observed,
+    return observed._replace(
         scores_UCT=F.pad(observed.scores_UCT, (0, 0, 0, more)),
         is_target_UC=F.pad(observed.is_target_UC, (0, more)),
         is_allowed_UC=F.pad(observed.is_allowed_UC, (0, more)),
