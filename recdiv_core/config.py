@@ -314,7 +314,14 @@ class ModelConfig(_Section):
     replace it."""
     temperature: float = Field(default=1.0, gt=0.0)
     """Divisor of the dot products that give the scores."""
-    blend: tuple[BlendTerm, ...] = ("graph", "text")
+    blend: tuple[BlendTerm, ...] = (
+        "graph",
+        "text",
+        "item_knn",
+        "ease",
+        "recent_popular",
+        "buy_again",
+    )
     """Baselines whose scores are added to the learned score, with weights fitted on validation;
     empty = the learned score alone."""
     diversity: Unit = 0.0

@@ -77,6 +77,11 @@ class Blend(nn.Module):
         weight_T2[0, 0] = 1.0
         self.register_buffer("weight_T2", weight_T2)
 
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of the terms, in order."""
+        return [cast("Term", term).kind for term in self.terms]
+
     def forward(self, learned_BV: Tensor, histories: Histories) -> Tensor:
         """Blend the scores of a batch.
 
@@ -123,22 +128,16 @@ def read_terms(kinds: Sequence[str], weights: Mapping[str, Tensor]) -> list[Base
     """Return the terms that a checkpoint holds.
 
     Args:
-        kinds: the terms' kinds, in order.
+        kinds: kinds of terms, in order; a checkpoint may lack some.
         weights: tensors of a checkpoint by name.
     """
-    if not any(name.startswith(TERMS) for name in weights):
-        return []  # a model without a blend
-    return [
-        Baseline(
-            kind,
-            {
-                name.removeprefix(f"{TERMS}{kind}."): tensor
-                for name, tensor in weights.items()
-                if name.startswith(f"{TERMS}{kind}.")
-            },
-        )
-        for kind in kinds
-    ]
+    found: list[Baseline] = []
+    for kind in kinds:
+        prefix = f"{TERMS}{kind}."
+        own = {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
+        if own:
+            found.append(Baseline(kind, own))
+    return found
 
 
 def standardise(scores_BV: Tensor) -> Tensor:

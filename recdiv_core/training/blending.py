@@ -36,8 +36,8 @@ from recdiv_core.training.baselines import fit_baseline
 
 logger = logging.getLogger(__name__)
 
-HALF_LIFE_DAYS: Final = 90.0
-"""Age at which an event counts half in a term, for a log with times."""
+NEIGHBOURS: Final = 100
+"""Most neighbours of an item in a term: 800 bytes of each checkpoint per item and term."""
 
 EASE_ITEMS: Final = 6_000
 """Most popular items of the term `ease`: its matrix takes .4 GiB and seconds."""
@@ -55,8 +55,10 @@ DEPTH: Final = 100
 def fit_terms(config: Config, dataset: Dataset) -> list[Baseline]:
     """Fit the terms of `model.blend` on the train split only.
 
+    `buy_again` is left out where slates hold no item of the history.
+
     Args:
-        config: `model.blend` and `model.baseline`.
+        config: `model.blend`, `model.baseline` and `eval.filter_seen`.
         dataset: on the CPU.
 
     Raises:
@@ -65,26 +67,25 @@ def fit_terms(config: Config, dataset: Dataset) -> list[Baseline]:
     if not config.model.blend:
         return []
     events = read_train_events(dataset.prepared)
-    has_times = events.time_E is not None
-    return [
-        fit_baseline(term_config(config, kind, has_times=has_times), dataset, events)
-        for kind in config.model.blend
+    kinds = [
+        kind for kind in config.model.blend if kind != "buy_again" or not config.eval.filter_seen
     ]
+    return [fit_baseline(term_config(config, kind), dataset, events) for kind in kinds]
 
 
-def term_config(config: Config, kind: ModelKind, *, has_times: bool) -> Config:
+def term_config(config: Config, kind: ModelKind) -> Config:
     """Return the config of a baseline that is a term.
 
     The graph has no text, which is a term of its own. EASE is cut to what fits any machine and
-    checkpoint. Events fade, unless the config says otherwise.
+    checkpoint.
     """
     own = config.model.baseline
     baseline = own.model_copy(
         update={
             "text_weight": 0.0,
             "max_items": own.max_items or EASE_ITEMS,
-            "kept_weights": own.kept_weights or own.num_neighbours,
-            "half_life": own.half_life or (HALF_LIFE_DAYS if has_times else 0.0),
+            "num_neighbours": min(own.num_neighbours, NEIGHBOURS),
+            "kept_weights": own.kept_weights or NEIGHBOURS,
         }
     )
     model = config.model.model_copy(update={"kind": kind, "baseline": baseline})
@@ -133,7 +134,7 @@ def fit_blend(
         dist.broadcast(weight_T2, src=0)
     blend.weight_T2.copy_(weight_T2)
     if is_alone or dist.get_rank() == 0:
-        logger.info("blend: %s", describe(config.model.blend, weight_T2))
+        logger.info("blend: %s", describe(blend.kinds, weight_T2))
 
 
 def describe(kinds: Sequence[str], weight_T2: torch.Tensor) -> str:
