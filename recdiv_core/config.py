@@ -317,13 +317,13 @@ class ModelConfig(_Section):
     blend: tuple[BlendTerm, ...] = (
         "graph",
         "text",
-        "item_knn",
         "ease",
         "recent_popular",
         "buy_again",
     )
     """Baselines whose scores are added to the learned score, with weights fitted on validation;
-    empty = the learned score alone."""
+    empty = the learned score alone. `recent_popular` needs times, `buy_again`
+    `eval.filter_seen=false`; they are left out otherwise."""
     diversity: Unit = 0.0
     """Diversity dial of a conditioned model: 0 = pure relevance, 1 = the full
     `loss.diversity_weight`."""

@@ -345,8 +345,8 @@ def test_an_unknown_kind_of_model_names_those_there_are():
             ["model.baseline.shrinkage", "model.text.enabled"],
         ),
         (
-            {"model.text.enabled": False, "model.baseline.ridge": 9.0, "train.epochs": 3},
-            ["model.baseline.ridge"],
+            {"model.text.enabled": False, "model.baseline.alpha": 0.5, "train.epochs": 3},
+            ["model.baseline.alpha"],
         ),
     ],
 )

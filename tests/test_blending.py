@@ -99,6 +99,16 @@ def test_every_kind_of_term_fits_and_scores(dataset):
     assert hits(config, model, dataset) > 0.9
 
 
+def test_terms_that_can_do_nothing_are_left_out(dataset, request):
+    has_times = "order" not in request.node.callspec.id
+    asked = {"model.blend": ["graph", "recent_popular", "buy_again"]}
+    _, hidden = fitted(dataset, **asked)
+    _, shown = fitted(dataset, **asked, **{"eval.filter_seen": False})
+    late = ["recent_popular"] if has_times else []
+    assert hidden.blend.kinds == ["graph", *late]
+    assert shown.blend.kinds == ["graph", *late, "buy_again"]
+
+
 def test_the_sample_has_no_user_twice_and_covers_a_small_split(dataset, monkeypatch):
     users = [user for part in sample_users(dataset) for user in part.user_ids]
     assert sorted(users) == sorted(f"u{user}" for user in range(NUM_USERS))

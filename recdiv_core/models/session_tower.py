@@ -63,7 +63,7 @@ class SessionTower(nn.Module):
         self, *, dim: int, num_layers: int, num_heads: int, max_history: int, dropout: float
     ) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.dropout, self.max_history = dropout, max_history
         self.start = nn.Parameter(torch.empty(dim))
         self.blocks = nn.ModuleList(
             _Block(dim, num_heads, max_history, dropout) for _ in range(num_layers)
@@ -99,7 +99,8 @@ class SessionTower(nn.Module):
         causal = torch.ones(width, width, dtype=torch.bool, device=x.device).tril()
         mask = (same & causal)[:, None]
         places = torch.arange(width, device=x.device)
-        distance = (places[:, None] - places).clamp_min(0)  # a history fills neighbouring slots
+        # a history fills neighbouring slots; other slots are masked whatever their distance
+        distance = (places[:, None] - places).clamp(0, self.max_history)
         for block in self.blocks:
             x = block(x, mask, distance)
         return self.norm(x)

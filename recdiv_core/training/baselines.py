@@ -18,7 +18,12 @@ from recdiv_core.models.baselines.buy_again import fit_buy_again
 from recdiv_core.models.baselines.ease import fit_ease
 from recdiv_core.models.baselines.graph import fit_graph
 from recdiv_core.models.baselines.neighbours import fit_item_knn
-from recdiv_core.models.baselines.popularity import count_recent, fit_popular, fit_random
+from recdiv_core.models.baselines.popularity import (
+    count_recent,
+    fit_log_counts,
+    fit_popular,
+    fit_random,
+)
 from recdiv_core.models.baselines.rp3beta import fit_rp3beta
 from recdiv_core.models.baselines.text_profile import fit_text
 from recdiv_core.slates.dataset import Dataset
@@ -57,7 +62,7 @@ def _popular(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[s
 def _recent(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
     settings, num_items = config.model.baseline, len(dataset.catalogue)
     recent = {"days": settings.recent_days, "share": settings.recent_share}
-    return fit_popular(count_recent(events, num_items, **recent))
+    return fit_log_counts(count_recent(events, num_items, **recent))
 
 
 def _random(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:

@@ -55,7 +55,8 @@ DEPTH: Final = 100
 def fit_terms(config: Config, dataset: Dataset) -> list[Baseline]:
     """Fit the terms of `model.blend` on the train split only.
 
-    `buy_again` is left out where slates hold no item of the history.
+    `buy_again` is left out where slates hold no item of the history, `recent_popular` where the log
+    has no times.
 
     Args:
         config: `model.blend`, `model.baseline` and `eval.filter_seen`.
@@ -67,9 +68,8 @@ def fit_terms(config: Config, dataset: Dataset) -> list[Baseline]:
     if not config.model.blend:
         return []
     events = read_train_events(dataset.prepared)
-    kinds = [
-        kind for kind in config.model.blend if kind != "buy_again" or not config.eval.filter_seen
-    ]
+    idle = {"buy_again": config.eval.filter_seen, "recent_popular": events.time_E is None}
+    kinds = [kind for kind in config.model.blend if not idle.get(kind)]
     return [fit_baseline(term_config(config, kind), dataset, events) for kind in kinds]
 
 

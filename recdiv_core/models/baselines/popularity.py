@@ -70,6 +70,14 @@ def count_recent(
     return np.bincount(events.item_E[is_recent_E], minlength=num_items)
 
 
+def fit_log_counts(counts_V: NDArray[np.int64]) -> dict[str, Tensor]:
+    """Return the weights of a baseline that scores by log(1 + count), the same for every user.
+
+    Unlike the ranks of `fit_popular`, the scores tell how much more popular an item is.
+    """
+    return {"popular_V": torch.as_tensor(np.log1p(counts_V).astype(np.float32))}
+
+
 def fit_random(num_items: int, seed: int) -> dict[str, Tensor]:
     """Return the weights of a baseline with random scores: the number of items and a seed."""
     return {"num_items": torch.tensor(num_items), "seed": torch.tensor(seed)}
