@@ -1,5 +1,7 @@
 """Fitting the blend of a run (training/blending.py), without Ray."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,7 +69,7 @@ def dataset(request, tmp_path_factory, manifest):
     return load_dataset(prepared)
 
 
-def fitted(dataset, **changes):
+def fitted(dataset, **changes) -> tuple[Config, Any]:
     """Return config and untrained model with a fitted blend."""
     small = {"model.dim": 8, "model.num_layers": 1, "model.blend": ["graph"], "eval.k": 3}
     config = override(Config(), small | changes)

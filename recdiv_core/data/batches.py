@@ -9,7 +9,7 @@ B users, S seen pairs.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -55,9 +55,11 @@ class Packed:
 
     def to(self, device: torch.device) -> Packed:
         """Return the batch on another device."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        there = {k: v if v is None else v.to(device, non_blocking=True) for k, v in own.items()}
-        return Packed(**there)
+        own: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in own.items():
+            if value is not None:
+                own[name] = value.to(device, non_blocking=True)
+        return Packed(**own)
 
 
 def pack(examples: Examples, *, max_history: int) -> Packed:

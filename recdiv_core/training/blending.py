@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from recdiv_core.config import Config, ModelKind
+from recdiv_core.config import BlendTerm, Config
 from recdiv_core.data.batches import pack, pad_targets
 from recdiv_core.data.reading import Examples, SplitRows, eval_examples
 from recdiv_core.data.train_events import read_train_events
@@ -69,11 +69,14 @@ def fit_terms(config: Config, dataset: Dataset) -> list[Baseline]:
         return []
     events = read_train_events(dataset.prepared)
     idle = {"buy_again": config.eval.filter_seen, "recent_popular": events.time_E is None}
-    kinds = [kind for kind in config.model.blend if not idle.get(kind)]
-    return [fit_baseline(term_config(config, kind), dataset, events) for kind in kinds]
+    return [
+        fit_baseline(term_config(config, kind), dataset, events)
+        for kind in config.model.blend
+        if not idle.get(kind)
+    ]
 
 
-def term_config(config: Config, kind: ModelKind) -> Config:
+def term_config(config: Config, kind: BlendTerm) -> Config:
     """Return the config of a baseline that is a term.
 
     The graph has no text, which is a term of its own. EASE is cut to what fits any machine and
