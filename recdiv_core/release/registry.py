@@ -52,7 +52,7 @@ RUN_TAG: Final = "recdiv.run"
 
 
 class SlateModel(PythonModel):
-    """Registered model: takes a table with `history` (and `query`), returns slates."""
+    """Registered model: takes a table with `history` (and `query`, `times`), returns slates."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load weights and catalogue."""
@@ -68,7 +68,9 @@ class SlateModel(PythonModel):
         """Return `item_ids`, `scores` and `query_is_known` for each row, in order."""
         asked = {name.replace(".", "_"): value for name, value in (params or {}).items()}
         queries = list(model_input["query"]) if "query" in model_input else None
-        slates = self.maker.slates([list(h) for h in model_input["history"]], queries, **asked)
+        times = [list(own) for own in model_input["times"]] if "times" in model_input else None
+        histories = [list(own) for own in model_input["history"]]
+        slates = self.maker.slates(histories, queries, times, **asked)
         return pd.DataFrame(
             {
                 "item_ids": [s.item_ids for s in slates],
@@ -212,7 +214,13 @@ def _some_items(prepared: Path) -> list[str]:
 def _signature(config: Config) -> ModelSignature:
     text = Array(DataType.string)
     return ModelSignature(
-        inputs=Schema([ColSpec(text, "history"), ColSpec("string", "query", required=False)]),
+        inputs=Schema(
+            [
+                ColSpec(text, "history"),
+                ColSpec("string", "query", required=False),
+                ColSpec(Array(DataType.long), "times", required=False),
+            ]
+        ),
         outputs=Schema(
             [
                 ColSpec(text, "item_ids"),

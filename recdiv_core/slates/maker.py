@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,7 @@ class SlateMaker:
         self,
         histories: Sequence[Sequence[str]],
         queries: Sequence[str | None] | None = None,
+        times: Sequence[Sequence[int]] | None = None,
         *,
         k: int,
         model_diversity: float,
@@ -75,6 +77,8 @@ class SlateMaker:
             queries: search query of each user; None or empty = none. Case, blanks and Unicode forms
                 are ignored. A query that the click log does not have is ignored too: the slate says
                 so, and one warning is logged.
+            times: time of each event of the histories, in microseconds since 1970, rising; None =
+                unknown, then no event counts less for its age.
             k: slate length, >= 1.
             model_diversity: dial of a conditioned model, in [0, 1].
             rerank_diversity: dial of the re-ranker, in [0, 1].
@@ -83,6 +87,7 @@ class SlateMaker:
             UserError: a setting is out of range, or does not exist for this model.
         """
         self._check(k, model_diversity, rerank_diversity)
+        _check_times(histories, times)
         policy = replace(self.policy, k=k, diversity=rerank_diversity)
         made: list[Slate] = []
         size = self.config.eval.batch_size
@@ -96,7 +101,12 @@ class SlateMaker:
         ]
         self._warn(sum(unknown))
         batches = (
-            self._examples(histories[at : at + size], numbers[at : at + size]) for at in starts
+            self._examples(
+                histories[at : at + size],
+                numbers[at : at + size],
+                None if times is None else times[at : at + size],
+            )
+            for at in starts
         )
         score = self._scoring_at(model_diversity)
         for held_out in score_users(
@@ -130,11 +140,21 @@ class SlateMaker:
                 num_unknown,
             )
 
-    def _examples(self, histories: Sequence[Sequence[str]], queries: Sequence[int]) -> Examples:
+    def _examples(
+        self,
+        histories: Sequence[Sequence[str]],
+        queries: Sequence[int],
+        times: Sequence[Sequence[int]] | None,
+    ) -> Examples:
+        kept = [[at for at, item in enumerate(h) if item in self.item_index] for h in histories]
         known = [
-            [self.item_index[item] for item in history if item in self.item_index]
-            for history in histories
+            [self.item_index[history[at]] for at in places]
+            for history, places in zip(histories, kept, strict=True)
         ]
+        time_E = None
+        if times is not None:
+            pairs = zip(times, kept, strict=True)
+            time_E = np.array([own[at] for own, places in pairs for at in places], np.int64)
         return Examples(
             items=np.array([item for history in known for item in history], np.int64),
             lengths=np.array([len(history) for history in known], np.int64),
@@ -143,6 +163,7 @@ class SlateMaker:
             targets=np.zeros(0, np.int64),
             target_lengths=np.zeros(len(known), np.int64),
             user_ids=[""] * len(known),
+            times=time_E,
         )
 
     def _check(self, k: int, model_diversity: float, rerank_diversity: float) -> None:
@@ -165,3 +186,20 @@ class SlateMaker:
         if self._scoring is None or self._scoring[0] != dial:
             self._scoring = (dial, scoring_of(self.model, dial))
         return self._scoring[1]
+
+
+def _check_times(histories: Sequence[Sequence[str]], times: Sequence[Sequence[int]] | None) -> None:
+    """Refuse times that do not fit the histories.
+
+    Raises:
+        UserError: another number of times, or times that fall.
+    """
+    if times is None:
+        return
+    if len(times) != len(histories):
+        raise UserError(f"times of {len(times)} histories are given for {len(histories)} histories")
+    for row, (history, own) in enumerate(zip(histories, times, strict=True)):
+        if len(own) != len(history):
+            raise UserError(f"row {row}: {len(own)} times for {len(history)} items of the history")
+        if any(late < early for early, late in pairwise(own)):
+            raise UserError(f"row {row}: times must rise, because histories begin with the oldest")

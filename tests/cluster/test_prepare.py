@@ -38,6 +38,7 @@ REASONS = {
 }
 TRAIN_TO = 1500000000 + 70
 VAL_TO = 1500000000 + 85
+MICROS = 1_000_000
 SETTINGS = {
     "split.val_from": str(TRAIN_TO),
     "split.test_from": str(VAL_TO),
@@ -137,12 +138,16 @@ def expect_requests(users, train, start, end):
         held_out = [e for e in events if start <= e[0] < end]
         if held_out:
             query = held_out[0][2]
-            targets = [e[1] for e in held_out if query is None or e[2] == query]
+            answers = [e for e in held_out if query is None or e[2] == query]
+            first = {e[1]: e[0] for e in reversed(answers)}
+            before = [e for e in events if e[0] < start]
             requests[user] = {
-                "history": [e[1] for e in events if e[0] < start],
-                "targets": list(dict.fromkeys(targets)),
+                "history": [e[1] for e in before],
+                "targets": list(dict.fromkeys(e[1] for e in answers)),
                 "query": query,
                 "is_cold_user": user not in train,
+                "history_times": [e[0] * MICROS for e in before],
+                "target_times": [first[e] * MICROS for e in dict.fromkeys(e[1] for e in answers)],
             }
     return requests
 
@@ -163,6 +168,9 @@ def assert_is_twin(directory, users, train, counts, train_to=TRAIN_TO, val_to=VA
     }
     assert {u: row["weights"] for u, row in rows.items()} == {
         u: [e[3] for e in events] for u, events in train.items()
+    }
+    assert {u: row["times"] for u, row in rows.items()} == {
+        u: [e[0] * MICROS for e in events] for u, events in train.items()
     }
     val = expect_requests(users, train, train_to, val_to)
     test = expect_requests(users, train, val_to, math.inf)

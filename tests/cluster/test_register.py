@@ -39,18 +39,19 @@ def own_slates(place: Path) -> tuple[pd.DataFrame, list[list[str]]]:
     alone = {"batch_size": config.eval.batch_size, "rank": 0, "world_size": 1}
     with pa.memory_map(str(dataset.prepared / "queries.arrow")) as source:
         texts = [*pa.ipc.open_file(source).read_all()["query"].to_pylist(), None]  # -1: no query
-    histories, queries = [], []
+    histories, queries, times = [], [], []
     for examples in read_eval(dataset.prepared, "test", **alone):
         ends = np.cumsum(examples.lengths)
         queries += [texts[query] for query in examples.queries]
         histories += [[ids[item] for item in own] for own in np.split(examples.items, ends[:-1])]
+        times += [own.tolist() for own in np.split(examples.times, ends[:-1])]
     slates = []
     policy = slate_policy(config, dataset)
     model = load_model(config, dataset, checkpoint)
     for held_out in held_out_of_split(model, dataset, "test", config):
         slates_BK, _ = held_out.slates(dataset, policy)
         slates += [[ids[item] for item in own if item >= 0] for own in slates_BK.tolist()]
-    return pd.DataFrame({"history": histories, "query": queries}), slates
+    return pd.DataFrame({"history": histories, "query": queries, "times": times}), slates
 
 
 def test_a_registered_model_makes_the_slates_that_were_judged(shop, trained, load):
@@ -69,6 +70,9 @@ def test_a_registered_model_makes_the_slates_that_were_judged(shop, trained, loa
     assert [len(slate) for slate in short["item_ids"]] == [2, 2]
     with pytest.raises(ValueError, match=r"model\.diversity=0\.5: this model has no dial"):
         model.predict(pd.DataFrame({"history": [[]]}), params={"model.diversity": 0.5})
+    for times, said in (([5], "1 times for 2 items"), ([5, 4], "times must rise")):
+        with pytest.raises(ValueError, match=f"row 0: {said}"):
+            model.predict(pd.DataFrame({"history": [["a", "b"]], "times": [times]}))
 
 
 def test_only_what_passes_the_gate_becomes_the_champion(shop, trained, references, load, capsys):
