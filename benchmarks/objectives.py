@@ -123,7 +123,6 @@ def objectives(rng: np.random.Generator) -> dict[str, Objective]:
         "plain": plain,
         **{name: replace(diverse, mix={name: 1.0}) for name in REGULARISERS},
         "sampled_softmax": replace(plain, relevance="sampled_softmax"),
-        "focal": replace(plain, focal_gamma=2.0, logit_bias_V=plain.traits.log_prior_V),
         "conditioned": replace(diverse, is_conditioned=True, shared_dim=DIM),
     }
 

@@ -44,7 +44,6 @@ Regulariser = Literal[
     "coverage",
     "category_coverage",
     "dpp",
-    "uniformity",
     "calibration",
     "user_adaptive",
     "mutual_information",
@@ -55,7 +54,6 @@ Regulariser = Literal[
     "distil",
 ]
 Negatives = Literal["uniform", "in_batch", "mixed"]
-Augmentation = Literal["crop", "mask", "reorder"]
 RerankMethod = Literal[
     "none", "mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam", "exposure"
 ]
@@ -84,6 +82,12 @@ GONE: Final = (
     "loss.min_diversity",
     "loss.constraint_rate",
     "loss.gbce_calibration",
+    "loss.focal_gamma",
+    "loss.logit_adjustment",
+    "loss.class_balance_beta",
+    "train.augment",
+    "train.token_mask",
+    "train.field_dropout",
 )
 """Removed keys that checkpoints of older versions may hold; they are dropped on reading."""
 
@@ -347,15 +351,6 @@ class LossConfig(_Section):
     """Source of negatives: uniform draws, the targets of the batch, or both (sampled losses)."""
     mask_history: bool = False
     """Exclusion of a user's own history from the negatives (sampled losses)."""
-    focal_gamma: float = Field(default=0.0, ge=0.0)
-    """Focal exponent: larger = less weight on positions that are predicted well; 0 = off (exact
-    softmax)."""
-    logit_adjustment: float = Field(default=0.0, ge=0.0)
-    """Factor of log popularity added to the training logits; 1 = full correction of popularity, 0 =
-    off (exact softmax)."""
-    class_balance_beta: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Beta of the effective number of items per category: 0 = equal weights, near 1 = weights
-    inverse to the size of the category."""
     diversity_weight: Unit = 0.0
     """Diversity weight w: 0 = pure relevance, 1 = pure diversity."""
     diversity_warmup: Unit = 0.0
@@ -433,12 +428,6 @@ class TrainConfig(_Section):
     """Number format of the forward and backward pass; bf16 and fp16 are for GPUs."""
     compile: bool = False
     """Compilation of the towers with torch.compile at the start; for GPUs."""
-    augment: dict[Augmentation, Unit] = {}
-    """Share of histories that a step augments, by operation; one operation per history."""
-    token_mask: Unit = 0.0
-    """Share of an item's tokens that a step masks (trained encoder)."""
-    field_dropout: Unit = 0.0
-    """Share of an item's text fields that a step drops (trained encoder)."""
     select: Literal["best", "last"] = "best"
     """Epoch whose weights are kept: `best` by `eval.objective`, or `last`, which compares all
     trials at equal epochs."""
@@ -564,8 +553,6 @@ class Config(_Section):
         self._check_workers()
         self._check_loss()
         self._check_text_training()
-        if sum(self.train.augment.values()) > 1:
-            raise UserError(f"train.augment={dict(self.train.augment)}: the shares exceed 1")
         if 0 < self.rerank.num_candidates < self.eval.k:
             raise UserError(
                 f"rerank.num_candidates={self.rerank.num_candidates} must be at least "
@@ -616,20 +603,14 @@ class Config(_Section):
             )
 
     def _check_text_training(self) -> None:
-        text, train = self.model.text, self.train
-        num_layers = text.trainable_layers
-        if text.gradient_checkpointing and not (text.enabled and num_layers):
+        text = self.model.text
+        if text.gradient_checkpointing and not (text.enabled and text.trainable_layers):
             raise UserError(
                 "model.text.gradient_checkpointing needs model.text.enabled=true and "
                 "model.text.trainable_layers >= 1; a frozen encoder has no backward pass"
             )
         if self.scaling.shard_encoder:
             self._check_shards()
-        if (train.token_mask or train.field_dropout) and not num_layers:
-            raise UserError(
-                "train.token_mask and train.field_dropout need model.text.trainable_layers >= 1: "
-                "a frozen encoder encodes each text once"
-            )
 
     def _check_shards(self) -> None:
         if not (self.model.text.enabled and self.model.text.trainable_layers):

@@ -70,11 +70,6 @@ TRAINING: Final = (
         lambda c, v: relevance_of(c, v) != "softmax",
     ),
     Need(("loss.logq_alpha",), _RELEVANCE, lambda c, v: relevance_of(c, v) == "sampled_softmax"),
-    Need(
-        ("loss.focal_gamma", "loss.logit_adjustment"),
-        _RELEVANCE,
-        lambda c, v: relevance_of(c, v) == "softmax",
-    ),
     Need(("loss.softmax_max_items",), _RELEVANCE, lambda c, _: c.loss.relevance == "auto"),
     Need(
         (

@@ -68,14 +68,6 @@ def novelty_of_slate(
     return sum(bits) / len(bits) if bits else 0.0
 
 
-def nearest_twins(slate: Sequence[int], embeddings: NDArray[np.floating]) -> float:
-    """Return the highest cosine of two items of a slate."""
-    return max(
-        cosine(embeddings[first], embeddings[second])
-        for first, second in itertools.combinations(slate, 2)
-    )
-
-
 def log_det_by_dimension(q: Sequence[float], vectors: NDArray[np.floating]) -> float:
     """Return log det(I_d + sum_i q_i v_i v_i^T), item by item."""
     matrix = np.eye(vectors.shape[1])

@@ -6,14 +6,12 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from recdiv_core import config
-from recdiv_core.data import augment
 from recdiv_core.losses import diversity, relevance
 from recdiv_core.models.baselines import SCORES
 from recdiv_core.rerank import RERANKERS
@@ -247,16 +245,6 @@ def test_relevance_losses_of_the_config_are_those_of_the_table_and_auto():
 
 def test_kinds_of_model_of_the_config_are_neural_and_the_baselines_of_the_table():
     assert list(get_args(config.ModelKind)) == ["neural", *SCORES]
-
-
-@pytest.mark.parametrize(
-    ("literal", "table"),
-    [
-        (config.Augmentation, augment.OPERATIONS),
-    ],
-)
-def test_the_names_in_the_config_are_those_of_the_tables(literal: object, table: Iterable[str]):
-    assert list(get_args(literal)) == list(table)
 
 
 def test_no_private_module_of_ray_is_imported():

@@ -363,7 +363,7 @@ def test_keys_of_another_kind_of_model_are_named_once(config, caplog, changes, i
         ({"train.precision": "bf16"}, "train.precision=bf16 on the CPU"),
         ({"train.compile": True}, "train.compile=true on the CPU"),
         (
-            {"loss.relevance": "sampled_softmax", "loss.focal_gamma": 1.0},
+            {"loss.relevance": "sampled_softmax", "loss.softmax_max_items": 5},
             "no effect with loss.relevance=sampled_softmax",
         ),
         ({"loss.diversity_warmup": 0.5}, "loss.diversity_warmup: no effect with loss.div"),

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -9,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from recdiv_core.data.batches import HIDDEN_ITEM, pack, pad_targets
+from recdiv_core.data.batches import pack, pad_targets
 from recdiv_core.data.reading import Examples, eval_examples, read_eval
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY
 from tests.oracles import predictions_of_users
@@ -150,29 +149,6 @@ def test_positions_count_from_the_start_of_a_segment(users, max_history):
         assert row.unique().numel() == 1
         assert torch.equal(column, torch.arange(len(column)) + column[0])
         assert packed.position_RW[row, column].tolist() == list(range(len(column)))
-
-
-@settings(max_examples=40)
-@given(
-    st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6),
-    st.integers(1, 6),
-    st.integers(0, 100),
-)
-def test_hidden_events_lose_their_input_and_nothing_else(users, max_history, seed):
-    examples = examples_of(users)
-    is_hidden = np.random.default_rng(seed).random(len(examples.items)) < 0.4
-    plain = pack(examples, max_history=max_history)
-    packed = pack(replace(examples, is_hidden=is_hidden), max_history=max_history)
-    # with its own number for an item, an event can be found at its place
-    known = replace(examples, items=np.arange(len(examples.items)))
-    event_RW = pack(known, max_history=max_history).items_RW
-    is_gone = (plain.position_RW > 0) & torch.from_numpy(np.append(is_hidden, False))[event_RW]
-    assert torch.equal(packed.items_RW, plain.items_RW.masked_fill(is_gone, HIDDEN_ITEM))
-    assert int((packed.items_RW < 0).sum()) == int(is_hidden.sum())
-    for name in ("position_RW", "segment_RW", "user_RW", "queries_RW", "target_place_N"):
-        assert torch.equal(getattr(packed, name), getattr(plain, name))
-    for name in ("targets_N", "weights_N", "last_place_B", "seen_user_S", "seen_item_S"):
-        assert torch.equal(getattr(packed, name), getattr(plain, name))
 
 
 def test_short_histories_share_a_row():

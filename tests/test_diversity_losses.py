@@ -1,6 +1,6 @@
 import math
 from dataclasses import fields
-from itertools import combinations, product
+from itertools import product
 
 import hypothesis.strategies as st
 import numpy as np
@@ -19,7 +19,6 @@ from recdiv_core.losses.diversity import (
     dpp,
     ild,
     penalty,
-    uniformity,
     user_adaptive,
 )
 from recdiv_core.losses.soft_topk import soft_topk, standardise
@@ -29,7 +28,6 @@ from tests.oracles import (
     evenness_of_values,
     ild_of_slate,
     log_det_by_dimension,
-    nearest_twins,
 )
 from tests.slate_worlds import (
     NUM_CANDIDATES,
@@ -335,22 +333,19 @@ def test_dpp_of_orthogonal_vectors_is_0_at_any_softness_and_of_equal_ones_known(
     assert equal.tolist() == pytest.approx([1 - math.log2(1 + K) / K] * 3)
 
 
-@pytest.mark.parametrize("regulariser", [dpp, uniformity])
-def test_vectors_of_zeros_are_no_similarity(regulariser):
+def test_vectors_of_zeros_are_no_similarity():
     slates = random_slates(24)
     flat = replaced(slates, embeddings_VD=torch.zeros_like(slates.traits.embeddings_VD))
-    assert regulariser(flat).tolist() == pytest.approx([0, 0, 0], abs=1e-9)
+    assert dpp(flat).tolist() == pytest.approx([0, 0, 0], abs=1e-9)
 
 
-@pytest.mark.parametrize("regulariser", [dpp, uniformity])
-def test_slates_of_one_item_are_as_diverse_as_can_be(regulariser):
+def test_slates_of_one_item_are_as_diverse_as_can_be():
     membership, _ = hard_membership(7, k=1)
     slates = random_slates(7, membership=membership, k=1)
-    assert regulariser(slates).tolist() == pytest.approx([0, 0, 0], abs=1e-9)
+    assert dpp(slates).tolist() == pytest.approx([0, 0, 0], abs=1e-9)
 
 
-@pytest.mark.parametrize("regulariser", [dpp, uniformity])
-def test_what_lies_deeper_than_the_shortlist_hardly_counts(regulariser):
+def test_what_lies_deeper_than_the_shortlist_hardly_counts():
     rng = np.random.default_rng(25)
     vectors = rng.normal(size=(300, 20)) + 1.0
     traits = shop_traits(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), 100)
@@ -364,57 +359,7 @@ def test_what_lies_deeper_than_the_shortlist_hardly_counts(regulariser):
         **{field.name: getattr(traits, field.name) for field in fields(traits)},
     )
     whole = replaced(slates, slate_size=50)  # whose shortlist holds all 200
-    torch.testing.assert_close(regulariser(slates), regulariser(whole), rtol=0, atol=5e-3)
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("is_hard", [False, True])
-def test_uniformity_is_the_log_of_the_mean_closeness_of_pairs(seed, is_hard):
-    membership = hard_membership(seed)[0] if is_hard else None
-    slates = random_slates(seed, membership=membership)
-    # unit vectors alone: those of zeros count as orthogonal, not by their distance
-    vectors = np.random.default_rng(seed).normal(size=(NUM_ITEMS, 3))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    expected = []
-    for q, items in zip(slates.membership_BM.numpy(), slates.candidates_BM.numpy(), strict=True):
-        near = mass = 0.0
-        for i, j in combinations(range(NUM_CANDIDATES), 2):
-            distance = np.linalg.norm(vectors[items[i]] - vectors[items[j]])
-            near += q[i] * q[j] * math.exp(-2 * distance**2)
-            mass += q[i] * q[j]
-        expected.append(min(1.0, max(0.0, 1 + math.log(near / mass) / 4)))
-    values = uniformity(replaced(slates, embeddings_VD=torch.from_numpy(vectors)))
-    assert values.tolist() == pytest.approx(expected)
-
-
-def test_uniformity_is_1_for_equal_and_0_for_orthogonal_or_opposite_vectors():
-    slates = random_slates(26, spread=0.0)
-    assert uniformity(slates).tolist() == pytest.approx([1, 1, 1])
-    orthogonal = replaced(slates, embeddings_VD=torch.eye(NUM_ITEMS).double())
-    assert uniformity(orthogonal).tolist() == pytest.approx([0, 0, 0], abs=1e-9)
-    opposite = replaced(
-        slates,
-        membership_BM=torch.ones(1, 2).double(),
-        candidates_BM=torch.arange(2)[None],
-        embeddings_VD=torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).double().repeat(15, 1),
-    )
-    assert uniformity(opposite).tolist() == [0]
-
-
-def test_one_pair_of_twins_weighs_more_in_uniformity_than_in_ild():
-    vectors = torch.eye(NUM_ITEMS).double()
-    vectors[1] = vectors[0]
-    slates = replaced(
-        random_slates(27),
-        membership_BM=torch.ones(1, 10).double(),
-        candidates_BM=torch.arange(10)[None],
-        embeddings_VD=vectors,
-        slate_size=10,
-    )
-    assert ild(slates).item() == pytest.approx(1 / 45)
-    assert uniformity(slates).item() == pytest.approx(
-        1 + math.log((44 * math.exp(-4) + 1) / 45) / 4
-    )
+    torch.testing.assert_close(dpp(slates), dpp(whole), rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -504,7 +449,6 @@ def shop_metric(name, slates, vectors):
     per_user = {
         "ild": lambda slate, _: ild_of_slate(slate, vectors),
         "dpp": lambda slate, _: log_det_by_dimension(np.ones(K), vectors[slate]) / math.log(2) / K,
-        "uniformity": lambda slate, _: -nearest_twins(slate, vectors),
         "category_entropy": lambda slate, _: categories_of_slate(slate, labels, 8, K)[
             "diversity_index"
         ],
@@ -530,7 +474,6 @@ def shop_metric(name, slates, vectors):
     [
         ("ild", 0.2),
         ("dpp", 0.1),
-        ("uniformity", 0.1),
         ("category_entropy", 0.1),
         ("category_coverage", 0.1),
         ("calibration", 0.2),

@@ -22,13 +22,11 @@ EVERYTHING = {
     "model.num_layers": 1,
     "model.max_history": MAX_HISTORY,
     "train.batch_size": BATCH_SIZE,
-    "train.augment": {"crop": 0.3, "mask": 0.3, "reorder": 0.3},
     "loss.conditioned": True,
     "loss.diversity_weight": 0.3,
     "loss.relevance": "sampled_softmax",
     "loss.negatives": "mixed",
     "loss.num_negatives": 8,
-    "loss.class_balance_beta": 0.9,
 }
 
 
@@ -107,7 +105,7 @@ def test_users_are_given_the_same_however_a_step_is_cut(dataset, step, world_siz
 
 
 def test_negatives_hold_all_targets_of_the_step_and_draws_that_change_with_it(dataset):
-    feed = feed_of(dataset, **{"train.augment": {}})
+    feed = feed_of(dataset)
     steps = read_train(dataset.prepared, batch_size=BATCH_SIZE, seed=0, accumulation=2)
     parts = feed.parts(next(steps), 0)
     found = [feed.negatives(parts, step) for step in (0, 0, 1)]

@@ -58,9 +58,6 @@ KEYS: dict[str, tuple[object, dict[str, object]]] = {
     "loss.logq_alpha": (0.3, SAMPLED | {"loss.negatives": "in_batch"}),
     "loss.negatives": ("mixed", SAMPLED),
     "loss.mask_history": (True, SAMPLED),
-    "loss.focal_gamma": (2.0, {}),
-    "loss.logit_adjustment": (0.5, {}),
-    "loss.class_balance_beta": (0.9, {}),
     "loss.diversity_weight": (0.4, {}),
     "loss.diversity_warmup": (0.7, DIVERSE),
     "loss.conditioned": (True, DIVERSE),
@@ -78,7 +75,6 @@ KEYS: dict[str, tuple[object, dict[str, object]]] = {
     "train.warmup_steps": (3, {}),
     "train.final_lr_share": (0.9, {}),
     "train.precision": ("bf16", {}),
-    "train.augment": ({"crop": 0.9}, {}),
     "rerank.method": ("dpp", RERANKED),
     "rerank.diversity": (1.0, RERANKED),
     "rerank.num_candidates": (4, RERANKED),
@@ -101,8 +97,6 @@ ELSEWHERE = {
     "model.diversity": "tests/test_towers.py: of a conditioned model, asked after training",
     "model.text.": "tests/test_trainable_encoder.py, tests/cluster/test_fine_tuning.py",
     "train.text_learning_rate": "tests/test_trainable_encoder.py",
-    "train.token_mask": "tests/test_augment.py",
-    "train.field_dropout": "tests/test_augment.py",
     "train.accumulation": "tests/test_step.py: memory alone, the weights stay",
     "train.compile": "tests/test_compile.py",
     "train.select": "tests/cluster/test_train.py",
@@ -264,8 +258,10 @@ def test_what_a_sweep_still_changes_decides_nothing():
 
 
 def test_where_nothing_is_trained_the_settings_of_training_are_named():
-    config = override(Config(), {"train.epochs": 0, "train.batch_size": 8, "loss.focal_gamma": 1.0})
+    config = override(
+        Config(), {"train.epochs": 0, "train.batch_size": 8, "loss.relevance": "softmax"}
+    )
     assert idle_in_training(config, 5) == [
-        "loss.focal_gamma, train.batch_size: no effect with train.epochs=0"
+        "loss.relevance, train.batch_size: no effect with train.epochs=0"
     ]
     assert idle_in_training(config, 5, swept={"train.epochs"}) == []

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 
 from recdiv_core.items.labels import FEW, labels_of_lists, labels_of_padded
 from recdiv_core.items.traits import history_shares
-from recdiv_core.losses.class_balance import item_weights
 from recdiv_core.losses.diversity import category_coverage, category_entropy
 from recdiv_core.metrics.scorecard import finish_scorecard
 from recdiv_core.rerank import NOVELTIES, RERANKERS, Options
@@ -157,7 +156,6 @@ def test_losses_are_those_of_the_padded_twin(monkeypatch):
             category_entropy(slates),
             category_coverage(slates),
             history_shares(user_S, item_S, slates.traits, 4),
-            item_weights(torch.arange(MANY) + 1.0, slates.traits.categories),
         )
 
     ours = values()

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from recdiv_core.items.popularity import log_prior
 from recdiv_core.losses.negatives import mixed_negatives
 from recdiv_core.losses.relevance import sampled_softmax, softmax
 
@@ -122,3 +123,15 @@ def test_an_empty_batch_has_an_empty_list_and_loss_0():
     assert negatives.items_S.shape == (0,)
     assert loss_against((hidden[:0], items, targets[:0], weights[:0]), negatives) == 0
     assert loss_against((hidden, items, targets, weights), negatives) == 0
+
+
+def test_the_prior_is_the_smoothed_share_of_events():
+    prior = log_prior(torch.tensor([0, 3, 5, 0])).exp()
+    torch.testing.assert_close(prior.tolist(), [1 / 12, 4 / 12, 6 / 12, 1 / 12])
+
+
+@pytest.mark.parametrize("popularity", [[0, 0, 0], [10**12, 0, 1], [7], list(range(5000))])
+def test_the_prior_is_finite_and_sums_to_1(popularity):
+    prior = log_prior(torch.tensor(popularity))
+    assert prior.isfinite().all()
+    assert prior.double().exp().sum().item() == pytest.approx(1, abs=1e-5)

@@ -51,12 +51,6 @@ def plain_softmax(hidden, items, targets, weights, temperature):
     return (losses * weights).sum()
 
 
-def plain_focal(hidden, items, targets, weights, temperature, bias, gamma):
-    logits = hidden @ items.T / temperature + bias
-    probabilities = logits.softmax(1).gather(1, targets[:, None])[:, 0]
-    return (-weights * (1 - probabilities) ** gamma * probabilities.log()).sum()
-
-
 def sampled_by_hand(
     batch,
     negatives,
@@ -127,16 +121,16 @@ def test_softmax_leaves_items_out_except_where_they_are_the_target(left_out, chu
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
 
 
-@given(st.integers(0, 1000), st.sets(st.integers(0, 10), max_size=9), st.floats(0.0, 3.0))
-def test_an_item_that_is_left_out_and_no_target_gets_no_gradient(seed, left_out, gamma):
+@given(st.integers(0, 1000), st.sets(st.integers(0, 10), max_size=9))
+def test_an_item_that_is_left_out_and_no_target_gets_no_gradient(seed, left_out):
     hidden, items, targets, weights = positions(seed)
     left_out -= set(targets.tolist())
     rows = torch.tensor(sorted(left_out), dtype=torch.int64)
-    loss = softmax(hidden, items, targets, weights, left_out_X=rows, focal_gamma=gamma)
+    loss = softmax(hidden, items, targets, weights, left_out_X=rows)
     gradient = torch.autograd.grad(loss, items)[0]
     assert torch.equal(gradient[rows], torch.zeros_like(gradient[rows]))
     moved = items.detach().index_fill(0, rows, 1e3)
-    assert loss == softmax(hidden, moved, targets, weights, left_out_X=rows, focal_gamma=gamma)
+    assert loss == softmax(hidden, moved, targets, weights, left_out_X=rows)
 
 
 def test_no_item_left_out_is_the_plain_softmax_to_the_bit():
@@ -262,98 +256,6 @@ def test_shapes_that_do_not_fit_are_named(hidden, items, targets, weights):
         softmax(*batch)
     with pytest.raises(ValueError, match="must be"):
         sampled_softmax(*batch, torch.tensor([0]))
-
-
-# softmax: focal loss and logit adjustment
-
-
-@pytest.mark.parametrize("chunk", [1, 3, None])
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 3.5])
-def test_focal_and_bias_are_the_plain_formula_with_its_gradients(chunk, gamma):
-    hidden, items, targets, weights = positions(20)
-    bias = torch.linspace(-3, 2, 11, dtype=torch.float64)
-    loss = softmax(
-        hidden,
-        items,
-        targets,
-        weights,
-        temperature=0.5,
-        logit_bias_V=bias,
-        focal_gamma=gamma,
-        chunk=chunk,
-    )
-    expected = plain_focal(hidden, items, targets, weights, 0.5, bias, gamma)
-    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(
-        torch.autograd.grad(loss, (hidden, items)),
-        torch.autograd.grad(expected, (hidden, items)),
-        rtol=1e-10,
-        atol=1e-13,
-    )
-
-
-@pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("gamma", [0.0, 0.3, 2.0])
-def test_focal_and_bias_pass_gradcheck(has_bias, gamma):
-    hidden, items, targets, weights = positions(21, num=4, num_items=6, dim=3)
-    bias = torch.linspace(-3, 2, 6, dtype=torch.float64) if has_bias else None
-    assert torch.autograd.gradcheck(
-        lambda h, e: softmax(h, e, targets, weights, logit_bias_V=bias, focal_gamma=gamma, chunk=3),
-        (hidden, items),
-    )
-
-
-@pytest.mark.parametrize("gamma", [0.25, 1.0, 2.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_focal_is_safe_where_the_target_is_certain(gamma, dtype):
-    hidden = torch.tensor([[1000.0], [20.0], [0.0]], dtype=dtype, requires_grad=True)
-    items = torch.tensor([[1.0], [-1.0]], dtype=dtype, requires_grad=True)
-    loss = softmax(hidden, items, torch.zeros(3).long(), torch.ones(3), focal_gamma=gamma)
-    (gradient,) = torch.autograd.grad(loss, hidden)
-    torch.testing.assert_close(loss.item(), 0.5**gamma * math.log(2), rtol=1e-5, atol=0)
-    assert gradient[0] == 0
-    assert gradient[1].abs() < 1e-4
-    assert gradient[2] < -0.1
-
-
-@pytest.mark.parametrize("gamma", [0.25, 1.0, 2.0])
-def test_focal_is_the_cross_entropy_where_the_target_is_impossible(gamma):
-    hidden = torch.tensor([[1000.0]], requires_grad=True)
-    items = torch.tensor([[-1.0], [1.0]], requires_grad=True)
-    loss = softmax(hidden, items, torch.tensor([0]), torch.ones(1), focal_gamma=gamma)
-    assert loss == 2000
-    assert torch.autograd.grad(loss, hidden)[0] == 2
-
-
-def test_a_larger_gamma_makes_less_of_positions_that_are_predicted_well():
-    scores = torch.tensor([[4.0, 0.0], [-4.0, 0.0]])
-    losses = [
-        [
-            softmax(row[None], torch.eye(2), torch.tensor([0]), torch.ones(1), focal_gamma=g).item()
-            for g in (0.0, 2.0)
-        ]
-        for row in scores
-    ]
-    well, badly = losses
-    assert well[1] < 1e-3 * well[0]
-    assert badly[1] > 0.9 * badly[0]
-
-
-def test_items_as_frequent_as_the_prior_want_no_scores_of_their_own():
-    targets = torch.tensor([0, 0, 0, 0, 1, 1, 2])
-    prior = torch.tensor([4 / 7, 2 / 7, 1 / 7], dtype=torch.float64)
-    items = torch.zeros(3, 1, dtype=torch.float64, requires_grad=True)
-    hidden = torch.ones(7, 1, dtype=torch.float64)
-    loss = softmax(hidden, items, targets, torch.ones(7), logit_bias_V=prior.log())
-    (gradient,) = torch.autograd.grad(loss, items)
-    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
-
-
-def test_no_gradient_reaches_the_bias():
-    batch = positions(22)
-    bias = torch.zeros(11, dtype=torch.float64, requires_grad=True)
-    loss = softmax(*batch, logit_bias_V=bias)
-    assert torch.autograd.grad(loss, bias, allow_unused=True) == (None,)
 
 
 def test_softmax_of_half_items_sums_chunks_in_float32():
@@ -648,12 +550,8 @@ def test_a_step_down_the_gradient_raises_the_share_of_targets_ranked_first(name)
     assert after[torch.arange(40), targets].double().mean() < before.double().mean()
 
 
-def test_settings_and_shapes_outside_their_range_are_named():
+def test_counts_of_negatives_that_do_not_fit_are_named():
     batch, negatives = positions(58), torch.tensor([0, 4])
-    with pytest.raises(ValueError, match="must be >= 0"):
-        softmax(*batch, focal_gamma=-1.0)
-    with pytest.raises(ValueError, match=r"logit bias \(10,\) must be"):
-        softmax(*batch, logit_bias_V=torch.zeros(10))
     with pytest.raises(ValueError, match=r"counts of negatives \(3,\) must be"):
         sampled_softmax(*batch, negatives, log_expected_S=torch.zeros(3))
     with pytest.raises(ValueError, match=r"counts of negatives \(1,\) must be"):

@@ -159,7 +159,6 @@ SPLITS = {
 
 WAYS = {
     "softmax": {},
-    "focal, adjusted": {"focal_gamma": 2.0, "logit_bias_V": torch.arange(NUM_ITEMS) / 8},
     "items left out": {"left_out_X": torch.arange(0, 16, 2)},  # some are targets too
     "sampled": {"relevance": "sampled_softmax"},
     "in batch": {"relevance": "sampled_softmax", "negatives": "in_batch", "logq_alpha": 0.5},

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from recdiv_core.data.batches import HIDDEN_ITEM, pack
+from recdiv_core.data.batches import pack
 from recdiv_core.data.reading import Examples
 from recdiv_core.models.dial import Dial
 from recdiv_core.models.item_tower import ItemTower
@@ -147,7 +147,7 @@ def session_states(model, packed, inputs):
     return model.session_tower(inputs, packed.position_RW, packed.segment_RW).flatten(0, 1)
 
 
-def test_without_hidden_events_not_a_bit_changes(rng):
+def test_without_queries_the_session_tower_gets_the_item_vectors_alone(rng):
     model, packed = recommender(rng, queries=False), packed_histories([*HISTORIES, [3, 0, 5]])
     items = torch.randn(NUM_ITEMS, DIM, generator=rng, requires_grad=True)
     fields = (packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW)
@@ -157,27 +157,6 @@ def test_without_hidden_events_not_a_bit_changes(rng):
     (gradient,) = torch.autograd.grad(states.square().sum(), items)
     (expected,) = torch.autograd.grad(plain.square().sum(), items)
     assert torch.equal(gradient, expected)
-
-
-def test_a_hidden_event_is_a_zero_vector_at_its_position(rng):
-    model = recommender(rng, queries=False)
-    packed = packed_histories([[1, 2, 3]])
-    items = torch.randn(NUM_ITEMS, DIM, generator=rng)
-    hidden = torch.tensor([[0, 1, HIDDEN_ITEM, 3, 0, 0, 0]])
-    states = model.states(items, hidden, packed.position_RW, packed.segment_RW, packed.queries_RW)
-    inputs = items[packed.items_RW]
-    inputs[0, 2] = 0
-    assert torch.equal(states, session_states(model, packed, inputs))
-
-
-def test_a_hidden_item_gets_no_gradient_as_an_input(rng):
-    model = recommender(rng, queries=False)
-    packed = packed_histories([[1, 2, 3]])
-    items = torch.randn(NUM_ITEMS, DIM, generator=rng, requires_grad=True)
-    hidden = torch.tensor([[HIDDEN_ITEM, 1, HIDDEN_ITEM, 3, HIDDEN_ITEM, 0, 0]])
-    states = model.states(items, hidden, packed.position_RW, packed.segment_RW, packed.queries_RW)
-    states[packed.last_place_B].square().sum().backward()
-    assert items.grad.any(1).nonzero().flatten().tolist() == [1, 3]
 
 
 def test_dropout_acts_in_training_alone(rng):

@@ -1,15 +1,14 @@
-"""Learning rate, dropout and augmentation at w = 0; tune them first, before diversity."""
+"""Learning rate and dropout at w = 0; tune them first, before diversity."""
 
 from ray import tune
 
 from recdiv_core.search_space import Objective, SearchSpace
 
 SPACE = SearchSpace(
-    description="learning rate, dropout and augmentation at w = 0",
+    description="learning rate and dropout at w = 0",
     parameters={
         "train.learning_rate": tune.grid_search([1e-3, 2e-3, 4e-3]),
         "model.dropout": tune.grid_search([0.2, 0.3, 0.4]),
-        "train.augment": tune.grid_search([{}, {"crop": 0.15, "mask": 0.15, "reorder": 0.1}]),
     },
     objectives=(
         Objective("val/ndcg", "max", reference=0.0),

@@ -17,7 +17,6 @@ SPACE = SearchSpace(
                 {name: 1.0}
                 for name in (
                     "ild",
-                    "uniformity",
                     "dpp",
                     "category_entropy",
                     "category_coverage",

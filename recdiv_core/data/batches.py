@@ -9,7 +9,7 @@ B users, S seen pairs.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +17,13 @@ import torch
 from recdiv_core.data.reading import Examples
 from recdiv_core.schema import NO_QUERY
 
-HIDDEN_ITEM: Final = -1
-"""Item of an event that is hidden as an input; the session tower uses a zero vector."""
-
 
 @dataclass(frozen=True)
 class Packed:
     """Histories packed into rows of equal width, as tensors.
 
     Attributes:
-        items_RW: int64 item_index; 0 at starts and empty cells, HIDDEN_ITEM at hidden events.
+        items_RW: int64 item_index; 0 at starts and empty cells.
         position_RW: int64 position in the history: 0 = start (or empty cell), then 1, 2, ...
         segment_RW: int64 number of the cell's history, -1 = empty cell.
         user_RW: int64 index in `last_place_B` of the cell's user; 0 in empty cells.
@@ -95,8 +92,6 @@ def pack(examples: Examples, *, max_history: int) -> Packed:
         segment[0] = 0  # one start cell: a rank without users still has a batch
     place = base[window] + 1 + within
     items[place] = examples.items[event]
-    if examples.is_hidden is not None:
-        items[place[examples.is_hidden[event]]] = HIDDEN_ITEM
     position[place] = within + 1
     segment[place] = window
     user[base] = windows.user

@@ -157,6 +157,6 @@ def _window_users(fragments: Sequence[Fragment], total: int) -> int:
 def _generator(seed: int, *purpose: int) -> np.random.Generator:
     """Return a generator of random numbers for one purpose.
 
-    Purposes here are one or five numbers. Dropout uses two, training/feed.py three, draws.py four.
+    Purposes here are one or five numbers. Dropout uses two, training/feed.py three.
     """
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))

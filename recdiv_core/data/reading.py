@@ -33,7 +33,6 @@ class Examples:
         weights: Weight of each event as a target; empty for evaluation examples.
         targets: Held-out items of all users; empty for train examples.
         target_lengths: Held-out items of each user; empty for train examples.
-        is_hidden: Whether each event is hidden as an input (augment.py); None = none is.
         user_ids: User ids of evaluation examples; empty for train examples.
         is_cold: Whether each user has no event in the train window; None for train examples.
         times: Microseconds of each event; None for a log without times.
@@ -45,7 +44,6 @@ class Examples:
     weights: np.ndarray
     targets: np.ndarray
     target_lengths: np.ndarray
-    is_hidden: np.ndarray | None = None
     user_ids: Sequence[str] = ()
     is_cold: np.ndarray | None = None
     times: np.ndarray | None = None

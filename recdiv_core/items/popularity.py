@@ -24,9 +24,8 @@ POPULARITY_GROUPS: Final = ("head", "mid", "tail")
 def log_prior(num_events_V: Tensor) -> Tensor:
     """Estimate the log of each item's share of events, smoothed so that cold items have one.
 
-    `log((n_v + 1) / (sum n + V))`, Laplace's rule. Used for logit adjustment (`logit_bias_V = tau *
-    log_prior` in training, or scores lowered by it in ranking) and for the expected counts of
-    in-batch negatives. Do not use both at once: they correct the same popularity.
+    `log((n_v + 1) / (sum n + V))`, Laplace's rule. `rerank.logit_adjustment` lowers scores by
+    it, and in-batch negatives take their expected counts from it.
 
     Args:
         num_events_V: [V] train events of each item, >= 0.

@@ -44,9 +44,6 @@ KEPT_TASTE: Final = 0.01
 ROOT_FLOOR: Final = 1e-12
 """Added to a membership before its square root, whose slope at 0 is infinite."""
 
-SHARPNESS: Final = 4.0
-"""Factor of uniformity's kernel exp(4 cos - 4), which is exp(-2 |x - y|^2) of unit vectors."""
-
 Regulariser = Callable[[SoftSlates], torch.Tensor]
 
 
@@ -70,24 +67,6 @@ def ild(slates: SoftSlates) -> torch.Tensor:
     pairs = q.sum(1).square() - q.square().sum(1)
     similarity = (mean.square().sum(1) - own) / pairs.clamp_min(1e-6)
     return similarity.clamp(0.0, 1.0)
-
-
-def uniformity(slates: SoftSlates) -> torch.Tensor:
-    """Penalise near-duplicates inside a slate, more strongly than `ild`.
-
-    `1 + log(mean_{i != j} exp(-2 |x_i - x_j|^2)) / 4`, with pairs weighted by q_i q_j: 1 = all
-    vectors equal, 0 = mutually orthogonal or farther apart (clipped). One pair of equal items among
-    ten orthogonal ones raises the mean cosine to 0.02 and this penalty to 0.2. Wang & Isola,
-    "Understanding contrastive representation learning through alignment and uniformity", 2020,
-    applied to the slate instead of all items. A vector of zeros counts as orthogonal to all. Slates
-    of one item give 0. Approximation: only the 4 k candidates of the largest q count.
-    """
-    q, cosines = _shortlist(slates)
-    other = 1 - torch.eye(q.shape[1], dtype=q.dtype, device=q.device)
-    closeness = ((SHARPNESS * (cosines - 1)).exp() * other) @ q[..., None]
-    pairs = q.sum(1).square() - q.square().sum(1)
-    mean = (q * closeness[..., 0]).sum(1) / pairs.clamp_min(EMPTY_SLATE)
-    return (1 + mean.clamp_min(math.exp(-SHARPNESS)).log() / SHARPNESS).clamp(0.0, 1.0)
 
 
 def dpp(slates: SoftSlates) -> torch.Tensor:
@@ -278,7 +257,6 @@ REGULARISERS: Final[dict[str, Regulariser]] = {
     "coverage": coverage,
     "category_coverage": category_coverage,
     "dpp": dpp,
-    "uniformity": uniformity,
     "calibration": calibration,
     "user_adaptive": user_adaptive,
     "mutual_information": mutual_information,

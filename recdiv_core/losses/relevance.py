@@ -36,9 +36,8 @@ class _ChunkedCrossEntropy(Function):
     """Cross-entropy of h E^T / temperature, with the logits of one chunk in memory at a time.
 
     The forward pass computes the gradients from a chunk's probabilities: three matrix products, as
-    in the plain loss, and no [N, V] tensor. The focal loss is a function of a position's
-    cross-entropy, so its slope is a factor of the gradient. Only first derivatives: the gradients
-    are constants to autograd.
+    in the plain loss, and no [N, V] tensor. Only first derivatives: the gradients are constants
+    to autograd.
     """
 
     @staticmethod
@@ -48,10 +47,8 @@ class _ChunkedCrossEntropy(Function):
         items_VD: torch.Tensor,
         targets_N: torch.Tensor,
         weights_N: torch.Tensor,
-        logit_bias_V: torch.Tensor | None,
         left_out_X: torch.Tensor | None,
         temperature: float,
-        focal_gamma: float,
         chunk: int,
     ) -> torch.Tensor:
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
@@ -62,8 +59,6 @@ class _ChunkedCrossEntropy(Function):
             rows = slice(start, start + chunk)
             hidden = hidden_ND[rows] / temperature
             logits = (hidden @ items_VD.T).to(wide)
-            if logit_bias_V is not None:
-                logits += logit_bias_V.to(wide)
             targets = targets_N[rows, None]
             weights = weights_N[rows, None].to(wide)
             of_targets = logits.gather(1, targets)
@@ -74,11 +69,8 @@ class _ChunkedCrossEntropy(Function):
             # in place, to save passes: logits -> odds -> (softmax - one-hot) * weight
             odds = logits.sub_(largest).exp_()
             norm = odds.sum(1, keepdim=True)
-            losses, slopes = norm.log() + behind, None
-            if focal_gamma:
-                losses, slopes = _focal(losses, focal_gamma)
+            losses = norm.log() + behind
             total += (losses * weights).sum(dtype=torch.float64)
-            weights = weights if slopes is None else weights * slopes
             grad = odds.scatter_add_(1, targets, -norm).mul_(weights / norm).to(hidden.dtype)
             grad_hidden[rows] = ((grad @ items_VD) / temperature).to(grad_hidden.dtype)
             grad_items += grad.T @ hidden
@@ -89,7 +81,7 @@ class _ChunkedCrossEntropy(Function):
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grad_hidden, grad_items = ctx.saved_tensors
         (scale,) = grad_outputs
-        return grad_hidden * scale, grad_items * scale, *(None,) * 7
+        return grad_hidden * scale, grad_items * scale, *(None,) * 5
 
 
 def softmax(
@@ -99,19 +91,13 @@ def softmax(
     weights_N: torch.Tensor,
     *,
     temperature: float = 1.0,
-    logit_bias_V: torch.Tensor | None = None,
     left_out_X: torch.Tensor | None = None,
-    focal_gamma: float = 0.0,
     chunk: int | None = None,
 ) -> torch.Tensor:
     """Sum the exact softmax cross-entropy over the whole catalogue.
 
-    `sum_n w_n (1 - p_n)^gamma (-log p_n)`, in [0, inf) nats, where
-    `p_n = softmax_v(h_n . e_v / t + bias_v)` at the target; at gamma = 0 the cross-entropy.
+    `sum_n w_n (-log p_n)`, in [0, inf) nats, where `p_n = softmax_v(h_n . e_v / t)` at the target.
     Klenitskiy & Vasilev, 2023, Turning Dross Into Gold Loss: is BERT4Rec really better than SASRec?
-    Lin et al., 2017, Focal Loss for Dense Object Detection. Menon et al., 2021, Long-Tail Learning
-    via Logit Adjustment: with `bias = tau * log prior` in training and no bias in ranking, popular
-    items need a margin and rare items rank higher.
 
     Args:
         hidden_ND: [N, D] session states. N = 0 gives 0.
@@ -119,24 +105,16 @@ def softmax(
         targets_N: [N] int64 item_index of the next item.
         weights_N: [N] weight of each position, >= 0.
         temperature: scores are divided by it, > 0.
-        logit_bias_V: [V] finite constant added to the logits of every position; None = 0.
         left_out_X: [X] int64 item_index of items that are no negatives, such as items without
             train events; the softmax leaves them out, except at positions whose target they are.
             None = none.
-        focal_gamma: >= 0; larger values give less weight to well-predicted positions.
         chunk: positions at once; None = as many as fit CHUNK_ELEMENTS logits, or CACHED_ELEMENTS
             on a CPU.
 
     Raises:
-        ValueError: shapes do not match, or gamma is negative.
+        ValueError: shapes do not match.
     """
     _check_shapes(hidden_ND, items_VD, targets_N, weights_N)
-    if logit_bias_V is not None and logit_bias_V.shape != items_VD.shape[:1]:
-        raise ValueError(
-            f"logit bias {tuple(logit_bias_V.shape)} must be [V] = [{items_VD.shape[0]}]"
-        )
-    if focal_gamma < 0:
-        raise ValueError(f"focal gamma {focal_gamma} must be >= 0")
     return cast(
         "torch.Tensor",
         _ChunkedCrossEntropy.apply(  # pyright: ignore[reportUnknownMemberType]
@@ -144,10 +122,8 @@ def softmax(
             items_VD,
             targets_N,
             weights_N,
-            logit_bias_V,
             left_out_X,
             temperature,
-            focal_gamma,
             chunk or _rows_at_once(items_VD),
         ),
     )
@@ -264,18 +240,6 @@ def _rows_at_once(items_VD: torch.Tensor) -> int:
     if items_VD.device.type != "cpu":
         return most
     return min(most, max(CACHED_ROWS, CACHED_ELEMENTS // num_items))
-
-
-def _focal(losses: torch.Tensor, gamma: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the focal losses f(x) of cross-entropies x = -log p, and their slopes f'(x).
-
-    `f = q^gamma x` and `f' = q^gamma (1 + gamma p x / q)`, where `q = 1 - p = -expm1(-x)`. x / q is
-    1 at x = 0, where q^(gamma - 1) alone may be infinite.
-    """
-    missed = -torch.expm1(-losses)
-    factor = missed.pow(gamma)
-    ratio = torch.where(missed > 0, losses / missed, 1.0)
-    return factor * losses, factor * (1 + gamma * torch.exp(-losses) * ratio)
 
 
 def _check_negatives(negatives_S: torch.Tensor, *of_each: torch.Tensor | None) -> None:

@@ -114,11 +114,10 @@ class Recommender(nn.Module):
     ) -> torch.Tensor:
         """Compute the state at every position of packed histories, [R * W, D].
 
-        An item of -1 is hidden: its input is a zero vector. `dial_RW`, in [0, 1], sets the dial of
-        a conditioned model; None = 0 everywhere.
+        `dial_RW`, in [0, 1], sets the dial of a conditioned model; None = 0 everywhere.
         """
         own_VD = items_VD[:, : self.dim]
-        inputs = F.embedding(items_RW.clamp_min(0), own_VD) * (items_RW >= 0)[..., None]
+        inputs = F.embedding(items_RW, own_VD)
         request = None
         if self.queries_QH is not None:
             has_query = (queries_RW >= 0)[..., None]

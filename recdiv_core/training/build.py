@@ -1,4 +1,4 @@
-"""Make an Objective, target weights and parameter groups from the config and a data set.
+"""Make an Objective and parameter groups from the config and a data set.
 
 The config is unpacked into plain arguments here; modules below do not know it.
 """
@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from recdiv_core.config import Config
-from recdiv_core.losses.class_balance import effective_number_weights, item_weights
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.training.objective import Objective
@@ -29,8 +28,6 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
         negatives=loss.negatives,
         mask_history=loss.mask_history,
         logq_alpha=loss.logq_alpha,
-        focal_gamma=loss.focal_gamma,
-        logit_bias_V=loss.logit_adjustment * dataset.log_prior_V if loss.logit_adjustment else None,
         left_out_X=_no_negatives(config, dataset),
         diversity_weight=loss.diversity_weight,
         is_conditioned=loss.conditioned,
@@ -54,18 +51,6 @@ def _no_negatives(config: Config, dataset: Dataset) -> torch.Tensor | None:
     """
     cold_X = (dataset.traits.num_events_V == 0).nonzero()[:, 0]
     return cold_X if config.model.text.enabled and len(cold_X) else None
-
-
-def target_weights(config: Config, dataset: Dataset) -> torch.Tensor | None:
-    """Return each item's weight as a target, [V], from the sizes of its categories; or None."""
-    beta = config.loss.class_balance_beta
-    if not beta:
-        return None
-    events_V = dataset.traits.num_events_V
-    row_N, label_N, part_N = dataset.categories.spread(torch.arange(len(events_V)).to(events_V))
-    counts = part_N.new_zeros(dataset.catalogue.num_categories)
-    counts.index_add_(0, label_N, events_V[row_N] * (part_N > 0).to(counts.dtype))
-    return item_weights(effective_number_weights(counts, beta), dataset.categories)
 
 
 def parameter_groups(

@@ -1,15 +1,14 @@
-"""The input of a step on one rank: its users as tensors, augmented, with dials; the negatives.
+"""The input of a step on one rank: its users as tensors, with dials; the negatives.
 
-Every random draw for a user, an item or a step is a function of the seed and of that user, item or
-step. So it depends neither on the number of workers nor on the cut into parts, and a repeated step
-draws the same. All tensors are on the CPU; the caller moves them to the device (parts.py). Reading
-is in data/, the step itself in step.py.
+Every random number for a user or a step is a function of the seed and of that user or step. So it
+depends neither on the number of workers nor on the accumulation parts, and a repeated step has the
+same random numbers. All tensors are on the CPU; the caller moves them to the device (parts.py).
+Reading is in data/, the step itself in step.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -17,16 +16,14 @@ import torch
 import torch.distributed as dist
 
 from recdiv_core.config import Config
-from recdiv_core.data.augment import augment_histories, augment_tokens, mask_and_separator
 from recdiv_core.data.batches import pack
 from recdiv_core.data.catalogue import Tokens
 from recdiv_core.data.plan import num_steps
 from recdiv_core.data.reading import Examples, list_fragments
 from recdiv_core.losses.negatives import Negatives, mixed_negatives
 from recdiv_core.models.recommender import FreshText
-from recdiv_core.models.text_encoder import load_tokenizer, pad_tokens, resolve_encoder
+from recdiv_core.models.text_encoder import pad_tokens
 from recdiv_core.slates.dataset import Dataset
-from recdiv_core.training.build import target_weights
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.parts import Part, with_dials
 
@@ -61,8 +58,6 @@ class Feed:
     ) -> None:
         self.config, self.dataset, self.objective, self.tokens = config, dataset, objective, tokens
         self.rank, self.world_size = rank, world_size
-        weights_V = target_weights(config, dataset)
-        self.target_weights_V = None if weights_V is None else weights_V.cpu()
         self.log_prior_V = dataset.log_prior_V.cpu()
         is_negative_V = torch.ones(len(dataset.catalogue), dtype=torch.bool)
         if objective.left_out_X is not None:
@@ -70,9 +65,6 @@ class Feed:
         self.negative_items = is_negative_V.nonzero()[:, 0]
         fragments = list_fragments(dataset.prepared, "train")
         self.num_users = sum(fragment.num_rows for fragment in fragments)
-        if config.train.token_mask or config.train.field_dropout:
-            source = resolve_encoder(config.model.text.encoder)
-            self.special_tokens = mask_and_separator(load_tokenizer(source))
 
     def parts(self, step_examples: Sequence[Examples], step: int) -> list[Part]:
         """Make a step's parts; the draws for a user do not depend on ranks and parts."""
@@ -87,37 +79,18 @@ class Feed:
         for index, examples in enumerate(step_examples):
             first = size * (self.rank * len(step_examples) + index) // shares
             users = slice(first, first + len(examples.lengths))
-            part = self._load(examples, step, first)
+            part = self._load(examples)
             if dials is not None:
                 part = with_dials(part, dials[users])
             parts.append(part)
         return parts
 
-    def _load(self, examples: Examples, step: int, first_user: int) -> Part:
-        train, seed = self.config.train, self.config.seed
-        shares = {str(name): share for name, share in train.augment.items()}
-        examples = augment_histories(examples, shares, seed=seed, step=step, first_user=first_user)
+    def _load(self, examples: Examples) -> Part:
         packed = pack(examples, max_history=self.config.model.max_history)
-        if self.target_weights_V is not None:
-            weights_N = packed.weights_N * self.target_weights_V[packed.targets_N]
-            packed = replace(packed, weights_N=weights_N)
         if self.tokens is None:
             return Part(packed)
         items = np.unique(examples.items) if examples.items.size else np.zeros(1, np.int64)
-        texts = [self.tokens[int(item)] for item in items]
-        if train.token_mask or train.field_dropout:
-            mask_id, separator_id = self.special_tokens
-            texts = augment_tokens(
-                texts,
-                items=items,
-                token_mask=train.token_mask,
-                field_dropout=train.field_dropout,
-                mask_id=mask_id,
-                separator_id=separator_id,
-                seed=seed,
-                step=step,
-            )
-        input_ids, mask = pad_tokens(texts)
+        input_ids, mask = pad_tokens([self.tokens[int(item)] for item in items])
         return Part(packed, FreshText(torch.from_numpy(items), input_ids, mask))
 
     def negatives(self, parts: Sequence[Part], step: int) -> Negatives | None:

@@ -29,8 +29,6 @@ class Objective:
         negatives: source of the negatives.
         mask_history: whether a user's own items are left out of the negatives.
         logq_alpha: strength of the correction in [0, 1] (sampled_softmax).
-        focal_gamma: exponent of the focal loss, >= 0 (softmax).
-        logit_bias_V: bias added to the logits (softmax), or None.
         left_out_X: int64 item_index of the items that are no negatives, or None.
         is_conditioned: whether each user has a dial.
         shared_dim: leading dims of the item vectors that dial 0 uses too (conditioned model).
@@ -50,8 +48,6 @@ class Objective:
     negatives: str = "uniform"
     mask_history: bool = False
     logq_alpha: float = 1.0
-    focal_gamma: float = 0.0
-    logit_bias_V: torch.Tensor | None = None
     left_out_X: torch.Tensor | None = None
     is_conditioned: bool = False
     shared_dim: int = 0

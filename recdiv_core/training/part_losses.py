@@ -120,9 +120,7 @@ def _relevance(
         return softmax(
             *positions,
             temperature=temperature,
-            logit_bias_V=objective.logit_bias_V,
             left_out_X=objective.left_out_X,
-            focal_gamma=objective.focal_gamma,
         )
     assert negatives is not None
     masked = None

@@ -35,7 +35,6 @@ from tests.oracles import (
     evenness_of_values,
     items_shared,
     log_det_by_dimension,
-    nearest_twins,
 )
 
 pytestmark = pytest.mark.ray
@@ -135,10 +134,6 @@ def volume(shown):
     return np.mean(volumes) / (K * math.log(2))
 
 
-def similarity_of_twins(shown):
-    return np.mean([nearest_twins(slate, shown.vectors) for slate in shown.slates])
-
-
 def divergence_from_tastes(shown):
     num_categories = shown.num_categories
     tastes = [category_shares(past, shown.categories, num_categories) for past in shown.histories]
@@ -188,7 +183,6 @@ CASES: dict[str, Any] = {
     "coverage": (figure("coverage"), 0.07),
     "category_coverage": (figure("category_coverage"), 0.12),
     "dpp": (volume, 0.03),
-    "uniformity": (falling(similarity_of_twins), 0.07),
     "calibration": (falling(divergence_from_tastes), 0.1),
     "user_adaptive": (functools.partial(diversity_index_of_tastes, is_broad=True), 0.06),
     "mutual_information": (falling(lambda shown: items_shared(shown.slates)), 0.11),

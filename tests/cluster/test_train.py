@@ -77,10 +77,8 @@ EVERYTHING = (
     "loss.negatives=mixed",
     "loss.num_negatives=64",
     "loss.mask_history=true",
-    "loss.class_balance_beta=0.9",
     "loss.diversity_warmup=0.5",
     "loss.diversity={ild: 1, coverage: 1, calibration: 1, brand_entropy: 1, price_entropy: 1}",
-    "train.augment={crop: 0.3, mask: 0.3, reorder: 0.3}",
 )
 """What draws random numbers, or looks at more than a rank's own share of a batch."""
 
