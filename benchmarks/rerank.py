@@ -133,7 +133,6 @@ def make_candidates(num_users: int, num_candidates: int) -> Candidates:
             },
         ),
         torch.from_numpy(rng.dirichlet(np.full(NUM_CATEGORIES, 0.05), num_users)).float(),
-        torch.zeros(NUM_ITEMS, dtype=torch.int64),
     )
 
 

@@ -31,7 +31,6 @@ def random_candidates(
         torch.from_numpy(items),
         random_traits(rng, num_items, dim, num_categories, zeros=zeros, positive=positive),
         torch.from_numpy(history).float(),
-        torch.zeros(num_items, dtype=torch.int64),
     )
 
 
@@ -74,7 +73,6 @@ def candidates_of_one(scores, vectors=None, *, categories=None, history=None, at
             attributes={name: torch.tensor(own) for name, own in (attributes or {}).items()},
         ),
         torch.tensor([history or [0.0] * num_categories]),
-        torch.zeros(num_items, dtype=torch.int64),
     )
 
 

@@ -50,7 +50,6 @@ LOSSES: Final[Faults] = {
             ("is_out_RS = negatives_S == targets[:, None]", "is_out_RS = negatives_S == -1"),
             ("factor * (1 + gamma", "factor * (1 - gamma"),
             ("odds.scatter_add_(1, targets, -norm)", "odds.scatter_add_(1, targets, -0.5 * norm)"),
-            ("is_out_RS = is_out_RS | is_masked", "is_out_RS = is_out_RS | False"),
         ],
     ),
     "losses/soft_topk.py": (
@@ -307,8 +306,8 @@ RERANKERS: Final[Faults] = {
         "test_rerank_exposure",
         [
             ("worth_P.argsort(descending=True, stable=True)", "worth_P.argsort(stable=True)"),
-            ("place_P >= free_V", "place_P > free_V"),
-            ("candidates.exposure_V.sum()) + num_users * k", "candidates.exposure_V.sum())"),
+            ("place_P >= capacity", "place_P > capacity"),
+            ("-(-num_users * k // candidates", "(num_users * k // candidates"),
             ("is_open_BC.cumsum(dim=1) <= k", "is_open_BC.cumsum(dim=1) < k"),
         ],
     ),

@@ -181,18 +181,6 @@ def test_the_policys_options_reach_the_re_ranker():
     assert brands.tolist() != categories.tolist()
 
 
-def test_exposure_so_far_keeps_items_out_of_later_slates():
-    states, items, embeddings = world(3)
-    none = torch.zeros(0, dtype=torch.int64)
-    even = policy(k=3, method="exposure", diversity=1.0, num_candidates=NUM_ITEMS)
-    common = (none, none, traits(embeddings), LOG_PRIOR, even)
-    first, _ = make_slates(states[:2] @ items.T, *common)
-    shown = torch.bincount(first.flatten(), minlength=NUM_ITEMS)
-    grid = make_slate_grid(states[2:] @ items.T, *common, [1.0], exposure_V=shown)
-    later = grid.items_BWK.flatten().tolist()
-    assert sorted([*first.flatten().tolist(), *later]) == list(range(NUM_ITEMS))
-
-
 def test_items_above_are_counted_with_half_of_the_ties():
     scores = torch.tensor([[5.0, 3.0, 3.0, 1.0, -torch.inf], [0.0, 0.0, 0.0, 0.0, 0.0]])
     above = count_above(scores, torch.tensor([[0, 1, 3, -1], [2, -1, -1, -1]]))

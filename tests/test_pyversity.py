@@ -71,8 +71,7 @@ def beauty():
     scores, items = (unit[liked] @ unit.T).topk(100, dim=1)
     shifted = torch.nn.functional.pad(unit, (0, 1), value=1.0) / 2**0.5
     traits = replace(random_traits(rng, len(unit), 2, 4), embeddings_VD=shifted)
-    zeros = torch.zeros(len(unit), dtype=torch.int64)
-    return Candidates(scores, items, traits, torch.zeros(NUM_USERS, 4), zeros)
+    return Candidates(scores, items, traits, torch.zeros(NUM_USERS, 4))
 
 
 @pytest.mark.slow

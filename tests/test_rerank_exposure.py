@@ -11,7 +11,7 @@ from tests.oracles import serve_one_after_another
 
 def exposure_of(candidates, slates):
     places = candidates.items_BC.gather(1, slates.clamp_min(0))[slates >= 0]
-    return torch.bincount(places, minlength=len(candidates.exposure_V))
+    return torch.bincount(places, minlength=candidates.traits.num_items)
 
 
 @settings(max_examples=30)
@@ -20,16 +20,13 @@ def test_the_slates_are_those_of_users_who_ask_one_after_another(seed, dial, k):
     rng = np.random.default_rng(seed)
     candidates = random_candidates(seed, num_users=15)
     candidates.scores_BC[3, 7:] = -torch.inf
-    shown = torch.from_numpy(rng.integers(0, 4, len(candidates.exposure_V)))
-    candidates = replace(candidates, exposure_V=shown)
-    num_places = int(shown.sum()) + 15 * k
-    most, least = -(-num_places // k), -(-num_places // len(shown))
-    capacity = round(most ** (1 - dial) * least**dial)
+    num_items = candidates.traits.num_items
+    capacity = round(15 ** (1 - dial) * (-(-15 * k // num_items)) ** dial)
     kept = serve_one_after_another(
         candidates.scores_BC.tolist(),
         candidates.items_BC.tolist(),
         k,
-        [max(0, capacity - n) for n in shown.tolist()],
+        [capacity] * num_items,
         rng.permutation(15).tolist(),
     )
     slates = rerank("exposure", candidates, k, dial).tolist()
@@ -53,15 +50,6 @@ def test_raising_the_dial_raises_coverage():
     ]
     assert coverage == sorted(set(coverage))
     assert (coverage[0], coverage[-1]) == (5, 100)
-
-
-def test_exposure_so_far_counts():
-    candidates = random_candidates(3, num_users=4, num_candidates=20)
-    first = rerank("exposure", candidates, 2, 1.0)
-    again = replace(candidates, exposure_V=exposure_of(candidates, first))
-    second = rerank("exposure", again, 2, 1.0)
-    total = exposure_of(candidates, first) + exposure_of(candidates, second)
-    assert int(total.max()) == 1
 
 
 def test_places_that_nobody_has_free_are_filled_by_the_scores():

@@ -138,7 +138,6 @@ def rerank(
         torch.tensor(np.take_along_axis(items_BC, order_BC, axis=1)),
         traits,
         _history_shares(histories, numbers, len(scores_BC)),
-        torch.zeros(num_items, dtype=torch.int64),
     )
     options = Options(window=window, alpha=alpha, beam_width=beam_width, rules=given_rules)
     chosen_BK = RERANKERS[method](candidates, k, [diversity], options)[:, 0].numpy()

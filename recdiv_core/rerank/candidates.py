@@ -32,15 +32,12 @@ class Candidates:
         traits: the items of the catalogue; embeddings have unit length or are zeros.
         history_BG: share of each category in each user's history; rows sum to 1, or are all 0
             without a history.
-        exposure_V: int64 slate positions that each item already has in this pass over the users;
-            zeros in the first batch.
     """
 
     scores_BC: Tensor
     items_BC: Tensor
     traits: ItemTraits
     history_BG: Tensor
-    exposure_V: Tensor
 
     @cached_property
     def is_real_BC(self) -> Tensor:

@@ -28,9 +28,8 @@ def exposure(candidates: Candidates, k: int, dials: Sequence[float], options: Op
     user prefers higher scores. An item prefers users for whom its score is highest in standard
     deviations; ties go to the earlier row. The capacity is N^(1 - d) c^d positions, rounded. It
     falls from N, one position with every user, to c = positions / V rounded up, where all items
-    are shown equally often. N users and their positions count from the start of the pass
-    (`exposure_V`). Positions that only full items could take are filled by score at the end of the
-    slate, beyond capacity. Cost: a few dozen rounds over the requests.
+    are shown equally often. Positions that only full items could take are filled by score at the
+    end of the slate, beyond capacity. Cost: a few dozen rounds over the requests.
 
     Arguments and result are those of every re-ranker (rerank/__init__.py). The slate of a user
     depends on the other users of the batch.
@@ -47,9 +46,8 @@ def exposure(candidates: Candidates, k: int, dials: Sequence[float], options: Op
     num_users = len(candidates.scores_BC)
     if not num_users or not dials:
         return candidates.items_BC.new_zeros((num_users, len(dials), k))
-    num_places = int(candidates.exposure_V.sum()) + num_users * k
-    most, least = -(-num_places // k), -(-num_places // len(candidates.exposure_V))
-    capacities = [round(most ** (1 - dial) * least**dial) for dial in dials]
+    least = -(-num_users * k // candidates.traits.num_items)
+    capacities = [round(num_users ** (1 - dial) * least**dial) for dial in dials]
     return torch.stack([_serve(candidates, k, capacity) for capacity in capacities], dim=1)
 
 
@@ -57,14 +55,12 @@ def _serve(candidates: Candidates, k: int, capacity: int) -> Tensor:
     """Return the slates at one capacity, [B, K]."""
     is_real_BC = candidates.is_real_BC
     worth_BC = standardised(candidates)
-    free_V = (capacity - candidates.exposure_V).clamp_min(0)
     is_refused_BC = ~is_real_BC
     while True:
         is_open_BC = ~is_refused_BC
         user_P, place_P = (is_open_BC & (is_open_BC.cumsum(dim=1) <= k)).nonzero(as_tuple=True)
-        is_loser_P = _losers(
-            candidates.items_BC[user_P, place_P], worth_BC[user_P, place_P], free_V
-        )
+        items_P = candidates.items_BC[user_P, place_P]
+        is_loser_P = _losers(items_P, worth_BC[user_P, place_P], capacity)
         if not is_loser_P.any():
             break
         is_refused_BC[user_P[is_loser_P], place_P[is_loser_P]] = True
@@ -74,13 +70,13 @@ def _serve(candidates: Candidates, k: int, capacity: int) -> Tensor:
     return torch.nn.functional.pad(chosen_BK, (0, k - chosen_BK.shape[1]), value=-1)
 
 
-def _losers(item_P: Tensor, worth_P: Tensor, free_V: Tensor) -> Tensor:
-    """Return which requests an item refuses, [P] bool: all but the `free_V` of highest worth."""
+def _losers(item_P: Tensor, worth_P: Tensor, capacity: int) -> Tensor:
+    """Return which requests an item refuses, [P] bool: all but `capacity` of highest worth."""
     order_P = worth_P.argsort(descending=True, stable=True)
     order_P = order_P[item_P[order_P].argsort(stable=True)]  # by item, and by worth inside one
     sorted_P = item_P[order_P]
     place_P = torch.arange(len(item_P), device=item_P.device)
     place_P = place_P - torch.searchsorted(sorted_P, sorted_P)  # inside the item
     is_loser_P = torch.empty_like(order_P, dtype=torch.bool)
-    is_loser_P[order_P] = place_P >= free_V[sorted_P]
+    is_loser_P[order_P] = place_P >= capacity
     return is_loser_P

@@ -68,8 +68,6 @@ def make_slate_grid(
     log_prior_V: torch.Tensor,
     policy: SlatePolicy,
     dials: Sequence[float],
-    *,
-    exposure_V: torch.Tensor | None = None,
 ) -> SlateGrid:
     """Make a slate for each user and dial; work that all dials share is done once.
 
@@ -81,8 +79,6 @@ def make_slate_grid(
         log_prior_V: log of each item's share of train events.
         policy: see SlatePolicy; its own dial is ignored.
         dials: dials of the re-ranker, one or more.
-        exposure_V: int64 slates that already hold each item, for a re-ranker that treats all users
-            together; None = only these users count.
     """
     if policy.logit_adjustment:
         scores_BV -= policy.logit_adjustment * log_prior_V
@@ -100,13 +96,7 @@ def make_slate_grid(
         if is_reranked
         else scores_BC.new_zeros(len(scores_BC), traits.num_categories)
     )
-    candidates = Candidates(
-        ranked_BC,
-        items_BC,
-        traits,
-        history_BG,
-        seen_item_S.new_zeros(traits.num_items) if exposure_V is None else exposure_V,
-    )
+    candidates = Candidates(ranked_BC, items_BC, traits, history_BG)
     rerank = RERANKERS[policy.method if is_reranked else "none"]
     chosen_BWK = rerank(candidates, policy.k, dials, policy.reranker_options)
     is_empty_BWK = chosen_BWK < 0

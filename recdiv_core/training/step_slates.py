@@ -110,8 +110,7 @@ def _taught(
 ) -> torch.Tensor:
     """Return the candidates that the teacher puts into the slate, [A, M] bool."""
     method, dial = objective.teacher
-    nobody_V = candidates_AM.new_zeros(objective.traits.num_items)
-    candidates = Candidates(best_AM, candidates_AM, objective.traits, history_AG, nobody_V)
+    candidates = Candidates(best_AM, candidates_AM, objective.traits, history_AG)
     chosen_AK = RERANKERS[method](candidates, objective.slate_size, [dial], Options())[:, 0]
     is_chosen_AK = chosen_AK >= 0
     taught_AM = torch.zeros_like(candidates_AM)
