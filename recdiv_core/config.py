@@ -85,6 +85,7 @@ GONE: Final = (
     "loss.focal_gamma",
     "loss.logit_adjustment",
     "loss.class_balance_beta",
+    "loss.mask_history",
     "train.augment",
     "train.token_mask",
     "train.field_dropout",
@@ -349,8 +350,6 @@ class LossConfig(_Section):
     coverage (sampled_softmax)."""
     negatives: Negatives = "uniform"
     """Source of negatives: uniform draws, the targets of the batch, or both (sampled losses)."""
-    mask_history: bool = False
-    """Exclusion of a user's own history from the negatives (sampled losses)."""
     diversity_weight: Unit = 0.0
     """Diversity weight w: 0 = pure relevance, 1 = pure diversity."""
     diversity_warmup: Unit = 0.0
@@ -465,17 +464,6 @@ class EvalConfig(_Section):
     """Validation metric of early stopping and of the best checkpoint, at cut-off `eval.k`; higher
     is better."""
 
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _without_cut_off(cls, values: object) -> object:
-        """Take `ndcg_at_10`, as older checkpoints have it, for `ndcg` where `eval.k` is 10."""
-        if not isinstance(values, dict):
-            return values
-        given = cast("dict[str, object]", values)
-        name, _, cut_off = str(given.get("objective", "")).rpartition("_at_")
-        k = given.get("k", cls.model_fields["k"].default)
-        return {**given, "objective": name} if name and cut_off == str(k) else given
-
     @property
     def objective_at_k(self) -> str:
         """Name of the objective's figure, such as `ndcg_at_10`."""
@@ -561,8 +549,8 @@ class Config(_Section):
         if "_at_" in self.eval.objective:
             name = self.eval.objective.rpartition("_at_")[0]
             raise UserError(
-                f"eval.objective={self.eval.objective} is not measured with eval.k={self.eval.k}; "
-                f"write eval.objective={name}, which follows eval.k"
+                f"eval.objective={self.eval.objective} names a cut-off; "
+                f"write eval.objective={name}, which is measured at eval.k"
             )
         if self.rerank.attributes and not sum(self.rerank.attributes.values()):
             raise UserError("rerank.attributes: the weights must sum to more than 0")

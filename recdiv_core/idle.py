@@ -65,7 +65,7 @@ TRAINING: Final = (
         lambda c, v: relevance_of(c, v) != "softmax" and c.loss.negatives != "in_batch",
     ),
     Need(
-        ("loss.negatives", "loss.mask_history"),
+        ("loss.negatives",),
         _RELEVANCE,
         lambda c, v: relevance_of(c, v) != "softmax",
     ),

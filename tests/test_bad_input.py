@@ -296,7 +296,7 @@ def test_workers_that_ask_for_nothing_fit_side_by_side(config: Config, num_worke
         (
             "tune",
             ["--space", "smoke", "eval.k=5", "eval.objective=ndcg_at_10"],
-            "error: eval.objective=ndcg_at_10 is not measured with eval.k=5",
+            "error: eval.objective=ndcg_at_10 names a cut-off",
         ),
         ("evaluate", ["--checkpoint", "/nowhere"], "error: checkpoint /nowhere is not a directory"),
     ],

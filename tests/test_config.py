@@ -181,7 +181,7 @@ def test_one_entry_of_a_table_is_changed_alone():
         ("rerank.rules=at most 2 of brand", r"rerank.rules: got 'at most .* such as \[a, b\]"),
         ("rerank.rules=[include: A]", r"rerank.rules.0: got \{'include': 'A'\}; .* valid string"),
         ("rerank.rules=[at least 11 of brand=A]", "needs more than eval.k=10 places"),
-        ("eval.objective=ndcg_at_20", "eval.objective=ndcg_at_20 is not measured with eval.k=10"),
+        ("eval.objective=ndcg_at_20", "write eval.objective=ndcg, which is measured at eval.k"),
         ("eval.cutoffs=[0]", "eval.cutoffs.0: got 0; .* greater than or equal to 1"),
         ("loss.slate_candidates=5", "loss.slate_candidates=5 must be at least loss.slate_size=10"),
         ("model.text.fields=[]", "model.text.fields must name at least one column"),
@@ -268,17 +268,6 @@ def test_what_goes_with_k_follows_it():
     assert config.eval.objective_at_k == "ndcg_at_200"
     assert rerank_candidates(config) == 2000
     assert rerank_candidates(load(None, ["eval.k=3"])) == 100
-
-
-@pytest.mark.parametrize("k", [5, 10])
-def test_an_objective_with_its_cut_off_is_taken_where_k_agrees(k: int):
-    config = load(None, [f"eval.objective=recall_at_{k}", f"eval.k={k}"])
-    assert config.eval.objective == "recall"
-
-
-def test_a_checkpoint_of_before_is_evaluated_at_another_k():
-    then = from_tree({"eval": {"k": 10, "objective": "ndcg_at_10"}})
-    assert override(then, {"eval.k": 20}).eval.objective_at_k == "ndcg_at_20"
 
 
 def test_keys_that_are_gone_are_dropped_from_what_was_saved():

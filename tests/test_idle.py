@@ -57,7 +57,6 @@ KEYS: dict[str, tuple[object, dict[str, object]]] = {
     "loss.num_negatives": (3, SAMPLED),
     "loss.logq_alpha": (0.3, SAMPLED | {"loss.negatives": "in_batch"}),
     "loss.negatives": ("mixed", SAMPLED),
-    "loss.mask_history": (True, SAMPLED),
     "loss.diversity_weight": (0.4, {}),
     "loss.diversity_warmup": (0.7, DIVERSE),
     "loss.conditioned": (True, DIVERSE),

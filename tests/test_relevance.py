@@ -29,11 +29,6 @@ def relevance_of(name, batch, **options):
     return RELEVANCE[name](*batch, *negatives, **options)
 
 
-def masks(seed, num, num_negatives):
-    rng = torch.Generator().manual_seed(seed)
-    return torch.rand(num, num_negatives, generator=rng) < 0.3
-
-
 class LargestTensor(TorchDispatchMode):
     """Watch how many elements the largest result of any operation has."""
 
@@ -54,7 +49,6 @@ def plain_softmax(hidden, items, targets, weights, temperature):
 def sampled_by_hand(
     batch,
     negatives,
-    is_masked,
     temperature,
     *,
     alpha=1.0,
@@ -69,7 +63,7 @@ def sampled_by_hand(
         kept = [
             (float(hidden[n] @ items[item]) / temperature, j)
             for j, item in enumerate(negatives.tolist())
-            if item != targets[n] and not is_masked[n, j]
+            if item != targets[n]
         ]
         norm = math.exp(positive)
         for score, j in kept:
@@ -269,42 +263,35 @@ def test_softmax_of_half_items_sums_chunks_in_float32():
 @pytest.mark.parametrize("chunk", [1, 3, None])
 def test_a_loss_of_negatives_is_the_loop_over_pairs(chunk):
     batch = positions(30)
-    negatives, is_masked = torch.tensor([7, 1, 1, 10, 3, 4]), masks(30, 7, 6)
+    negatives = torch.tensor([7, 1, 1, 10, 3, 4])
     counts, expected = [1, 2, 1, 4, 1, 1], [0.5, 1.0, 3.0, 2.5, 0.1, 1.7]
     loss = sampled_softmax(
         *batch,
         negatives,
         temperature=0.5,
-        is_masked_NS=is_masked,
         chunk=chunk,
         logq_alpha=0.7,
         log_count_S=torch.tensor(counts).double().log(),
         log_expected_S=torch.tensor(expected, dtype=torch.float64).log(),
     )
-    wanted = sampled_by_hand(
-        batch, negatives, is_masked, 0.5, alpha=0.7, counts=counts, expected=expected
-    )
+    wanted = sampled_by_hand(batch, negatives, 0.5, alpha=0.7, counts=counts, expected=expected)
     np.testing.assert_allclose(loss.item(), wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize("chunk", [2, None])
 def test_a_loss_of_negatives_passes_gradcheck(chunk):
     hidden, items, targets, weights = positions(31, num=3, num_items=6, dim=2)
-    negatives, is_masked = torch.tensor([1, 1, 4, 5]), masks(31, 3, 4)
+    negatives = torch.tensor([1, 1, 4, 5])
     assert torch.autograd.gradcheck(
-        lambda h, e: sampled_softmax(
-            h, e, targets, weights, negatives, is_masked_NS=is_masked, chunk=chunk
-        ),
+        lambda h, e: sampled_softmax(h, e, targets, weights, negatives, chunk=chunk),
         (hidden, items),
     )
 
 
 def test_chunks_of_positions_change_no_gradient():
-    batch, negatives, is_masked = positions(32), torch.tensor([1, 1, 8, 10]), masks(32, 7, 4)
+    batch, negatives = positions(32), torch.tensor([1, 1, 8, 10])
     whole, chunked = (
-        torch.autograd.grad(
-            sampled_softmax(*batch, negatives, is_masked_NS=is_masked, chunk=chunk), batch[:2]
-        )
+        torch.autograd.grad(sampled_softmax(*batch, negatives, chunk=chunk), batch[:2])
         for chunk in (None, 2)
     )
     torch.testing.assert_close(chunked, whole, rtol=1e-12, atol=1e-14)
@@ -329,40 +316,20 @@ def test_chunks_are_not_kept_for_the_backward_pass():
 @pytest.mark.parametrize("chunk", [2, None])
 def test_a_position_without_negatives_has_finite_gradients(chunk):
     batch = positions(34)
-    is_masked = torch.zeros(7, 3, dtype=torch.bool)
-    is_masked[1] = is_masked[4] = True
-    loss = sampled_softmax(*batch, torch.tensor([0, 4, 5]), is_masked_NS=is_masked, chunk=chunk)
+    batch[2][[1, 4]] = 5
+    loss = sampled_softmax(*batch, torch.tensor([5, 5]), chunk=chunk)
     gradients = torch.autograd.grad(loss, batch[:2])
     assert loss.isfinite()
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def test_a_position_without_negatives_has_sampled_loss_0():
-    hidden, items, targets, _ = positions(35)
-    loss = sampled_softmax(
-        hidden,
-        items,
-        targets,
-        torch.ones(7),
-        torch.tensor([3, 3]),
-        is_masked_NS=torch.ones(7, 2, dtype=torch.bool),
-    )
+    hidden, items, _, _ = positions(35)
+    targets = torch.full((7,), 3)
+    loss = sampled_softmax(hidden, items, targets, torch.ones(7), torch.tensor([3, 3]))
     gradients = torch.autograd.grad(loss, (hidden, items))
     assert loss == 0
     assert not any(gradient.any() for gradient in gradients)
-
-
-def test_a_masked_negative_might_as_well_not_be_there():
-    batch = positions(36)
-    fewer, more = torch.tensor([2, 5, 9]), torch.tensor([2, 7, 5, 9, 9])
-    is_masked = torch.tensor([False, True, False, False, True]).expand(7, 5)
-    expected = [torch.zeros(len(drawn)) for drawn in (fewer, more)]  # the default expects S draws
-    torch.testing.assert_close(
-        sampled_softmax(*batch, more, is_masked_NS=is_masked, log_expected_S=expected[1]),
-        sampled_softmax(*batch, fewer, log_expected_S=expected[0]),
-        rtol=1e-12,
-        atol=0,
-    )
 
 
 def test_a_count_of_two_is_the_entry_twice():
@@ -558,11 +525,7 @@ def test_counts_of_negatives_that_do_not_fit_are_named():
         sampled_softmax(*batch, negatives, log_count_S=torch.zeros(1))
 
 
-def test_negatives_and_masks_that_do_not_fit_are_named():
+def test_negatives_that_do_not_fit_are_named():
     batch = positions(59)
     with pytest.raises(ValueError, match=r"negatives \(2, 1\) must be"):
         sampled_softmax(*batch, torch.zeros(2, 1).long())
-    with pytest.raises(ValueError, match=r"mask \(7, 3\) must be"):
-        sampled_softmax(
-            *batch, torch.tensor([0, 4]), is_masked_NS=torch.zeros(7, 3, dtype=torch.bool)
-        )

@@ -162,7 +162,7 @@ WAYS = {
     "items left out": {"left_out_X": torch.arange(0, 16, 2)},  # some are targets too
     "sampled": {"relevance": "sampled_softmax"},
     "in batch": {"relevance": "sampled_softmax", "negatives": "in_batch", "logq_alpha": 0.5},
-    "mixed, masked": {"relevance": "sampled_softmax", "negatives": "mixed", "mask_history": True},
+    "mixed": {"relevance": "sampled_softmax", "negatives": "mixed"},
     "w = 0": {"diversity_weight": 0.0},
 }
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, cast
 
 import torch
@@ -151,21 +152,6 @@ def user_adaptive(slates: SoftSlates) -> torch.Tensor:
     return weight * category_entropy(slates)
 
 
-def brand_entropy(slates: SoftSlates) -> torch.Tensor:
-    """Penalise slates with few brands; see _attribute_entropy."""
-    return _attribute_entropy(slates, "brand")
-
-
-def colour_entropy(slates: SoftSlates) -> torch.Tensor:
-    """Penalise slates with few colours; see _attribute_entropy."""
-    return _attribute_entropy(slates, "colour")
-
-
-def price_entropy(slates: SoftSlates) -> torch.Tensor:
-    """Penalise slates with few price bands; see _attribute_entropy."""
-    return _attribute_entropy(slates, "price")
-
-
 def distil(slates: SoftSlates) -> torch.Tensor:
     """Penalise slates that differ from the slates that a re-ranker makes of the same scores.
 
@@ -181,10 +167,11 @@ def distil(slates: SoftSlates) -> torch.Tensor:
     return (1 - kept / taught.sum(1).clamp_min(1)).clamp(0.0, 1.0)
 
 
-def _attribute_entropy(slates: SoftSlates, name: str) -> torch.Tensor:
-    """Return 1 - H(P) / log(min(k, values)), P = share of each value among known values.
+def _attribute_entropy(name: str, slates: SoftSlates) -> torch.Tensor:
+    """Penalise slates with few values of an attribute: 1 - H(P) / log(min(k, values)).
 
-    An item with an unknown value has no effect. Slates without a known value give 1, a catalogue
+    P is the share of each value among known values; an item with an unknown value has no effect.
+    Slates without a known value give 1, a catalogue
     with fewer than 2 values gives 0.
 
     Raises:
@@ -261,9 +248,10 @@ REGULARISERS: Final[dict[str, Regulariser]] = {
     "user_adaptive": user_adaptive,
     "mutual_information": mutual_information,
     "popularity_power": popularity_power,
-    "brand_entropy": brand_entropy,
-    "colour_entropy": colour_entropy,
-    "price_entropy": price_entropy,
+    **{
+        f"{name}_entropy": partial(_attribute_entropy, name)
+        for name in ("brand", "colour", "price")
+    },
     "distil": distil,
 }
 

@@ -140,7 +140,6 @@ def sampled_softmax(
     logq_alpha: float = 1.0,
     log_count_S: torch.Tensor | None = None,
     log_expected_S: torch.Tensor | None = None,
-    is_masked_NS: torch.Tensor | None = None,
     chunk: int | None = None,
 ) -> torch.Tensor:
     """Sum the cross-entropy against negatives that all positions share.
@@ -149,7 +148,8 @@ def sampled_softmax(
     sampled c_j times and E[c_j] times were expected. At alpha = 1 the sum is an unbiased estimate
     of the exact sum over the catalogue without the target, for any sampler that can sample every
     item; with many samples the log-normaliser approaches the exact one. The target is always in its
-    own sample and is not corrected; a negative equal to the target is masked.
+    own sample and is not corrected; a negative equal to the target is masked. A
+    position without negatives has loss 0.
     Bengio & Senecal, 2008, Adaptive Importance Sampling; Yi et al., 2019, Sampling-Bias-Corrected
     Neural Modeling.
 
@@ -170,8 +170,6 @@ def sampled_softmax(
         log_count_S: [S] log of the number of samples of each; None = one each.
         log_expected_S: [S] log of the expected number of samples, finite; None = S uniform samples,
             log(S / V).
-        is_masked_NS: [N, S] bool, negatives to leave out besides the target itself, such as the
-            user's own history. A position without negatives has loss 0.
         chunk: positions at once; None = as many as fit CHUNK_ELEMENTS logits. If there are several
             chunks, the backward pass recomputes them instead of keeping them.
 
@@ -180,11 +178,7 @@ def sampled_softmax(
     """
     _check_shapes(hidden_ND, items_VD, targets_N, weights_N)
     _check_negatives(negatives_S, log_count_S, log_expected_S)
-    num_rows, num_negatives = targets_N.shape[0], negatives_S.shape[0]
-    if is_masked_NS is not None and is_masked_NS.shape != (num_rows, num_negatives):
-        raise ValueError(
-            f"mask {tuple(is_masked_NS.shape)} must be [N, S] = [{num_rows}, {num_negatives}]"
-        )
+    num_negatives = negatives_S.shape[0]
     if log_expected_S is None:
         uniform = math.log(max(1, num_negatives) / max(1, items_VD.shape[0]))
         log_expected_S = torch.full_like(negatives_S, uniform, dtype=torch.float64)
@@ -200,22 +194,16 @@ def sampled_softmax(
         positives: torch.Tensor,
         targets: torch.Tensor,
         weights: torch.Tensor,
-        is_masked: torch.Tensor | None = None,
     ) -> torch.Tensor:
         positive_R = (hidden.to(wide) * positives.to(wide)).sum(1)
         negative_RS = (hidden @ negatives_SD.T).to(wide)
-        is_out_RS = negatives_S == targets[:, None]
-        if is_masked is not None:
-            is_out_RS = is_out_RS | is_masked
         shifted_RS = negative_RS + shift_S.to(wide)
-        shifted_RS = shifted_RS.masked_fill(is_out_RS, -torch.inf)
+        shifted_RS = shifted_RS.masked_fill(negatives_S == targets[:, None], -torch.inf)
         # log(1 + e^x) as -logsigmoid(-x): exact in the tails, where softplus is cut off
         losses = -F.logsigmoid(positive_R - shifted_RS.logsumexp(1))
         return (losses * weights.to(wide)).sum(dtype=torch.float64)
 
     per_row = [hidden_ND / temperature, items_VD[targets_N], targets_N, weights_N]
-    if is_masked_NS is not None:
-        per_row.append(is_masked_NS)
     parts = list(zip(*(torch.split(values, rows) for values in per_row), strict=True))
     if len(parts) == 1:
         return part(*parts[0]).to(wide)

@@ -26,7 +26,6 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
         temperature=config.model.temperature,
         num_negatives=loss.num_negatives,
         negatives=loss.negatives,
-        mask_history=loss.mask_history,
         logq_alpha=loss.logq_alpha,
         left_out_X=_no_negatives(config, dataset),
         diversity_weight=loss.diversity_weight,

@@ -27,7 +27,6 @@ class Objective:
         temperature: divisor of the scores, > 0.
         num_negatives: uniform draws per step (sampled losses).
         negatives: source of the negatives.
-        mask_history: whether a user's own items are left out of the negatives.
         logq_alpha: strength of the correction in [0, 1] (sampled_softmax).
         left_out_X: int64 item_index of the items that are no negatives, or None.
         is_conditioned: whether each user has a dial.
@@ -46,7 +45,6 @@ class Objective:
     temperature: float = 1.0
     num_negatives: int = 0
     negatives: str = "uniform"
-    mask_history: bool = False
     logq_alpha: float = 1.0
     left_out_X: torch.Tensor | None = None
     is_conditioned: bool = False

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from recdiv_core.data.batches import Packed
 from recdiv_core.losses.diversity import penalty
 from recdiv_core.losses.negatives import Negatives
 from recdiv_core.losses.relevance import sampled_softmax, softmax
@@ -65,7 +64,7 @@ def part_losses(
             part.fresh,
             None if dials is None else dials.dial_RW,
         )
-        targets = _Targets(packed.target_place_N, packed.targets_N, weights_N, packed)
+        targets = _Targets(packed.target_place_N, packed.targets_N, weights_N)
         views = [(targets, items_VD.shape[1])]
         if dials is not None:  # at dial 0 the dial's own dims are zero: half the users skip them
             above = targets.only(dials.above_N)
@@ -97,13 +96,10 @@ class _Targets:
     place_N: torch.Tensor
     items_N: torch.Tensor
     weights_N: torch.Tensor
-    packed: Packed
 
     def only(self, index_n: torch.Tensor) -> _Targets:
         """Return some of them."""
-        return _Targets(
-            self.place_N[index_n], self.items_N[index_n], self.weights_N[index_n], self.packed
-        )
+        return _Targets(self.place_N[index_n], self.items_N[index_n], self.weights_N[index_n])
 
 
 def _relevance(
@@ -123,9 +119,6 @@ def _relevance(
             left_out_X=objective.left_out_X,
         )
     assert negatives is not None
-    masked = None
-    if objective.mask_history:
-        masked = _own_items(targets, negatives.items_S, len(items_VD))
     return sampled_softmax(
         *positions,
         negatives.items_S,
@@ -133,17 +126,4 @@ def _relevance(
         logq_alpha=objective.logq_alpha,
         log_count_S=negatives.log_count_S,
         log_expected_S=negatives.log_expected_S,
-        is_masked_NS=masked,
     )
-
-
-def _own_items(targets: _Targets, items_S: torch.Tensor, num_items: int) -> torch.Tensor:
-    """Return which negatives stand in the history of each target's user, [N, S] bool."""
-    packed = targets.packed
-    user_B1 = torch.arange(len(packed.last_place_B), device=items_S.device)[:, None]
-    pair_BS = user_B1 * num_items + items_S
-    # not torch.isin: on a GPU it makes the host wait
-    seen_S = (packed.seen_user_S * num_items + packed.seen_item_S).sort().values
-    seen_S = torch.cat([seen_S, seen_S.new_full((1,), -1)])  # an end that equals no pair
-    is_own_BS = seen_S[torch.searchsorted(seen_S[:-1], pair_BS)] == pair_BS
-    return is_own_BS[packed.user_RW.flatten()[targets.place_N]]

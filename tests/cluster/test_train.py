@@ -76,7 +76,6 @@ EVERYTHING = (
     "loss.relevance=sampled_softmax",
     "loss.negatives=mixed",
     "loss.num_negatives=64",
-    "loss.mask_history=true",
     "loss.diversity_warmup=0.5",
     "loss.diversity={ild: 1, coverage: 1, calibration: 1, brand_entropy: 1, price_entropy: 1}",
 )
