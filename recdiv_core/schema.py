@@ -36,7 +36,6 @@ QUERY: Final = "query"
 ITEM_INDEX: Final = "item_index"
 
 CLICK_LOG_REQUIRED: Final = (USER_ID, ITEM_ID, TIMESTAMP)
-CLICK_LOG_OPTIONAL: Final = (EVENT, QUERY, "session_id", "position", "rating")
 CATALOGUE_REQUIRED: Final = (ITEM_ID, "title")
 CATALOGUE_OPTIONAL: Final = (
     "category",
@@ -51,21 +50,6 @@ EVENTS: Final = ("impression", "click", "cart", "purchase")
 
 NO_QUERY: Final = -1
 NO_CATEGORY: Final = "(none)"
-
-CLICK_LOG: Final = pa.schema(
-    [
-        pa.field(USER_ID, pa.string(), nullable=False),
-        pa.field(ITEM_ID, pa.string(), nullable=False),
-        # microseconds since 1970-01-01 UTC, or the plain order number of an order-only log
-        pa.field(TIMESTAMP, pa.int64(), nullable=False),
-        pa.field(EVENT, pa.string()),
-        pa.field(QUERY, pa.string()),
-        pa.field("session_id", pa.string()),
-        pa.field("position", pa.int32()),
-        pa.field("rating", pa.float32()),
-    ]
-)
-"""A canonical event: one row of the click log after the adapters."""
 
 CATALOGUE: Final = pa.schema(
     [

@@ -50,7 +50,7 @@ def test_wrong_input_is_answered_before_ray_starts(tmp_path, change, message):
     ("out", "message"),
     [
         ("log.csv/out", "data.out=.* lies below .*log.csv, which is no directory"),
-        ("log.csv", "exists and is no prepared data set"),
+        ("log.csv", "exists and is not the link of a prepared data set"),
         ("a" * 250, "has 250 bytes; allowed are at most 200"),
         ("a" * 300, "a name has 300 bytes"),
         ("a\0b", "holds a NUL character"),
@@ -92,7 +92,7 @@ def test_half_a_manifest_is_prepared_again(tmp_path, caplog):
 def test_a_directory_of_something_else_is_not_overwritten(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("mine")
-    with pytest.raises(ValueError, match="exists and is no prepared data set"):
+    with pytest.raises(ValueError, match="exists and is not the link of a prepared data set"):
         clicklog.prepare(override(Config(), write_shop(tmp_path)))
     assert (tmp_path / "out" / "precious.txt").read_text() == "mine"
 

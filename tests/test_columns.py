@@ -14,11 +14,10 @@ from recdiv_core.formats.files import list_files
 from recdiv_core.schema import (
     CATALOGUE_OPTIONAL,
     CATALOGUE_REQUIRED,
-    CLICK_LOG_OPTIONAL,
     CLICK_LOG_REQUIRED,
 )
 
-LOG = (*CLICK_LOG_REQUIRED, *CLICK_LOG_OPTIONAL)
+LOG = events.READ
 ITEMS = (*CATALOGUE_REQUIRED, *CATALOGUE_OPTIONAL)
 
 EVENT = {
@@ -94,7 +93,7 @@ def test_a_column_of_the_catalogue_is_found_under_its_name(tmp_path: Path, name:
     assert found == read_items(tmp_path, ITEM)
 
 
-@pytest.mark.parametrize("name", CLICK_LOG_OPTIONAL)
+@pytest.mark.parametrize("name", sorted({*LOG} - {*CLICK_LOG_REQUIRED}))
 def test_a_column_of_the_log_that_is_called_otherwise_is_missed(tmp_path: Path, name: str):
     assert read_log(tmp_path, renamed(EVENT, name)) != read_log(tmp_path, EVENT)
 

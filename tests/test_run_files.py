@@ -110,13 +110,6 @@ def test_a_finished_run_does_not_answer_for_data_that_were_prepared_again(versio
         existing_result(override(config, {"data.prepared": str(current)}))
 
 
-def test_a_config_with_the_path_that_was_given_is_that_of_its_version(versions):
-    prepare, config = versions
-    current = prepare("a")
-    write_run_file(config, "config.yaml", to_yaml(config))
-    assert existing_result(override(config, {"data.prepared": str(current)})) is None
-
-
 @pytest.mark.parametrize(
     ("text", "stays"),
     [

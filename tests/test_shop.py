@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from recdiv_core.schema import CATALOGUE_OPTIONAL, CLICK_LOG, EVENTS
+from recdiv_core.data.events import READ
+from recdiv_core.schema import CATALOGUE_OPTIONAL, EVENTS
 from recdiv_core.shop.generate import click_log, draw_shoppers, planted_truth, size
 from recdiv_core.shop.goods import DAY_MS, NUM_DAYS, START_MS, catalogue_table, stock
 from recdiv_core.shop.words import AISLES, COLOURS, LANGUAGES, LEAF_PATHS, LEAVES
@@ -86,7 +87,7 @@ def test_users_and_items_grow_with_the_dial():
 def test_columns_are_those_of_the_canonical_log_and_catalogue(shop: Shop):
     log, items = make_log(1_000, seed=0), shop.items
 
-    assert set(log.column_names) == {*CLICK_LOG.names, "slate_id"} - {"rating"}
+    assert set(log.column_names) == {*READ, "slate_id"} - {"rating"}
     assert log.schema.field("timestamp").type == pa.int64()
     assert set(CATALOGUE_OPTIONAL) < set(items.columns)
     assert 0.1 < items.image.isna().mean() < 0.3

@@ -85,15 +85,6 @@ def test_the_version_before_can_be_current_again(view):
     assert names(view) == ["a" * 16, "c" * 16, "d" * 16]
 
 
-def test_a_directory_of_an_earlier_version_of_the_code_becomes_a_version(view):
-    view.mkdir()
-    write(view, PRINTS[0])
-    assert open_version(view) == view
-    prepare(view, PRINTS[1])
-    assert view.is_symlink()
-    assert (version_place(view, PRINTS[0]) / "tokens.arrow").read_text() == PRINTS[0]
-
-
 def test_an_empty_directory_makes_room(view):
     view.mkdir()
     prepare(view, PRINTS[0])

@@ -74,13 +74,10 @@ def prepare(config: Config) -> dict[str, object]:
     encoder_path, encoder = _resolve_encoder(config)
     fingerprint = _fingerprint(sources, config, encoder)
     version = version_place(out, fingerprint)
-    # out.resolve(): a data set of an earlier layout, without versions
-    for made in dict.fromkeys((version, out.resolve())):
-        if _is_made(made, fingerprint, config):
-            if made == version:
-                point(out, version)
-            logger.info("%s exists already, made from the same input and settings", out)
-            return _summary(out, started, is_reused=True)
+    if _is_made(version, fingerprint, config):
+        point(out, version)
+        logger.info("%s exists already, made from the same input and settings", out)
+        return _summary(out, started, is_reused=True)
     _check_encoder(encoder_path)
     with building(out) as work:
         start_ray(config)
@@ -116,10 +113,10 @@ def _target(config: Config) -> Path:
     if "://" in given:
         raise UserError(f"data.out={given} must be a directory that all workers see, not a URI")
     out = find_view(output_path(given, "data.out"))
-    is_ours = (out / "manifest.json").is_file()
-    if out.exists() and not is_ours and not (out.is_dir() and not any(out.iterdir())):
+    is_free = out.is_symlink() or not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not is_free:
         raise UserError(
-            f"data.out={given} exists and is no prepared data set; give another directory"
+            f"data.out={given} exists and is not the link of a prepared data set; give another path"
         )
     return out
 

@@ -8,8 +8,7 @@
 
 A reader follows the link once, at its start, and keeps its version. `prepare` keeps the current
 version and KEPT earlier ones. It removes older ones that no process reads: a reader holds a shared
-lock (flock) on the version's manifest. A directory without a link, from an earlier version of
-recdiv, is readable and becomes a version when `prepare` replaces it.
+lock (flock) on the version's manifest. A copy of a version, without a link, is readable too.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -168,7 +166,8 @@ def point(view: Path, version: Path) -> None:
     if view.is_symlink() and _followed(view) == version:
         return
     os.utime(version / "manifest.json")  # versions are ordered by the time of their manifests
-    _make_room(view)
+    if view.is_dir() and not view.is_symlink():
+        view.rmdir()  # an empty directory; `prepare` refuses others
     fresh = version.parent / f"{secrets.token_hex(8)}.link"
     try:
         fresh.symlink_to(Path(version.parent.name, version.name))
@@ -181,22 +180,6 @@ def point(view: Path, version: Path) -> None:
     finally:
         fresh.unlink(missing_ok=True)
     _remove_old(version)
-
-
-def _make_room(view: Path) -> None:
-    """Turn a directory at the path of the link into a version; remove an empty directory."""
-    if view.is_symlink() or not view.exists():
-        return
-    if not any(view.iterdir()):
-        view.rmdir()
-        return
-    text = (view / "manifest.json").read_text(encoding="utf-8", errors="replace")
-    found = re.search(r'"fingerprint":\s*"([0-9a-f]{16})', text)
-    version = version_place(view, found[1] if found else f"earlier-{secrets.token_hex(4)}")
-    if version.exists():
-        version = version.with_name(f"earlier-{secrets.token_hex(4)}")
-    logger.info("the earlier data set at %s is kept as %s", view, version)
-    view.rename(version)
 
 
 def _remove_old(current: Path) -> None:

@@ -190,7 +190,7 @@ def check_sum(checkpoint: Path, name: str) -> None:
     path = checkpoint / name
     if not path.is_file():
         raise UserError(f"{path} is missing: not a whole checkpoint")
-    if wanted is not None and _sha256(path) != wanted:
+    if _sha256(path) != wanted:
         raise UserError(f"{path} is damaged: its sha256 is not the one in checkpoint.json")
 
 
@@ -288,14 +288,14 @@ def _read_tensors(path: Path) -> dict[str, Any]:
 
 
 def _read_json(checkpoint: Path) -> tuple[str, dict[str, Any], dict[str, str]]:
-    """Return fingerprint, fields of Progress, and checksums (older checkpoints have none)."""
+    """Return fingerprint, fields of Progress, and checksums."""
     path = checkpoint / "checkpoint.json"
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: not a whole checkpoint ({error})") from None
-    known = {"manifest_fingerprint", "sha256", *(entry.name for entry in fields(Progress))}
-    if not isinstance(tree, dict) or "manifest_fingerprint" not in tree or set(tree) - known:
+    needed = {"manifest_fingerprint", "sha256"}
+    known = needed | {entry.name for entry in fields(Progress)}
+    if not isinstance(tree, dict) or not needed <= set(tree) <= known:
         raise UserError(f"{path} is not of this version: expected {', '.join(sorted(known))}")
-    sums = tree.pop("sha256", {})
-    return tree.pop("manifest_fingerprint"), tree, sums
+    return tree.pop("manifest_fingerprint"), tree, tree.pop("sha256")

@@ -24,7 +24,7 @@ from recdiv_core.config import Config, flatten, from_tree, override
 from recdiv_core.data.versions import is_same_set, open_version
 from recdiv_core.errors import UserError
 from recdiv_core.storage.claims import claimed
-from recdiv_core.storage.given_paths import check_run_name, local_path, output_path
+from recdiv_core.storage.given_paths import check_run_name, output_path
 from recdiv_core.storage.places import filesystem_of, is_uri, joined
 from recdiv_core.storage.whole_files import write_whole
 
@@ -134,16 +134,12 @@ def read_run_config(config: Config) -> Config | None:
         _say_damaged(config, "config.yaml", error)
         return None
     try:
-        before = from_tree(tree)
+        return from_tree(tree)
     except UserError as error:
         raise UserError(
             f"run.name={config.run.name} exists in {config.run.storage}, written by another "
             f"version of recdiv ({error}): give another run.name"
         ) from None
-    if before.data.prepared:  # an earlier version of recdiv wrote the path as it was given
-        version = str(open_version(local_path(before.data.prepared, "data.prepared")))
-        before = override(before, {"data.prepared": version})
-    return before
 
 
 def read_result(config: Config) -> dict[str, Any] | None:
