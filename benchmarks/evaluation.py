@@ -193,7 +193,7 @@ def judge(
     is_whole = not metrics.keys() <= USER_METRICS.keys()
     for _ in range(rounds):
         started = time.process_time()
-        tally = Tally.zeros(traits.num_items, k=K, names=metrics)
+        tally = Tally.zeros(traits, k=K, names=metrics)
         for index, background in enumerate(backgrounds):
             users = slice(index * JUDGED_AT_ONCE, (index + 1) * JUDGED_AT_ONCE)
             tally += tally_slates(

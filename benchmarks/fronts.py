@@ -45,6 +45,7 @@ from recdiv_core.items.traits import ItemTraits
 from recdiv_core.metrics import diversity, pareto
 from recdiv_core.metrics.bootstrap import interval, resampled_means
 from recdiv_core.metrics.jackknife import UserResults, sample_metrics
+from recdiv_core.metrics.slate_batch import Background
 from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
 from recdiv_core.slates.checkpoint import chosen_checkpoint, read_config, read_progress
 from recdiv_core.slates.dataset import Dataset, load_dataset
@@ -243,11 +244,11 @@ def judge_model(run: Run, own: Sequence[SlatePolicy], shop: Shop, split: str) ->
     model = load_model(run.config, dataset, run.checkpoint)
     metrics = {name: USER_METRICS[name] for name in FIGURES if name in USER_METRICS}
     metrics["ild_behaviour"] = lambda seen: diversity.ild(replace(seen, traits=shop.behaviour))
-    made: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in own]
+    made: list[list[tuple[torch.Tensor, torch.Tensor, Background]]] = [[] for _ in own]
     for held_out in held_out_of_split(model, dataset, split, run.config):
         for policy, slates in zip(own, made, strict=True):  # users are scored once for all policies
             again = replace(held_out, scores_BV=held_out.scores_BV.clone())
-            slates.append(again.slates(dataset, policy))
+            slates.append((*again.slates(dataset, policy), again.histories))
     judged = [
         judge_users(slates, dataset, metrics, k=policy.k)
         for policy, slates in zip(own, made, strict=True)

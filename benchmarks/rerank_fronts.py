@@ -70,7 +70,7 @@ def main() -> None:
         fronts[method] = {}
         for dial, policy in zip(dials, policies, strict=True):
             share = held_out_of_split(model, dataset, args.split, run.config)
-            slates = (held_out.slates(dataset, policy) for held_out in share)
+            slates = ((*each.slates(dataset, policy), each.histories) for each in share)
             own = judge_users(slates, dataset, MEASURES, k=policy.k)
             fronts[method][dial] = {name: own.value(name) for name in FIGURES}
         print(f"{method}: {len(dials)} dials judged", file=sys.stderr)

@@ -108,7 +108,7 @@ def judge_all(run: NamedRun) -> tuple[Figures, Table]:
     alone = replace(slate_policy(run.config, dataset), method="none", diversity=0.0)
 
     def judged(policies: Sequence[Any]) -> list[Figures]:
-        zero = Tally.zeros(len(dataset.catalogue), k=alone.k)
+        zero = Tally.zeros(dataset.traits, k=alone.k)
         tallies = [zero for _ in policies]
         for held_out in held_out_of_split(model, dataset, "val", run.config):
             for index, policy in enumerate(policies):  # users are scored once for all policies

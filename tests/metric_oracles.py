@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tests.oracles import category_shares, cosine, metrics_of_slates
+from tests.oracles import category_shares, cosine, metrics_of_slates, mix_of_slate
 from tests.worlds import World
 
 
@@ -157,7 +157,6 @@ def of_user(
         "auc": auc(scores, targets),
         "ilmd": min(by_vector, default=0.0),
         "category_ild": sum(by_category) / len(by_category) if by_category else 0.0,
-        "gini_simpson": 1 - sum(share**2 for share in shares) if shares else 0.0,
         "effective_categories": math.exp(entropy(shares)) if shares else 0.0,
         "vendi": vendi(slate, world),
         "user_coverage": float(len(slate) > 0),
@@ -181,6 +180,7 @@ def of_every_epoch(world: World, *, k: int) -> dict[str, float]:
         num_train_users=world.num_train_users,
         num_categories=world.num_categories,
         k=k,
+        histories=world.histories,
     )
 
 
@@ -203,6 +203,9 @@ def scorecard(world: World, *, k: int) -> dict[str, float]:
         "exposure_entropy": entropy(shares) / math.log(num_items),
         "personalisation": 1 - sum(pairs) / len(pairs),
     }
+    mixes = [mix_of_slate(slate, world.categories) for slate, *_ in users]
+    mixes_alike = [sum(p * two.get(c, 0) for c, p in one.items()) for one in mixes for two in mixes]
+    means["total_diversity"] = 1 - sum(mixes_alike) / len(mixes_alike)
     return of_every_epoch(world, k=k) | {f"{name}_at_{k}": value for name, value in means.items()}
 
 

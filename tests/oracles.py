@@ -133,6 +133,52 @@ def gini(exposure: Sequence[float]) -> float:
     return sum(differences) / len(differences) / 2 / (sum(exposure) / len(exposure))
 
 
+def attention_of_items(slates: Sequence[Sequence[int]]) -> dict[int, float]:
+    """Return the sum of 1 / log2(rank + 1) of each item."""
+    attention: dict[int, float] = defaultdict(float)
+    for slate in slates:
+        for rank, item in enumerate(slate, start=1):
+            attention[item] += 1 / math.log2(rank + 1)
+    return attention
+
+
+def effective_number(weights: Sequence[float]) -> float:
+    total = sum(weights)
+    return math.exp(-sum(w / total * math.log(w / total) for w in weights)) if total else 0.0
+
+
+def mix_of_slate(slate: Sequence[int], categories: Sequence[Sequence[int]]) -> dict[int, float]:
+    """Return the share of each category; a slate without any is all of category -1."""
+    weights: dict[int, float] = defaultdict(float)
+    for item in slate:
+        for category in categories[item]:
+            weights[category] += 1 / len(categories[item])
+    total = sum(weights.values())
+    return {category: w / total for category, w in weights.items()} or {-1: 1.0}
+
+
+def between_users(slates: Sequence[Sequence[int]], categories: Sequence[Sequence[int]]) -> float:
+    """Return half the mean squared distance of the category mixes of two users, over all pairs."""
+    mixes = [mix_of_slate(slate, categories) for slate in slates]
+    squares = [
+        sum((one.get(c, 0) - two.get(c, 0)) ** 2 for c in one.keys() | two.keys())
+        for one in mixes
+        for two in mixes
+    ]
+    return sum(squares) / len(squares) / 2
+
+
+def narrowed_choice(
+    slate: Sequence[int], history: Sequence[int], categories: Sequence[Sequence[int]]
+) -> bool | None:
+    """Return whether a slate has fewer categories than as many of the latest distinct items."""
+    latest = list(dict.fromkeys(reversed(history)))
+    size = min(len(slate), len(latest))
+    own = {category for item in latest[:size] for category in categories[item]}
+    shown = {category for item in slate[:size] for category in categories[item]}
+    return len(shown) < len(own) if own else None
+
+
 def metrics_of_slates(
     slates: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
@@ -143,6 +189,7 @@ def metrics_of_slates(
     num_train_users: int,
     num_categories: int,
     k: int,
+    histories: Sequence[Sequence[int]] = (),
 ) -> dict[str, float]:
     """Return all metrics; the slow twin of `finish(tally_slates(...))`."""
     judged = [(slate[:k], wanted) for slate, wanted in zip(slates, targets, strict=True) if wanted]
@@ -152,6 +199,7 @@ def metrics_of_slates(
         | {
             "ild": ild_of_slate(slate, embeddings),
             "novelty": novelty_of_slate(slate, popularity, num_train_users),
+            "gini_simpson": 1 - sum(share**2 for share in mix_of_slate(slate, categories).values()),
         }
         for slate, wanted in judged
     ]
@@ -159,6 +207,17 @@ def metrics_of_slates(
     means = {name: sum(user[name] for user in users) / len(users) for name in users[0]}
     means["coverage"] = len(exposure) / len(embeddings)
     means["gini"] = gini([exposure[item] for item in range(len(embeddings))])
+    attention = attention_of_items([slate for slate, _ in judged])
+    means["attention_gini"] = gini([attention.get(item, 0.0) for item in range(len(embeddings))])
+    means["attention_coverage"] = effective_number([*attention.values()]) / len(embeddings)
+    means["between_diversity"] = between_users([slate for slate, _ in judged], categories)
+    compared = [
+        is_narrowed
+        for slate, wanted, history in zip(slates, targets, histories, strict=False)
+        if wanted and (is_narrowed := narrowed_choice(slate[:k], history, categories)) is not None
+    ]
+    if compared:
+        means["narrowed"] = sum(compared) / len(compared)
     return {f"{name}_at_{k}": value for name, value in means.items()}
 
 

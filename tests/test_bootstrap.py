@@ -101,3 +101,17 @@ def test_nothing_to_resample_is_refused(num_users, num_resamples):
 def test_values_of_no_users_are_refused():
     with pytest.raises(ValueError, match=r"must be \[P, U\]"):
         resampled_means([1.0, 2.0], 5, seed=0)
+
+
+def test_users_without_a_value_are_left_out_of_the_mean_of_each_resample():
+    values = np.array([[1.0, np.nan, 3.0, 5.0], [1.0, 2.0, 3.0, 4.0]])
+    (counts_RU,) = resample_users(4, 30, seed=3)
+    exists = np.array([1.0, 0.0, 1.0, 1.0])
+    expected = counts_RU @ np.array([1.0, 0, 3, 5]) / (counts_RU @ exists)
+    means = resampled_means(values, 30, seed=3)
+    np.testing.assert_allclose(means[:, 0], expected)
+    np.testing.assert_allclose(means[:, 1], counts_RU @ values[1] / 4)
+
+
+def test_a_metric_of_nobody_has_no_mean():
+    assert np.isnan(resampled_means(np.full((1, 3), np.nan), 5, seed=0)).all()

@@ -13,8 +13,9 @@ from recdiv_core.evaluation.compare import check_call, compare
 from recdiv_core.evaluation.compare_text import comparison_sentence, front_sentence, table
 from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.evaluation.systems import check_comparable, find_run
-from recdiv_core.metrics.tally import finish
+from recdiv_core.metrics.tally import USER_METRICS, finish
 from recdiv_core.models.baselines.popularity import fit_popular
+from recdiv_core.release.gate import pass_gate
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, read_manifest
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
 from recdiv_core.slates.dataset import load_dataset
@@ -177,6 +178,27 @@ def test_a_run_against_itself_differs_in_nothing(plain):
         assert entry["difference"] == 0
         assert (entry["low"], entry["high"]) == pytest.approx((0, 0), abs=1e-8)
     assert "cannot be distinguished from 0" in result["comparisons"][0]["sentence"]
+
+
+def test_narrowed_of_nobody_is_left_out_and_nothing_is_claimed_of_it(plain, wide, monkeypatch):
+    nobody = {**USER_METRICS, "narrowed": lambda seen: torch.full((seen.num_users,), torch.nan)}
+    monkeypatch.setattr("recdiv_core.evaluation.per_user.USER_METRICS", nobody)
+    result = compare(Config(), [plain, wide], [], {}, num_resamples=1000, claims=["narrowed"])
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert "narrowed_at_4" not in result["figures"][plain]
+    (comparison,) = result["comparisons"]
+    assert set(comparison["metrics"]["narrowed_at_4"].values()) == {None}
+    assert comparison["sentence"] == "wide: no user has a claimed metric; nothing to claim."
+    assert "\nnarrowed_at_4 " in table(result)
+
+
+def test_the_gate_keeps_a_share_of_the_users_who_are_not_narrowed(plain, wide, compared):
+    runs = [find_run(run, {}, nowhere) for run in (plain, wide)]
+    rows = [pass_gate(*runs, {"narrowed": floor}, "test")[0] for floor in (0.1, 1.9)]
+    kept = [1 - compared["figures"][run]["narrowed_at_4"] for run in (plain, wide)]
+    assert [rows[0]["champion"], rows[0]["candidate"]] == pytest.approx(kept)
+    assert rows[0]["share_low"] < kept[1] / kept[0]
+    assert [row["passes"] for row in rows] == [True, False]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from recdiv_core.evaluation.differences import ACCURACY, correct_claims, difference, resample
 from recdiv_core.metrics.bootstrap import interval, p_value, resampled_means
 from recdiv_core.metrics.jackknife import UserResults
-from recdiv_core.metrics.tally import SYSTEM_METRICS
+from recdiv_core.metrics.tally import ATTENTION_METRICS, SYSTEM_METRICS
 
 
 def judged(seed, *, num_users=60, num_items=200):
@@ -19,7 +19,7 @@ def judged(seed, *, num_users=60, num_items=200):
 def test_all_figures_of_all_runs_are_resampled():
     runs = [judged(0), judged(1)]
     samples = resample(runs, 300)
-    assert samples.names == ("ndcg", "ild", *SYSTEM_METRICS)
+    assert samples.names == ("ndcg", "ild", *SYSTEM_METRICS, *ATTENTION_METRICS)
     assert samples.samples_RSM.shape == (300, 2, len(samples.names))
     for place, name in enumerate(samples.names):
         assert samples.values_SM[:, place].tolist() == [run.value(name) for run in runs]

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import hypothesis.strategies as st
@@ -7,10 +8,11 @@ from hypothesis import given, settings
 
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import describe_items
-from recdiv_core.metrics import exposure
+from recdiv_core.metrics import exposure, finish
+from recdiv_core.metrics.scorecard import finish_scorecard
 from recdiv_core.metrics.slate_batch import match_slates
 from tests.oracles import gini
-from tests.worlds import pad
+from tests.worlds import pad, random_world, scorecard_tally, tally_of, with_background
 
 EXPOSURES = st.lists(st.integers(0, 1000), min_size=1, max_size=20)
 
@@ -133,3 +135,28 @@ def test_groups_of_popularity_by_hand():
     assert exposure.serendipity(slates).tolist() == [0.0, 0.0]  # ranked third, as it is popular
     shifted = match_slates(pad([[4], [0]]), torch.tensor([[4], [0]]), traits, k=1)
     assert exposure.serendipity(shifted).tolist() == pytest.approx([2 / 6, 1.0])
+
+
+def test_attention_falls_with_the_rank_as_in_ndcg():
+    assert exposure.discounts(3).tolist() == pytest.approx([1, 1 / math.log2(3), 0.5])
+
+
+def test_rare_items_at_the_end_of_slates_even_out_exposure_more_than_attention():
+    world = random_world(5, num_users=30)
+    common = [[0, 1, 2, 3, 4, 5 + user % 25] for user in range(30)]
+    found = finish(tally_of(dataclasses.replace(world, slates=common), k=6))
+    turned = [slate[::-1] for slate in common]
+    other = finish(tally_of(dataclasses.replace(world, slates=turned), k=6))
+    assert found["gini_at_6"] == other["gini_at_6"]
+    assert found["attention_gini_at_6"] > other["attention_gini_at_6"]
+    assert found["attention_coverage_at_6"] < other["attention_coverage_at_6"]
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10_000))
+def test_with_one_position_attention_is_exposure(seed):
+    found = finish_scorecard(scorecard_tally(with_background(random_world(seed), seed), k=1))
+    assert found["attention_gini_at_1"] == pytest.approx(found["gini_at_1"], abs=1e-12)
+    assert found["attention_coverage_at_1"] == pytest.approx(
+        found["distributional_coverage_at_1"], abs=1e-12
+    )

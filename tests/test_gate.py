@@ -17,6 +17,8 @@ def entry_of(champion_U, candidate_U):
 
 def test_floors_given_stand_beside_the_others_or_in_their_place():
     assert parse_floors([]) == FLOORS
+    assert FLOORS["narrowed"] == 0.95
+    assert parse_floors(["narrowed=1"]) == {**FLOORS, "narrowed": 1.0}
     assert parse_floors(["ndcg=1.0", "ild.tail=0.9"]) == {**FLOORS, "ndcg": 1.0, "ild.tail": 0.9}
 
 
@@ -26,6 +28,7 @@ def test_floors_given_stand_beside_the_others_or_in_their_place():
         ("speed=1", "allowed NAME=SHARE with one of"),
         ("gini=1", "allowed NAME=SHARE"),  # lower is better: no floor
         ("homogeneity.tail=1", "allowed NAME=SHARE"),
+        ("narrowed.tail=1", "allowed NAME=SHARE"),
         ("ndcg.rich=1", "allowed NAME=SHARE"),
         ("ndcg", "'' is not a share"),
         ("ndcg=all", "'all' is not a share"),

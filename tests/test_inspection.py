@@ -94,7 +94,7 @@ def test_slates_from_elsewhere_are_of_everybody(shop, tmp_path):
     result = inspect(shop.config, write(tmp_path / "foreign", slates))
     assert result["num_users"] == 3
     assert result["k"] == 3
-    assert result["figures"]["narrower"] == 0  # no history to compare with
+    assert result["figures"]["num_compared"] == result["figures"]["narrowed"] == 0
 
 
 @pytest.mark.parametrize(

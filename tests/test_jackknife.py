@@ -111,13 +111,16 @@ def test_the_order_of_users_and_items_does_not_matter():
 
 def test_leaving_out_a_group_is_judging_the_others():
     judged, group_U = judged_of(1), np.arange(30) % 7
-    left = leave_out(judged, ["coverage", "ndcg", "gini"], group_U)
+    is_odd_U = np.arange(30) % 2 == 1
+    own = {**judged.users, "narrowed": np.where(is_odd_U, judged.users["ndcg"], np.nan)}
+    judged = UserResults(own, judged.slates_UK, NUM_ITEMS)
+    names = ("coverage", "ndcg", "gini", "narrowed", "attention_gini", "attention_coverage")
+    left = leave_out(judged, names, group_U)
     for group in range(7):
         is_left = group_U != group
-        others = UserResults(
-            {"ndcg": judged.users["ndcg"][is_left]}, judged.slates_UK[is_left], NUM_ITEMS
-        )
-        expected = [others.value(name) for name in ("coverage", "ndcg", "gini")]
+        users = {name: values[is_left] for name, values in own.items()}
+        others = UserResults(users, judged.slates_UK[is_left], NUM_ITEMS)
+        expected = [others.value(name) for name in names]
         np.testing.assert_allclose(left[group], expected)
 
 

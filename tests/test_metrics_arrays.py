@@ -7,8 +7,9 @@ import pytest
 
 from recdiv_core.metrics import evaluate_slates
 from recdiv_core.metrics.scorecard import FURTHER_METRICS, NEEDS
-from recdiv_core.metrics.tally import USER_METRICS
+from recdiv_core.metrics.tally import EPOCH_METRICS
 from tests.metric_oracles import scorecard
+from tests.oracles import narrowed_choice
 from tests.worlds import World, pad, random_world, with_background
 
 
@@ -47,6 +48,11 @@ def test_metrics_are_those_by_hand(seed, k):
     del expected[f"auc_at_{k}"]  # it needs the scores
     num_judged = sum(map(bool, world.targets))
     expected |= {"num_judged": num_judged, "num_held_out": len(world.targets)}
+    users = zip(world.slates, world.targets, world.histories, strict=True)
+    choices = [
+        narrowed_choice(slate[:k], own, world.categories) for slate, held, own in users if held
+    ]
+    expected["num_compared"] = sum(choice is not None for choice in choices)
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
@@ -66,6 +72,7 @@ def test_what_is_not_given_leaves_out_its_metrics_alone():
         rest = {name: given for name, given in tables.items() if name != table}
         found = evaluate_slates(world.slates, world.targets, **rest)
         missing = {name.removesuffix("_at_10") for name in whole.keys() - found.keys()}
+        missing -= {"num_compared"}
         assert missing == set(NEEDS[table])
         assert found == {name: whole[name] for name in found}
 
@@ -87,7 +94,7 @@ def test_many_users_are_the_same_in_any_portion(monkeypatch):
 
 
 def test_the_table_of_needs_names_metrics_that_exist():
-    known = {*USER_METRICS, *FURTHER_METRICS}
+    known = {*EPOCH_METRICS, *FURTHER_METRICS, "total_diversity"}
     assert {name for names in NEEDS.values() for name in names} <= known
 
 

@@ -94,10 +94,18 @@ def test_a_slate_is_compared_with_as_many_items_of_the_history():
     own = traits(np.eye(8, dtype=np.float32), [[item % 4] for item in range(8)])
     slates = np.array([[0, 4, 1, 2], [0, 1, 2, 3], [0, 4, 1, -1], [0, 4, 1, 2]])
     histories = np.array([[1, 2, 3, -1], [0, 4, 1, 5], [2, 3, 0, 1], [1, 2, -1, -1]])
-    narrower, broader = against_history(slates, histories, own)
-    # the first: 0, 4, 1 hold two categories, 1, 2, 3 hold three; the last history is too short
-    assert narrower.tolist() == [True, False, True, False]
-    assert broader.tolist() == [False, True, False, False]
+    narrowed, broadened = against_history(slates, histories, own)
+    # the first: 0, 4, 1 hold two categories, 1, 2, 3 hold three; the last: 0, 4 and 1, 2
+    assert narrowed.tolist() == [1, 0, 1, 1]
+    assert broadened.tolist() == [0, 1, 0, 0]
+
+
+def test_a_user_without_a_history_is_not_compared():
+    own = traits(np.eye(4, dtype=np.float32), [[0], [1], [2], [-1]])
+    slates, histories = np.array([[0, 1], [0, 1]]), np.array([[-1, -1], [3, -1]])
+    narrowed, broadened = against_history(slates, histories, own)
+    assert np.isnan(narrowed).all()
+    assert np.isnan(broadened).all()
 
 
 def test_spread_is_that_of_each_slate_alone():
@@ -147,5 +155,5 @@ def test_a_segment_is_described_by_its_own_users():
 
 
 def test_a_narrow_verdict_needs_more_who_lose_than_who_gain():
-    figures = {"with_doubles": 0.0, "same_slate": 0.0, "narrower": 0.4, "broader": 0.3}
+    figures = {"with_doubles": 0.0, "same_slate": 0.0, "narrowed": 0.4, "broadened": 0.3}
     assert verdict(figures) == "varied"

@@ -9,38 +9,61 @@ from hypothesis import given, settings
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import describe_items
 from recdiv_core.metrics import USER_METRICS, Tally, finish, tally_slates
-from recdiv_core.metrics.slate_batch import match_slates
-from recdiv_core.metrics.tally import count_users
+from recdiv_core.metrics.scorecard import finish_scorecard
+from recdiv_core.metrics.slate_batch import SlateBatch, match_slates
+from recdiv_core.metrics.tally import EPOCH_METRICS, LOWER_IS_BETTER, count_users
 from recdiv_core.wording import few_judged
 from tests.metric_oracles import of_every_epoch
-from tests.worlds import pad, random_world, tally_of, traits_of
+from tests.worlds import (
+    World,
+    histories_of,
+    pad,
+    random_world,
+    scorecard_tally,
+    tally_of,
+    traits_of,
+    with_background,
+)
+
+NOBODY = Tally.zeros(traits_of(random_world(0)), k=10)
+
+
+def world_of(seed: int, **sizes: int) -> World:
+    return with_background(random_world(seed, **sizes), seed)
+
+
+def batch_of(world: World) -> SlateBatch:
+    histories = histories_of(world, range(len(world.slates)))
+    slates, targets = pad(world.slates), pad(world.targets)
+    return match_slates(slates, targets, traits_of(world), k=10, background=histories)
 
 
 @pytest.mark.parametrize("k", [1, 3, 10, 12])
 @pytest.mark.parametrize("seed", range(4))
 def test_every_metric_equals_its_slow_twin(seed, k):
-    world = random_world(seed)
+    world = world_of(seed)
     expected = of_every_epoch(world, k=k)
     assert finish(tally_of(world, k=k)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_metrics_are_named_after_the_cut_off():
-    metrics = finish(tally_of(random_world(0), k=5))
+    metrics = finish(tally_of(world_of(0), k=5))
     assert " ".join(sorted(metrics)) == (
-        "category_coverage_at_5 coverage_at_5 diversity_index_at_5 f1_at_5 gini_at_5 hit_at_5 "
-        "homogeneity_at_5 ild_at_5 map_at_5 mrr_at_5 ndcg_at_5 novelty_at_5 precision_at_5 "
-        "recall_at_5"
+        "attention_coverage_at_5 attention_gini_at_5 between_diversity_at_5 category_coverage_at_5 "
+        "coverage_at_5 diversity_index_at_5 f1_at_5 gini_at_5 gini_simpson_at_5 hit_at_5 "
+        "homogeneity_at_5 ild_at_5 map_at_5 mrr_at_5 narrowed_at_5 ndcg_at_5 novelty_at_5 "
+        "precision_at_5 recall_at_5"
     )
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
 def test_metrics_do_not_depend_on_the_number_of_workers(num_workers):
-    world = random_world(7, num_users=101)
+    world = world_of(7, num_users=101)
     flats = [
         tally_of(world, k=10, users=range(rank, 101, num_workers)).flat()
         for rank in range(num_workers)
     ]
-    reduced = Tally.zeros(30, k=10).from_flat(torch.stack(flats).sum(dim=0))
+    reduced = Tally.zeros(traits_of(world), k=10).from_flat(torch.stack(flats).sum(dim=0))
     assert finish(reduced) == pytest.approx(finish(tally_of(world, k=10)), rel=1e-12, abs=1e-12)
 
 
@@ -57,7 +80,7 @@ def test_the_mean_of_each_workers_coverage_is_not_the_coverage():
 @settings(max_examples=30)
 @given(seed=st.integers(0, 99), order=st.permutations(range(12)), cut=st.integers(0, 12))
 def test_tallies_add_in_any_order_and_any_split(seed, order, cut):
-    world = random_world(seed, num_users=12)
+    world = world_of(seed, num_users=12)
     whole = tally_of(world, k=4)
     parts = tally_of(world, k=4, users=order[cut:]) + tally_of(world, k=4, users=order[:cut])
     assert torch.equal(parts.exposure_V, whole.exposure_V)
@@ -66,12 +89,12 @@ def test_tallies_add_in_any_order_and_any_split(seed, order, cut):
 
 def test_zeros_add_nothing():
     tally = tally_of(random_world(1), k=10)
-    assert torch.equal((Tally.zeros(30, k=10) + tally).flat(), tally.flat())
+    assert torch.equal((Tally.zeros(traits_of(random_world(1)), k=10) + tally).flat(), tally.flat())
 
 
 def test_a_tally_survives_its_flat_form():
-    tally = tally_of(random_world(1), k=10)
-    rebuilt = Tally.zeros(30, k=10).from_flat(tally.flat())
+    tally = tally_of(world_of(1), k=10)
+    rebuilt = Tally.zeros(traits_of(random_world(1)), k=10).from_flat(tally.flat())
     assert tally.flat().dtype == torch.float64
     assert rebuilt.exposure_V.dtype == rebuilt.num_users.dtype == torch.int64
     assert finish(rebuilt) == finish(tally)
@@ -114,16 +137,17 @@ def test_int32_indices_are_welcome():
 
 @pytest.mark.parametrize("name", USER_METRICS)
 def test_a_user_metric_gives_each_user_a_finite_float64(name):
-    world = random_world(4)
-    slates = match_slates(pad(world.slates), pad(world.targets), traits_of(world), k=10)
+    slates = batch_of(world_of(4))
     values = USER_METRICS[name](slates)
     assert values.shape == (slates.num_users,)
     assert values.dtype == torch.float64
-    assert bool(torch.isfinite(values).all())
-    assert float(values.min()) >= 0
+    exists = ~values.isnan()
+    assert bool(exists.all()) or name == "narrowed"
+    assert bool(torch.isfinite(values[exists]).all())
+    assert float(values[exists].min()) >= 0
 
 
-@pytest.mark.parametrize("name", USER_METRICS)
+@pytest.mark.parametrize("name", [name for name in USER_METRICS if name != "narrowed"])
 def test_a_user_metric_of_an_empty_slate_is_zero(name):
     slates = match_slates(
         torch.empty(2, 0, dtype=torch.int64),
@@ -141,8 +165,9 @@ def test_a_user_metric_of_no_users_is_empty(name):
 
 
 def test_a_batch_of_no_users_tallies_to_zeros():
-    tally = tally_slates(pad([]), pad([]), traits_of(random_world(4)), k=10)
-    assert torch.equal(tally.flat(), Tally.zeros(30, k=10).flat())
+    traits = traits_of(random_world(4))
+    tally = tally_slates(pad([]), pad([]), traits, k=10)
+    assert torch.equal(tally.flat(), Tally.zeros(traits, k=10).flat())
 
 
 def test_a_popularity_ranking_has_a_higher_gini_than_a_random_one():
@@ -154,13 +179,37 @@ def test_a_popularity_ranking_has_a_higher_gini_than_a_random_one():
 
 def test_nothing_judged_is_an_error():
     with pytest.raises(ValueError, match="nothing to measure"):
-        finish(Tally.zeros(30, k=10))
+        finish(NOBODY)
 
 
 def test_the_users_who_are_judged_are_counted_over_all_workers():
     world = dataclasses.replace(random_world(3), targets=[[]] * 10 + [[1]] * 30)
     parts = [tally_of(world, k=10, users=range(rank, 40, 2)) for rank in range(2)]
-    assert count_users(parts[0] + parts[1]) == {"num_judged": 30.0, "num_held_out": 40.0}
+    assert count_users(parts[0] + parts[1]) == {
+        "num_judged": 30.0,
+        "num_held_out": 40.0,
+        "num_compared": 0.0,
+    }
+
+
+def test_a_metric_that_exists_for_nobody_is_left_out():
+    assert "narrowed_at_10" not in finish(tally_of(random_world(3), k=10))  # without histories
+
+
+def test_every_metric_of_an_epoch_is_in_the_table_of_their_names():
+    named = {f"{name}_at_10" for name in EPOCH_METRICS}
+    assert set(finish(tally_of(world_of(3), k=10))) == named
+    assert set(LOWER_IS_BETTER) < set(EPOCH_METRICS)
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 999), k=st.integers(1, 12))
+def test_total_diversity_is_the_part_within_slates_and_the_part_between_users(seed, k):
+    world = world_of(seed, num_users=12)
+    found = finish_scorecard(scorecard_tally(world, k=k))
+    within, between = (found[f"{name}_at_{k}"] for name in ("gini_simpson", "between_diversity"))
+    assert found[f"total_diversity_at_{k}"] == pytest.approx(within + between, abs=1e-12)
+    assert between >= 0
 
 
 def test_where_nobody_is_judged_the_metrics_are_those_of_nobody_and_the_remedy_is_named():
@@ -174,12 +223,12 @@ def test_where_nobody_is_judged_the_metrics_are_those_of_nobody_and_the_remedy_i
 
 def test_tallies_of_another_k_do_not_add():
     with pytest.raises(ValueError, match="do not add"):
-        Tally.zeros(30, k=10) + Tally.zeros(30, k=5)
+        NOBODY + Tally.zeros(traits_of(random_world(0)), k=5)
 
 
 def test_a_flat_form_of_another_length_is_refused():
     with pytest.raises(ValueError, match="expected"):
-        Tally.zeros(30, k=10).from_flat(torch.zeros(30, dtype=torch.float64))
+        NOBODY.from_flat(torch.zeros(30, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

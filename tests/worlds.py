@@ -152,16 +152,20 @@ def background_of(world: World, users: Sequence[int]) -> Background:
     num_above[num_above >= 0] = torch.tensor(
         [value for values in above for value in values], dtype=torch.float64
     )
-    history = [(row, item) for row, user in enumerate(users) for item in world.histories[user]]
-    history_S2 = torch.tensor(history, dtype=torch.int64).reshape(-1, 2)
-    return Background(
-        history_user_S=history_S2[:, 0],
-        history_item_S=history_S2[:, 1],
+    return replace(
+        histories_of(world, users),
         num_above_BT=num_above,
         num_rankable_B=torch.tensor(
             [sum(score is not None for score in world.scores[user]) for user in users]
         ),
     )
+
+
+def histories_of(world: World, users: Sequence[int]) -> Background:
+    """Return the histories of these users."""
+    history = [(row, item) for row, user in enumerate(users) for item in world.histories[user]]
+    history_S2 = torch.tensor(history, dtype=torch.int64).reshape(-1, 2)
+    return Background(history_user_S=history_S2[:, 0], history_item_S=history_S2[:, 1])
 
 
 def scorecard_tally(world: World, *, k: int, users: Sequence[int] | None = None) -> Tally:
@@ -183,7 +187,8 @@ def tally_of(world: World, *, k: int, users: Sequence[int] | None = None) -> Tal
     chosen = range(len(world.slates)) if users is None else users
     slates = pad([world.slates[user] for user in chosen])
     targets = pad([world.targets[user] for user in chosen])
-    return tally_slates(slates, targets, traits_of(world), k=k)
+    background = histories_of(world, chosen) if world.histories else None
+    return tally_slates(slates, targets, traits_of(world), k=k, background=background)
 
 
 def write_dataset(prepared: Path, manifest: Manifest, *, num_items: int, num_queries: int) -> None:

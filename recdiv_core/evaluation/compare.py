@@ -11,6 +11,7 @@ Legend: R resamples, S systems.
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -31,7 +32,7 @@ from recdiv_core.evaluation.differences import (
 from recdiv_core.evaluation.per_user import judge_systems
 from recdiv_core.evaluation.systems import check_comparable, find_systems
 from recdiv_core.metrics import pareto
-from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
+from recdiv_core.metrics.tally import EPOCH_METRICS, LOWER_IS_BETTER
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,6 @@ CLAIMS: Final = ("ndcg", "coverage", "ild")
 
 SHARES: Final = (0.99, 0.95, 0.90)
 """Shares of the reference's accuracy at which fronts are compared."""
-
-LOWER_IS_BETTER: Final = ("gini", "homogeneity")
-"""Metrics that cannot be an axis of a front."""
 
 
 def compare(
@@ -90,7 +88,7 @@ def compare(
         "resamples": num_resamples,
         "claims": list(at_k(dict.fromkeys(claims), k)),
         "figures": {
-            word: at_k(dict(zip(samples.names, row, strict=True)), k)
+            word: at_k(_existing(samples.names, row), k)
             for word, row in zip(words, samples.values_SM.tolist(), strict=True)
         },
         **_compared(samples, words, groups, sides, claims, k=k),
@@ -127,6 +125,12 @@ def _compared(
     return {"comparisons": pairs, "fronts": fronts}
 
 
+def _existing(names: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    """Return the metrics that exist for some user, by name."""
+    pairs = zip(names, values, strict=True)
+    return {name: value for name, value in pairs if math.isfinite(value)}
+
+
 def at_k(by_name: Mapping[str, Any], k: int) -> dict[str, Any]:
     """Return the same values under the metrics' names with the cut-off.
 
@@ -161,14 +165,15 @@ def check_call(
     for group in (*groups, *sides.values()):
         if "" in group or len(set(group)) != len(group):
             raise UserError(f"{','.join(group)}: an empty name, or a run given twice")
-    allowed = [*USER_METRICS, *SYSTEM_METRICS]
-    unknown = [name for name in claims if name not in allowed]
+    unknown = [name for name in claims if name not in EPOCH_METRICS]
     if unknown or not claims or len(set(claims)) != len(claims):
-        raise UserError(f"--claims {','.join(claims)}: allowed, once each: {', '.join(allowed)}")
+        raise UserError(
+            f"--claims {','.join(claims)}: allowed, once each: {', '.join(EPOCH_METRICS)}"
+        )
     if sides and not set(claims) - {ACCURACY, *LOWER_IS_BETTER}:
         raise UserError(
             f"--claims {','.join(claims)} names no axis for --front beside {ACCURACY}; "
-            f"lower is better for {' and '.join(LOWER_IS_BETTER)}, so neither can be an axis"
+            f"lower is better for {', '.join(LOWER_IS_BETTER)}, so none of these can be an axis"
         )
     if num_resamples < 1000:
         raise UserError(

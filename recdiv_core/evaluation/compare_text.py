@@ -100,6 +100,8 @@ def comparison_sentence(
         price = f"{amount(entries[ACCURACY])} {label(ACCURACY)}"
         said = f"{said} for {price}" if said else price
     other = _short(comparison["other"], names)
+    if not entries:
+        return f"{other}: no user has a claimed metric; nothing to claim."
     return f"{other} has {said}{_over_seeds(entries)}; {verdict(entries, num_claims)}."
 
 
@@ -159,8 +161,6 @@ def verdict(entries: Mapping[str, Mapping[str, Any]], num_claims: int) -> str:
     after = f"after Holm over {num_claims} claim{'s' if num_claims != 1 else ''}"
     holds = [label(name) for name, entry in entries.items() if entry["p_holm"] < ALPHA]
     fails = [label(name) for name, entry in entries.items() if entry["p_holm"] >= ALPHA]
-    if not entries:
-        return "nothing to claim"
     if not fails:
         whole = {1: "it holds", 2: "both hold"}.get(len(holds), f"all {len(holds)} hold")
         return f"{whole} {after}"

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from recdiv_core.metrics.bootstrap import holm, interval, p_value, resampled_means
 from recdiv_core.metrics.jackknife import UserResults, sample_metrics
-from recdiv_core.metrics.tally import SYSTEM_METRICS
+from recdiv_core.metrics.tally import ATTENTION_METRICS, SYSTEM_METRICS
 
 Floats = npt.NDArray[np.float64]
 
@@ -52,14 +52,14 @@ class Resampled:
         """Return (accuracy, axis) of some systems, [S, 2] measured and [R, S, 2] resampled."""
         pair = [self.names.index(ACCURACY), self.names.index(axis)]
         samples = self.samples_RSM[:, systems][:, :, pair]
-        if axis in SYSTEM_METRICS:
+        if axis in SYSTEM_METRICS or axis in ATTENTION_METRICS:
             samples = np.stack([self.accuracy_RS[:, systems], samples[:, :, 1]], axis=2)
         return self.values_SM[np.ix_(systems, pair)], samples
 
 
 def resample(judged: Sequence[UserResults], num_resamples: int) -> Resampled:
     """Resample all metrics of all systems."""
-    user, system = list(judged[0].users), list(SYSTEM_METRICS)
+    user, system = list(judged[0].users), [*SYSTEM_METRICS, *ATTENTION_METRICS]
     values_PU = np.concatenate([np.stack([each.users[name] for name in user]) for each in judged])
     means_RSM = resampled_means(values_PU, num_resamples, seed=SEED).reshape(
         num_resamples, len(judged), len(user)

@@ -49,10 +49,13 @@ def tally_split(share: Iterable[HeldOut], dataset: Dataset, policy: SlatePolicy)
         dataset: the prepared data set.
         policy: how slates are made of the scores.
     """
-    tally = Tally.zeros(len(dataset.catalogue), k=policy.k, device=dataset.text_VH.device)
+    traits = dataset.traits
+    tally = Tally.zeros(traits, k=policy.k)
     for held_out in share:
         slates_BK, targets_BT = held_out.slates(dataset, policy)
-        tally += tally_slates(slates_BK, targets_BT, dataset.traits, k=policy.k)
+        tally += tally_slates(
+            slates_BK, targets_BT, traits, k=policy.k, background=held_out.histories
+        )
     return tally
 
 

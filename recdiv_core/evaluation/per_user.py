@@ -9,16 +9,20 @@ Shapes: B users, K slate length, T targets.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import torch
 
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.systems import NamedRun, NamedSlates, System
-from recdiv_core.metrics.jackknife import UserResults, join_users
-from recdiv_core.metrics.slate_batch import match_slates
-from recdiv_core.metrics.tally import USER_METRICS, UserMetrics
+from recdiv_core.items.traits import ItemTraits
+from recdiv_core.metrics.between import distances_from_mix, sum_shares
+from recdiv_core.metrics.jackknife import Floats, UserResults, join_users
+from recdiv_core.metrics.slate_batch import Background, SlateBatch, match_slates
+from recdiv_core.metrics.tally import BETWEEN, USER_METRICS, UserMetrics
 from recdiv_core.schema import check_unchanged
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.given import read_given_slates, shown_of_split
@@ -28,8 +32,10 @@ from recdiv_core.slates.scoring import held_out_of_split
 
 logger = logging.getLogger(__name__)
 
-Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
-"""Batches of slates_BK and targets_BT."""
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor, Background]]
+"""Batches of slates_BK, targets_BT and histories."""
+
+USERS_AT_ONCE: Final = 4096
 
 
 def judge_systems(
@@ -69,12 +75,12 @@ def slates_of(system: System, dataset: Dataset, split: str) -> Batches:
             model = load_model(config, dataset, system.checkpoint).to(dataset.text_VH.device)
             policy = slate_policy(config, dataset)
             share = held_out_of_split(model, dataset, split, config)
-            return (held_out.slates(dataset, policy) for held_out in share)
+            return ((*each.slates(dataset, policy), each.histories) for each in share)
         case NamedSlates():
             ids, k = dataset.catalogue.item_ids, config.eval.k
             given = read_given_slates(system.place, dataset.prepared, ids, split, k=k)
             shown = shown_of_split(given, dataset, split, config)
-            return ((each.slates_BK, each.targets_BT) for each in shown)
+            return ((each.slates_BK, each.targets_BT, each.background) for each in shown)
 
 
 def judge_users(slates: Batches, dataset: Dataset, metrics: UserMetrics, *, k: int) -> UserResults:
@@ -90,9 +96,26 @@ def judge_users(slates: Batches, dataset: Dataset, metrics: UserMetrics, *, k: i
         UserError: no user has a target.
     """
     parts: list[UserResults] = []
-    for slates_BK, targets_BT in slates:
-        seen = match_slates(slates_BK, targets_BT, dataset.traits, k=k)
+    for slates_BK, targets_BT, histories in slates:
+        seen = match_slates(slates_BK, targets_BT, dataset.traits, k=k, background=histories)
         users = {name: metric(seen).double().cpu().numpy() for name, metric in metrics.items()}
         items_BK = seen.items_BK.int().cpu().numpy()
         parts.append(UserResults(users, items_BK, len(dataset.catalogue)))
-    return join_users(parts)
+    joined = join_users(parts)
+    return replace(joined, users={**joined.users, BETWEEN: between_users(joined, dataset.traits)})
+
+
+def between_users(judged: UserResults, traits: ItemTraits) -> Floats:
+    """Return the distance of each slate's categories from those of all slates together, [U]."""
+
+    def batches() -> Iterator[SlateBatch]:
+        for slates_BK in torch.tensor(judged.slates_UK).long().split(USERS_AT_ONCE):
+            slates_BK = slates_BK.to(traits.unit_VD.device)
+            # a user without a target would be left out
+            targets_B1 = slates_BK.new_zeros(len(slates_BK), 1)
+            yield match_slates(slates_BK, targets_B1, traits, k=slates_BK.shape[1])
+
+    shares_G = torch.stack([sum_shares(batch) for batch in batches()]).sum(dim=0)
+    num_users = len(judged.slates_UK)
+    distances = [distances_from_mix(batch, shares_G, num_users) for batch in batches()]
+    return torch.cat(distances).cpu().numpy()

@@ -19,16 +19,16 @@ from sklearn.cluster import DBSCAN
 
 from recdiv_core.items.labels import Labels
 from recdiv_core.items.traits import ItemTraits
+from recdiv_core.metrics.bootstrap import mean_of_existing
 from recdiv_core.metrics.diversity import ild
-from recdiv_core.metrics.slate_batch import match_slates
+from recdiv_core.metrics.narrowing import breadths
+from recdiv_core.metrics.slate_batch import Background, match_slates
 from recdiv_core.slates.given import padded
 
 NEAR: Final = 0.95
 """Smallest cosine of the text vectors of near-identical items (other colour, size or spelling)."""
 MAX_CLUSTERED: Final = 20_000
 """Largest number of items searched for clusters, most shown first; the cost grows quadratically."""
-SHORTEST_HISTORY: Final = 3
-"""Smallest number of distinct items in a history for a comparison with a slate."""
 STARVED: Final = 0.5
 """Upper bound of exposure / demand for a starved category (exclusive)."""
 WORTH_NAMING: Final = 0.005
@@ -108,8 +108,10 @@ def spread(slates_UK: Integers, traits: ItemTraits) -> tuple[Integers, Floats]:
 
 def against_history(
     slates_UK: Integers, histories_UK: Integers, traits: ItemTraits
-) -> tuple[Flags, Flags]:
+) -> tuple[Floats, Floats]:
     """Compare each slate with the same number of latest distinct items of the user's history.
+
+    This is the metric `narrowed` (metrics/narrowing.py) and its opposite.
 
     Args:
         slates_UK: item_index, best first, padded with -1.
@@ -117,15 +119,25 @@ def against_history(
         traits: traits of the catalogue's items.
 
     Returns:
-        [U] whether the slate has fewer categories than the history; [U] whether it has more. Both
-        are False for a history or slate shorter than SHORTEST_HISTORY.
+        [U] 1 where the slate has fewer categories than the history, else 0; [U] 1 where it has
+        more, else 0. Both are NaN for users who are not compared.
     """
-    length_U1 = np.minimum((slates_UK >= 0).sum(axis=1), (histories_UK >= 0).sum(axis=1))[:, None]
-    is_far_UK = np.arange(slates_UK.shape[1]) >= length_U1
-    of_slate, _ = spread(np.where(is_far_UK, -1, slates_UK), traits)
-    of_history, _ = spread(np.where(is_far_UK, -1, histories_UK), traits)
-    is_known_U = length_U1[:, 0] >= SHORTEST_HISTORY
-    return is_known_U & (of_slate < of_history), is_known_U & (of_slate > of_history)
+    num_users, k = slates_UK.shape
+    narrowed, broadened = np.full(num_users, np.nan), np.full(num_users, np.nan)
+    for start in range(0, num_users, USERS_AT_ONCE):
+        users = slice(start, start + USERS_AT_ONCE)
+        slates = torch.from_numpy(slates_UK[users])
+        latest_first = histories_UK[users, ::-1]
+        row, column = np.nonzero(latest_first >= 0)
+        history = torch.from_numpy(row), torch.from_numpy(latest_first[row, column])
+        judged = match_slates(
+            slates, slates.new_zeros(len(slates), 1), traits, k=k, background=Background(*history)
+        )
+        of_slate, of_history = (each.numpy() for each in breadths(judged))
+        is_compared = of_history > 0
+        narrowed[users][is_compared] = (of_slate < of_history)[is_compared]
+        broadened[users][is_compared] = (of_slate > of_history)[is_compared]
+    return narrowed, broadened
 
 
 def latest_distinct(items: Integers, lengths: Integers, k: int) -> Integers:
@@ -197,8 +209,10 @@ class Sameness:
     Attributes:
         lost_U: slate positions that repeat a near-identical item.
         is_same_U: whether another user has the same slate.
-        is_narrower_U: whether the slate has fewer categories than the user's history.
-        is_broader_U: whether the slate has more categories than the user's history.
+        narrowed_U: 1 where the slate has fewer categories than the user's history; NaN = not
+            compared.
+        broadened_U: 1 where the slate has more categories than the user's history; NaN = not
+            compared.
         categories_U: distinct categories of the slate.
         ild_U: ILD of the slate.
         group_sizes: number of users in each group with the same slate, largest first.
@@ -207,8 +221,8 @@ class Sameness:
 
     lost_U: Integers
     is_same_U: Flags
-    is_narrower_U: Flags
-    is_broader_U: Flags
+    narrowed_U: Floats
+    broadened_U: Floats
     categories_U: Integers
     ild_U: Floats
     group_sizes: Integers
@@ -225,13 +239,13 @@ def look(
     """Compute all findings; arguments as in `near_clusters` and `against_history`."""
     cluster_V = near_clusters(vectors_VD, exposure_V)
     is_same_U, sizes = same_slates(slates_UK)
-    is_narrower_U, is_broader_U = against_history(slates_UK, histories_UK, traits)
+    narrowed_U, broadened_U = against_history(slates_UK, histories_UK, traits)
     categories_U, ild_U = spread(slates_UK, traits)
     return Sameness(
         lost_U=places_lost(slates_UK, cluster_V),
         is_same_U=is_same_U,
-        is_narrower_U=is_narrower_U,
-        is_broader_U=is_broader_U,
+        narrowed_U=narrowed_U,
+        broadened_U=broadened_U,
         categories_U=categories_U,
         ild_U=ild_U,
         group_sizes=sizes,
@@ -242,18 +256,27 @@ def look(
 def describe(found: Sameness, users: Flags) -> dict[str, Any]:
     """Return the metrics of a segment and its verdict.
 
+    `narrowed` and `broadened` are shares of the `num_compared` users who have categories in their
+    history; 0 if there are none.
+
     Args:
         found: findings about all users.
         users: [U] whether a user belongs to the segment; at least one does.
     """
+    num_compared = int((~np.isnan(found.narrowed_U[users])).sum())
+
+    def share(values_U: Floats) -> float:
+        return float(mean_of_existing(values_U[users])) if num_compared else 0.0
+
     figures = {
         "num_users": int(users.sum()),
+        "num_compared": num_compared,
         "categories": float(found.categories_U[users].mean()),
         "ild": float(found.ild_U[users].mean()),
         "with_doubles": float((found.lost_U[users] > 0).mean()),
         "same_slate": float(found.is_same_U[users].mean()),
-        "narrower": float(found.is_narrower_U[users].mean()),
-        "broader": float(found.is_broader_U[users].mean()),
+        "narrowed": share(found.narrowed_U),
+        "broadened": share(found.broadened_U),
     }
     return figures | {"verdict": verdict(figures)}
 
@@ -261,7 +284,7 @@ def describe(found: Sameness, users: Flags) -> dict[str, Any]:
 def verdict(figures: dict[str, Any]) -> str:
     """Return a segment's findings as text; "varied" if there is none.
 
-    >>> verdict({"with_doubles": 0.4, "same_slate": 0.0, "narrower": 0.5, "broader": 0.1})
+    >>> verdict({"with_doubles": 0.4, "same_slate": 0.0, "narrowed": 0.5, "broadened": 0.1})
     'near-identical items in 40 % of slates; 50 % see fewer categories than in their own history'
     """
     said: list[str] = []
@@ -269,7 +292,7 @@ def verdict(figures: dict[str, Any]) -> str:
         said.append(f"{100 * figures['same_slate']:.0f} % have the same slate as another user")
     if figures["with_doubles"] >= MANY:
         said.append(f"near-identical items in {100 * figures['with_doubles']:.0f} % of slates")
-    if figures["narrower"] >= figures["broader"] + MANY:
-        share = 100 * figures["narrower"]
+    if figures["narrowed"] >= figures["broadened"] + MANY:
+        share = 100 * figures["narrowed"]
         said.append(f"{share:.0f} % see fewer categories than in their own history")
     return "; ".join(said) or "varied"

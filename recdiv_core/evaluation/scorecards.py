@@ -75,13 +75,18 @@ def scorecard_of(
     of_items = merge(item_groups(kinds, dataset.catalogue), device)
     groups = GroupTally.zeros([*user_group_names(kinds), *of_items], k=k)
     tallies = [
-        Tally.zeros(traits.num_items, k=cutoff, names=metrics, device=device)
+        Tally.zeros(traits, k=cutoff, names=metrics)
         for cutoff in (k, *sorted({cutoff for cutoff in cutoffs if cutoff < k}))
     ]
     for shown in share:
         with torch.inference_mode():
             slates = match_slates(
-                shown.slates_BK, shown.targets_BT, traits, k=k, background=shown.background
+                shown.slates_BK,
+                shown.targets_BT,
+                traits,
+                k=k,
+                background=shown.background,
+                needs_cosines=True,
             )
             tallies = [tally + tally_batch(slates.cut(tally.k), metrics) for tally in tallies]
             groups += groups_of_batch(

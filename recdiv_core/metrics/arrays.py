@@ -66,7 +66,8 @@ def evaluate_slates(
         attributes: name -> a value or None for each item; adds `NAME_coverage`.
         popularity: [V] train events of each item, for novelty and other popularity metrics.
         num_train_users: number of users behind `popularity`, >= 1; required with it.
-        histories: earlier items of each user, for calibration (with `categories`).
+        histories: earlier items of each user, the oldest first, for calibration and `narrowed`
+            (with `categories`).
 
     Returns:
         Metric with cut-off (such as `ndcg_at_10`) -> value; also `num_judged` and `num_held_out`.
@@ -107,7 +108,7 @@ def _tally(
     unknown: Sequence[Input],
 ) -> Tally:
     metrics = user_metrics(traits.attributes, without=unknown)
-    tally = Tally.zeros(traits.num_items, k=k, names=metrics)
+    tally = Tally.zeros(traits, k=k, names=metrics)
     for start in range(0, len(slates_UK), USERS_AT_ONCE):
         users = slice(start, start + USERS_AT_ONCE)
         row_S, column_S = np.nonzero(histories_UT[users] >= 0)

@@ -49,7 +49,8 @@ def resample_users(num_users: int, num_resamples: int, *, seed: int) -> Iterator
 def resampled_means(values_PU: npt.ArrayLike, num_resamples: int, *, seed: int) -> Floats:
     """Return the mean of each row of per-user values in each resample, [R, P].
 
-    Two calls with the same random seed and number of users use the same resamples.
+    Two calls with the same random seed and number of users use the same resamples. A value of NaN
+    is left out of the means of its row; a mean of no value is NaN.
 
     Raises:
         ValueError: values are not [P, U], or there is no user or no resample.
@@ -58,14 +59,31 @@ def resampled_means(values_PU: npt.ArrayLike, num_resamples: int, *, seed: int) 
     if values.ndim != 2:
         raise ValueError(f"values {list(values.shape)} must be [P, U]")
     num_users = values.shape[1]
+    exists_PU = ~np.isnan(values)
     # resample the deviations: equal values then give equal means to the bit
-    means_P = values.mean(axis=1) if num_users else np.zeros(len(values))
-    deviations_UP = np.ascontiguousarray((values - means_P[:, None]).T)
-    blocks = [
-        counts_RU.astype(np.float64) @ deviations_UP / num_users
-        for counts_RU in resample_users(num_users, num_resamples, seed=seed)
-    ]
+    means_P = mean_of_existing(values)
+    deviations_UP = np.ascontiguousarray(np.where(exists_PU, values - means_P[:, None], 0.0).T)
+    is_partial_P = ~exists_PU.all(axis=1)
+    exists_UQ = np.ascontiguousarray(exists_PU[is_partial_P].T.astype(np.float64))
+    blocks: list[Floats] = []
+    for counts_RU in resample_users(num_users, num_resamples, seed=seed):
+        weights_RU = counts_RU.astype(np.float64)
+        num_RP = np.full((len(weights_RU), len(values)), float(num_users))
+        num_RP[:, is_partial_P] = weights_RU @ exists_UQ
+        with np.errstate(invalid="ignore"):
+            blocks.append(weights_RU @ deviations_UP / num_RP)
     return means_P + np.concatenate(blocks)
+
+
+def mean_of_existing(values: Floats) -> Floats:
+    """Return the mean of the last axis without NaN; NaN where nothing else is left.
+
+    >>> mean_of_existing(np.array([[1.0, np.nan], [np.nan, np.nan]])).tolist()
+    [1.0, nan]
+    """
+    exists = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(exists, values, 0.0).sum(axis=-1) / exists.sum(axis=-1)
 
 
 def interval(samples_R: npt.ArrayLike, *, level: float = 0.95) -> tuple[float, float]:

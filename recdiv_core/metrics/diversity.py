@@ -110,7 +110,8 @@ def gini_simpson(slates: SlateBatch) -> Tensor:
     """Return 1 - sum p^2 over the slate's categories: how often two samples from it differ.
 
     In [0, 1 - 1 / distinct], higher is more diverse; with replacement (Simpson 1949, Measurement of
-    diversity). No categories: 0.
+    diversity). No categories: 0. The mean over users is the part of `total_diversity` that lies
+    within slates (between.py).
     """
     shares_BM = slates.category_shares_BM
     has_any_B = slates.num_slate_categories_B > 0

@@ -6,7 +6,11 @@ exposures add up over batches and workers, and the ratio is taken once at the en
 worker's own coverage is a different, much lower number. The metrics from novelty on are means over
 users.
 
-Legend: B users, V catalogue.
+Exposure counts slates. Attention also weighs the rank: a position counts 1 / log2(rank + 1), as in
+NDCG (position-weighted exposure; Biega et al. 2018, Equity of attention). `gini` and
+`distributional_coverage` of attention tell whether rare items stand only at the end of slates.
+
+Legend: B users, K slate length, V catalogue.
 """
 
 from __future__ import annotations
@@ -18,6 +22,12 @@ from torch import Tensor
 
 from recdiv_core.items.popularity import POPULARITY_GROUPS
 from recdiv_core.metrics.slate_batch import SlateBatch
+
+
+def discounts(k: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return the attention that each position gets, 1 / log2(rank + 1), [K] float64."""
+    ranks_K = torch.arange(1, k + 1, dtype=torch.float64, device=device)
+    return 1 / (ranks_K + 1).log2()
 
 
 def coverage(exposure_V: Tensor) -> float:
@@ -131,8 +141,7 @@ def epc(slates: SlateBatch) -> Tensor:
     (Vargas & Castells 2011, Rank and relevance in novelty and diversity metrics).
     """
     met_BK = torch.exp2(-slates.look_up(slates.traits.self_information_V))
-    ranks_K = torch.arange(1, slates.k + 1, dtype=torch.float64, device=met_BK.device)
-    discounts_K = 1 / (ranks_K + 1).log2()
+    discounts_K = discounts(slates.k, met_BK.device)
     return (slates.is_hit_BK * (1 - met_BK)) @ discounts_K / discounts_K.sum()
 
 

@@ -19,18 +19,19 @@ import torch
 from torch import Tensor
 
 from recdiv_core.items.traits import ItemTraits
-from recdiv_core.metrics.slate_batch import SlateBatch, match_slates
+from recdiv_core.metrics.slate_batch import Background, SlateBatch, match_slates
 from recdiv_core.metrics.tally import SLATE_METRICS, TARGET_METRICS, USER_METRICS, UserMetrics
 
 
 @dataclass(frozen=True)
 class GroupTally:
-    """Sums over the users of each group. Memory: one number per group and metric.
+    """Sums over the users of each group. Memory: two numbers per group and metric.
 
     Attributes:
         k: the cut-off.
         names: names of the groups, such as `brand=Acme`.
-        sums_GM: float64, each metric of USER_METRICS summed; the last column counts users.
+        sums_GM: float64, each metric of USER_METRICS summed, then the number of users for whom each
+            exists; the last column counts all users.
     """
 
     k: int
@@ -40,7 +41,7 @@ class GroupTally:
     @staticmethod
     def zeros(names: Sequence[str], *, k: int) -> GroupTally:
         """Return the tally of no users."""
-        sums_GM = torch.zeros(len(names), len(USER_METRICS) + 1, dtype=torch.float64)
+        sums_GM = torch.zeros(len(names), 2 * len(USER_METRICS) + 1, dtype=torch.float64)
         return GroupTally(k, tuple(names), sums_GM)
 
     def __add__(self, other: GroupTally) -> GroupTally:
@@ -61,6 +62,7 @@ def tally_groups(
     k: int,
     user_groups: Mapping[str, Tensor],
     item_groups: Mapping[str, Tensor],
+    background: Background | None = None,
 ) -> GroupTally:
     """Sum the metrics of a batch of slates by group; see `tally.tally_slates`.
 
@@ -71,9 +73,10 @@ def tally_groups(
         k: the cut-off.
         user_groups: name -> bool [B], users of the group.
         item_groups: name -> bool [V], items of the group.
+        background: histories of the same users, for `narrowed`.
     """
     return groups_of_batch(
-        match_slates(slates_BK, targets_BT, traits, k=k),
+        match_slates(slates_BK, targets_BT, traits, k=k, background=background),
         user_groups=user_groups,
         item_groups=item_groups,
     )
@@ -98,15 +101,14 @@ def groups_of_batch(
     rows: list[Tensor] = []
     if user_groups:
         of_targets_BM = _values(slates, TARGET_METRICS)
-        values_BM = torch.cat([of_targets_BM, of_slates_BM, ones_B[:, None]], dim=1)
+        values_BM = _with_counts(torch.cat([of_targets_BM, of_slates_BM], dim=1), ones_B)
         is_in_GB = torch.stack([*user_groups.values()])[:, slates.has_targets_R]
         rows.append(is_in_GB.double() @ values_BM)
     if item_groups:
         is_in_GV = torch.stack([*item_groups.values()])
         group_N, user_N, within = _by_item_group(slates, is_in_GV)
-        values_NM = torch.cat(
-            [_values(within, TARGET_METRICS), of_slates_BM[user_N], ones_B[user_N, None]], dim=1
-        )
+        values_NM = torch.cat([_values(within, TARGET_METRICS), of_slates_BM[user_N]], dim=1)
+        values_NM = _with_counts(values_NM, ones_B[user_N])
         sums_GM = values_NM.new_zeros(len(is_in_GV), values_NM.shape[1])
         rows.append(sums_GM.index_add_(0, group_N, values_NM))
     return GroupTally(slates.k, zeros.names, torch.cat(rows).cpu())
@@ -137,17 +139,29 @@ def _values(slates: SlateBatch, metrics: UserMetrics) -> Tensor:
     return torch.stack([slates.once(metric) for metric in metrics.values()], dim=1)
 
 
+def _with_counts(values_BM: Tensor, ones_B: Tensor) -> Tensor:
+    """Return values with 0 for NaN, then 1 for each value that exists, then 1 for each user."""
+    exists_BM = ~values_BM.isnan()
+    values_BM = values_BM.where(exists_BM, 0.0)
+    return torch.cat([values_BM, exists_BM.double(), ones_B[:, None]], dim=1)
+
+
 def finish_groups(tally: GroupTally) -> dict[str, dict[str, float]]:
     """Divide the sums: return `num_users` and the metrics (`ndcg_at_10`) of each group.
 
-    A metric is a mean over the group's users; groups without users are left out.
+    A metric is a mean over the users of the group for whom it exists. Groups without users are left
+    out, and so is a metric that exists for no user.
     """
+    num_metrics = len(USER_METRICS)
     figures: dict[str, dict[str, float]] = {}
     for name, sums_M in zip(tally.names, tally.sums_GM, strict=True):
         num_users = float(sums_M[-1])
         if num_users:
             figures[name] = {"num_users": int(num_users)} | {
-                f"{metric}_at_{tally.k}": float(total) / num_users
-                for metric, total in zip(USER_METRICS, sums_M[:-1], strict=True)
+                f"{metric}_at_{tally.k}": float(total) / float(count)
+                for metric, total, count in zip(
+                    USER_METRICS, sums_M[:num_metrics], sums_M[num_metrics:-1], strict=True
+                )
+                if float(count)
             }
     return figures

@@ -37,7 +37,9 @@ import numpy.typing as npt
 import torch
 
 from recdiv_core.errors import UserError
-from recdiv_core.metrics.tally import SYSTEM_METRICS
+from recdiv_core.metrics.bootstrap import mean_of_existing
+from recdiv_core.metrics.exposure import discounts
+from recdiv_core.metrics.tally import ATTENTION_METRICS, SYSTEM_METRICS
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer]
@@ -60,7 +62,8 @@ class UserResults:
     """The slates of one model for the users of a split, and their metrics per user.
 
     Attributes:
-        users: name -> [U] values of a metric that is averaged over users.
+        users: name -> [U] values of a metric that is averaged over users; NaN = it does not exist
+            for this user.
         slates_UK: [U, K] item_index, -1 = no item; users in the same order.
         num_items: V.
     """
@@ -85,10 +88,17 @@ class UserResults:
         """Number of slates that hold each item, [V] int64."""
         return _exposure(self.slates_UK, self.num_items)
 
+    @cached_property
+    def attention_V(self) -> Floats:
+        """Sum over slates of 1 / log2(rank + 1) of each item, [V]."""
+        return _attention(self.slates_UK, self.num_items)
+
     def value(self, name: str) -> float:
         """Return a metric: the mean over users, or the metric of all slates together."""
         if name in self.users:
-            return float(self.users[name].mean())
+            return float(mean_of_existing(self.users[name]))
+        if name in ATTENTION_METRICS:
+            return ATTENTION_METRICS[name](torch.tensor(self.attention_V))
         return SYSTEM_METRICS[name](torch.tensor(self.exposure_V))
 
 
@@ -174,13 +184,10 @@ def leave_out(judged: UserResults, names: Sequence[str], group_U: Integers) -> F
     """Return a model's metrics with each group of users left out, [G, M]."""
     num_groups = int(group_U.max()) + 1
     sizes_G = np.bincount(group_U, minlength=num_groups)
-    num_left_G = len(group_U) - sizes_G
     columns: dict[str, Floats] = {}
     for name in names:
         if name in judged.users:
-            values_U = judged.users[name]
-            sums_G = np.bincount(group_U, weights=values_U, minlength=num_groups)
-            columns[name] = (values_U.sum() - sums_G) / num_left_G
+            columns[name] = _means_left(judged.users[name], group_U, num_groups)
         else:
             columns[name] = np.empty(num_groups)
     system = [name for name in names if name not in judged.users]
@@ -188,9 +195,24 @@ def leave_out(judged: UserResults, names: Sequence[str], group_U: Integers) -> F
     parts = np.split(judged.slates_UK[order_U], np.cumsum(sizes_G)[:-1])
     for group, part in enumerate(parts if system else []):
         left_V = torch.tensor(judged.exposure_V - _exposure(part, judged.num_items))
+        attention_V = judged.attention_V - _attention(part, judged.num_items)
+        # rounding leaves traces of items that nobody else saw
+        attention_V = torch.tensor(np.where(left_V.numpy() > 0, attention_V, 0.0))
         for name in system:
-            columns[name][group] = SYSTEM_METRICS[name](left_V)
+            is_weighted = name in ATTENTION_METRICS
+            metric = ATTENTION_METRICS[name] if is_weighted else SYSTEM_METRICS[name]
+            columns[name][group] = metric(attention_V if is_weighted else left_V)
     return np.stack([columns[name] for name in names], axis=1)
+
+
+def _means_left(values_U: Floats, group_U: Integers, num_groups: int) -> Floats:
+    """Return the mean of the values that exist, with each group of users left out, [G]."""
+    exists_U = ~np.isnan(values_U)
+    values_U = np.where(exists_U, values_U, 0.0)
+    sums_G = np.bincount(group_U, weights=values_U, minlength=num_groups)
+    counts_G = np.bincount(group_U, weights=exists_U, minlength=num_groups)
+    with np.errstate(invalid="ignore"):
+        return (values_U.sum() - sums_G) / (exists_U.sum() - counts_G)
 
 
 def coverage_covariance(judged: Sequence[UserResults]) -> Floats:
@@ -234,6 +256,12 @@ def item_sets(judged: Sequence[UserResults]) -> tuple[Floats, npt.NDArray[np.int
 
 def _exposure(slates_UK: Integers, num_items: int) -> npt.NDArray[np.int64]:
     return np.bincount(slates_UK.ravel() + 1, minlength=num_items + 1)[1:]
+
+
+def _attention(slates_UK: Integers, num_items: int) -> Floats:
+    weights_UK = np.broadcast_to(discounts(slates_UK.shape[1]).numpy(), slates_UK.shape)
+    sums_V = np.bincount(slates_UK.ravel() + 1, weights_UK.ravel(), minlength=num_items + 1)
+    return sums_V[1:].astype(np.float64)
 
 
 def _user_sets(judged: UserResults) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:

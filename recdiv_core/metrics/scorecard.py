@@ -5,7 +5,7 @@ The set is a table of functions, defined in the modules of their families. Its t
 other, and the metrics of all slates together are computed from the exposures in the tally.
 
     metrics = user_metrics(traits.attributes)
-    tally = Tally.zeros(num_items, k=10, names=metrics)
+    tally = Tally.zeros(traits, k=10, names=metrics)
     for slates_BK, targets_BT, background in batches:
         tally += tally_slates(
             slates_BK, targets_BT, traits, k=10, metrics=metrics, background=background
@@ -21,7 +21,7 @@ from typing import Final, Literal
 
 from torch import Tensor
 
-from recdiv_core.metrics import accuracy, calibration, diversity, exposure, intent
+from recdiv_core.metrics import accuracy, between, calibration, diversity, exposure, intent
 from recdiv_core.metrics.tally import USER_METRICS, Tally, UserMetrics, finish
 
 FURTHER_METRICS: Final[UserMetrics] = {
@@ -29,7 +29,6 @@ FURTHER_METRICS: Final[UserMetrics] = {
     "auc": accuracy.auc,
     "ilmd": diversity.ilmd,
     "category_ild": diversity.category_ild,
-    "gini_simpson": diversity.gini_simpson,
     "effective_categories": diversity.effective_categories,
     "vendi": diversity.vendi,
     "alpha_ndcg": intent.alpha_ndcg,
@@ -68,6 +67,9 @@ NEEDS: Final[Mapping[Input, tuple[str, ...]]] = {
         "err_ia",
         "calibration_kl",
         "calibration_js",
+        "narrowed",
+        "between_diversity",
+        "total_diversity",
     ),
     "popularity": (
         "novelty",
@@ -77,7 +79,7 @@ NEEDS: Final[Mapping[Input, tuple[str, ...]]] = {
         "serendipity",
         "unexpectedness",
     ),
-    "histories": ("calibration_kl", "calibration_js"),
+    "histories": ("calibration_kl", "calibration_js", "narrowed"),
     "scores": ("auc",),
 }
 """Input -> the metrics that cannot be computed without it. No other metric needs any of these."""
@@ -112,4 +114,7 @@ def finish_scorecard(tally: Tally) -> dict[str, float]:
     further["personalisation"] = exposure.personalisation(
         tally.exposure_V, int(tally.num_users), tally.k
     )
+    if "gini_simpson" in tally.names:
+        num_users = max(1, int(tally.num_users))
+        further["total_diversity"] = between.total_diversity(tally.shares_G, num_users)
     return figures | {f"{name}_at_{tally.k}": value for name, value in further.items()}

@@ -36,7 +36,8 @@ class Background:
 
     Attributes:
         history_user_S: int64 row of the batch, of each event of the histories.
-        history_item_S: int64 item_index of each event of the histories.
+        history_item_S: int64 item_index of each event; the events of a user are in the order of
+            time, the oldest first.
         num_above_BT: float64, for each target the number of items that could have been shown and
             score higher, plus half of the other items with the same score; None = unknown, for
             slates that come without scores.
@@ -63,6 +64,7 @@ class SlateBatch:
         traits: the items of the catalogue.
         background: background of these users; None if no metric needs it.
         longer: the uncut slates, if these are their first positions; None = not cut.
+        needs_cosines: whether a metric needs the cosine of each pair of items (ilmd, vendi).
     """
 
     items_BK: Tensor
@@ -73,6 +75,7 @@ class SlateBatch:
     traits: ItemTraits
     background: Background | None = None
     longer: SlateBatch | None = None
+    needs_cosines: bool = False
     _done: dict[Callable[[SlateBatch], Any], Any] = field(
         default_factory=dict[Callable[["SlateBatch"], Any], Any], init=False, repr=False
     )
@@ -143,10 +146,10 @@ class SlateBatch:
     def pair_cosines_B(self) -> Tensor:
         """Sum of the cosines of all ordered pairs of each slate's items, [B] float64.
 
-        Computed as |sum e|^2 - sum |e|^2 for vectors e of length 1 or 0. With a background the
-        whole set of metrics is computed, which needs each cosine anyway.
+        Computed as |sum e|^2 - sum |e|^2 for vectors e of length 1 or 0. If another metric needs
+        each cosine, the vectors are fetched once for both.
         """
-        if self.background is None:
+        if not self.needs_cosines:
             return self._look_at_vectors(cosines_BKK=None)
         if self.longer is None:
             return self._likeness[0]
@@ -198,17 +201,7 @@ class SlateBatch:
     @cached_property
     def sorted_labels(self) -> SortedLabels:
         """The category labels of each uncut slate, sorted."""
-        labels_BM, place_BM, weights_BM = self.traits.categories.packed(self.items_BK)
-        labels_BM, order_BM = labels_BM.sort(dim=1)
-        is_new_BM = torch.zeros_like(labels_BM)
-        is_new_BM[:, 1:] = labels_BM[:, 1:] != labels_BM[:, :-1]
-        category_BM = is_new_BM.cumsum(dim=1)
-        return SortedLabels(
-            torch.full_like(labels_BM, -1).scatter(1, category_BM, labels_BM),
-            category_BM,
-            place_BM.gather(1, order_BM),
-            weights_BM.gather(1, order_BM),
-        )
+        return sort_labels(self.items_BK, self.traits)
 
     @cached_property
     def category_shares_BM(self) -> Tensor:
@@ -252,6 +245,28 @@ class SortedLabels:
     place_BM: Tensor
     weights_BM: Tensor
 
+    def count_distinct(self, length_B: Tensor) -> Tensor:
+        """Return the number of distinct categories of the first `length_B` items, [B]."""
+        is_own_BM = (self.place_BM < length_B[:, None]) & (self.weights_BM > 0)
+        num_items_BM = torch.zeros_like(self.category_BM)
+        num_items_BM.scatter_add_(1, self.category_BM, is_own_BM.long())
+        return (num_items_BM > 0).sum(dim=1)
+
+
+def sort_labels(items_BK: Tensor, traits: ItemTraits) -> SortedLabels:
+    """Return the category labels of each row of items, -1 = no item."""
+    labels_BM, place_BM, weights_BM = traits.categories.packed(items_BK)
+    labels_BM, order_BM = labels_BM.sort(dim=1)
+    is_new_BM = torch.zeros_like(labels_BM)
+    is_new_BM[:, 1:] = labels_BM[:, 1:] != labels_BM[:, :-1]
+    category_BM = is_new_BM.cumsum(dim=1)
+    return SortedLabels(
+        torch.full_like(labels_BM, -1).scatter(1, category_BM, labels_BM),
+        category_BM,
+        place_BM.gather(1, order_BM),
+        weights_BM.gather(1, order_BM),
+    )
+
 
 def match_slates(
     slates_BK: Tensor,
@@ -260,6 +275,7 @@ def match_slates(
     *,
     k: int,
     background: Background | None = None,
+    needs_cosines: bool = False,
 ) -> SlateBatch:
     """Mark the slate items that are targets; users without targets are left out.
 
@@ -269,6 +285,7 @@ def match_slates(
         traits: the items of the catalogue, on the same device.
         k: the cut-off, >= 1.
         background: background of the same users and targets; `scorecard` metrics need it.
+        needs_cosines: see `SlateBatch`.
 
     Raises:
         ValueError: shapes do not match, an index is out of the catalogue, an item is twice in a
@@ -304,6 +321,7 @@ def match_slates(
         has_targets_R=has_targets_B,
         traits=traits,
         background=background,
+        needs_cosines=needs_cosines,
     )
 
 

@@ -3,7 +3,8 @@
 registry.py stores the models. A floor is a share of the champion's metric. The lower end of the
 candidate's 95 % interval must reach the floor, on the same users of the same split. `ndcg.tail` is
 the NDCG of the users with a held-out item in the tail. It shows whether a better mean harms one
-part of the shop. A floor with too few users is reported but does not count.
+part of the shop. The floor of `narrowed` is on the share of users who are not narrowed. A floor
+with too few users is reported but does not count.
 
 Legend: B users of a batch, U users, R resamples, S systems.
 """
@@ -19,7 +20,6 @@ import numpy.typing as npt
 import torch
 
 from recdiv_core.errors import UserError
-from recdiv_core.evaluation.compare import LOWER_IS_BETTER
 from recdiv_core.evaluation.differences import difference, resample
 from recdiv_core.evaluation.per_user import judge_systems
 from recdiv_core.evaluation.systems import NamedRun, check_comparable
@@ -28,13 +28,16 @@ from recdiv_core.metrics.bootstrap import resampled_means
 from recdiv_core.metrics.fairness import MIN_SIZE
 from recdiv_core.metrics.jackknife import UserResults
 from recdiv_core.metrics.slate_batch import SlateBatch
-from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
+from recdiv_core.metrics.tally import EPOCH_METRICS, LOWER_IS_BETTER, USER_METRICS
 
+NARROWED: Final = "narrowed"
 FLOORS: Final[Mapping[str, float]] = {
     "ndcg": 0.98,
     "coverage": 0.98,
     **{f"ndcg.{group}": 0.95 for group in POPULARITY_GROUPS},
+    NARROWED: 0.95,
 }
+"""Metric, or metric and group of items -> share of the champion's to keep."""
 NUM_RESAMPLES: Final = 2000
 SEED: Final = 0
 GROUP: Final = "group of the held-out item"
@@ -46,8 +49,9 @@ def parse_floors(texts: Sequence[str]) -> dict[str, float]:
     Raises:
         UserError: unknown metric, or a share that is not a number in [0, 2].
     """
-    names = [name for name in (*USER_METRICS, *SYSTEM_METRICS) if name not in LOWER_IS_BETTER]
+    names = [name for name in EPOCH_METRICS if name not in LOWER_IS_BETTER]
     own = [name for name in names if name in USER_METRICS]
+    names.append(NARROWED)
     names += [f"{metric}.{group}" for metric in own for group in POPULARITY_GROUPS]
     floors = dict(FLOORS)
     for text in texts:
@@ -92,6 +96,8 @@ def pass_gate(
             column = samples.names.index(metric)
             before, behind = samples.values_SM[:, column].tolist()
             values_RS = samples.samples_RSM[:, :, column]
+            if name == NARROWED:
+                before, behind, values_RS = 1 - before, 1 - behind, 1 - values_RS
             entry = difference(before, behind, values_RS[:, 0], values_RS[:, 1])
         decided = {"passes": None} if entry is None else verdict(entry, floor)
         rows.append({"name": name, "floor": floor, **decided})

@@ -18,14 +18,14 @@ METRICS: Final = {
     "ild": "ILD: mean distance of two items of a slate",
     "with_doubles": "slates with near-identical items",
     "same_slate": "users who have the same slate as another user",
-    "narrower": "users whose slate has fewer categories than their history",
-    "broader": "users whose slate has more categories than their history",
+    "narrowed": "users whose slate has fewer categories than as many of their latest items",
+    "broadened": "users whose slate has more categories than as many of their latest items",
     "coverage": "coverage: share of the catalogue in any slate",
     "gini": "Gini: inequality of exposure, 0 = all items equally often",
     "personalisation": "personalisation: how much the slates of two users differ",
 }
 """Metric -> meaning; segments have the first six."""
-SHARES: Final = ("with_doubles", "same_slate", "narrower", "broader", "coverage")
+SHARES: Final = ("with_doubles", "same_slate", "narrowed", "broadened", "coverage")
 OF_SEGMENTS: Final = tuple(METRICS)[:6]
 SHOWN_SHELVES: Final = 25
 

@@ -26,8 +26,17 @@ from recdiv_core.wording import number, title
 
 COLOURS: Final = (plots.ACCURATE, plots.BETWEEN, plots.DIVERSE)
 SLICE_METRICS: Final = ("ndcg", "recall", "ild", "diversity_index")
-COMPARED: Final = (*SLICE_METRICS, "hit", "coverage", "gini", "novelty")
-SAMENESS: Final = ("with_doubles", "same_slate", "narrower", "broader")
+COMPARED: Final = (
+    *SLICE_METRICS,
+    "narrowed",
+    "between_diversity",
+    "hit",
+    "coverage",
+    "gini",
+    "attention_gini",
+    "novelty",
+)
+SAMENESS: Final = ("with_doubles", "same_slate", "narrowed", "broadened")
 
 
 def unseen(reason: str) -> dict[str, object]:

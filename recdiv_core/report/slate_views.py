@@ -31,6 +31,7 @@ from recdiv_core.evaluation.systems import NamedRun, check_comparable, find_run
 from recdiv_core.fronts.trials import Front, Trial, recommended
 from recdiv_core.metrics.groups import GroupTally, finish_groups, tally_groups
 from recdiv_core.metrics.jackknife import UserResults
+from recdiv_core.metrics.slate_batch import Background
 from recdiv_core.report import slate_examples, slate_metrics
 from recdiv_core.report.slate_metrics import Floats, Histories
 from recdiv_core.schema import read_manifest
@@ -266,6 +267,7 @@ def _slices(
     groups = [GroupTally.zeros(names, k=k) for _ in judged]
     for users, examples, rows, targets_UT in batches:
         of_users = groupings.merge(groupings.user_groups(kinds, examples), cpu)
+        histories = _histories_of_rows(examples, rows)
         for run, each in enumerate(judged):
             groups[run] += tally_groups(
                 torch.from_numpy(each.slates_UK[users]).long(),
@@ -274,8 +276,20 @@ def _slices(
                 k=k,
                 user_groups={name: mask[rows] for name, mask in of_users.items()},
                 item_groups=of_items,
+                background=histories,
             )
     return tuple(finish_groups(tally) for tally in groups)
+
+
+def _histories_of_rows(examples: Examples, rows: npt.NDArray[np.int64]) -> Background:
+    """Return the histories of some users of a batch, numbered in their order."""
+    number_B = np.full(len(examples.lengths), -1, dtype=np.int64)
+    number_B[rows] = np.arange(len(rows))
+    user_S = np.repeat(number_B, examples.lengths)
+    is_kept_S = user_S >= 0
+    return Background(
+        torch.from_numpy(user_S[is_kept_S]), torch.from_numpy(examples.items[is_kept_S]).long()
+    )
 
 
 def _examples(

@@ -62,6 +62,11 @@ class HeldOut:
     targets_BT: torch.Tensor
     scores_BV: torch.Tensor
 
+    @property
+    def histories(self) -> Background:
+        """The histories alone, for metrics that compare a slate with them."""
+        return Background(self.packed.seen_user_S, self.packed.seen_item_S)
+
     @torch.inference_mode()
     def slates(self, dataset: Dataset, policy: SlatePolicy) -> tuple[torch.Tensor, torch.Tensor]:
         """Return slates_BK under a policy, and the targets_BT to compare them with.

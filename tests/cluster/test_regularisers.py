@@ -81,7 +81,7 @@ class Shown(NamedTuple):
 
 def show(model, dataset):
     """Make and judge the slates of both held-out splits: one alone has few users."""
-    slates, histories, tally = [], [], Tally.zeros(len(dataset.catalogue), k=K)
+    slates, histories, tally = [], [], Tally.zeros(dataset.traits, k=K)
     batch = {"batch_size": CONFIG.eval.batch_size, "rank": 0, "world_size": 1}
     policy = slate_policy(CONFIG, dataset)
     for split in ("val", "test"):
