@@ -7,9 +7,9 @@
 
 RUN (as for `recdiv compare`) becomes the next version of NAME with the alias `candidate`.
 --promote makes it `champion` if its test metrics keep the required shares of the champion's. The
-lower end of each 95 % interval must reach the share. Defaults: 0.98 of NDCG and of coverage, 0.95 of
-the NDCG on head, middle and tail items, and 0.95 of the users who are not narrowed. The registered pyfunc model takes `history`
-(item_ids, oldest first) and returns slates.
+lower end of each 95 % interval must reach the share. Defaults: 0.98 of NDCG and of coverage, 0.95
+of the NDCG on head, middle and tail items, and 0.95 of the users who are not narrowed. The
+registered pyfunc model takes `history` (item_ids, oldest first) and returns slates.
 Prints {"name", "version", "alias", "model_uri"}; with --promote also "champion" (the previous
 version), "promoted" and "gate". Exit status 1 if the candidate does not pass.
 """
