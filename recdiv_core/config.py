@@ -69,19 +69,6 @@ LEAST_WEIGHT: Final = 1e-6
 """Smallest weight of a kind of event; the largest is its inverse."""
 
 GONE: Final = (
-    "tracking.parent_run_id",
-    "data.columns.slate_id",
-    "loss.slate_form",
-    "loss.adversarial",
-    "loss.adversarial_on",
-    "loss.adversarial_ascends",
-    "loss.adversarial_epsilon",
-    "loss.adversarial_steps",
-    "loss.adversarial_step_size",
-    "loss.balance",
-    "loss.min_diversity",
-    "loss.constraint_rate",
-    "loss.gbce_calibration",
     "loss.focal_gamma",
     "loss.logit_adjustment",
     "loss.class_balance_beta",

@@ -12,12 +12,12 @@ from recdiv_core.slates.checkpoint import (
     check_data,
     check_weights,
     chosen_checkpoint,
-    load_training,
     load_weights,
     newest_whole,
     read_config,
     read_fingerprint,
     read_progress,
+    read_tensors,
     save_checkpoint,
 )
 
@@ -35,7 +35,7 @@ READERS = {
     "config.yaml": lambda path, manifest: read_config(path),
     "checkpoint.json": lambda path, manifest: (read_progress(path), check_data(path, manifest)),
     "model.pt": lambda path, manifest: load_weights(path, nn.Linear(3, 2)),
-    "training.pt": lambda path, manifest: load_training(path),
+    "training.pt": lambda path, manifest: read_tensors(path, "training.pt"),
 }
 
 
@@ -61,7 +61,7 @@ def test_weights_and_training_come_back_as_they_were(checkpoint):
     model = nn.Linear(3, 2)
     load_weights(checkpoint, model)
     assert model.weight.tolist() == [[0, 1, 2], [3, 4, 5]]
-    training = load_training(checkpoint)
+    training = read_tensors(checkpoint, "training.pt")
     assert training["best_weights"] is None
     assert training["places_V"].tolist() == [1, 1, 1]
 
@@ -89,7 +89,7 @@ def test_an_optimiser_and_a_loss_scaler_go_on_from_a_checkpoint(tmp_path, manife
         weights=model.state_dict(),
         training={"optimizer": optimizer.state_dict(), "model": model.state_dict()},
     )
-    resumed, _ = adam_after(2, load_training(tmp_path))
+    resumed, _ = adam_after(2, read_tensors(tmp_path, "training.pt"))
     assert torch.equal(resumed.weight, adam_after(5)[0].weight)
 
 

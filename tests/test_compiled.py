@@ -106,7 +106,7 @@ def test_padding_changes_nothing_but_the_places(name):
     padded = with_padding(candidates, is_padding)
     real = padded.is_real_BC[0]
     without = replace(
-        candidates.of_users(0, 1),
+        candidates.of_rows(slice(0, 1)),
         scores_BC=candidates.scores_BC[:1, real],
         items_BC=candidates.items_BC[:1, real],
     )

@@ -271,6 +271,6 @@ def test_what_goes_with_k_follows_it():
 
 
 def test_keys_that_are_gone_are_dropped_from_what_was_saved():
-    assert from_tree({"tracking": {"parent_run_id": "0123"}}) == Config()
+    assert from_tree({"loss": {"focal_gamma": 2.0}, "train": {"augment": {}}}) == Config()
     with pytest.raises(UserError, match=r"unknown key 'tracking.parent_run_id'"):
         override(Config(), {"tracking.parent_run_id": "0123"})

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 
 from recdiv_core.rerank import NOVELTIES, RERANKERS, Options, greedy
-from recdiv_core.rerank.breaches import breaches, gave_way, least_breach, num_distinct, rule_labels
+from recdiv_core.rerank.breaches import breaches, least_breach, num_distinct, rule_labels
 from tests.candidate_worlds import candidates_of_one, random_candidates, rerank, rule, with_padding
 
 KINDS = ("include", "at most", "at least", "distinct")
@@ -174,7 +174,7 @@ def test_breaches_are_those_counted_by_hand(seed, k):
         [broken_by_hand(rule, without_end(slate)) for rule in rules] for slate in slates.tolist()
     ]
     assert breaches(rules, slates).tolist() == expected
-    assert torch.equal(gave_way(rules, slates[:, None])[:, 0], torch.tensor(expected) > 0)
+    assert torch.equal(breaches(rules, slates[:, None])[:, 0], torch.tensor(expected))
 
 
 @settings(max_examples=40)
@@ -290,7 +290,7 @@ def test_under_rules_a_grid_is_each_dial_and_each_user_by_himself(name, monkeypa
     rules = random_rules(np.random.default_rng(5), candidates, 6)
     grid = RERANKERS[name](candidates, 6, DIALS, Options(rules=rules))
     for user in range(11):
-        alone = candidates.of_users(user, user + 1)
+        alone = candidates.of_rows(slice(user, user + 1))
         for index, dial in enumerate(DIALS):
             assert torch.equal(rerank(name, alone, 6, dial, rules=rules)[0], grid[user, index])
     monkeypatch.setattr("recdiv_core.rerank.greedy.CPU_TILE_BYTES", 4 * 12 * 34 * 4)
@@ -303,7 +303,7 @@ def test_the_re_ranker_still_chooses_within_the_rules(name):
     rules = (rule("at most", labels_of(candidates, "brand"), 3),)
     dials = [RERANKERS[name](candidates, 8, [dial], Options(rules=rules)) for dial in (0.0, 0.9)]
     assert not torch.equal(*dials)
-    assert not gave_way(rules, items_of(candidates, torch.cat(dials, dim=1))).any()
+    assert not breaches(rules, items_of(candidates, torch.cat(dials, dim=1))).any()
 
 
 # --------------------------------------------------------------------------- by hand
@@ -370,7 +370,7 @@ def test_what_is_kept_first_is_kept(first, then):
     for own in ((rules[first], rules[then]), (rules[then], rules[first])):
         chosen = rerank("none", candidates, 1, 0.0, rules=own)
         assert chosen.tolist() == [[wanted[first]]]
-        is_broken = gave_way(own, candidates.items_BC[:, None].gather(2, chosen[:, None]))
+        is_broken = breaches(own, candidates.items_BC[:, None].gather(2, chosen[:, None])) > 0
         assert is_broken.tolist() == [[[rule.kind == then for rule in own]]]
 
 
@@ -379,7 +379,7 @@ def test_an_item_both_included_and_excluded_is_out():
     rules = (item_rule("include", candidates, 0), item_rule("exclude", candidates, 0))
     chosen = rerank("none", candidates, 2, 0.0, rules=rules)
     assert chosen.tolist() == [[1, 2]]
-    assert gave_way(rules, chosen).tolist() == [[True, False]]
+    assert (breaches(rules, chosen) > 0).tolist() == [[True, False]]
 
 
 def test_one_candidate_may_meet_two_rules():
@@ -399,7 +399,7 @@ def test_a_slate_does_not_depend_on_the_users_of_its_batch():
     )
     together = RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
     for user in range(40):
-        alone = candidates.of_users(user, user + 1)
+        alone = candidates.of_rows(slice(user, user + 1))
         assert torch.equal(
             RERANKERS["mmr"](alone, 4, [0.5], Options(rules=rules))[0], together[user]
         )
@@ -408,7 +408,7 @@ def test_a_slate_does_not_depend_on_the_users_of_its_batch():
 def test_no_users_and_no_dials_make_no_slates():
     candidates = random_candidates(0)
     options = Options(rules=(rule("distinct", labels_of(candidates, "brand"), 2),))
-    assert RERANKERS["mmr"](candidates.of_users(0, 0), 2, [0.5], options).shape == (0, 1, 2)
+    assert RERANKERS["mmr"](candidates.of_rows(slice(0, 0)), 2, [0.5], options).shape == (0, 1, 2)
     assert RERANKERS["mmr"](candidates, 2, [], options).shape == (6, 0, 2)
     assert breaches((), candidates.items_BC).shape == (6, 0)
 

@@ -89,7 +89,7 @@ def test_the_order_of_the_users_does_not_matter(seed, diversity, name):
 def test_users_are_chosen_for_apart_and_tiles_do_not_show(name, monkeypatch):
     candidates = random_candidates(3, num_users=11)
     together = rerank(name, candidates, 6, 0.6)
-    alone = [rerank(name, candidates.of_users(user, user + 1), 6, 0.6) for user in range(11)]
+    alone = [rerank(name, candidates.of_rows(slice(user, user + 1)), 6, 0.6) for user in range(11)]
     assert torch.equal(together, torch.cat(alone))
     monkeypatch.setattr("recdiv_core.rerank.greedy.CPU_TILE_BYTES", 4 * 12 * 8 * 4)
     assert torch.equal(rerank(name, candidates, 6, 0.6), together)
@@ -146,7 +146,7 @@ def test_candidates_may_be_of_any_precision(name, dtype):
 
 @each_reranker
 def test_no_users_make_no_slates(name):
-    assert rerank(name, random_candidates(0).of_users(0, 0), 2, 0.5).shape == (0, 2)
+    assert rerank(name, random_candidates(0).of_rows(slice(0, 0)), 2, 0.5).shape == (0, 2)
 
 
 @each_reranker

@@ -107,6 +107,14 @@ class Group:
         return next(column for column in self.columns if column.name == name)
 
 
+def _set_place(findings: Findings, group: Group, paths: Sequence[str], key: str, role: str) -> None:
+    """Record the files of a group."""
+    place, number = _place_of(group.files, paths), len(group.files)
+    said = f"{number} files, {group.sample.describe()}" if number > 1 else group.sample.describe()
+    findings.set(key, place, said)
+    findings.table.append((name_of(place), role, said))
+
+
 def _set_text(findings: Findings, sample: Sniffed, prefix: str) -> None:
     """Record the text format of a file where it differs from the default."""
     text = sample.file.text
@@ -145,10 +153,7 @@ def _set_header(
 
 def describe_log(log: Group, paths: Sequence[str], findings: Findings, *, has_items: bool) -> None:
     """Record the settings of the log; without a catalogue also its columns of item attributes."""
-    place = _place_of(log.files, paths)
-    number = f"{len(log.files)} files, " if len(log.files) > 1 else ""
-    findings.set("data.clicks", place, f"{number}{log.sample.describe()}")
-    findings.table.append((name_of(place), "click log", f"{number}{log.sample.describe()}"))
+    _set_place(findings, log, paths, "data.clicks", "click log")
     _set_text(findings, log.sample, "data.")
     roles = dict(log.log)
     if not has_items:
@@ -239,10 +244,7 @@ def describe_items(
         expected: our name -> column name that needs no setting.
         findings: receives the settings.
     """
-    place = _place_of(items.files, paths)
-    number = f"{len(items.files)} files, " if len(items.files) > 1 else ""
-    findings.set("data.items", place, f"{number}{items.sample.describe()}")
-    findings.table.append((name_of(place), "catalogue", f"{number}{items.sample.describe()}"))
+    _set_place(findings, items, paths, "data.items", "catalogue")
     _set_text(findings, items.sample, "data.item_")
     roles, joined = join(items, wanted)
     by_role = roles

@@ -211,13 +211,11 @@ def from_python(values: list[Any], repaired: set[int]) -> pa.Array:
         if not pa.types.is_binary(array.type):
             return array
         return from_python([v and v.decode("utf-8", "replace") for v in values], repaired)
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, pa.ArrowException, OverflowError) as error:
         fixed = [_repair(value) for value in values]
         repaired.update(k for k, value in enumerate(values) if fixed[k] != value)
-        return from_python(fixed, repaired)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-        fixed = [_repair(value) for value in values]
-        repaired.update(k for k, value in enumerate(values) if fixed[k] != value)
+        if isinstance(error, UnicodeEncodeError):
+            return from_python(fixed, repaired)
         return pa.array([_as_text(value) for value in fixed], pa.string())
 
 

@@ -18,16 +18,6 @@ from torch import Tensor
 from recdiv_core.rerank.candidates import Candidates, Rule
 
 
-def gave_way(rules: Sequence[Rule], slates_XK: Tensor) -> Tensor:
-    """Return which rules a slate breaks, [..., R] bool.
-
-    Args:
-        rules: R of them.
-        slates_XK: [..., K] int64 item_index in slate order, -1 after the end.
-    """
-    return breaches(rules, slates_XK) > 0
-
-
 def breaches(rules: Sequence[Rule], slates_XK: Tensor) -> Tensor:
     """Count how far slates are from keeping each rule, [..., R] int64; 0 = kept.
 

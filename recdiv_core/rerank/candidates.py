@@ -64,15 +64,8 @@ class Candidates:
         wishes = self.history_BG.gather(1, labels_BCL.clamp_min(0).flatten(1))
         return wishes.view(labels_BCL.shape).masked_fill(labels_BCL < 0, 0.0)
 
-    def of_users(self, start: int, stop: int) -> Candidates:
-        """Return the candidates of the users start to stop - 1."""
-        return self._of(slice(start, stop))
-
-    def of_rows(self, row_b: Tensor) -> Candidates:
+    def of_rows(self, rows: slice | Tensor) -> Candidates:
         """Return the candidates of the users in the given rows."""
-        return self._of(row_b)
-
-    def _of(self, rows: slice | Tensor) -> Candidates:
         return replace(
             self,
             scores_BC=self.scores_BC[rows],

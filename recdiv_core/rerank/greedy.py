@@ -93,7 +93,7 @@ def choose(
         return _choose_tile(novelty_of(tile, k, len(dials), options), tile, steps, dials, gate)
 
     for start, stop in _stretches(candidates, k, len(dials)):
-        tile = candidates.of_users(start, stop)
+        tile = candidates.of_rows(slice(start, stop))
         quota = Quota(tile, k, len(dials), options.rules) if options.rules else None
         chosen_BWK[start:stop, :, :steps] = choose_tile(tile, quota)
         if quota is not None:
@@ -102,7 +102,7 @@ def choose(
     stuck = candidates.of_rows(stuck_N)
     for start, stop in _stretches(stuck, k, len(dials)):
         user_b = stuck_N[start:stop]
-        tile, is_stuck_bW = stuck.of_users(start, stop), is_stuck_BW[user_b]
+        tile, is_stuck_bW = stuck.of_rows(slice(start, stop)), is_stuck_BW[user_b]
         again_bWK = _choose_again(choose_tile, tile, k, len(dials), options)
         chosen_bWK = chosen_BWK[user_b]
         chosen_bWK[..., :steps][is_stuck_bW] = again_bWK[is_stuck_bW]

@@ -232,7 +232,7 @@ def load_weights(checkpoint: Path, model: nn.Module, *, own: tuple[str, ...] = (
     Raises:
         UserError: missing or damaged file, or weights of another shape.
     """
-    saved = read_weights(checkpoint).items()
+    saved = read_tensors(checkpoint, "model.pt").items()
     weights = {name: value for name, value in saved if not name.startswith(TERMS)}
     for name, value in model.state_dict().items():
         if name.startswith(own) and (name not in weights or weights[name].shape != value.shape):
@@ -252,29 +252,17 @@ def check_weights(checkpoint: Path) -> None:
     Raises:
         UserError: missing or damaged file.
     """
-    read_weights(checkpoint)
+    read_tensors(checkpoint, "model.pt")
     check_sum(checkpoint, "model.pt")
 
 
-def read_weights(checkpoint: Path) -> dict[str, Any]:
-    """Read a checkpoint's weights by name, as they were saved.
+def read_tensors(checkpoint: Path, name: str) -> dict[str, Any]:
+    """Read `model.pt` (weights by name) or `training.pt` of a checkpoint, as it was saved.
 
     Raises:
         UserError: missing or damaged file.
     """
-    return _read_tensors(checkpoint / "model.pt")
-
-
-def load_training(checkpoint: Path) -> dict[str, Any]:
-    """Load the state of the optimiser from a checkpoint.
-
-    Raises:
-        UserError: missing or damaged file.
-    """
-    return _read_tensors(checkpoint / "training.pt")
-
-
-def _read_tensors(path: Path) -> dict[str, Any]:
+    path = checkpoint / name
     if not path.is_file():
         raise UserError(f"{path} is missing: not a whole checkpoint")
     try:

@@ -20,7 +20,7 @@ from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
 from recdiv_core.models.text_encoder import resolve_encoder
 from recdiv_core.models.trainable_encoder import trainable_encoder
-from recdiv_core.slates.checkpoint import load_weights, read_weights
+from recdiv_core.slates.checkpoint import load_weights, read_tensors
 from recdiv_core.slates.dataset import Dataset
 
 
@@ -74,8 +74,9 @@ def load_model(config: Config, dataset: Dataset, checkpoint: Path) -> Recommende
     Raises:
         UserError: missing or damaged file, or weights of another shape.
     """
+    weights = read_tensors(checkpoint, "model.pt")
     if config.model.kind != "neural":
-        return Baseline(config.model.kind, read_weights(checkpoint))
-    model = build_model(config, dataset, read_terms(config.model.blend, read_weights(checkpoint)))
+        return Baseline(config.model.kind, weights)
+    model = build_model(config, dataset, read_terms(config.model.blend, weights))
     load_weights(checkpoint, model)
     return model

@@ -21,7 +21,7 @@ import torch
 from recdiv_core.config import Config
 from recdiv_core.data.reading import SplitRows, eval_examples
 from recdiv_core.rerank import NOVELTIES
-from recdiv_core.rerank.breaches import gave_way
+from recdiv_core.rerank.breaches import breaches
 from recdiv_core.rerank.explain import explain
 from recdiv_core.slate_rules import SlateRule, group_rules
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
@@ -174,7 +174,7 @@ class PartMaker:
         notes: list[dict[str, Any]] = [{} for _ in self.task.dials]
         groups = [rules for rules in group_rules(texts) if rules[0].kind != "exclude"]
         if texts:
-            broken_BWR = gave_way(options.rules, grid.items_BWK).cpu().numpy()
+            broken_BWR = (breaches(options.rules, grid.items_BWK) > 0).cpu().numpy()
             items_BWK = grid.items_BWK.cpu().numpy()
             for index, own in enumerate(notes):
                 rows = zip(broken_BWR[:, index], items_BWK[:, index], strict=True)

@@ -31,10 +31,10 @@ from recdiv_core.schema import check_unchanged, read_manifest
 from recdiv_core.slates.checkpoint import (
     Progress,
     check_data,
-    load_training,
     load_weights,
     newest_whole,
     read_progress,
+    read_tensors,
     save_checkpoint,
 )
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
@@ -103,7 +103,7 @@ class _Trainer:
                 check_data(place, self.dataset.manifest, self.dataset.prepared)
                 self.progress = read_progress(place)
                 load_weights(place, self.model)
-                training = load_training(place)
+                training = read_tensors(place, "training.pt")
             self.best_weights = training["best_weights"] or _copy_weights(self.model)
         is_sharded = config.scaling.shard_encoder and self.world_size > 1
         if is_sharded:
