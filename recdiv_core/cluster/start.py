@@ -180,7 +180,7 @@ def check_shared(places: Mapping[str, Path]) -> None:
                 looked_for[key] = place / f".seen-by-all-nodes-{uuid.uuid4().hex}"
                 looked_for[key].write_text(uuid.uuid4().hex)
                 marks.append(looked_for[key])
-        digests = {key: _digest(path) for key, path in looked_for.items()}
+        digests = _digests(looked_for)
         look = ray.remote(num_cpus=0)(_digests)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         strategies = [NodeAffinitySchedulingStrategy(n["NodeID"], soft=False) for n in nodes]

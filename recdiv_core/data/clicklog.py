@@ -64,6 +64,8 @@ def prepare(config: Config) -> dict[str, object]:
     Raises:
         UserError: The input or a setting is wrong; no file is left behind.
     """
+    from recdiv_core.models.text_encoder import check_encoder
+
     started = time.monotonic()
     out = _target(config)
     is_demo = config.data.source == "demo"
@@ -78,7 +80,7 @@ def prepare(config: Config) -> dict[str, object]:
         point(out, version)
         logger.info("%s exists already, made from the same input and settings", out)
         return _summary(out, started, is_reused=True)
-    _check_encoder(encoder_path)
+    check_encoder(encoder_path)
     with building(out) as work:
         start_ray(config)
         with _explained_failures():
@@ -188,12 +190,6 @@ def _resolve_encoder(config: Config) -> tuple[str, EncoderSource]:
         fields=text.fields,
     )
     return path, source
-
-
-def _check_encoder(path: str) -> None:
-    from recdiv_core.models.text_encoder import check_encoder
-
-    check_encoder(path)
 
 
 def _settings(config: Config) -> dict[str, object]:

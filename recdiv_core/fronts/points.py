@@ -74,11 +74,9 @@ def _merge(trials: Sequence[Trial], names: Sequence[str], least: Mapping[str, fl
         test_half=half_widths_of(test),
         repeats=tuple(trials),
         breaks=tuple(
-            name for name, value in least.items() if means.get(_bare(name), value) < value
+            name
+            for name, value in least.items()
+            if means.get(name.rpartition("/")[2], value) < value
         ),
         ended_ms=max(trial.ended_ms or 0 for trial in trials),
     )
-
-
-def _bare(metric: str) -> str:
-    return metric.rpartition("/")[2]
