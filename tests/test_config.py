@@ -17,6 +17,7 @@ from recdiv_core.config import (
     known_keys,
     override,
     rerank_candidates,
+    to_tree,
     to_yaml,
 )
 from recdiv_core.errors import UserError
@@ -63,7 +64,8 @@ def test_flattened_settings_and_their_yaml_make_the_same_config(values: dict[str
     config = override(Config(), values)
     assert override(Config(), flatten(config)) == config
     assert flatten(config).items() >= values.items()
-    assert from_tree(yaml.safe_load(to_yaml(config))) == config
+    assert from_tree(to_tree(config)) == config
+    assert from_tree(yaml.load(to_yaml(config), yaml.CSafeLoader)) == config
 
 
 def test_a_preset_may_be_the_yaml_of_a_config(tmp_path: Path):

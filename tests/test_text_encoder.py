@@ -22,6 +22,7 @@ from recdiv_core.models.text_encoder import (
     mean_pool,
     pad_tokens,
     resolve_encoder,
+    weights_bytes,
 )
 
 TEXTS = st.lists(st.lists(st.integers(1, 30), max_size=6), min_size=1, max_size=5)
@@ -123,6 +124,14 @@ def test_an_encoder_without_weights_is_refused(encoder: Path):
     (encoder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         check_encoder(str(encoder))
+
+
+def test_weights_that_are_there_in_two_formats_count_once(encoder: Path):
+    size = (encoder / "model.safetensors").stat().st_size
+    (encoder / "pytorch_model.bin").write_bytes(b"0" * 77)
+    assert weights_bytes(str(encoder)) == size
+    (encoder / "model.safetensors").unlink()
+    assert weights_bytes(str(encoder)) == 77
 
 
 def test_an_encoder_that_lacks_a_shard_is_refused(encoder: Path):

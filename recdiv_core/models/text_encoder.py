@@ -108,6 +108,13 @@ def encoder_sha256(source: str) -> str:
     return digest.hexdigest()
 
 
+def weights_bytes(source: str) -> int:
+    """Return the size of the files of weights of a resolved encoder."""
+    files = list(encoder_files(source).iterdir())
+    sizes = [sum(p.stat().st_size for p in files if p.suffix == end) for end in READ[3:]]
+    return sizes[0] or sizes[1]
+
+
 def check_encoder(source: str) -> None:
     """Check that all files of a resolved encoder are there, before a run starts.
 

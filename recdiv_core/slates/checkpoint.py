@@ -93,7 +93,7 @@ def read_config(checkpoint: Path) -> Config:
     if not path.is_file():
         raise UserError(f"checkpoint {checkpoint} holds no config.yaml: not a checkpoint")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
         if not isinstance(tree, dict):
             raise UserError(f"it holds a {type(tree).__name__}, no mapping")
         return from_tree(tree)

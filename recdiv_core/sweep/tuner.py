@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-import yaml
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
-from recdiv_core.config import Config, to_yaml
+from recdiv_core.config import Config, to_tree
 from recdiv_core.schema import Manifest
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.storage.credentials import redact
@@ -67,7 +66,7 @@ def run_trials(
     trainable = tune.with_resources(
         tune.with_parameters(
             Trial,
-            shared=yaml.safe_load(to_yaml(config)),
+            shared=to_tree(config),
             fingerprint=manifest.fingerprint,
             root=root,
             concurrent=concurrent,

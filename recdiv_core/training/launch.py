@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import yaml
-
-from recdiv_core.config import Config, ScalingConfig, override, to_yaml
+from recdiv_core.config import Config, ScalingConfig, override, to_tree, to_yaml
 from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest
 from recdiv_core.storage.places import filesystem_of, is_uri, sibling
@@ -93,7 +91,7 @@ def launch(
     trainer = TorchTrainer(
         _train if is_trained else _fit,
         train_loop_config={
-            "config": yaml.safe_load(to_yaml(config)),
+            "config": to_tree(config),
             "fingerprint": fingerprint,
         },
         torch_config=TorchConfig(backend="nccl" if config.scaling.use_gpu else "gloo"),

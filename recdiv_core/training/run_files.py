@@ -127,7 +127,7 @@ def read_run_config(config: Config) -> Config | None:
     if not text:
         return None
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, yaml.CSafeLoader)
         if not (isinstance(tree, dict) and "seed" in tree and text.endswith("\n")):
             raise ValueError("it ends before its last setting, seed")
     except (yaml.YAMLError, ValueError) as error:

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import ray
-import yaml
 from ray import tune
 
-from recdiv_core.config import Config, to_yaml
+from recdiv_core.config import Config, to_tree
 from recdiv_core.schema import read_manifest
 from recdiv_core.settings import apply_overrides
 from recdiv_core.sweep.trial import Trial
@@ -25,7 +24,7 @@ def endless_trial(shop, name) -> Any:
     config = apply_overrides(Config(), shop.arguments(*long))
     return tune.with_parameters(
         Trial,
-        shared=yaml.safe_load(to_yaml(config)),
+        shared=to_tree(config),
         fingerprint=read_manifest(shop.prepared).fingerprint,
         root=str(shop.storage / name),
         concurrent=1,
