@@ -1,12 +1,15 @@
 """Report on a sweep: front, tables, plots and slates in one HTML page.
 
     recdiv report
-    recdiv report data.name=NAME --run ID --out DIR --no-slates
+    recdiv report data.name=NAME --run ID --out DIR --keep 0.99 --no-slates
 
 Reads the newest sweep (or --run) from MLflow, writes `report.html` and `front.png`, and logs both
-to the sweep's parent run. Evaluates up to three runs again to show their slates, except on large
-data sets; --no-slates and --slates override that. Users are numbered unless --show-ids is given.
-Prints {"experiment", "tracking_uri", "front", "hypervolume", "knee", "report", "dashboard"}.
+to the sweep's parent run. Recommends the trial that gains on every kind of diversity and keeps at
+least --keep of the accuracy of w = 0 (default 0.97). Evaluates the operating points again for their
+slates and intervals, except on large data sets; --no-slates and --slates override that. Users are
+numbered unless --show-ids is given.
+Prints {"experiment", "tracking_uri", "front", "hypervolume", "knee", "recommended",
+"operating_points", "report", "dashboard"}.
 """
 
 import argparse
@@ -25,9 +28,12 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=None, metavar="DIR", help="directory of the files"
     )
     parser.add_argument(
+        "--keep", type=float, default=0.97, metavar="SHARE", help="share of the accuracy to keep"
+    )
+    parser.add_argument(
         "--slates",
         action=argparse.BooleanOptionalAction,
-        help="evaluate up to three runs and show slates",
+        help="evaluate the operating points and show slates",
     )
     parser.add_argument(
         "--show-ids", action="store_true", help="show the user_id of example slates"
@@ -44,6 +50,7 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
         out=args.out,
         slates=args.slates,
         show_ids=args.show_ids,
+        keep=args.keep,
     )
 
 

@@ -299,3 +299,11 @@ def test_points_without_any_gain_are_left_behind_by_one_with_some():
 def test_a_margin_is_a_share(margin):
     with pytest.raises(ValueError, match="margin"):
         pareto.left_behind([[1, 1]], [0, 0], BOTH_UP, margin)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 4), max_size=7))
+def test_hypervolume_of_four_axes_counts_the_cells_of_a_grid(points):
+    expected = hypervolume_on_grid(points, 3)
+    assert pareto.hypervolume(points, [0] * 4, ("max",) * 4) == expected
+    assert pareto.volumes(points, [0] * 4, ("max",) * 4)[-1:] == ([expected] if points else [])

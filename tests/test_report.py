@@ -175,6 +175,45 @@ def test_the_parent_run_holds_hypervolume_and_knee(made, sweep):
     assert data.metrics["hypervolume"] == made["hypervolume"]
     assert data.tags["recdiv.knee"] == made["knee"]["run_id"]
     assert "\n| w = 0 |" in data.tags["mlflow.note.content"]
+    assert "\n| 97 % (recommended) |" in data.tags["mlflow.note.content"]
+
+
+def test_the_recommended_trial_carries_a_tag_that_moves_with_the_choice(
+    config, manifest, tmp_path, monkeypatch
+):
+    own = manifest.model_copy(update={"name": "moving"})
+    sweep = write_sweep(config, own, "moving", {"plain": 0.0, "near": 0.3, "far": 0.5})
+    client = MlflowClient(tracking_uri=sweep.uri)
+
+    def tagged(made: dict) -> list[str]:
+        runs = client.search_runs(
+            [sweep.experiment_id], f"tags.`mlflow.parentRunId` = '{sweep.run_id}'"
+        )
+        assert client.get_run(sweep.run_id).data.tags["recdiv.recommended"] == (
+            made["recommended"]["run_id"] if made["recommended"] else ""
+        )
+        return [run.info.run_name for run in runs if "recdiv.recommended" in run.data.tags]
+
+    again = {"parent_run_id": sweep.run_id, "out": tmp_path, "slates": False}
+    made = report(config, **again)
+    assert tagged(made) == ["near"]
+    assert [point["keeps"] for point in made["operating_points"]] == [
+        "w = 0",
+        "97 % (recommended)",
+        "95 %",
+        "90 %",
+    ]
+    assert made["operating_points"][1]["metrics"]["coverage_at_10"]["percent"] == pytest.approx(
+        37.5
+    )
+    made = report(config, keep=0.99, **again)
+    assert (made["recommended"], made["nearest"]["name"]) == (None, "near")
+    assert tagged(made) == []
+
+
+def test_a_share_that_cannot_be_kept_is_refused_before_the_store_is_read():
+    with pytest.raises(ValueError, match=r"--keep 1\.5: allowed"):
+        report(Config(), keep=1.5)
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -459,7 +498,7 @@ def test_the_link_of_a_server_has_no_password(sweep, monkeypatch):
 
 def test_the_row_of_a_sweep_has_the_figures_of_its_recommended_trial(config, sweep, made):
     figures = MlflowClient(config.tracking.uri).get_run(sweep.run_id).data.metrics
-    knee = made["knee"]
+    knee = made["recommended"]
     assert figures["best/val/ndcg_at_10"] == knee["val"]["ndcg_at_10"]
     assert figures["test/coverage_at_10"] == knee["test"]["coverage_at_10"]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recdiv_core.evaluation.groupings import item_groups
 from recdiv_core.evaluation.scorecards import finish_split, scorecard_of
-from recdiv_core.fronts import trials
+from recdiv_core.fronts.choice import choose
 from recdiv_core.fronts.reading import read_sweep
 from recdiv_core.metrics.exposure import gini
 from recdiv_core.metrics.jackknife import UserResults
@@ -40,7 +40,7 @@ def shop(swept_shop):
 @pytest.fixture(scope="module")
 def front(shop):
     sweep = read_sweep(shop.sweep)
-    return trials.front_of(sweep.trials, *trials.axes(sweep)[0])
+    return choose(sweep.trials, sweep.objectives)
 
 
 def view(shop, front, settings=None, max_scores=None, show_ids=False):
@@ -96,6 +96,11 @@ def test_slices_are_those_of_evaluate(shop, views, place, name):
     assert views.slices[place].keys() == wanted["slices"].keys()
     for group, figures in views.slices[place].items():
         assert figures == pytest.approx(wanted["slices"][group])
+
+
+def test_changes_of_every_run_but_the_first_are_kept_for_the_operating_points(views):
+    assert list(views.paired) == [trial.run_id for trial in views.trials[1:]]
+    assert list(views.paired.values()) == list(views.differences)
 
 
 def test_differences_are_against_the_baseline(views):
@@ -235,17 +240,17 @@ def test_an_unknown_slice_is_named(shop, front):
 
 def test_without_a_baseline_the_most_accurate_member_stands_for_it():
     some = [trial("a", 0.5, 0.4, is_plain=False), trial("b", 0.3, 0.6)]
-    runs = choose_runs(trials.front_of(some, NDCG, COVERAGE))
-    assert list(runs) == ["most accurate", "most diverse"]
+    runs = choose_runs(choose(some, (NDCG, COVERAGE)))
+    assert list(runs) == ["most accurate", "nearest"]
 
 
 def test_a_front_of_one_point_has_one_run():
-    runs = choose_runs(trials.front_of([trial("plain", 0.5, 0.4)], NDCG, COVERAGE))
+    runs = choose_runs(choose([trial("plain", 0.5, 0.4)], (NDCG, COVERAGE)))
     assert {role: run.name for role, run in runs.items()} == {"w = 0": "plain"}
 
 
 def test_an_empty_front_has_no_run(shop):
-    front = trials.front_of([], NDCG, COVERAGE)
+    front = choose([], (NDCG, COVERAGE))
     assert choose_runs(front) == {}
     with pytest.raises(ValueError, match="no front yet"):
         view(shop, front)

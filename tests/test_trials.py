@@ -78,31 +78,6 @@ def test_a_budget_gives_the_most_diverse_trial_within_it():
     }
 
 
-def test_the_choices_name_each_trial_once_by_its_first_reason():
-    some = [PLAIN, BENT, WIDE, WORSE]
-    fronts = [trials.front_of(some, NDCG, COVERAGE), trials.front_of(some, NDCG, GINI)]
-    chosen = {reason: one.name for reason, one in trials.choices(fronts).items()}
-    assert chosen == {"w = 0": "plain", "knee, coverage@10": "bent"}
-    wider = trial("wider", 0.46, 0.62)
-    chosen = trials.choices([trials.front_of([*some, wider], NDCG, COVERAGE)])
-    assert chosen["most coverage@10 at 90 % of the best NDCG@10"] is wider
-
-
-def test_the_table_of_choices_has_their_test_figures():
-    barred = replace(BENT, name="a|b")
-    table = trials_text.choice_table([trials.front_of([PLAIN, barred], NDCG, COVERAGE)])
-    assert table.splitlines() == [
-        "| chosen for | trial | NDCG@10 | coverage@10 |",
-        "| --- | --- | --- | --- |",
-        "| w = 0 | plain | 0.25 | 0.2 |",
-        r"| most coverage@10 at 95 % of the best NDCG@10 | a\|b | 0.24 | 0.3 |",
-    ]
-    lost = trial("lost", 0.1, 0.1, status="FAILED")
-    assert (
-        len(trials_text.choice_table([trials.front_of([lost], NDCG, COVERAGE)]).splitlines()) == 2
-    )
-
-
 def test_test_figures_choose_nothing():
     lucky = trial("lucky", 0.40, 0.45, test={"ndcg_at_10": 9.0, "coverage_at_10": 9.0})
     front = trials.front_of([PLAIN, BENT, WIDE, lucky], NDCG, COVERAGE)
@@ -119,23 +94,6 @@ def test_a_trial_that_did_not_finish_is_not_on_the_front(status):
 def test_without_a_finished_trial_the_front_is_empty():
     front = trials.front_of([trial("early", 0.1, 0.1, val={})], NDCG, COVERAGE)
     assert (front.members, front.knee, front.hypervolume) == ((), None, 0.0)
-    assert "No trial has finished" in trials_text.headline(front)
-
-
-def test_the_headline_compares_the_knee_with_the_plain_model_on_test():
-    bent = trial("bent", 0.48, 0.60, test={"ndcg_at_10": 0.245, "coverage_at_10": 0.236})
-    said = trials_text.headline(trials.front_of([PLAIN, bent, WIDE], NDCG, COVERAGE))
-    assert "Trial bent: +18.0 % coverage@10 for 2.0 % less NDCG@10 than the plain model" in said
-
-
-def test_the_headline_says_so_when_nothing_beats_the_plain_model():
-    front = trials.front_of([PLAIN, trial("worse", 0.3, 0.3)], NDCG, COVERAGE)
-    assert "No trial beats the plain model" in trials_text.headline(front)
-
-
-def test_the_headline_without_a_baseline_gives_plain_figures():
-    front = trials.front_of([BENT, WIDE], NDCG, COVERAGE)
-    assert "NDCG@10 0.24 and coverage@10 0.3 on test" in trials_text.headline(front)
 
 
 @pytest.mark.parametrize(
@@ -219,14 +177,13 @@ def test_what_breaks_a_constraint_is_listed_but_never_recommended():
     assert names(front.points) == ["plain", "kept", "broken"]
     assert names(front.members) == ["plain", "kept"]
     assert front.hypervolume == trials.front_of(kept, NDCG, COVERAGE).hypervolume
-    assert "broken" not in names([trials.recommended(front), *front.attained.values()])
+    assert "broken" not in names(front.attained.values())
 
 
 def test_a_front_of_nothing_but_broken_constraints_is_empty():
     front = trials.front_of([trial("broken", 0.3, 0.9, breaks=("val/ndcg_at_10",))], NDCG, COVERAGE)
     assert front.members == ()
     assert front.hypervolume == 0.0
-    assert trials.recommended(front) is None
 
 
 def test_a_note_counts_what_breaks_a_constraint():

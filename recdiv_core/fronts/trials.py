@@ -15,7 +15,7 @@ from typing import Final
 from recdiv_core.metrics import pareto
 from recdiv_core.metrics.repeats import half_width
 from recdiv_core.search_space import Objective
-from recdiv_core.wording import SYMBOLS, dial, short, title
+from recdiv_core.wording import SYMBOLS, dial, short
 
 BASE: Final = "base"
 """Name of the base model's run, which all trials of a sweep with a warm start begin from."""
@@ -117,20 +117,21 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Front:
-    """The front of a sweep's points on one pair of axes.
+    """The front of a sweep's points on accuracy and one kind of diversity, or several.
 
     Attributes:
-        points: points that finished with both metrics.
+        objectives: axes; the first is accuracy.
+        points: points that finished with all these metrics.
         members: non-dominated points that keep the constraints, the most accurate first.
-        knee: member with the best balance of both metrics.
+        knee: member with the best balance of all metrics.
         baseline: most accurate point with w = 0 and without re-ranking.
         hypervolume: hypervolume of the members on validation, from the fixed reference point.
         test_hypervolume: hypervolume of the same members on test; None if one has no test metrics.
-        attained: share of the best accuracy -> most diverse member that keeps it.
+        attained: share of the best accuracy -> member with most of the first kind of diversity that
+            keeps it.
     """
 
-    accuracy: Objective
-    diversity: Objective
+    objectives: tuple[Objective, ...]
     points: tuple[Trial, ...]
     members: tuple[Trial, ...]
     knee: Trial | None
@@ -138,6 +139,16 @@ class Front:
     hypervolume: float
     test_hypervolume: float | None
     attained: Mapping[float, Trial]
+
+    @property
+    def accuracy(self) -> Objective:
+        """The axis of accuracy."""
+        return self.objectives[0]
+
+    @property
+    def diversity(self) -> Objective:
+        """The first axis of diversity."""
+        return self.objectives[1]
 
 
 def metric_of(objective: Objective) -> str:
@@ -157,15 +168,15 @@ def axes(sweep: Sweep) -> tuple[tuple[Objective, Objective], ...]:
     return tuple((accuracy, diversity) for diversity in diversities)
 
 
-def front_of(trials: Sequence[Trial], accuracy: Objective, diversity: Objective) -> Front:
-    """Return the front of the finished trials on one pair of axes.
+def front_of(trials: Sequence[Trial], *objectives: Objective) -> Front:
+    """Return the front of the finished trials on accuracy and at least one kind of diversity.
 
     A point that breaks a constraint is neither on the front nor part of its hypervolume.
     """
-    names = (metric_of(accuracy), metric_of(diversity))
+    names = [metric_of(objective) for objective in objectives]
     points = _finished(trials, names)
-    directions = (accuracy.direction, diversity.direction)
-    reference = (accuracy.reference, diversity.reference)
+    directions: list[pareto.Direction] = [objective.direction for objective in objectives]
+    reference = [objective.reference for objective in objectives]
 
     kept = [point for point in points if not point.breaks]
     val = [[point.val[name] for name in names] for point in kept]
@@ -174,15 +185,14 @@ def front_of(trials: Sequence[Trial], accuracy: Objective, diversity: Objective)
     has_test = bool(test) and all(math.isfinite(value) for values in test for value in values)
     plain = [point for point in points if point.is_plain]
     return Front(
-        accuracy=accuracy,
-        diversity=diversity,
+        objectives=objectives,
         points=points,
         members=members,
         knee=kept[pareto.knee(val, directions)] if members else None,
         baseline=max(plain, key=lambda point: point.val[names[0]], default=None),
         hypervolume=pareto.hypervolume(val, reference, directions),
         test_hypervolume=pareto.hypervolume(test, reference, directions) if has_test else None,
-        attained=_attained(members, accuracy, diversity),
+        attained=_attained(members, objectives[0], objectives[1]),
     )
 
 
@@ -202,35 +212,6 @@ def hypervolumes(
         [objective.direction for objective in objectives],
     )
     return tuple(zip(ended, reached, strict=True))
-
-
-def recommended(front: Front) -> Trial | None:
-    """Return the knee; if it is the baseline, the most diverse point at 95 % of the accuracy."""
-    if front.knee is None or front.knee is not front.baseline:
-        return front.knee
-    return front.attained.get(0.95)
-
-
-def choices(fronts: Sequence[Front]) -> dict[str, Trial]:
-    """Return the trials to choose from: reason -> trial.
-
-    They are the baseline and, for each pair of axes, the knee and the most diverse trial at each
-    share of the best accuracy. A trial is listed once, for its first reason.
-    """
-    named: dict[str, Trial] = {}
-
-    def add(reason: str, trial: Trial | None) -> None:
-        if trial is not None and all(trial.run_id != other.run_id for other in named.values()):
-            named[reason] = trial
-
-    add("w = 0", fronts[0].baseline)
-    for front in fronts:
-        of = title(metric_of(front.diversity))
-        add(f"knee, {of}", front.knee)
-        for budget, trial in front.attained.items():
-            kept = f"{100 * budget:.0f} % of the best {title(metric_of(front.accuracy))}"
-            add(f"most {of} at {kept}", trial)
-    return named
 
 
 def change(trial: Trial, baseline: Trial, metric: str) -> float | None:
@@ -258,8 +239,8 @@ def change_half(trial: Trial, baseline: Trial, metric: str) -> float | None:
 
 
 def comparable(front: Front, references: Mapping[str, Trial]) -> dict[str, Trial]:
-    """Return the references that have both metrics of a front, by kind."""
-    names = (metric_of(front.accuracy), metric_of(front.diversity))
+    """Return the references that have all metrics of a front, by kind."""
+    names = [metric_of(objective) for objective in front.objectives]
     return {kind: run for kind, run in references.items() if all(name in run.val for name in names)}
 
 

@@ -1,13 +1,15 @@
-"""Sentences about a sweep: its headline, its notes, and the table of trials to choose from.
+"""Sentences about a sweep: its headline and its notes.
 
-Metrics are of the test set unless a sentence says otherwise. trials.py chooses.
+Metrics are of the test set unless a sentence says otherwise. choice.py chooses, operating.py has
+the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
+from recdiv_core.fronts.choice import Choice, accuracy_kept, gain
+from recdiv_core.fronts.operating import called
 from recdiv_core.fronts.trials import (
     BASE,
     Front,
@@ -15,47 +17,78 @@ from recdiv_core.fronts.trials import (
     Trial,
     change,
     change_half,
-    choices,
     comparable,
     metric_of,
-    recommended,
 )
 from recdiv_core.metrics import pareto
-from recdiv_core.wording import few_judged, number, short, title, users_judged
-
-ESCAPED_BAR: Final = r"\|"
+from recdiv_core.wording import few_judged, number, title, users_judged
 
 
-def headline(front: Front) -> str:
-    """Return one sentence with the result of the sweep, on test."""
-    pick = recommended(front)
-    if pick is None:
+def headline(choice: Choice) -> str:
+    """Return one or two sentences with the result of the sweep, on test."""
+    front, reference = choice.front, choice.reference
+    if reference is None:
         return "No trial has finished with metrics, so there is no front yet."
-    accuracy, diversity = metric_of(front.accuracy), metric_of(front.diversity)
-    who = _called(pick)
-    if front.baseline is None:
-        figures = " and ".join(
-            f"{title(metric)} {number(pick.test[metric])}"
-            for metric in (accuracy, diversity)
-            if metric in pick.test
-        )
-        return f"Trial {who} is the knee of the front{f': {figures} on test' if figures else ''}."
-    if front.points == (front.baseline,):
+    if front.points == (reference,):
+        if front.baseline is None:
+            return f"Only trial {called(reference)} has finished; there is nothing to compare."
         return (
             "Only the plain model (w = 0) has finished; there is no trial to compare it with yet."
         )
-    if pick is front.baseline:
-        return f"No trial beats the plain model (w = 0) on {title(diversity)} within 5 % accuracy."
-    gain, loss = change(pick, front.baseline, diversity), change(pick, front.baseline, accuracy)
-    if gain is None or loss is None:
-        return f"Trial {who} is the knee of the front; it has no test metrics to compare."
-    more, less = (_sure(pick, front.baseline, metric) for metric in (diversity, accuracy))
+    pick = choice.recommended
+    if pick is None:
+        return _nothing_admissible(choice)
+    accuracy = metric_of(choice.accuracy)
+    metrics = [metric_of(objective) for objective in choice.diversities]
+    gains = {metric: change(pick, reference, metric) for metric in (*metrics, accuracy)}
+    if any(gain is None for gain in gains.values()):
+        return f"Trial {called(pick)} is recommended; it has no test metrics to compare."
+    more = _joined([_gained(pick, reference, metric) for metric in metrics])
+    loss, sure = gains[accuracy] or 0.0, _sure(pick, reference, accuracy)
     cost = (
-        f"for {-100 * loss:.1f} %{less} less" if loss < 0 else f"with {100 * loss:.1f} %{less} more"
+        f"for {-100 * loss:.1f} %{sure} less" if loss < 0 else f"with {100 * loss:.1f} %{sure} more"
     )
     return (
-        f"Trial {who}: {100 * gain:+.1f} %{more} {title(diversity)} {cost} {title(accuracy)} "
-        f"than the plain model (w = 0), on test{_meant(pick)}."
+        f"Trial {called(pick)}: {more} {cost} {title(accuracy)} than {_named(choice)}, on test"
+        f"{_meant(pick)}."
+    )
+
+
+def _named(choice: Choice) -> str:
+    """Return the reference in words."""
+    if choice.front.baseline is not None or choice.reference is None:
+        return "the plain model (w = 0)"
+    return f"the most accurate trial, {called(choice.reference)}"
+
+
+def _gained(pick: Trial, reference: Trial, metric: str) -> str:
+    gain = change(pick, reference, metric) or 0.0
+    return f"{100 * gain:+.1f} %{_sure(pick, reference, metric)} {title(metric)}"
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+
+
+def _nothing_admissible(choice: Choice) -> str:
+    """Say that no trial is admissible, which comes nearest, and what it lacks, on validation."""
+    accuracy, nearest, reference = choice.accuracy, choice.nearest, choice.reference
+    name, share = title(metric_of(accuracy)), f"{100 * choice.keep:.4g} %"
+    if nearest is None or reference is None:
+        return f"No trial beside {_named(choice)} keeps the constraints."
+    kept = accuracy_kept(nearest, reference, accuracy)
+    if kept < choice.keep:
+        return (
+            f"No trial keeps {share} of the {name} of {_named(choice)}. The nearest is "
+            f"{called(nearest)} with {100 * kept:.1f} %, on validation."
+        )
+    lost = [
+        f"{100 * gain(nearest, reference, objective):+.1f} % {title(metric_of(objective))}"
+        for objective in choice.failing
+    ]
+    return (
+        f"No trial that keeps {share} of the {name} of {_named(choice)} keeps every kind of "
+        f"diversity. The nearest is {called(nearest)}; it fails on {_joined(lost)}, on validation."
     )
 
 
@@ -162,24 +195,6 @@ def _set_aside(front: Front, sweep: Sweep) -> list[str]:
 
 
 def _dominates(one: Trial, other: Trial, front: Front) -> bool:
-    axes = (front.accuracy, front.diversity)
+    axes = front.objectives
     points = [[trial.val[metric_of(axis)] for axis in axes] for trial in (one, other)]
     return pareto.front(points, [axis.direction for axis in axes]) == [0]
-
-
-def choice_table(fronts: Sequence[Front]) -> str:
-    """Return the trials to choose from as a Markdown table with test metrics."""
-    metrics = [metric_of(fronts[0].accuracy), *(metric_of(front.diversity) for front in fronts)]
-    head = ["chosen for", "trial", *(title(metric) for metric in metrics)]
-    rows = [
-        [reason, _called(trial), *(number(trial.test.get(metric)) for metric in metrics)]
-        for reason, trial in choices(fronts).items()
-    ]
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', ESCAPED_BAR) for cell in cells)} |" for cells in lines
-    )
-
-
-def _called(trial: Trial) -> str:
-    return trial.name if trial.label == short(trial.name) else f"{trial.name} ({trial.label})"

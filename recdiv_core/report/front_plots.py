@@ -14,6 +14,7 @@ from typing import Any, Final
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
+from recdiv_core.fronts.choice import Choice
 from recdiv_core.fronts.points import ended_points, points
 from recdiv_core.fronts.trials import (
     CURVES,
@@ -51,15 +52,18 @@ class Shown:
         ranked: Finished points, members of the front first, then all other trials.
         numbers: Run id -> position in `ranked`, from 1.
         colours: Run id of a member of the front, of each of its seeds -> colour.
+        recommended: Recommended point; None = there is none.
     """
 
     ranked: Sequence[Trial]
     numbers: Mapping[str, int]
     colours: Mapping[str, str]
+    recommended: Trial | None
 
 
-def show_trials(sweep: Sweep, front: Front) -> Shown:
-    """Return the order, numbers and colours of all trials; the front is the sweep's first."""
+def show_trials(sweep: Sweep, choice: Choice) -> Shown:
+    """Return the order, numbers and colours of all trials; the front is of all objectives."""
+    front = choice.front
     finished = points(sweep)
     merged = {run.run_id for point in finished for run in point.repeats or (point,)}
     members = {trial.run_id for trial in front.members}
@@ -79,6 +83,7 @@ def show_trials(sweep: Sweep, front: Front) -> Shown:
             for point, colour in zip(front.members, colours, strict=True)
             for run in point.repeats or (point,)
         },
+        recommended=choice.recommended,
     )
 
 
@@ -104,8 +109,9 @@ def front_plot(front: Front, shown: Shown) -> Plot:
     for trial, name, symbol, colour in (
         (front.baseline, "w = 0", "diamond-open", plots.INK),
         (front.knee, "knee", "circle-open", plots.KNEE),
+        (shown.recommended, "recommended", "square-open", plots.DIVERSE),
     ):
-        if trial:
+        if trial and trial in front.points:
             ring = {"size": 30, "symbol": symbol, "color": colour, "line": {"width": 2}}
             _add(plot, front, [trial], name, mode="markers", marker=ring)
     x, y = title(metric_of(front.diversity)), title(metric_of(front.accuracy))

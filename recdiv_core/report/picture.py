@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from recdiv_core.fronts.choice import Choice
 from recdiv_core.fronts.trials import Front, Sweep, Trial, metric_of
 from recdiv_core.report import plots
 from recdiv_core.report.front_plots import (
@@ -29,9 +30,9 @@ LETTERS: Final = 88
 """Letters in a line of settings below each plot."""
 
 
-def draw_png(sweep: Sweep, fronts: Sequence[Front], path: Path) -> None:
+def draw_png(sweep: Sweep, choice: Choice, fronts: Sequence[Front], path: Path) -> None:
     """Draw all fronts side by side, with the settings of their members, and save them as a PNG."""
-    shown = show_trials(sweep, fronts[0])
+    shown = show_trials(sweep, choice)
     picture = Figure(figsize=(5.2 * len(fronts), 4.7), dpi=140, layout="constrained")
     FigureCanvasAgg(picture)
     for index, front in enumerate(fronts, start=1):
@@ -64,8 +65,9 @@ def _draw_front(axes: Axes, front: Front, shown: Shown) -> None:
     for trial, name, marker, colour in (
         (front.baseline, "w = 0", "D", plots.INK),
         (front.knee, "knee", "o", plots.KNEE),
+        (shown.recommended, "recommended", "s", plots.DIVERSE),
     ):
-        if trial:
+        if trial and trial in front.points:
             ring: dict[str, Any] = {"marker": marker, "facecolors": "none", "edgecolors": colour}
             axes.scatter(*_xy(front, [trial]), s=300, linewidths=1.5, **ring)
             axes.scatter([], [], s=40, label=name, **ring)

@@ -10,12 +10,16 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Final
 
 from recdiv_core.config import Config
 from recdiv_core.errors import UserError
 from recdiv_core.fronts import trials
 from recdiv_core.fronts import wording as trials_text
+from recdiv_core.fronts.choice import KEEP, Choice, check_keep, choose
+from recdiv_core.fronts.operating import Paired, kept_text, markdown_table, operating_rows
 from recdiv_core.fronts.points import ended_points, points
 from recdiv_core.fronts.reading import HYPERVOLUME, existing_store, read_sweep, sweep_run
 from recdiv_core.fronts.trials import Front, Sweep, Trial
@@ -33,6 +37,9 @@ from recdiv_core.tracking.runs import RunHandle
 
 logger = logging.getLogger(__name__)
 
+RECOMMENDED: Final = "recdiv.recommended"
+"""Tag of the sweep's run (the run id) and of the recommended trial's run (the share it keeps)."""
+
 
 def report(
     config: Config,
@@ -41,6 +48,7 @@ def report(
     out: Path | None = None,
     slates: bool | None = None,
     show_ids: bool = False,
+    keep: float = KEEP,
 ) -> dict[str, object]:
     """Find the front of a sweep, write `report.html` and `front.png`, log both to its parent run.
 
@@ -52,30 +60,35 @@ def report(
         slates: Make the slates of a few runs again and show them; None = only where that takes no
             more than some minutes.
         show_ids: Show the user_ids of example users; False = number them.
+        keep: Share of the accuracy of w = 0 that the recommended trial keeps, in (0, 1].
 
     Raises:
-        UserError: no such sweep, or its objectives are not declared.
+        UserError: no such sweep, its objectives are not declared, or `keep` is not allowed.
     """
+    check_keep(keep)
     out = None if out is None else output_path(out, "--out")
     uri = existing_store(config)
     handle = sweep_run(uri, config, parent_run_id)
     sweep = read_sweep(handle)
+    choice = choose(points(sweep), sweep.objectives, keep=keep)
     fronts = [trials.front_of(points(sweep), *pair) for pair in trials.axes(sweep)]
-    main = fronts[0]
-    headline, notes = trials_text.headline(main), trials_text.notes(main, sweep)
+    main = choice.front
+    headline, notes = trials_text.headline(choice), trials_text.notes(main, sweep)
     directory = out or _default_directory(config, sweep.name)
     directory.mkdir(parents=True, exist_ok=True)
     page, picture = directory / "report.html", directory / "front.png"
-    shown = None
+    shown, paired = None, {}
     if slates is not False:
         most = None if slates else MAX_SCORES
-        shown = _slate_section(config, uri, fronts, max_scores=most, show_ids=show_ids)
-    write_whole(page, sweep_page(sweep, fronts, headline, notes, shown))
-    draw_png(sweep, fronts, picture)
+        shown, paired = _slate_section(
+            config, uri, choice, fronts, max_scores=most, show_ids=show_ids
+        )
+    write_whole(page, sweep_page(sweep, choice, fronts, headline, notes, shown, paired))
+    draw_png(sweep, choice, fronts, picture)
     logger.info("%s", headline)
     for warning in trials_text.few_users(main):
         logger.warning("%s", warning)
-    _log(handle, sweep, fronts, headline, (page, picture))
+    _log(handle, sweep, choice, fronts, headline, paired, (page, picture))
     dashboard = trials_url(handle)
     logger.info("the trials in MLflow (`make dashboard`): %s", dashboard)
     return {
@@ -88,6 +101,11 @@ def report(
         "hypervolume_test": main.test_hypervolume,
         "knee": main.knee and _entry(main.knee),
         "baseline": main.baseline and _entry(main.baseline),
+        "keep": keep,
+        "recommended": choice.recommended and _entry(choice.recommended),
+        "nearest": choice.nearest and _entry(choice.nearest),
+        "fails_on": [objective.metric for objective in choice.failing],
+        "operating_points": _operating_points(choice, paired),
         "references": {kind: _entry(run) for kind, run in sweep.references.items()},
         "hypervolumes": {front.diversity.metric: front.hypervolume for front in fronts},
         "num_trials": len(sweep.trials),
@@ -100,16 +118,20 @@ def report(
 def _slate_section(
     config: Config,
     uri: str,
+    choice: Choice,
     fronts: Sequence[Front],
     *,
     max_scores: int | None,
     show_ids: bool,
-) -> dict[str, object]:
-    """Return the section on slates, or the reason why there is none: it never fails a report."""
+) -> tuple[dict[str, object], Paired]:
+    """Return the section on slates and the paired changes of runs; it never fails a report.
+
+    Without slates the section is the reason.
+    """
     prepared = config.data.prepared
     try:
         views = view_slates(
-            fronts[0],
+            choice,
             lambda: uri,
             {"data.prepared": str(Path(prepared).absolute())} if prepared else {},
             kinds=config.eval.slices,
@@ -119,8 +141,8 @@ def _slate_section(
     except (ValueError, OSError, MemoryError, RuntimeError) as error:  # torch raises RuntimeError
         is_odd = not isinstance(error, UserError | OSError | MemoryError)
         logger.warning("the page shows no slates: %s", error, exc_info=is_odd)
-        return unseen(str(error))
-    return section(views, fronts)
+        return unseen(str(error)), {}
+    return section(views, fronts), views.paired
 
 
 def _default_directory(config: Config, name: str) -> Path:
@@ -129,24 +151,35 @@ def _default_directory(config: Config, name: str) -> Path:
 
 
 def _log(
-    handle: RunHandle, sweep: Sweep, fronts: Sequence[Front], headline: str, files: Sequence[Path]
+    handle: RunHandle,
+    sweep: Sweep,
+    choice: Choice,
+    fronts: Sequence[Front],
+    headline: str,
+    paired: Paired,
+    files: Sequence[Path],
 ) -> None:
-    """Log files, metrics and the description to the sweep's run."""
-    main = fronts[0]
+    """Log files, metrics and the description to the sweep's run, and tag the chosen trial."""
+    main = choice.front
     for path in files:
         tracking.log_artifact(handle, path, "report")
     metrics = {"hypervolume": main.hypervolume}
     if main.test_hypervolume is not None:
         metrics["hypervolume_test"] = main.test_hypervolume
     # MLflow shows the description on the first screen of the run
-    note = f"{headline}\n\n{trials_text.choice_table(fronts)}\n\nOn test, chosen on validation. "
+    note = f"{headline}\n\n{markdown_table(choice, paired)}\n\nOn test, chosen on validation. "
+    note += "In brackets: the change against w = 0, in per cent, with its 95 % interval. "
     note += "The page: artefact `report/report.html`. "
     note += f"Its trials in [charts]({trials_path(handle)})."
     tags = {"mlflow.note.content": note}
-    if main.knee is not None:  # the sweep's row shows the metrics of the knee
-        metrics |= {f"best/val/{name}": value for name, value in main.knee.val.items()}
-        metrics |= {f"test/{name}": value for name, value in main.knee.test.items()}
+    if main.knee is not None:
         tags["recdiv.knee"] = main.knee.run_id
+    shown = choice.recommended or main.knee
+    if shown is not None:  # the sweep's row shows the metrics of the recommended trial
+        metrics |= {f"best/val/{name}": value for name, value in shown.val.items()}
+        metrics |= {f"test/{name}": value for name, value in shown.test.items()}
+    tags[RECOMMENDED] = choice.recommended.run_id if choice.recommended else ""
+    _tag_recommended(handle, choice)
     tracking.log_metrics(handle, metrics, step=0)
     tracking.set_tags(handle, tags)
     # hypervolumes after each trial, one step each; steps that are logged already stay
@@ -160,6 +193,28 @@ def _log(
         for name, objectives in axes.items()
     }
     tracking.log_curves(handle, volumes)
+
+
+def _tag_recommended(handle: RunHandle, choice: Choice) -> None:
+    """Tag the recommended trial with the share it keeps, and take the tag off the one before."""
+    before, pick = tracking.tag_of(handle, RECOMMENDED), choice.recommended
+    if before and (pick is None or pick.run_id != before):
+        tracking.drop_tag(replace(handle, run_id=before), RECOMMENDED)
+    if pick is not None:
+        kept = f"keeps {100 * choice.keep:.4g} % of {choice.accuracy.metric}"
+        tracking.set_tags(replace(handle, run_id=pick.run_id), {RECOMMENDED: kept})
+
+
+def _operating_points(choice: Choice, paired: Paired) -> list[dict[str, object]]:
+    return [
+        {
+            "keeps": kept_text(row, choice),
+            "run_id": row.trial.run_id,
+            "name": row.trial.name,
+            "metrics": {name: asdict(own) for name, own in row.metrics.items()},
+        }
+        for row in operating_rows(choice, paired)
+    ]
 
 
 def _entry(trial: Trial) -> dict[str, object]:

@@ -1,9 +1,10 @@
 """Metrics and examples of the slates of a few runs of a sweep.
 
 Not the metrics themselves (slate_metrics.py), the users shown (slate_examples.py), nor the page
-(slate_page.py). The one idea: at most MAX_RUNS runs make their slates again from their checkpoints,
-for the same users of the test split. All metrics come from those slates. Validation chose the runs;
-nothing is chosen here. Memory: K numbers for each user and run, and the catalogue.
+(slate_page.py). The one idea: the operating points make their slates again from their checkpoints,
+for the same users of the test split. The page shows the first MAX_RUNS of them; of the others only
+the changes against the first are kept. Validation chose the runs; nothing is chosen here. Memory: K
+numbers for each user and run, and the catalogue.
 
 Legend: B users of a batch, U evaluated users, K slate length, V catalogue, T targets.
 """
@@ -28,7 +29,9 @@ from recdiv_core.evaluation import groupings
 from recdiv_core.evaluation.per_user import judge_systems
 from recdiv_core.evaluation.sameness import describe, latest_distinct, look, shelves, starved
 from recdiv_core.evaluation.systems import NamedRun, check_comparable, find_run
-from recdiv_core.fronts.trials import Front, Trial, recommended
+from recdiv_core.fronts.choice import Choice
+from recdiv_core.fronts.operating import Paired
+from recdiv_core.fronts.trials import Trial, metric_of
 from recdiv_core.metrics.groups import GroupTally, finish_groups, tally_groups
 from recdiv_core.metrics.jackknife import UserResults
 from recdiv_core.metrics.slate_batch import Background
@@ -37,11 +40,13 @@ from recdiv_core.report.slate_metrics import Floats, Histories
 from recdiv_core.schema import read_manifest
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.scoring import without_seen
+from recdiv_core.wording import title
 
 logger = logging.getLogger(__name__)
 
 SPLIT: Final = "test"
 MAX_RUNS: Final = 3
+"""Runs whose slates the page shows."""
 MAX_SCORES: Final = 3_000_000_000
 """Users x items of a run above which `--slates` must ask for it: some minutes of a CPU core."""
 
@@ -69,6 +74,7 @@ class SlateViews:
         changes: Differences between the first two runs; None with a single run.
         examples: Slates of some users, of the first two runs.
         notes: Sentences about what is missing.
+        paired: Run id -> metric -> difference from the first run, also of runs that are not shown.
     """
 
     roles: tuple[str, ...]
@@ -87,28 +93,35 @@ class SlateViews:
     changes: slate_examples.Changes | None
     examples: tuple[slate_examples.Example, ...]
     notes: tuple[str, ...]
+    paired: Paired
 
 
-def choose_runs(front: Front) -> dict[str, Trial]:
-    """Return role -> trial: the baseline, the recommended point, the most diverse of the front.
+def choose_runs(choice: Choice) -> dict[str, Trial]:
+    """Return role -> trial: the baseline, the recommended trial, the other operating points.
 
-    Without a baseline the most accurate member stands for it. Each trial has one role.
+    Without a baseline the most accurate member stands for it, and without a recommended trial the
+    nearest. The more diverse operating points come first; if they leave room on the page, the least
+    accurate member of the front follows. Each trial has one role.
     """
-    members = front.members
+    accuracy = title(metric_of(choice.accuracy))
     wanted: dict[str, Trial | None] = {
-        "w = 0" if front.baseline else "most accurate": front.baseline or next(iter(members), None),
-        "chosen point": recommended(front),
-        "most diverse": next(reversed(members), None),
+        "w = 0" if choice.front.baseline else "most accurate": choice.reference,
+        "chosen point" if choice.recommended else "nearest": choice.recommended or choice.nearest,
     }
+    for share in sorted(choice.operating):
+        wanted[f"at {100 * share:.4g} % of {accuracy}"] = choice.operating[share]
     runs: dict[str, Trial] = {}
     for role, trial in wanted.items():
         if trial is not None and trial.run_id not in {other.run_id for other in runs.values()}:
             runs[role] = trial
+    last = next(reversed(choice.front.members), None)
+    if len(runs) < MAX_RUNS and last and last.run_id not in {run.run_id for run in runs.values()}:
+        runs["most diverse"] = last
     return runs
 
 
 def view_slates(
-    front: Front,
+    choice: Choice,
     uri: Callable[[], str],
     settings: Mapping[str, object],
     *,
@@ -119,7 +132,7 @@ def view_slates(
     """Make the slates of the runs of `choose_runs` that still have a checkpoint, and look at them.
 
     Args:
-        front: Front of the sweep's own objectives.
+        choice: Chosen trials of the sweep.
         uri: Returns where MLflow keeps the runs.
         settings: Dotted key -> value for all runs.
         kinds: Kinds of slices, see `groupings`.
@@ -130,18 +143,24 @@ def view_slates(
         UserError: nothing can be shown, and why.
         OSError: a file cannot be read.
     """
-    found, notes = _find(choose_runs(front), uri, settings)
+    found, notes = _find(choose_runs(choice), uri, settings)
     runs = [run for _, run in found.values()]
     config = runs[0].config
     check_comparable(runs)
     _check_size(Path(config.data.prepared), max_scores)
     logger.info("evaluating %d runs on the %s split", len(runs), SPLIT)
     judged = judge_systems(runs, SPLIT)
+    estimates, differences = slate_metrics.estimate(judged)
+    paired = {
+        trial.run_id: changes
+        for (trial, _), changes in zip(list(found.values())[1:], differences, strict=False)
+    }
+    found = dict(list(found.items())[:MAX_RUNS])
+    judged = judged[:MAX_RUNS]
     dataset = load_dataset(Path(config.data.prepared))
     pair, k = judged[:2], config.eval.k
     histories = _histories(_batches(dataset, config), k)
     assert len(histories.length_U) == len(pair[0].slates_UK), "runs and split differ in their users"
-    estimates, differences = slate_metrics.estimate(judged)
     popularity_V = dataset.catalogue.popularity_V
     bands, band_V = slate_metrics.popularity_bands(popularity_V)
     return SlateViews(
@@ -149,8 +168,8 @@ def view_slates(
         trials=tuple(trial for trial, _ in found.values()),
         k=k,
         num_users=len(judged[0].slates_UK),
-        estimates=estimates,
-        differences=differences,
+        estimates=estimates[:MAX_RUNS],
+        differences=differences[: MAX_RUNS - 1],
         exposure=tuple(slate_metrics.exposure_curve(each.exposure_V) for each in judged),
         bands=bands,
         band_coverage=tuple(
@@ -166,6 +185,7 @@ def view_slates(
         changes=slate_examples.count_changes(*pair) if len(pair) > 1 else None,
         examples=_examples(_batches(dataset, config), dataset, pair, show_ids=show_ids),
         notes=tuple(notes),
+        paired=paired,
     )
 
 
@@ -194,7 +214,7 @@ def _find(
     reason = ""
     if not torch.cuda.is_available():
         settings = {**settings, "scaling.use_gpu": False}
-    for role, trial in list(wanted.items())[:MAX_RUNS]:
+    for role, trial in wanted.items():
         try:
             run = find_run(trial.run_id, settings, uri)
             found[role] = (trial, replace(run, name=trial.name))

@@ -10,6 +10,8 @@ import datetime
 import re
 from collections.abc import Mapping, Sequence
 
+from recdiv_core.fronts.choice import SLACK, Choice
+from recdiv_core.fronts.operating import Paired, kept_text, operating_rows, table_metrics
 from recdiv_core.fronts.trials import (
     BUDGETS,
     Front,
@@ -18,7 +20,6 @@ from recdiv_core.fronts.trials import (
     change,
     change_half,
     metric_of,
-    recommended,
 )
 from recdiv_core.report.front_plots import (
     Shown,
@@ -36,22 +37,26 @@ from recdiv_core.wording import SYMBOLS, number, title, worded
 
 def sweep_page(
     sweep: Sweep,
+    choice: Choice,
     fronts: Sequence[Front],
     headline: str,
     notes: Sequence[str],
     slates: Mapping[str, object] | None,
+    paired: Paired,
 ) -> str:
     """Return the whole page.
 
     Args:
         sweep: The sweep with its trials.
-        fronts: One front for each kind of diversity; the first is of the sweep's own objectives.
+        choice: The chosen trials, on all objectives.
+        fronts: One front for each kind of diversity, the declared ones first.
         headline: One sentence.
         notes: Sentences.
         slates: What `slate_page.section` returns; None = the page has no section on slates.
+        paired: Changes of runs against w = 0 on the same users; see `operating.Paired`.
     """
-    main = fronts[0]
-    shown = show_trials(sweep, main)
+    main = choice.front
+    shown = show_trials(sweep, choice)
     plots = [front_plot(front, shown) for front in fronts]
     return render(
         "report.html",
@@ -59,19 +64,22 @@ def sweep_page(
         meta=_meta(sweep),
         headline=headline,
         notes=notes,
-        tiles=_tiles(sweep, main),
+        tiles=_tiles(sweep, choice),
         symbols=[f"{SYMBOLS[key]} = {key}" for key in sweep.parameters if key in SYMBOLS],
         main_plot=plots[0],
         other_plots=plots[1:],
         baseline_plots=baseline_plots(fronts, sweep.references),
         baselines=_baselines(sweep, fronts) if sweep.references else None,
-        operating_points=[_operating_points(front, shown) for front in fronts if front.attained],
+        operating_points=_operating_table(choice, shown, paired) if choice.reference else None,
+        keep=f"{100 * choice.keep:.4g} %",
+        slack=f"{100 * SLACK:.0f} %",
+        attained=[_attained(front, shown) for front in fronts if front.attained],
         objectives=", ".join(title(metric_of(objective)) for objective in sweep.objectives),
         course_plot=course_plot(sweep, shown) if main.points else None,
         parallel_plot=parallel_plot(fronts) if main.points else None,
         curve_plots=curve_plots(sweep, fronts, shown),
         slates=slates,
-        trials=_trials(sweep, fronts, shown),
+        trials=_trials(sweep, choice, fronts, shown),
         metrics=[
             (title(metric), metric.partition("_at_")[0])
             for metric in sorted({name for trial in sweep.trials for name in trial.val})
@@ -94,9 +102,10 @@ def _meta(sweep: Sweep) -> str:
     )
 
 
-def _tiles(sweep: Sweep, main: Front) -> dict[str, str]:
-    pick = recommended(main)
-    accuracy, diversity = metric_of(main.accuracy), metric_of(main.diversity)
+def _tiles(sweep: Sweep, choice: Choice) -> dict[str, str]:
+    main, pick = choice.front, choice.recommended
+    metrics = [metric_of(objective) for objective in main.objectives]
+    accuracy = metrics[0]
     best = max((t.val[accuracy] for t in main.points), default=None)
     finished = sum(trial.status == "FINISHED" for trial in sweep.trials)
     test = pick.test if pick else {}
@@ -106,8 +115,8 @@ def _tiles(sweep: Sweep, main: Front) -> dict[str, str]:
         "trials on the front": str(len(main.members)),
         "hypervolume": f"{number(main.hypervolume)} (test {number(main.test_hypervolume)})",
         f"best {title(accuracy)}, validation": number(best),
-        f"recommended trial: {title(accuracy)} and {title(diversity)}, test": (
-            f"{number(test.get(accuracy))} and {number(test.get(diversity))}" if pick else "-"
+        f"recommended trial: {', '.join(map(title, metrics))}, test": (
+            ", ".join(number(test.get(metric)) for metric in metrics) if pick else "-"
         ),
     }
 
@@ -126,7 +135,24 @@ def _baselines(sweep: Sweep, fronts: Sequence[Front]) -> Table:
     return Table(["baseline", "run", *_metric_heads(metrics)], rows)
 
 
-def _operating_points(front: Front, shown: Shown) -> tuple[str, Table]:
+def _operating_table(choice: Choice, shown: Shown, paired: Paired) -> Table:
+    """Return the reference and the operating points, all metrics of one trial in a row."""
+    names = table_metrics(choice)
+    rows = [
+        [
+            cell(kept_text(row, choice)),
+            cell(shown.numbers[row.trial.run_id]),
+            cell(row.trial.name),
+            Cell(row.trial.label, kind="prose"),
+            *(cell(own.value, note=own.note) for own in row.metrics.values()),
+        ]
+        for row in operating_rows(choice, paired)
+    ]
+    heads = [f"{title(names[0])} kept", "#", "trial", "settings"]
+    return Table([*heads, *(f"{title(name)} test" for name in names)], rows)
+
+
+def _attained(front: Front, shown: Shown) -> tuple[str, Table]:
     """Return the kind of diversity, and the most diverse trial at each share of the accuracy."""
     metrics = metric_of(front.accuracy), metric_of(front.diversity)
     rows: list[list[Cell]] = []
@@ -157,13 +183,15 @@ def _change(trial: Trial, baseline: Trial | None, metric: str) -> str:
     return f"{100 * by:+.1f}{within} %"
 
 
-def _trials(sweep: Sweep, fronts: Sequence[Front], shown: Shown) -> dict[str, object]:
+def _trials(
+    sweep: Sweep, choice: Choice, fronts: Sequence[Front], shown: Shown
+) -> dict[str, object]:
     """Return the table of trials: heads, in parts, and rows with CSS class, colour and badges."""
-    main, metrics = fronts[0], metrics_of(fronts)
+    main, metrics = choice.front, metrics_of(fronts)
     settings = [key for key in sweep.parameters if key != "seed"]
     has_seeds = "seed" in sweep.parameters
     members = {trial.run_id for trial in main.members}
-    named = {"knee": main.knee, "w = 0": main.baseline}
+    named = {"recommended": choice.recommended, "knee": main.knee, "w = 0": main.baseline}
     badges = [(trial.run_id, name) for name, trial in named.items() if trial]
     rows: list[dict[str, object]] = []
     for trial in shown.ranked:

@@ -242,6 +242,12 @@ def set_tags(handle: RunHandle, tags: Mapping[str, str]) -> None:
     )
 
 
+def drop_tag(handle: RunHandle, key: str) -> None:
+    """Take a tag off a run that has it."""
+    if tag_of(handle, key):
+        client_of(handle.uri).delete_tag(handle.run_id, key)
+
+
 def tag_of(handle: RunHandle, key: str) -> str:
     """Return a tag of a run; empty if it has no such tag."""
     return client_of(handle.uri).get_run(handle.run_id).data.tags.get(key, "")

@@ -1,0 +1,202 @@
+"""Choose operating points on all kinds of diversity together.
+
+trials.py has the fronts on one pair of axes, wording.py the sentences. A point that is chosen for
+one kind of diversity often loses another. So a trial is admissible only if no declared kind of
+diversity lies below w = 0 by more than its interval. Of the admissible trials that keep enough
+accuracy, the one whose smallest relative gain is largest is chosen (max-min). Validation chooses;
+test metrics are looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from recdiv_core.errors import UserError
+from recdiv_core.fronts.trials import Front, Trial, front_of, metric_of
+from recdiv_core.metrics.repeats import half_width
+from recdiv_core.search_space import Objective
+
+KEEP: Final = 0.97
+"""Share of the accuracy of w = 0 that the recommended trial keeps, by default."""
+OPERATING: Final = (0.99, 0.97, 0.95, 0.90)
+"""Shares of the accuracy of w = 0 in the table of operating points."""
+SLACK: Final = 0.01
+"""Relative loss that counts as noise where intervals are unknown."""
+FEWEST_SEEDS: Final = 3
+"""Fewest training seeds whose interval replaces SLACK; with two it admits nearly everything."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen trials of a sweep.
+
+    Attributes:
+        front: front on all objectives of the sweep.
+        keep: share of the reference's accuracy that the recommended trial keeps.
+        reference: the baseline at w = 0; without one the most accurate member of the front.
+        recommended: admissible point with the largest smallest gain; None = there is none.
+        nearest: without a recommended point, the point that comes nearest to it.
+        operating: share of the reference's accuracy -> point chosen in the same way.
+    """
+
+    front: Front
+    keep: float
+    reference: Trial | None
+    recommended: Trial | None
+    nearest: Trial | None
+    operating: Mapping[float, Trial]
+
+    @property
+    def accuracy(self) -> Objective:
+        """The objective of accuracy."""
+        return self.front.objectives[0]
+
+    @property
+    def diversities(self) -> tuple[Objective, ...]:
+        """All other objectives."""
+        return self.front.objectives[1:]
+
+    @property
+    def failing(self) -> list[Objective]:
+        """The kinds of diversity on which the nearest point is not admissible."""
+        if self.nearest is None or self.reference is None:
+            return []
+        return losses(self.nearest, self.reference, self.diversities)
+
+
+def check_keep(keep: float) -> None:
+    """Refuse a share of the accuracy outside of (0, 1].
+
+    Raises:
+        UserError: the share is not allowed.
+    """
+    if not 0 < keep <= 1:
+        raise UserError(f"--keep {keep}: allowed is a share of the accuracy above 0, up to 1")
+
+
+def choose(
+    trials: Sequence[Trial], objectives: Sequence[Objective], *, keep: float = KEEP
+) -> Choice:
+    """Choose the operating points of a sweep.
+
+    Args:
+        trials: points of the sweep.
+        objectives: declared objectives, accuracy first.
+        keep: share of the reference's accuracy that the recommended trial keeps, in (0, 1].
+    """
+    front = front_of(trials, *objectives)
+    kept = [point for point in front.points if not point.breaks]
+    reference = front.baseline or next(iter(front.members), None)
+    if reference is None:
+        return Choice(front, keep, None, None, None, {})
+    shares = sorted({keep, *OPERATING}, reverse=True)
+    found = {share: _best(kept, reference, objectives, share) for share in shares}
+    recommended = found[keep]
+    return Choice(
+        front=front,
+        keep=keep,
+        reference=reference,
+        recommended=recommended,
+        nearest=None if recommended else _nearest(kept, reference, objectives, keep),
+        operating={share: point for share, point in found.items() if point is not None},
+    )
+
+
+def gain_of(trial: Trial, objective: Objective) -> float:
+    """Return a validation metric turned so that more is better."""
+    value = trial.val[metric_of(objective)]
+    return value if objective.direction == "max" else -value
+
+
+def gain(trial: Trial, reference: Trial, objective: Objective) -> float:
+    """Return the relative gain on validation; positive is better, whatever the direction.
+
+    Without a value of the reference to relate to, the absolute gain.
+    """
+    before, after = gain_of(reference, objective), gain_of(trial, objective)
+    return (after - before) / (abs(before) or 1.0)
+
+
+def slack(trial: Trial, reference: Trial, objective: Objective) -> float:
+    """Return the relative loss that cannot be told from 0.
+
+    Half the width of the 95 % interval of the difference over seeds, if both have FEWEST_SEEDS
+    seeds in common; else SLACK.
+    """
+    name = metric_of(objective)
+    before = {own.seed: own.val[name] for own in reference.repeats if name in own.val}
+    gains = [
+        own.val[name] - before[own.seed]
+        for own in trial.repeats
+        if name in own.val and own.seed in before
+    ]
+    mean = abs(reference.val[name])
+    return half_width(gains) / mean if len(gains) >= FEWEST_SEEDS and mean else SLACK
+
+
+def losses(trial: Trial, reference: Trial, diversities: Sequence[Objective]) -> list[Objective]:
+    """Return the kinds of diversity that lie below the reference by more than their interval."""
+    return [
+        objective
+        for objective in diversities
+        if gain(trial, reference, objective) < -slack(trial, reference, objective)
+    ]
+
+
+def accuracy_kept(trial: Trial, reference: Trial, accuracy: Objective) -> float:
+    """Return the share of the reference's accuracy on validation; 1 = equal."""
+    return 1 + gain(trial, reference, accuracy)
+
+
+def smallest_gain(
+    trial: Trial, reference: Trial, diversities: Sequence[Objective]
+) -> tuple[float, float]:
+    """Return the smallest relative gain of all kinds of diversity, then their sum for ties."""
+    gains = [gain(trial, reference, objective) for objective in diversities]
+    return min(gains), sum(gains)
+
+
+def _others(
+    points: Sequence[Trial], reference: Trial, objectives: Sequence[Objective], share: float
+) -> list[Trial]:
+    """Return the points beside the reference that keep a share of its accuracy."""
+    accuracy = objectives[0]
+    least = share - 1e-12  # equal up to rounding keeps it
+    return [
+        point
+        for point in points
+        if point is not reference and accuracy_kept(point, reference, accuracy) >= least
+    ]
+
+
+def _best(
+    points: Sequence[Trial],
+    reference: Trial,
+    objectives: Sequence[Objective],
+    share: float,
+) -> Trial | None:
+    diversities = objectives[1:]
+    admissible = [
+        point
+        for point in _others(points, reference, objectives, share)
+        if not losses(point, reference, diversities)
+    ]
+    return max(
+        admissible, key=lambda point: smallest_gain(point, reference, diversities), default=None
+    )
+
+
+def _nearest(
+    points: Sequence[Trial],
+    reference: Trial,
+    objectives: Sequence[Objective],
+    share: float,
+) -> Trial | None:
+    """Return the point with the largest smallest gain, or the most accurate one."""
+    able = _others(points, reference, objectives, share)
+    if able:
+        return max(able, key=lambda point: smallest_gain(point, reference, objectives[1:]))
+    others = [point for point in points if point is not reference]
+    return max(others, key=lambda point: gain_of(point, objectives[0]), default=None)
