@@ -17,8 +17,6 @@ LOSSES: Final[Faults] = {
         [
             ("mean.square().sum(1) - own", "mean.square().sum(1)"),
             ("return similarity.clamp(0.0, 1.0)", "return (1 - similarity).clamp(0.0, 1.0)"),
-            ("other = 1 - torch.eye(", "other = 1 - 0 * torch.eye("),
-            ("(SHARPNESS * (cosines - 1)).exp()", "(SHARPNESS * cosines).exp()"),
             ("((bound - log_det) / bound", "(log_det / bound"),
             ("log_det = 2 * factor", "log_det = factor"),
             (".flatten().index_select(0, row_N) * part_N\n", ".flatten().index_select(0, row_N)\n"),
@@ -47,8 +45,7 @@ LOSSES: Final[Faults] = {
         "test_relevance",
         [
             ("shift_S = -logq_alpha * log_expected_S", "shift_S = logq_alpha * log_expected_S"),
-            ("is_out_RS = negatives_S == targets[:, None]", "is_out_RS = negatives_S == -1"),
-            ("factor * (1 + gamma", "factor * (1 - gamma"),
+            ("negatives_S == targets[:, None], -torch.inf", "negatives_S == -1, -torch.inf"),
             ("odds.scatter_add_(1, targets, -norm)", "odds.scatter_add_(1, targets, -0.5 * norm)"),
         ],
     ),
@@ -83,7 +80,7 @@ LOSSES: Final[Faults] = {
         "test_negatives",
         [
             ("max(0, targets_N.shape[0] - 1)", "max(0, targets_N.shape[0])"),
-            ("uniform_U.shape[0] / log_share_V.shape[0]", "uniform_U.shape[0]"),
+            ("uniform_U.shape[0] / (num_items or log_share_V.shape[0])", "uniform_U.shape[0]"),
         ],
     ),
     "items/traits.py": (

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.ray
 
 WEIGHTS_TOLERANCE = 1e-5
 """Sums of float32 taken in another order, over a few steps of AdamW."""
+FIT_TOLERANCE = 1e-3
+"""The fit of the blend on few users magnifies such differences: 8e-7 became 6e-5."""
 
 
 def weights(checkpoint):
@@ -29,7 +31,8 @@ def assert_same_training(one, other):
             assert others[name] == pytest.approx(figures[name], abs=1e-4), name
     theirs = weights(other["checkpoint"])
     for name, tensor in weights(one["checkpoint"]).items():
-        torch.testing.assert_close(theirs[name], tensor, atol=WEIGHTS_TOLERANCE, rtol=0, msg=name)
+        atol = FIT_TOLERANCE if name.startswith("blend.") else WEIGHTS_TOLERANCE
+        torch.testing.assert_close(theirs[name], tensor, atol=atol, rtol=0, msg=name)
 
 
 def test_a_run_is_tracked(shop, trained):
