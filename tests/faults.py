@@ -143,9 +143,13 @@ METRICS: Final[Faults] = {
     "metrics/tally.py": (
         "test_tally",
         [
-            ("means = tally.sums / num_users", "means = tally.sums / (num_users + 1)"),
+            ("float(total) / int(count)", "float(total) / num_users"),
+            ("values_MB.where(exists_MB, 0.0)", "values_MB.where(exists_MB, 1.0)"),
             ("num_users=self.num_users + other.num_users", "num_users=self.num_users"),
-            ("slates.items_BK[slates.is_item_BK]", "slates.items_BK[slates.is_hit_BK]"),
+            (
+                "count(slates.items_BK[slates.is_item_BK])",
+                "count(slates.items_BK[slates.is_hit_BK])",
+            ),
             ("num_held_out = num_judged + int", "num_held_out = int"),
         ],
     ),
@@ -156,6 +160,33 @@ METRICS: Final[Faults] = {
             ("- self.look_up(squared_norm_V).sum(dim=1)", ""),
             ("is_new_BM[:, 1:] = labels_BM[:, 1:] != labels_BM[:, :-1]", "is_new_BM[:, 1:] = 1"),
             ("found.place_BM >= self.k", "found.place_BM > self.k"),
+        ],
+    ),
+    "metrics/narrowing.py": (
+        "test_narrowing",
+        [
+            ("of_slate_B < of_history_B", "of_slate_B <= of_history_B"),
+            ("of_history_B > 0, is_narrowed_B", "of_history_B >= 0, is_narrowed_B"),
+            ("background.history_user_S.flip(0)  # the latest", "background.history_user_S  #"),
+            ("num_latest_B)\n", "num_latest_B + 1)\n"),
+        ],
+    ),
+    "metrics/between.py": (
+        "test_between",
+        [
+            ("own_B - 2 * common_B", "own_B - common_B"),
+            ("- mix_G.square().sum() - none.square()", "- mix_G.square().sum()"),
+            ("is_none_B, none, common_B", "is_none_B, 0.0, common_B"),
+        ],
+    ),
+    "fronts/choice.py": (
+        "test_choice",
+        [
+            ("(after - before) / (abs(before) or 1.0)", "after - before"),
+            ("< -slack(trial, reference, objective)", "< slack(trial, reference, objective)"),
+            ("return min(gains), sum(gains)", "return sum(gains), min(gains)"),
+            ("if not point.breaks", "if point"),
+            ("FEWEST_SEEDS: Final = 3", "FEWEST_SEEDS: Final = 2"),
         ],
     ),
     "metrics/calibration.py": (
@@ -203,7 +234,7 @@ METRICS: Final[Faults] = {
         "test_jackknife",
         [
             ("* (num_groups - 1) / num_groups\n", "/ num_groups\n"),
-            ("(values_U.sum() - sums_G) / num_left_G", "(values_U.sum() - sums_G) / len(group_U)"),
+            ("/ (exists_U.sum() - counts_G)", "/ exists_U.sum()"),
             (
                 "slates_UK.ravel() + 1, minlength=num_items + 1)[1:]",
                 "slates_UK.ravel() % num_items, minlength=num_items)",
