@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import sqlite3
+import sys
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +25,9 @@ gc.disable()
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else ray.init writes a token to ~/.ray
+
+# each MLflow client looks for Spark along the whole path, which is slow under pytest
+sys.modules.setdefault("pyspark", None)  # pyright: ignore[reportArgumentType]
 
 # `make test` tries fewer examples of each law than `make nightly`, which sets RECDIV_FUZZ
 hypothesis.settings.register_profile(

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from sklearn.metrics import f1_score, ndcg_score, roc_auc_score
 
 from recdiv_core.items.labels import labels_of_padded
@@ -138,7 +138,6 @@ def test_f1_is_the_mean_of_users_not_of_means(precision, recall, of_users, of_me
     )
 
 
-@settings(max_examples=50)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 12))
 def test_users_are_judged_like_the_slow_twin(seed, k):
     slates, targets = random_slates(seed, k=k, num_users=3)
@@ -152,7 +151,6 @@ def test_users_are_judged_like_the_slow_twin(seed, k):
         assert {name: v[user].item() for name, v in values.items()} == pytest.approx(expected)
 
 
-@settings(max_examples=50)
 @given(seed=st.integers(0, 10_000))
 def test_moving_a_hit_forward_never_lowers_a_metric(seed):
     slates, targets = random_slates(seed, k=10, num_users=3)

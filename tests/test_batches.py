@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.data.batches import pack, pad_targets
 from recdiv_core.data.reading import Examples, eval_examples, read_eval
@@ -96,7 +96,6 @@ def eval_rows(num_users):
     ]
 
 
-@settings(max_examples=80)
 @given(
     st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6),
     st.integers(1, 6),
@@ -111,7 +110,6 @@ def test_every_event_is_predicted_once_from_its_own_prefix(users, max_history, s
     assert predictions(packed) == predictions_of_users(users, queries, weights, max_history)
 
 
-@settings(max_examples=40)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6), st.integers(1, 6))
 def test_a_users_last_place_has_seen_the_last_events(users, max_history):
     packed = pack(examples_of(users), max_history=max_history)
@@ -119,7 +117,6 @@ def test_a_users_last_place_has_seen_the_last_events(users, max_history):
     assert histories == [tuple(user[-max_history:]) for user in users]
 
 
-@settings(max_examples=40)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6), st.integers(1, 6))
 def test_seen_pairs_are_the_whole_histories(users, max_history):
     packed = pack(examples_of(users), max_history=max_history)
@@ -127,7 +124,6 @@ def test_seen_pairs_are_the_whole_histories(users, max_history):
     assert pairs == [(row, item) for row, user in enumerate(users) for item in user]
 
 
-@settings(max_examples=40)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6), st.integers(1, 6))
 def test_each_place_knows_its_user(users, max_history):
     packed = pack(examples_of(users), max_history=max_history)
@@ -139,7 +135,6 @@ def test_each_place_knows_its_user(users, max_history):
         assert sorted(own.tolist()) == sorted(items)
 
 
-@settings(max_examples=40)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6), st.integers(1, 6))
 def test_positions_count_from_the_start_of_a_segment(users, max_history):
     packed = pack(examples_of(users), max_history=max_history)

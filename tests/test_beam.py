@@ -36,7 +36,6 @@ def search_tree(scores, categories, k, width, penalty):
     return slate
 
 
-@settings(max_examples=60)
 @given(
     st.lists(st.floats(-5, 5), min_size=3, max_size=9, unique=True),
     st.lists(st.integers(0, 3), min_size=9, max_size=9),

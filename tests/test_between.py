@@ -2,7 +2,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import describe_items
@@ -57,7 +57,6 @@ def test_a_shop_without_categories_has_no_diversity_to_split():
     assert total_diversity(sum_shares(slates), 2) == 0
 
 
-@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 10))
 def test_between_equals_the_mean_over_all_pairs_and_the_mean_distance_from_the_mix(seed, k):
     world = random_world(seed, num_users=9)

@@ -1,11 +1,10 @@
 import hypothesis.strategies as st
-from hypothesis import given, settings
+from hypothesis import given
 
 from tests.candidate_worlds import candidates_of_one, random_candidates, rerank
 from tests.oracles import divergence_from_history, greedy_regret, scaled_scores
 
 
-@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), dial=st.sampled_from([0.2, 0.6, 1.0]))
 def test_calibrated_takes_what_brings_the_slate_nearest_to_the_history(seed, dial):
     candidates = random_candidates(seed, num_users=3)

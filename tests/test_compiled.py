@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 import recdiv_core
 from recdiv_core.rerank import COMPILED, NOVELTIES, RERANKERS, Options
@@ -36,7 +36,6 @@ def both(name, candidates, k, dials, **options):
     return slates, choose(NOVELTIES[name], candidates, k, dials, told)
 
 
-@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     name=st.sampled_from(sorted(KERNELS)),

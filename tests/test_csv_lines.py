@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recdiv_core.formats import readers
@@ -13,7 +13,6 @@ from recdiv_core.formats.files import TextFormat
 
 BREAKS = ["\n", "\r\n"]
 SEPARATORS = [",", "\t", ";", "|", "::", "\x01", "¦"]
-relaxed = settings(deadline=None, max_examples=100)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,6 @@ def count(batches, name):
 rough_text = st.text(st.sampled_from(list('ab1",;\t|:\r\n é\0')), max_size=12)
 
 
-@relaxed
 @given(
     lines=st.lists(rough_text, max_size=12),
     end=st.sampled_from(BREAKS),
@@ -75,7 +73,6 @@ plain_value = st.text(st.sampled_from(list("abé.- ")), max_size=6)
 quoted_value = st.text(st.sampled_from(list('ab",\r\n;|')), max_size=10)
 
 
-@relaxed
 @given(
     values=st.lists(st.tuples(plain_value, quoted_value, quoted_value), max_size=10),
     written=st.sampled_from([("\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_MINIMAL)]),
@@ -96,7 +93,6 @@ def test_what_pythons_csv_writes_comes_back(path, values, written, separator, bl
     assert not count(batches, "stray_quotes")
 
 
-@relaxed
 @given(
     values=st.lists(st.tuples(plain_value, st.integers(0, 99), plain_value), min_size=1),
     data=st.data(),

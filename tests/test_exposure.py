@@ -33,13 +33,11 @@ def test_exposure_by_hand(counts, coverage, inequality):
     assert exposure.gini(torch.tensor(counts)) == pytest.approx(inequality, abs=1e-15)
 
 
-@settings(max_examples=50)
 @given(EXPOSURES)
 def test_gini_equals_the_mean_difference_of_all_pairs(counts):
     assert exposure.gini(torch.tensor(counts)) == pytest.approx(gini(counts), abs=1e-12)
 
 
-@settings(max_examples=50)
 @given(EXPOSURES, st.integers(1, 50))
 def test_gini_does_not_depend_on_order_or_on_the_number_of_users(counts, times):
     plain, other = torch.tensor(counts), times * torch.tensor(counts[::-1])
@@ -47,7 +45,6 @@ def test_gini_does_not_depend_on_order_or_on_the_number_of_users(counts, times):
     assert 0 <= exposure.gini(plain) + 1e-12 <= 1
 
 
-@settings(max_examples=50)
 @given(EXPOSURES)
 def test_items_that_are_never_shown_raise_gini_and_lower_coverage(counts):
     shown, padded = torch.tensor([1, *counts]), torch.tensor([1, *counts, 0])
@@ -94,7 +91,6 @@ def test_entropy_of_exposure_by_hand(counts, effective, evenness):
     assert exposure.exposure_entropy(torch.tensor(counts)) == pytest.approx(evenness)
 
 
-@settings(max_examples=50)
 @given(EXPOSURES)
 def test_the_effective_share_is_no_more_than_coverage(counts):
     shown = torch.tensor(counts)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recdiv_core.adapters import guess, look, mapping, shop_config
@@ -299,7 +299,6 @@ def test_only_the_start_of_a_large_file_is_read(tmp_path):
     assert sniff(str(path)).table.num_rows <= 10_000
 
 
-@settings(max_examples=50)
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_any_text_in_a_finding_is_read_back_from_the_yaml(tmp_path_factory, value, note):
     findings = mapping.Findings()
@@ -368,7 +367,6 @@ TABLES = st.lists(st.lists(CELLS, min_size=1, max_size=5).map(",".join), max_siz
 CONTENTS = st.one_of(st.binary(max_size=200), TABLES.map(lambda table: "\n".join(table).encode()))
 
 
-@settings(max_examples=100)
 @given(NAMES_OF_FILES, CONTENTS)
 def test_any_bytes_end_in_a_config_or_in_one_line(tmp_path_factory, name, content):
     place = tmp_path_factory.mktemp("fuzz")

@@ -2,7 +2,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import describe_items
@@ -55,7 +55,6 @@ def test_nothing_served_scores_0(slate, targets):
     assert err_ia(judged(slate, targets)).item() == 0.0
 
 
-@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 12))
 def test_users_are_judged_like_the_slow_twin(seed, k):
     world = random_world(seed, num_users=4)

@@ -7,7 +7,7 @@ import hypothesis
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
@@ -273,7 +273,6 @@ CELLS = st.sampled_from(
 )
 
 
-@settings(max_examples=40)
 @given(st.sampled_from(sorted(BY_NAME)), st.data())
 def test_a_damaged_published_data_set_adds_up_or_is_refused(tmp_path_factory, name, data):
     place = tmp_path_factory.mktemp("damaged")

@@ -2,7 +2,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import ItemTraits
@@ -66,7 +66,6 @@ seen_lists = st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=16), min_
 methods = st.tuples(st.sampled_from(sorted(RERANKERS)), st.sampled_from([0.0, 0.5, 1.0]))
 
 
-@settings(max_examples=60)
 @given(seen_lists, methods, st.integers(0, 100))
 def test_seen_items_never_appear_and_slates_are_as_long_as_they_can_be(seen, method, seed):
     name, diversity = method
@@ -78,7 +77,6 @@ def test_seen_items_never_appear_and_slates_are_as_long_as_they_can_be(seen, met
         assert slate == shown + [-1] * (5 - len(shown))
 
 
-@settings(max_examples=40)
 @given(seen_lists, methods, st.integers(0, 100))
 def test_scores_are_those_of_the_items_beside_them(seen, method, seed):
     name, diversity = method
@@ -88,7 +86,6 @@ def test_scores_are_those_of_the_items_beside_them(seen, method, seed):
     assert torch.equal(scores, expected.masked_fill(slates < 0, -torch.inf))
 
 
-@settings(max_examples=40)
 @given(seen_lists, st.integers(0, 100))
 def test_without_a_re_ranker_a_slate_holds_the_highest_scores_in_order(seen, seed):
     _, scores = slates_of(seed, seen)
@@ -330,7 +327,6 @@ def test_only_as_many_come_besides_as_lack():
     assert torch.equal(ranked[is_added], top_scores[:, -1:].expand_as(ranked)[is_added])
 
 
-@settings(max_examples=40)
 @given(
     st.sampled_from(sorted(set(RERANKERS) - {"exposure"})),
     st.sampled_from([0.0, 0.6]),

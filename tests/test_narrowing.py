@@ -69,7 +69,6 @@ def test_the_latest_items_are_distinct_and_each_users_own():
     assert latest_items(slates).tolist() == [[3, -1, -1], [0, 1, 5], [-1, -1, -1]]
 
 
-@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 12))
 def test_narrowed_equals_its_slow_twin_at_every_cut_off(seed, k):
     world = with_background(random_world(seed, num_users=12, width=12), seed)

@@ -62,7 +62,6 @@ def test_front_equals_domination_by_definition(directions, points):
 
 
 @given(points=GRID_3D)
-@settings(max_examples=50)
 def test_front_of_three_axes_equals_domination_by_definition(points):
     kept = {p for p in points if not any(dominates(other, p) for other in points)}
     front = pareto.front(points, ("max",) * 3)
@@ -70,13 +69,11 @@ def test_front_of_three_axes_equals_domination_by_definition(points):
 
 
 @given(points=GRID)
-@settings(max_examples=50)
 def test_hypervolume_counts_the_squares_of_a_grid(points):
     assert pareto.hypervolume(points, [0, 0], BOTH_UP) == hypervolume_on_grid(points, 6)
 
 
 @given(points=GRID_3D)
-@settings(max_examples=50)
 def test_hypervolume_counts_the_cubes_of_a_grid(points):
     assert pareto.hypervolume(points, [0, 0, 0], ("max",) * 3) == hypervolume_on_grid(points, 4)
 
@@ -106,7 +103,6 @@ def test_points_beyond_the_reference_add_nothing():
     assert pareto.hypervolume(points, [0.0, 0.0], BOTH_UP) == 1.0
 
 
-@settings(max_examples=50)
 @given(points=POINTS, extra=st.tuples(FINITE, FINITE))
 def test_a_further_point_never_lowers_the_hypervolume(points, extra):
     before = pareto.hypervolume(points, [-100, -100], BOTH_UP)
@@ -114,7 +110,6 @@ def test_a_further_point_never_lowers_the_hypervolume(points, extra):
     assert after >= before * (1 - 1e-12)
 
 
-@settings(max_examples=50)
 @given(points=POINTS, share=st.floats(0, 1))
 def test_a_dominated_point_changes_nothing(points, share):
     behind = (points[0][0] - share, points[0][1] - 1)
@@ -126,7 +121,6 @@ def test_a_dominated_point_changes_nothing(points, share):
     )
 
 
-@settings(max_examples=50)
 @given(points=POINTS, seed=st.integers(0, 99))
 def test_the_order_of_points_does_not_matter(points, seed):
     order = np.random.default_rng(seed).permutation(len(points)).tolist()
@@ -230,7 +224,6 @@ INSIDE = st.lists(st.tuples(st.floats(0.1, 5), st.floats(0.1, 5)), min_size=1, m
 MARGIN = st.floats(0.01, 0.5)
 
 
-@settings(max_examples=100)
 @given(points=INSIDE, margin=MARGIN)
 def test_who_is_left_behind_would_add_nothing_to_the_hypervolume(points, margin):
     assert pareto.left_behind(points, [0, 0], BOTH_UP, margin) == behind_by_volume(
@@ -238,14 +231,12 @@ def test_who_is_left_behind_would_add_nothing_to_the_hypervolume(points, margin)
     )
 
 
-@settings(max_examples=50)
 @given(points=GRID_3D)
 def test_without_a_margin_all_that_are_dominated_are_left_behind(points):
     behind = [i for i, p in enumerate(points) if any(dominates(other, p) for other in points)]
     assert pareto.left_behind(points, [0] * 3, ("max",) * 3, 0.0) == behind
 
 
-@settings(max_examples=50)
 @given(points=INSIDE, margin=MARGIN)
 def test_neither_the_front_nor_the_best_on_an_axis_is_left_behind(points, margin):
     behind = pareto.left_behind(points, [0, 0], BOTH_UP, margin)
@@ -254,7 +245,6 @@ def test_neither_the_front_nor_the_best_on_an_axis_is_left_behind(points, margin
     assert not [i for i in behind if any(points[i][axis] == bests[axis] for axis in (0, 1))]
 
 
-@settings(max_examples=50)
 @given(points=INSIDE, extra=st.tuples(FINITE, FINITE), margin=MARGIN)
 def test_a_further_point_rescues_nobody(points, extra, margin):
     before = pareto.left_behind(points, [0, 0], BOTH_UP, margin)
@@ -262,14 +252,12 @@ def test_a_further_point_rescues_nobody(points, extra, margin):
     assert set(before) <= set(after)
 
 
-@settings(max_examples=50)
 @given(points=INSIDE, margin=MARGIN)
 def test_whom_a_larger_margin_leaves_behind_a_smaller_one_does_too(points, margin):
     few = pareto.left_behind(points, [0, 0], BOTH_UP, margin)
     assert set(few) <= set(pareto.left_behind(points, [0, 0], BOTH_UP, margin / 2))
 
 
-@settings(max_examples=50)
 @given(points=GRID, scale=st.sampled_from([0.25, 2.0, 8.0]))
 def test_units_do_not_matter_to_who_is_left_behind(points, scale):
     scaled = [(scale * x, y) for x, y in points]

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.data import plan
 from recdiv_core.data.plan import Fragment, num_steps, plan_windows
@@ -65,7 +65,6 @@ def small_windows(monkeypatch):
     monkeypatch.setattr(plan, "WINDOW_USERS", 64)
 
 
-@settings(max_examples=60)
 @given(
     row_counts=sizes,
     batch_size=st.integers(1, 40),
@@ -95,7 +94,6 @@ def test_an_epoch_holds_every_user_once_in_full_batches(
         assert all(len(batch) == batch_size for batch in epoch[:-1])
 
 
-@settings(max_examples=40)
 @given(sizes, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.integers(1, 200))
 def test_batches_are_the_same_on_any_number_of_workers_and_parts(
     row_counts, batch_size, world_size, accumulation, window_users
@@ -109,7 +107,6 @@ def test_batches_are_the_same_on_any_number_of_workers_and_parts(
         assert split == batches_of(fragments, batch_size=batch_size)
 
 
-@settings(max_examples=40)
 @given(sizes.filter(any), st.integers(1, 20), st.integers(0, 60), st.integers(1, 60))
 def test_a_resumed_run_reads_what_was_left(row_counts, batch_size, start_step, window_users):
     fragments = fragments_of(row_counts)

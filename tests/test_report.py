@@ -242,7 +242,10 @@ def test_the_page_draws_what_each_trial_added(page, outline):
     assert '"text":"trials that ended"' in page
 
 
-def test_what_breaks_a_constraint_is_listed_and_not_on_the_front(config, manifest, tmp_path):
+def test_what_breaks_a_constraint_is_listed_and_not_on_the_front(
+    config, manifest, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("recdiv_core.report.report.draw_png", lambda *given: given[-1].touch())
     least = json.dumps({"val/ndcg_at_10": 0.048})
     trials = {"plain": 0.0, "bent": 0.3, "wide": 0.9}
     constrained = write_sweep(config, manifest, "constrained", trials, least=least)

@@ -32,7 +32,6 @@ def test_dial_0_is_the_models_order_among_equal_and_almost_equal_scores(name):
     assert rerank(name, candidates, 6, 0.0).tolist() == [[0, 1, 2, 3, 4, 5]]
 
 
-@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     k=st.integers(1, 14),
@@ -57,7 +56,6 @@ def test_a_slate_holds_distinct_real_candidates_and_ends_in_padding(
         assert slate[length:] == [-1] * (k - length)
 
 
-@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), diversity=st.sampled_from(DIALS), name=names)
 def test_padding_is_as_if_it_were_not_there(seed, diversity, name):
     candidates = random_candidates(seed)
@@ -70,7 +68,6 @@ def test_padding_is_as_if_it_were_not_there(seed, diversity, name):
     assert torch.equal(rerank(name, replace(candidates, scores_BC=padded), 5, diversity), expected)
 
 
-@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), diversity=st.sampled_from(DIALS), name=names)
 def test_the_order_of_the_users_does_not_matter(seed, diversity, name):
     candidates = random_candidates(seed)

@@ -121,7 +121,6 @@ def test_whatever_is_typed_ends_in_a_config_or_in_one_line(key: str, value: str)
     assert ended(None, f"{key}={value}")
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @inputs(st.dictionaries(st.sampled_from(known_keys()) | st.text(max_size=9), VALUES, max_size=3))
 def test_whatever_a_config_file_holds_ends_in_a_config_or_in_one_line(tmp_path_factory, tree):
     file = tmp_path_factory.getbasetemp() / "fuzz.yaml"

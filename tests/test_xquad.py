@@ -1,6 +1,6 @@
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from tests.candidate_worlds import candidates_of_one, random_candidates, rerank
 from tests.oracles import greedy_regret, scaled_scores, wishes_left
@@ -11,7 +11,6 @@ def labels_of(candidates, user):
     return [[label for label in row if label >= 0] for row in rows]
 
 
-@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     dial=st.sampled_from([0.2, 0.6, 1.0]),
