@@ -26,14 +26,15 @@ from recdiv_core.data.batches import pack, pad_targets
 from recdiv_core.data.reading import Examples, read_eval
 from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.metrics.tally import Tally, finish
-from recdiv_core.models.blend import Blend, features_of, fit_weights
+from recdiv_core.models.blend import Blend, features_of
+from recdiv_core.models.blend_weights import Choices, fit_likelihood, fit_weights
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.inputs import checkpoint_config
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import HeldOut, Scoring, histories_of, learned_scoring
-from recdiv_core.training.blending import Observed, fit_terms, observe, sample_users
+from recdiv_core.training.blending import fit_terms, observe, sample_users
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +55,17 @@ def variants(terms: Sequence[str]) -> dict[str, list[int]]:
     return found
 
 
-def fit_variants(terms: Sequence[str], observed: Observed) -> dict[str, torch.Tensor]:
+def fit_variants(terms: Sequence[str], choices: Choices, k: int) -> dict[str, torch.Tensor]:
     """Return weight_T2 of each variant; scores that a variant leaves out have the weight 0."""
     weights: dict[str, torch.Tensor] = {}
     for name, places in variants(terms).items():
-        own = observed._replace(scores_UCT=observed.scores_UCT[..., places])
+        own = choices._replace(scores_BCT=choices.scores_BCT[..., places])
         weights[name] = torch.zeros(len(terms) + 1, 2)
-        weights[name][places] = fit_weights(*own) if len(places) > 1 else torch.tensor([[1.0, 0]])
-    constant_U2 = observed.features_U2 * torch.tensor([1.0, 0.0])
-    weights["all, without gate"] = fit_weights(*observed._replace(features_U2=constant_U2))
+        alone = torch.tensor([[1.0, 0.0]])
+        weights[name][places] = fit_weights(own, k=k) if len(places) > 1 else alone
+    constant_B2 = choices.features_B2 * torch.tensor([1.0, 0.0])
+    weights["all, without gate"] = fit_weights(choices._replace(features_B2=constant_B2), k=k)
+    weights["all, likelihood alone"] = fit_likelihood(choices.that_count())
     return weights
 
 
@@ -131,8 +134,8 @@ def main() -> None:
     users = without_sample(config, dataset, sample, given.users)
     if not users:  # a small log: half of the sample judges
         sample, users = sample[::2], sample[1::2]
-    observed = observe(blend, score, sample, dataset, config)
-    weights = fit_variants(terms, observed)
+    choices = observe(blend, score, sample, dataset, config)
+    weights = fit_variants(terms, choices, config.eval.k)
     for name, weight_T2 in weights.items():
         logger.info("%s: %s", name, weight_T2.T.tolist())
     print(json.dumps(judge(weights, blend, score, users, dataset, config)))

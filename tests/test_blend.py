@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-import scipy.optimize
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,10 +11,7 @@ from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.baselines.histories import Histories
 from recdiv_core.models.baselines.popularity import fit_popular
 from recdiv_core.models.blend import (
-    STRENGTH,
     Blend,
-    fit_weights,
-    gate_features,
     read_terms,
     standardise,
 )
@@ -74,59 +69,6 @@ def test_the_score_of_a_user_does_not_depend_on_the_batch():
     both_BV = blend(learned_BV.clone(), histories)
     second = Histories(histories.user_S[3:] - 1, histories.item_S[3:], ["1"])
     assert torch.equal(blend(learned_BV[1:].clone(), second)[0], both_BV[1])
-
-
-def made_users(num_users: int = 60, num_candidates: int = 30) -> tuple[torch.Tensor, ...]:
-    """Return users that choose by the sum of two of three scores."""
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=(num_users, num_candidates, 3))
-    odds = np.exp(scores @ [1.0, 0.8, 0.0] + rng.gumbel(size=scores.shape[:2]))
-    is_target = odds >= np.sort(odds, axis=1)[:, -2:-1]
-    is_allowed = rng.random(odds.shape) < 0.9
-    lengths = torch.as_tensor(rng.integers(1, 40, num_users)).float()
-    return (
-        torch.as_tensor(scores, dtype=torch.float32),
-        torch.as_tensor(is_target),
-        torch.as_tensor(is_allowed),
-        gate_features(lengths),
-    )
-
-
-def test_the_fit_is_the_minimum_that_scipy_finds():
-    scores, is_target, is_allowed, features = (each.numpy() for each in made_users())
-
-    def loss(weights: np.ndarray) -> float:
-        total, num_users = 0.0, 0
-        for row in range(len(scores)):
-            keep = is_allowed[row]
-            targets = is_target[row][keep]
-            if targets.any():
-                logits = scores[row][keep] @ (weights.reshape(3, 2) @ features[row])
-                top = logits.max()
-                log_share = logits - top - np.log(np.exp(logits - top).sum())
-                total -= log_share[targets].mean()
-                num_users += 1
-        return total / num_users + STRENGTH * (weights**2).sum()
-
-    best = scipy.optimize.minimize(loss, np.zeros(6), method="BFGS")
-    fitted = fit_weights(*made_users()).numpy()
-    np.testing.assert_allclose(fitted, best.x.reshape(3, 2), atol=2e-3)
-
-
-def test_a_score_without_information_gets_little_weight():
-    weight_T2 = fit_weights(*made_users(600))
-    assert weight_T2[0, 0] > 0.5
-    assert weight_T2[1, 0] > 0.4
-    assert weight_T2[2].abs().max() < 0.2
-
-
-@pytest.mark.parametrize("kept", ["targets", "allowed"])
-def test_without_a_target_the_learned_score_stands_alone(kept: str):
-    scores, is_target, is_allowed, features = made_users(3)
-    empty = torch.zeros_like(is_target)
-    is_target, is_allowed = (empty, is_allowed) if kept == "allowed" else (is_target, empty)
-    weight_T2 = fit_weights(scores, is_target, is_allowed, features)
-    assert weight_T2.tolist() == [[1, 0], [0, 0], [0, 0]]
 
 
 def test_a_checkpoint_keeps_the_terms():

@@ -5,10 +5,9 @@ A term is a baseline (baselines/), such as the transition graph or the likeness 
 rare items after a single event, where a learned vector is still vague; the learned score knows the
 rest. Each score is standardised per user, over the catalogue, so weights mean the same for all
 users. The weight of a score is linear in the log of the history's length, because counts are worth
-more where a history is short. The weights are fitted on validation users: the softmax of the
-blended score over each user's best candidates shall give much to the held-out items. Wolpert, 1992,
+more where a history is short. blend_weights.py fits the weights on validation users. Wolpert, 1992,
 Stacked Generalization.
-Shapes: B users, V catalogue, T scores (the learned one first), C candidates of a user.
+Shapes: B users, V catalogue, T scores (the learned one first).
 """
 
 from __future__ import annotations
@@ -28,14 +27,8 @@ TERMS: Final = "terms."
 TYPICAL_LENGTH: Final = 8.0
 """Events of a history at which the weights are those of the first column."""
 
-STRENGTH: Final = 1e-3
-"""L2 penalty of the fit, in nats per squared weight: settles weights that no user decides."""
-
 TINY: Final = 1e-12
 """Variance over squared mean at which scores count as equal: rounding alone makes more."""
-
-STEPS: Final = 50
-"""Largest number of L-BFGS iterations of the fit; about ten suffice."""
 
 
 class Term(nn.Module):
@@ -166,50 +159,3 @@ def gate_features(lengths_B: Tensor) -> Tensor:
     """Return 1 and log((length + 1) / (TYPICAL_LENGTH + 1)) of each history, [B, 2]."""
     log_B = torch.log((lengths_B + 1) / (TYPICAL_LENGTH + 1))
     return torch.stack([torch.ones_like(log_B), log_B], dim=1)
-
-
-def fit_weights(
-    scores_BCT: Tensor, is_target_BC: Tensor, is_allowed_BC: Tensor, features_B2: Tensor
-) -> Tensor:
-    """Fit the weights of the scores on validation users.
-
-    Minimises `mean_b [-1/n_b sum_(c in targets) log softmax_c(sum_t w_bt s_bct)] + STRENGTH |w|^2`
-    with `w_b = W f_b`, over the allowed candidates of each user. This is a conditional logit model
-    (McFadden, 1974): convex, so the start does not matter. Users without an allowed target count
-    nothing.
-
-    Args:
-        scores_BCT: standardised scores of each user's candidates, float32.
-        is_target_BC: whether a candidate is held out.
-        is_allowed_BC: whether a candidate may be in a slate.
-        features_B2: see `features_of`.
-
-    Returns:
-        weight_T2 float32; without a user that counts, the learned score alone.
-    """
-    is_target_BC = is_target_BC & is_allowed_BC
-    counts_B = is_target_BC.any(dim=1)
-    num_scores = scores_BCT.shape[2]
-    start_T2 = torch.zeros(num_scores, 2, dtype=torch.float64, device=scores_BCT.device)
-    start_T2[0, 0] = 1.0
-    if not bool(counts_B.any()):
-        return start_T2.float()
-    scores_BCT, is_allowed_BC = scores_BCT[counts_B], is_allowed_BC[counts_B]
-    share_BC = is_target_BC[counts_B].float()
-    share_BC /= share_BC.sum(dim=1, keepdim=True)
-    features_B2 = features_B2[counts_B]
-    weight_T2 = start_T2.float().requires_grad_()
-    optimizer = torch.optim.LBFGS([weight_T2], max_iter=STEPS, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        weight_BT1 = (features_B2 @ weight_T2.T)[..., None]
-        logits_BC = (scores_BCT @ weight_BT1)[..., 0].masked_fill(~is_allowed_BC, -1e9)
-        nats_B = -(logits_BC.log_softmax(dim=1) * share_BC).sum(dim=1)
-        loss = nats_B.mean() + STRENGTH * weight_T2.square().sum()
-        loss.backward()  # pyright: ignore[reportUnknownMemberType]
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)  # pyright: ignore[reportUnknownMemberType]
-    return weight_T2.detach()

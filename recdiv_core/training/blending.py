@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 import torch.distributed as dist
@@ -26,9 +26,9 @@ from recdiv_core.models.blend import (
     TYPICAL_LENGTH,
     Blend,
     features_of,
-    fit_weights,
     gate_features,
 )
+from recdiv_core.models.blend_weights import Choices, fit_weights
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.scoring import Scoring, histories_of, learned_scoring
@@ -107,15 +107,6 @@ def sample_users(dataset: Dataset) -> list[Examples]:
     ]
 
 
-class Observed(NamedTuple):
-    """What the weights are fitted on, in the order of the arguments of `fit_weights`."""
-
-    scores_UCT: torch.Tensor
-    is_target_UC: torch.Tensor
-    is_allowed_UC: torch.Tensor
-    features_U2: torch.Tensor
-
-
 def fit_blend(
     model: Recommender, dataset: Dataset, config: Config, sample: Sequence[Examples]
 ) -> None:
@@ -131,7 +122,7 @@ def fit_blend(
     if blend is None:
         return
     score = learned_scoring(model, config.model.diversity)
-    weight_T2 = fit_weights(*observe(blend, score, sample, dataset, config))
+    weight_T2 = fit_weights(observe(blend, score, sample, dataset, config), k=config.eval.k)
     is_alone = not dist.is_initialized()
     if not is_alone:
         dist.broadcast(weight_T2, src=0)
@@ -154,7 +145,7 @@ def describe(kinds: Sequence[str], weight_T2: torch.Tensor) -> str:
 
 def observe(
     blend: Blend, score: Scoring, sample: Sequence[Examples], dataset: Dataset, config: Config
-) -> Observed:
+) -> Choices:
     """Score the sample, and keep the best candidates of each score of each user.
 
     Args:
@@ -165,15 +156,15 @@ def observe(
         config: `eval.filter_seen` and `model.max_history`.
     """
     found = [_observe(blend, score, examples, dataset, config) for examples in sample]
-    widest = max(each.scores_UCT.shape[1] for each in found)
+    widest = max(each.scores_BCT.shape[1] for each in found)
     padded = [_pad(each, widest) for each in found]
-    return Observed(*(torch.cat(parts) for parts in zip(*padded, strict=True)))
+    return Choices(*(torch.cat(parts) for parts in zip(*padded, strict=True)))
 
 
 @torch.inference_mode()
 def _observe(
     blend: Blend, score: Scoring, examples: Examples, dataset: Dataset, config: Config
-) -> Observed:
+) -> Choices:
     """Score some users, and keep the best candidates of each score.
 
     A held-out item that no score puts among its best is left out: as a candidate it would be the
@@ -198,19 +189,20 @@ def _observe(
     is_candidate_BV &= is_allowed_BV
     most = int(is_candidate_BV.sum(dim=1).max())
     is_candidate_BC, candidates_BC = is_candidate_BV.to(torch.uint8).topk(most, dim=1)
-    return Observed(
+    return Choices(
         torch.stack([scores_BV.gather(1, candidates_BC) for scores_BV in each], dim=2),
         is_target_BV.gather(1, candidates_BC),
         is_candidate_BC.bool(),
         features_of(histories),
+        (is_target_BV & is_allowed_BV).sum(dim=1),
     )
 
 
-def _pad(observed: Observed, width: int) -> Observed:
+def _pad(choices: Choices, width: int) -> Choices:
     """Add candidates that are not allowed, up to a width."""
-    more = width - observed.scores_UCT.shape[1]
-    return observed._replace(
-        scores_UCT=F.pad(observed.scores_UCT, (0, 0, 0, more)),
-        is_target_UC=F.pad(observed.is_target_UC, (0, more)),
-        is_allowed_UC=F.pad(observed.is_allowed_UC, (0, more)),
+    more = width - choices.scores_BCT.shape[1]
+    return choices._replace(
+        scores_BCT=F.pad(choices.scores_BCT, (0, 0, 0, more)),
+        is_target_BC=F.pad(choices.is_target_BC, (0, more)),
+        is_allowed_BC=F.pad(choices.is_allowed_BC, (0, more)),
     )

@@ -1,0 +1,191 @@
+# pyright: strict
+"""Fit the weights of a blend on users with held-out items, in two steps.
+
+First the softmax of the blended score over a user's candidates shall give much to the held-out
+items: a convex problem, so the start does not matter. From there the weights move to a higher NDCG
+of the slates. Likelihood counts each held-out item, also those that no weights bring into a slate;
+NDCG counts the slate alone.
+Shapes: B users, T scores (the learned one first), C candidates of a user, M of them near the top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+STRENGTH: Final = 1e-3
+"""L2 penalty of the convex fit, in nats per squared weight: settles weights that no user decides.
+"""
+
+STEPS: Final = 50
+"""Largest number of L-BFGS iterations; about ten suffice."""
+
+ROUNDS: Final = 3
+"""Times that the candidates near the top are chosen anew while NDCG rises."""
+
+NEAR: Final = 60
+"""Candidates near the top of a user, at least; others keep out of the smooth NDCG."""
+
+SMOOTH: Final = 0.03
+"""Difference of two scores at which their order is smooth, in standard deviations of the scores
+near the top; smaller = closer to NDCG, and harder to follow."""
+
+PULL: Final = 0.03
+"""L2 penalty that holds the weights near the convex fit, in NDCG per squared weight."""
+
+TINY: Final = 1e-6
+"""Least standard deviation that weights are divided by."""
+
+
+class Choices(NamedTuple):
+    """What users with held-out items were offered.
+
+    Attributes:
+        scores_BCT: standardised scores of each user's candidates, float32.
+        is_target_BC: whether a candidate is held out.
+        is_allowed_BC: whether a candidate may be in a slate.
+        features_B2: what the weights of a user are linear in, see `features_of` of blend.py.
+        num_targets_B: held-out items of a user that may be in a slate, candidates or not.
+    """
+
+    scores_BCT: Tensor
+    is_target_BC: Tensor
+    is_allowed_BC: Tensor
+    features_B2: Tensor
+    num_targets_B: Tensor
+
+    def that_count(self) -> Choices:
+        """Return the users with an allowed target among their candidates."""
+        is_target_BC = self.is_target_BC & self.is_allowed_BC
+        counts_B = is_target_BC.any(dim=1)
+        return Choices(*(part[counts_B] for part in self._replace(is_target_BC=is_target_BC)))
+
+    def blended(self, weight_T2: Tensor) -> Tensor:
+        """Return the blended scores, [B, C]; far below all others where not allowed."""
+        weight_BT1 = (self.features_B2 @ weight_T2.T)[..., None]
+        return (self.scores_BCT @ weight_BT1)[..., 0].masked_fill(~self.is_allowed_BC, -1e9)
+
+    def near_the_top(self, weight_T2: Tensor, size: int) -> Choices:
+        """Return the best candidates of each user, [B, M], M <= size."""
+        size = min(size, self.scores_BCT.shape[1])
+        best_BM = self.blended(weight_T2).topk(size, dim=1).indices
+        wide_BMT = best_BM[..., None].expand(-1, -1, self.scores_BCT.shape[2])
+        return self._replace(
+            scores_BCT=self.scores_BCT.gather(1, wide_BMT),
+            is_target_BC=self.is_target_BC.gather(1, best_BM),
+            is_allowed_BC=self.is_allowed_BC.gather(1, best_BM),
+        )
+
+
+def fit_weights(choices: Choices, *, k: int) -> Tensor:
+    """Fit the weights of the scores: the convex fit first, then NDCG.
+
+    Args:
+        choices: of the users. Users without an allowed target count nothing.
+        k: length of the slate, for NDCG@k.
+
+    Returns:
+        weight_T2 float32; without a user that counts, the learned score alone.
+    """
+    choices = choices.that_count()
+    return raise_ndcg(fit_likelihood(choices), choices, k=k)
+
+
+def fit_likelihood(choices: Choices) -> Tensor:
+    """Fit the weights by likelihood.
+
+    Minimises `mean_b [-1/n_b sum_(c in targets) log softmax_c(sum_t w_bt s_bct)] + STRENGTH |w|^2`
+    with `w_b = W f_b`, over the allowed candidates of each user. This is a conditional logit model.
+    McFadden, 1974, Conditional Logit Analysis of Qualitative Choice Behavior.
+
+    Args:
+        choices: each user has an allowed target.
+
+    Returns:
+        weight_T2 float32; without users, the learned score alone.
+    """
+    share_BC = choices.is_target_BC.float()
+    share_BC /= share_BC.sum(dim=1, keepdim=True)
+    start_T2 = torch.zeros(choices.scores_BCT.shape[2], 2, device=share_BC.device)
+    start_T2[0, 0] = 1.0
+    if not len(share_BC):
+        return start_T2
+
+    def loss(weight_T2: Tensor) -> Tensor:
+        nats_B = -(choices.blended(weight_T2).log_softmax(dim=1) * share_BC).sum(dim=1)
+        return nats_B.mean() + STRENGTH * weight_T2.square().sum()
+
+    return _minimise(loss, start_T2)
+
+
+def raise_ndcg(weight_T2: Tensor, choices: Choices, *, k: int) -> Tensor:
+    """Move weights to a higher NDCG@k, and hold them near the start.
+
+    The rank of a candidate becomes `1 + sum_(j != c) sigmoid((s_j - s_c) / SMOOTH)`, so that NDCG
+    has a gradient. Qin, Liu and Li, 2010, A General Approximation Framework for Direct Optimization
+    of Information Retrieval Measures. The problem is not convex, and a single held-out item says
+    little, hence PULL.
+
+    Args:
+        weight_T2: start, of `fit_likelihood`.
+        choices: each user has an allowed target.
+        k: length of the slate.
+
+    Returns:
+        weight_T2 float32, of the scale of the start.
+    """
+    if not len(choices.scores_BCT):
+        return weight_T2
+    size = max(NEAR, 2 * k)
+    scale = _deviation(choices.near_the_top(weight_T2, size), weight_T2)
+    start_T2 = weight_T2 / scale
+    weight_T2 = start_T2
+    for _ in range(ROUNDS):
+        near = choices.near_the_top(weight_T2, size)
+        weight_T2 = _minimise(_ndcg_loss(near, start_T2, k), weight_T2)
+    return weight_T2 * scale
+
+
+def _deviation(choices: Choices, weight_T2: Tensor) -> Tensor:
+    """Return the standard deviation of the blended scores of a user, the mean over the users."""
+    blended_BC, is_allowed_BC = choices.blended(weight_T2), choices.is_allowed_BC
+    count_B1 = is_allowed_BC.sum(dim=1, keepdim=True)
+    mean_B1 = (blended_BC * is_allowed_BC).sum(dim=1, keepdim=True) / count_B1
+    square_BC = (blended_BC - mean_B1).square() * is_allowed_BC
+    return (square_BC.sum(dim=1, keepdim=True) / count_B1).sqrt().mean().clamp_min(TINY)
+
+
+def _ndcg_loss(near: Choices, start_T2: Tensor, k: int) -> Callable[[Tensor], Tensor]:
+    """Return the loss of weights: minus the mean smooth NDCG@k, plus the pull to the start."""
+    discount_K = 1 / torch.log2(torch.arange(k, device=start_T2.device) + 2.0)
+    ideal_B = discount_K.cumsum(0)[near.num_targets_B.clamp(1, k) - 1]
+
+    def loss(weight_T2: Tensor) -> Tensor:
+        scores_BM = near.blended(weight_T2)
+        beats_BMM = torch.sigmoid((scores_BM[:, None, :] - scores_BM[:, :, None]) / SMOOTH)
+        rank_BM = beats_BMM.sum(dim=2) + 0.5  # an item beats itself by one half
+        is_shown_BM = torch.sigmoid(k + 0.5 - rank_BM)
+        gain_BM = near.is_target_BC * is_shown_BM / torch.log2(1 + rank_BM)
+        pull = PULL * (weight_T2 - start_T2).square().sum()
+        return pull - (gain_BM.sum(dim=1) / ideal_B).mean()
+
+    return loss
+
+
+def _minimise(loss: Callable[[Tensor], Tensor], start_T2: Tensor) -> Tensor:
+    """Return the weights that L-BFGS finds from a start."""
+    weight_T2 = start_T2.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([weight_T2], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss(weight_T2)
+        value.backward()  # pyright: ignore[reportUnknownMemberType]
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # pyright: ignore[reportUnknownMemberType]
+    return weight_T2.detach()

@@ -1,0 +1,145 @@
+"""The fit of a blend's weights (models/blend_weights.py)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+
+from recdiv_core.models.blend import gate_features
+from recdiv_core.models.blend_weights import (
+    PULL,
+    SMOOTH,
+    STRENGTH,
+    Choices,
+    _ndcg_loss,
+    fit_likelihood,
+    fit_weights,
+    raise_ndcg,
+)
+
+
+def made_users(num_users: int = 60, num_candidates: int = 30) -> Choices:
+    """Return users that choose by the sum of two of three scores."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(num_users, num_candidates, 3))
+    odds = np.exp(scores @ [1.0, 0.8, 0.0] + rng.gumbel(size=scores.shape[:2]))
+    is_target = odds >= np.sort(odds, axis=1)[:, -2:-1]
+    is_allowed = rng.random(odds.shape) < 0.9
+    lengths = torch.as_tensor(rng.integers(1, 40, num_users)).float()
+    return Choices(
+        torch.as_tensor(scores, dtype=torch.float32),
+        torch.as_tensor(is_target),
+        torch.as_tensor(is_allowed),
+        gate_features(lengths),
+        torch.as_tensor((is_target & is_allowed).sum(axis=1)),
+    )
+
+
+def test_the_fit_is_the_minimum_that_scipy_finds():
+    scores, is_target, is_allowed, features, _ = (each.numpy() for each in made_users())
+
+    def loss(weights: np.ndarray) -> float:
+        total, num_users = 0.0, 0
+        for row in range(len(scores)):
+            keep = is_allowed[row]
+            targets = is_target[row][keep]
+            if targets.any():
+                logits = scores[row][keep] @ (weights.reshape(3, 2) @ features[row])
+                top = logits.max()
+                log_share = logits - top - np.log(np.exp(logits - top).sum())
+                total -= log_share[targets].mean()
+                num_users += 1
+        return total / num_users + STRENGTH * (weights**2).sum()
+
+    best = scipy.optimize.minimize(loss, np.zeros(6), method="BFGS")
+    fitted = fit_likelihood(made_users().that_count()).numpy()
+    np.testing.assert_allclose(fitted, best.x.reshape(3, 2), atol=2e-3)
+
+
+def test_a_score_without_information_gets_little_weight():
+    weight_T2 = fit_weights(made_users(600), k=5)
+    assert weight_T2[0, 0] > 0.5
+    assert weight_T2[1, 0] > 0.4
+    assert weight_T2[2].abs().max() < 0.2
+
+
+@pytest.mark.parametrize("kept", ["targets", "allowed"])
+def test_without_a_target_the_learned_score_stands_alone(kept: str):
+    users = made_users(3)
+    empty = torch.zeros_like(users.is_target_BC)
+    gone = {"is_target_BC" if kept == "allowed" else "is_allowed_BC": empty}
+    weight_T2 = fit_weights(users._replace(**gone), k=5)
+    assert weight_T2.tolist() == [[1, 0], [0, 0], [0, 0]]
+
+
+def shoppers() -> Choices:
+    """Return users with one regular purchase and many chance purchases.
+
+    The first score knows the regular purchase and is noise otherwise. The second one says a little
+    about the chance purchases, and nothing about the regular one.
+    """
+    rng = np.random.default_rng(1)
+    num_users, num_candidates = 300, 80
+    scores = rng.normal(size=(num_users, num_candidates, 2))
+    scores[..., 0] = rng.uniform(-1, 1, scores.shape[:2])
+    is_target = (scores[..., 1] > 0) & (rng.random(scores.shape[:2]) < 0.5)
+    scores[:, 0, 0], is_target[:, 0] = 1.5, True
+    return Choices(
+        torch.as_tensor(scores, dtype=torch.float32),
+        torch.as_tensor(is_target),
+        torch.ones(num_users, num_candidates, dtype=torch.bool),
+        gate_features(torch.full((num_users,), 8.0)),
+        torch.as_tensor(is_target.sum(axis=1)),
+    )
+
+
+def ndcg(choices: Choices, weight_T2: torch.Tensor, k: int) -> float:
+    """Return the mean NDCG@k, user by user."""
+    found: list[float] = []
+    for row, scores in enumerate(choices.blended(weight_T2)):
+        top = scores.argsort(descending=True)[:k].tolist()
+        gains = [float(choices.is_target_BC[row, item]) for item in top]
+        ideal = min(int(choices.num_targets_B[row]), k)
+        discounts = [1 / np.log2(rank + 2) for rank in range(k)]
+        found.append(np.dot(gains, discounts) / sum(discounts[:ideal]))
+    return float(np.mean(found))
+
+
+def test_the_second_step_raises_ndcg():
+    choices = shoppers()
+    start_T2 = fit_likelihood(choices)
+    raised_T2 = raise_ndcg(start_T2, choices, k=1)
+    assert ndcg(choices, raised_T2, 1) > ndcg(choices, start_T2, 1) + 0.02
+
+
+def test_smooth_ndcg_is_its_formula():
+    users, k = made_users(5, 12).that_count(), 3
+    start_T2, weight_T2 = torch.zeros(3, 2), torch.tensor([[0.3, 0.1], [0.5, -0.1], [0.1, 0.0]])
+    total = 0.0
+    for row, scores in enumerate(users.blended(weight_T2).double().numpy()):
+        ideal = sum(1 / np.log2(rank + 2) for rank in range(min(k, users.num_targets_B[row])))
+        for item in np.flatnonzero(users.is_target_BC[row]):
+            others = np.delete(scores, item)
+            with np.errstate(over="ignore"):
+                rank = 1 + (1 / (1 + np.exp((scores[item] - others) / SMOOTH))).sum()
+            total += 1 / (1 + np.exp(rank - k - 0.5)) / np.log2(1 + rank) / ideal
+    want = PULL * float(weight_T2.square().sum()) - total / len(users.scores_BCT)
+    assert float(_ndcg_loss(users, start_T2, k)(weight_T2)) == pytest.approx(want, abs=1e-5)
+
+
+def test_candidates_that_are_not_allowed_change_nothing():
+    choices = shoppers()
+    more = Choices(
+        torch.cat([choices.scores_BCT, torch.full((300, 9, 2), 5.0)], dim=1),
+        torch.cat([choices.is_target_BC, torch.ones(300, 9, dtype=torch.bool)], dim=1),
+        torch.cat([choices.is_allowed_BC, torch.zeros(300, 9, dtype=torch.bool)], dim=1),
+        choices.features_B2,
+        choices.num_targets_B,
+    )
+    torch.testing.assert_close(fit_weights(more, k=10), fit_weights(choices, k=10))
+
+
+def test_a_slate_longer_than_the_candidates_is_fitted_too():
+    assert fit_weights(made_users(20, 6), k=50).isfinite().all()
