@@ -81,11 +81,11 @@ def shoppers() -> Choices:
     about the chance purchases, and nothing about the regular one.
     """
     rng = np.random.default_rng(1)
-    num_users, num_candidates = 300, 80
+    num_users, num_candidates = 80, 60
     scores = rng.normal(size=(num_users, num_candidates, 2))
     scores[..., 0] = rng.uniform(-1, 1, scores.shape[:2])
     is_target = (scores[..., 1] > 0) & (rng.random(scores.shape[:2]) < 0.5)
-    scores[:, 0, 0], is_target[:, 0] = 1.5, True
+    scores[:, 0, 0], is_target[:, 0] = 5.0, True
     return Choices(
         torch.as_tensor(scores, dtype=torch.float32),
         torch.as_tensor(is_target),
@@ -132,9 +132,9 @@ def test_smooth_ndcg_is_its_formula():
 def test_candidates_that_are_not_allowed_change_nothing():
     choices = shoppers()
     more = Choices(
-        torch.cat([choices.scores_BCT, torch.full((300, 9, 2), 5.0)], dim=1),
-        torch.cat([choices.is_target_BC, torch.ones(300, 9, dtype=torch.bool)], dim=1),
-        torch.cat([choices.is_allowed_BC, torch.zeros(300, 9, dtype=torch.bool)], dim=1),
+        torch.cat([choices.scores_BCT, torch.full((80, 9, 2), 5.0)], dim=1),
+        torch.cat([choices.is_target_BC, torch.ones(80, 9, dtype=torch.bool)], dim=1),
+        torch.cat([choices.is_allowed_BC, torch.zeros(80, 9, dtype=torch.bool)], dim=1),
         choices.features_B2,
         choices.num_targets_B,
     )

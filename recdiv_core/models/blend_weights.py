@@ -44,7 +44,7 @@ class Choices(NamedTuple):
     """What users with held-out items were offered.
 
     Attributes:
-        scores_BCT: standardised scores of each user's candidates, float32.
+        scores_BCT: standardised scores of each user's candidates.
         is_target_BC: whether a candidate is held out.
         is_allowed_BC: whether a candidate may be in a slate.
         features_B2: what the weights of a user are linear in, see `features_of` of blend.py.
@@ -81,7 +81,7 @@ class Choices(NamedTuple):
 
 
 def fit_weights(choices: Choices, *, k: int) -> Tensor:
-    """Fit the weights of the scores: the convex fit first, then NDCG.
+    """Fit the weights of the scores in float64: the convex fit first, then NDCG.
 
     Args:
         choices: of the users. Users without an allowed target count nothing.
@@ -90,8 +90,10 @@ def fit_weights(choices: Choices, *, k: int) -> Tensor:
     Returns:
         weight_T2 float32; without a user that counts, the learned score alone.
     """
-    choices = choices.that_count()
-    return raise_ndcg(fit_likelihood(choices), choices, k=k)
+    double = choices._replace(
+        scores_BCT=choices.scores_BCT.double(), features_B2=choices.features_B2.double()
+    ).that_count()
+    return raise_ndcg(fit_likelihood(double), double, k=k).float()
 
 
 def fit_likelihood(choices: Choices) -> Tensor:
@@ -105,11 +107,11 @@ def fit_likelihood(choices: Choices) -> Tensor:
         choices: each user has an allowed target.
 
     Returns:
-        weight_T2 float32; without users, the learned score alone.
+        weight_T2; without users, the learned score alone.
     """
-    share_BC = choices.is_target_BC.float()
+    share_BC = choices.is_target_BC.to(choices.scores_BCT)
     share_BC /= share_BC.sum(dim=1, keepdim=True)
-    start_T2 = torch.zeros(choices.scores_BCT.shape[2], 2, device=share_BC.device)
+    start_T2 = share_BC.new_zeros(choices.scores_BCT.shape[2], 2)
     start_T2[0, 0] = 1.0
     if not len(share_BC):
         return start_T2
@@ -135,7 +137,7 @@ def raise_ndcg(weight_T2: Tensor, choices: Choices, *, k: int) -> Tensor:
         k: length of the slate.
 
     Returns:
-        weight_T2 float32, of the scale of the start.
+        weight_T2, of the scale of the start.
     """
     if not len(choices.scores_BCT):
         return weight_T2
@@ -160,7 +162,7 @@ def _deviation(choices: Choices, weight_T2: Tensor) -> Tensor:
 
 def _ndcg_loss(near: Choices, start_T2: Tensor, k: int) -> Callable[[Tensor], Tensor]:
     """Return the loss of weights: minus the mean smooth NDCG@k, plus the pull to the start."""
-    discount_K = 1 / torch.log2(torch.arange(k, device=start_T2.device) + 2.0)
+    discount_K = 1 / torch.log2(torch.arange(k).to(start_T2) + 2.0)
     ideal_B = discount_K.cumsum(0)[near.num_targets_B.clamp(1, k) - 1]
 
     def loss(weight_T2: Tensor) -> Tensor:
