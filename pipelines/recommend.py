@@ -4,11 +4,14 @@
     recdiv recommend --checkpoint DIR --out slates rerank.method=dpp rerank.diversity=0.2
     recdiv recommend --checkpoint DIR --out grid --dial 0,0.1,0.2,0.4 rerank.method=mmr
     recdiv recommend --checkpoint DIR --out held_out --users test
+    recdiv recommend --checkpoint DIR --out found --queries queries.csv
     recdiv recommend --checkpoint DIR --out why --explain rerank.method=mmr
 
 Settings come from the checkpoint; key=value overrides them. Run the same command again to continue
 after a crash. Columns: user_id, item_ids, scores; with `rerank.rules` also gave_way; with --explain
 also relevance, novelty and rule of each place. --dial writes one directory diversity=D/ per dial.
+--queries answers each row of a file (CSV, JSON Lines, Parquet, xlsx): column query, optionally
+user_id or history (item ids, a list or joined by |); the slates then have the column query.
 Prints {"slates", "num_users", "num_parts", "dials", "users_per_s"}.
 """
 
@@ -33,6 +36,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         choices=("all", "val", "test"),
         help="all users with complete histories (default), or the users of a split",
     )
+    parser.add_argument("--queries", default="", metavar="FILE", help="answer a file of queries")
     parser.add_argument("--explain", action="store_true", help="add the reason for each place")
     parser.add_argument("--dial", default="", metavar="D,D,...", help="dials to write in one pass")
 
@@ -50,6 +54,7 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
         users=args.users,
         dials=dials_of(args.dial),
         explained=args.explain,
+        queries=args.queries,
     )
 
 

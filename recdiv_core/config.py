@@ -443,10 +443,19 @@ class EvalConfig(_Section):
     """Users that a worker scores at once."""
     cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Further metric cut-offs for `evaluate`, up to `eval.k`."""
-    slices: tuple[str, ...] = ("user", "query", "item", "popularity", "category")
+    slices: tuple[str, ...] = (
+        "user",
+        "query",
+        "query_seen",
+        "query_history",
+        "item",
+        "popularity",
+        "category",
+    )
     """Parts of the shop with metrics of their own: `user` (cold, warm), `query` (with, without),
-    `item` (cold, warm), items by `popularity` (head, mid, tail), by `category`, or by any other
-    catalogue column."""
+    requests with a query by `query_seen` (in train events or not) and `query_history` (with,
+    without), `item` (cold, warm), items by `popularity` (head, mid, tail), by `category`, or by any
+    other catalogue column."""
     objective: str = Field(default="ndcg", pattern=r"^[a-z_]+(_at_[0-9]+)?$")
     """Validation metric of early stopping and of the best checkpoint, at cut-off `eval.k`; higher
     is better."""

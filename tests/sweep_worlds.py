@@ -108,8 +108,7 @@ def write_shop(prepared: Path, manifest: Manifest) -> list[dict[str, Any]]:
         }
         for user in range(NUM_USERS)
     ]
-    for name in ("tokens.arrow", "queries.arrow"):
-        (prepared / name).touch()
+    (prepared / "tokens.arrow").touch()
     for split, schema in (("train", TRAIN_EXAMPLE), ("val", EVAL_EXAMPLE), ("test", EVAL_EXAMPLE)):
         (prepared / split).mkdir()
         table = pa.Table.from_pylist(users if split == "test" else [], schema)

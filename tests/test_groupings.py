@@ -89,13 +89,20 @@ def test_users_by_what_is_known_of_them():
     empty = np.zeros(0, np.int64)
     examples = Examples(empty, empty, np.array([3, -1, 0]), empty, empty, empty)
     examples = replace(examples, is_cold=np.array([True, False, False]))
-    groups = merge(user_groups(["query", "user"], examples), torch.device("cpu"))
-    assert [*groups] == user_group_names(["query", "user"])
+    kinds = ["query", "user", "query_seen", "query_history"]
+    examples = replace(examples, lengths=np.array([0, 2, 1]))
+    is_seen_Q = np.array([True, True, True, False])
+    groups = merge(user_groups(kinds, examples, is_seen_Q), torch.device("cpu"))
+    assert [*groups] == user_group_names(kinds)
     assert members(groups) == {
         "query=with": [0, 2],
         "query=without": [1],
         "user=cold": [0],
         "user=warm": [1, 2],
+        "query_seen=yes": [2],
+        "query_seen=no": [0],
+        "query_history=with": [2],
+        "query_history=without": [0],
     }
 
 

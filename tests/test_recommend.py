@@ -60,7 +60,7 @@ def test_a_part_says_why_and_what_gave_way(checkpoint, tmp_path):
     config = override(config, {"rerank.rules": rules})
     dials = [0.0, 0.5]
     places = [tmp_path / f"{dial}" for dial in dials]
-    task = PartTask(config, checkpoint, "test", 20, places, dials, explained=True)
+    task = PartTask(config, checkpoint, prepared, "test", 20, places, dials, explained=True)
     done = PartMaker(task)({"part": np.array([1])})
     assert done["num_users"].tolist() == [20]
     rows = SplitRows(prepared, "test").read(20, 40).to_pylist()

@@ -21,7 +21,7 @@ from recdiv_core.items.traits import ItemTraits, describe_items
 from recdiv_core.metrics import Tally, tally_slates
 from recdiv_core.metrics.scorecard import user_metrics
 from recdiv_core.metrics.slate_batch import Background
-from recdiv_core.schema import CATALOGUE, Manifest
+from recdiv_core.schema import CATALOGUE, QUERIES, Manifest
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,11 @@ def write_dataset(prepared: Path, manifest: Manifest, *, num_items: int, num_que
     ]
     pq.write_table(pa.Table.from_pylist(items, CATALOGUE), prepared / "catalogue.parquet")
     rng = np.random.default_rng(1)
+    texts = pa.array([f"query {query}" for query in range(num_queries)], pa.string())
+    queries = pa.table([texts, [[]] * num_queries], schema=QUERIES)
+    place = str(prepared / "queries.arrow")
+    with pa.OSFile(place, "wb") as sink, pa.ipc.new_file(sink, queries.schema) as writer:
+        writer.write_table(queries)
     for name, rows in (("tokens", num_items), ("queries", num_queries)):
         vectors = rng.normal(size=(rows, 6)).astype(np.float32)
         path = vectors_path(prepared, small, name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,9 @@ import pyarrow.parquet as pq
 
 from recdiv_core.data.plan import Fragment, Window
 from recdiv_core.schema import TRAIN_EXAMPLE, USER_ID
+
+if TYPE_CHECKING:
+    from recdiv_core.models.queries import Queries
 
 TRAIN_COLUMNS: Final = ["items", "queries", "weights", "times"]
 
@@ -36,6 +39,8 @@ class Examples:
         user_ids: User ids of evaluation examples; empty for train examples.
         is_cold: Whether each user has no event in the train window; None for train examples.
         times: Microseconds of each event; None for a log without times.
+        asked: Texts and vectors of the users' queries, for scoring; None = not looked up, or no
+            user has a query.
     """
 
     items: np.ndarray
@@ -47,6 +52,7 @@ class Examples:
     user_ids: Sequence[str] = ()
     is_cold: np.ndarray | None = None
     times: np.ndarray | None = None
+    asked: Queries | None = None
 
 
 def list_fragments(prepared: Path, split: str) -> list[Fragment]:

@@ -75,13 +75,17 @@ def check_vectors(prepared: Path, manifest: Manifest) -> None:
         checked_encoder(manifest)
 
 
-def checked_encoder(manifest: Manifest) -> str:
+def checked_encoder(manifest: Manifest, directory: Path | None = None) -> str:
     """Return the resolved encoder of a prepared data set.
+
+    Args:
+        manifest: of the data set.
+        directory: files of the encoder; None = the encoder that the manifest names.
 
     Raises:
         UserError: The encoder is missing, or is not the one of the data set.
     """
-    source = resolve_encoder(manifest.encoder.name)
+    source = resolve_encoder(str(directory or manifest.encoder.name))
     digest = encoder_sha256(source)
     if digest != manifest.encoder.sha256:
         raise UserError(

@@ -15,16 +15,22 @@ import pyarrow as pa
 import torch
 
 from recdiv_core.data.catalogue import Catalogue, shown_values
+from recdiv_core.data.queries import mark_seen
 from recdiv_core.data.reading import Examples
 from recdiv_core.data.rule_labels import one_label
 from recdiv_core.errors import UserError
 from recdiv_core.items.popularity import POPULARITY_GROUPS, popularity_groups
 from recdiv_core.schema import NO_QUERY
+from recdiv_core.slates.dataset import Dataset
 
 USER_KINDS: Final[Mapping[str, tuple[str, str]]] = {
     "user": ("user=cold", "user=warm"),
     "query": ("query=with", "query=without"),
+    "query_seen": ("query_seen=yes", "query_seen=no"),
+    "query_history": ("query_history=with", "query_history=without"),
 }
+"""Kind -> its two groups. The kinds `query_...` divide the requests with a query: by whether a
+train event has the query, and by whether the request has a history."""
 OUR_KINDS: Final = (*USER_KINDS, "item", "popularity", "category")
 MAX_VALUES: Final = 8
 OTHER: Final = "(other)"
@@ -53,15 +59,41 @@ def user_group_names(kinds: Sequence[str]) -> list[str]:
     return [name for kind in kinds for name in USER_KINDS.get(kind, ())]
 
 
-def user_groups(kinds: Sequence[str], examples: Examples) -> dict[str, Groups]:
-    """Return kind -> group -> bool [B], the users of a batch in the group."""
+def user_groups(
+    kinds: Sequence[str], examples: Examples, is_seen_Q: np.ndarray
+) -> dict[str, Groups]:
+    """Return kind -> group -> bool [B], the users of a batch in the group.
+
+    Args:
+        kinds: kinds of groups; those of items are left out.
+        examples: users of the batch.
+        is_seen_Q: whether train events have each query, see `mark_seen`; unused without the kind
+            `query_seen`.
+    """
+    has_query_B = examples.queries != NO_QUERY
     groups: dict[str, Groups] = {}
     for kind in kinds:
-        if kind in USER_KINDS:
-            is_first = examples.is_cold if kind == "user" else examples.queries != NO_QUERY
-            is_first_B = torch.from_numpy(np.array(is_first, dtype=np.bool_))
-            groups[kind] = dict(zip(USER_KINDS[kind], (is_first_B, ~is_first_B), strict=True))
+        if kind not in USER_KINDS:
+            continue
+        is_in_B = has_query_B if kind.startswith("query_") else np.ones_like(has_query_B)
+        if kind == "user":
+            is_first_B = np.array(examples.is_cold, dtype=np.bool_)
+        elif kind == "query_history":
+            is_first_B = examples.lengths > 0
+        elif kind == "query_seen":
+            is_first_B = np.zeros_like(has_query_B)
+            is_first_B[has_query_B] = is_seen_Q[examples.queries[has_query_B]]
+        else:
+            is_first_B = has_query_B
+        members = is_in_B & is_first_B, is_in_B & ~is_first_B
+        groups[kind] = dict(zip(USER_KINDS[kind], map(torch.from_numpy, members), strict=True))
     return groups
+
+
+def seen_queries(kinds: Sequence[str], dataset: Dataset) -> np.ndarray:
+    """Return `is_seen_Q` of `user_groups`; empty without the kind `query_seen`."""
+    queries_QH = dataset.queries_QH if "query_seen" in kinds else None
+    return mark_seen(dataset.prepared, 0 if queries_QH is None else len(queries_QH))
 
 
 def item_groups(kinds: Sequence[str], catalogue: Catalogue) -> dict[str, Groups]:

@@ -18,6 +18,7 @@ from recdiv_core.evaluation.groupings import (
     column_values,
     item_groups,
     merge,
+    seen_queries,
     user_group_names,
     user_groups,
 )
@@ -78,6 +79,7 @@ def scorecard_of(
         Tally.zeros(traits, k=cutoff, names=metrics)
         for cutoff in (k, *sorted({cutoff for cutoff in cutoffs if cutoff < k}))
     ]
+    is_seen_Q = seen_queries(kinds, dataset)
     for shown in share:
         with torch.inference_mode():
             slates = match_slates(
@@ -91,7 +93,7 @@ def scorecard_of(
             tallies = [tally + tally_batch(slates.cut(tally.k), metrics) for tally in tallies]
             groups += groups_of_batch(
                 slates,
-                user_groups=merge(user_groups(kinds, shown.examples), device),
+                user_groups=merge(user_groups(kinds, shown.examples, is_seen_Q), device),
                 item_groups=of_items,
             )
     return Scorecard(tuple(tally.from_flat(tally.flat().cpu()) for tally in tallies), groups)

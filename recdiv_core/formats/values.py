@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import collections
 import json
-import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from recdiv_core.models.query_text import normalise_query
 
 
 def as_text(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -115,17 +115,6 @@ def clean_ids(
         if num_changed := pc.sum(pc.not_equal(before, after)).as_py():
             coerced[change] = num_changed
     return whole, coerced
-
-
-def normalise_query(text: str) -> str:
-    """Return a search query in the spelling in which queries are compared.
-
-    Unicode NFKC, case folded, single blanks, no blanks around it; "" = no query.
-
-    >>> normalise_query("  Red\u3000SHOE ")
-    'red shoe'
-    """
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def normalise_queries(texts: pa.Array) -> pa.Array:

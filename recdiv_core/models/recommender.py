@@ -111,17 +111,21 @@ class Recommender(nn.Module):
         segment_RW: torch.Tensor,
         queries_RW: torch.Tensor,
         dial_RW: torch.Tensor | None = None,
+        queries_QH: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Compute the state at every position of packed histories, [R * W, D].
 
         `dial_RW`, in [0, 1], sets the dial of a conditioned model; None = 0 everywhere.
+        `queries_QH` holds the vectors that `queries_RW` numbers; None = those of the click log. A
+        model of a log without queries ignores both.
         """
         own_VD = items_VD[:, : self.dim]
         inputs = F.embedding(items_RW, own_VD)
         request = None
         if self.queries_QH is not None:
             has_query = (queries_RW >= 0)[..., None]
-            request = self.project_query(self.queries_QH[queries_RW.clamp_min(0)]) * has_query
+            vectors_QH = self.queries_QH if queries_QH is None else queries_QH
+            request = self.project_query(vectors_QH[queries_RW.clamp_min(0)]) * has_query
         states = self.session_tower(inputs, position_RW, segment_RW, request)
         if self.dial is not None:
             at_0 = torch.zeros_like(position_RW)

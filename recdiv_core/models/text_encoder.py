@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -106,6 +107,18 @@ def encoder_sha256(source: str) -> str:
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def copy_encoder(source: str, target: Path) -> None:
+    """Copy the files of a resolved encoder to a new directory, which resolves to the same encoder.
+
+    Raises:
+        UserError: see `encoder_files`.
+    """
+    target.mkdir()
+    for path in encoder_files(source).iterdir():
+        if path.suffix in READ:
+            shutil.copy2(path, target / path.name)
 
 
 def weights_bytes(source: str) -> int:

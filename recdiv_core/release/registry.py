@@ -2,9 +2,9 @@
 
     RUN --register--> version, alias `candidate` --promote, through the gate--> alias `champion`
 
-A version is self-contained: weights, catalogue, text vectors and code are its artefacts. Loading
-`models:/NAME@champion` needs neither the click log nor the cluster. No call relies on the global
-state of MLflow.
+A version is self-contained: weights, catalogue, text vectors, text encoder and code are its
+artefacts. Loading `models:/NAME@champion` needs neither the click log, nor the cluster, nor a model
+hub. No call relies on the global state of MLflow.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec
 
 import recdiv_core
 from recdiv_core.config import Config, to_yaml
-from recdiv_core.data.text_vectors import vectors_path
+from recdiv_core.data.text_vectors import checked_encoder, vectors_path
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.systems import NamedRun, check_comparable, find_run
+from recdiv_core.models.text_encoder import copy_encoder
 from recdiv_core.release.gate import pass_gate
 from recdiv_core.schema import read_manifest
 from recdiv_core.slates.maker import SlateMaker
@@ -57,7 +58,7 @@ class SlateModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load weights and catalogue."""
         places = {name: Path(path) for name, path in context.artifacts.items()}
-        self.maker = SlateMaker(places["checkpoint"], places["prepared"])
+        self.maker = SlateMaker(places["checkpoint"], places["prepared"], places["encoder"])
 
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]: MLflow's returns nothing
         self,
@@ -195,10 +196,16 @@ def _save(run: NamedRun, work: Path, model: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
     write_keys(read_queries(source), prepared)
+    encoder = work / "encoder"
+    copy_encoder(checked_encoder(manifest), encoder)
     mlflow.pyfunc.save_model(
         model,
         python_model=SlateModel(),
-        artifacts={"checkpoint": str(checkpoint), "prepared": str(prepared)},
+        artifacts={
+            "checkpoint": str(checkpoint),
+            "prepared": str(prepared),
+            "encoder": str(encoder),
+        },
         signature=_signature(run.config),
         input_example=pd.DataFrame({"history": [_some_items(source), []]}),
         code_paths=[str(Path(recdiv_core.__file__).parent)],

@@ -7,6 +7,7 @@ data/reading.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from recdiv_core.data.catalogue import (
     load_catalogue,
     load_tokens,
 )
+from recdiv_core.data.queries import load_queries
 from recdiv_core.data.text_vectors import load_vectors
 from recdiv_core.items.labels import Labels, labels_of_lists
 from recdiv_core.items.traits import ItemTraits, describe_items
@@ -35,7 +37,7 @@ class Dataset:
         manifest: manifest of the data set.
         catalogue: items of the data set.
         traits: description of the items, with their text vectors as embeddings.
-        queries_QH: unit text vectors of the queries, [Q, H]; None without queries.
+        queries_QH: unit text vectors of the queries of the click log, [Q, H]; None without queries.
     """
 
     prepared: Path
@@ -43,6 +45,11 @@ class Dataset:
     catalogue: Catalogue
     traits: ItemTraits
     queries_QH: torch.Tensor | None
+
+    @cached_property
+    def query_texts(self) -> pa.ChunkedArray:
+        """Texts of the queries of the click log, [Q] string; a registered model has none."""
+        return load_queries(self.prepared)
 
     @property
     def text_VH(self) -> torch.Tensor:

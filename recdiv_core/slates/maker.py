@@ -19,14 +19,14 @@ import torch
 from recdiv_core.config import rerank_candidates
 from recdiv_core.data.reading import Examples
 from recdiv_core.errors import UserError
-from recdiv_core.schema import NO_QUERY
+from recdiv_core.models.query_text import normalise_query
 from recdiv_core.slates.checkpoint import read_config
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.making import make_slates
 from recdiv_core.slates.policy import slate_policy
-from recdiv_core.slates.query_index import read_queries
-from recdiv_core.slates.scoring import Scoring, score_users, scoring_of
+from recdiv_core.slates.query_vectors import QueryVectors, request_numbers
+from recdiv_core.slates.scoring import Scoring, reads_queries, score_users, scoring_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Slate:
     item_ids: list[str]
     scores: list[float]
     query_is_known: bool = True
-    """False = the request had a query that the click log does not have."""
+    """False = the request had a query that the click log does not have. The slate answers it."""
 
 
 class SlateMaker:
@@ -47,16 +47,18 @@ class SlateMaker:
     Args:
         checkpoint: directory with weights and settings.
         prepared: prepared data set of the training; its click log is not read.
+        encoder: files of the text encoder; None = `model.text.encoder` of the data set.
     """
 
-    def __init__(self, checkpoint: Path, prepared: Path) -> None:
+    def __init__(self, checkpoint: Path, prepared: Path, encoder: Path | None = None) -> None:
         self.config = read_config(checkpoint)
         self.dataset = load_dataset(prepared)
         self.model = load_model(self.config, self.dataset, checkpoint)
         self.policy = slate_policy(self.config, self.dataset)
         self.item_ids: list[str] = self.dataset.catalogue.table["item_id"].to_pylist()
         self.item_index = {item_id: index for index, item_id in enumerate(self.item_ids)}
-        self.queries = read_queries(prepared)
+        self.queries = QueryVectors(self.dataset, encoder)
+        self._reads_queries = reads_queries(self.model)
         self._has_warned = False
         self._scoring: tuple[float, Scoring] | None = None
 
@@ -74,9 +76,9 @@ class SlateMaker:
 
         Args:
             histories: item ids of each user, oldest first; may be empty.
-            queries: search query of each user; None or empty = none. Case, blanks and Unicode forms
-                are ignored. A query that the click log does not have is ignored too: the slate says
-                so, and one warning is logged.
+            queries: search query of each user, any text; None or empty = none. Case, blanks and
+                Unicode forms make no difference. A model that does not read queries ignores them,
+                with one warning.
             times: time of each event of the histories, in microseconds since 1970, rising; None =
                 unknown, then no event counts less for its age.
             k: slate length, >= 1.
@@ -84,7 +86,8 @@ class SlateMaker:
             rerank_diversity: dial of the re-ranker, in [0, 1].
 
         Raises:
-            UserError: a setting is out of range, or does not exist for this model.
+            UserError: a setting is out of range, or does not exist for this model; or the text
+                encoder of the data set is missing.
         """
         self._check(k, model_diversity, rerank_diversity)
         _check_times(histories, times)
@@ -93,17 +96,12 @@ class SlateMaker:
         size = self.config.eval.batch_size
         starts = range(0, len(histories), size)
         given = queries or [None] * len(histories)
-        asked = [query if isinstance(query, str) else "" for query in given]
-        numbers = [self.queries.find(query) if query.strip() else NO_QUERY for query in asked]
-        unknown = [
-            bool(query.strip()) and number == NO_QUERY
-            for query, number in zip(asked, numbers, strict=True)
-        ]
-        self._warn(sum(unknown))
+        asked = [normalise_query(query) if isinstance(query, str) else "" for query in given]
+        self._warn(sum(map(bool, asked)))
         batches = (
             self._examples(
                 histories[at : at + size],
-                numbers[at : at + size],
+                asked[at : at + size],
                 None if times is None else times[at : at + size],
             )
             for at in starts
@@ -127,23 +125,28 @@ class SlateMaker:
                     Slate(
                         [self.item_ids[items[p]] for p in places],
                         [scores[p] for p in places],
-                        query_is_known=not unknown[len(made)],
+                        query_is_known=self._is_known(asked[len(made)]),
                     )
                 )
         return made
 
-    def _warn(self, num_unknown: int) -> None:
-        if num_unknown and not self._has_warned:
+    def _is_known(self, query: str) -> bool:
+        return not query or self.queries.is_known(query)
+
+    def _warn(self, num_asked: int) -> None:
+        if num_asked and not self._reads_queries and not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "%d queries are not in the click log of this model and are overlooked; said once",
-                num_unknown,
+                "%d requests have a query, and model.kind=%s does not read queries; this warning "
+                "is not repeated",
+                num_asked,
+                self.config.model.kind,
             )
 
     def _examples(
         self,
         histories: Sequence[Sequence[str]],
-        queries: Sequence[int],
+        queries: Sequence[str],
         times: Sequence[Sequence[int]] | None,
     ) -> Examples:
         kept = [[at for at, item in enumerate(h) if item in self.item_index] for h in histories]
@@ -158,12 +161,13 @@ class SlateMaker:
         return Examples(
             items=np.array([item for history in known for item in history], np.int64),
             lengths=np.array([len(history) for history in known], np.int64),
-            queries=np.array(queries, np.int64),
+            queries=np.array(request_numbers(queries), np.int64),
             weights=np.zeros(0, np.float32),
             targets=np.zeros(0, np.int64),
             target_lengths=np.zeros(len(known), np.int64),
             user_ids=[""] * len(known),
             times=time_E,
+            asked=self.queries.ask(queries) if self._reads_queries else None,
         )
 
     def _check(self, k: int, model_diversity: float, rerank_diversity: float) -> None:

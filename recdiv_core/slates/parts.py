@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 
 from recdiv_core.config import Config
-from recdiv_core.data.reading import SplitRows, eval_examples
+from recdiv_core.data.reading import Examples, SplitRows, eval_examples
 from recdiv_core.rerank import NOVELTIES
 from recdiv_core.rerank.breaches import breaches
 from recdiv_core.rerank.explain import explain
@@ -30,7 +30,9 @@ from recdiv_core.slates.files import PartWriter, part_path, slate_table
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.making import SlateGrid, make_slate_grid
 from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.query_vectors import QueryVectors, request_numbers
 from recdiv_core.slates.scoring import score_users, scoring_of
+from recdiv_core.slates.search_requests import SPLIT
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class PartTask:
     Attributes:
         config: Config of the checkpoint, with `data.prepared`.
         checkpoint: Path or URI of the checkpoint.
+        source: Directory that holds the split: the data set, or the slates (search_requests.py).
         split: Name of the split, or REQUESTS.
         part_users: Users in a part; the last part may hold fewer.
         places: Output directory of each dial.
@@ -58,6 +61,7 @@ class PartTask:
 
     config: Config
     checkpoint: str
+    source: Path
     split: str
     part_users: int
     places: Sequence[Path]
@@ -89,7 +93,7 @@ def make_parts(task: PartTask, left: Sequence[int], check: Callable[[], None]) -
         num_gpus=float(scaling.use_gpu) or None,
         compute=ray.data.ActorPoolStrategy(size=min(scaling.num_workers, len(left))),
     )
-    num_users = SplitRows(Path(task.config.data.prepared), task.split).num_rows
+    num_users = SplitRows(task.source, task.split).num_rows
     total = sum(len(rows_of_part(task, part, num_users)) for part in left)
     started, num_done, rate = time.monotonic(), 0, 0.0
     row: Any
@@ -121,12 +125,13 @@ class PartMaker:
         torch.set_num_threads(config.scaling.threads_per_worker)
         device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
         self.task = task
-        self.rows = SplitRows(Path(config.data.prepared), task.split)
+        self.rows = SplitRows(task.source, task.split)
         self.dataset = load_dataset(Path(config.data.prepared)).to(device)
         self.policy = slate_policy(config, self.dataset)
         checkpoint = local_checkpoint(task.checkpoint, "--checkpoint")
         model = load_model(config, self.dataset, checkpoint).to(device)
         self.score = scoring_of(model, config.model.diversity)
+        self.queries = QueryVectors(self.dataset) if task.split == SPLIT else None
         self.item_ids = self.dataset.catalogue.table["item_id"].combine_chunks()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -140,7 +145,7 @@ class PartMaker:
         rows, size = rows_of_part(self.task, part, self.rows.num_rows), config.eval.batch_size
         table = self.rows.read(rows.start, rows.stop)
         batches = (
-            eval_examples(table.slice(start, size)) for start in range(0, table.num_rows, size)
+            self._examples(table.slice(start, size)) for start in range(0, table.num_rows, size)
         )
         with ExitStack() as stack:
             writers = [
@@ -161,12 +166,24 @@ class PartMaker:
                         self.task.dials,
                     )
                     notes = self._notes(grid)
+                if held_out.examples.asked is not None and self.queries is not None:
+                    for note in notes:
+                        note["query"] = pa.array(held_out.examples.asked.texts, pa.string())
                 items_BWK, scores_BWK = grid.items_BWK.cpu().numpy(), grid.scores_BWK.cpu().numpy()
                 users = held_out.examples.user_ids
                 for index, writer in enumerate(writers):
                     own = items_BWK[:, index], scores_BWK[:, index]
                     writer.write(slate_table(users, *own, self.item_ids, notes[index]))
         return table.num_rows
+
+    def _examples(self, table: pa.Table) -> Examples:
+        """Return the requests of a batch; those of a file have the texts of their queries."""
+        examples = eval_examples(table)
+        if self.queries is None:
+            return examples
+        texts = table["text"].to_pylist()
+        numbers = np.array(request_numbers(texts), np.int64)
+        return replace(examples, queries=numbers, asked=self.queries.ask(texts))
 
     def _notes(self, grid: SlateGrid) -> list[dict[str, Any]]:
         """Return the columns that explain the slates of each dial."""

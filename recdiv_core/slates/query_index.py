@@ -1,8 +1,8 @@
 """Look up a customer's query among the queries of the click log, without storing their texts.
 
-A query may identify a person (a name, an address), and serving only looks queries up. A registered
-model therefore keeps keyed hashes. Someone with the model can still test whether a guessed text is
-among them. The vectors of queries are in data/text_vectors.py.
+The vector of a query that is found need not be computed again (data/queries.py computes the
+others). A query may identify a person (a name, an address), so a registered model keeps keyed
+hashes instead of texts. Someone with the model can still test whether a guessed text is among them.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
-
+from recdiv_core.data.queries import load_queries
+from recdiv_core.models.query_text import normalise_query
 from recdiv_core.schema import NO_QUERY
 from recdiv_core.storage.whole_files import write_json
 
@@ -44,20 +43,11 @@ class QueryIndex:
         >>> known.find("red  Shoes"), known.find("RED shoes "), known.find("blue shoes")
         (0, 0, -1)
         """
-        for text in (query, normalise(query)):
+        for text in (query, normalise_query(query)):
             found = self.index_of.get(_key(self.salt, text))
             if found is not None:
                 return found
         return NO_QUERY
-
-
-def normalise(query: str) -> str:
-    r"""Return a query whose case, blanks and forms of the same letters make no difference.
-
-    >>> normalise("  Cafe\u0301 \t STRASSE ")
-    'caf\xe9 strasse'
-    """
-    return " ".join(unicodedata.normalize("NFKC", query).casefold().split())
 
 
 def index_queries(queries: Iterable[str], *, salt: str) -> QueryIndex:
@@ -67,7 +57,7 @@ def index_queries(queries: Iterable[str], *, salt: str) -> QueryIndex:
     for number, text in enumerate(texts):
         index_of.setdefault(_key(salt, text), number)
     for number, text in enumerate(texts):
-        index_of.setdefault(_key(salt, normalise(text)), number)
+        index_of.setdefault(_key(salt, normalise_query(text)), number)
     return QueryIndex(salt, index_of)
 
 
@@ -76,9 +66,7 @@ def read_queries(prepared: Path) -> QueryIndex:
     if (prepared / FILE).is_file():
         tree = json.loads((prepared / FILE).read_text(encoding="utf-8"))
         return QueryIndex(tree["salt"], tree["index_of"])
-    with pa.memory_map(str(prepared / "queries.arrow")) as source:
-        queries = pa.ipc.open_file(source).read_all()["query"].to_pylist()
-    return index_queries(queries, salt=secrets.token_hex(KEY_BYTES))
+    return index_queries(load_queries(prepared).to_pylist(), salt=secrets.token_hex(KEY_BYTES))
 
 
 def write_keys(known: QueryIndex, prepared: Path) -> None:

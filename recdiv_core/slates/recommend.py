@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from recdiv_core.config import Config, flatten
+from recdiv_core.data.catalogue import load_catalogue
+from recdiv_core.data.queries import load_queries
 from recdiv_core.data.reading import SplitRows
 from recdiv_core.data.requests import REQUESTS, ensure_requests
 from recdiv_core.data.text_vectors import ensure_vectors
@@ -26,6 +28,12 @@ from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.files import part_path, remove_unfinished
 from recdiv_core.slates.inputs import check_inputs, start_with_gpu
 from recdiv_core.slates.parts import PART_BATCHES, PartTask, make_parts
+from recdiv_core.slates.search_requests import (
+    SPLIT,
+    check_reads_queries,
+    read_requests,
+    write_requests,
+)
 from recdiv_core.storage.given_paths import output_path
 from recdiv_core.storage.places import absolute_place
 from recdiv_core.storage.whole_files import write_json
@@ -49,6 +57,7 @@ def recommend(
     users: str,
     dials: Sequence[float] = (),
     explained: bool = False,
+    queries: str = "",
 ) -> dict[str, Any]:
     """Make slates on `scaling.num_workers` Ray Data actors.
 
@@ -60,6 +69,7 @@ def recommend(
         users: `all` = complete histories of all users; or the name of a split.
         dials: dials of the re-ranker, made in one pass; none = that of the config.
         explained: whether to add the relevance and novelty of each item, and the rule that decided.
+        queries: file of queries to answer instead of the users, see `read_requests`; "" = none.
 
     Returns:
         `{"slates", "num_users", "num_parts", "dials", "users_per_s"}`; the last is None if all
@@ -79,8 +89,15 @@ def recommend(
             f"--explain: rerank.method={config.rerank.method} does not choose place by place; "
             f"allowed: {', '.join(NOVELTIES)}"
         )
-    if users != "all" and not manifest.num_examples.get(users):
+    if queries:
+        if users != "all":
+            raise UserError(f"--users {users} and --queries: give one of them")
+        check_reads_queries(config, len(load_queries(prepared)))
+    if not queries and users != "all" and not manifest.num_examples.get(users):
         raise UserError(f"--users {users}: data.prepared={prepared} holds no {users} example")
+    requests = read_requests(queries) if queries else None
+    if requests is not None:
+        users = f"queries {requests.sha256[:16]}"
     out, is_grid = output_path(out, "--out").absolute(), bool(dials)
     dials = list(dials) or [config.rerank.diversity]
     _open_directory(
@@ -91,10 +108,14 @@ def recommend(
     )
     start_with_gpu(config, checkpoint)
     ensure_vectors(prepared, manifest)
-    if users == "all":
+    if users == "all" or (requests is not None and requests.names_users):
         ensure_requests(prepared, manifest)
-    split = REQUESTS if users == "all" else users
-    num_users = SplitRows(prepared, split).num_rows
+    source, split = prepared, REQUESTS if users == "all" else users
+    if requests is not None:
+        item_ids = load_catalogue(prepared).item_ids
+        write_requests(requests, out, prepared, item_ids, manifest.fragment_rows)
+        source, split = out, SPLIT
+    num_users = SplitRows(source, split).num_rows
     part_users = PART_BATCHES * config.eval.batch_size
     num_parts = -(-num_users // part_users)
     places = [out / f"diversity={dial:g}" for dial in dials] if is_grid else [out]
@@ -105,7 +126,7 @@ def recommend(
         logger.info("%d of %d parts exist already", num_parts - len(left), num_parts)
     remove_unfinished(out)
     place = absolute_place(checkpoint, "--checkpoint")
-    task = PartTask(config, place, split, part_users, places, dials, explained)
+    task = PartTask(config, place, source, split, part_users, places, dials, explained)
     rate = make_parts(task, left, lambda: check_unchanged(prepared, manifest))
     remove_unfinished(out)  # of workers that were lost
     return {

@@ -9,16 +9,19 @@ Shapes: B users, V catalogue, K slate length, T targets, S (user, item) pairs of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import pyarrow as pa
 import torch
 
 from recdiv_core.config import Config
 from recdiv_core.data.batches import Packed, pack, pad_targets
 from recdiv_core.data.reading import Examples, read_eval
 from recdiv_core.metrics.slate_batch import Background
-from recdiv_core.models.baselines import Baseline, Histories
+from recdiv_core.models.baselines import READ_QUERIES, Baseline, Histories
+from recdiv_core.models.queries import Queries
 from recdiv_core.models.recommender import Recommender
+from recdiv_core.schema import NO_QUERY
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.making import count_above, count_rankable, make_slates
 from recdiv_core.slates.policy import SlatePolicy
@@ -151,10 +154,41 @@ def score_users(
     for examples in batches:
         # not around the yield: what is done with the scores is the caller's business
         with torch.inference_mode():
+            examples = with_queries(examples, dataset)
             packed = pack(examples, max_history=max_history).to(device)
             targets_BT = pad_targets(examples).to(device)
             held_out = HeldOut(examples, packed, targets_BT, score(examples, packed))
         yield held_out
+
+
+def with_queries(examples: Examples, dataset: Dataset) -> Examples:
+    """Return evaluation examples with the texts and vectors of their queries.
+
+    Examples from outside the data set have them already. Their `queries` are then the row of each
+    request, or NO_QUERY.
+    """
+    has_query = examples.queries >= 0
+    if examples.asked is not None or dataset.queries_QH is None or not has_query.any():
+        return examples
+    rows_B = examples.queries.clip(0)
+    texts = dataset.query_texts.take(pa.array(rows_B)).to_pylist()
+    pairs = zip(texts, has_query.tolist(), strict=True)
+    vectors_BH = dataset.queries_QH[torch.from_numpy(rows_B).to(dataset.queries_QH.device)]
+    has_query_B1 = torch.from_numpy(has_query).to(vectors_BH.device)[:, None]
+    asked = Queries(
+        texts=[text if is_asked else "" for text, is_asked in pairs],
+        vectors_BH=vectors_BH * has_query_B1,
+        text_VH=dataset.text_VH,
+    )
+    return replace(examples, asked=asked)
+
+
+def reads_queries(model: Recommender | Baseline) -> bool:
+    """Tell whether the scores of a model depend on the query of a request."""
+    if isinstance(model, Baseline):
+        return model.kind in READ_QUERIES
+    kinds = [] if model.blend is None else model.blend.kinds
+    return model.queries_QH is not None or any(kind in READ_QUERIES for kind in kinds)
 
 
 def scoring_of(model: Recommender | Baseline, dial: float) -> Scoring:
@@ -184,14 +218,17 @@ def learned_scoring(model: Recommender, dial: float) -> Scoring:
         space = items_VD.new_empty(0)
 
     def score(examples: Examples, packed: Packed) -> torch.Tensor:
-        del examples
+        asked, queries_RW = examples.asked, packed.queries_RW
+        if asked is not None:  # the row of the request numbers its query
+            queries_RW = torch.where(queries_RW >= 0, packed.user_RW, NO_QUERY)
         states = model.states(
             items_VD,
             packed.items_RW,
             packed.position_RW,
             packed.segment_RW,
-            packed.queries_RW,
+            queries_RW,
             torch.full(packed.items_RW.shape, dial, device=items_VD.device),
+            None if asked is None else asked.vectors_BH,
         )
         states_BD = states[packed.last_place_B]
         scores_BV = space.resize_(len(states_BD), len(items_VD))
@@ -210,9 +247,9 @@ def baseline_scoring(baseline: Baseline) -> Scoring:
 
 
 def histories_of(examples: Examples, packed: Packed) -> Histories:
-    """Return the whole histories of a batch, as baselines read them."""
+    """Return the whole histories of a batch, as baselines read them, and its queries."""
     seen = packed.seen_user_S, packed.seen_item_S
-    return Histories(*seen, examples.user_ids, packed.seen_time_S)
+    return Histories(*seen, examples.user_ids, packed.seen_time_S, examples.asked)
 
 
 def without_seen(

@@ -31,7 +31,7 @@ from recdiv_core.models.blend import (
 from recdiv_core.models.blend_weights import Choices, fit_weights
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset
-from recdiv_core.slates.scoring import Scoring, histories_of, learned_scoring
+from recdiv_core.slates.scoring import Scoring, histories_of, learned_scoring, with_queries
 from recdiv_core.training.baselines import fit_baseline
 
 logger = logging.getLogger(__name__)
@@ -171,6 +171,7 @@ def _observe(
     only one with low scores, and the fit would learn that low scores are good.
     """
     device = dataset.text_VH.device
+    examples = with_queries(examples, dataset)
     packed = pack(examples, max_history=config.model.max_history).to(device)
     histories = histories_of(examples, packed)
     each = blend.each(score(examples, packed), histories)

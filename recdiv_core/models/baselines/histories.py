@@ -1,5 +1,5 @@
 # pyright: strict
-"""Histories of a batch of users as baselines read them, and the weights of their events.
+"""Requests of a batch of users as baselines read them, and the weights of their events.
 
 Events that a user did at the same time are one set and have the same age. A log without times has
 one event per set. All weights of a user depend on that user only.
@@ -14,6 +14,8 @@ from typing import Final, Literal, cast
 
 import torch
 from torch import Tensor
+
+from recdiv_core.models.queries import Queries
 
 DAY_US: Final = 86_400_000_000
 """Microseconds in a day."""
@@ -46,12 +48,14 @@ class Histories:
         item_S: int64 item_index of each event.
         user_ids: ids of all users of the batch; a user may have no event.
         time_S: int64 time of each event in microseconds, rising within a user; None = unknown.
+        queries: queries of the users' requests; None = no user has one.
     """
 
     user_S: Tensor
     item_S: Tensor
     user_ids: Sequence[str]
     time_S: Tensor | None = None
+    queries: Queries | None = None
 
     @property
     def num_users(self) -> int:

@@ -38,6 +38,10 @@ SCORES: Final[Mapping[str, Scores]] = {
 }
 
 
+READ_QUERIES: Final[tuple[str, ...]] = ()
+"""Kinds whose scores depend on the query of a request."""
+
+
 @dataclass(frozen=True, eq=False)
 class Baseline:
     """A fitted baseline.

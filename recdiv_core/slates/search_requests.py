@@ -1,0 +1,208 @@
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+"""Requests of a file of queries: `recommend --queries` answers each row with a slate.
+
+A row has a query, and may have the id of a user or a history of its own. The one idea: requests are
+written as a small split with the text of each query, so parts, restarts and dials work as for the
+users of a data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recdiv_core.config import Config
+from recdiv_core.data.requests import REQUESTS, shard_names
+from recdiv_core.errors import UserError
+from recdiv_core.formats.files import TextFormat, list_files
+from recdiv_core.formats.readers import cut_units, find_columns, read_unit
+from recdiv_core.formats.units import FILE_STRIDE, ROW, RawBatch, ReadUnit
+from recdiv_core.formats.values import as_text, normalise_queries
+from recdiv_core.models.baselines import READ_QUERIES
+from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, QUERY, USER_ID
+
+logger = logging.getLogger(__name__)
+
+SPLIT: Final = "_requests"
+"""Folder of the requests among the slates; readers of Parquet directories skip such names."""
+HISTORY: Final = "history"
+SEPARATOR: Final = "|"
+"""Text between two items of a history in a CSV file or a workbook."""
+TEXT: Final = TextFormat(prefix="--queries ")
+GIVEN: Final = pa.schema(
+    [
+        pa.field(QUERY, pa.string()),
+        pa.field(USER_ID, pa.string()),
+        pa.field(HISTORY, pa.list_(pa.string())),
+    ]
+)
+SHOWN_ROWS: Final = 3
+"""Bad rows that a message names."""
+
+
+@dataclass(frozen=True, eq=False)
+class SearchRequests:
+    """Rows of a file of queries.
+
+    Attributes:
+        table: GIVEN, in the order of the file; queries are normalised and not null.
+        sha256: of the rows.
+    """
+
+    table: pa.Table
+    sha256: str
+
+    @property
+    def names_users(self) -> bool:
+        """Whether a row names a user and has no history of its own."""
+        has_user = self.table[USER_ID].is_valid()
+        return pc.any(pc.and_(has_user, self.table[HISTORY].is_null())).as_py()
+
+
+def read_requests(place: str) -> SearchRequests:
+    """Read requests from CSV, JSON Lines, Parquet or a workbook.
+
+    Args:
+        place: path, directory, glob or URI of files with `query`, and optionally `user_id` and
+            `history`: item ids, oldest first, as a list or joined by `|`.
+
+    Raises:
+        UserError: a file cannot be read, a column is missing, or a row is broken or has no query.
+    """
+    files = list_files(place, "--queries")
+    names = {name: name for name in GIVEN.names}
+    columns = find_columns(files, names, [QUERY], "--queries", TEXT)
+    bad: list[tuple[str, int, str]] = []
+    parts = [
+        _read_batch(batch, unit, bad)
+        for unit in cut_units(files, "--queries", TEXT)
+        for batch in read_unit(unit, columns)
+    ]
+    if bad:
+        shown = "; ".join(f"{path}: row {row}: {why}" for path, row, why in bad[:SHOWN_ROWS])
+        more = f"; and {len(bad) - SHOWN_ROWS} more rows" if len(bad) > SHOWN_ROWS else ""
+        raise UserError(f"--queries {shown}{more}")
+    table = pa.concat_tables(parts) if parts else GIVEN.empty_table()
+    if not table.num_rows:
+        raise UserError(f"--queries {place} has no row")
+    digest = hashlib.sha256()
+    for row in table.to_pylist():
+        digest.update(repr(row).encode(errors="replace"))
+    return SearchRequests(table.combine_chunks(), digest.hexdigest())
+
+
+def check_reads_queries(config: Config, num_queries: int) -> None:
+    """Refuse to answer queries with a model whose scores ignore them.
+
+    Args:
+        config: of the checkpoint: `model.kind` and `model.blend`.
+        num_queries: queries of the click log.
+
+    Raises:
+        UserError: the model does not read queries.
+    """
+    kind = config.model.kind
+    has_term = num_queries > 0 or any(term in READ_QUERIES for term in config.model.blend)
+    if kind in READ_QUERIES or (kind == "neural" and has_term):
+        return
+    raise UserError(
+        f"--queries: the model does not read queries (model.kind={kind}, "
+        f"model.blend={list(config.model.blend)}, {num_queries} queries in the click log); allowed "
+        f"kinds: {', '.join(READ_QUERIES)}, and neural if the click log or model.blend has queries"
+    )
+
+
+def _read_batch(batch: RawBatch, unit: ReadUnit, bad: list[tuple[str, int, str]]) -> pa.Table:
+    """Return the rows of a batch as GIVEN, and append the bad ones to `bad`."""
+    table = batch.table
+    bad += [(unit.path, at % FILE_STRIDE, reason) for at, _, reason in batch.broken]
+    queries = normalise_queries(as_text(table[QUERY]))
+    for at in table[ROW].filter(queries.is_null()).to_pylist():
+        bad.append((unit.path, at % FILE_STRIDE, "the query is empty"))
+    users = histories = None
+    if USER_ID in table.column_names:
+        users = as_text(table[USER_ID])
+    if HISTORY in table.column_names:
+        histories = _as_lists(table[HISTORY])
+    columns = [
+        queries,
+        pa.nulls(table.num_rows, pa.string()) if users is None else users,
+        pa.nulls(table.num_rows, GIVEN.field(HISTORY).type) if histories is None else histories,
+    ]
+    return pa.table(columns, schema=GIVEN)
+
+
+def _as_lists(column: pa.ChunkedArray) -> pa.Array:
+    """Return histories as lists; text is cut at SEPARATOR, and nothing stays null."""
+    kind = GIVEN.field(HISTORY).type
+    array = column.combine_chunks()
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return array.cast(kind)
+    return pc.split_pattern(as_text(array), SEPARATOR).cast(kind)
+
+
+def write_requests(
+    requests: SearchRequests, out: Path, prepared: Path, item_ids: pa.Array, fragment_rows: int
+) -> None:
+    """Write requests as the split SPLIT of `out`: EVAL_EXAMPLE and the text of the query.
+
+    The history is the row's own, else the complete history of its user, else empty. Items that the
+    catalogue does not have are left out, and counted in a warning.
+
+    Args:
+        requests: of the file.
+        out: directory of the slates.
+        prepared: data set, whose `requests/` exists if a row names a user without a history.
+        item_ids: item ids of the catalogue, in order of item_index.
+        fragment_rows: rows of a row group.
+    """
+    table = requests.table
+    wanted = table[USER_ID].filter(table[HISTORY].is_null()).drop_null().unique()
+    of_users = _histories_of_users(prepared, wanted)
+    if lacking := len(wanted) - len(of_users):
+        logger.warning("--queries: %d users have no history in data.prepared", lacking)
+    index_of = {item_id: index for index, item_id in enumerate(item_ids.to_pylist())}
+    rows: list[dict[str, Any]] = []
+    num_unknown = 0
+    nothing: dict[str, Any] = {HISTORY: [], "history_times": []}
+    for row in table.to_pylist():
+        own = of_users.get(row[USER_ID], nothing)
+        if row[HISTORY] is not None:
+            known = [index_of[item] for item in row[HISTORY] if item in index_of]
+            num_unknown += len(row[HISTORY]) - len(known)
+            own = {HISTORY: known, "history_times": None if known else []}
+        request = {"targets": [], "query": NO_QUERY, "is_cold_user": not own[HISTORY]}
+        rows.append({USER_ID: row[USER_ID] or "", **own, **request, "target_times": None})
+    if num_unknown:
+        logger.warning("--queries: %d items of histories are not in the catalogue", num_unknown)
+    if any(row["history_times"] is None for row in rows):  # all times are known, or none counts
+        for row in rows:
+            row["history_times"] = None
+    written = pa.Table.from_pylist(rows, EVAL_EXAMPLE).append_column("text", table[QUERY])
+    (out / SPLIT).mkdir(exist_ok=True)
+    path = out / SPLIT / "part-00000.parquet"
+    fresh = path.with_name(f".{path.name}")
+    pq.write_table(written, fresh, fragment_rows)
+    fresh.replace(path)
+
+
+def _histories_of_users(prepared: Path, users: pa.ChunkedArray) -> Mapping[str, dict[str, Any]]:
+    """Return the complete histories of some users, with their times."""
+    found: dict[str, dict[str, Any]] = {}
+    if not len(users):
+        return found
+    columns = [USER_ID, HISTORY, "history_times"]
+    for name in shard_names(prepared):
+        table = pq.read_table(prepared / REQUESTS / name, columns=columns)
+        for row in table.filter(pc.is_in(table[USER_ID], users)).to_pylist():
+            found[row.pop(USER_ID)] = row
+    return found
