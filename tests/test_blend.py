@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.baselines.histories import Histories
 from recdiv_core.models.baselines.popularity import fit_popular
+from recdiv_core.models.baselines.text_profile import fit_text
 from recdiv_core.models.blend import (
     Blend,
     read_terms,
@@ -23,6 +24,11 @@ def some_histories(lengths: list[int], num_items: int = 9) -> Histories:
     user_S = torch.as_tensor(np.repeat(np.arange(len(lengths)), lengths))
     item_S = torch.as_tensor(rng.integers(num_items, size=sum(lengths)))
     return Histories(user_S, item_S, [str(user) for user in range(len(lengths))])
+
+
+def warm(num_items: int, *cold: int) -> torch.Tensor:
+    """Return that all items but these have train events."""
+    return torch.tensor([item not in cold for item in range(num_items)])
 
 
 def popular(counts: list[int]) -> Baseline:
@@ -42,14 +48,14 @@ def test_equal_scores_become_0():
 
 
 def test_a_new_blend_keeps_the_order_of_the_learned_scores():
-    blend, learned_BV = Blend([popular([1, 9, 3, 4, 5])]), torch.rand(2, 5)
+    blend, learned_BV = Blend([popular([1, 9, 3, 4, 5])], warm(5)), torch.rand(2, 5)
     blended_BV = blend(learned_BV.clone(), some_histories([2, 0], 5))
     assert torch.equal(blended_BV.argsort(dim=1), learned_BV.argsort(dim=1))
 
 
 def test_a_blend_is_the_weighted_sum_of_standard_scores():
     counts = [4, 1, 7, 2, 9, 3, 8, 5, 6]
-    blend, learned_BV = Blend([popular(counts)]), torch.rand(3, 9)
+    blend, learned_BV = Blend([popular(counts)], warm(9)), torch.rand(3, 9)
     blend.weight_T2.copy_(torch.tensor([[0.7, 0.1], [0.4, -0.2]]))
     lengths = [4, 0, 30]
     blended_BV = blend(learned_BV.clone(), some_histories(lengths))
@@ -62,8 +68,30 @@ def test_a_blend_is_the_weighted_sum_of_standard_scores():
         np.testing.assert_allclose(blended_BV[row], want, atol=1e-5)
 
 
+def test_a_term_takes_its_value_for_a_cold_item_from_the_learned_score():
+    blend, learned_BV = (
+        Blend([popular([4, 1, 7, 0, 9, 3, 8, 0, 6])], warm(9, 3, 7)),
+        torch.rand(2, 9),
+    )
+    learned, term = (each.numpy() for each in blend.each(learned_BV, some_histories([3, 5])))
+    known = [0, 1, 2, 4, 5, 6, 8]
+    for row in range(2):
+        alike = np.mean(learned[row, known] * term[row, known])
+        np.testing.assert_allclose(term[row, [3, 7]], alike * learned[row, [3, 7]], atol=1e-6)
+
+
+def test_the_text_term_knows_cold_items():
+    text = Baseline(
+        "text", fit_text(np.array([2, 0, 1]), texts=["red", "red", "blue"], recency=1.0)
+    )
+    learned_BV, histories = torch.rand(1, 3), Histories(torch.tensor([0]), torch.tensor([0]), ["0"])
+    with_cold = Blend([text], warm(3, 1)).each(learned_BV.clone(), histories)
+    without = Blend([text], warm(3)).each(learned_BV.clone(), histories)
+    torch.testing.assert_close(with_cold, without)
+
+
 def test_the_score_of_a_user_does_not_depend_on_the_batch():
-    blend = Blend([popular([3, 1, 2, 5, 4, 9, 8, 7, 6])])
+    blend = Blend([popular([3, 1, 2, 5, 4, 9, 8, 7, 6])], warm(9))
     blend.weight_T2.copy_(torch.tensor([[1.0, 0.3], [0.5, -0.2]]))
     histories, learned_BV = some_histories([3, 6]), torch.rand(2, 9)
     both_BV = blend(learned_BV.clone(), histories)
@@ -72,7 +100,7 @@ def test_the_score_of_a_user_does_not_depend_on_the_batch():
 
 
 def test_a_checkpoint_keeps_the_terms():
-    blend = Blend([popular([1, 2, 3]), Baseline("graph", {"recency": torch.tensor(2.0)})])
+    blend = Blend([popular([1, 2, 3]), Baseline("graph", {"recency": torch.tensor(2.0)})], warm(3))
     first, second = read_terms(["popular", "graph"], blend.terms_state())
     assert torch.equal(first.weights["popular_V"], fit_popular(np.array([1, 2, 3]))["popular_V"])
     assert [first.kind, second.kind] == ["popular", "graph"]

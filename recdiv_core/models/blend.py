@@ -7,6 +7,9 @@ rest. Each score is standardised per user, over the catalogue, so weights mean t
 users. The weight of a score is linear in the log of the history's length, because counts are worth
 more where a history is short. blend_weights.py fits the weights on validation users. Wolpert, 1992,
 Stacked Generalization.
+A term that counts events knows nothing about an item without a train event, and would put it last.
+Its value there is filled in by regression on the learned score: the correlation of the two scores
+over the other items, times the learned score.
 Shapes: B users, V catalogue, T scores (the learned one first).
 """
 
@@ -26,6 +29,9 @@ TERMS: Final = "terms."
 
 TYPICAL_LENGTH: Final = 8.0
 """Events of a history at which the weights are those of the first column."""
+
+COLD_KINDS: Final = frozenset({"text"})
+"""Kinds of terms that know items without a train event."""
 
 TINY: Final = 1e-12
 """Variance over squared mean at which scores count as equal: rounding alone makes more."""
@@ -55,6 +61,7 @@ class Blend(nn.Module):
 
     Args:
         terms: fitted baselines, in order.
+        is_warm_V: whether an item has a train event.
 
     Attributes:
         weight_T2: weight of each score at TYPICAL_LENGTH, and its change per unit of
@@ -62,9 +69,11 @@ class Blend(nn.Module):
     """
 
     weight_T2: Tensor
+    cold_C: Tensor
 
-    def __init__(self, terms: Sequence[Baseline]) -> None:
+    def __init__(self, terms: Sequence[Baseline], is_warm_V: Tensor) -> None:
         super().__init__()
+        self.register_buffer("cold_C", (~is_warm_V).nonzero()[:, 0], persistent=False)
         self.terms = nn.ModuleList(Term(baseline) for baseline in terms)
         weight_T2 = torch.zeros(len(terms) + 1, 2)
         weight_T2[0, 0] = 1.0
@@ -98,15 +107,29 @@ class Blend(nn.Module):
         mean_B1, inverse_B1 = _moments(learned_BV)
         factor_B1 = weight_BT[:, :1] * inverse_B1
         added_BV = (-mean_B1 * factor_B1).repeat(1, learned_BV.shape[1])
+        standard_BV = (learned_BV - mean_B1) * inverse_B1
         for place, term in enumerate(self.terms, start=1):
-            scores_BV = standardise(cast("Term", term).baseline.scores(histories))
+            scores_BV = self._scores(cast("Term", term), standard_BV, histories)
             added_BV.addcmul_(scores_BV, weight_BT[:, place : place + 1])
         return factor_B1, added_BV
 
     def each(self, learned_BV: Tensor, histories: Histories) -> list[Tensor]:
         """Return the standardised scores one by one, each [B, V]; the learned ones first."""
-        scores = [cast("Term", term).baseline.scores(histories) for term in self.terms]
-        return [standardise(values_BV) for values_BV in (learned_BV, *scores)]
+        standard_BV = standardise(learned_BV)
+        terms = cast("list[Term]", list(self.terms))
+        return [standard_BV, *(self._scores(term, standard_BV, histories) for term in terms)]
+
+    def _scores(self, term: Term, standard_BV: Tensor, histories: Histories) -> Tensor:
+        """Return the standardised scores of a term, with those of cold items filled in."""
+        scores_BV = standardise(term.baseline.scores(histories))
+        if term.kind in COLD_KINDS or not len(self.cold_C):
+            return scores_BV
+        # a cold item takes no part in the correlation
+        scores_BV[:, self.cold_C] = 0.0
+        num_warm = max(1, scores_BV.shape[1] - len(self.cold_C))
+        alike_B1 = (scores_BV * standard_BV).sum(dim=1, keepdim=True) / num_warm
+        scores_BV[:, self.cold_C] = alike_B1 * standard_BV[:, self.cold_C]
+        return scores_BV
 
     def terms_state(self) -> dict[str, Tensor]:
         """Return the terms' tensors for a checkpoint, see `read_terms`."""

@@ -5,7 +5,8 @@ Histories have different lengths, and padding each to the longest wastes most of
 logs. Several histories therefore share one row of the batch (data/batches.py packs them), and a
 mask separates them. Blocks are pre-norm. Attention knows how many events apart two events are, by a
 learned bias per head. So the latest event means the same in a history of any length, and in a
-window of a longer one. Kang & McAuley, 2018, Self-Attentive Sequential Recommendation; Shaw et al.,
+window of a longer one. Inputs are normalised: id vectors start near 0, and what attention adds
+would drown them. Kang & McAuley, 2018, Self-Attentive Sequential Recommendation; Shaw et al.,
 2018, Self-Attention with Relative Position Representations. Shapes: R packed rows, W their width,
 D dims, H heads.
 """
@@ -68,6 +69,7 @@ class SessionTower(nn.Module):
         self.blocks = nn.ModuleList(
             _Block(dim, num_heads, max_history, dropout) for _ in range(num_layers)
         )
+        self.norm_inputs = nn.LayerNorm(dim)
         self.norm = nn.LayerNorm(dim)
         nn.init.normal_(self.start, std=0.02)
 
@@ -93,7 +95,7 @@ class SessionTower(nn.Module):
         x = torch.where(is_start, self.start, inputs_RWD)
         if request_RWD is not None:
             x = x + request_RWD
-        x = F.dropout(x, self.dropout, self.training)
+        x = F.dropout(self.norm_inputs(x), self.dropout, self.training)
         width = position_RW.shape[1]
         same = segment_RW[:, :, None] == segment_RW[:, None, :]
         causal = torch.ones(width, width, dtype=torch.bool, device=x.device).tril()

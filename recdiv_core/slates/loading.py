@@ -43,9 +43,10 @@ def build_model(config: Config, dataset: Dataset, terms: Sequence[Baseline] = ()
             recomputes=text.gradient_checkpointing,
         )
         text_vectors = dataset.text_VH.clone()
+    popularity_V = torch.tensor(dataset.catalogue.popularity_V)
     make_item_tower = partial(
         ItemTower,
-        torch.tensor(dataset.catalogue.popularity_V),
+        popularity_V,
         text_dim=dataset.text_VH.shape[1] if text.enabled else 0,
         id_dropout=config.model.id_dropout,
     )
@@ -64,7 +65,7 @@ def build_model(config: Config, dataset: Dataset, terms: Sequence[Baseline] = ()
         dim=config.model.dim,
         encoder=encoder,
         dial_items=make_item_tower(dim=dial_dim(dim)) if config.loss.conditioned else None,
-        blend=Blend(terms) if terms else None,
+        blend=Blend(terms, popularity_V > 0) if terms else None,
     )
 
 
