@@ -31,7 +31,7 @@ PATIENCE_S = 400
 LONG = (
     "scaling.num_workers=2",
     "train.epochs=4",
-    "train.batch_size=4",
+    "train.batch_size=6",
     "train.warmup_steps=10",
     # each takes a quarter of a second, so there is time to kill a process
     "train.checkpoint_every_steps=6",
@@ -117,12 +117,28 @@ def references(shop: Shop) -> dict[str, Any]:
     return sweep.run(config, dataclasses.replace(SPACE, parameters=one, points=()), "baselines")
 
 
+# two workers: with one, a trial is done before Tune has let go of it
 SWEPT = ("run.name=swept", "scaling.num_workers=2")
 
 
+class Halted(NamedTuple):
+    """The state of a sweep after a signal."""
+
+    exit_status: int
+    sweep: str
+    trials: set[str]
+
+
 @pytest.fixture(scope="session")
-def swept(shop: Shop) -> dict[str, Any]:
-    """Return the output of `tune` for a sweep of two trials."""
+def halted(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Halted:
+    """Interrupt the sweep `swept` in its first trial; return its state."""
+    with drivers_in(tmp_path_factory.mktemp("halted")) as start:
+        return halt(shop, start, "swept", signal.SIGINT)
+
+
+@pytest.fixture(scope="session")
+def swept(shop: Shop, halted: Halted) -> dict[str, Any]:
+    """Return the output of `tune` for a sweep of two trials that is completed after a signal."""
     return run("tune", "--space", "smoke", *shop.arguments(*SWEPT))
 
 
@@ -228,10 +244,17 @@ Start = Callable[..., subprocess.Popen[bytes]]
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Return a function that starts a script with its own Ray; processes end with the test."""
+    with drivers_in(tmp_path) as start:
+        yield start
+
+
+@contextlib.contextmanager
+def drivers_in(place: Path) -> Iterator[Start]:
+    """Yield a function that starts a script with its own Ray; kill what runs at the end."""
     drivers: list[subprocess.Popen[bytes]] = []
 
     def start(script: str, *arguments: str) -> subprocess.Popen[bytes]:
-        with (tmp_path / f"{script}-{len(drivers)}.log").open("wb") as log:
+        with (place / f"{script}-{len(drivers)}.log").open("wb") as log:
             command = [sys.executable, "-m", f"pipelines.{script}", *arguments]
             driver = subprocess.Popen(
                 command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
@@ -243,6 +266,18 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for driver in drivers:
         if driver.poll() is None:
             kill_driver(driver)
+
+
+def halt(shop: Shop, start: Start, name: str, blow: signal.Signals) -> Halted:
+    """Start a sweep of two trials, send its driver a signal in a trial, wait for its end."""
+    driver = start("tune", "--space", "smoke", *shop.arguments(*SWEPT, f"run.name={name}"))
+    running = "attributes.status = 'RUNNING' and tags.`recdiv.kind` = 'trial'"
+    wait_until(lambda: shop.runs(running))
+    driver.send_signal(blow)
+    exit_status = driver.wait(timeout=PATIENCE_S)
+    (parent,) = shop.runs(f"tags.`recdiv.run_name` = '{name}'")
+    children = shop.runs(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    return Halted(exit_status, parent.info.status, {child.info.status for child in children})
 
 
 def wait_until(holds: Callable[[], object]) -> None:

@@ -16,7 +16,7 @@ from recdiv_core.search_space import Objective, SearchSpace
 from recdiv_core.settings import apply_overrides
 from recdiv_core.sweep import run as sweep
 from recdiv_core.sweep.search import Budget, FrontSearch
-from tests.cluster.conftest import PATIENCE_S, SWEPT, kill_driver, reserved, run, wait_until
+from tests.cluster.conftest import SWEPT, Halted, halt, kill_driver, reserved, run, wait_until
 from tune_spaces.smoke import SPACE
 
 pytestmark = pytest.mark.ray
@@ -39,7 +39,7 @@ def assert_whole(shop, parent):
     assert course[0][1] <= course[1][1] == parent.data.metrics["front/hypervolume"]
 
 
-def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop, swept):
+def test_a_sweep_that_was_interrupted_is_one_parent_with_a_finished_run_a_trial(shop, swept):
     (parent,) = shop.runs("tags.`recdiv.run_name` = 'swept'")
     assert swept["parent_run_id"] == parent.info.run_id
     assert swept["num_trials"] == 2
@@ -101,6 +101,9 @@ def test_a_trial_that_is_left_behind_is_stopped_and_its_workers_end(shop):
     arguments = shop.arguments("run.name=stopped", *fast, "scaling.max_concurrent_trials=1")
     result = sweep.run(apply_overrides(Config(), arguments), space, "stopped")
 
+    (parent,) = shop.runs("tags.`recdiv.run_name` = 'stopped'")
+    assert (parent.info.run_id, parent.info.status) == (result["parent_run_id"], "FINISHED")
+    assert result["num_trials"] == 2
     trials = shop.runs(f"tags.`mlflow.parentRunId` = '{result['parent_run_id']}'")
     first, behind = sorted(trials, key=lambda trial: trial.info.start_time)
     assert behind.data.tags["recdiv.stopped_early"] == "true"
@@ -112,26 +115,17 @@ def test_a_trial_that_is_left_behind_is_stopped_and_its_workers_end(shop):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(
-    "blow", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
-def test_an_interrupted_sweep_is_closed_and_completed_by_the_same_command(shop, start, blow):
-    # with one worker a trial is done before Tune has let go of it
-    two, name = "scaling.num_workers=2", f"halted-{blow.name}"
-    arguments = ["--space", "smoke", *shop.arguments(f"run.name={name}", two)]
-    driver = start("tune", *arguments)
-    running = "attributes.status = 'RUNNING' and tags.`recdiv.kind` = 'trial'"
-    wait_until(lambda: shop.runs(running))
-    driver.send_signal(blow)
-    assert driver.wait(timeout=PATIENCE_S) == 130
-    (parent,) = shop.runs(f"tags.`recdiv.run_name` = '{name}'")
-    assert parent.info.status == "KILLED"
-    children = shop.runs(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    assert {child.info.status for child in children} == {"KILLED"}
+def test_an_interrupted_sweep_is_closed(halted):
+    assert halted == Halted(130, sweep="KILLED", trials={"KILLED"})
 
-    result = run("tune", *arguments)
 
-    (parent,) = shop.runs(f"tags.`recdiv.run_name` = '{name}'")
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_terminated_sweep_is_closed_and_completed_by_the_same_command(shop, start):
+    closed = Halted(130, sweep="KILLED", trials={"KILLED"})
+    assert halt(shop, start, "terminated", signal.SIGTERM) == closed
+    result = run("tune", "--space", "smoke", *shop.arguments(*SWEPT, "run.name=terminated"))
+    (parent,) = shop.runs("tags.`recdiv.run_name` = 'terminated'")
     assert_whole(shop, parent)
     assert result["num_trials"] == 2
 
