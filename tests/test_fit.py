@@ -179,6 +179,14 @@ def test_ease_refuses_a_matrix_larger_than_memory_and_names_what_fits(dataset):
     check_size(settings("graph"), dataset.manifest, memory=1)
 
 
+def test_ease_in_a_blend_refuses_a_matrix_larger_than_memory(dataset):
+    more = settings("neural", **{"model.baseline.max_items": 30})
+    with pytest.raises(UserError, match=r"ease in model.blend inverts a matrix of 30 x 30"):
+        check_size(more, dataset.manifest, memory=12 * 29 * 29)
+    without = settings("neural", **{"model.baseline.max_items": 30, "model.blend": ["graph"]})
+    check_size(without, dataset.manifest, memory=1)
+
+
 def test_an_encoder_gives_the_vectors_of_a_text_profile(dataset):
     own = {"model.baseline.text_vectors": "encoder"}
     weights = fit_baseline(settings("text", **own), dataset).weights

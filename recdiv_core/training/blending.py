@@ -33,14 +33,12 @@ from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.scoring import Scoring, histories_of, learned_scoring, with_queries
 from recdiv_core.training.baselines import fit_baseline
+from recdiv_core.training.kinds import EASE_ITEMS
 
 logger = logging.getLogger(__name__)
 
 NEIGHBOURS: Final = 100
 """Most neighbours of an item in a term: 800 bytes of each checkpoint per item and term."""
-
-EASE_ITEMS: Final = 6_000
-"""Most popular items of the term `ease`: its matrix takes .4 GiB and seconds."""
 
 SAMPLE_USERS: Final = 2048
 """Validation users that fit the weights."""

@@ -79,8 +79,7 @@ def check_config(config: Config, *, swept: Collection[str] = ()) -> tuple[Config
     changes: dict[str, object] = {"data.prepared": str(prepared)}
     if config.model.kind == "neural":
         changes |= _check_training(config, prepared, manifest)
-    else:
-        check_size(config, manifest)
+    check_size(config, manifest)
     if config.eval.objective not in MEASURED:
         raise UserError(
             f"eval.objective={config.eval.objective} is not measured; allowed: "

@@ -34,6 +34,9 @@ BASELINE_KEYS: Final = {
 }
 """Key -> the kinds of model that use it."""
 
+EASE_ITEMS: Final = 6_000
+"""Most popular items of EASE as a term of a blend: its matrix takes .4 GiB and seconds."""
+
 BYTES_PER_ENTRY: Final = 12
 """Memory of EASE per entry of its matrix: float64, and float32 for the result."""
 
@@ -61,7 +64,9 @@ OF_ANY_KIND: Final = (
 
 
 def check_size(config: Config, manifest: Manifest, memory: int | None = None) -> None:
-    """Refuse a dense matrix of items x items that does not fit into memory (ease).
+    """Refuse a dense matrix of items x items that does not fit into memory.
+
+    Ease needs one, as the kind of the model or as a term of its blend.
 
     Args:
         config: `model`.
@@ -71,15 +76,18 @@ def check_size(config: Config, manifest: Manifest, memory: int | None = None) ->
     Raises:
         UserError: the matrix is too large.
     """
-    if config.model.kind != "ease":
+    kind, blend = config.model.kind, config.model.blend
+    if not (kind == "ease" or (kind == "neural" and "ease" in blend)):
         return
     memory = memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit, num_items = config.model.baseline.max_items, manifest.num_items
-    size = min(num_items, limit or num_items)
+    num_items = manifest.num_items
+    limit = config.model.baseline.max_items or (num_items if kind == "ease" else EASE_ITEMS)
+    size = min(num_items, limit)
     if BYTES_PER_ENTRY * size**2 > memory:
         fits = int((memory / 2 / BYTES_PER_ENTRY) ** 0.5)
+        name = "model.kind=ease" if kind == "ease" else "ease in model.blend"
         raise UserError(
-            f"model.kind=ease inverts a matrix of {size} x {size} items, which takes "
+            f"{name} inverts a matrix of {size} x {size} items, which takes "
             f"{BYTES_PER_ENTRY * size**2 / 2**30:.2g} GiB; this machine has "
             f"{memory / 2**30:.2g} GiB. Restrict it to the most popular items with "
             f"model.baseline.max_items={fits}, or take a sparse kind: {', '.join(SPARSE)}"
