@@ -35,6 +35,9 @@ ModelKind = Literal[
     "text",
     "rp3beta",
     "buy_again",
+    "bm25",
+    "text_cosine",
+    "hybrid",
 ]
 RelevanceLoss = Literal["auto", "softmax", "sampled_softmax"]
 Regulariser = Literal[
@@ -279,6 +282,13 @@ class BaselineConfig(_Section):
     beta: float = Field(default=0.3, ge=0.0)
     """Exponent of the popularity that divides a walk's weight; larger = less popular items
     (rp3beta)."""
+    bm25_k1: float = Field(default=1.2, ge=0.0)
+    """Saturation of a word's count in an item text; 0 = a word counts once (bm25, hybrid)."""
+    bm25_b: Unit = 0.75
+    """Share of the text's length in a word's weight; 0 = length does not matter (bm25, hybrid)."""
+    lexical_weight: Unit = 0.5
+    """Share of BM25 in its sum with the cosine, both standardised per request; 0 = the cosine
+    alone (hybrid)."""
 
 
 class ModelConfig(_Section):

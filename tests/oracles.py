@@ -495,6 +495,23 @@ def falling_weights(items: Sequence[int], recency: float) -> list[float]:
     return [weight / sum(raw) for weight in raw]
 
 
+def bm25_scores(
+    texts: Sequence[Sequence[str]], query: Sequence[str], *, k1: float, b: float
+) -> list[float]:
+    """Return the BM25 score of each text, in the form of Lucene."""
+    mean_length = sum(map(len, texts)) / len(texts)
+    found = []
+    for text in texts:
+        total = 0.0
+        for word in query:
+            df = sum(word in other for other in texts)
+            idf = math.log(1 + (len(texts) - df + 0.5) / (df + 0.5))
+            tf = text.count(word)
+            total += idf * tf / (tf + k1 * (1 - b + b * len(text) / mean_length)) if tf else 0.0
+        found.append(total)
+    return found
+
+
 def graph_scores(
     histories: Sequence[Sequence[int]],
     user: Sequence[int],

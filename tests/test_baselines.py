@@ -17,6 +17,7 @@ from recdiv_core.models.baselines.ease import fit_ease
 from recdiv_core.models.baselines.graph import fit_graph
 from recdiv_core.models.baselines.neighbours import fit_item_knn, keep_best
 from recdiv_core.models.baselines.popularity import fit_popular, fit_random
+from recdiv_core.models.baselines.query_match import fit_bm25
 from recdiv_core.models.baselines.rp3beta import fit_rp3beta
 from recdiv_core.models.baselines.text_profile import fit_text
 from tests.oracles import (
@@ -76,6 +77,12 @@ def fitted(kind, histories, *, seed=0, **changes: Any):
             counts, **{"half_life": 0.0, "has_times": False} | changes
         ),
         "text": lambda: fit_text(counts, **{"texts": TEXTS, "recency": 1.0} | changes),
+        "bm25": lambda: fit_bm25(counts, TEXTS, **{"k1": 1.2, "b": 0.75} | changes),
+        "text_cosine": lambda: fit_popular(counts),
+        "hybrid": lambda: {
+            **fit_bm25(counts, TEXTS, k1=1.2, b=0.75),
+            "lexical_weight": torch.tensor(0.5),
+        },
     }
     return Baseline(kind, fits[kind]())
 

@@ -14,8 +14,8 @@ from recdiv_core.models.baselines.text_profile import fit_text
 from recdiv_core.models.blend import (
     Blend,
     read_terms,
-    standardise,
 )
+from recdiv_core.models.scale import standardise
 
 
 def some_histories(lengths: list[int], num_items: int = 9) -> Histories:

@@ -33,6 +33,9 @@ GRIDS = {
     ],
     "text": [{}, {"text_vectors": "encoder"}, {"recency": 0.5}],
     "buy_again": [{"half_life": half_life} for half_life in (0.0, 30.0, 90.0)],
+    "bm25": [{}, {"bm25_b": 0.3}],
+    "text_cosine": [{}],
+    "hybrid": [{"lexical_weight": share} for share in (0.3, 0.5, 0.7)],
 }
 """Kind of model -> its points, as settings of `model.baseline`."""
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.baselines.histories import Histories
+from recdiv_core.models.scale import moments, standardise
 
 TERMS: Final = "terms."
 """Prefix of the terms' tensors in a checkpoint: terms.KIND.NAME."""
@@ -30,11 +31,8 @@ TERMS: Final = "terms."
 TYPICAL_LENGTH: Final = 8.0
 """Events of a history at which the weights are those of the first column."""
 
-COLD_KINDS: Final = frozenset({"text"})
+COLD_KINDS: Final = frozenset({"text", "bm25", "text_cosine", "hybrid"})
 """Kinds of terms that know items without a train event."""
-
-TINY: Final = 1e-12
-"""Variance over squared mean at which scores count as equal: rounding alone makes more."""
 
 
 class Term(nn.Module):
@@ -104,7 +102,7 @@ class Blend(nn.Module):
             factor_B1, and added_BV, which holds the weighted terms.
         """
         weight_BT = features_of(histories) @ self.weight_T2.T
-        mean_B1, inverse_B1 = _moments(learned_BV)
+        mean_B1, inverse_B1 = moments(learned_BV)
         factor_B1 = weight_BT[:, :1] * inverse_B1
         added_BV = (-mean_B1 * factor_B1).repeat(1, learned_BV.shape[1])
         standard_BV = (learned_BV - mean_B1) * inverse_B1
@@ -154,22 +152,6 @@ def read_terms(kinds: Sequence[str], weights: Mapping[str, Tensor]) -> list[Base
         if own:
             found.append(Baseline(kind, own))
     return found
-
-
-def standardise(scores_BV: Tensor) -> Tensor:
-    """Give each user's scores the mean 0 and the standard deviation 1 over the catalogue, in place.
-
-    Equal scores become 0.
-    """
-    mean_B1, inverse_B1 = _moments(scores_BV)
-    return scores_BV.sub_(mean_B1).mul_(inverse_B1)
-
-
-def _moments(scores_BV: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each user's mean and one over the standard deviation; 0 where scores are equal."""
-    variance_B1, mean_B1 = torch.var_mean(scores_BV, dim=1, keepdim=True, correction=0)
-    is_flat_B1 = variance_B1 <= TINY * mean_B1.square()
-    return mean_B1, variance_B1.rsqrt().masked_fill(is_flat_B1, 0.0)
 
 
 def features_of(histories: Histories) -> Tensor:

@@ -2,8 +2,8 @@
 """The text of search queries: the spelling in which they are compared, and their words.
 
 Preparing, training, evaluation and serving all spell queries here, so a query has one spelling. The
-words serve lexical scores (baselines/bm25.py). There is no torch here, because the tasks that read
-click logs would spend seconds on its import.
+words serve lexical scores (baselines/query_match.py). There is no torch here, because the tasks
+that read click logs would spend seconds on its import.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from recdiv_core.config import Config
@@ -24,6 +25,7 @@ from recdiv_core.models.baselines.popularity import (
     fit_popular,
     fit_random,
 )
+from recdiv_core.models.baselines.query_match import fit_bm25
 from recdiv_core.models.baselines.rp3beta import fit_rp3beta
 from recdiv_core.models.baselines.text_profile import fit_text
 from recdiv_core.slates.dataset import Dataset
@@ -137,6 +139,18 @@ def _buy_again(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping
     return fit_buy_again(counts_V, half_life=half_life, has_times=has_times)
 
 
+def _bm25(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
+    del events
+    own = config.model.baseline
+    counts_V = dataset.catalogue.popularity_V
+    return fit_bm25(counts_V, _texts(dataset), k1=own.bm25_k1, b=own.bm25_b)
+
+
+def _hybrid(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
+    share = torch.tensor(config.model.baseline.lexical_weight)
+    return {**_bm25(config, dataset, events), "lexical_weight": share}
+
+
 FITS: Mapping[str, Fit] = {
     "popular": _popular,
     "recent_popular": _recent,
@@ -147,5 +161,8 @@ FITS: Mapping[str, Fit] = {
     "text": _text,
     "rp3beta": _rp3beta,
     "buy_again": _buy_again,
+    "bm25": _bm25,
+    "text_cosine": _popular,  # the vectors are those of the data set
+    "hybrid": _hybrid,
 }
 """Kind of model -> function that fits it."""

@@ -31,6 +31,9 @@ BASELINE_KEYS: Final = {
     "model.baseline.text_vectors": ("text",),
     "model.baseline.alpha": ("rp3beta",),
     "model.baseline.beta": ("rp3beta",),
+    "model.baseline.bm25_k1": ("bm25", "hybrid"),
+    "model.baseline.bm25_b": ("bm25", "hybrid"),
+    "model.baseline.lexical_weight": ("hybrid",),
 }
 """Key -> the kinds of model that use it."""
 

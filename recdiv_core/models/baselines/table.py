@@ -20,6 +20,11 @@ from recdiv_core.models.baselines.graph import score_by_graph
 from recdiv_core.models.baselines.histories import Histories
 from recdiv_core.models.baselines.neighbours import score_by_neighbours
 from recdiv_core.models.baselines.popularity import score_by_chance, score_by_place
+from recdiv_core.models.baselines.query_match import (
+    score_by_bm25,
+    score_by_hybrid,
+    score_by_query_cosine,
+)
 from recdiv_core.models.baselines.text_profile import score_by_text
 
 Scores = Callable[[Mapping[str, Tensor], Histories], Tensor]
@@ -35,10 +40,13 @@ SCORES: Final[Mapping[str, Scores]] = {
     "text": score_by_text,
     "rp3beta": score_by_neighbours,
     "buy_again": score_by_own_events,
+    "bm25": score_by_bm25,
+    "text_cosine": score_by_query_cosine,
+    "hybrid": score_by_hybrid,
 }
 
 
-READ_QUERIES: Final[tuple[str, ...]] = ()
+READ_QUERIES: Final = ("bm25", "text_cosine", "hybrid")
 """Kinds whose scores depend on the query of a request."""
 
 
