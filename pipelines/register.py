@@ -1,11 +1,13 @@
 """Register a run in MLflow's model registry, and promote it through a gate.
 
     recdiv register runs/first/trials/trial-00003 --name shop
+    recdiv register SWEEP_ID --name shop
     recdiv register 'runs/base+rerank.method=mmr+rerank.diversity=0.2' --name shop
     recdiv register --name shop --promote
     recdiv register --name shop --promote --keep coverage=1.0 --keep ndcg.tail=0.9
 
-RUN (as for `recdiv compare`) becomes the next version of NAME with the alias `candidate`.
+RUN (as for `recdiv compare`) becomes the next version of NAME with the alias `candidate`. The
+MLflow id of a sweep is its recommended point, with the re-ranking that was chosen.
 --promote makes it `champion` if its test metrics keep the required shares of the champion's. The
 lower end of each 95 % interval must reach the share. Defaults: 0.98 of NDCG and of coverage, 0.95
 of the NDCG on head, middle and tail items, and 0.95 of the users who are not narrowed. The

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast, get_args
 
 import pydantic
 import yaml
@@ -70,6 +71,23 @@ Event = Literal["impression", "click", "cart", "purchase"]
 
 LEAST_WEIGHT: Final = 1e-6
 """Smallest weight of a kind of event; the largest is its inverse."""
+
+_RERANKERS: Final = [name for name in get_args(RerankMethod) if name != "none"]
+_NUMBER: Final = r"((?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)"
+_DIAL: Final = re.compile(
+    rf"none|(?:({'|'.join(_RERANKERS)}) {_NUMBER})?(?:(?:^| )logit {_NUMBER})?"
+)
+DIALS: Final = tuple(
+    " ".join(filter(None, (dial, factor)))
+    for factor in ("", "logit 0.1", "logit 0.25")
+    for dial in ("", "mmr 0.3", "msd 0.2", "msd 0.4", "beam 0.1", "beam 0.2")
+    if dial or factor
+)
+"""Default of `eval.dials`: light settings that gain on ILD, the diversity index or coverage."""
+
+DIALS_FILE: Final = "dials.json"
+"""Name of the metrics under each entry of `eval.dials`: in a run's last report, and as a file in
+MLflow."""
 
 GONE: Final = (
     "loss.focal_gamma",
@@ -466,6 +484,11 @@ class EvalConfig(_Section):
     requests with a query by `query_seen` (in train events or not) and `query_history` (with,
     without), `item` (cold, warm), items by `popularity` (head, mid, tail), by `category`, or by any
     other catalogue column."""
+    dials: tuple[str, ...] = DIALS
+    """Re-ranking settings that each trained model is also evaluated with: `METHOD DIAL` (`msd
+    0.2`), `logit FACTOR` (`logit 0.25`), both (`msd 0.2 logit 0.25`), or `none`. METHOD and DIAL
+    replace `rerank.method` and `rerank.diversity`, FACTOR `rerank.logit_adjustment`; what is left
+    out is `none` or 0. Empty = off."""
     objective: str = Field(default="ndcg", pattern=r"^[a-z_]+(_at_[0-9]+)?$")
     """Validation metric of early stopping and of the best checkpoint, at cut-off `eval.k`; higher
     is better."""
@@ -567,6 +590,7 @@ class Config(_Section):
                 f"rerank.rules: {kept[0]!r} cannot be used with rerank.method=exposure, which "
                 "re-ranks all users together; use only `exclude ITEM_ID`, or another method"
             )
+        self._check_dials(binding=kept)
         if not self.data.events:
             raise UserError("data.events must name at least one kind of event")
         if self.model.text.enabled and not self.model.text.fields:
@@ -574,6 +598,19 @@ class Config(_Section):
         if self.model.text.lora_rank and not self.model.text.trainable_layers:
             raise UserError("model.text.lora_rank needs model.text.trainable_layers >= 1")
         return self
+
+    def _check_dials(self, binding: Sequence[str]) -> None:
+        found: list[dict[str, object]] = []
+        for text in self.eval.dials:
+            settings = parse_dial(text)
+            if binding and settings["rerank.method"] == "exposure":
+                raise UserError(
+                    f"eval.dials: {text!r} cannot be used with rerank.rules, because exposure "
+                    "re-ranks all users together"
+                )
+            if settings in found:
+                raise UserError(f"eval.dials: {text!r} is given twice")
+            found.append(settings)
 
     def _check_workers(self) -> None:
         if self.scaling.min_workers > self.scaling.num_workers:
@@ -617,6 +654,43 @@ class Config(_Section):
                 "scaling.shard_encoder cannot be used with train.precision=fp16, which needs whole "
                 "gradients on every worker"
             )
+
+
+def parse_dial(text: str) -> dict[str, object]:
+    """Return an entry of `eval.dials` as settings of `rerank`, by their dotted keys.
+
+    Raises:
+        UserError: names the entry and what is allowed.
+
+    >>> parse_dial("msd 0.2")["rerank.diversity"]
+    0.2
+    """
+    found = _DIAL.fullmatch(" ".join(text.split()))
+    method, dial, factor = found.groups() if found else (None, None, None)
+    settings: dict[str, object] = {
+        "rerank.method": method or "none",
+        "rerank.diversity": float(dial or 0),
+        "rerank.logit_adjustment": float(factor or 0),
+    }
+    has_effect = not (dial and not 0 < float(dial) <= 1) and not (factor and not float(factor))
+    if not found or not text.strip() or not has_effect:
+        raise UserError(
+            f"eval.dials: {text!r}; allowed: METHOD DIAL, logit FACTOR, both, or none, where "
+            f"METHOD is one of {', '.join(_RERANKERS)}, DIAL lies in (0, 1] and FACTOR is above 0"
+        )
+    return settings
+
+
+def dial_text(settings: Mapping[str, object]) -> str:
+    """Return settings of `rerank` as an entry of `eval.dials`, the inverse of `parse_dial`.
+
+    >>> dial_text(parse_dial("msd 0.2 logit 0.25"))
+    'msd 0.2 logit 0.25'
+    """
+    method, factor = settings["rerank.method"], settings["rerank.logit_adjustment"]
+    words = [] if method == "none" else [f"{method} {settings['rerank.diversity']}"]
+    words += [f"logit {factor}"] if factor else []
+    return " ".join(words) or "none"
 
 
 def rerank_candidates(config: Config) -> int:

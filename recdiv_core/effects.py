@@ -39,6 +39,7 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "eval.": (*_TRAIN, *ON_CHECKPOINTS),
     "eval.cutoffs": ("evaluate",),
     "eval.slices": ("tune", "evaluate", "report"),
+    "eval.dials": _TRAIN,
     "eval.objective": _TRAIN,
     "scaling.": (*_TRAIN, "evaluate", "recommend"),
     "scaling.use_gpu": (*_TRAIN, *ON_CHECKPOINTS),

@@ -108,6 +108,7 @@ ELSEWHERE = {
     "eval.batch_size": "tests/test_evaluate.py: memory alone",
     "eval.cutoffs": "tests/test_evaluate.py",
     "eval.slices": "tests/test_evaluate.py",
+    "eval.dials": "tests/test_dials.py",
     "eval.objective": "tests/test_config.py",
 }
 

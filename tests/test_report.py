@@ -9,13 +9,15 @@ from urllib.parse import parse_qs
 import pytest
 from mlflow import MlflowClient
 
-from recdiv_core.config import Config, override
+from recdiv_core.config import DIALS_FILE, Config, override, parse_dial
 from recdiv_core.report import dashboard
 from recdiv_core.report.dashboard import trials_path, trials_url
 from recdiv_core.report.report import report
 from recdiv_core.schema import Manifest
 from recdiv_core.tracking import runs as tracking
+from recdiv_core.tracking.find import chosen_run
 from recdiv_core.tracking.runs import RunHandle
+from recdiv_core.training.callback import log_report
 
 OBJECTIVES = [
     {"metric": "val/ndcg_at_10", "direction": "max", "reference": 0.0},
@@ -209,6 +211,36 @@ def test_the_recommended_trial_carries_a_tag_that_moves_with_the_choice(
     made = report(config, keep=0.99, **again)
     assert (made["recommended"], made["nearest"]["name"]) == (None, "near")
     assert tagged(made) == []
+
+
+def test_a_re_ranked_model_is_a_point_that_can_be_recommended(config, manifest, tmp_path):
+    own = manifest.model_copy(update={"name": "re-ranked"})
+    sweep = write_sweep(config, own, "re-ranked", {"plain": 0.0, "near": 0.3})
+    client = MlflowClient(tracking_uri=sweep.uri)
+    plain = client.search_runs([sweep.experiment_id], "attributes.run_name = 'plain'")[0].info
+    metrics = {"ndcg_at_10": 0.0495, "coverage_at_10": 0.70, "ild_at_10": 0.6}
+    entries = [
+        {"settings": parse_dial("msd 0.2 logit 0.25"), "val": metrics, "test": metrics},
+        {"settings": parse_dial("beam 0.1"), "val": metrics | {"ndcg_at_10": 0.01}, "test": {}},
+    ]
+    log_report(replace(sweep, run_id=plain.run_id), {DIALS_FILE: json.dumps(entries)})
+    made = report(config, parent_run_id=sweep.run_id, out=tmp_path, slates=False)
+    run = f"{plain.run_id}+rerank.method=msd+rerank.diversity=0.2+rerank.logit_adjustment=0.25"
+    assert (made["recommended"]["run"], made["num_trials"]) == (run, 3)
+    assert made["operating_points"][1]["run"] == run
+    assert [entry["run"] for entry in made["front"]] == [plain.run_id, run]
+    tags = client.get_run(sweep.run_id).data.tags
+    assert tags["recdiv.recommended"] == run
+    assert "plain (w=0 msd 0.2 logit 0.25)" in tags["mlflow.note.content"]
+    said = client.get_run(plain.run_id).data.tags["recdiv.recommended"]
+    assert said == "keeps 97 % of val/ndcg_at_10, re-ranked by msd 0.2 logit 0.25"
+    page = Path(made["report"]).read_text(encoding="utf-8")
+    assert "re-ranked after training; 1\nsuch rows are on no front" in page
+    assert chosen_run(sweep.uri, sweep.run_id) == run
+    report(config, parent_run_id=sweep.run_id, out=tmp_path, slates=False, keep=0.9999)
+    assert "recdiv.recommended" not in client.get_run(plain.run_id).data.tags
+    with pytest.raises(ValueError, match="has no recommended trial: run `recdiv report"):
+        chosen_run(sweep.uri, sweep.run_id)
 
 
 def test_a_share_that_cannot_be_kept_is_refused_before_the_store_is_read():

@@ -46,6 +46,21 @@ def test_fixed_and_warm_start_settings_are_valid(name: str):
 
 
 @each_space
+def test_no_space_trains_once_for_each_re_ranking_setting(name: str):
+    assert not {"rerank.method", "rerank.diversity", "rerank.logit_adjustment"} & set(
+        space(name).keys
+    )
+
+
+def test_a_space_that_sweeps_re_ranking_is_told_that_one_trial_would_do(caplog):
+    swept = replace(space("tradeoff"), parameters={"rerank.diversity": [0.1, 0.2]})
+    check_search(swept, "own")
+    assert (
+        "--space own sweeps rerank.diversity, and each value is a trial of its own" in caplog.text
+    )
+
+
+@each_space
 def test_points_are_valid_settings_and_distinct(name: str):
     points = [override(Config(), point) for point in space(name).points]
     assert all(point not in points[:place] for place, point in enumerate(points))

@@ -3,7 +3,8 @@
 A base model is trained first, at w = 0. Every trial starts from it with a diversity weight and a
 mix of regularisers. This takes a fraction of the time of training from scratch. The baseline also
 starts from it, at w = 0, for the same epochs. All trials are compared after their last epoch,
-because coverage grows with every epoch. Larger weights lose too much accuracy.
+because coverage grows with every epoch. Larger weights lose too much accuracy. At the end each
+model is also evaluated with light re-ranking (`eval.dials`), and the front has both.
 """
 
 from ray import tune

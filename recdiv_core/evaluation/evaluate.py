@@ -9,7 +9,7 @@ divided: the metrics are the same on any number of workers. Not the metrics them
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from recdiv_core.metrics.tally import Tally, count_users, tally_slates
 from recdiv_core.schema import Manifest, check_unchanged
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import Dataset, load_dataset
+from recdiv_core.slates.dials import slates_under
 from recdiv_core.slates.given import GivenSlates, read_given_slates, shown_of_split
 from recdiv_core.slates.inputs import check_inputs, check_prepared, start_with_gpu
 from recdiv_core.slates.loading import load_model
@@ -49,14 +50,28 @@ def tally_split(share: Iterable[HeldOut], dataset: Dataset, policy: SlatePolicy)
         dataset: the prepared data set.
         policy: how slates are made of the scores.
     """
-    traits = dataset.traits
-    tally = Tally.zeros(traits, k=policy.k)
+    return tally_dials(share, dataset, [policy])[0]
+
+
+def tally_dials(
+    share: Iterable[HeldOut], dataset: Dataset, policies: Sequence[SlatePolicy]
+) -> list[Tally]:
+    """Return the sums under each policy, see `tally_split`; the users are scored once.
+
+    Args:
+        share: batches of users with their scores.
+        dataset: the prepared data set.
+        policies: one or more; they differ in method, dial and logit adjustment alone.
+    """
+    traits, k = dataset.traits, policies[0].k
+    tallies = [Tally.zeros(traits, k=k) for _ in policies]
     for held_out in share:
-        slates_BK, targets_BT = held_out.slates(dataset, policy)
-        tally += tally_slates(
-            slates_BK, targets_BT, traits, k=policy.k, background=held_out.histories
-        )
-    return tally
+        targets_BT = held_out.targets(policies[0])
+        for place, slates_BK in slates_under(held_out, dataset, policies):
+            tallies[place] += tally_slates(
+                slates_BK, targets_BT, traits, k=k, background=held_out.histories
+            )
+    return tallies
 
 
 def evaluate(config: Config, checkpoint: str | Path, *, split: str = "test") -> dict[str, Any]:

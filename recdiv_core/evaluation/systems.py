@@ -1,10 +1,10 @@
 """What is compared: trained runs, and the slates of other systems; found by name and checked.
 
 Not the comparison (compare.py) nor the metrics of each user (per_user.py). A RUN is the directory
-of a training run, a checkpoint, or the id of an MLflow run. Behind it, each after a `+`, stand
-settings of this run alone: those of the re-ranker and the dial of a conditioned model. All other
-settings hold for all runs, because they change what is measured. `slates:PATH` names the slates of
-another system.
+of a training run, a checkpoint, or the id of an MLflow run. The id of a sweep names its recommended
+point, with its re-ranking. Behind a RUN, each after a `+`, stand settings of this run alone: those
+of the re-ranker and the dial of a conditioned model. All other settings hold for all runs, because
+they change what is measured. `slates:PATH` names the slates of another system.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from recdiv_core.storage.places import is_uri
 
 OWN_SETTINGS: Final = ("rerank.", "model.diversity=")
 """How the settings begin that may differ between runs that are compared."""
+OWN: Final = r"\+(?=[a-z_.]+=)"
+"""Before each setting of a RUN."""
 RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 SLATES: Final = "slates:"
 """How the name of another system's slates begins."""
@@ -109,13 +111,18 @@ def find_run(text: str, settings: Mapping[str, object], uri: Callable[[], str]) 
     Raises:
         UserError: no run of that name, an unfinished run, or a setting that must hold for all.
     """
-    place, *own = re.split(r"\+(?=[a-z_.]+=)", text)
+    place, *own = re.split(OWN, text)
     for setting in own:
         if not setting.startswith(OWN_SETTINGS):
             raise UserError(
                 f"{text}: {setting} cannot be set for one run alone; allowed behind a + are "
                 "rerank.* and model.diversity; give others as arguments, for all runs"
             )
+    if RUN_ID.fullmatch(place) and not Path(place).is_dir():
+        from recdiv_core.tracking.find import chosen_run
+
+        place, *chosen = re.split(OWN, chosen_run(uri(), place))
+        own = [*chosen, *own]  # those that are given win
     place = _checkpoint_of(place, uri)
     checkpoint = local_checkpoint(place, "RUN")
     config = override(read_config(checkpoint), settings, parse_overrides(own))

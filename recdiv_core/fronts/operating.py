@@ -21,7 +21,7 @@ METRICS: Final = ("ndcg", "coverage", "ild", "diversity_index", "gini", "f1", "n
 ESCAPED_BAR: Final = r"\|"
 
 Paired = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""Run id -> metric without cut-off -> see `differences.difference`, against the reference."""
+"""RUN of a point -> metric without cut-off -> `differences.difference` from the reference."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def changed(trial: Trial, reference: Trial, metric: str, paired: Paired) -> Chan
     half = change_half(trial, reference, metric)
     if half is not None:
         return Changed(value, 100 * by, 100 * (by - half), 100 * (by + half))
-    entry = paired.get(trial.run_id, {}).get(metric.rpartition("_at_")[0], {})
+    entry = paired.get(trial.run, {}).get(metric.rpartition("_at_")[0], {})
     return Changed(value, 100 * by, entry.get("percent_low"), entry.get("percent_high"))
 
 

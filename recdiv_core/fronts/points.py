@@ -1,6 +1,7 @@
-"""Merge trials that differ by seed alone into one point, with the means of their metrics.
+"""Make the points of a sweep from its trials: one per training and re-ranking setting.
 
-A point is a Trial, so that fronts, knees and tables need not know of seeds. It names the run
+Trials that differ by seed alone are one training, and a point has the means of their metrics. A
+point is a Trial, so that fronts, knees and tables need not know of seeds. It names the run
 nearest to the means, whose model would be shipped. The best of several seeds would look better than
 it is, on the metrics that chose it. trials.py chooses between points.
 """
@@ -10,18 +11,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from recdiv_core.fronts.trials import Sweep, Trial, metric_of
+from recdiv_core.fronts.trials import Sweep, Trial, broken, metric_of
 from recdiv_core.metrics.repeats import half_widths_of, means_of, most_typical
 
 
 def points(sweep: Sweep) -> tuple[Trial, ...]:
     """Return the points that finished, in the order of their first trials.
 
-    Of trials with the same settings and seed the first counts. A point counts with the seeds that
+    The model as it was trained comes before the same model under each entry of `eval.dials`. Of
+    trials with the same settings and seed the first counts. A point counts with the seeds that
     finished, if there are at least two: a single trial among means may stand out by luck.
     """
     names = [metric_of(objective) for objective in sweep.objectives]
-    groups = [_finished(own) for own in _grouped(sweep).values()]
+    finished = [_finished(own) for own in _grouped(sweep).values()]
+    groups = [own for trained in finished for own in _by_dials(trained)]
     fewest = 2 if len(sweep.seeds) > 1 else 1
     return tuple(_merge(own, names, sweep.least) for own in groups if len(own) >= fewest)
 
@@ -45,6 +48,15 @@ def _grouped(sweep: Sweep) -> Mapping[str, Sequence[Trial]]:
     for trial in sweep.trials:
         groups.setdefault(trial.point or trial.run_id, []).append(trial)
     return groups
+
+
+def _by_dials(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Return the trials of a training as they were trained, then under each of their dials."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        for own in trial.reranked:
+            groups.setdefault(str(own.dials), []).append(own)
+    return [list(trials), *groups.values()]
 
 
 def _finished(trials: Sequence[Trial]) -> list[Trial]:
@@ -73,10 +85,6 @@ def _merge(trials: Sequence[Trial], names: Sequence[str], least: Mapping[str, fl
         val_half=half_widths_of(val),
         test_half=half_widths_of(test),
         repeats=tuple(trials),
-        breaks=tuple(
-            name
-            for name, value in least.items()
-            if means.get(name.rpartition("/")[2], value) < value
-        ),
+        breaks=broken(means, least),
         ended_ms=max(trial.ended_ms or 0 for trial in trials),
     )

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from recdiv_core.config import Config
+from recdiv_core.config import DIALS_FILE, Config
 from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.fronts import trials
-from recdiv_core.fronts.trials import CURVES, Curve, Sweep, Trial
+from recdiv_core.fronts.trials import CURVES, Curve, Sweep, Trial, broken
 from recdiv_core.schema import read_manifest
 from recdiv_core.search_space import Objective
 from recdiv_core.storage.credentials import redact
 from recdiv_core.tracking.children import children
 from recdiv_core.tracking.description import OF_THE_PLACE, param_value
 from recdiv_core.tracking.find import experiment_ids, newest_run
-from recdiv_core.tracking.runs import RunHandle
+from recdiv_core.tracking.runs import FILE_TAG, RunHandle, read_text
 from recdiv_core.tracking.store import client_of, database_path, tracking_uri
 
 RUN_TUNE: Final = "run `recdiv tune --space tradeoff` first"
@@ -60,7 +61,7 @@ def read_sweep(handle: RunHandle, *, curves: bool = True) -> Sweep:
     facts = json.loads(tags.get("recdiv.facts", "{}"))
     least: dict[str, float] = json.loads(tags.get("recdiv.least", "{}"))
     runs = children(handle)
-    plain = _plain_runs(runs)
+    plain, shown = _plain_runs(runs), sorted(drawn) if curves else ()
     return Sweep(
         run_id=handle.run_id,
         name=parent.info.run_name or handle.run_id,
@@ -71,7 +72,7 @@ def read_sweep(handle: RunHandle, *, curves: bool = True) -> Sweep:
         objectives=objectives,
         parameters=parameters,
         trials=tuple(
-            _trial(client, run, parameters, sorted(drawn) if curves else (), plain, least=least)
+            _with_dials(_trial(client, run, parameters, shown, plain, least), run, handle, least)
             for run in runs
         ),
         facts={"name": tags.get("recdiv.data", ""), **facts},
@@ -87,7 +88,8 @@ def read_trial(handle: RunHandle, sweep: Sweep) -> Trial:
     client = client_of(handle.uri)
     run = client.get_run(handle.run_id)
     plain = {handle.run_id} if _is_plain(run) else set[str]()
-    return _trial(client, run, sweep.parameters, (), plain, least=sweep.least)
+    trial = _trial(client, run, sweep.parameters, (), plain, sweep.least)
+    return _with_dials(trial, run, handle, sweep.least)
 
 
 def existing_store(config: Config) -> str:
@@ -188,7 +190,7 @@ def _references(client: MlflowClient, parent: Run, accuracy: Objective) -> dict[
     sign = 1 if accuracy.direction == "max" else -1
     ranked = sorted(comparable, key=lambda run: sign * run.data.metrics[metric])
     best = {run.data.params["model.kind"]: run for run in ranked}  # keeps the last of a kind
-    return {kind: _trial(client, best[kind], (), (), set(), least={}) for kind in sorted(best)}
+    return {kind: _trial(client, best[kind], (), (), set(), {}) for kind in sorted(best)}
 
 
 def _trial(
@@ -197,28 +199,46 @@ def _trial(
     parameters: Sequence[str],
     drawn: Sequence[str],
     plain: set[str],
-    *,
     least: Mapping[str, float],
 ) -> Trial:
     params, metrics = run.data.params, run.data.metrics
     ended, started = run.info.end_time, run.info.start_time
+    val = _below("best/val/", metrics)
     return Trial(
         run_id=run.info.run_id,
         name=run.data.tags.get("recdiv.run_name") or run.info.run_id,
         status=run.info.status,
         params={key: param_value(params[key]) for key in parameters if key in params},
-        val=_below("best/val/", metrics),
+        val=val,
         test=_below("test/", metrics),
         curves={key: _curve(client, run, key) for key in drawn if key in metrics},
         best_epoch=int(metrics["best/epoch"]) if "best/epoch" in metrics else None,
         duration_s=(ended - started) / 1000 if ended else None,
         is_plain=run.info.run_id in plain,
-        breaks=tuple(
-            name for name, value in least.items() if metrics.get(f"best/{name}", value) < value
-        ),
+        breaks=broken(val, least),
         ended_ms=ended,
         point=_point(params) if "seed" in parameters else "",
     )
+
+
+def _with_dials(trial: Trial, run: Run, handle: RunHandle, least: Mapping[str, float]) -> Trial:
+    """Return a trial that has its model under each entry of `eval.dials`."""
+    if f"{FILE_TAG}{DIALS_FILE}" not in run.data.tags:
+        return trial
+    entries = json.loads(read_text(replace(handle, run_id=trial.run_id), DIALS_FILE))
+    reranked = tuple(
+        replace(
+            trial,
+            val=entry["val"],
+            test=entry["test"],
+            dials=entry["settings"],
+            curves={},
+            is_plain=False,
+            breaks=broken(entry["val"], least),
+        )
+        for entry in entries
+    )
+    return replace(trial, reranked=reranked)
 
 
 def _point(params: Mapping[str, str]) -> str:

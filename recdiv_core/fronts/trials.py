@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from recdiv_core.config import dial_text
 from recdiv_core.metrics import pareto
 from recdiv_core.metrics.repeats import half_width
 from recdiv_core.search_space import Objective
@@ -48,6 +49,9 @@ class Trial:
         repeats: trials of a point of several seeds; the run named here is one of them.
         val_half: half widths of the means' 95 % t intervals, on validation.
         test_half: half widths of the means' 95 % t intervals, on test.
+        dials: re-ranking settings of a trained model that was re-ranked after training, by their
+            dotted keys; empty = as it was trained.
+        reranked: the same model under each entry of `eval.dials`.
     """
 
     run_id: str
@@ -66,6 +70,21 @@ class Trial:
     repeats: tuple[Trial, ...] = ()
     val_half: Mapping[str, float] = field(default_factory=dict[str, float])
     test_half: Mapping[str, float] = field(default_factory=dict[str, float])
+    dials: Mapping[str, object] = field(default_factory=dict[str, object])
+    reranked: tuple[Trial, ...] = ()
+
+    @property
+    def run(self) -> str:
+        """Return the RUN that `recdiv register` and `recdiv compare` take: id and re-ranking.
+
+        No two points of a sweep share it.
+        """
+        return "+".join([self.run_id, *(f"{key}={value}" for key, value in self.dials.items())])
+
+    @property
+    def training(self) -> str:
+        """Return a text that all points of the same training share, whatever their re-ranking."""
+        return self.point or self.run_id
 
     @property
     def seed(self) -> object:
@@ -84,7 +103,9 @@ class Trial:
         keys = [key for key in settings if key in SYMBOLS or len(settings) <= 3]
         if settings.get("loss.diversity_weight") == 0:  # the mix has no effect then
             keys = [key for key in keys if key != "loss.diversity"]
-        return " ".join(dial(key, settings[key]) for key in keys) or short(self.name)
+        words = [dial(key, settings[key]) for key in keys]
+        words += [dial_text(self.dials)] if self.dials else []
+        return " ".join(words) or short(self.name)
 
 
 @dataclass(frozen=True)
@@ -153,7 +174,16 @@ class Front:
 
 def metric_of(objective: Objective) -> str:
     """Return the name of a metric without its split: `val/ild_at_10` -> `ild_at_10`."""
-    return objective.metric.rpartition("/")[2]
+    return _bare(objective.metric)
+
+
+def broken(val: Mapping[str, float], least: Mapping[str, float]) -> tuple[str, ...]:
+    """Return the constrained metrics, with `val/`, that lie below their lowest value."""
+    return tuple(name for name, value in least.items() if val.get(_bare(name), value) < value)
+
+
+def _bare(metric: str) -> str:
+    return metric.rpartition("/")[2]
 
 
 def axes(sweep: Sweep) -> tuple[tuple[Objective, Objective], ...]:
@@ -199,10 +229,10 @@ def front_of(trials: Sequence[Trial], *objectives: Objective) -> Front:
 def hypervolumes(
     trials: Sequence[Trial], objectives: Sequence[Objective]
 ) -> tuple[tuple[Trial, float], ...]:
-    """Return each finished trial and the hypervolume after it, in the order of their ends.
+    """Return each finished training and the hypervolume after it, in the order of their ends.
 
-    The hypervolume is of all these objectives, from their references. A trial that breaks a
-    constraint adds nothing.
+    The hypervolume is of all these objectives, from their references. All points of a training
+    count at its end. A point that breaks a constraint adds nothing.
     """
     names = [metric_of(objective) for objective in objectives]
     ended = sorted(_finished(trials, names), key=lambda trial: (trial.ended_ms or 0, trial.name))
@@ -211,7 +241,9 @@ def hypervolumes(
         [objective.reference for objective in objectives],
         [objective.direction for objective in objectives],
     )
-    return tuple(zip(ended, reached, strict=True))
+    last = {point.training: volume for point, volume in zip(ended, reached, strict=True)}
+    first = {point.training: point for point in reversed(ended)}
+    return tuple((first[training], volume) for training, volume in last.items())
 
 
 def change(trial: Trial, baseline: Trial, metric: str) -> float | None:

@@ -107,9 +107,10 @@ def _meant(pick: Trial) -> str:
 def notes(front: Front, sweep: Sweep) -> list[str]:
     """Return warnings that a reader needs before trusting the front."""
     said: list[str] = []
-    if len(front.points) < 3:
+    num_trials = len({point.training for point in front.points})
+    if num_trials < 3:
         said.append(
-            f"Only {len(front.points)} finished trial(s), too few for a useful front. "
+            f"Only {num_trials} finished trial(s), too few for a useful front. "
             "Run more trials before choosing."
         )
     if front.points and front.baseline is None:
@@ -172,7 +173,7 @@ def _seeds_note(front: Front, sweep: Sweep) -> str:
 def _set_aside(front: Front, sweep: Sweep) -> list[str]:
     """Return notes about trials that cannot be on the front."""
     said: list[str] = []
-    kind = "points" if any(point.repeats for point in front.points) else "trials"
+    kind = "points" if any(point.repeats or point.dials for point in front.points) else "trials"
     broken = sum(bool(point.breaks) for point in front.points)
     if broken:
         asked = ", ".join(f"{name} >= {number(value)}" for name, value in sweep.least.items())

@@ -40,7 +40,7 @@ from recdiv_core.slates.query_index import read_queries, write_keys
 from recdiv_core.storage.credentials import redact
 from recdiv_core.storage.given_paths import check_run_name
 from recdiv_core.storage.whole_files import write_whole
-from recdiv_core.tracking.find import run_of
+from recdiv_core.tracking.find import RECOMMENDED, run_of
 from recdiv_core.tracking.runs import RunHandle
 from recdiv_core.tracking.store import client_of, patiently, tracking_uri, with_password
 
@@ -90,6 +90,7 @@ def register(
     Args:
         config: config of this command, for `tracking.uri`.
         text: RUN as in `compare`: directory, checkpoint or MLflow id, with `+rerank.*` settings.
+            The id of a sweep is its recommended point, with the re-ranking that was chosen.
         settings: dotted key -> value for the run.
         name: name of the registered model; created if it is new.
 
@@ -105,6 +106,8 @@ def register(
     check_comparable([run])  # with itself: its data are there, and fit
     handle = run_of(uri, run.config)
     client = client_of(uri)
+    if warning := other_reranking(uri, handle, run.config):
+        logger.warning("%s", warning)
     with tempfile.TemporaryDirectory() as directory:
         model = Path(directory) / "model"
         _save(run, Path(directory), model)
@@ -125,6 +128,24 @@ def register(
         "alias": CANDIDATE,
         "model_uri": f"models:/{name}@{CANDIDATE}",
     }
+
+
+def other_reranking(uri: str, handle: RunHandle, config: Config) -> str:
+    """Return a warning if the sweep recommends this model with other re-ranking; else empty.
+
+    Args:
+        uri: tracking URI.
+        handle: MLflow run of the model.
+        config: settings that it is registered with.
+    """
+    client = client_of(uri)
+    parent = client.get_run(handle.run_id).data.tags.get("mlflow.parentRunId")
+    chosen = client.get_run(parent).data.tags.get(RECOMMENDED, "") if parent else ""
+    if chosen.partition("+")[0] != handle.run_id:
+        return ""
+    if find_run(chosen, {}, lambda: uri).config.rerank == config.rerank:
+        return ""
+    return f"the sweep recommends this model with other re-ranking; to register that: {chosen}"
 
 
 def promote(

@@ -14,6 +14,7 @@ from typing import Any, Final
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
+from recdiv_core.config import dial_text
 from recdiv_core.fronts.choice import Choice
 from recdiv_core.fronts.points import ended_points, points
 from recdiv_core.fronts.trials import (
@@ -49,9 +50,10 @@ class Shown:
     """How the trials of a sweep are shown.
 
     Attributes:
-        ranked: Finished points, members of the front first, then all other trials.
-        numbers: Run id -> position in `ranked`, from 1.
-        colours: Run id of a member of the front, of each of its seeds -> colour.
+        ranked: Finished points, members of the front first, then all other trials, then re-ranked
+            models that are not on the front.
+        numbers: RUN -> position in `ranked`, from 1.
+        colours: RUN of a member of the front, of each of its seeds -> colour.
         recommended: Recommended point; None = there is none.
     """
 
@@ -65,21 +67,26 @@ def show_trials(sweep: Sweep, choice: Choice) -> Shown:
     """Return the order, numbers and colours of all trials; the front is of all objectives."""
     front = choice.front
     finished = points(sweep)
-    merged = {run.run_id for point in finished for run in point.repeats or (point,)}
-    members = {trial.run_id for trial in front.members}
+    merged = {run.run for point in finished for run in point.repeats or (point,)}
+    members = {trial.run for trial in front.members}
     accuracy = metric_of(front.accuracy)
     ranked = sorted(
-        [*finished, *(trial for trial in sweep.trials if trial.run_id not in merged)],
-        key=lambda t: (t.run_id not in members, -t.val.get(accuracy, -math.inf), t.name),
+        [*finished, *(trial for trial in sweep.trials if trial.run not in merged)],
+        key=lambda t: (
+            t.run not in members,
+            bool(t.dials),
+            -t.val.get(accuracy, -math.inf),
+            t.name,
+        ),
     )
     count = len(front.members)
     shares = [index / max(count - 1, 1) for index in range(count)]
     colours = sample_colorscale(SCALE, shares) if shares else []
     return Shown(
         ranked=ranked,
-        numbers={trial.run_id: index for index, trial in enumerate(ranked, start=1)},
+        numbers={trial.run: index for index, trial in enumerate(ranked, start=1)},
         colours={
-            run.run_id: str(colour)
+            run.run: str(colour)
             for point, colour in zip(front.members, colours, strict=True)
             for run in point.repeats or (point,)
         },
@@ -100,8 +107,8 @@ def front_plot(front: Front, shown: Shown) -> Plot:
         "front",
         mode="lines+markers+text",
         line={"color": plots.LINE, "width": 1.5},
-        marker={"size": 20, "color": [shown.colours.get(t.run_id, plots.LINE) for t in members]},
-        text=[str(shown.numbers[trial.run_id]) for trial in members],
+        marker={"size": 20, "color": [shown.colours.get(t.run, plots.LINE) for t in members]},
+        text=[str(shown.numbers[trial.run]) for trial in members],
         textfont={"size": 11, "color": "white"},
         cliponaxis=False,
         **_bars(front, members),
@@ -147,8 +154,8 @@ def baseline_plots(fronts: Iterable[Front], references: Mapping[str, Trial]) -> 
 
 def off_front(front: Front) -> list[Trial]:
     """Return the finished points that are not members of the front."""
-    members = {trial.run_id for trial in front.members}
-    return [trial for trial in front.points if trial.run_id not in members]
+    members = {trial.run for trial in front.members}
+    return [trial for trial in front.points if trial.run not in members]
 
 
 def axis_title(objective: Objective, split: str) -> str:
@@ -196,6 +203,7 @@ def _hover(trial: Trial, metrics: Sequence[str]) -> str:
     if trial.repeats:
         lines += [f"means over {len(trial.repeats)} seeds; this trial is the nearest to them"]
     lines += [f"{plain(key)} = {plain(worded(value))}" for key, value in trial.settings.items()]
+    lines += [f"re-ranked by {dial_text(trial.dials)}"] if trial.dials else []
     lines += [
         f"{title(m)}: {within(trial.val.get(m), trial.val_half.get(m))} validation, "
         f"{within(trial.test.get(m), trial.test_half.get(m))} test"
@@ -216,7 +224,7 @@ def course_plot(sweep: Sweep, shown: Shown) -> Plot:
         y=[volume for _, volume in steps],
         mode="lines+markers",
         line={"color": plots.LINE, "width": 1.5, "shape": "hv"},
-        marker={"size": 7, "color": [shown.colours.get(t.run_id, plots.GREY) for t, _ in steps]},
+        marker={"size": 7, "color": [shown.colours.get(t.run, plots.GREY) for t, _ in steps]},
         hovertext=[f"{plain(trial.name)}<br>{number(volume)}" for trial, volume in steps],
         hoverinfo="text",
     )
@@ -230,6 +238,8 @@ def parallel_plot(fronts: Sequence[Front]) -> Plot:
     trials = [t for t in fronts[0].points if all(metric in t.val for metric in metrics)]
     keys = list(trials[0].settings) if trials else []
     dimensions = [_dimension(SYMBOLS.get(k, k), [t.params.get(k) for t in trials]) for k in keys]
+    if any(trial.dials for trial in trials):
+        dimensions += [_dimension("re-ranking", [rerank_text(trial) for trial in trials])]
     dimensions += [_dimension(title(m), [t.val[m] for t in trials]) for m in metrics]
     values = [trial.val[accuracy] for trial in trials]
     line = {
@@ -242,6 +252,11 @@ def parallel_plot(fronts: Sequence[Front]) -> Plot:
     faint = {"line": {"opacity": 0.08}}
     plot.add_parcoords(dimensions=dimensions, line=line, labelfont={"size": 12}, unselected=faint)
     return finish(plot)
+
+
+def rerank_text(trial: Trial) -> str:
+    """Return the re-ranking after training in a few words; a dash if there is none."""
+    return dial_text(trial.dials) if trial.dials else "-"
 
 
 def metrics_of(fronts: Sequence[Front]) -> list[str]:
@@ -279,7 +294,7 @@ def curve_plots(sweep: Sweep, fronts: Sequence[Front], shown: Shown) -> list[Plo
     """Plot each metric of training over the epochs, a line for each trial."""
     found: list[Plot] = []
     # members of the front last, so that they lie on top
-    trials = sorted(sweep.trials, key=lambda trial: trial.run_id in shown.colours)
+    trials = sorted(sweep.trials, key=lambda trial: trial.run in shown.colours)
     objectives = [fronts[0].accuracy, *(front.diversity for front in fronts)]
     for metric in [*(objective.metric for objective in objectives), *CURVES]:
         if not any(trial.curves.get(metric) for trial in trials):
@@ -288,7 +303,7 @@ def curve_plots(sweep: Sweep, fronts: Sequence[Front], shown: Shown) -> list[Plo
         plot.update_xaxes(title_text="epoch")
         for trial in trials:
             curve = trial.curves.get(metric, ())
-            colour = shown.colours.get(trial.run_id)
+            colour = shown.colours.get(trial.run)
             plot.add_scatter(
                 x=[step for step, _ in curve],
                 y=[value for _, value in curve],

@@ -37,8 +37,8 @@ def draw_png(sweep: Sweep, choice: Choice, fronts: Sequence[Front], path: Path) 
     FigureCanvasAgg(picture)
     for index, front in enumerate(fronts, start=1):
         _draw_front(picture.add_subplot(1, len(fronts), index), front, shown)
-    trials = {trial.run_id: trial for front in fronts for trial in front.members}
-    numbered = sorted((shown.numbers[run_id], trial.label) for run_id, trial in trials.items())
+    trials = {trial.run: trial for front in fronts for trial in front.members}
+    numbered = sorted((shown.numbers[run], trial.label) for run, trial in trials.items())
     said = ";  ".join(f"{number}: {label}" for number, label in numbered)
     said = textwrap.fill(said.encode("ascii", "replace").decode(), LETTERS * len(fronts))
     picture.supxlabel(said, fontsize=7, parse_math=False)
@@ -60,7 +60,7 @@ def _draw_front(axes: Axes, front: Front, shown: Shown) -> None:
     axes.scatter(*_xy(front, off_front(front)), s=22, color=plots.GREY, label="other trials")
     axes.plot(*_xy(front, front.members), "-o", color=plots.BETWEEN, markersize=11, label="front")
     for trial, x, y in zip(front.members, *_xy(front, front.members), strict=True):
-        number = str(shown.numbers[trial.run_id])
+        number = str(shown.numbers[trial.run])
         axes.annotate(number, (x, y), color="white", fontsize=7, ha="center", va="center")
     for trial, name, marker, colour in (
         (front.baseline, "w = 0", "D", plots.INK),

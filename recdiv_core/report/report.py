@@ -12,9 +12,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final
 
-from recdiv_core.config import Config
+from recdiv_core.config import Config, dial_text
 from recdiv_core.errors import UserError
 from recdiv_core.fronts import trials
 from recdiv_core.fronts import wording as trials_text
@@ -33,12 +32,10 @@ from recdiv_core.storage.given_paths import output_path
 from recdiv_core.storage.places import is_uri
 from recdiv_core.storage.whole_files import write_whole
 from recdiv_core.tracking import runs as tracking
+from recdiv_core.tracking.find import RECOMMENDED
 from recdiv_core.tracking.runs import RunHandle
 
 logger = logging.getLogger(__name__)
-
-RECOMMENDED: Final = "recdiv.recommended"
-"""Tag of the sweep's run (the run id) and of the recommended trial's run (the share it keeps)."""
 
 
 def report(
@@ -173,12 +170,12 @@ def _log(
     note += f"Its trials in [charts]({trials_path(handle)})."
     tags = {"mlflow.note.content": note}
     if main.knee is not None:
-        tags["recdiv.knee"] = main.knee.run_id
+        tags["recdiv.knee"] = main.knee.run
     shown = choice.recommended or main.knee
     if shown is not None:  # the sweep's row shows the metrics of the recommended trial
         metrics |= {f"best/val/{name}": value for name, value in shown.val.items()}
         metrics |= {f"test/{name}": value for name, value in shown.test.items()}
-    tags[RECOMMENDED] = choice.recommended.run_id if choice.recommended else ""
+    tags[RECOMMENDED] = choice.recommended.run if choice.recommended else ""
     _tag_recommended(handle, choice)
     tracking.log_metrics(handle, metrics, step=0)
     tracking.set_tags(handle, tags)
@@ -197,11 +194,13 @@ def _log(
 
 def _tag_recommended(handle: RunHandle, choice: Choice) -> None:
     """Tag the recommended trial with the share it keeps, and take the tag off the one before."""
-    before, pick = tracking.tag_of(handle, RECOMMENDED), choice.recommended
+    before = tracking.tag_of(handle, RECOMMENDED).partition("+")[0]
+    pick = choice.recommended
     if before and (pick is None or pick.run_id != before):
         tracking.drop_tag(replace(handle, run_id=before), RECOMMENDED)
     if pick is not None:
         kept = f"keeps {100 * choice.keep:.4g} % of {choice.accuracy.metric}"
+        kept += f", re-ranked by {dial_text(pick.dials)}" if pick.dials else ""
         tracking.set_tags(replace(handle, run_id=pick.run_id), {RECOMMENDED: kept})
 
 
@@ -210,6 +209,7 @@ def _operating_points(choice: Choice, paired: Paired) -> list[dict[str, object]]
         {
             "keeps": kept_text(row, choice),
             "run_id": row.trial.run_id,
+            "run": row.trial.run,
             "name": row.trial.name,
             "metrics": {name: asdict(own) for name, own in row.metrics.items()},
         }
@@ -221,6 +221,7 @@ def _entry(trial: Trial) -> dict[str, object]:
     """Return a point as JSON; a point of several seeds also names its runs."""
     entry: dict[str, object] = {
         "run_id": trial.run_id,
+        "run": trial.run,
         "name": trial.name,
         "params": dict(trial.params),
         "val": dict(trial.val),

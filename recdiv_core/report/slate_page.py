@@ -133,11 +133,11 @@ def _test_front(front: Front, views: SlateViews) -> list[Plot]:
     keys = [metric.removesuffix(f"_at_{views.k}") for metric in metrics]
     if not all(key in run for key in keys for run in views.estimates):
         return []
-    seen = {trial.run_id for trial in views.trials}
+    seen = {trial.run for trial in views.trials}
     others = [
         trial
         for trial in front.members
-        if trial.run_id not in seen and all(metric in trial.test for metric in metrics)
+        if trial.run not in seen and all(metric in trial.test for metric in metrics)
     ]
     plot = new_plot(340, {"t": 36}, legend=plots.LEGEND, hovermode="closest")
     plot.update_xaxes(title_text=axis_title(front.diversity, "test"))

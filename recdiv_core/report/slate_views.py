@@ -74,7 +74,7 @@ class SlateViews:
         changes: Differences between the first two runs; None with a single run.
         examples: Slates of some users, of the first two runs.
         notes: Sentences about what is missing.
-        paired: Run id -> metric -> difference from the first run, also of runs that are not shown.
+        paired: RUN -> metric -> difference from the first run, also of runs that are not shown.
     """
 
     roles: tuple[str, ...]
@@ -112,10 +112,10 @@ def choose_runs(choice: Choice) -> dict[str, Trial]:
         wanted[f"at {100 * share:.4g} % of {accuracy}"] = choice.operating[share]
     runs: dict[str, Trial] = {}
     for role, trial in wanted.items():
-        if trial is not None and trial.run_id not in {other.run_id for other in runs.values()}:
+        if trial is not None and trial.run not in {other.run for other in runs.values()}:
             runs[role] = trial
     last = next(reversed(choice.front.members), None)
-    if len(runs) < MAX_RUNS and last and last.run_id not in {run.run_id for run in runs.values()}:
+    if len(runs) < MAX_RUNS and last and last.run not in {run.run for run in runs.values()}:
         runs["most diverse"] = last
     return runs
 
@@ -152,7 +152,7 @@ def view_slates(
     judged = judge_systems(runs, SPLIT)
     estimates, differences = slate_metrics.estimate(judged)
     paired = {
-        trial.run_id: changes
+        trial.run: changes
         for (trial, _), changes in zip(list(found.values())[1:], differences, strict=False)
     }
     found = dict(list(found.items())[:MAX_RUNS])
@@ -216,7 +216,7 @@ def _find(
         settings = {**settings, "scaling.use_gpu": False}
     for role, trial in wanted.items():
         try:
-            run = find_run(trial.run_id, settings, uri)
+            run = find_run(trial.run, settings, uri)
             found[role] = (trial, replace(run, name=trial.name))
         except (UserError, OSError) as error:
             reason = str(error).partition(";")[0]

@@ -29,6 +29,7 @@ from recdiv_core.report.front_plots import (
     front_plot,
     metrics_of,
     parallel_plot,
+    rerank_text,
     show_trials,
 )
 from recdiv_core.report.templates import Cell, Table, cell, render
@@ -141,7 +142,7 @@ def _operating_table(choice: Choice, shown: Shown, paired: Paired) -> Table:
     rows = [
         [
             cell(kept_text(row, choice)),
-            cell(shown.numbers[row.trial.run_id]),
+            cell(shown.numbers[row.trial.run]),
             cell(row.trial.name),
             Cell(row.trial.label, kind="prose"),
             *(cell(own.value, note=own.note) for own in row.metrics.values()),
@@ -160,7 +161,7 @@ def _attained(front: Front, shown: Shown) -> tuple[str, Table]:
         trial = front.attained.get(budget)
         if trial is None:
             continue
-        row = [cell(f"{100 * budget:.0f} %"), cell(shown.numbers[trial.run_id])]
+        row = [cell(f"{100 * budget:.0f} %"), cell(shown.numbers[trial.run])]
         row += [cell(trial.name), Cell(trial.label, kind="prose")]
         for metric in metrics:
             note = "" if trial is front.baseline else _change(trial, front.baseline, metric)
@@ -186,17 +187,25 @@ def _change(trial: Trial, baseline: Trial | None, metric: str) -> str:
 def _trials(
     sweep: Sweep, choice: Choice, fronts: Sequence[Front], shown: Shown
 ) -> dict[str, object]:
-    """Return the table of trials: heads, in parts, and rows with CSS class, colour and badges."""
+    """Return the table of trials: heads, in parts, and rows with CSS class, colour and badges.
+
+    Of the re-ranked models it has those on a front and the chosen ones.
+    """
     main, metrics = choice.front, metrics_of(fronts)
     settings = [key for key in sweep.parameters if key != "seed"]
     has_seeds = "seed" in sweep.parameters
-    members = {trial.run_id for trial in main.members}
+    told = {trial.run for front in (main, *fronts) for trial in front.members}
+    told |= {trial.run for trial in (*choice.operating.values(), choice.nearest) if trial}
+    ranked = [trial for trial in shown.ranked if not trial.dials or trial.run in told]
+    has_dials = any(trial.dials for trial in shown.ranked)
+    members = {trial.run for trial in main.members}
     named = {"recommended": choice.recommended, "knee": main.knee, "w = 0": main.baseline}
-    badges = [(trial.run_id, name) for name, trial in named.items() if trial]
+    badges = [(trial.run, name) for name, trial in named.items() if trial]
     rows: list[dict[str, object]] = []
-    for trial in shown.ranked:
+    for trial in ranked:
         status = trial.status.lower() + (", breaks a constraint" if trial.breaks else "")
         cells = [cell(status), *(_setting(trial.params.get(key)) for key in settings)]
+        cells += [cell(rerank_text(trial))] if has_dials else []
         cells += [_seeds(trial)] if has_seeds else []
         cells += [cell(trial.best_epoch)]
         splits = ((trial.val, trial.val_half), (trial.test, trial.test_half))
@@ -204,19 +213,21 @@ def _trials(
         cells += [cell(None if trial.duration_s is None else round(trial.duration_s / 60, 1))]
         rows.append(
             {
-                "kind": "member" if trial.run_id in members else trial.status.lower(),
-                "colour": shown.colours.get(trial.run_id, "transparent"),
-                "number": shown.numbers[trial.run_id],
+                "kind": "member" if trial.run in members else trial.status.lower(),
+                "colour": shown.colours.get(trial.run, "transparent"),
+                "number": shown.numbers[trial.run],
                 "trial": trial,
-                "badges": [name for run_id, name in badges if run_id == trial.run_id],
+                "badges": [name for run, name in badges if run == trial.run],
                 "cells": cells,
             }
         )
     seeds = ["seeds"] if has_seeds else []
-    heads = ["#", "trial", "status", *settings, *seeds, "best epoch", *_metric_heads(metrics)]
+    dials = ["re-ranking"] if has_dials else []
+    heads = ["#", "trial", "status", *settings, *dials, *seeds, "best epoch"]
+    heads += _metric_heads(metrics)
     # a browser may break a long key behind each dot and underscore
     parts = [re.findall(r"[^._]*[._]?", head)[:-1] for head in (*heads, "minutes")]
-    return {"heads": parts, "rows": rows}
+    return {"heads": parts, "rows": rows, "num_left_out": len(shown.ranked) - len(ranked)}
 
 
 def _setting(value: object) -> Cell:

@@ -50,6 +50,7 @@ class Progress:
         epochs_without_better: epochs since then.
         is_finished: whether training is over; the weights are then the selected ones.
         metrics: metrics of the last report, with prefixes (`val/`, `test/`, ...).
+        dials: what `dials_json` returns; empty = not evaluated.
     """
 
     step: int = 0
@@ -58,6 +59,7 @@ class Progress:
     epochs_without_better: int = 0
     is_finished: bool = False
     metrics: Mapping[str, float] = field(default_factory=dict)
+    dials: str = ""
 
 
 def save_checkpoint(

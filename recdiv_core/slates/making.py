@@ -8,8 +8,8 @@ S (user, seen item) pairs, P (user, target) pairs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import torch
 
@@ -21,6 +21,20 @@ from recdiv_core.slates.policy import SlatePolicy
 
 NUMBERS_AT_ONCE: Final = 1 << 17
 """Scores that are compared at once: 512 KiB, which fit the cache of one core."""
+
+
+class Best(NamedTuple):
+    """The items with the highest scores of each user, and the items that rules add.
+
+    Attributes:
+        scores_BC: float32 scores.
+        ranked_BC: float32 scores to rank by; see `wanted.with_wanted`.
+        items_BC: int64 item_index.
+    """
+
+    scores_BC: torch.Tensor
+    ranked_BC: torch.Tensor
+    items_BC: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,27 +96,62 @@ def make_slate_grid(
     """
     if policy.logit_adjustment:
         scores_BV -= policy.logit_adjustment * log_prior_V
+    leave_out(scores_BV, seen_user_S, seen_item_S, policy)
+    policy = replace(policy, diversity=max(dials))
+    history_BG = needed_shares(seen_user_S, seen_item_S, traits, len(scores_BV), policy)
+    best = take_best(scores_BV, policy)
+    return choose_slates(best, traits, history_BG, policy, dials)
+
+
+def leave_out(
+    scores_BV: torch.Tensor,
+    seen_user_S: torch.Tensor,
+    seen_item_S: torch.Tensor,
+    policy: SlatePolicy,
+) -> None:
+    """Set the scores of items that no slate may hold to -inf: seen and excluded items."""
     if policy.filter_seen:
         scores_BV[seen_user_S, seen_item_S] = -torch.inf
-    rules = policy.options.rules
-    exclude(scores_BV, rules)
-    is_reranked = policy.method != "none" and max(dials) > 0
-    looks_further = is_reranked or policy.reranker_options.rules
+    exclude(scores_BV, policy.options.rules)
+
+
+def needed_shares(
+    seen_user_S: torch.Tensor,
+    seen_item_S: torch.Tensor,
+    traits: ItemTraits,
+    num_users: int,
+    policy: SlatePolicy,
+) -> torch.Tensor:
+    """Return the shares of categories in the histories; zeros if the policy does not re-rank."""
+    if policy.reranks:
+        return history_shares(seen_user_S, seen_item_S, traits, num_users)
+    return torch.zeros((num_users, traits.num_categories), device=traits.unit_VD.device)
+
+
+def take_best(scores_BV: torch.Tensor, policy: SlatePolicy) -> Best:
+    """Return the items with the highest scores; as many as the re-ranker or rules need."""
+    looks_further = policy.reranks or policy.reranker_options.rules
     depth = policy.num_candidates if looks_further else policy.k
     scores_BC, items_BC = top_scores(scores_BV, min(depth, scores_BV.shape[1]))
-    scores_BC, ranked_BC, items_BC = with_wanted(scores_BV, scores_BC, items_BC, rules)
-    history_BG = (
-        history_shares(seen_user_S, seen_item_S, traits, len(scores_BC))
-        if is_reranked
-        else scores_BC.new_zeros(len(scores_BC), traits.num_categories)
-    )
-    candidates = Candidates(ranked_BC, items_BC, traits, history_BG)
+    return Best(*with_wanted(scores_BV, scores_BC, items_BC, policy.options.rules))
+
+
+def choose_slates(
+    best: Best,
+    traits: ItemTraits,
+    history_BG: torch.Tensor,
+    policy: SlatePolicy,
+    dials: Sequence[float],
+) -> SlateGrid:
+    """Re-rank the best items of each user at each dial; the dial of the policy is ignored."""
+    is_reranked = policy.method != "none" and max(dials) > 0
+    candidates = Candidates(best.ranked_BC, best.items_BC, traits, history_BG)
     rerank = RERANKERS[policy.method if is_reranked else "none"]
     chosen_BWK = rerank(candidates, policy.k, dials, policy.reranker_options)
     is_empty_BWK = chosen_BWK < 0
     places_BX = chosen_BWK.clamp_min(0).flatten(1)
-    items_BWK = items_BC.gather(1, places_BX).view_as(chosen_BWK)
-    scores_BWK = scores_BC.gather(1, places_BX).view_as(chosen_BWK)
+    items_BWK = best.items_BC.gather(1, places_BX).view_as(chosen_BWK)
+    scores_BWK = best.scores_BC.gather(1, places_BX).view_as(chosen_BWK)
     return SlateGrid(
         items_BWK.masked_fill(is_empty_BWK, -1),
         scores_BWK.masked_fill(is_empty_BWK, -torch.inf),

@@ -46,6 +46,11 @@ class SlatePolicy:
     options: Options = field(default_factory=Options)
 
     @property
+    def reranks(self) -> bool:
+        """Whether a re-ranker changes the order of the scores."""
+        return self.method != "none" and self.diversity > 0
+
+    @property
     def reranker_options(self) -> Options:
         """Options without `exclude` rules, whose items are no candidates."""
         kept = tuple(rule for rule in self.options.rules if rule.kind != "exclude")

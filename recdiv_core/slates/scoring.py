@@ -74,11 +74,10 @@ class HeldOut:
     def slates(self, dataset: Dataset, policy: SlatePolicy) -> tuple[torch.Tensor, torch.Tensor]:
         """Return slates_BK under a policy, and the targets_BT to compare them with.
 
-        With `filter_seen`, a held-out item that stands in the user's history is no target (-1),
-        because it cannot be recommended. The slates are made in the memory of the scores, which
-        then hold what was ranked, before any re-ranking.
+        The slates are made in the memory of the scores, which then hold what was ranked, before any
+        re-ranking.
         """
-        packed, targets_BT = self.packed, self.targets_BT
+        packed = self.packed
         slates_BK, _ = make_slates(
             self.scores_BV,
             packed.seen_user_S,
@@ -87,10 +86,18 @@ class HeldOut:
             dataset.log_prior_V,
             policy,
         )
-        if policy.filter_seen:
-            seen = packed.seen_user_S, packed.seen_item_S
-            targets_BT = without_seen(targets_BT, *seen, self.scores_BV.shape[1])
-        return slates_BK, targets_BT
+        return slates_BK, self.targets(policy)
+
+    def targets(self, policy: SlatePolicy) -> torch.Tensor:
+        """Return the targets_BT to compare slates with.
+
+        With `filter_seen`, a held-out item that stands in the user's history is no target (-1),
+        because it cannot be recommended.
+        """
+        if not policy.filter_seen:
+            return self.targets_BT
+        seen = self.packed.seen_user_S, self.packed.seen_item_S
+        return without_seen(self.targets_BT, *seen, self.scores_BV.shape[1])
 
     @torch.inference_mode()
     def shown(self, dataset: Dataset, policy: SlatePolicy) -> Shown:

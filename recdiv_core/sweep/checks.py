@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 from ray.tune.search.sample import Domain
 
-from recdiv_core.config import Config
+from recdiv_core.config import Config, parse_dial
 from recdiv_core.errors import UserError
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.sweep.study import distributions_of
 from recdiv_core.training.checks import measured_names
+
+logger = logging.getLogger(__name__)
 
 
 def check_search(space: SearchSpace, name: str) -> None:
@@ -30,6 +33,13 @@ def check_search(space: SearchSpace, name: str) -> None:
                 "or 0, no limit"
             )
     _check_seeds(space, name)
+    if swept := [key for key in space.keys if key in parse_dial("none")]:
+        logger.warning(
+            "--space %s sweeps %s, and each value is a trial of its own; as entries of eval.dials "
+            "they would share one trial",
+            name,
+            ", ".join(swept),
+        )
     if space.search == "grid":
         if space.learn_from_earlier:
             raise UserError(

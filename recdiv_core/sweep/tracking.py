@@ -15,7 +15,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
-from recdiv_core.config import Config
+from recdiv_core.config import DIALS_FILE, Config
 from recdiv_core.fronts.progress import Progress
 from recdiv_core.schema import Manifest
 from recdiv_core.search_space import SearchSpace
@@ -162,6 +162,6 @@ class TrialTracking(tune.Callback):
             self.progress.update(handle)  # the point is complete if this was its last seed
 
 
-def _metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
+def _metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:
     prefixes = ("train/", "val/", "test/", "best/")
-    return {k: v for k, v in result.items() if k.startswith(prefixes) or k == "epoch"}
+    return {k: v for k, v in result.items() if k.startswith(prefixes) or k in ("epoch", DIALS_FILE)}

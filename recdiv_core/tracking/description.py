@@ -35,6 +35,7 @@ OF_THE_PLACE: Final = (
     "scaling.threads_per_worker",
     "train.max_failures",
     "train.keep_checkpoints",
+    "eval.dials",
 )
 """Starts of keys that change no metric of a run on the same prepared data."""
 MAX_PARAM_LENGTH: Final = 6000  # characters, MLflow's limit

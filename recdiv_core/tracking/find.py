@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 from mlflow.exceptions import MlflowException
 
@@ -13,6 +13,9 @@ from recdiv_core.storage.credentials import redact
 from recdiv_core.storage.places import joined
 from recdiv_core.tracking.runs import RunHandle
 from recdiv_core.tracking.store import client_of
+
+RECOMMENDED: Final = "recdiv.recommended"
+"""Tag of a sweep's run (the RUN) and of the recommended trial's run (the share that it keeps)."""
 
 
 def experiment_ids(uri: str, name: str = "") -> list[str]:
@@ -57,6 +60,26 @@ def newest_run(
         order_by=["attributes.start_time DESC"],
     )
     return RunHandle(uri, runs[0].info.experiment_id, runs[0].info.run_id) if runs else None
+
+
+def chosen_run(uri: str, run_id: str) -> str:
+    """Return the RUN that a report recommended, if the MLflow run is a sweep; else the id itself.
+
+    Raises:
+        UserError: the report of the sweep recommends no trial, or there is none yet.
+    """
+    try:
+        tags = client_of(uri).get_run(run_id).data.tags
+    except MlflowException:
+        return run_id  # `run_directory` tells why
+    if tags.get("recdiv.kind") != "sweep":
+        return run_id
+    if not tags.get(RECOMMENDED):
+        raise UserError(
+            f"sweep {run_id} has no recommended trial: run `recdiv report --run {run_id}`, or name "
+            "a trial of it"
+        )
+    return tags[RECOMMENDED]
 
 
 def run_directory(uri: str, run_id: str) -> str:

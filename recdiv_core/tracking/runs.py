@@ -9,7 +9,8 @@ absolute, because Ray changes the working directory of its processes.
     metrics = `train/loss`, `val/ndcg_at_10` per epoch; `best/val/...`, `test/...` once per run;
               `front/hypervolume` of a sweep, per point that ended
     tags    = recdiv.kind, run_name, data, manifest, facts, code_version, seed, command, ray_job_id
-    inputs  = the prepared data set, by the digest of its manifest; artefacts: config.yaml, ...
+    inputs  = the prepared data set, by the digest of its manifest; artefacts: config.yaml,
+              dials.json (metrics under each entry of `eval.dials`), ...
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import contextlib
 import logging
 import math
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +51,8 @@ MAX_PARAMS: Final = 100
 """Params in one request, MLflow's limit."""
 ID_TAG: Final = "recdiv.id"
 """Tag with an id that we give a run before MLflow gives it its own."""
+FILE_TAG: Final = "recdiv.file."
+"""Start of the tags that name the artefacts of `log_text`."""
 EXPERIMENT_NOTE: Final = (
     "One data set. A run that can be unfolded is a sweep, with its front in `report/report.html`; "
     "the runs below it are its trials. `best/val/...` compares trials; `test/...` is measured once."
@@ -257,6 +261,19 @@ def log_artifact(handle: RunHandle, path: Path, directory: str = "") -> None:
     """Copy a file to `directory` among the run's artefacts."""
     client = client_of(handle.uri)
     client.log_artifact(handle.run_id, str(path), directory or None)
+
+
+def log_text(handle: RunHandle, text: str, name: str) -> None:
+    """Write a text as an artefact of the run; the tag `recdiv.file.<name>` tells that it exists."""
+    client_of(handle.uri).log_text(handle.run_id, text, name)
+    set_tags(handle, {f"{FILE_TAG}{name}": "true"})
+
+
+def read_text(handle: RunHandle, name: str) -> str:
+    """Return the text of an artefact."""
+    with tempfile.TemporaryDirectory() as directory:
+        place = client_of(handle.uri).download_artifacts(handle.run_id, name, directory)
+        return Path(place).read_text(encoding="utf-8")
 
 
 def finish_run(handle: RunHandle, status: Ending) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from ray.train import Checkpoint, UserCallback
 
 from recdiv_core.cluster.start import start_logging
-from recdiv_core.config import Config
+from recdiv_core.config import DIALS_FILE, Config
 from recdiv_core.schema import Manifest
 from recdiv_core.tracking.find import find_run
 from recdiv_core.tracking.runs import (
@@ -20,6 +20,7 @@ from recdiv_core.tracking.runs import (
     experiment_id,
     has_logged,
     log_metrics,
+    log_text,
     reopen_run,
     start_run,
 )
@@ -48,7 +49,7 @@ class TrackingCallback(UserCallback):
 
 
 def log_report(handle: RunHandle, report: dict[str, Any]) -> None:
-    """Log the metrics of a report, those with a prefix such as `val/`.
+    """Log the metrics of a report, those with a prefix such as `val/`, and the file of its dials.
 
     Metrics of an epoch are logged at its step. `best/` and `test/` have one value per run: they are
     logged at step 0, and MLflow draws them as one bar per run.
@@ -65,6 +66,8 @@ def log_report(handle: RunHandle, report: dict[str, Any]) -> None:
         log_metrics(handle, epoch, step=step)
     if once:
         log_metrics(handle, once, step=0)
+    if DIALS_FILE in report:
+        log_text(handle, report[DIALS_FILE], DIALS_FILE)
 
 
 def open_run(config: Config, manifest: Manifest) -> RunHandle:

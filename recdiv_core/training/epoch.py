@@ -23,11 +23,11 @@ from torch import nn
 from recdiv_core.config import Config
 from recdiv_core.data.plan import num_steps
 from recdiv_core.data.reading import Examples
-from recdiv_core.evaluation.evaluate import tally_split
-from recdiv_core.metrics.tally import count_users, finish
+from recdiv_core.evaluation.evaluate import tally_dials
+from recdiv_core.metrics.tally import Tally, count_users, finish
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset, tokens_of
-from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training.blending import fit_blend, sample_users
 from recdiv_core.training.build import build_objective, parameter_groups
@@ -260,6 +260,10 @@ class Learner:
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Return the metrics of a split, over the users of all ranks."""
+        return self.evaluate_under(split, [slate_policy(self.config, self.dataset)])[0]
+
+    def evaluate_under(self, split: str, policies: Sequence[SlatePolicy]) -> list[dict[str, float]]:
+        """Return the metrics of a split under each policy; the users are scored once."""
         share = held_out_of_split(
             self.model,
             self.dataset,
@@ -268,7 +272,9 @@ class Learner:
             rank=self.rank,
             world_size=self.world_size,
         )
-        tally = tally_split(share, self.dataset, slate_policy(self.config, self.dataset))
+        return [self._finish(tally) for tally in tally_dials(share, self.dataset, policies)]
+
+    def _finish(self, tally: Tally) -> dict[str, float]:
         flat = tally.flat()
         if self.world_size > 1:
             dist.all_reduce(flat)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,16 @@ import torch
 
 from recdiv_core.cluster.start import start_logging
 from recdiv_core.config import Config, from_tree
-from recdiv_core.evaluation.evaluate import tally_split
+from recdiv_core.evaluation.evaluate import tally_dials
 from recdiv_core.metrics.tally import count_users, finish
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.schema import check_unchanged
 from recdiv_core.slates.checkpoint import Progress, read_progress, save_checkpoint
 from recdiv_core.slates.dataset import Dataset
-from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training.baselines import fit_baseline
+from recdiv_core.training.dials import dials_report, judge_dials
 from recdiv_core.training.loop import load_checked
 from recdiv_core.training.run_files import last_checkpoint
 
@@ -48,7 +51,8 @@ def fit_loop(settings: dict[str, Any]) -> None:
     if checkpoint is not None:
         # the checkpoint of a finished fit; its driver may have died before it logged the metrics
         with checkpoint.as_directory() as path:
-            ray.train.report(dict(read_progress(Path(path)).metrics))
+            progress = read_progress(Path(path))
+        ray.train.report({**progress.metrics, **dials_report(progress)})
         return
     dataset = load_checked(config, settings["fingerprint"])
     started = time.monotonic()
@@ -57,29 +61,42 @@ def fit_loop(settings: dict[str, Any]) -> None:
     logger.info("%s: %s fitted in %.1f s", config.run.name, baseline.kind, took_s)
     device = ray.train.torch.get_device()
     fitted, dataset = baseline.to(device), dataset.to(device)
-    best = _evaluate(config, fitted, dataset, "val")
+    evaluate = partial(evaluate_under, config, fitted, dataset)
+    best = evaluate("val", [slate_policy(config, dataset)])[0]
     metrics = {"epoch": 0, "train/fit_s": took_s, **_below("val", best)}
     ray.train.report(dict(metrics))  # a copy: the controller reads what is reported later
     metrics |= {"best/epoch": 0, **_below("best/val", best)}
-    metrics |= _below("test", _evaluate(config, fitted, dataset, "test"))
+    test, dials = judge_dials(config, dataset, evaluate, is_first=True)
+    metrics |= _below("test", test)
     check_unchanged(dataset.prepared, dataset.manifest)
+    progress = Progress(best_metrics=best, is_finished=True, metrics=metrics, dials=dials)
     with tempfile.TemporaryDirectory() as directory:
         save_checkpoint(
             Path(directory),
             config=config,
             manifest=dataset.manifest,
-            progress=Progress(best_metrics=best, is_finished=True, metrics=metrics),
+            progress=progress,
             weights=baseline.weights,
             training={},
         )
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(directory))
+        ray.train.report(
+            {**metrics, **dials_report(progress)},
+            checkpoint=ray.train.Checkpoint.from_directory(directory),
+        )
 
 
-def _evaluate(config: Config, baseline: Baseline, dataset: Dataset, split: str) -> dict[str, float]:
+def evaluate_under(
+    config: Config,
+    baseline: Baseline,
+    dataset: Dataset,
+    split: str,
+    policies: Sequence[SlatePolicy],
+) -> list[dict[str, float]]:
+    """Return the metrics of a split under each policy; the users are scored once."""
     share = held_out_of_split(baseline, dataset, split, config)
-    tally = tally_split(share, dataset, slate_policy(config, dataset))
-    return finish(tally) | count_users(tally)
+    tallies = tally_dials(share, dataset, policies)
+    return [finish(tally) | count_users(tally) for tally in tallies]
 
 
-def _below(prefix: str, values: dict[str, float]) -> dict[str, float]:
+def _below(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
     return {f"{prefix}/{name}": value for name, value in values.items()}

@@ -41,6 +41,7 @@ from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.loading import build_model
 from recdiv_core.training.blending import fit_terms
+from recdiv_core.training.dials import dials_report, judge_dials
 from recdiv_core.training.divergence import check_skipped
 from recdiv_core.training.epoch import Learner
 from recdiv_core.training.run_files import last_checkpoint
@@ -66,7 +67,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     trainer = _Trainer(config, settings["fingerprint"])
     if trainer.progress.is_finished:
         # the driver may have died after the last checkpoint, before it logged the metrics
-        ray.train.report(dict(trainer.progress.metrics))
+        ray.train.report({**trainer.progress.metrics, **dials_report(trainer.progress)})
         return
     trainer.train()
     trainer.finish()
@@ -220,9 +221,11 @@ class _Trainer:
         )
 
     def finish(self) -> None:
-        """Evaluate the selected epoch (`train.select`) on test; leave it as the last checkpoint."""
+        """Evaluate the selected epoch (`train.select`); leave it as the last checkpoint."""
         load_whole(self.model, self.best_weights)
-        values = self.learner.evaluate("test")
+        values, dials = judge_dials(
+            self.config, self.dataset, self.learner.evaluate_under, is_first=self.rank == 0
+        )
         best = self.progress.best_metrics
         metrics = {
             **self.progress.metrics,
@@ -230,10 +233,10 @@ class _Trainer:
             **{f"best/val/{name}": value for name, value in best.items()},
             **{f"test/{name}": value for name, value in values.items()},
         }
-        self.progress = replace(self.progress, is_finished=True, metrics=metrics)
+        self.progress = replace(self.progress, is_finished=True, metrics=metrics, dials=dials)
         self._report(metrics)
 
-    def _report(self, metrics: Mapping[str, float]) -> None:
+    def _report(self, metrics: Mapping[str, Any]) -> None:
         """Report metrics, none inside an epoch; rank 0 adds the checkpoint.
 
         Ray uploads a checkpoint while training goes on, and keeps the order of the reports. The
@@ -242,6 +245,7 @@ class _Trainer:
         check_unchanged(self.dataset.prepared, self.dataset.manifest)
         best = self.progress.best_metrics.get(self.config.eval.objective_at_k, 0.0)
         reported = {**metrics, "selection": best, "step": self.progress.step}
+        reported |= dials_report(self.progress)
         # collective where the encoder is in shards
         weights, training = whole(self.model.state_dict()), self.learner.state(self.progress.step)
         if self.model.blend is not None:

@@ -1,0 +1,99 @@
+"""Slates of the same users under many re-ranking settings, from the same scores.
+
+Not a grid of dials of one re-ranker (making.py). The users are scored once. The best items are
+taken once per logit adjustment, and each re-ranker chooses at all of its dials in one pass. The
+slates are those that `make_slates` makes under each policy alone.
+
+Shapes: B users, b users of a tile, V catalogue, K slate length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+
+from recdiv_core.config import Config, override, parse_dial
+from recdiv_core.rerank.top_scores import USERS_AT_ONCE
+from recdiv_core.slates.dataset import Dataset
+from recdiv_core.slates.making import Best, choose_slates, leave_out, needed_shares, take_best
+from recdiv_core.slates.policy import SlatePolicy, slate_policy
+from recdiv_core.slates.scoring import HeldOut
+
+Group = TypeVar("Group", str, float)
+
+
+def dials_of(config: Config) -> list[Config]:
+    """Return the config with each entry of `eval.dials`; its own settings are left out."""
+    own = [override(config, parse_dial(text)) for text in config.eval.dials]
+    return [each for each in own if each.rerank != config.rerank]
+
+
+def dial_policies(config: Config, dataset: Dataset) -> list[SlatePolicy]:
+    """Return the policy of each of `dials_of`; they differ in their re-ranking alone."""
+    plain = slate_policy(config, dataset)
+    return [
+        replace(
+            plain,
+            method=each.rerank.method,
+            diversity=each.rerank.diversity,
+            logit_adjustment=each.rerank.logit_adjustment * each.model.temperature,
+        )
+        for each in dials_of(config)
+    ]
+
+
+@torch.inference_mode()
+def slates_under(
+    held_out: HeldOut, dataset: Dataset, policies: Sequence[SlatePolicy]
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the place of each policy with its slates_BK, in the order that is fastest.
+
+    Args:
+        held_out: users with their scores; seen and excluded items lose their scores.
+        dataset: the prepared data set.
+        policies: one or more; they differ in method, dial and logit adjustment alone.
+    """
+    packed, scores_BV, traits = held_out.packed, held_out.scores_BV, dataset.traits
+    seen = packed.seen_user_S, packed.seen_item_S
+    leave_out(scores_BV, *seen, policies[0])
+    widest = max(policies, key=lambda policy: policy.reranks)
+    history_BG = needed_shares(*seen, traits, len(scores_BV), widest)
+    for factor, adjusted in _grouped(
+        dict(enumerate(policies)), lambda policy: policy.logit_adjustment
+    ):
+        best = _best(scores_BV, dataset.log_prior_V, factor, adjusted.values())
+        methods = _grouped(adjusted, lambda policy: policy.method if policy.diversity else "none")
+        for _, own in methods:
+            dials = [policy.diversity for policy in own.values()]
+            grid = choose_slates(best, traits, history_BG, next(iter(own.values())), dials)
+            for dial, place in enumerate(own):
+                yield place, grid.items_BWK[:, dial]
+
+
+def _best(
+    scores_BV: torch.Tensor,
+    log_prior_V: torch.Tensor,
+    factor: float,
+    policies: Iterable[SlatePolicy],
+) -> Best:
+    """Take the best items after a logit adjustment; on the CPU a tile of users at a time."""
+    policy = max(policies, key=lambda policy: policy.reranks)
+    if not factor:
+        return take_best(scores_BV, policy)
+    at_once = len(scores_BV) if scores_BV.is_cuda else USERS_AT_ONCE
+    adjustment_V = factor * log_prior_V
+    tiles = [take_best(tile_bV - adjustment_V, policy) for tile_bV in scores_BV.split(at_once)]
+    return Best(*(torch.cat(parts) for parts in zip(*tiles, strict=True)))
+
+
+def _grouped(
+    policies: Mapping[int, SlatePolicy], key: Callable[[SlatePolicy], Group]
+) -> list[tuple[Group, dict[int, SlatePolicy]]]:
+    """Return the policies of each value of the key, by their place."""
+    groups: dict[Group, dict[int, SlatePolicy]] = {}
+    for place, policy in policies.items():
+        groups.setdefault(key(policy), {})[place] = policy
+    return list(groups.items())

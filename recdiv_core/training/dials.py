@@ -1,0 +1,75 @@
+"""Evaluate a trained model under the re-ranking settings of `eval.dials`, at the end of a run.
+
+The settings share one pass over the scores of a split (slates/dials.py). A report chooses among
+them on validation, and looks up test metrics of the chosen ones only, as it does for trials.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from recdiv_core.config import DIALS_FILE, Config
+from recdiv_core.slates.checkpoint import Progress
+from recdiv_core.slates.dataset import Dataset
+from recdiv_core.slates.dials import dial_policies, dials_of
+from recdiv_core.slates.policy import SlatePolicy, slate_policy
+
+logger = logging.getLogger(__name__)
+
+Metrics = Mapping[str, float]
+Evaluate = Callable[[str, Sequence[SlatePolicy]], Sequence[Metrics]]
+"""split, policies -> metrics under each policy."""
+
+
+def judge_dials(
+    config: Config, dataset: Dataset, evaluate: Evaluate, *, is_first: bool
+) -> tuple[Metrics, str]:
+    """Return the test metrics of a model, and its metrics under each entry of `eval.dials`.
+
+    Args:
+        config: `eval` and `rerank`.
+        dataset: the prepared data set.
+        evaluate: evaluates the model over the users of all ranks.
+        is_first: whether this is rank 0, which logs.
+
+    Returns:
+        test metrics under the config's own settings, and what `dials_json` returns; empty without
+        entries.
+    """
+    policies = dial_policies(config, dataset)
+    test, *on_test = evaluate("test", [slate_policy(config, dataset), *policies])
+    if not policies:
+        return test, ""
+    started = time.monotonic()
+    on_val = evaluate("val", policies)
+    if is_first:
+        took_s = time.monotonic() - started
+        logger.info(
+            "%s: %d re-ranking settings evaluated in %.1f s", config.run.name, len(policies), took_s
+        )
+    return test, dials_json(config, on_val, on_test)
+
+
+def dials_report(progress: Progress) -> dict[str, str]:
+    """Return the part of a run's last report that holds the metrics of its dials."""
+    return {DIALS_FILE: progress.dials} if progress.dials else {}
+
+
+def dials_json(config: Config, val: Sequence[Metrics], test: Sequence[Metrics]) -> str:
+    """Return the metrics of each of `dials_of` as JSON: [{settings, val, test}, ...]."""
+    entries = [
+        {
+            "settings": {
+                "rerank.method": each.rerank.method,
+                "rerank.diversity": each.rerank.diversity,
+                "rerank.logit_adjustment": each.rerank.logit_adjustment,
+            },
+            "val": own_val,
+            "test": own_test,
+        }
+        for each, own_val, own_test in zip(dials_of(config), val, test, strict=True)
+    ]
+    return json.dumps(entries)
