@@ -30,7 +30,7 @@ from recdiv_core.evaluation.per_user import judge_systems
 from recdiv_core.evaluation.sameness import describe, latest_distinct, look, shelves, starved
 from recdiv_core.evaluation.systems import NamedRun, check_comparable, find_run
 from recdiv_core.fronts.choice import Choice
-from recdiv_core.fronts.operating import Paired
+from recdiv_core.fronts.operating import Paired, called
 from recdiv_core.fronts.trials import Trial, metric_of
 from recdiv_core.metrics.groups import GroupTally, finish_groups, tally_groups
 from recdiv_core.metrics.jackknife import UserResults
@@ -217,7 +217,7 @@ def _find(
     for role, trial in wanted.items():
         try:
             run = find_run(trial.run, settings, uri)
-            found[role] = (trial, replace(run, name=trial.name))
+            found[role] = (trial, replace(run, name=called(trial)))
         except (UserError, OSError) as error:
             reason = str(error).partition(";")[0]
             notes.append(f"{role} ({trial.name}) is left out: {reason}.")

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import re
 import tempfile
 import time
@@ -271,6 +272,7 @@ def log_text(handle: RunHandle, text: str, name: str) -> None:
 
 def read_text(handle: RunHandle, name: str) -> str:
     """Return the text of an artefact."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with tempfile.TemporaryDirectory() as directory:
         place = client_of(handle.uri).download_artifacts(handle.run_id, name, directory)
         return Path(place).read_text(encoding="utf-8")
