@@ -422,7 +422,7 @@ class TrainConfig(_Section):
     epochs: int = Field(default=20, ge=0)
     """Passes over the train split; 0 = evaluate the weights of `train.init_from` without
     training."""
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=256, ge=1)
     """Users per step, summed over all workers and accumulation parts."""
     accumulation: int = Field(default=1, ge=1)
     """Parts that a worker splits its share of a batch into; more = less memory."""
