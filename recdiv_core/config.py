@@ -71,6 +71,8 @@ Event = Literal["impression", "click", "cart", "purchase"]
 
 LEAST_WEIGHT: Final = 1e-6
 """Smallest weight of a kind of event; the largest is its inverse."""
+MOST_DERIVED: Final = 1_000
+"""Largest number of derived categories."""
 
 _RERANKERS: Final = [name for name in get_args(RerankMethod) if name != "none"]
 _NUMBER: Final = r"((?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)"
@@ -116,6 +118,13 @@ def _event_weight(value: float) -> float:
     """Refuse a weight whose sums overflow or vanish in float32."""
     if not LEAST_WEIGHT <= value <= 1 / LEAST_WEIGHT:
         raise ValueError(f"allowed are {LEAST_WEIGHT:g} to {1 / LEAST_WEIGHT:g}")
+    return value
+
+
+def _categories(value: int) -> int:
+    """Refuse a single category, which says nothing."""
+    if value and not 2 <= value <= MOST_DERIVED:
+        raise ValueError(f"allowed are auto, 0, and 2 to {MOST_DERIVED:,}")
     return value
 
 
@@ -211,6 +220,9 @@ class DataConfig(_Section):
     """Fewest train events of an item (k-core)."""
     category_level: int = Field(default=0, ge=0)
     """Levels of the category path that make the category of an item; 0 = the whole path."""
+    derived_categories: Literal["auto"] | Annotated[int, AfterValidator(_categories)] = "auto"
+    """Number of categories that `prepare` derives from the texts of the items, in place of the
+    shop's; 0 = none; `auto` = a chosen number if less than a tenth of the items have a category."""
     session_gap_s: float = Field(default=1800.0, gt=0.0)
     """Idle time in seconds that ends a session; unused for logs without times."""
     demo_events: int = Field(default=60_000, ge=1_000, le=100_000_000)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,6 +50,10 @@ EVENTS: Final = ("impression", "click", "cart", "purchase")
 
 NO_QUERY: Final = -1
 NO_CATEGORY: Final = "(none)"
+NO_TEXT: Final = "(no text)"
+"""Derived category of the items without a text."""
+DERIVED: Final = "derived_category"
+"""Catalogue column of the categories that `prepare` derived from texts."""
 
 CATALOGUE: Final = pa.schema(
     [
@@ -150,6 +154,8 @@ class Manifest(BaseModel):
     """Protocol, cut timestamps and number of ties across them."""
     has_timestamps: bool
     categories: tuple[str, ...]
+    categories_from: Literal["catalogue", "texts"] = "catalogue"
+    """Origin of the categories: given by the shop, or derived from the texts of the items."""
     encoder: EncoderSource
     fragment_rows: int
     sources: tuple[dict[str, str | int], ...]

@@ -17,6 +17,12 @@ SYMBOLS: Final = {
 FEW_JUDGED: Final = 0.5
 """Share of judged users below which metrics hardly represent the shop."""
 
+DERIVED_CATEGORIES: Final = (
+    "The shop gives no categories. Categories here are derived from texts: clusters of items with "
+    "alike texts, named by the words of their titles. Metrics of categories count these clusters."
+)
+"""Note on a page about a data set whose manifest has `categories_from` = texts."""
+
 
 def title(metric: str) -> str:
     """Return a metric's name for people: `ndcg_at_10` -> `NDCG@10`."""

@@ -83,6 +83,18 @@ def test_the_gap_of_sessions_changes_no_fingerprint():
     assert fingerprint(**{"data.min_user_events": 2}) != fingerprint()
 
 
+def test_the_number_of_derived_categories_counts_only_where_they_are_derived():
+    encoder = EncoderSource(name="tiny", sha256="0" * 64, max_tokens=8, fields=("title",))
+
+    def fingerprint(number, **how):
+        config = override(Config(), {"data.derived_categories": number})
+        return clicklog._fingerprint([], config, encoder, **how)
+
+    assert fingerprint(0) == fingerprint("auto") == fingerprint("auto", derives=False)
+    assert fingerprint("auto", derives=True) not in (fingerprint("auto"), fingerprint(9))
+    assert fingerprint(9, derives=True) != fingerprint("auto", derives=True)
+
+
 def test_half_a_manifest_is_prepared_again(tmp_path, caplog):
     (tmp_path / "manifest.json").write_text('{"schema_version": 1, "finger')
     assert not clicklog._is_made(tmp_path, "f" * 64, Config())

@@ -279,6 +279,34 @@ def test_any_target_in_train_is_found(tmp_path, manifest, seed, protocol):
     assert found(root)["events of the future in train"]["examples"] == [user]
 
 
+def derive(root, derived):
+    """Write the shop's catalogue again with derived categories; return their names."""
+    table = pq.read_table(root / "catalogue.parquet")
+    raw = catalogue.RawCatalogue(table.select(["item_id", "title"]), {}, NUM_ITEMS)
+    path = root / "catalogue.parquet"
+    names = catalogue.write_catalogue(raw, table["popularity"].to_numpy(), 1, path, derived)
+    manifest = json.loads((root / "manifest.json").read_text())
+    changes = {"categories": names, "categories_from": "texts"}
+    (root / "manifest.json").write_text(json.dumps(manifest | changes))
+    return names
+
+
+def test_derived_categories_are_named_and_checked(shop):
+    names = derive(shop, pa.array([("tea > hot", "mug")[item % 2] for item in range(NUM_ITEMS)]))
+    assert names == ["tea > hot", "mug"]
+    rows = {row["name"]: row for row in audit(str(shop))["findings"]}
+    told = rows["categories derived from texts"]
+    assert (told["severity"], told["count"], told["examples"]) == ("info", 2, names)
+    assert rows["categories that are not the catalogue's"]["severity"] == "ok"
+    edit(shop, "catalogue.parquet", lambda items: items[3].update(derived_category="tea > hot"))
+    assert found(shop)["categories that are not the catalogue's"]["severity"] == "severe"
+
+
+def test_given_categories_are_not_said_to_be_derived(shop):
+    rows = {row["name"]: row for row in audit(str(shop))["findings"]}
+    assert rows["categories derived from texts"]["severity"] == "ok"
+
+
 def test_a_history_of_a_user_asked_once_is_held_against_train(tmp_path, manifest):
     root = write_shop(tmp_path / "shop", manifest)
     user = asked_twice(root)

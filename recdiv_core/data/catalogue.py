@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from recdiv_core.formats import values
 from recdiv_core.schema import (
     CATALOGUE,
+    DERIVED,
     ITEM_ID,
     ITEM_INDEX,
     NO_CATEGORY,
@@ -281,15 +282,35 @@ def _write_arrow(table: pa.Table, path: Path) -> None:
         writer.write_table(table, max_chunksize=65_536)
 
 
-def write_catalogue(
-    raw: RawCatalogue, popularity_V: Any, category_level: int, path: Path
-) -> list[str]:
-    """Write `catalogue.parquet`; return the names of the categories."""
-    table = raw.table
-    texts = (
+def category_texts(table: pa.Table) -> list[str | None]:
+    """Return the category text of each item as the shop gives it; None = not given."""
+    return (
         table["category"].to_pylist() if "category" in table.column_names else [None] * len(table)
     )
-    indices, names = parse_categories(texts, category_level)
+
+
+def write_catalogue(
+    raw: RawCatalogue,
+    popularity_V: Any,
+    category_level: int,
+    path: Path,
+    derived: pa.Array | None = None,
+) -> list[str]:
+    """Write `catalogue.parquet`; return the names of the categories.
+
+    Args:
+        raw: Items of the shop.
+        popularity_V: Train events of each item.
+        category_level: Levels of a category path that are kept; 0 = all.
+        path: File to write.
+        derived: [V] string, categories in place of the shop's; None = the shop's.
+    """
+    table = raw.table
+    if derived is None:
+        indices, names = parse_categories(category_texts(table), category_level)
+    else:
+        indices, names = parse_categories(derived.to_pylist(), level=0)
+        table = table.append_column(DERIVED, derived)
     columns = {
         ITEM_INDEX: pa.array(np.arange(len(table), dtype=np.int32)),
         ITEM_ID: table[ITEM_ID],

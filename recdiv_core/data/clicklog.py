@@ -25,9 +25,10 @@ from recdiv_core import shop
 from recdiv_core.adapters.layout_files import Given, find_given
 from recdiv_core.cluster.start import start_ray
 from recdiv_core.config import Config, flatten
-from recdiv_core.data import catalogue, events, examples, items, staging
+from recdiv_core.data import catalogue, derived_categories, events, examples, items, staging
 from recdiv_core.data.audit import preparing, traces
 from recdiv_core.data.audit.findings import to_json
+from recdiv_core.data.text_vectors import make_item_vectors
 from recdiv_core.data.versions import building, find_view, point, publish, version_place
 from recdiv_core.errors import UserError
 from recdiv_core.formats import readers
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 GENERIC_NAMES: Final = ("clicks", "click", "events", "log", "interactions", "data", "train")
 PLACES: Final = ("data.clicks", "data.items", "data.out", "data.prepared", "data.name")
 """Settings that name locations; they are no part of the fingerprint."""
+DERIVED_KEY: Final = "data.derived_categories"
+"""Setting that is in the fingerprint only if categories are derived."""
 UNSEEN: Final = ("data.session_gap_s",)
 """Settings that change only a count in the manifest; they are no part of the fingerprint."""
 
@@ -74,7 +77,9 @@ def prepare(config: Config) -> dict[str, object]:
     inputs = _open(given) if given else None
     sources = inputs.sources if inputs else _demo_sources(config)
     encoder_path, encoder = _resolve_encoder(config)
-    fingerprint = _fingerprint(sources, config, encoder)
+    # the built-in shop has categories: they are derived only if a number is given
+    derives = inputs.derives if inputs else config.data.derived_categories not in ("auto", 0)
+    fingerprint = _fingerprint(sources, config, encoder, derives=derives)
     version = version_place(out, fingerprint)
     if _is_made(version, fingerprint, config):
         point(out, version)
@@ -84,8 +89,8 @@ def prepare(config: Config) -> dict[str, object]:
     with building(out) as work:
         start_ray(config)
         with _explained_failures():
-            raw, log = (inputs.raw, inputs.log) if inputs else _generate(work, config)
-            manifest = _build(raw, log, config, work, encoder_path)
+            inputs = inputs or _generate(work, config)
+            manifest = _build(inputs, config, work, encoder_path, encoder)
         complete = Manifest(
             **manifest,
             name=data_name(config),
@@ -133,9 +138,12 @@ def _demo_sources(config: Config) -> tuple[dict[str, str | int], ...]:
 
 @dataclass(frozen=True)
 class _Inputs:
+    """Checked input; `derives` says whether categories are derived from texts."""
+
     raw: catalogue.RawCatalogue
     log: events.ClickLog
     sources: tuple[dict[str, str | int], ...]
+    derives: bool
 
 
 def _open(given: Given) -> _Inputs:
@@ -147,18 +155,23 @@ def _open(given: Given) -> _Inputs:
     for name in ("val_from", "test_from"):
         if text := getattr(config.split, name):
             examples.parse_cut(text, f"split.{name}")
-    return _Inputs(raw, log, describe_sources([*given.clicks, *given.items, *given.beside]))
+    derives = derived_categories.is_wanted(
+        catalogue.category_texts(raw.table),
+        catalogue.make_texts(raw.table, config.model.text.fields),
+        config.data.derived_categories,
+    )
+    sources = describe_sources([*given.clicks, *given.items, *given.beside])
+    return _Inputs(raw, log, sources, derives)
 
 
-def _generate(work: Path, config: Config) -> tuple[catalogue.RawCatalogue, events.ClickLog]:
+def _generate(work: Path, config: Config) -> _Inputs:
     from recdiv_core.shop.generate import generate
 
     clicks, items = generate(work / "source", num_events=config.data.demo_events, seed=config.seed)
     if (work / "source" / "truth").is_dir():
         (work / "source" / "truth").rename(work / "truth")
     made = (list_files(str(clicks), "data.clicks"), list_files(str(items), "data.items"))
-    inputs = _open(Given(config, *made, []))
-    return inputs.raw, inputs.log
+    return _open(Given(config, *made, []))
 
 
 def _read_items(
@@ -203,10 +216,15 @@ def _settings(config: Config) -> dict[str, object]:
 
 
 def _fingerprint(
-    sources: Sequence[dict[str, str | int]], config: Config, encoder: EncoderSource
+    sources: Sequence[dict[str, str | int]],
+    config: Config,
+    encoder: EncoderSource,
+    *,
+    derives: bool = False,
 ) -> str:
     contents = [{k: v for k, v in row.items() if k != "path"} for row in sources]
-    settings = {key: value for key, value in _settings(config).items() if key not in UNSEEN}
+    unseen = UNSEEN if derives else (*UNSEEN, DERIVED_KEY)
+    settings = {key: value for key, value in _settings(config).items() if key not in unseen}
     tree = [SCHEMA_VERSION, contents, settings, encoder.sha256]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
@@ -242,13 +260,10 @@ def _explained_failures() -> Iterator[None]:
 
 
 def _build(
-    raw: catalogue.RawCatalogue,
-    log: events.ClickLog,
-    config: Config,
-    work: Path,
-    encoder_path: str,
+    inputs: _Inputs, config: Config, work: Path, encoder_path: str, encoder: EncoderSource
 ) -> dict[str, Any]:
     """Write all files except the manifest; return its counts and settings."""
+    raw, log = inputs.raw, inputs.log
     protocol = examples.choose_protocol(config, log.has_timestamps)
     logger.info("reading %d units, split %s", len(log.units), protocol)
     rows = staging.stage_shards(log, raw.item_ids, config, work)
@@ -279,12 +294,20 @@ def _build(
     (work / "audit.json").write_text(
         json.dumps(to_json(findings), indent=1, ensure_ascii=False), encoding="utf-8"
     )
-    names = catalogue.write_catalogue(
-        raw, popularity_V, config.data.category_level, work / "catalogue.parquet"
-    )
     texts = catalogue.make_texts(raw.table, config.model.text.fields)
     catalogue.write_tokens(work, texts, queries, encoder_path, config.model.text.max_tokens)
     logger.info("tokenised %d items and %d queries", len(texts), len(queries))
+    derived = None
+    if inputs.derives:
+        derived = derived_categories.derive_categories(
+            texts,
+            raw.table["title"].combine_chunks(),
+            make_item_vectors(work, encoder, encoder_path),
+            config.data.derived_categories,
+        )
+    names = catalogue.write_catalogue(
+        raw, popularity_V, config.data.category_level, work / "catalogue.parquet", derived
+    )
     splits = ("train", "val", "test")
     num_events = sum(counts[f"events {name}"] for name in splits)
     lost = rows.kept - staged["num_duplicates"] - counts["outside the k-core"] - num_events
@@ -312,6 +335,7 @@ def _build(
         | {"ties_across_cut": counts["ties"], "num_sessions": staged["num_sessions"]},
         "has_timestamps": log.has_timestamps,
         "categories": tuple(names),
+        "categories_from": "texts" if inputs.derives else "catalogue",
         "fragment_rows": config.data.fragment_rows,
         "settings": _settings(config),
         "seed": config.seed,

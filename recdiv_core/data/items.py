@@ -24,7 +24,13 @@ from recdiv_core.data.events import log_text
 from recdiv_core.errors import UserError
 from recdiv_core.formats import readers, values
 from recdiv_core.formats.files import SourceFile, TextFormat
-from recdiv_core.schema import CATALOGUE, CATALOGUE_OPTIONAL, CATALOGUE_REQUIRED, ITEM_ID
+from recdiv_core.schema import (
+    CATALOGUE,
+    CATALOGUE_OPTIONAL,
+    CATALOGUE_REQUIRED,
+    DERIVED,
+    ITEM_ID,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +149,7 @@ def _further_columns(
 ) -> dict[str, str]:
     """Name the further attributes of the shop; a name of ours gets the prefix `given_`."""
     further: dict[str, str] = {}
-    taken = {*found, *CATALOGUE.names}
+    taken = {*found, *CATALOGUE.names, DERIVED}
     for file in files:
         blobs = readers.find_blobs(file)
         if blobs := [name for name in blobs if name not in found.values()]:

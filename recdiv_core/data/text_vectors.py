@@ -28,7 +28,7 @@ from recdiv_core.models.text_encoder import (
     resolve_encoder,
     weights_bytes,
 )
-from recdiv_core.schema import Manifest
+from recdiv_core.schema import EncoderSource, Manifest
 from recdiv_core.storage.claims import scratch
 
 if TYPE_CHECKING:
@@ -50,7 +50,11 @@ because it imports torch and transformers.
 
 def vectors_path(prepared: Path, manifest: Manifest, name: str) -> Path:
     """Return the path of the vectors of `tokens` or `queries`."""
-    return prepared / "vectors" / f"{name}-{manifest.encoder.sha256[:16]}.npy"
+    return _path(prepared, manifest.encoder, name)
+
+
+def _path(prepared: Path, encoder: EncoderSource, name: str) -> Path:
+    return prepared / "vectors" / f"{name}-{encoder.sha256[:16]}.npy"
 
 
 def load_vectors(prepared: Path, manifest: Manifest, name: str = "tokens") -> np.ndarray:
@@ -111,6 +115,29 @@ def ensure_vectors(prepared: Path, manifest: Manifest) -> None:
     if not missing:
         return
     source = checked_encoder(manifest)
+    _make(prepared, missing, source)
+
+
+def make_item_vectors(work: Path, encoder: EncoderSource, source: str) -> np.ndarray:
+    """Encode the items of a data set that `prepare` builds; Ray must run.
+
+    Trainings of the data set find the vectors and do not encode the items again.
+
+    Args:
+        work: Directory with `tokens.arrow`.
+        encoder: Encoder of the data set.
+        source: Path of the resolved encoder.
+
+    Returns:
+        [V, H] float32 of unit length, memory-mapped.
+    """
+    path = _path(work, encoder, "tokens")
+    _make(work, {"tokens": path}, source)
+    return np.load(path, mmap_mode="r")
+
+
+def _make(prepared: Path, missing: Mapping[str, Path], source: str) -> None:
+    """Encode the texts of some files of tokens; each file of vectors appears when it is whole."""
     wanted = {path: load_tokens(prepared, name) for name, path in missing.items()}
     home = prepared / "vectors"
     home.mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ from recdiv_core.fronts.trials import (
     metric_of,
 )
 from recdiv_core.metrics import pareto
-from recdiv_core.wording import few_judged, number, title, users_judged
+from recdiv_core.wording import DERIVED_CATEGORIES, few_judged, number, title, users_judged
 
 
 def headline(choice: Choice) -> str:
@@ -130,6 +130,8 @@ def notes(front: Front, sweep: Sweep) -> list[str]:
             )
     if front.members and front.test_hypervolume is None:
         said.append("Some members of the front have no test metrics.")
+    if sweep.facts.get("categories from") == "texts":
+        said.append(DERIVED_CATEGORIES)
     if front.points:
         said += few_users(front) or _users_note(front)
         said.append(_seeds_note(front, sweep))

@@ -46,6 +46,7 @@ from recdiv_core.slates.given import padded
 from recdiv_core.slates.recommend import PLAN
 from recdiv_core.storage.given_paths import local_path, output_path
 from recdiv_core.storage.whole_files import write_whole
+from recdiv_core.wording import DERIVED_CATEGORIES
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ def inspect(
     if before is not None and parts_before is not None:
         earlier = _inspect_one(dataset, before, parts_before)[0]["figures"]
     categories = dataset.catalogue.categories
+    note = DERIVED_CATEGORIES if dataset.manifest.categories_from == "texts" else ""
     found = shelves(exposure_V, dataset.catalogue.popularity_V, dataset.categories)
     result = {
         "slates": str(slates),
@@ -97,7 +99,7 @@ def inspect(
         "before": earlier,
         "page": str(page),
     }
-    write_whole(page, inspection_page(result, found, categories))
+    write_whole(page, inspection_page(result, found, categories, note))
     logger.info("%s", result["verdict"])
     return result
 

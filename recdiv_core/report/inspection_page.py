@@ -31,7 +31,7 @@ SHOWN_SHELVES: Final = 25
 
 
 def inspection_page(
-    result: Mapping[str, Any], shelves: Sequence[Shelf], categories: Sequence[str]
+    result: Mapping[str, Any], shelves: Sequence[Shelf], categories: Sequence[str], note: str = ""
 ) -> str:
     """Return the whole page.
 
@@ -39,6 +39,7 @@ def inspection_page(
         result: What `inspect` returns.
         shelves: All categories, the most demanded first.
         categories: Names of the categories.
+        note: Sentences about the categories; empty = none.
     """
     clusters = [
         {
@@ -63,6 +64,7 @@ def inspection_page(
         headline=result["verdict"],
         many=f"{100 * MANY:.0f} %",
         near=NEAR,
+        note=note,
         starved_share=f"{100 * STARVED:.0f} %",
         worth_naming=f"{100 * WORTH_NAMING:.1f} %",
         segments=_segments(result),

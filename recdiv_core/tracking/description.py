@@ -66,7 +66,7 @@ def param_value(text: str) -> object:
 
 def tags_of(config: Config, name: str, kind: Kind, manifest: Manifest) -> dict[str, str]:
     """Return the tags that every run has: its kind, data, seed, command and code version."""
-    facts = {
+    facts: dict[str, object] = {
         "users": manifest.num_users,
         "items": manifest.num_items,
         "events": manifest.num_events,
@@ -76,6 +76,8 @@ def tags_of(config: Config, name: str, kind: Kind, manifest: Manifest) -> dict[s
         "examples": manifest.num_examples,
         "split": manifest.split,
     }
+    if manifest.categories_from != "catalogue":
+        facts["categories from"] = manifest.categories_from
     tags = {
         "mlflow.user": os.environ.get("USER", "unknown"),
         "mlflow.source.name": Path(sys.argv[0]).name,

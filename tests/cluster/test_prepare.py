@@ -15,7 +15,8 @@ import pytest
 from recdiv_core.config import Config, override
 from recdiv_core.data.catalogue import load_catalogue, load_tokens
 from recdiv_core.data.clicklog import prepare
-from recdiv_core.schema import NO_QUERY, read_manifest
+from recdiv_core.data.text_vectors import load_vectors, vectors_path
+from recdiv_core.schema import NO_QUERY, NO_TEXT, read_manifest
 from tests.cluster.conftest import run as run_script
 
 pytestmark = pytest.mark.ray
@@ -243,6 +244,62 @@ def test_the_audit_finds_no_leak(from_csv, shop):
     assert audited["not_checked"] == ["click rate that depends on the position"]
     graver = [f["name"] for f in audited["findings"] if f["severity"] in ("warning", "severe")]
     assert graver == ["items that share their title"]  # all thirty of them
+
+
+THINGS = ("herbal tea", "desk lamp", "rubber boots")
+
+
+@pytest.fixture(scope="module")
+def untold(ray_cluster, shop):
+    """Prepare a shop whose catalogue has titles and no categories, twice."""
+    titles = [f"{THINGS[n % 3]} number {n}" if n else "" for n in range(NUM_ITEMS)]
+    table = pa.table({"item_id": [f"i{n}" for n in range(NUM_ITEMS)], "title": titles})
+    pq.write_table(table, shop / "untold.parquet")
+    settings = {"data.items": str(shop / "untold.parquet")}
+    run(shop, "untold", "log.csv", **settings)
+    run(shop, "again", "parts", **settings, **{"data.num_shards": 2})
+    return shop / "untold"
+
+
+def test_a_shop_without_categories_gets_clusters_of_its_texts(untold):
+    manifest, catalogue = read_manifest(untold), load_catalogue(untold)
+    assert manifest.categories_from == "texts"
+    of_title = {
+        title.rpartition(" number")[0]: manifest.categories[label[0]]
+        for title, label in zip(
+            catalogue.titles.to_pylist(), catalogue.category_lists.to_pylist(), strict=True
+        )
+    }
+    assert of_title.pop("") == NO_TEXT
+    for thing, name in of_title.items():
+        assert set(thing.split()) <= set(name.split(", "))
+    assert len(set(of_title.values())) == len(THINGS)
+
+
+def test_derived_categories_do_not_depend_on_shards_or_formats(untold, shop):
+    tables = [pq.read_table(root / "catalogue.parquet") for root in (untold, shop / "again")]
+    assert tables[0] == tables[1]
+
+
+def test_the_vectors_of_derived_categories_serve_the_trainings(untold):
+    vectors = load_vectors(untold, read_manifest(untold))
+    assert vectors.shape == (NUM_ITEMS, 384)
+    assert not vectors_path(untold, read_manifest(untold), "queries").exists()
+
+
+def test_the_audit_says_that_categories_are_derived(untold):
+    findings = run_script("audit", f"data.prepared={untold}", "--strict")["findings"]
+    rows = {row["name"]: row for row in findings}
+    assert rows["categories derived from texts"]["count"] == len(THINGS) + 1
+    assert rows["categories that are not the catalogue's"]["severity"] == "ok"
+
+
+def test_derived_categories_can_be_turned_off(untold, shop):
+    items = str(shop / "untold.parquet")
+    run(shop, "off", "log.csv", **{"data.items": items, "data.derived_categories": 0})
+    manifest = read_manifest(shop / "off")
+    assert (manifest.categories, manifest.categories_from) == (("(none)",), "catalogue")
+    assert not (shop / "off" / "vectors").exists()
 
 
 def make_planted_log():

@@ -73,6 +73,11 @@ ANY: Final[Mapping[str, tuple[Severity, str]]] = {
         "the encoder cannot distinguish them: use an encoder for their script, a larger "
         "model.text.max_tokens or more model.text.fields",
     ),
+    "categories derived from texts": (
+        "info",
+        "the shop gives no categories, so metrics of categories are of clusters of texts; map "
+        "data.columns.category if there is such a column",
+    ),
     "categories without a train event": (
         "info",
         "the model learns nothing about them; category_coverage still counts them",

@@ -34,11 +34,11 @@ from recdiv_core.data.audit.findings import (
     to_json,
     worst,
 )
-from recdiv_core.data.catalogue import parse_categories
+from recdiv_core.data.catalogue import category_texts, parse_categories
 from recdiv_core.data.requests import shard_names
 from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
-from recdiv_core.schema import ITEM_ID, ITEM_INDEX, Manifest, count_rows, read_manifest
+from recdiv_core.schema import DERIVED, ITEM_ID, ITEM_INDEX, Manifest, count_rows, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +138,7 @@ def _read_catalogue(prepared: Path, manifest: Manifest) -> pa.Table:
     try:
         table = pq.read_table(path)
         lacking = {ITEM_INDEX, ITEM_ID, "title", "categories", "popularity", "is_cold"}
+        lacking |= {DERIVED} if manifest.categories_from == "texts" else set()
         lacking -= set(table.column_names)
     except FileNotFoundError:
         raise UserError(
@@ -254,10 +255,9 @@ def audit_popularity(table: pa.Table, popularity_V: Any) -> Finding:
 
 def audit_categories(table: pa.Table, popularity_V: Any, manifest: Manifest) -> list[Finding]:
     """Compare categories with the texts of the catalogue; find categories without train events."""
-    texts = (
-        table["category"].to_pylist() if "category" in table.column_names else [None] * len(table)
-    )
-    level = int(str(manifest.settings.get("data.category_level", 0)))
+    is_derived = manifest.categories_from == "texts"
+    texts = table[DERIVED].to_pylist() if is_derived else category_texts(table)
+    level = 0 if is_derived else int(str(manifest.settings.get("data.category_level", 0)))
     indices, names = parse_categories(texts, level)
     given = table["categories"].to_pylist()
     wrong = [name for name, ours in zip(manifest.categories, names, strict=False) if name != ours]
@@ -274,6 +274,7 @@ def audit_categories(table: pa.Table, popularity_V: Any, manifest: Manifest) -> 
     unknown = np.setdiff1d(np.arange(len(manifest.categories)), known)
     return [
         find("categories that are not the catalogue's", len(wrong), wrong),
+        find("categories derived from texts", len(names) if is_derived else 0, names),
         find(
             "categories without a train event",
             len(unknown),
