@@ -102,7 +102,8 @@ def test_the_page_names_the_runs_their_roles_and_the_split(words):
 
 def test_the_page_says_how_users_were_chosen_and_how_all_fare(words):
     assert "A rule chose these users" in words.text
-    assert "in the middle of all users" in words.text
+    assert "typical: at the median gain" in words.text
+    assert "one of the worst" in words.text
     text = " ".join(words.text.split())
     assert re.search(r"Of all \d+ users, \d+ \([\d.]+ %\) get more", text)
 
@@ -122,6 +123,15 @@ def test_slices_stand_side_by_side(words):
         "NDCG@4, chosen point",
     ):
         assert said in words.text
+
+
+def test_the_first_screen_shows_typical_users_in_both_slates(page, words):
+    text = " ".join(words.text.split())
+    assert "Three typical users, before and after" in text
+    first = page[: page.index('id="operating-points"')]
+    assert first.count("<h4>plain model</h4>") == first.count("<h4>recommended</h4>") == 3
+    assert "More about them, and one of the worst" in text
+    assert page.index("Three typical users") < page.index("trials finished")
 
 
 def test_without_slates_nothing_is_judged(shop, tmp_path):

@@ -23,9 +23,10 @@ from recdiv_core.fronts.points import ended_points, points
 from recdiv_core.fronts.reading import HYPERVOLUME, existing_store, read_sweep, sweep_run
 from recdiv_core.fronts.trials import Front, Sweep, Trial
 from recdiv_core.report.dashboard import trials_path, trials_url
+from recdiv_core.report.first_screen import first_screen
 from recdiv_core.report.picture import draw_png
 from recdiv_core.report.slate_page import section, unseen
-from recdiv_core.report.slate_views import MAX_SCORES, view_slates
+from recdiv_core.report.slate_views import MAX_SCORES, SlateViews, view_slates
 from recdiv_core.report.sweep_page import sweep_page
 from recdiv_core.storage.credentials import redact
 from recdiv_core.storage.given_paths import output_path
@@ -74,13 +75,15 @@ def report(
     directory = out or _default_directory(config, sweep.name)
     directory.mkdir(parents=True, exist_ok=True)
     page, picture = directory / "report.html", directory / "front.png"
-    shown, paired = None, {}
+    shown, views = None, None
     if slates is not False:
         most = None if slates else MAX_SCORES
-        shown, paired = _slate_section(
+        shown, views = _slate_section(
             config, uri, choice, fronts, max_scores=most, show_ids=show_ids
         )
-    write_whole(page, sweep_page(sweep, choice, fronts, headline, notes, shown, paired))
+    paired = views.paired if views else {}
+    first = first_screen(choice, paired, views)
+    write_whole(page, sweep_page(sweep, choice, fronts, headline, notes, shown, paired, first))
     draw_png(sweep, choice, fronts, picture)
     logger.info("%s", headline)
     for warning in trials_text.few_users(main):
@@ -120,8 +123,8 @@ def _slate_section(
     *,
     max_scores: int | None,
     show_ids: bool,
-) -> tuple[dict[str, object], Paired]:
-    """Return the section on slates and the paired changes of runs; it never fails a report.
+) -> tuple[dict[str, object], SlateViews | None]:
+    """Return the section on slates, and the slates; it never fails a report.
 
     Without slates the section is the reason.
     """
@@ -138,8 +141,8 @@ def _slate_section(
     except (ValueError, OSError, MemoryError, RuntimeError) as error:  # torch raises RuntimeError
         is_odd = not isinstance(error, UserError | OSError | MemoryError)
         logger.warning("the page shows no slates: %s", error, exc_info=is_odd)
-        return unseen(str(error)), {}
-    return section(views, fronts), views.paired
+        return unseen(str(error)), None
+    return section(views, fronts), views
 
 
 def _default_directory(config: Config, name: str) -> Path:

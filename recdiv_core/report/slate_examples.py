@@ -1,8 +1,8 @@
 """The users whose slates are shown as examples, before and after.
 
 Not the evaluation (systems.py) nor the page (slate_page.py). The one idea: a rule chooses the
-users, so that nobody picks the best looking slates. Users are ordered by the number of items that
-their two slates have in common; the rule takes good, ordinary and bad changes.
+users, so that nobody picks the best looking slates. Users are ordered by what they gain in accuracy
+and diversity. The rule takes three users at the median and one of the worst.
 
 Legend: U evaluated users, K slate length.
 """
@@ -17,16 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from recdiv_core.data.catalogue import Catalogue
-from recdiv_core.metrics.jackknife import Integers, UserResults
+from recdiv_core.metrics.jackknife import Floats, Integers, UserResults
 from recdiv_core.schema import NO_CATEGORY
 
-RULES: Final = (
-    ("changed most, a hit kept", 2),
-    ("in the middle of all users", 2),
-    ("changed most with fewer hits", 1),
-    ("changed most with more hits", 1),
-)
-"""Rule -> how many users it takes."""
+GAINS: Final = ("ndcg", "ild", "diversity_index")
+"""Metrics whose relative changes make up a user's gain."""
+NUM_TYPICAL: Final = 3
+"""Users at the median gain."""
+WORST_SHARE: Final = 0.01
+"""Share of the users who gain less than the user shown as one of the worst."""
+TYPICAL: Final = "typical: at the median gain"
+WORST: Final = "one of the worst"
 
 SHOWN_HISTORY: Final = 8
 SHOWN_TARGETS: Final = 5
@@ -65,7 +66,7 @@ class Example:
     """A user's slates before and after.
 
     Attributes:
-        rule: Rule that chose the user.
+        rule: Reason why the user is shown, TYPICAL or WORST.
         history: Latest SHOWN_HISTORY items of the history, the latest first.
         num_history: Items in the history.
         targets: Up to SHOWN_TARGETS items that the user took next.
@@ -107,31 +108,38 @@ def count_changes(before: UserResults, after: UserResults) -> Changes:
     )
 
 
-def choose_users(before: UserResults, after: UserResults) -> list[tuple[int, str]]:
-    """Choose users by RULES.
+def user_gains(before: UserResults, after: UserResults) -> Floats:
+    """Return what each user gains, [U]: the mean change of GAINS, relative to their means before.
+
+    A metric without a mean to relate to counts with its absolute change.
+    """
+    changes = [
+        (after.users[name] - before.users[name]) / (abs(before.value(name)) or 1.0)
+        for name in GAINS
+    ]
+    return np.nan_to_num(np.mean(changes, axis=0))
+
+
+def choose_users(
+    before: UserResults, after: UserResults, has_history_U: npt.NDArray[np.bool_]
+) -> list[tuple[int, str]]:
+    """Choose typical users and one of the worst, by their gains.
 
     Args:
         before: Evaluated slates of one run.
         after: Evaluated slates of the other run, for the same users in the same order.
+        has_history_U: Users with a history; others are shown only if there are no such users.
 
     Returns:
-        (row, rule) in the order of the rules, each user once. A rule may find no user.
+        (row, rule): NUM_TYPICAL users around the median, then one whom WORST_SHARE of the users are
+        below, each once. Equal gains keep the order of the data.
     """
-    common_U = count_common(before.slates_UK, after.slates_UK)
-    order_U = np.argsort(common_U, kind="stable")  # the most changed first
-    gain_U = (after.users["recall"] - before.users["recall"])[order_U]
-    keeps_U = (gain_U >= 0) & (before.users["hit"][order_U] > 0)
-    middle = max(0, (len(order_U) - RULES[1][1]) // 2)
-    found: tuple[Sequence[int], ...] = (
-        order_U[keeps_U].tolist(),
-        order_U[middle:].tolist(),
-        order_U[gain_U < 0].tolist(),
-        order_U[gain_U > 0].tolist(),
-    )
-    chosen: dict[int, str] = {}
-    for (rule, count), rows in zip(RULES, found, strict=True):
-        fresh = [row for row in rows if row not in chosen]
-        chosen |= dict.fromkeys(fresh[:count], rule)
+    rows = np.flatnonzero(has_history_U) if has_history_U.any() else np.arange(len(has_history_U))
+    rows = rows[np.argsort(user_gains(before, after)[rows], kind="stable")]
+    first = max(0, (len(rows) - NUM_TYPICAL) // 2)
+    chosen = dict.fromkeys(rows[first : first + NUM_TYPICAL].tolist(), TYPICAL)
+    for row in rows[int(WORST_SHARE * len(rows)) :][:1].tolist():
+        chosen.setdefault(row, WORST)
     return list(chosen.items())
 
 

@@ -18,7 +18,13 @@ from recdiv_core.report import plots
 from recdiv_core.report.front_plots import axis_title
 from recdiv_core.report.inspection_page import METRICS
 from recdiv_core.report.plots import Plot, finish, new_plot, plain
-from recdiv_core.report.slate_examples import RULES, Changes, Example
+from recdiv_core.report.slate_examples import (
+    GAINS,
+    NUM_TYPICAL,
+    WORST_SHARE,
+    Changes,
+    Example,
+)
 from recdiv_core.report.slate_metrics import SEGMENT_METRICS, Estimate
 from recdiv_core.report.slate_views import SlateViews
 from recdiv_core.report.templates import Cell, Table, cell, percent
@@ -279,12 +285,25 @@ def _changes(changes: Changes, roles: Sequence[str]) -> dict[str, object]:
     )
     return {
         "roles": roles,
-        "rules": "; ".join(f"{count} {rule}" for rule, count in RULES),
+        "gains": ", ".join(map(title, GAINS)),
+        "num_typical": NUM_TYPICAL,
+        "worst": f"{100 * WORST_SHARE:.0f} %",
         "num_users": f"{changes.num_users:,}",
         "more": more,
         "fewer": fewer,
         "common": f"{changes.mean_common:.1f}",
     }
+
+
+def category_colours(example: Example) -> dict[str, str]:
+    """Return a colour for each category of a user's slates and history; grey for none."""
+    shown = [item for items in (*example.slates, example.history) for item in items]
+    categories = list(dict.fromkeys(item.category for item in shown if item.category))
+    colours = {
+        category: f"hsl({int(137.5 * index) % 360} 55% {62 if index % 2 else 48}%)"
+        for index, category in enumerate(categories)
+    }
+    return colours | {"": plots.GREY}
 
 
 def _example(example: Example) -> dict[str, object]:
@@ -295,15 +314,9 @@ def _example(example: Example) -> dict[str, object]:
         metrics = [f"{title(name)} {number(pair[index])}" for name, pair in example.metrics.items()]
         captions.append(", ".join([f"categories {num_categories}", *metrics]))
     others = [{item.index for item in slate} for slate in reversed(example.slates)]
-    shown = [item for items in (*example.slates, example.history) for item in items]
-    categories = list(dict.fromkeys(item.category for item in shown if item.category))
-    colours = {
-        category: f"hsl({int(137.5 * index) % 360} 55% {62 if index % 2 else 48}%)"
-        for index, category in enumerate(categories)
-    }
     return {
         "user": example,
         "captions": captions,
         "others": others,
-        "colours": colours | {"": plots.GREY},
+        "colours": category_colours(example),
     }

@@ -50,6 +50,9 @@ MAX_RUNS: Final = 3
 MAX_SCORES: Final = 3_000_000_000
 """Users x items of a run above which `--slates` must ask for it: some minutes of a CPU core."""
 
+CHOSEN: Final = ("chosen point", "nearest")
+"""Roles of the run that the choice puts forward: recommended, or nearest to it."""
+
 Slices = Mapping[str, Mapping[str, float]]
 
 
@@ -106,7 +109,7 @@ def choose_runs(choice: Choice) -> dict[str, Trial]:
     accuracy = title(metric_of(choice.accuracy))
     wanted: dict[str, Trial | None] = {
         "w = 0" if choice.front.baseline else "most accurate": choice.reference,
-        "chosen point" if choice.recommended else "nearest": choice.recommended or choice.nearest,
+        CHOSEN[0 if choice.recommended else 1]: choice.recommended or choice.nearest,
     }
     for share in sorted(choice.operating):
         wanted[f"at {100 * share:.4g} % of {accuracy}"] = choice.operating[share]
@@ -183,7 +186,9 @@ def view_slates(
         ),
         slices=_slices(_batches(dataset, config), dataset, pair, kinds, k),
         changes=slate_examples.count_changes(*pair) if len(pair) > 1 else None,
-        examples=_examples(_batches(dataset, config), dataset, pair, show_ids=show_ids),
+        examples=_examples(
+            _batches(dataset, config), dataset, pair, histories.length_U > 0, show_ids=show_ids
+        ),
         notes=tuple(notes),
         paired=paired,
     )
@@ -314,10 +319,15 @@ def _histories_of_rows(examples: Examples, rows: npt.NDArray[np.int64]) -> Backg
 
 
 def _examples(
-    batches: Iterable[_Batch], dataset: Dataset, pair: Sequence[UserResults], *, show_ids: bool
+    batches: Iterable[_Batch],
+    dataset: Dataset,
+    pair: Sequence[UserResults],
+    has_history_U: npt.NDArray[np.bool_],
+    *,
+    show_ids: bool,
 ) -> tuple[slate_examples.Example, ...]:
     """Return the users that a rule chooses, with their slates before and after."""
-    chosen = slate_examples.choose_users(*pair) if len(pair) > 1 else []
+    chosen = slate_examples.choose_users(pair[0], pair[1], has_history_U) if len(pair) > 1 else []
     shown: dict[int, slate_examples.Example] = {}
     for users, examples, rows, targets_UT in batches:
         for number, (user, rule) in enumerate(chosen, start=1):

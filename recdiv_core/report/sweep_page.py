@@ -44,6 +44,7 @@ def sweep_page(
     notes: Sequence[str],
     slates: Mapping[str, object] | None,
     paired: Paired,
+    first: Mapping[str, object] | None,
 ) -> str:
     """Return the whole page.
 
@@ -55,6 +56,7 @@ def sweep_page(
         notes: Sentences.
         slates: What `slate_page.section` returns; None = the page has no section on slates.
         paired: Changes of runs against w = 0 on the same users; see `operating.Paired`.
+        first: What `first_screen.first_screen` returns; None = nothing to show there.
     """
     main = choice.front
     shown = show_trials(sweep, choice)
@@ -80,6 +82,7 @@ def sweep_page(
         parallel_plot=parallel_plot(fronts) if main.points else None,
         curve_plots=curve_plots(sweep, fronts, shown),
         slates=slates,
+        first=first,
         trials=_trials(sweep, choice, fronts, shown),
         metrics=[
             (title(metric), metric.partition("_at_")[0])

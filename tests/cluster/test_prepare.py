@@ -246,13 +246,13 @@ def test_the_audit_finds_no_leak(from_csv, shop):
     assert graver == ["items that share their title"]  # all thirty of them
 
 
-THINGS = ("herbal tea", "desk lamp", "rubber boots")
+THINGS = ("herbal tea", "rubber boots")
 
 
 @pytest.fixture(scope="module")
 def untold(ray_cluster, shop):
     """Prepare a shop whose catalogue has titles and no categories, twice."""
-    titles = [f"{THINGS[n % 3]} number {n}" if n else "" for n in range(NUM_ITEMS)]
+    titles = [f"{THINGS[n % 2]} number {n}" if n else "" for n in range(NUM_ITEMS)]
     table = pa.table({"item_id": [f"i{n}" for n in range(NUM_ITEMS)], "title": titles})
     pq.write_table(table, shop / "untold.parquet")
     settings = {"data.items": str(shop / "untold.parquet")}
