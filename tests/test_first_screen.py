@@ -34,7 +34,7 @@ def paired(choice, **changes):
     entries = {
         name: {"percent_low": low, "percent_high": high} for name, (low, high) in changes.items()
     }
-    return {choice.recommended.run_id: entries}
+    return {choice.recommended.run: entries}
 
 
 def test_the_four_metrics_stand_with_their_change_and_interval(choice):
