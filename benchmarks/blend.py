@@ -29,6 +29,7 @@ from recdiv_core.metrics.tally import Tally, finish
 from recdiv_core.models.blend import Blend, features_of
 from recdiv_core.models.blend_weights import Choices, fit_likelihood, fit_weights
 from recdiv_core.models.recommender import Recommender
+from recdiv_core.schema import NO_QUERY
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.inputs import checkpoint_config
 from recdiv_core.slates.loading import load_model
@@ -131,7 +132,8 @@ def main() -> None:
     is_warm_V = torch.as_tensor(dataset.catalogue.popularity_V > 0)
     blend = Blend(fit_terms(config, dataset), is_warm_V)
     logger.info("terms fitted in %.1f s", time.monotonic() - started)
-    score, sample = learned_scoring(model, config.model.diversity), sample_users(dataset)
+    score = learned_scoring(model, config.model.diversity)
+    sample = [each for each in sample_users(dataset) if (each.queries == NO_QUERY).all()]
     users = without_sample(config, dataset, sample, given.users)
     if not users:  # a small log: half of the sample judges
         sample, users = sample[::2], sample[1::2]

@@ -62,7 +62,17 @@ RerankMethod = Literal[
     "none", "mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam", "exposure"
 ]
 BlendTerm = Literal[
-    "graph", "text", "item_knn", "ease", "rp3beta", "buy_again", "recent_popular", "popular"
+    "graph",
+    "text",
+    "item_knn",
+    "ease",
+    "rp3beta",
+    "buy_again",
+    "recent_popular",
+    "popular",
+    "text_cosine",
+    "bm25",
+    "hybrid",
 ]
 TeacherMethod = Literal["mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam"]
 RerankAttribute = Literal["category", "brand", "colour", "price"]
@@ -312,10 +322,12 @@ class BaselineConfig(_Section):
     beta: float = Field(default=0.3, ge=0.0)
     """Exponent of the popularity that divides a walk's weight; larger = less popular items
     (rp3beta)."""
-    bm25_k1: float = Field(default=1.2, ge=0.0)
-    """Saturation of a word's count in an item text; 0 = a word counts once (bm25, hybrid)."""
+    bm25_k1: float = Field(default=0.0, ge=0.0)
+    """Saturation of a word's count in an item text; 0 = a word counts once, as titles repeat words
+    without meaning; 1.2 is usual for long texts (bm25, hybrid)."""
     bm25_b: Unit = 0.75
-    """Share of the text's length in a word's weight; 0 = length does not matter (bm25, hybrid)."""
+    """Share of the text's length in a word's weight; 0 = length does not matter; unused if
+    `model.baseline.bm25_k1` is 0 (bm25, hybrid)."""
     lexical_weight: Unit = 0.5
     """Share of BM25 in its sum with the cosine, both standardised per request; 0 = the cosine
     alone (hybrid)."""
@@ -352,10 +364,13 @@ class ModelConfig(_Section):
         "ease",
         "recent_popular",
         "buy_again",
+        "text_cosine",
+        "bm25",
     )
     """Baselines whose scores are added to the learned score, with weights fitted on validation;
     empty = the learned score alone. `recent_popular` needs times, `buy_again`
-    `eval.filter_seen=false`; they are left out otherwise."""
+    `eval.filter_seen=false`; they are left out otherwise. `text_cosine`, `bm25` and `hybrid` count
+    for requests with a query, which have weights of their own."""
     diversity: Unit = 0.0
     """Diversity dial of a conditioned model: 0 = pure relevance, 1 = the full
     `loss.diversity_weight`."""

@@ -60,6 +60,11 @@ _SLATES: Final = ("loss.diversity_weight",)
 
 TRAINING: Final = (
     Need(
+        ("model.baseline.bm25_b",),
+        ("model.baseline.bm25_k1",),
+        lambda c, _: c.model.baseline.bm25_k1 > 0,
+    ),
+    Need(
         ("loss.num_negatives",),
         ("loss.relevance", "loss.negatives"),
         lambda c, v: relevance_of(c, v) != "softmax" and c.loss.negatives != "in_batch",

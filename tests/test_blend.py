@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from hypothesis import given
@@ -15,6 +17,7 @@ from recdiv_core.models.blend import (
     Blend,
     read_terms,
 )
+from recdiv_core.models.queries import Queries
 from recdiv_core.models.scale import standardise
 
 
@@ -106,3 +109,56 @@ def test_a_checkpoint_keeps_the_terms():
     assert [first.kind, second.kind] == ["popular", "graph"]
     assert second.weights["recency"] == 2
     assert set(blend.state_dict()) == {"weight_T2"}
+
+
+def with_queries(histories: Histories, texts: list[str], num_items: int = 9) -> Histories:
+    """Return the requests with queries; vectors are random, and 0 without a query."""
+    rng = np.random.default_rng(1)
+    vectors_BH = torch.as_tensor(rng.normal(size=(len(texts), 4))).float()
+    vectors_BH *= torch.tensor([bool(text) for text in texts])[:, None]
+    text_VH = torch.as_tensor(rng.normal(size=(num_items, 4))).float()
+    return replace(histories, queries=Queries(texts, vectors_BH, text_VH))
+
+
+def searching_blend(num_items: int = 9) -> Blend:
+    """Return a blend whose first given term reads queries, with weights of all sizes."""
+    counts = np.arange(num_items)
+    cosine = Baseline("text_cosine", fit_popular(counts))
+    blend = Blend([cosine, popular(counts.tolist())], warm(num_items))
+    blend.weight_T2.copy_(torch.tensor([[0.7, 0.1], [0.4, -0.2]]))
+    blend.query_weight_U2.copy_(torch.tensor([[0.3, 0.2], [0.1, -0.1], [2.0, 0.5]]))
+    return blend
+
+
+def test_terms_that_read_queries_stand_last():
+    blend = searching_blend()
+    assert blend.kinds == ["popular", "text_cosine"]
+    assert (len(blend.weight_T2), len(blend.query_weight_U2)) == (2, 3)
+    assert Blend([popular([1, 2])], warm(2)).query_weight_U2 is None
+
+
+def test_a_request_without_a_query_scores_as_in_a_blend_without_query_terms():
+    searching, plain = searching_blend(), Blend([popular(list(range(9)))], warm(9))
+    plain.weight_T2.copy_(searching.weight_T2)
+    learned_BV, histories = torch.rand(3, 9), some_histories([4, 0, 30])
+    want_BV = plain(learned_BV.clone(), histories)
+    assert torch.equal(searching(learned_BV.clone(), histories), want_BV)
+    mixed_BV = searching(learned_BV.clone(), with_queries(histories, ["", "red", ""]))
+    assert torch.equal(mixed_BV[[0, 2]], want_BV[[0, 2]])
+    assert not torch.allclose(mixed_BV[1], want_BV[1])
+
+
+def test_a_request_with_a_query_is_the_weighted_sum_of_all_scores():
+    blend, learned_BV = searching_blend(), torch.rand(2, 9)
+    histories = with_queries(some_histories([4, 0]), ["red", "blue"])
+    blended_BV = blend(learned_BV.clone(), histories)
+    each = blend.each(learned_BV.clone(), histories)
+    for row, length in enumerate([4, 0]):
+        gate = np.log((length + 1) / 9)
+        want = (0.3 + 0.2 * gate) * each[0][row] + (0.1 - 0.1 * gate) * each[1][row]
+        want += (2.0 + 0.5 * gate) * each[2][row]
+        np.testing.assert_allclose(blended_BV[row], want, atol=1e-5)
+
+
+def test_a_checkpoint_keeps_the_weights_of_queries():
+    assert set(searching_blend().state_dict()) == {"weight_T2", "query_weight_U2"}

@@ -143,3 +143,21 @@ def test_candidates_that_are_not_allowed_change_nothing():
 
 def test_a_slate_longer_than_the_candidates_is_fitted_too():
     assert fit_weights(made_users(20, 6), k=50).isfinite().all()
+
+
+def test_few_users_stay_near_the_prior():
+    users, prior_T2 = (
+        made_users(30).that_count(),
+        torch.tensor([[0.3, 0.0], [2.0, 0.0], [-1.0, 0.0]]),
+    )
+    near = fit_likelihood(users, prior_T2, strength=100.0)
+    far = fit_likelihood(users, prior_T2, strength=1e-3)
+    assert (near - prior_T2).abs().max() < 0.05
+    assert (far - prior_T2).abs().max() > 0.5
+
+
+def test_without_users_the_prior_stays():
+    users = made_users(30)
+    none = Choices(*(part[:0] for part in users))
+    prior_T2 = torch.tensor([[0.3, 0.0], [2.0, 0.0], [-1.0, 0.0]])
+    assert torch.equal(fit_weights(none, k=5, prior_T2=prior_T2), prior_T2)

@@ -11,7 +11,7 @@ import torch
 from recdiv_core.config import Config, override
 from recdiv_core.data.batches import pack
 from recdiv_core.data.reading import train_examples
-from recdiv_core.models.blend import read_terms
+from recdiv_core.models.blend import query_prior, read_terms
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import build_model
@@ -158,3 +158,77 @@ def test_without_terms_there_is_no_blend(dataset):
     _, model = fitted(dataset, **{"model.blend": []})
     assert model.blend is None
     assert np.all([not name.startswith("blend") for name in model.state_dict()])
+
+
+def test_a_log_without_queries_has_a_prior_for_requests_with_one(dataset):
+    _, model = fitted(dataset, **{"model.blend": ["graph", "text_cosine", "bm25"]})
+    _, plain = fitted(dataset, **{"model.blend": ["graph"]})
+    assert torch.equal(model.blend.weight_T2, plain.blend.weight_T2)
+    assert torch.equal(model.blend.query_weight_U2, query_prior(model.blend.kinds))
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, manifest):
+    """Return a data set in which every other user asks for the number of an item and takes it."""
+    prepared = tmp_path_factory.mktemp("searched")
+    write_dataset(prepared, manifest, num_items=NUM_ITEMS, num_queries=NUM_ITEMS)
+    train, held_out = [], []
+    for user in range(NUM_USERS):
+        items, asks = chain(user, 5), user % 2 == 1
+        query = (7 * user + 3) % NUM_ITEMS if asks else NO_QUERY
+        own = {"user_id": f"u{user}", "is_cold_user": False}
+        events = {"queries": [NO_QUERY] * 4, "weights": [1.0] * 4, "times": None}
+        train.append({"user_id": f"u{user}", "items": items[:4], **events})
+        targets = {"targets": [query] if asks else items[4:], "query": query}
+        times = {"history_times": None, "target_times": None}
+        held_out.append({**own, "history": items[:4], **targets, **times})
+    for split, rows in (("train", train), ("val", held_out)):
+        schema = TRAIN_EXAMPLE if split == "train" else EVAL_EXAMPLE
+        (prepared / split).mkdir()
+        pq.write_table(pa.Table.from_pylist(rows, schema), prepared / split / "part-0.parquet")
+    return load_dataset(prepared)
+
+
+def ranks(config, model, dataset) -> dict[str, int]:
+    """Return the place of the held-out item of each user among items outside the history."""
+    found = {}
+    for held_out in held_out_of_split(model, dataset, "val", config):
+        seen = held_out.packed.seen_user_S, held_out.packed.seen_item_S
+        scores_BV = held_out.scores_BV.index_put(seen, torch.tensor(-torch.inf))
+        wanted_B1 = scores_BV.gather(1, held_out.targets_BT[:, :1])
+        place_B = (scores_BV > wanted_B1).sum(dim=1)
+        found |= zip(held_out.examples.user_ids, place_B.tolist(), strict=True)
+    return found
+
+
+def test_a_query_is_answered_whatever_the_history(searched):
+    config, model = fitted(searched, **{"model.blend": ["graph", "text_cosine", "bm25"]})
+    place = ranks(config, model, searched)
+    histories = {f"u{user}": chain(user, 4) for user in range(NUM_USERS)}
+    asking = {f"u{user}": (7 * user + 3) % NUM_ITEMS for user in range(1, NUM_USERS, 2)}
+    new = [user for user, item in asking.items() if item not in histories[user]]
+    assert len(new) > 10
+    assert [place[user] for user in new] == [0] * len(new)
+    others = [place[f"u{user}"] for user in range(0, NUM_USERS, 2)]
+    assert np.mean([found < 3 for found in others]) > 0.9
+
+
+def test_users_without_a_query_are_fitted_alone(searched):
+    config, model = fitted(searched, **{"model.blend": ["graph", "text_cosine", "bm25"]})
+    _, plain = fitted(searched, **{"model.blend": ["graph"]})
+    asking = {f"u{user}" for user in range(1, NUM_USERS, 2)}
+    for one, other in zip(
+        held_out_of_split(model, searched, "val", config),
+        held_out_of_split(plain, searched, "val", config),
+        strict=True,
+    ):
+        rows = [row for row, user in enumerate(one.examples.user_ids) if user not in asking]
+        assert torch.equal(one.scores_BV[rows], other.scores_BV[rows])
+
+
+def test_the_sample_holds_users_with_and_without_a_query_apart(searched):
+    sample = sample_users(searched)
+    for examples in sample:
+        assert len(set((examples.queries == NO_QUERY).tolist())) == 1
+    users = [user for examples in sample for user in examples.user_ids]
+    assert len(users) == len(set(users)) == NUM_USERS

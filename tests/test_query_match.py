@@ -13,7 +13,7 @@ from recdiv_core.models.baselines.query_match import TIES, fit_bm25
 from recdiv_core.models.queries import Queries
 from tests.oracles import bm25_scores
 
-WORDS = ["red", "shoe", "shoes", "boot", "acme", "42", "\u978b\u5b50"]
+WORDS = ["red", "shoe", "glass", "boot", "acme", "42", "\u978b\u5b50"]
 TEXTS = [["red", "shoe", "acme"], ["boot"], [], ["red", "boot", "42", "red"], ["shoe", "shoe"]]
 COUNTS = np.array([1, 9, 4, 3, 2])
 texts = st.lists(st.lists(st.sampled_from(WORDS), max_size=5), min_size=1, max_size=8)

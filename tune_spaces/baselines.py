@@ -33,7 +33,7 @@ GRIDS = {
     ],
     "text": [{}, {"text_vectors": "encoder"}, {"recency": 0.5}],
     "buy_again": [{"half_life": half_life} for half_life in (0.0, 30.0, 90.0)],
-    "bm25": [{}, {"bm25_b": 0.3}],
+    "bm25": [{}, {"bm25_k1": 1.2}, {"bm25_k1": 1.2, "bm25_b": 0.0}],
     "text_cosine": [{}],
     "hybrid": [{"lexical_weight": share} for share in (0.3, 0.5, 0.7)],
 }

@@ -7,10 +7,12 @@ rest. Each score is standardised per user, over the catalogue, so weights mean t
 users. The weight of a score is linear in the log of the history's length, because counts are worth
 more where a history is short. blend_weights.py fits the weights on validation users. Wolpert, 1992,
 Stacked Generalization.
+Requests with a query have weights of their own, and further terms that read the query. So search
+is at least the best weighted sum of its parts, and requests without a query do not change.
 A term that counts events knows nothing about an item without a train event, and would put it last.
 Its value there is filled in by regression on the learned score: the correlation of the two scores
 over the other items, times the learned score.
-Shapes: B users, V catalogue, T scores (the learned one first).
+Shapes: B users, V catalogue, T scores (the learned one first), U those with the query's terms.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.baselines import READ_QUERIES, Baseline
 from recdiv_core.models.baselines.histories import Histories
 from recdiv_core.models.scale import moments, standardise
 
@@ -33,6 +36,17 @@ TYPICAL_LENGTH: Final = 8.0
 
 COLD_KINDS: Final = frozenset({"text", "bm25", "text_cosine", "hybrid"})
 """Kinds of terms that know items without a train event."""
+
+
+QUERY_PRIOR: Final[Mapping[str, float]] = {
+    "learned": 0.5,
+    "recent_popular": 0.3,
+    "text_cosine": 0.5,
+    "bm25": 2.0,
+    "hybrid": 2.5,
+}
+"""Weights for requests with a query before any fit, and what few requests are pulled to. Other
+terms have 0."""
 
 
 class Term(nn.Module):
@@ -58,24 +72,32 @@ class Blend(nn.Module):
     """Add weighted terms to the learned score.
 
     Args:
-        terms: fitted baselines, in order.
+        terms: fitted baselines, in order; kinds that read queries (READ_QUERIES) are put last.
         is_warm_V: whether an item has a train event.
 
     Attributes:
         weight_T2: weight of each score at TYPICAL_LENGTH, and its change per unit of
             log(length + 1); the learned score is the first. The learned score alone at the start.
+            The terms that read queries are no part of it.
+        query_weight_U2: the same for requests with a query, over all terms; a prior at the start.
+            None without terms that read queries: then all requests have the same weights.
     """
 
     weight_T2: Tensor
+    query_weight_U2: Tensor | None
     cold_C: Tensor
 
     def __init__(self, terms: Sequence[Baseline], is_warm_V: Tensor) -> None:
         super().__init__()
         self.register_buffer("cold_C", (~is_warm_V).nonzero()[:, 0], persistent=False)
-        self.terms = nn.ModuleList(Term(baseline) for baseline in terms)
-        weight_T2 = torch.zeros(len(terms) + 1, 2)
+        ordered = sorted(terms, key=lambda baseline: baseline.kind in READ_QUERIES)
+        self.terms = nn.ModuleList(Term(baseline) for baseline in ordered)
+        self.num_history_terms = sum(kind not in READ_QUERIES for kind in self.kinds)
+        weight_T2 = torch.zeros(self.num_history_terms + 1, 2)
         weight_T2[0, 0] = 1.0
         self.register_buffer("weight_T2", weight_T2)
+        has_more = self.num_history_terms < len(terms)
+        self.register_buffer("query_weight_U2", query_prior(self.kinds) if has_more else None)
 
     @property
     def kinds(self) -> list[str]:
@@ -101,20 +123,41 @@ class Blend(nn.Module):
         Returns:
             factor_B1, and added_BV, which holds the weighted terms.
         """
-        weight_BT = features_of(histories) @ self.weight_T2.T
+        weight_BU = self._weights(histories)
         mean_B1, inverse_B1 = moments(learned_BV)
-        factor_B1 = weight_BT[:, :1] * inverse_B1
+        factor_B1 = weight_BU[:, :1] * inverse_B1
         added_BV = (-mean_B1 * factor_B1).repeat(1, learned_BV.shape[1])
         standard_BV = (learned_BV - mean_B1) * inverse_B1
-        for place, term in enumerate(self.terms, start=1):
-            scores_BV = self._scores(cast("Term", term), standard_BV, histories)
-            added_BV.addcmul_(scores_BV, weight_BT[:, place : place + 1])
+        for place, term in enumerate(self._terms_of(histories), start=1):
+            scores_BV = self._scores(term, standard_BV, histories)
+            added_BV.addcmul_(scores_BV, weight_BU[:, place : place + 1])
         return factor_B1, added_BV
 
-    def each(self, learned_BV: Tensor, histories: Histories) -> list[Tensor]:
-        """Return the standardised scores one by one, each [B, V]; the learned ones first."""
-        standard_BV = standardise(learned_BV)
+    def _weights(self, histories: Histories) -> Tensor:
+        """Return the weights of each user: [B, T], or [B, U] if the batch has a query.
+
+        Query terms have the weight 0 for a request without a query.
+        """
+        features_B2 = features_of(histories)
+        weight_BT = features_B2 @ self.weight_T2.T
+        if histories.queries is None or self.query_weight_U2 is None:
+            return weight_BT
+        num_more = len(self.query_weight_U2) - len(self.weight_T2)
+        asks_B1 = histories.queries.has_query_B[:, None]
+        asked_BU = features_B2 @ self.query_weight_U2.T
+        return torch.where(asks_B1, asked_BU, F.pad(weight_BT, (0, num_more)))
+
+    def _terms_of(self, histories: Histories) -> list[Term]:
+        """Return the terms that count in a batch: all if it has a query."""
         terms = cast("list[Term]", list(self.terms))
+        return terms[: self.num_history_terms] if histories.queries is None else terms
+
+    def each(self, learned_BV: Tensor, histories: Histories) -> list[Tensor]:
+        """Return the standardised scores one by one, each [B, V]; the learned ones first.
+
+        The terms that read queries follow if the batch has a query.
+        """
+        standard_BV, terms = standardise(learned_BV), self._terms_of(histories)
         return [standard_BV, *(self._scores(term, standard_BV, histories) for term in terms)]
 
     def _scores(self, term: Term, standard_BV: Tensor, histories: Histories) -> Tensor:
@@ -136,6 +179,16 @@ class Blend(nn.Module):
             for term in cast("list[Term]", list(self.terms))
             for name, tensor in term.named_buffers()
         }
+
+
+def query_prior(kinds: Sequence[str]) -> Tensor:
+    """Return the weights of requests with a query before any fit, [U, 2].
+
+    >>> query_prior(["graph", "bm25"])[:, 0].tolist()
+    [0.5, 0.0, 2.0]
+    """
+    weight_U = torch.tensor([QUERY_PRIOR.get(kind, 0.0) for kind in ("learned", *kinds)])
+    return torch.stack([weight_U, torch.zeros_like(weight_U)], dim=1)
 
 
 def read_terms(kinds: Sequence[str], weights: Mapping[str, Tensor]) -> list[Baseline]:

@@ -80,12 +80,16 @@ class Choices(NamedTuple):
         )
 
 
-def fit_weights(choices: Choices, *, k: int) -> Tensor:
+def fit_weights(
+    choices: Choices, *, k: int, prior_T2: Tensor | None = None, strength: float = STRENGTH
+) -> Tensor:
     """Fit the weights of the scores in float64: the convex fit first, then NDCG.
 
     Args:
         choices: of the users. Users without an allowed target count nothing.
         k: length of the slate, for NDCG@k.
+        prior_T2: weights that the L2 penalty of the convex fit pulls to; None = 0.
+        strength: of this penalty, in nats per squared weight.
 
     Returns:
         weight_T2 float32; without a user that counts, the learned score alone.
@@ -93,32 +97,39 @@ def fit_weights(choices: Choices, *, k: int) -> Tensor:
     double = choices._replace(
         scores_BCT=choices.scores_BCT.double(), features_B2=choices.features_B2.double()
     ).that_count()
-    return raise_ndcg(fit_likelihood(double), double, k=k).float()
+    return raise_ndcg(fit_likelihood(double, prior_T2, strength), double, k=k).float()
 
 
-def fit_likelihood(choices: Choices) -> Tensor:
+def fit_likelihood(
+    choices: Choices, prior_T2: Tensor | None = None, strength: float = STRENGTH
+) -> Tensor:
     """Fit the weights by likelihood.
 
-    Minimises `mean_b [-1/n_b sum_(c in targets) log softmax_c(sum_t w_bt s_bct)] + STRENGTH |w|^2`
-    with `w_b = W f_b`, over the allowed candidates of each user. This is a conditional logit model.
-    McFadden, 1974, Conditional Logit Analysis of Qualitative Choice Behavior.
+    Minimises `mean_b [-1/n_b sum_(c in targets) log softmax_c(sum_t w_bt s_bct)] + strength |w -
+    prior|^2` with `w_b = W f_b`, over the allowed candidates of each user. This is a conditional
+    logit model. McFadden, 1974, Conditional Logit Analysis of Qualitative Choice Behavior.
 
     Args:
         choices: each user has an allowed target.
+        prior_T2: see `fit_weights`.
+        strength: see `fit_weights`.
 
     Returns:
-        weight_T2; without users, the learned score alone.
+        weight_T2; without users the prior, or the learned score alone.
     """
     share_BC = choices.is_target_BC.to(choices.scores_BCT)
     share_BC /= share_BC.sum(dim=1, keepdim=True)
     start_T2 = share_BC.new_zeros(choices.scores_BCT.shape[2], 2)
     start_T2[0, 0] = 1.0
+    pulled_T2 = torch.zeros_like(start_T2)
+    if prior_T2 is not None:
+        start_T2 = pulled_T2 = prior_T2.to(start_T2)
     if not len(share_BC):
         return start_T2
 
     def loss(weight_T2: Tensor) -> Tensor:
         nats_B = -(choices.blended(weight_T2).log_softmax(dim=1) * share_BC).sum(dim=1)
-        return nats_B.mean() + STRENGTH * weight_T2.square().sum()
+        return nats_B.mean() + strength * (weight_T2 - pulled_T2).square().sum()
 
     return _minimise(loss, start_T2)
 

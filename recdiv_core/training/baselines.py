@@ -7,6 +7,7 @@ settings. fit.py runs it in a worker.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -33,6 +34,10 @@ from recdiv_core.training.kinds import check_size
 
 Fit = Callable[[Config, Dataset, TrainEvents], Mapping[str, Tensor]]
 """config, data set, train events -> weights."""
+
+
+LEXICAL_FIELDS: Final = ("brand", "category", "colour")
+"""Columns of the catalogue whose words queries name, beside `model.text.fields`."""
 
 
 def fit_baseline(config: Config, dataset: Dataset, events: TrainEvents | None = None) -> Baseline:
@@ -143,7 +148,9 @@ def _bm25(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str,
     del events
     own = config.model.baseline
     counts_V = dataset.catalogue.popularity_V
-    return fit_bm25(counts_V, _texts(dataset), k1=own.bm25_k1, b=own.bm25_b)
+    fields = dict.fromkeys((*dataset.manifest.encoder.fields, *LEXICAL_FIELDS))
+    texts = make_texts(dataset.catalogue.table, list(fields)).to_pylist()
+    return fit_bm25(counts_V, texts, k1=own.bm25_k1, b=own.bm25_b)
 
 
 def _hybrid(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:

@@ -1,5 +1,6 @@
 """Fit the blend of a run: its terms on the train events, its weights on validation users.
 
+Users with a query and users without have weights of their own, fitted on each kind alone.
 The terms are fitted once, before the first step. The weights follow the model: they are fitted anew
 before each evaluation on the validation split, on the same sample of its users. All ranks do the
 same work, and rank 0 decides, so the ranks agree to the bit. Shapes: see models/blend.py; U users
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
+import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
 from torch.nn import functional as F
@@ -27,9 +29,11 @@ from recdiv_core.models.blend import (
     Blend,
     features_of,
     gate_features,
+    query_prior,
 )
-from recdiv_core.models.blend_weights import Choices, fit_weights
+from recdiv_core.models.blend_weights import STRENGTH, Choices, fit_weights
 from recdiv_core.models.recommender import Recommender
+from recdiv_core.schema import NO_QUERY, QUERY
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.scoring import Scoring, histories_of, learned_scoring, with_queries
 from recdiv_core.training.baselines import fit_baseline
@@ -45,6 +49,17 @@ SAMPLE_USERS: Final = 2048
 
 SAMPLE_CHUNKS: Final = 16
 """Ranges of rows that the sample is made of, spread evenly over the split."""
+
+TRUST: Final = 5.0
+"""Pull of the weights for queries to `query_prior`, in nats per squared weight, summed over the
+requests: few requests move them little."""
+
+GATED_REQUESTS: Final = 1000
+"""Requests with a query from which on their weights depend on the history's length. Fewer requests
+do not tell."""
+
+READ_AHEAD: Final = 8
+"""Rows that are read for each user of the sample with a query, because few may have one."""
 
 DEPTH: Final = 100
 """Best items of each score that are candidates of a user."""
@@ -94,15 +109,25 @@ def term_config(config: Config, kind: BlendTerm) -> Config:
 
 
 def sample_users(dataset: Dataset) -> list[Examples]:
-    """Read the validation users that fit the weights: a part of the split, the same in each run."""
+    """Read the validation users that fit the weights: a part of the split, the same in each run.
+
+    Returns:
+        batches of users without a query, and batches of users with one.
+    """
     rows = SplitRows(dataset.prepared, "val")
     size = -(-min(SAMPLE_USERS, rows.num_rows) // SAMPLE_CHUNKS)
     edges = [rows.num_rows * chunk // SAMPLE_CHUNKS for chunk in range(SAMPLE_CHUNKS + 1)]
-    return [
-        eval_examples(rows.read(start, min(start + size, stop)))
-        for start, stop in pairwise(edges)
-        if start < stop
-    ]
+    has_queries = dataset.queries_QH is not None
+    sample: list[Examples] = []
+    for start, stop in pairwise(edges):
+        if start == stop:
+            continue
+        table = rows.read(start, min(start + size, stop))
+        sample.append(eval_examples(table.filter(pc.field(QUERY) == NO_QUERY)))
+        if has_queries:
+            table = rows.read(start, min(start + READ_AHEAD * size, stop))
+            sample.append(eval_examples(table.filter(pc.field(QUERY) != NO_QUERY).slice(0, size)))
+    return [examples for examples in sample if len(examples.user_ids)]
 
 
 def fit_blend(
@@ -120,13 +145,35 @@ def fit_blend(
     if blend is None:
         return
     score = learned_scoring(model, config.model.diversity)
-    weight_T2 = fit_weights(observe(blend, score, sample, dataset, config), k=config.eval.k)
-    is_alone = not dist.is_initialized()
-    if not is_alone:
-        dist.broadcast(weight_T2, src=0)
-    blend.weight_T2.copy_(weight_T2)
-    if is_alone or dist.get_rank() == 0:
-        logger.info("blend: %s", describe(blend.kinds, weight_T2))
+    kinds = blend.kinds
+    asking = [examples for examples in sample if (examples.queries != NO_QUERY).all()]
+    others = [examples for examples in sample if (examples.queries == NO_QUERY).all()]
+    if others:
+        choices = observe(blend, score, others, dataset, config)
+        _set(blend.weight_T2, fit_weights(choices, k=config.eval.k))
+        _log("blend", kinds, blend.weight_T2)
+    num_asking = sum(len(examples.user_ids) for examples in asking)
+    if blend.query_weight_U2 is not None and num_asking:
+        choices = observe(blend, score, asking, dataset, config)
+        if num_asking < GATED_REQUESTS:
+            constant_2 = choices.features_B2.new_tensor([1.0, 0.0])
+            choices = choices._replace(features_B2=choices.features_B2 * constant_2)
+        prior_U2, strength = query_prior(kinds), max(STRENGTH, TRUST / num_asking)
+        fitted_U2 = fit_weights(choices, k=config.eval.k, prior_T2=prior_U2, strength=strength)
+        _set(blend.query_weight_U2, fitted_U2)
+        _log("blend with a query", kinds, blend.query_weight_U2)
+
+
+def _set(weight: torch.Tensor, fitted: torch.Tensor) -> None:
+    """Copy fitted weights into those of a blend; rank 0 decides."""
+    if dist.is_initialized():
+        dist.broadcast(fitted, src=0)
+    weight.copy_(fitted)
+
+
+def _log(name: str, kinds: Sequence[str], weight_T2: torch.Tensor) -> None:
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        logger.info("%s: %s", name, describe(kinds[: len(weight_T2) - 1], weight_T2))
 
 
 def describe(kinds: Sequence[str], weight_T2: torch.Tensor) -> str:
