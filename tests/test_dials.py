@@ -7,19 +7,24 @@ from functools import partial
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from mlflow import MlflowClient
 
 from recdiv_core.config import DIALS, Config, dial_text, override, parse_dial
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.evaluate import tally_dials
+from recdiv_core.evaluation.systems import find_run
 from recdiv_core.fronts.choice import choose
 from recdiv_core.fronts.points import points
 from recdiv_core.fronts.trials import hypervolumes
 from recdiv_core.metrics.tally import finish
+from recdiv_core.release.registry import other_reranking
 from recdiv_core.rerank import RERANKERS
 from recdiv_core.slates import dials
 from recdiv_core.slates.dials import dial_policies, dials_of
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
+from recdiv_core.tracking.find import RECOMMENDED, run_of
+from recdiv_core.tracking.runs import set_tags
 from recdiv_core.training.baselines import fit_baseline
 from recdiv_core.training.dials import judge_dials
 from recdiv_core.training.fit import evaluate_under
@@ -184,3 +189,36 @@ def test_a_training_is_one_step_of_the_hypervolume():
     steps = hypervolumes(points(sweep(plain, wide)), (NDCG, COVERAGE))
     assert [one.run for one, _ in steps] == ["plain", "wide"]
     assert [volume for _, volume in steps] == [pytest.approx(0.24), pytest.approx(0.30)]
+
+
+@pytest.fixture
+def recommended(swept_shop):
+    """Return a sweep that recommends its trial `bent` under another re-ranking."""
+    client = MlflowClient(tracking_uri=swept_shop.sweep.uri)
+    bent = run_of(swept_shop.sweep.uri, override(swept_shop.config, {"run.name": "bent"}))
+    tags = client.get_run(swept_shop.sweep.run_id).data.tags
+    own = [f"{key}={value}" for key, value in parse_dial("msd 0.2 logit 0.5").items()]
+    text = "+".join([bent.run_id, *own])
+    set_tags(swept_shop.sweep, {RECOMMENDED: text})
+    yield bent, text
+    set_tags(swept_shop.sweep, {RECOMMENDED: tags.get(RECOMMENDED, "")})
+
+
+def test_the_id_of_a_sweep_is_its_recommended_point(swept_shop, recommended):
+    find = partial(find_run, settings={}, uri=lambda: swept_shop.sweep.uri)
+    found = find(swept_shop.sweep.run_id)
+    assert found.config.run.name == "bent"
+    assert settings_of(found.config) == parse_dial("msd 0.2 logit 0.5")
+    own = find(f"{swept_shop.sweep.run_id}+rerank.diversity=0.7")
+    assert settings_of(own.config) == parse_dial("msd 0.7 logit 0.5")
+    assert settings_of(find(recommended[0].run_id).config) == parse_dial("none")
+
+
+def test_registering_without_the_re_ranking_that_was_chosen_is_warned_of(swept_shop, recommended):
+    (bent, text), uri = recommended, swept_shop.sweep.uri
+    warn = partial(other_reranking, uri, bent)
+    config = override(swept_shop.config, {"run.name": "bent"})
+    assert text in warn(config)
+    assert warn(override(config, parse_dial("msd 0.2 logit 0.5"))) == ""
+    plain = run_of(uri, override(swept_shop.config, {"run.name": "plain"}))
+    assert other_reranking(uri, plain, config) == ""

@@ -1,5 +1,6 @@
 """A run is registered, loaded by its alias, and promoted only through the gate."""
 
+import json
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -8,12 +9,14 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from recdiv_core.config import DIALS_FILE, override, parse_dial
 from recdiv_core.data.reading import read_eval
 from recdiv_core.slates.checkpoint import chosen_checkpoint, read_config
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
+from recdiv_core.tracking.runs import RunHandle, read_text
 from tests.cluster.conftest import run
 
 pytestmark = pytest.mark.ray
@@ -30,10 +33,10 @@ def register(shop, *arguments):
     return run("register", *arguments, f"tracking.uri={shop.uri}")
 
 
-def own_slates(place: Path) -> tuple[pd.DataFrame, list[list[str]]]:
+def own_slates(place: Path, **settings: object) -> tuple[pd.DataFrame, list[list[str]]]:
     """Return the histories and queries of test users, and the slates that evaluation judges."""
     checkpoint = chosen_checkpoint(place)
-    config = read_config(checkpoint)
+    config = override(read_config(checkpoint), settings)
     dataset = load_dataset(Path(config.data.prepared))
     ids = dataset.catalogue.table["item_id"].to_pylist()
     alone = {"batch_size": config.eval.batch_size, "rank": 0, "world_size": 1}
@@ -73,6 +76,22 @@ def test_a_registered_model_makes_the_slates_that_were_judged(shop, trained, loa
     for times, said in (([5], "1 times for 2 items"), ([5, 4], "times must rise")):
         with pytest.raises(ValueError, match=f"row 0: {said}"):
             model.predict(pd.DataFrame({"history": [["a", "b"]], "times": [times]}))
+
+
+def test_a_re_ranked_model_is_served_as_it_was_measured(shop, trained, load):
+    place = shop.storage / "undisturbed"
+    handle = RunHandle(shop.uri, "", trained["mlflow_run_id"])
+    entries = json.loads(read_text(handle, DIALS_FILE))
+    entry = next(own for own in entries if own["settings"] == parse_dial("msd 0.4 logit 0.25"))
+    words = [f"{key}={value}" for key, value in entry["settings"].items()]
+    for split in ("val", "test"):
+        given = ["--checkpoint", trained["checkpoint"], "--split", split, *words]
+        assert entry[split].items() <= run("evaluate", *given)["metrics"].items()
+    registered = register(shop, "+".join([handle.run_id, *words]), "--name", "re-ranked")
+    users, slates = own_slates(place, **entry["settings"])
+    made = load(registered["model_uri"]).predict(users)
+    assert [list(slate) for slate in made["item_ids"]] == slates
+    assert slates != own_slates(place)[1]
 
 
 def test_only_what_passes_the_gate_becomes_the_champion(shop, trained, references, load, capsys):
