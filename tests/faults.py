@@ -454,6 +454,19 @@ RERANKERS: Final[Faults] = {
 }
 
 SPLITS: Final[Faults] = {
+    "data/derived_categories.py": (
+        "test_derived_categories",
+        [
+            ("num_given >= FEW_GIVEN", "num_given > FEW_GIVEN"),
+            ('- int("" in set(texts.to_pylist()))', ""),
+            ("np.where(has_text_D, labels[place_D], -1)", "labels[place_D]"),
+            ("place_D = np.cumsum(has_text_D) - 1", "place_D = np.arange(len(has_text_D)) - 1"),
+            ("if score > best[1]:", "if score < best[1]:"),
+            ("own_W - mean_W", "own_W"),
+            ("if not any(_is_like(word, other) for other in kept):", "if True:"),
+            ("name if name not in names else", "name if True else"),
+        ],
+    ),
     "data/split.py": (
         "test_split",
         [

@@ -66,10 +66,12 @@ def test_the_number_of_threads_changes_nothing():
 
 
 def test_items_without_a_text_are_in_a_category_named_so():
-    titles, vectors, _ = shop()
-    texts = pa.array(["" if row % 10 == 0 else t for row, t in enumerate(titles.to_pylist())])
+    titles, vectors, kind_V = shop()
+    texts = pa.array(["" if row % 10 == 5 else t for row, t in enumerate(titles.to_pylist())])
     names = derive_categories(texts, texts, vectors, 8).to_pylist()
-    assert all((name == NO_TEXT) == (row % 10 == 0) for row, name in enumerate(names))
+    assert all((name == NO_TEXT) == (row % 10 == 5) for row, name in enumerate(names))
+    for name, kind in zip(names, kind_V, strict=True):
+        assert name == NO_TEXT or name.split(", ")[0] == WORDS[kind]
 
 
 def test_equal_texts_are_in_one_category():
@@ -101,6 +103,18 @@ def test_the_number_and_the_names_are_logged(caplog):
 def test_titles_of_any_script_give_names(titles, names):
     found = name_clusters(pa.array(titles), np.array([0, 0, 1, 1]))
     assert [name.split(", ")[0] for name in found] == list(names)
+
+
+def test_a_word_of_all_titles_names_no_cluster():
+    things = ["tea", "mug", "pot", "lamp", "desk", "sofa"]
+    titles = pa.array([f"sale {thing}" for thing in things])
+    for name in name_clusters(titles, np.array([0, 0, 0, 1, 1, 1])):
+        assert "sale" not in name.split(", ")
+
+
+def test_a_name_has_no_two_forms_of_a_word():
+    titles = pa.array(["tea teas cup", "tea teas cup", "lamp", "lamp"])
+    assert name_clusters(titles, np.array([0, 0, 1, 1])) == ["cup, tea", "lamp"]
 
 
 def test_clusters_with_the_same_words_have_different_names():

@@ -69,6 +69,22 @@ def test_without_slates_there_are_bars_alone(choice):
     assert "typical users" not in page
 
 
+def test_derived_categories_are_said_to_be_derived(choice):
+    example = {
+        "user_id": "1",
+        "history": [],
+        "changes": "",
+        "slates": [],
+        "new": (),
+        "wanted": (),
+        "colours": {},
+    }
+    first = {**first_screen(choice, {}, None), "examples": [example], "are_derived": True}
+    assert "categories (derived from texts)" in " ".join(
+        render("first_screen.html", first=first).split()
+    )
+
+
 def test_without_another_trial_there_is_no_first_screen():
     assert (
         first_screen(choose([point("plain", PLAIN, is_plain=True)], (NDCG, ILD)), {}, None) is None

@@ -96,6 +96,13 @@ def test_without_a_finished_trial_the_front_is_empty():
     assert (front.members, front.knee, front.hypervolume) == ((), None, 0.0)
 
 
+def test_a_note_says_that_categories_are_derived_from_texts():
+    own = replace(sweep(PLAIN), facts={"categories from": "texts"})
+    front = trials.front_of([PLAIN], NDCG, COVERAGE)
+    assert any("derived from texts" in note for note in trials_text.notes(front, own))
+    assert not any("derived" in note for note in trials_text.notes(front, sweep(PLAIN)))
+
+
 @pytest.mark.parametrize(
     ("num_judged", "said"),
     [

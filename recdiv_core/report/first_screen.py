@@ -70,6 +70,7 @@ def first_screen(
         "examples": examples,
         "num_new": f"{views.k - views.changes.mean_common:.1f}" if views and views.changes else "",
         "k": views.k if views else 0,
+        "are_derived": views is not None and views.are_derived,
     }
 
 

@@ -61,6 +61,7 @@ def section(views: SlateViews, fronts: Sequence[Front]) -> dict[str, object]:
             for role, trial, colour in zip(views.roles, views.trials, COLOURS, strict=False)
         ],
         "notes": views.notes,
+        "are_derived": views.are_derived,
         "test_plots": [plot for front in fronts for plot in _test_front(front, views)],
         "differences": _differences(views) if views.differences else None,
         "exposure_plot": _exposure_plot(views),

@@ -77,6 +77,7 @@ class SlateViews:
         changes: Differences between the first two runs; None with a single run.
         examples: Slates of some users, of the first two runs.
         notes: Sentences about what is missing.
+        are_derived: Whether categories are derived from texts (`categories_from`).
         paired: RUN -> metric -> difference from the first run, also of runs that are not shown.
     """
 
@@ -96,6 +97,7 @@ class SlateViews:
     changes: slate_examples.Changes | None
     examples: tuple[slate_examples.Example, ...]
     notes: tuple[str, ...]
+    are_derived: bool
     paired: Paired
 
 
@@ -190,6 +192,7 @@ def view_slates(
             _batches(dataset, config), dataset, pair, histories.length_U > 0, show_ids=show_ids
         ),
         notes=tuple(notes),
+        are_derived=dataset.manifest.categories_from == "texts",
         paired=paired,
     )
 
