@@ -163,9 +163,22 @@ def test_steps_that_overflow_are_counted_when_they_are_fetched(dataset):
 
 def test_an_epoch_reports_means_speed_and_waiting(dataset):
     learner = learner_of(dataset)
-    learner.evaluate = lambda split: {"ndcg_at_10": 0.5}
+    learner.evaluate_under = lambda split, policies: [{"ndcg_at_10": 0.5}] * len(policies)
     train(learner)
-    values, metrics = learner.end_epoch()
+    values, metrics = learner.end_epoch(is_final=False)
     assert values == {"ndcg_at_10": 0.5}
     assert metrics["train/users_per_s"] == pytest.approx(NUM_USERS / metrics["train/epoch_s"])
-    assert learner.sums == []
+    assert (learner.sums, learner.under_dials) == ([], [])
+
+
+def test_the_last_epoch_evaluates_the_re_ranking_settings_in_the_same_pass(dataset):
+    learner, asked = learner_of(dataset, **{"eval.dials": ["msd 0.2", "logit 0.5"]}), []
+
+    def evaluate(split, policies):
+        asked.append((split, [(each.method, each.diversity) for each in policies]))
+        return [{"ndcg_at_10": float(place)} for place in range(len(policies))]
+
+    learner.evaluate_under = evaluate
+    assert learner.validate(is_final=True) == {"ndcg_at_10": 0.0}
+    assert learner.under_dials == [{"ndcg_at_10": 1.0}, {"ndcg_at_10": 2.0}]
+    assert asked == [("val", [("none", 0.0), ("msd", 0.2), ("none", 0.0)])]

@@ -25,7 +25,12 @@ Evaluate = Callable[[str, Sequence[SlatePolicy]], Sequence[Metrics]]
 
 
 def judge_dials(
-    config: Config, dataset: Dataset, evaluate: Evaluate, *, is_first: bool
+    config: Config,
+    dataset: Dataset,
+    evaluate: Evaluate,
+    *,
+    on_val: Sequence[Metrics] = (),
+    is_first: bool,
 ) -> tuple[Metrics, str]:
     """Return the test metrics of a model, and its metrics under each entry of `eval.dials`.
 
@@ -33,24 +38,27 @@ def judge_dials(
         config: `eval` and `rerank`.
         dataset: the prepared data set.
         evaluate: evaluates the model over the users of all ranks.
+        on_val: validation metrics under the entries, if they are known; saves a pass.
         is_first: whether this is rank 0, which logs.
 
     Returns:
         test metrics under the config's own settings, and what `dials_json` returns; empty without
         entries.
     """
+    started = time.monotonic()
     policies = dial_policies(config, dataset)
     test, *on_test = evaluate("test", [slate_policy(config, dataset), *policies])
     if not policies:
         return test, ""
-    started = time.monotonic()
-    on_val = evaluate("val", policies)
+    found = on_val or evaluate("val", policies)
     if is_first:
-        took_s = time.monotonic() - started
         logger.info(
-            "%s: %d re-ranking settings evaluated in %.1f s", config.run.name, len(policies), took_s
+            "%s: test and %d re-ranking settings evaluated in %.1f s",
+            config.run.name,
+            len(policies),
+            time.monotonic() - started,
         )
-    return test, dials_json(config, on_val, on_test)
+    return test, dials_json(config, found, on_test)
 
 
 def dials_report(progress: Progress) -> dict[str, str]:

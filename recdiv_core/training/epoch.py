@@ -27,6 +27,7 @@ from recdiv_core.evaluation.evaluate import tally_dials
 from recdiv_core.metrics.tally import Tally, count_users, finish
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset, tokens_of
+from recdiv_core.slates.dials import dial_policies
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training.blending import fit_blend, sample_users
@@ -61,6 +62,7 @@ class Learner:
         steps_an_epoch: optimiser steps per epoch, the same on every rank.
         sums: fetched sums of each step of this epoch, those before a restart included.
         num_skipped: fetched steps of the whole run that overflowed (fp16).
+        under_dials: validation metrics under the entries of `eval.dials`; empty = not evaluated.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Learner:
         self.shown_V = torch.zeros(len(dataset.catalogue), device=self.device)
         self.sums: list[StepSums] = []
         self.num_skipped = 0
+        self.under_dials: list[dict[str, float]] = []
         self._unfetched: list[torch.Tensor] = []
         self._waited_s = 0.0  # for data, in this epoch
         self._started = 0.0
@@ -205,8 +208,11 @@ class Learner:
             )
         return metrics
 
-    def end_epoch(self) -> tuple[dict[str, float], dict[str, float]]:
+    def end_epoch(self, *, is_final: bool) -> tuple[dict[str, float], dict[str, float]]:
         """Evaluate on the validation split, and close the epoch's sums.
+
+        Args:
+            is_final: see `validate`.
 
         Returns:
             the metrics of the split, and what training reports of the epoch (`train/...`).
@@ -214,7 +220,7 @@ class Learner:
         train_s = time.monotonic() - self._started
         if self.tokens is not None:
             refresh_texts(self.model, self.tokens, self.rank, self.world_size)
-        values = self.validate()
+        values = self.validate(is_final=is_final)
         eval_s = time.monotonic() - self._started - train_s
         metrics = means(self.sums, "train/")
         if self.config.train.precision == "fp16":
@@ -253,14 +259,18 @@ class Learner:
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * self._rate_factor(step)
 
-    def validate(self) -> dict[str, float]:
-        """Fit the weights of the blend on validation users, and return the metrics of the split."""
-        fit_blend(self.model, self.dataset, self.config, self.sample)
-        return self.evaluate("val")
+    def validate(self, *, is_final: bool) -> dict[str, float]:
+        """Fit the weights of the blend on validation users, and return the metrics of the split.
 
-    def evaluate(self, split: str) -> dict[str, float]:
-        """Return the metrics of a split, over the users of all ranks."""
-        return self.evaluate_under(split, [slate_policy(self.config, self.dataset)])[0]
+        Args:
+            is_final: whether these weights are selected whatever the metrics are; then the same
+                pass evaluates the entries of `eval.dials`.
+        """
+        fit_blend(self.model, self.dataset, self.config, self.sample)
+        dials = dial_policies(self.config, self.dataset) if is_final else []
+        own = slate_policy(self.config, self.dataset)
+        values, *self.under_dials = self.evaluate_under("val", [own, *dials])
+        return values
 
     def evaluate_under(self, split: str, policies: Sequence[SlatePolicy]) -> list[dict[str, float]]:
         """Return the metrics of a split under each policy; the users are scored once."""

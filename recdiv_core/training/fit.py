@@ -28,6 +28,7 @@ from recdiv_core.models.baselines import Baseline
 from recdiv_core.schema import check_unchanged
 from recdiv_core.slates.checkpoint import Progress, read_progress, save_checkpoint
 from recdiv_core.slates.dataset import Dataset
+from recdiv_core.slates.dials import dial_policies
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training.baselines import fit_baseline
@@ -62,11 +63,12 @@ def fit_loop(settings: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     fitted, dataset = baseline.to(device), dataset.to(device)
     evaluate = partial(evaluate_under, config, fitted, dataset)
-    best = evaluate("val", [slate_policy(config, dataset)])[0]
+    policies = [slate_policy(config, dataset), *dial_policies(config, dataset)]
+    best, *on_val = evaluate("val", policies)
     metrics = {"epoch": 0, "train/fit_s": took_s, **_below("val", best)}
     ray.train.report(dict(metrics))  # a copy: the controller reads what is reported later
     metrics |= {"best/epoch": 0, **_below("best/val", best)}
-    test, dials = judge_dials(config, dataset, evaluate, is_first=True)
+    test, dials = judge_dials(config, dataset, evaluate, on_val=on_val, is_first=True)
     metrics |= _below("test", test)
     check_unchanged(dataset.prepared, dataset.manifest)
     progress = Progress(best_metrics=best, is_finished=True, metrics=metrics, dials=dials)

@@ -130,7 +130,7 @@ class _Trainer:
         """Run epochs until the last one or until patience ends; with no epoch, only evaluate."""
         train = self.config.train
         if not train.epochs and not self.progress.is_finished:
-            self._end_epoch(0, self.learner.validate(), {})
+            self._end_epoch(0, self.learner.validate(is_final=True), {})
         first_epoch = self.progress.step // self.learner.steps_an_epoch
         if self.progress.metrics:
             # the driver may have died after the checkpoint, before it logged the metrics
@@ -161,7 +161,8 @@ class _Trainer:
                     ray.train.report({**metrics, "step": step + 1})
                 if step + 1 < last_step and self._must_checkpoint(step + 1):
                     self._report({})
-            values, train_metrics = self.learner.end_epoch()
+            is_final = train.select == "last" and epoch == train.epochs
+            values, train_metrics = self.learner.end_epoch(is_final=is_final)
             if self.rank == 0:
                 self._log_epoch(epoch, values, train_metrics, time.monotonic() - started)
             self._end_epoch(epoch, values, train_metrics)
@@ -224,7 +225,11 @@ class _Trainer:
         """Evaluate the selected epoch (`train.select`); leave it as the last checkpoint."""
         load_whole(self.model, self.best_weights)
         values, dials = judge_dials(
-            self.config, self.dataset, self.learner.evaluate_under, is_first=self.rank == 0
+            self.config,
+            self.dataset,
+            self.learner.evaluate_under,
+            on_val=self.learner.under_dials,
+            is_first=self.rank == 0,
         )
         best = self.progress.best_metrics
         metrics = {
