@@ -129,7 +129,7 @@ def test_what_is_given_at_the_start_place_is_ignored(rng):
 
 @pytest.mark.parametrize("size", [1e-2, 100.0])
 def test_small_id_vectors_count_as_much_as_large_ones(rng, size: float):
-    tower = session_tower()
+    tower = session_tower(normalises_inputs=True)
     position, segment = torch.tensor([[0, 1, 2]]), torch.zeros(1, 3, dtype=torch.int64)
     inputs = torch.randn(1, 3, DIM, generator=rng)
     torch.testing.assert_close(

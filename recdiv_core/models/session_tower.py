@@ -5,10 +5,10 @@ Histories have different lengths, and padding each to the longest wastes most of
 logs. Several histories therefore share one row of the batch (data/batches.py packs them), and a
 mask separates them. Blocks are pre-norm. Attention knows how many events apart two events are, by a
 learned bias per head. So the latest event means the same in a history of any length, and in a
-window of a longer one. Inputs are normalised: id vectors start near 0, and what attention adds
-would drown them. Kang & McAuley, 2018, Self-Attentive Sequential Recommendation; Shaw et al.,
-2018, Self-Attention with Relative Position Representations. Shapes: R packed rows, W their width,
-D dims, H heads.
+window of a longer one. Inputs of ids alone are normalised: id vectors start near 0, and what
+attention adds would drown them. Kang & McAuley, 2018, Self-Attentive Sequential Recommendation;
+Shaw et al., 2018, Self-Attention with Relative Position Representations. Shapes: R packed rows, W
+their width, D dims, H heads.
 """
 
 from __future__ import annotations
@@ -58,10 +58,18 @@ class SessionTower(nn.Module):
         num_heads: attention heads per block.
         max_history: largest number of items in a history; one more position is the start.
         dropout: dropout rate in [0, 1), on inputs and after attention and feed-forward.
+        normalises_inputs: whether to bring the inputs to one scale: for item vectors without text.
     """
 
     def __init__(
-        self, *, dim: int, num_layers: int, num_heads: int, max_history: int, dropout: float
+        self,
+        *,
+        dim: int,
+        num_layers: int,
+        num_heads: int,
+        max_history: int,
+        dropout: float,
+        normalises_inputs: bool = False,
     ) -> None:
         super().__init__()
         self.dropout, self.max_history = dropout, max_history
@@ -69,7 +77,7 @@ class SessionTower(nn.Module):
         self.blocks = nn.ModuleList(
             _Block(dim, num_heads, max_history, dropout) for _ in range(num_layers)
         )
-        self.norm_inputs = nn.LayerNorm(dim)
+        self.norm_inputs = nn.LayerNorm(dim) if normalises_inputs else nn.Identity()
         self.norm = nn.LayerNorm(dim)
         nn.init.normal_(self.start, std=0.02)
 

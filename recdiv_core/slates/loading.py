@@ -59,6 +59,7 @@ def build_model(config: Config, dataset: Dataset, terms: Sequence[Baseline] = ()
             num_heads=config.model.num_heads,
             max_history=config.model.max_history,
             dropout=config.model.dropout,
+            normalises_inputs=not text.enabled,
         ),
         text_VH=text_vectors,
         queries_QH=dataset.queries_QH,
