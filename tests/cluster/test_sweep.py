@@ -11,11 +11,12 @@ import pytest
 from mlflow import MlflowClient
 from ray import tune
 
-from recdiv_core.config import Config, override
+from recdiv_core.config import DIALS_FILE, Config, override
 from recdiv_core.search_space import Objective, SearchSpace
-from recdiv_core.settings import apply_overrides
+from recdiv_core.settings import apply_overrides, parse_overrides
 from recdiv_core.sweep import run as sweep
 from recdiv_core.sweep.search import Budget, FrontSearch
+from recdiv_core.tracking.runs import RunHandle, read_text
 from tests.cluster.conftest import SWEPT, Halted, halt, kill_driver, reserved, run, wait_until
 from tune_spaces.smoke import SPACE
 
@@ -80,9 +81,20 @@ def test_each_point_is_trained_once_a_seed_and_judged_by_its_means(shop):
     for entry in result["front"]:
         own = points[str(entry["params"]["loss.diversity_weight"])]
         assert entry["seeds"] == {seed: trial.info.run_id for seed, trial in own.items()}
+        seeds = [validated(shop, trial, entry["run"]) for trial in own.values()]
         for name, value in entry["val"].items():
-            seeds = [trial.data.metrics[f"best/val/{name}"] for trial in own.values()]
-            assert value == pytest.approx(sum(seeds) / 2), name
+            assert value == pytest.approx(sum(seed[name] for seed in seeds) / 2), name
+
+
+def validated(shop, trial, run):
+    """Return the validation metrics of a trial, under the re-ranking of a RUN if it has any."""
+    _, *settings = run.split("+")
+    if not settings:
+        metrics = trial.data.metrics.items()
+        return {name.removeprefix("best/val/"): value for name, value in metrics}
+    entries = json.loads(read_text(RunHandle(shop.uri, "", trial.info.run_id), DIALS_FILE))
+    wanted = parse_overrides(settings)
+    return next(entry["val"] for entry in entries if entry["settings"] == wanted)
 
 
 def test_a_trial_that_is_left_behind_is_stopped_and_its_workers_end(shop):
