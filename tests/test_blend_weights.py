@@ -13,10 +13,10 @@ from recdiv_core.models.blend_weights import (
     SMOOTH,
     STRENGTH,
     Choices,
-    _ndcg_loss,
     fit_likelihood,
     fit_weights,
     raise_ndcg,
+    smooth_ndcg_loss,
 )
 
 
@@ -126,7 +126,7 @@ def test_smooth_ndcg_is_its_formula():
                 rank = 1 + (1 / (1 + np.exp((scores[item] - others) / SMOOTH))).sum()
             total += 1 / (1 + np.exp(rank - k - 0.5)) / np.log2(1 + rank) / ideal
     want = PULL * float(weight_T2.square().sum()) - total / len(users.scores_BCT)
-    assert float(_ndcg_loss(users, start_T2, k)(weight_T2)) == pytest.approx(want, abs=1e-5)
+    assert float(smooth_ndcg_loss(users, start_T2, k)(weight_T2)) == pytest.approx(want, abs=1e-5)
 
 
 def test_candidates_that_are_not_allowed_change_nothing():

@@ -158,7 +158,7 @@ def raise_ndcg(weight_T2: Tensor, choices: Choices, *, k: int) -> Tensor:
     weight_T2 = start_T2
     for _ in range(ROUNDS):
         near = choices.near_the_top(weight_T2, size)
-        weight_T2 = _minimise(_ndcg_loss(near, start_T2, k), weight_T2)
+        weight_T2 = _minimise(smooth_ndcg_loss(near, start_T2, k), weight_T2)
     return weight_T2 * scale
 
 
@@ -171,7 +171,7 @@ def _deviation(choices: Choices, weight_T2: Tensor) -> Tensor:
     return (square_BC.sum(dim=1, keepdim=True) / count_B1).sqrt().mean().clamp_min(TINY)
 
 
-def _ndcg_loss(near: Choices, start_T2: Tensor, k: int) -> Callable[[Tensor], Tensor]:
+def smooth_ndcg_loss(near: Choices, start_T2: Tensor, k: int) -> Callable[[Tensor], Tensor]:
     """Return the loss of weights: minus the mean smooth NDCG@k, plus the pull to the start."""
     discount_K = 1 / torch.log2(torch.arange(k).to(start_T2) + 2.0)
     ideal_B = discount_K.cumsum(0)[near.num_targets_B.clamp(1, k) - 1]
