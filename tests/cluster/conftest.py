@@ -238,6 +238,20 @@ def on_two_ranks(
     return answers
 
 
+def leave_ranks(results: Any) -> None:
+    """End the part of a rank in `on_two_ranks`: send its answers, and leave with the other rank.
+
+    A thread sends the answers. Without this, a rank waited in `destroy_process_group` with answers
+    unsent, in one of several runs of CI.
+    """
+    import torch.distributed as dist
+
+    results.close()
+    results.join_thread()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 Start = Callable[..., subprocess.Popen[bytes]]
 
 

@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from recdiv_core.training.feed import _gather
 from recdiv_core.training.step_log import StepLog
-from tests.cluster.conftest import on_two_ranks
+from tests.cluster.conftest import leave_ranks, on_two_ranks
 
 pytestmark = pytest.mark.ray  # no Ray in it, but as slow as if there were
 
@@ -21,7 +21,7 @@ def meet(rank, store, results):
     log.start(0)
     now[0] = 12.0
     results.put((gathered, log.fetched(4), log.due))
-    dist.destroy_process_group()
+    leave_ranks(results)
 
 
 def test_ranks_gather_values_in_their_order_and_follow_the_clock_of_rank_0(tmp_path):

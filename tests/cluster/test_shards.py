@@ -13,7 +13,7 @@ from recdiv_core.models.recommender import FreshText
 from recdiv_core.training.build import parameter_groups
 from recdiv_core.training.shards import is_shard, load_optimizer, load_whole, shard_encoder, whole
 from recdiv_core.training.step import fetch_sums, train_step
-from tests.cluster.conftest import on_two_ranks
+from tests.cluster.conftest import leave_ranks, on_two_ranks
 from tests.test_step import NUM_ITEMS, USERS, assert_equal_weights, objective, part
 from tests.test_trainable_encoder import model_of, source, texts
 
@@ -104,7 +104,7 @@ def train_on_a_rank(rank, store, results, source):
         sums = [vars(training.step(SHARES[rank])) for training in (before, after)]
         states = [to_numpy(training.state()["weights"]) for training in (before, after)]
         results.put((("goes on", first, second), states, sums, None))
-    dist.destroy_process_group()
+    leave_ranks(results)
 
 
 def to_numpy(state):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.cluster.conftest import on_two_ranks
+from tests.cluster.conftest import leave_ranks, on_two_ranks
 from tests.test_step import (
     DIALS,
     NUM_ITEMS,
@@ -74,7 +74,7 @@ def train_on_a_rank(rank, store, results):
         training, sums = conditioned_step(*shares[rank], model=wrapped)
         tensors = model.state_dict() | {"shown_V": training.shown_V}
         results.put((name, {key: value.numpy() for key, value in tensors.items()}, [vars(sums)]))
-    dist.destroy_process_group()
+    leave_ranks(results)
 
 
 @pytest.fixture(scope="module")
