@@ -31,11 +31,12 @@ from recdiv_core.models.blend_weights import Choices, fit_likelihood, fit_weight
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import NO_QUERY
 from recdiv_core.slates.dataset import Dataset, load_dataset
+from recdiv_core.slates.fitting import fit_terms
 from recdiv_core.slates.inputs import checkpoint_config
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import HeldOut, Scoring, histories_of, learned_scoring
-from recdiv_core.training.blending import fit_terms, observe, sample_users
+from recdiv_core.training.blending import observe, sample_users
 
 logger = logging.getLogger(__name__)
 

@@ -27,10 +27,10 @@ from recdiv_core.models.recommender import Recommender
 from recdiv_core.shop.words import COLOURS, LEAF_PATHS, LEAVES
 from recdiv_core.slates.checkpoint import read_config
 from recdiv_core.slates.dataset import Dataset, load_dataset
+from recdiv_core.slates.fitting import fit_baseline
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
-from recdiv_core.training.baselines import fit_baseline
 
 K = 10
 BASELINES = {"bm25_cosine": "hybrid", "cosine": "text_cosine", "bm25": "bm25"}

@@ -14,11 +14,12 @@ from recdiv_core.data.reading import train_examples
 from recdiv_core.models.blend import query_prior, read_terms
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE
 from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.fitting import fit_terms
 from recdiv_core.slates.loading import build_model
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training import blending
-from recdiv_core.training.blending import fit_blend, fit_terms, sample_users
+from recdiv_core.training.blending import fit_blend, sample_users
 from recdiv_core.training.build import build_objective
 from recdiv_core.training.parts import Part
 from recdiv_core.training.step_slates import soft_slates

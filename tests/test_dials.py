@@ -21,11 +21,11 @@ from recdiv_core.release.registry import other_reranking
 from recdiv_core.rerank import RERANKERS
 from recdiv_core.slates import dials
 from recdiv_core.slates.dials import dial_policies, dials_of
+from recdiv_core.slates.fitting import fit_baseline
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.tracking.find import RECOMMENDED, run_of
 from recdiv_core.tracking.runs import set_tags
-from recdiv_core.training.baselines import fit_baseline
 from recdiv_core.training.dials import judge_dials
 from recdiv_core.training.fit import evaluate_under
 from tests.test_fit import dataset, histories, metrics, settings

@@ -16,11 +16,11 @@ from recdiv_core.models.baselines import SCORES
 from recdiv_core.schema import CATALOGUE, EVAL_EXAMPLE
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
 from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.fitting import FITS, fit_baseline
 from recdiv_core.slates.loading import load_model
+from recdiv_core.slates.matrix_size import check_size
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
-from recdiv_core.training.baselines import FITS, fit_baseline
-from recdiv_core.training.kinds import check_size
 from tests.test_train_events import write_train
 from tests.worlds import write_dataset
 

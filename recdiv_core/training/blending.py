@@ -1,10 +1,10 @@
-"""Fit the blend of a run: its terms on the train events, its weights on validation users.
+"""Fit the weights of a blend on validation users.
 
 Users with a query and users without have weights of their own, fitted on each kind alone.
-The terms are fitted once, before the first step. The weights follow the model: they are fitted anew
-before each evaluation on the validation split, on the same sample of its users. All ranks do the
-same work, and rank 0 decides, so the ranks agree to the bit. Shapes: see models/blend.py; U users
-of the sample.
+slates/fitting.py fits the terms once, before the first step. The weights follow the model: they are
+fitted anew before each evaluation on the validation split, on the same sample of its users. All
+ranks do the same work, and rank 0 decides, so the ranks agree to the bit.
+Shapes: see models/blend.py; U users of the sample.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from recdiv_core.config import BlendTerm, Config
+from recdiv_core.config import Config
 from recdiv_core.data.batches import pack, pad_targets
 from recdiv_core.data.reading import Examples, SplitRows, eval_examples
-from recdiv_core.data.train_events import read_train_events
-from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.blend import (
     TYPICAL_LENGTH,
     Blend,
@@ -36,13 +34,8 @@ from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import NO_QUERY, QUERY
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.scoring import Scoring, histories_of, learned_scoring, with_queries
-from recdiv_core.training.baselines import fit_baseline
-from recdiv_core.training.kinds import EASE_ITEMS
 
 logger = logging.getLogger(__name__)
-
-NEIGHBOURS: Final = 100
-"""Most neighbours of an item in a term: 800 bytes of each checkpoint per item and term."""
 
 SAMPLE_USERS: Final = 2048
 """Validation users that fit the weights."""
@@ -63,49 +56,6 @@ READ_AHEAD: Final = 8
 
 DEPTH: Final = 100
 """Best items of each score that are candidates of a user."""
-
-
-def fit_terms(config: Config, dataset: Dataset) -> list[Baseline]:
-    """Fit the terms of `model.blend` on the train split only.
-
-    `buy_again` is left out where slates hold no item of the history, `recent_popular` where the log
-    has no times.
-
-    Args:
-        config: `model.blend`, `model.baseline` and `eval.filter_seen`.
-        dataset: on the CPU.
-
-    Raises:
-        UserError: a term does not fit into memory.
-    """
-    if not config.model.blend:
-        return []
-    events = read_train_events(dataset.prepared)
-    idle = {"buy_again": config.eval.filter_seen, "recent_popular": events.time_E is None}
-    return [
-        fit_baseline(term_config(config, kind), dataset, events)
-        for kind in config.model.blend
-        if not idle.get(kind)
-    ]
-
-
-def term_config(config: Config, kind: BlendTerm) -> Config:
-    """Return the config of a baseline that is a term.
-
-    The graph has no text, which is a term of its own. EASE is cut to what fits any machine and
-    checkpoint.
-    """
-    own = config.model.baseline
-    baseline = own.model_copy(
-        update={
-            "text_weight": 0.0,
-            "max_items": own.max_items or EASE_ITEMS,
-            "num_neighbours": min(own.num_neighbours, NEIGHBOURS),
-            "kept_weights": own.kept_weights or NEIGHBOURS,
-        }
-    )
-    model = config.model.model_copy(update={"kind": kind, "baseline": baseline})
-    return config.model_copy(update={"model": model})
 
 
 def sample_users(dataset: Dataset) -> list[Examples]:

@@ -20,8 +20,9 @@ from recdiv_core.errors import UserError
 from recdiv_core.idle import idle_in_training
 from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.slates.checks import check_rerank
+from recdiv_core.slates.matrix_size import check_size
 from recdiv_core.storage.places import is_uri
-from recdiv_core.training.kinds import check_size, idle_keys
+from recdiv_core.training.kinds import idle_keys
 from recdiv_core.training.run_files import (
     place_run,
 )

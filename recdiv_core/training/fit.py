@@ -29,9 +29,9 @@ from recdiv_core.schema import check_unchanged
 from recdiv_core.slates.checkpoint import Progress, read_progress, save_checkpoint
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.dials import dial_policies
+from recdiv_core.slates.fitting import fit_baseline
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
-from recdiv_core.training.baselines import fit_baseline
 from recdiv_core.training.dials import dials_report, judge_dials
 from recdiv_core.training.loop import load_checked
 from recdiv_core.training.run_files import last_checkpoint

@@ -39,8 +39,8 @@ from recdiv_core.slates.checkpoint import (
 )
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import Dataset, load_dataset
+from recdiv_core.slates.fitting import fit_terms
 from recdiv_core.slates.loading import build_model
-from recdiv_core.training.blending import fit_terms
 from recdiv_core.training.dials import dials_report, judge_dials
 from recdiv_core.training.divergence import check_skipped
 from recdiv_core.training.epoch import Learner

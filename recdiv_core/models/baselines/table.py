@@ -2,7 +2,7 @@
 """The table of baselines: name -> the function that scores.
 
 The fit functions stand beside the score functions, in one module per kind. To add a kind, write
-both, add it to the table and to training/baselines.py, and add its name to config.py.
+both, add it to the table and to slates/fitting.py, and add its name to config.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Fit a baseline of the config on the train events of a data set, without Ray.
+"""Fit baselines on the train events of a data set: a model of their kind, or the terms of a blend.
 
-The fit functions of models/baselines/ take plain arrays; this module reads the arrays and the
-settings. fit.py runs it in a worker.
+The fit functions of models/baselines/ take plain arrays. This module reads the arrays and the
+settings, without Ray. A training runs it in a worker.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from recdiv_core.config import Config
+from recdiv_core.config import BlendTerm, Config
 from recdiv_core.data.catalogue import make_texts
 from recdiv_core.data.train_events import read_train_events
 from recdiv_core.models.baselines import Baseline, TrainEvents
@@ -30,11 +30,14 @@ from recdiv_core.models.baselines.query_match import fit_bm25
 from recdiv_core.models.baselines.rp3beta import fit_rp3beta
 from recdiv_core.models.baselines.text_profile import fit_text
 from recdiv_core.slates.dataset import Dataset
-from recdiv_core.training.kinds import check_size
+from recdiv_core.slates.matrix_size import EASE_ITEMS, check_size
 
 Fit = Callable[[Config, Dataset, TrainEvents], Mapping[str, Tensor]]
 """config, data set, train events -> weights."""
 
+
+NEIGHBOURS: Final = 100
+"""Most neighbours of an item in a term: 800 bytes of each checkpoint per item and term."""
 
 LEXICAL_FIELDS: Final = ("brand", "category", "colour")
 """Columns of the catalogue whose words queries name, beside `model.text.fields`."""
@@ -173,3 +176,46 @@ FITS: Mapping[str, Fit] = {
     "hybrid": _hybrid,
 }
 """Kind of model -> function that fits it."""
+
+
+def fit_terms(config: Config, dataset: Dataset) -> list[Baseline]:
+    """Fit the terms of `model.blend` on the train split only.
+
+    `buy_again` is left out where slates hold no item of the history, `recent_popular` where the log
+    has no times.
+
+    Args:
+        config: `model.blend`, `model.baseline` and `eval.filter_seen`.
+        dataset: on the CPU.
+
+    Raises:
+        UserError: a term does not fit into memory.
+    """
+    if not config.model.blend:
+        return []
+    events = read_train_events(dataset.prepared)
+    idle = {"buy_again": config.eval.filter_seen, "recent_popular": events.time_E is None}
+    return [
+        fit_baseline(term_config(config, kind), dataset, events)
+        for kind in config.model.blend
+        if not idle.get(kind)
+    ]
+
+
+def term_config(config: Config, kind: BlendTerm) -> Config:
+    """Return the config of a baseline that is a term.
+
+    The graph has no text, which is a term of its own. EASE is cut to what fits any machine and
+    checkpoint.
+    """
+    own = config.model.baseline
+    baseline = own.model_copy(
+        update={
+            "text_weight": 0.0,
+            "max_items": own.max_items or EASE_ITEMS,
+            "num_neighbours": min(own.num_neighbours, NEIGHBOURS),
+            "kept_weights": own.kept_weights or NEIGHBOURS,
+        }
+    )
+    model = config.model.model_copy(update={"kind": kind, "baseline": baseline})
+    return config.model_copy(update={"model": model})
