@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 INSTALLER ?= uv
 PORT ?= 5000
-BENCH ?= $(filter-out __init__ completejourney models,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCH ?= $(filter-out __init__ completejourney gpu models,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 # the tests start hundreds of processes: where no bytecode is kept, each compiles all modules
 export PYTHONDONTWRITEBYTECODE :=
@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE :=
 READY := .venv/.ready
 PY := .venv/bin/python
 
-.PHONY: setup demo test nightly check fmt lint type test-cluster test-faults golden bench docs dashboard help
+.PHONY: setup demo test nightly check fmt lint type test-cluster test-faults golden bench docs gpu dashboard help
 
 setup: $(READY)  ## make the environment in .venv (PYTHON=python3.12, INSTALLER=pip)
 
@@ -65,6 +65,9 @@ bench: $(READY)  ## measure against other libraries; one JSON line each (BENCH=r
 
 docs: $(READY)  ## write docs/settings.md from recdiv_core/config.py
 	@$(PY) -m pipelines --settings > docs/settings.md
+
+gpu:  ## run the GPU tests and time a step; needs torch alone (PYTHON=/path/to/python), no .venv
+	@$(PYTHON) -m benchmarks.gpu
 
 dashboard: $(READY)  ## serve MLflow and print the link of the newest sweep (PORT=5001)
 	@$(PY) -m pipelines.dashboard --port $(PORT)

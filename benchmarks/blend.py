@@ -22,8 +22,9 @@ from pathlib import Path
 import torch
 
 from recdiv_core.config import Config
+from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import pack, pad_targets
-from recdiv_core.data.reading import Examples, read_eval
+from recdiv_core.data.reading import read_eval
 from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.metrics.tally import Tally, finish
 from recdiv_core.models.blend import Blend, features_of

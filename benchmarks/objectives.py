@@ -24,8 +24,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import pack
-from recdiv_core.data.reading import Examples
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import ItemTraits
 from recdiv_core.losses.diversity import REGULARISERS

@@ -472,7 +472,7 @@ class TrainConfig(_Section):
     select: Literal["best", "last"] = "best"
     """Epoch whose weights are kept: `best` by `eval.objective`, or `last`, which compares all
     trials at equal epochs."""
-    patience: int = Field(default=5, ge=1)
+    patience: int = Field(default=10, ge=1)
     """Epochs without improvement of `eval.objective` before early stopping
     (`train.select=best`)."""
     log_every_s: float = Field(default=10.0, gt=0.0)

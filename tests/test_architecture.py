@@ -255,3 +255,32 @@ def test_no_private_module_of_ray_is_imported():
         for name in imports(module)
         if name.split(".")[0] == "ray" and "._" in name
     ]
+
+
+def needs(module: str, found: set[str]) -> None:
+    """Add all that importing a module imports: no imports inside functions or for types alone."""
+    path = ROOT / Path(*module.split("."))
+    path = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
+    if module in found or not path.exists():
+        found.add(module)
+        return
+    found.add(module)
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            for end in range(1, len(name.split(".")) + 1):
+                needs(".".join(name.split(".")[:end]), found)
+
+
+def test_the_script_for_gpus_and_its_tests_need_neither_ray_nor_pyarrow():
+    found: set[str] = set()
+    needs("benchmarks.gpu", found)
+    needs("tests.test_gpu", found)
+    assert {"torch", "recdiv_core.training.step", "recdiv_core.losses.diversity"} <= found
+    absent = {"ray", "pyarrow", "mlflow", "pandas", "hypothesis", "optuna", "fsspec", "jinja2"}
+    assert not absent & found

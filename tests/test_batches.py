@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 
+from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import pack, pad_targets
-from recdiv_core.data.reading import Examples, eval_examples, read_eval
+from recdiv_core.data.reading import eval_examples, read_eval
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY
 from tests.oracles import predictions_of_users
 

@@ -81,7 +81,7 @@ def shoppers() -> Choices:
     about the chance purchases, and nothing about the regular one.
     """
     rng = np.random.default_rng(1)
-    num_users, num_candidates = 80, 60
+    num_users, num_candidates = 40, 40
     scores = rng.normal(size=(num_users, num_candidates, 2))
     scores[..., 0] = rng.uniform(-1, 1, scores.shape[:2])
     is_target = (scores[..., 1] > 0) & (rng.random(scores.shape[:2]) < 0.5)
@@ -132,9 +132,9 @@ def test_smooth_ndcg_is_its_formula():
 def test_candidates_that_are_not_allowed_change_nothing():
     choices = shoppers()
     more = Choices(
-        torch.cat([choices.scores_BCT, torch.full((80, 9, 2), 5.0)], dim=1),
-        torch.cat([choices.is_target_BC, torch.ones(80, 9, dtype=torch.bool)], dim=1),
-        torch.cat([choices.is_allowed_BC, torch.zeros(80, 9, dtype=torch.bool)], dim=1),
+        torch.cat([choices.scores_BCT, torch.full((40, 9, 2), 5.0)], dim=1),
+        torch.cat([choices.is_target_BC, torch.ones(40, 9, dtype=torch.bool)], dim=1),
+        torch.cat([choices.is_allowed_BC, torch.zeros(40, 9, dtype=torch.bool)], dim=1),
         choices.features_B2,
         choices.num_targets_B,
     )

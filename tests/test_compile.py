@@ -6,16 +6,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from tests.test_step import (
-    DIALS,
-    USERS,
-    WAYS,
-    Training,
-    assert_equal_weights,
-    conditioned_step,
-    fresh_model,
-    trained,
-)
+from tests.step_worlds import USERS, Training, assert_equal_weights, fresh_model, trained
+from tests.test_step import DIALS, WAYS, conditioned_step
 
 HALVES = USERS[:4], USERS[4:]
 
@@ -40,7 +32,7 @@ def num_graphs():
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_steps_of_any_number_of_rows_share_the_second_graph_and_a_single_row_has_its_own(backend):
     training, plain = Training(compiled_model(backend)), Training()
-    batches = [USERS, USERS[:5], USERS[3:], USERS * 3, USERS * 2, USERS[::2], USERS[1:]]
+    batches = [USERS, USERS[:5], USERS * 3, USERS[::2]]
     for users in batches:
         sums = training.step(users)
         assert sums.loss == pytest.approx(plain.step(users).loss, rel=1e-5)

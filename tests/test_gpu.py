@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 from recdiv_core.rerank.top_scores import top_scores
 from recdiv_core.training.shards import shard_encoder, whole
 from recdiv_core.training.step import train_step
-from tests.test_step import NUM_ITEMS, USERS, assert_equal_weights, fresh_model, objective, part
+from tests.step_worlds import NUM_ITEMS, USERS, assert_equal_weights, fresh_model, objective, part
 from tests.test_trainable_encoder import model_of, source, texts
 
 __all__ = ["source"]  # a fixture

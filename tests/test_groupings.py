@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 import torch
 
+from recdiv_core.data.arrays import Examples
 from recdiv_core.data.catalogue import Catalogue
-from recdiv_core.data.reading import Examples
 from recdiv_core.evaluation.groupings import (
     check_kinds,
     column_values,

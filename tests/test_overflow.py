@@ -12,7 +12,7 @@ from recdiv_core.training.divergence import MAX_SKIPPED, MIN_SCALE, check_scale,
 from recdiv_core.training.shards import clip_gradients
 from recdiv_core.training.step import StepSums
 from recdiv_core.training.step_log import means
-from tests.test_step import USERS, Training
+from tests.step_worlds import USERS, Training
 
 
 def sums(grad_norm, loss=8.0):

@@ -15,15 +15,8 @@ from recdiv_core.losses.aggregate import exposure_share
 from recdiv_core.training.part_losses import part_losses
 from recdiv_core.training.parts import with_dials
 from recdiv_core.training.step import train_step
-from tests.test_step import (
-    DIALS,
-    USERS,
-    WAYS,
-    Training,
-    fresh_model,
-    negatives_of,
-    part,
-)
+from tests.step_worlds import USERS, Training, fresh_model, negatives_of, part
+from tests.test_step import DIALS, WAYS
 
 
 def step_on_the_host(training, clip_norm):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import pack
-from recdiv_core.data.reading import Examples
 from recdiv_core.models.dial import Dial
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender

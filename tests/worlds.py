@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recdiv_core.data.arrays import Examples
 from recdiv_core.data.plan import plan_windows
-from recdiv_core.data.reading import Examples, list_fragments, read_windows
+from recdiv_core.data.reading import list_fragments, read_windows
 from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import ItemTraits, describe_items

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recdiv_core.data.reading import Examples
-from recdiv_core.schema import NO_QUERY
+from recdiv_core.data.arrays import Examples
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def pack(examples: Examples, *, max_history: int) -> Packed:
     position = np.zeros(num_places, np.int64)
     segment = np.full(num_places, -1, np.int64)
     user = np.zeros(num_places, np.int64)
-    queries = np.full(num_places, NO_QUERY, np.int64)
+    queries = np.full(num_places, -1, np.int64)  # NO_QUERY of schema.py, which needs pyarrow
     segment[base] = np.arange(len(base))
     if not len(base):
         segment[0] = 0  # one start cell: a rank without users still has a batch

@@ -7,8 +7,7 @@ the import. Examples are ragged: flat arrays and lengths, without padding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,43 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recdiv_core.data.arrays import Examples
 from recdiv_core.data.plan import Fragment, Window
 from recdiv_core.schema import TRAIN_EXAMPLE, USER_ID
 
 if TYPE_CHECKING:
-    from recdiv_core.models.queries import Queries
+    pass
 
 TRAIN_COLUMNS: Final = ["items", "queries", "weights", "times"]
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Ragged examples of some users, as flat arrays.
-
-    Attributes:
-        items: item_index of all events, users one after another, oldest first.
-        lengths: Events of each user, >= 0.
-        queries: query_index that led to each event (train), or of each user's request (eval).
-        weights: Weight of each event as a target; empty for evaluation examples.
-        targets: Held-out items of all users; empty for train examples.
-        target_lengths: Held-out items of each user; empty for train examples.
-        user_ids: User ids of evaluation examples; empty for train examples.
-        is_cold: Whether each user has no event in the train window; None for train examples.
-        times: Microseconds of each event; None for a log without times.
-        asked: Texts and vectors of the users' queries, for scoring; None = not looked up, or no
-            user has a query.
-    """
-
-    items: np.ndarray
-    lengths: np.ndarray
-    queries: np.ndarray
-    weights: np.ndarray
-    targets: np.ndarray
-    target_lengths: np.ndarray
-    user_ids: Sequence[str] = ()
-    is_cold: np.ndarray | None = None
-    times: np.ndarray | None = None
-    asked: Queries | None = None
 
 
 def list_fragments(prepared: Path, split: str) -> list[Fragment]:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from recdiv_core.data.arrays import Examples
 from recdiv_core.data.plan import Window
-from recdiv_core.data.reading import Examples, cut_window, read_window
+from recdiv_core.data.reading import cut_window, read_window
 
 
 def stream_windows(windows: Iterable[Window]) -> Iterator[list[Examples]]:

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from recdiv_core.data.arrays import Examples
 from recdiv_core.data.catalogue import Catalogue, shown_values
 from recdiv_core.data.queries import mark_seen
-from recdiv_core.data.reading import Examples
 from recdiv_core.data.rule_labels import one_label
 from recdiv_core.errors import UserError
 from recdiv_core.items.popularity import POPULARITY_GROUPS, popularity_groups

@@ -22,8 +22,9 @@ import numpy.typing as npt
 import torch
 
 from recdiv_core.config import Config
+from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import pack, pad_targets
-from recdiv_core.data.reading import Examples, read_eval
+from recdiv_core.data.reading import read_eval
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation import groupings
 from recdiv_core.evaluation.per_user import judge_systems

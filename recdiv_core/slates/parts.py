@@ -19,7 +19,8 @@ import pyarrow as pa
 import torch
 
 from recdiv_core.config import Config
-from recdiv_core.data.reading import Examples, SplitRows, eval_examples
+from recdiv_core.data.arrays import Examples
+from recdiv_core.data.reading import SplitRows, eval_examples
 from recdiv_core.rerank import NOVELTIES
 from recdiv_core.rerank.breaches import breaches
 from recdiv_core.rerank.explain import explain

@@ -15,8 +15,9 @@ import pyarrow as pa
 import torch
 
 from recdiv_core.config import Config
+from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import Packed, pack, pad_targets
-from recdiv_core.data.reading import Examples, read_eval
+from recdiv_core.data.reading import read_eval
 from recdiv_core.metrics.slate_batch import Background
 from recdiv_core.models.baselines import READ_QUERIES, Baseline, Histories
 from recdiv_core.models.queries import Queries

@@ -20,8 +20,9 @@ import torch.distributed as dist
 from torch.nn import functional as F
 
 from recdiv_core.config import Config
+from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import pack, pad_targets
-from recdiv_core.data.reading import Examples, SplitRows, eval_examples
+from recdiv_core.data.reading import SplitRows, eval_examples
 from recdiv_core.models.blend import (
     TYPICAL_LENGTH,
     Blend,

@@ -21,8 +21,8 @@ import torch.distributed as dist
 from torch import nn
 
 from recdiv_core.config import Config
+from recdiv_core.data.arrays import Examples
 from recdiv_core.data.plan import num_steps
-from recdiv_core.data.reading import Examples
 from recdiv_core.evaluation.evaluate import tally_dials
 from recdiv_core.metrics.tally import Tally, count_users, finish
 from recdiv_core.models.recommender import Recommender

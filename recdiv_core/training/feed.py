@@ -16,10 +16,11 @@ import torch
 import torch.distributed as dist
 
 from recdiv_core.config import Config
+from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import pack
 from recdiv_core.data.catalogue import Tokens
 from recdiv_core.data.plan import num_steps
-from recdiv_core.data.reading import Examples, list_fragments
+from recdiv_core.data.reading import list_fragments
 from recdiv_core.losses.negatives import Negatives, mixed_negatives
 from recdiv_core.models.recommender import FreshText
 from recdiv_core.models.text_encoder import pad_tokens

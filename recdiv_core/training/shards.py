@@ -13,16 +13,18 @@ Rajbhandari et al., 2020, ZeRO: Memory Optimizations Toward Training Trillion Pa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from recdiv_core.data.catalogue import Tokens
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.text_encoder import pad_tokens
 from recdiv_core.models.trainable_encoder import encoder_layers
+
+if TYPE_CHECKING:  # the step needs no pyarrow
+    from recdiv_core.data.catalogue import Tokens
 
 REFRESH_ROWS: Final = 64
 """Texts that are encoded at once."""

@@ -5,17 +5,8 @@ import torch
 import torch.distributed as dist
 
 from tests.cluster.conftest import leave_ranks, on_two_ranks
-from tests.test_step import (
-    DIALS,
-    NUM_ITEMS,
-    USERS,
-    WAYS,
-    Training,
-    assert_equal_weights,
-    conditioned_step,
-    fresh_model,
-    trained,
-)
+from tests.step_worlds import NUM_ITEMS, USERS, Training, assert_equal_weights, fresh_model, trained
+from tests.test_step import DIALS, WAYS, conditioned_step
 
 pytestmark = pytest.mark.ray  # no Ray in it, but as slow as if there were
 
