@@ -164,6 +164,15 @@ class Manifest(BaseModel):
     """Flattened `data.*`, `split.*` and text settings of the call of `prepare`."""
     seed: int
     versions: dict[str, str]
+    lineage: str = ""
+    """Fingerprint of the first data set of a chain of appends; empty = this one is the first."""
+    generation: int = 0
+    """Number of appends since the first data set of the chain, from 0."""
+
+    @property
+    def root(self) -> str:
+        """Fingerprint of the first data set of the chain; equal = item_ids map to each other."""
+        return self.lineage or self.fingerprint
 
     @property
     def num_train_users(self) -> int:

@@ -9,17 +9,17 @@ from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
 from recdiv_core.slates.checkpoint import (
     Progress,
-    check_data,
     check_weights,
     chosen_checkpoint,
     load_weights,
     newest_whole,
     read_config,
-    read_fingerprint,
     read_progress,
     read_tensors,
+    read_trained_on,
     save_checkpoint,
 )
+from recdiv_core.slates.lineage import check_data
 
 CONFIG = override(Config(), {"loss.diversity_weight": 0.25, "run.name": "first"})
 PROGRESS = Progress(
@@ -167,7 +167,7 @@ def test_a_path_that_is_no_directory_is_refused(checkpoint, manifest, name):
 
 
 def test_the_fingerprint_is_that_of_the_data(checkpoint, manifest):
-    assert read_fingerprint(checkpoint) == manifest.fingerprint
+    assert read_trained_on(checkpoint).fingerprint == manifest.fingerprint
 
 
 def test_the_last_checkpoint_of_a_run_is_chosen_once_it_is_finished(tmp_path, manifest):

@@ -376,7 +376,7 @@ def test_runs_of_other_data_are_refused_with_all_that_differs(plain, run_of, sho
     with pytest.raises(ValueError, match="elsewhere does not compare with") as refused:
         check_comparable([find_run(run, {}, nowhere) for run in (plain, other)])
     for difference in (
-        "manifest fingerprint: aaaaaaaaaaaa, not ffffffffffff",
+        "manifest fingerprint: aaaaaaaaaaaa (shop), not ffffffffffff (shop)",
         "split.protocol: temporal, not leave_last_out",
         "items that may be recommended: 61, not 60",
     ):

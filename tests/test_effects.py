@@ -12,7 +12,7 @@ PIPELINES = ("prepare", "audit", "train", "tune", "evaluate", "recommend")
 PIPELINES += ("inspect", "compare", "report", "register", "dashboard")
 
 # what a pipeline reaches a reading of, and yet cannot be set by its call
-OF_THE_CHECKPOINT = ("model.", "loss.conditioned")
+OF_THE_CHECKPOINT = ("model.", "loss.conditioned", "seed")
 OF_WORKERS = "scaling.preemptible"  # what starts Ray looks at it; only trainings have workers
 NOT_OF_THE_CALL = {
     "evaluate": (*OF_THE_CHECKPOINT, OF_WORKERS),

@@ -30,7 +30,7 @@ from recdiv_core.evaluation.differences import (
     resample,
 )
 from recdiv_core.evaluation.per_user import judge_systems
-from recdiv_core.evaluation.systems import check_comparable, find_systems
+from recdiv_core.evaluation.systems import check_comparable, find_systems, judged_data
 from recdiv_core.metrics import pareto
 from recdiv_core.metrics.tally import EPOCH_METRICS, LOWER_IS_BETTER
 
@@ -66,7 +66,8 @@ def compare(
         claims: names of the claimed metrics.
 
     Returns:
-        `{"split", "k", "num_users", "resamples", "claims", "figures", "comparisons", "fronts"}`.
+        `{"split", "data", "k", "num_users", "resamples", "claims", "figures", "comparisons",
+        "fronts"}`; for `data` see `judged_data`.
 
     Raises:
         UserError: nothing to compare, an unknown name, or systems that are not comparable.
@@ -83,6 +84,7 @@ def compare(
     k = systems[0].config.eval.k
     return {
         "split": split,
+        "data": judged_data(systems),
         "k": k,
         "num_users": len(judged[0].slates_UK),
         "resamples": num_resamples,

@@ -26,6 +26,7 @@ from recdiv_core.evaluation.scorecards import Scorecard, finish_split, scorecard
 from recdiv_core.metrics.scorecard import NEEDS, Input
 from recdiv_core.metrics.tally import Tally, count_users, tally_slates
 from recdiv_core.schema import Manifest, check_unchanged
+from recdiv_core.slates.carry import carried_place
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.dials import slates_under
@@ -34,7 +35,6 @@ from recdiv_core.slates.inputs import check_inputs, check_prepared, start_with_g
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.scoring import HeldOut, held_out_of_split
-from recdiv_core.storage.places import absolute_place
 from recdiv_core.wording import few_judged
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def evaluate(config: Config, checkpoint: str | Path, *, split: str = "test") -> 
     check_eval(config, prepared)
     start_with_gpu(config, checkpoint)
     ensure_vectors(prepared, manifest)
-    place = absolute_place(checkpoint, "--checkpoint")
+    place = carried_place(checkpoint, prepared, manifest)
     return {"checkpoint": str(checkpoint), **_judge(config, manifest, place, split)}
 
 

@@ -24,6 +24,7 @@ from recdiv_core.metrics.jackknife import Floats, UserResults, join_users
 from recdiv_core.metrics.slate_batch import Background, SlateBatch, match_slates
 from recdiv_core.metrics.tally import BETWEEN, USER_METRICS, UserMetrics
 from recdiv_core.schema import check_unchanged
+from recdiv_core.slates.carry import carried
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.given import read_given_slates, shown_of_split
 from recdiv_core.slates.loading import load_model
@@ -72,7 +73,8 @@ def slates_of(system: System, dataset: Dataset, split: str) -> Batches:
     config = system.config
     match system:
         case NamedRun():
-            model = load_model(config, dataset, system.checkpoint).to(dataset.text_VH.device)
+            checkpoint = carried(system.checkpoint, dataset.prepared, dataset.manifest)
+            model = load_model(config, dataset, checkpoint).to(dataset.text_VH.device)
             policy = slate_policy(config, dataset)
             share = held_out_of_split(model, dataset, split, config)
             return ((*each.slates(dataset, policy), each.histories) for each in share)

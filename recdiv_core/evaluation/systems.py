@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -21,15 +21,15 @@ from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.settings import parse_overrides
 from recdiv_core.slates.checkpoint import (
-    check_data,
     check_weights,
     chosen_checkpoint,
     read_config,
-    read_fingerprint,
+    read_trained_on,
 )
 from recdiv_core.slates.checkpoint_copies import checkpoint_of_run, local_checkpoint
 from recdiv_core.slates.checks import check_rerank
 from recdiv_core.slates.inputs import check_prepared, slates_config
+from recdiv_core.slates.lineage import check_lineage
 from recdiv_core.storage.given_paths import local_path
 from recdiv_core.storage.places import is_uri
 
@@ -90,7 +90,8 @@ def find_systems(
     Raises:
         UserError: see `find_run`; or slates alone, and `data.prepared` is not set.
     """
-    runs = {word: find_run(word, settings, uri) for word in words if not word.startswith(SLATES)}
+    found = [find_run(word, settings, uri) for word in words if not word.startswith(SLATES)]
+    runs = {run.name: run for run in on_newest(found)}
     config = next((run.config for run in runs.values()), None)
     if config is None:
         config = with_version(slates_config(settings))
@@ -126,7 +127,8 @@ def find_run(text: str, settings: Mapping[str, object], uri: Callable[[], str]) 
     place = _checkpoint_of(place, uri)
     checkpoint = local_checkpoint(place, "RUN")
     config = override(read_config(checkpoint), settings, parse_overrides(own))
-    config = with_version(config, read_fingerprint(checkpoint))
+    if not (settings.get("data.prepared") and _is_of_lineage(with_version(config), checkpoint)):
+        config = with_version(config, read_trained_on(checkpoint).fingerprint)
     check_dial(config)
     check_weights(checkpoint)
     return NamedRun(text, checkpoint, config, place)
@@ -149,6 +151,35 @@ def _checkpoint_of(named: str, uri: Callable[[], str]) -> str:
         )
     is_checkpoint = (directory / "checkpoint.json").is_file()
     return str(directory if is_checkpoint else chosen_checkpoint(directory))
+
+
+def _is_of_lineage(config: Config, checkpoint: Path) -> bool:
+    """Return whether the current version of the data is of the lineage of a checkpoint."""
+    prepared = Path(config.data.prepared)
+    is_there = (prepared / "manifest.json").is_file()
+    return is_there and read_manifest(prepared).root == read_trained_on(checkpoint).lineage
+
+
+def on_newest(runs: Sequence[NamedRun]) -> list[NamedRun]:
+    """Return runs of one lineage with its newest data set among theirs; others stay as they are.
+
+    So all are judged on the same users, the same window and the same items. No run has learned the
+    held-out events of the newest data set.
+    """
+    places: dict[str, tuple[int, str]] = {}
+    for run in runs:
+        prepared = Path(run.config.data.prepared)
+        if run.config.data.prepared and (prepared / "manifest.json").is_file():
+            manifest = read_manifest(prepared)
+            newest = places.get(manifest.root, (-1, ""))
+            places[manifest.root] = max(newest, (manifest.generation, str(prepared)))
+    moved: list[NamedRun] = []
+    for run in runs:
+        lineage = read_trained_on(run.checkpoint).lineage
+        place = places.get(lineage, (0, run.config.data.prepared))[1]
+        config = override(run.config, {"data.prepared": place})
+        moved.append(replace(run, config=config))
+    return moved
 
 
 def check_comparable(systems: Sequence[System]) -> None:
@@ -178,7 +209,8 @@ def check_comparable(systems: Sequence[System]) -> None:
                 f"{run.name} does not compare with {first.name}: it differs in "
                 f"{'; '.join(differing)}"
             )
-    check_data(first.checkpoint, manifest, prepared)
+    for run in runs:
+        check_lineage(run.checkpoint, manifest, prepared)
     check_files(prepared, manifest)
     for run in {repr(run.config.rerank): run for run in runs}.values():  # each warning once
         check_rerank(run.config, prepared)
@@ -189,17 +221,36 @@ def _measured_on(run: NamedRun, manifest: Manifest) -> dict[str, object]:
 
     Args:
         run: the run.
-        manifest: of the first run's data; another run's own manifest is read where it was trained
-            on other data.
+        manifest: of the first run's data; another run's own manifest is read where it is judged on
+            other data.
     """
-    fingerprint = read_fingerprint(run.checkpoint)
-    if fingerprint != manifest.fingerprint and run.config.data.prepared:
-        own = Path(run.config.data.prepared)
+    trained_on = read_trained_on(run.checkpoint)
+    own = Path(run.config.data.prepared) if run.config.data.prepared else None
+    if trained_on.fingerprint != manifest.fingerprint and own is not None:
         manifest = read_manifest(own) if own.is_dir() else manifest
+    is_related = trained_on.lineage == manifest.root
+    fingerprint = manifest.fingerprint if is_related else trained_on.fingerprint
+    name = manifest.name if is_related else trained_on.name
     return {
-        "manifest fingerprint": fingerprint[:12],
+        "manifest fingerprint": f"{fingerprint[:12]} {f'({name})' if name else ''}".strip(),
         "split.protocol": manifest.split.get("protocol"),
         "items that may be recommended": manifest.num_items,
         "eval.k": run.config.eval.k,
         "eval.filter_seen": run.config.eval.filter_seen,
+    }
+
+
+def judged_data(systems: Sequence[System]) -> dict[str, object]:
+    """Describe the data set that comparable systems are judged on: users, window and items."""
+    prepared = Path(systems[0].config.data.prepared)
+    manifest = read_manifest(prepared)
+    windows = ("val_from", "test_from")
+    cuts = {name: manifest.split[name] for name in windows if name in manifest.split}
+    return {
+        "prepared": str(prepared),
+        "name": manifest.name,
+        "fingerprint": manifest.fingerprint,
+        "append": manifest.generation,
+        "num_items": manifest.num_items,
+        **cuts,
     }

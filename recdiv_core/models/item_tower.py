@@ -74,7 +74,20 @@ class ItemTower(nn.Module):
         is_known = self.popularity_V1 > 0
         if self.training and self.id_dropout > 0:
             is_known = is_known & (torch.rand_like(self.popularity_V1) >= self.id_dropout)
-        mixed = torch.cat([ids_VD, text_VD, self.popularity_V1], dim=1)
-        own_VD = 2 * torch.sigmoid(self.gate(mixed)) * ids_VD
-        others_D = (own_VD * is_known).sum(0) / is_known.sum().clamp_min(1)
-        return text_VD + torch.where(is_known, own_VD, others_D.detach())
+        own_VD = self._own_parts(text_VD)
+        return text_VD + torch.where(is_known, own_VD, _mean_of(own_VD, is_known).detach())
+
+    def _own_parts(self, text_VD: torch.Tensor) -> torch.Tensor:
+        mixed = torch.cat([self.ids.weight, text_VD, self.popularity_V1], dim=1)
+        return 2 * torch.sigmoid(self.gate(mixed)) * self.ids.weight
+
+    def mean_id_part(self, text_VH: torch.Tensor | None) -> torch.Tensor:
+        """Return the mean id part of the items with train events, [D]: what a cold item takes."""
+        is_known = self.popularity_V1 > 0
+        if not self.has_text or text_VH is None:
+            return _mean_of(self.ids.weight, is_known)
+        return _mean_of(self._own_parts(self.project(text_VH)), is_known)
+
+
+def _mean_of(rows_VD: torch.Tensor, is_in_V1: torch.Tensor) -> torch.Tensor:
+    return (rows_VD * is_in_V1).sum(0) / is_in_V1.sum().clamp_min(1)

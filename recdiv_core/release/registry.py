@@ -31,10 +31,18 @@ import recdiv_core
 from recdiv_core.config import Config, to_yaml
 from recdiv_core.data.text_vectors import checked_encoder, vectors_path
 from recdiv_core.errors import UserError
-from recdiv_core.evaluation.systems import NamedRun, check_comparable, find_run
+from recdiv_core.evaluation.systems import (
+    NamedRun,
+    check_comparable,
+    find_run,
+    judged_data,
+    on_newest,
+)
 from recdiv_core.models.text_encoder import copy_encoder
 from recdiv_core.release.gate import pass_gate
 from recdiv_core.schema import read_manifest
+from recdiv_core.slates.carry import carried
+from recdiv_core.slates.checkpoint import ITEMS
 from recdiv_core.slates.maker import SlateMaker
 from recdiv_core.slates.query_index import read_queries, write_keys
 from recdiv_core.storage.credentials import redact
@@ -154,8 +162,8 @@ def promote(
     """Promote the candidate to champion if it passes the gate; a first champion always passes.
 
     Returns:
-        `{"name", "version", "champion", "promoted", "gate"}`; `champion` is the previous champion;
-        for `gate` see `gate.pass_gate`.
+        `{"name", "version", "champion", "promoted", "gate", "data"}`; `champion` is the previous
+        champion; for `gate` see `gate.pass_gate`; `data` is what both were judged on, or None.
 
     Raises:
         UserError: there is no candidate, or it cannot be compared with the champion.
@@ -170,13 +178,17 @@ def promote(
         )
     champion = _version(client, name, CHAMPION)
     rows: list[dict[str, Any]] = []
+    data: dict[str, object] | None = None
     if champion is not None and champion.version != candidate.version:
         with tempfile.TemporaryDirectory() as directory:
-            sides = [
-                _downloaded(uri, version, Path(directory) / word)
-                for word, version in ((CHAMPION, champion), (CANDIDATE, candidate))
-            ]
+            sides = on_newest(
+                [
+                    _downloaded(uri, version, Path(directory) / word)
+                    for word, version in ((CHAMPION, champion), (CANDIDATE, candidate))
+                ]
+            )
             rows = pass_gate(sides[0], sides[1], floors, split)
+            data = judged_data(sides)
     promoted = all(row["passes"] is not False for row in rows)
     if promoted:
         client.set_registered_model_alias(name, CHAMPION, str(candidate.version))
@@ -186,6 +198,7 @@ def promote(
         "champion": None if champion is None else int(champion.version),
         "promoted": promoted,
         "gate": rows,
+        "data": data,
     }
 
 
@@ -205,11 +218,12 @@ def _save(run: NamedRun, work: Path, model: Path) -> None:
     """Write the model's directory."""
     checkpoint, prepared = work / "checkpoint", work / "prepared"
     checkpoint.mkdir()
-    for file in SERVED:
-        shutil.copy2(run.checkpoint / file, checkpoint / file)
-    write_whole(checkpoint / "config.yaml", to_yaml(run.config))
     source = Path(run.config.data.prepared)
     manifest = read_manifest(source)
+    fitting = carried(run.checkpoint, source, manifest)
+    for file in (*SERVED, *([ITEMS] if (fitting / ITEMS).is_file() else [])):
+        shutil.copy2(fitting / file, checkpoint / file)
+    write_whole(checkpoint / "config.yaml", to_yaml(run.config))
     vectors = [vectors_path(source, manifest, name) for name in ("tokens", "queries")]
     files = [source / file for file in ("manifest.json", "catalogue.parquet")]
     for path in (*files, *vectors):

@@ -1,10 +1,11 @@
 """A checkpoint: a directory from which training continues exactly; evaluation needs nothing else.
 
     config.yaml       the whole config
-    checkpoint.json   progress of the training, fingerprint of the prepared data, and the sha256 of
-                      the two files below
+    checkpoint.json   progress of the training, its data set, and the sha256 of the files below
     model.pt          weights to continue with; in the last checkpoint of a run, the selected ones
     training.pt       optimiser and loss scaler, and the selected weights if they are older
+    items.parquet     the items of its data set: row i has the item_id of item_index i, and its
+                      train events; so the weights fit a newer data set too (carry.py)
 
 A checkpoint holds no scheduler and no random generator: learning rate, seed and position in the
 data are functions of the step's number (data/plan.py).
@@ -23,20 +24,40 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import yaml
 from torch import nn
 
 from recdiv_core.config import Config, from_tree, to_yaml
-from recdiv_core.data.versions import other_version
+from recdiv_core.data.catalogue import Catalogue
 from recdiv_core.errors import UserError
 from recdiv_core.models.blend import TERMS
-from recdiv_core.schema import Manifest
+from recdiv_core.schema import ITEM_ID, Manifest
 from recdiv_core.storage.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
 SUMMED: Final = ("model.pt", "training.pt")
+ITEMS: Final = "items.parquet"
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The data set that a checkpoint was trained on.
+
+    Attributes:
+        fingerprint: fingerprint of the data set.
+        name: `data.name`.
+        lineage: `Manifest.root`; empty = not recorded, the checkpoint fits its own data set alone.
+        generation: `Manifest.generation`.
+    """
+
+    fingerprint: str
+    name: str = ""
+    lineage: str = ""
+    generation: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,14 +91,21 @@ def save_checkpoint(
     progress: Progress,
     weights: Mapping[str, Any],
     training: Mapping[str, Any],
+    items: pa.Table | None = None,
 ) -> None:
-    """Write a checkpoint into an existing directory."""
+    """Write a checkpoint into an existing directory; `items` are the rows of `items.parquet`."""
     write_whole(directory / "config.yaml", to_yaml(config))
     torch.save(dict(weights), directory / "model.pt")
     torch.save(dict(training), directory / "training.pt")
+    if items is not None:
+        pq.write_table(items, directory / ITEMS)
+    names = SUMMED if items is None else (*SUMMED, ITEMS)
+    data = {"name": manifest.name, "generation": manifest.generation}
+    data |= {} if items is None else {"lineage": manifest.root}
     tree = {
         "manifest_fingerprint": manifest.fingerprint,
-        "sha256": {name: _sha256(directory / name) for name in SUMMED},
+        "data": data,
+        "sha256": {name: _sha256(directory / name) for name in names},
         **dataclasses.asdict(progress),
     }
     write_whole(directory / "checkpoint.json", json.dumps(tree))  # may hold NaN
@@ -112,13 +140,47 @@ def read_progress(checkpoint: Path) -> Progress:
     return Progress(**_read_json(checkpoint)[1])
 
 
-def read_fingerprint(checkpoint: Path) -> str:
-    """Read the fingerprint of the prepared data set that a checkpoint was trained on.
+def read_trained_on(checkpoint: Path) -> TrainedOn:
+    """Read which prepared data set a checkpoint was trained on.
 
     Raises:
         UserError: missing or damaged file.
     """
     return _read_json(checkpoint)[0]
+
+
+def items_of(catalogue: Catalogue, popularity_V: Any) -> pa.Table:
+    """Return the rows of `items.parquet`.
+
+    Args:
+        catalogue: items of the data set.
+        popularity_V: train events that the model knows of each item; 0 = it knows the text alone.
+    """
+    columns = [catalogue.item_ids, pa.array(popularity_V, pa.int64())]
+    return pa.table(columns, names=[ITEM_ID, "popularity"])
+
+
+def read_items(checkpoint: Path) -> pa.Table | None:
+    """Read the items of a checkpoint; None = it records none and fits its own data set alone.
+
+    Raises:
+        UserError: missing or damaged file.
+    """
+    if ITEMS not in _read_json(checkpoint)[2]:
+        return None
+    check_sum(checkpoint, ITEMS)
+    return pq.read_table(checkpoint / ITEMS)
+
+
+def weights_digest(checkpoint: Path) -> str:
+    """Return a digest of the weights and the config of a checkpoint: equal = the same model.
+
+    Raises:
+        UserError: missing or damaged file.
+    """
+    sums = _read_json(checkpoint)[2]
+    text = sums["model.pt"] + (checkpoint / "config.yaml").read_text(encoding="utf-8")
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def chosen_checkpoint(run: Path) -> Path:
@@ -174,7 +236,7 @@ def newest_whole(checkpoint: Path) -> Path:
 def is_whole(checkpoint: Path) -> bool:
     """Return whether the files of a checkpoint are as they were written; log a damaged one."""
     try:
-        for name in SUMMED:
+        for name in {*SUMMED, *_read_json(checkpoint)[2]}:
             check_sum(checkpoint, name)
     except UserError as error:
         logger.warning("%s: going back to the checkpoint before", error)
@@ -199,27 +261,6 @@ def check_sum(checkpoint: Path, name: str) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def check_data(checkpoint: Path, manifest: Manifest, prepared: Path | None = None) -> None:
-    """Refuse a checkpoint that was trained on another prepared data set.
-
-    Args:
-        checkpoint: directory.
-        manifest: manifest of the data set.
-        prepared: directory of the data set; a message names the version beside it that fits.
-
-    Raises:
-        UserError: the fingerprints differ; item_index 7 would mean another item.
-    """
-    fingerprint = _read_json(checkpoint)[0]
-    if fingerprint != manifest.fingerprint:
-        fitting = other_version(prepared, fingerprint) if prepared is not None else None
-        raise UserError(
-            f"checkpoint {checkpoint} was trained on data with fingerprint {fingerprint[:12]}, "
-            f"data.prepared has {manifest.fingerprint[:12]} ({manifest.name}): they do not fit"
-            + (f"; its version is still there: data.prepared={fitting}" if fitting else "")
-        )
 
 
 def load_weights(checkpoint: Path, model: nn.Module, *, own: tuple[str, ...] = ()) -> None:
@@ -277,15 +318,16 @@ def read_tensors(checkpoint: Path, name: str) -> dict[str, Any]:
     return tensors
 
 
-def _read_json(checkpoint: Path) -> tuple[str, dict[str, Any], dict[str, str]]:
-    """Return fingerprint, fields of Progress, and checksums."""
+def _read_json(checkpoint: Path) -> tuple[TrainedOn, dict[str, Any], dict[str, str]]:
+    """Return the data set, fields of Progress, and checksums."""
     path = checkpoint / "checkpoint.json"
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: not a whole checkpoint ({error})") from None
     needed = {"manifest_fingerprint", "sha256"}
-    known = needed | {entry.name for entry in fields(Progress)}
+    known = needed | {"data"} | {entry.name for entry in fields(Progress)}
     if not isinstance(tree, dict) or not needed <= set(tree) <= known:
         raise UserError(f"{path} is not of this version: expected {', '.join(sorted(known))}")
-    return tree.pop("manifest_fingerprint"), tree, tree.pop("sha256")
+    trained_on = TrainedOn(tree.pop("manifest_fingerprint"), **tree.pop("data", {}))
+    return trained_on, tree, tree.pop("sha256")

@@ -17,7 +17,7 @@ from typing import Final
 import pyarrow.fs
 
 from recdiv_core.errors import UserError
-from recdiv_core.slates.checkpoint import chosen_checkpoint
+from recdiv_core.slates.checkpoint import ITEMS, chosen_checkpoint
 from recdiv_core.storage.credentials import redact
 from recdiv_core.storage.given_paths import local_path
 from recdiv_core.storage.places import filesystem_of, is_uri, joined
@@ -74,6 +74,8 @@ def _copied(place: str, key: str) -> Path:
             if not _is_file(filesystem, f"{path}/{name}"):
                 raise UserError(f"{key}={redact(place)} holds no {name}: not a whole checkpoint")
             _copy(filesystem, f"{path}/{name}", directory)
+        if _is_file(filesystem, f"{path}/{ITEMS}"):
+            _copy(filesystem, f"{path}/{ITEMS}", directory)
     except OSError as error:
         raise UserError(f"{key}={redact(place)} cannot be read: {error}") from None
     return directory

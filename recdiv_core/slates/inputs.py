@@ -14,9 +14,10 @@ from recdiv_core.config import Config, check_dial, override
 from recdiv_core.data.text_vectors import check_vectors
 from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest, check_files, read_manifest
-from recdiv_core.slates.checkpoint import check_data, check_weights, read_config
+from recdiv_core.slates.checkpoint import check_weights, read_config
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.checks import check_rerank
+from recdiv_core.slates.lineage import check_lineage
 from recdiv_core.storage.places import absolute_place, joined
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def check_inputs(
     check_dial(config)
     prepared, manifest = check_prepared(config)
     local = local_checkpoint(checkpoint, "--checkpoint")
-    check_data(local, manifest, prepared)
+    check_lineage(local, manifest, prepared)
     check_rerank(config, prepared, swept=swept)
     check_weights(local)
     return prepared, manifest

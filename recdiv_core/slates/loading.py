@@ -20,17 +20,24 @@ from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
 from recdiv_core.models.text_encoder import resolve_encoder
 from recdiv_core.models.trainable_encoder import trainable_encoder
-from recdiv_core.slates.checkpoint import load_weights, read_tensors
+from recdiv_core.slates.checkpoint import load_weights, read_items, read_tensors
 from recdiv_core.slates.dataset import Dataset
 
 
-def build_model(config: Config, dataset: Dataset, terms: Sequence[Baseline] = ()) -> Recommender:
+def build_model(
+    config: Config,
+    dataset: Dataset,
+    terms: Sequence[Baseline] = (),
+    known_V: torch.Tensor | None = None,
+) -> Recommender:
     """Build the model of the config with fresh weights from PyTorch's global generator.
 
     Args:
         config: `model`, and whether it is conditioned.
         dataset: the prepared data set.
         terms: fitted terms of `model.blend`.
+        known_V: [V] int64, train events of each item in the training of the weights; None = those
+            of the data set.
     """
     text = config.model.text
     text_vectors = dataset.text_VH if text.enabled else None
@@ -46,7 +53,7 @@ def build_model(config: Config, dataset: Dataset, terms: Sequence[Baseline] = ()
     popularity_V = torch.tensor(dataset.catalogue.popularity_V)
     make_item_tower = partial(
         ItemTower,
-        popularity_V,
+        popularity_V if known_V is None else known_V,
         text_dim=dataset.text_VH.shape[1] if text.enabled else 0,
         id_dropout=config.model.id_dropout,
     )
@@ -73,12 +80,19 @@ def build_model(config: Config, dataset: Dataset, terms: Sequence[Baseline] = ()
 def load_model(config: Config, dataset: Dataset, checkpoint: Path) -> Recommender | Baseline:
     """Load the model of a checkpoint that was trained with this config.
 
+    Args:
+        config: settings of the training.
+        dataset: data set of the training, or the one that the checkpoint was carried over to.
+        checkpoint: directory.
+
     Raises:
         UserError: missing or damaged file, or weights of another shape.
     """
     weights = read_tensors(checkpoint, "model.pt")
     if config.model.kind != "neural":
         return Baseline(config.model.kind, weights)
-    model = build_model(config, dataset, read_terms(config.model.blend, weights))
+    items = read_items(checkpoint)
+    known_V = None if items is None else torch.tensor(items["popularity"].to_numpy())
+    model = build_model(config, dataset, read_terms(config.model.blend, weights), known_V)
     load_weights(checkpoint, model)
     return model

@@ -24,6 +24,7 @@ from recdiv_core.data.versions import with_version
 from recdiv_core.errors import UserError
 from recdiv_core.rerank import NOVELTIES
 from recdiv_core.schema import Manifest, check_unchanged
+from recdiv_core.slates.carry import carried_place
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.files import part_path, remove_unfinished
 from recdiv_core.slates.inputs import check_inputs, start_with_gpu
@@ -35,7 +36,6 @@ from recdiv_core.slates.search_requests import (
     write_requests,
 )
 from recdiv_core.storage.given_paths import output_path
-from recdiv_core.storage.places import absolute_place
 from recdiv_core.storage.whole_files import write_json
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def recommend(
     if len(left) < num_parts:
         logger.info("%d of %d parts exist already", num_parts - len(left), num_parts)
     remove_unfinished(out)
-    place = absolute_place(checkpoint, "--checkpoint")
+    place = carried_place(checkpoint, prepared, manifest)
     task = PartTask(config, place, source, split, part_users, places, dials, explained)
     rate = make_parts(task, left, lambda: check_unchanged(prepared, manifest))
     remove_unfinished(out)  # of workers that were lost

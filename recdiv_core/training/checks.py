@@ -165,12 +165,13 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
     check_ray(config, importlib.metadata.version("ray"))
     if not config.train.init_from:
         return {}
-    from recdiv_core.slates.checkpoint import check_data, check_weights, read_config
+    from recdiv_core.slates.checkpoint import check_weights, read_config
     from recdiv_core.slates.checkpoint_copies import local_checkpoint
+    from recdiv_core.slates.lineage import check_lineage
 
     start = local_checkpoint(config.train.init_from, "train.init_from")
     _check_shape(config, read_config(start))
-    check_data(start, manifest)
+    check_lineage(start, manifest)
     check_weights(start)
     return {} if is_uri(config.train.init_from) else {"train.init_from": str(start)}
 

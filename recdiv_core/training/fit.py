@@ -26,7 +26,7 @@ from recdiv_core.evaluation.evaluate import tally_dials
 from recdiv_core.metrics.tally import count_users, finish
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.schema import check_unchanged
-from recdiv_core.slates.checkpoint import Progress, read_progress, save_checkpoint
+from recdiv_core.slates.checkpoint import Progress, items_of, read_progress, save_checkpoint
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.dials import dial_policies
 from recdiv_core.slates.fitting import fit_baseline
@@ -80,6 +80,7 @@ def fit_loop(settings: dict[str, Any]) -> None:
             progress=progress,
             weights=baseline.weights,
             training={},
+            items=items_of(dataset.catalogue, dataset.catalogue.popularity_V),
         )
         ray.train.report(
             {**metrics, **dials_report(progress)},

@@ -215,6 +215,7 @@ def _run(config: Config, manifest: Manifest) -> dict[str, Any]:
     """Train a run that is not finished, from where it stopped."""
     from recdiv_core.cluster.start import start_ray
     from recdiv_core.data.text_vectors import ensure_vectors
+    from recdiv_core.slates.carry import carried_place
     from recdiv_core.tracking.runs import finish_run, machine_watched
     from recdiv_core.tracking.store import tracking_uri
     from recdiv_core.training.callback import TrackingCallback, open_run
@@ -225,6 +226,8 @@ def _run(config: Config, manifest: Manifest) -> dict[str, Any]:
     status = "FAILED"
     try:
         ensure_vectors(Path(config.data.prepared), manifest)
+        if config.train.init_from and config.model.kind == "neural":
+            carried_place(config.train.init_from, Path(config.data.prepared), manifest)
         write_run_file(config, "config.yaml", to_yaml(config))
         with machine_watched(handle):
             outcome = launch(config, manifest.fingerprint, callbacks=[TrackingCallback(handle)])

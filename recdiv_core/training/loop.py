@@ -28,9 +28,10 @@ from recdiv_core.data.reading import list_fragments
 from recdiv_core.data.streaming import stream_windows
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import check_unchanged, read_manifest
+from recdiv_core.slates.carry import carried
 from recdiv_core.slates.checkpoint import (
     Progress,
-    check_data,
+    items_of,
     load_weights,
     newest_whole,
     read_progress,
@@ -40,6 +41,7 @@ from recdiv_core.slates.checkpoint import (
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.fitting import fit_terms
+from recdiv_core.slates.lineage import check_data
 from recdiv_core.slates.loading import build_model
 from recdiv_core.training.dials import dials_report, judge_dials
 from recdiv_core.training.divergence import check_skipped
@@ -88,7 +90,8 @@ class _Trainer:
         torch.manual_seed(config.seed)  # noqa: TID251
         self.model = build_model(config, self.dataset, terms)
         if config.train.init_from:
-            start = local_checkpoint(config.train.init_from, "train.init_from")
+            given = local_checkpoint(config.train.init_from, "train.init_from")
+            start = carried(given, self.dataset.prepared, self.dataset.manifest)
             load_weights(start, self.model, own=("dial", "blend."))
         self.scratch = tempfile.TemporaryDirectory(prefix="recdiv-")
         self.progress = Progress()
@@ -270,6 +273,7 @@ class _Trainer:
             progress=self.progress,
             weights=weights,
             training={**training, "best_weights": None if is_best else self.best_weights},
+            items=items_of(self.dataset.catalogue, self.dataset.catalogue.popularity_V),
         )
         ray.train.report(
             reported,

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from recdiv_core.schema import read_manifest
-from recdiv_core.slates.checkpoint import chosen_checkpoint, read_fingerprint
+from recdiv_core.slates.checkpoint import chosen_checkpoint, read_trained_on
 from tests.cluster.conftest import LONG, PATIENCE_S, run, wait_until
 from tests.cluster.test_resume import assert_same_figures, has_passed
 
@@ -54,7 +54,7 @@ def test_a_training_keeps_the_data_that_it_began_with(shop, trained, start, tmp_
     assert training.wait(timeout=PATIENCE_S) == 0
     assert_same_figures(json.loads((place / "result.json").read_text()), trained)
     checkpoint = chosen_checkpoint(place)
-    assert read_fingerprint(checkpoint) == before
+    assert read_trained_on(checkpoint).fingerprint == before
     judged = run("evaluate", "--checkpoint", str(checkpoint))
     assert judged["metrics"]["ndcg_at_10"] == pytest.approx(
         trained["metrics"]["test/ndcg_at_10"], abs=1e-6
