@@ -40,6 +40,7 @@ ModelKind = Literal[
     "text_cosine",
     "hybrid",
 ]
+Pooling = Literal["mean", "cls", "last", "eos"]
 RelevanceLoss = Literal["auto", "softmax", "sampled_softmax"]
 Regulariser = Literal[
     "ild",
@@ -274,7 +275,17 @@ class TextConfig(_Section):
     """Recomputation of the encoder's layers in the backward pass: less memory, about a third more
     time."""
     max_tokens: int = Field(default=64, ge=4, le=512)
-    """Tokens kept of each item text."""
+    """Tokens kept of each item text or query, prefix included; the encoder may take fewer."""
+    pooling: Literal["auto", "mean", "cls", "last", "eos"] = "auto"
+    """Token states that make the vector of a text: their mean, the first, the last, or the
+    end-of-text token, which is added where it is missing; auto = as the files of the encoder say,
+    else `last` for a decoder and `mean` for others."""
+    query_prefix: str = "auto"
+    """Text before each query; auto = as the files of the encoder say, else `query: ` for E5 and
+    nothing for others."""
+    passage_prefix: str = "auto"
+    """Text before each item text; auto = as the files of the encoder say, else `passage: ` for E5
+    and nothing for others."""
     fields: tuple[str, ...] = ("title", "category", "brand")
     """Catalogue columns that make the item text, joined by ` | `."""
 

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
+from recdiv_core.config import Pooling
 from recdiv_core.errors import UserError
 
 SCHEMA_VERSION: Final = 3
@@ -113,14 +114,21 @@ SLATE: Final = pa.schema(
 
 
 class EncoderSource(BaseModel):
-    """The text encoder whose tokeniser made `tokens.arrow`."""
+    """The text encoder whose tokeniser made `tokens.arrow`, and how it is used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     sha256: str
     """SHA-256 of the files of the encoder."""
     max_tokens: int
+    """Most tokens of a text."""
     fields: tuple[str, ...]
+    pooling: Pooling = "mean"
+    """Token states that make the vector of a text."""
+    query_prefix: str = ""
+    """Text before each query."""
+    passage_prefix: str = ""
+    """Text before each item text."""
 
 
 class Manifest(BaseModel):

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recdiv_core.config import Pooling
 from recdiv_core.formats import values
 from recdiv_core.schema import (
     CATALOGUE,
@@ -29,6 +30,7 @@ from recdiv_core.schema import (
     NO_CATEGORY,
     QUERIES,
     TOKENS,
+    EncoderSource,
     read_manifest,
 )
 
@@ -224,13 +226,14 @@ def make_texts(table: pa.Table, fields: Sequence[str]) -> pa.Array:
     return texts
 
 
-def tokenise(texts: pa.Array, source: str, max_tokens: int) -> pa.Array:
+def tokenise(texts: pa.Array, source: str, max_tokens: int, pooling: Pooling) -> pa.Array:
     """Tokenise each distinct text once, on Ray.
 
     Args:
         texts: [N] string.
         source: Path of a resolved encoder.
         max_tokens: Most tokens of a text, special tokens included; longer texts are truncated.
+        pooling: See `token_ids`.
 
     Returns:
         [N] list of int32.
@@ -251,7 +254,7 @@ def tokenise(texts: pa.Array, source: str, max_tokens: int) -> pa.Array:
             cast("Any", _tokenise_batch),
             batch_format="pyarrow",
             batch_size=None,
-            fn_kwargs={"source": source, "max_tokens": max_tokens},
+            fn_kwargs={"source": source, "max_tokens": max_tokens, "pooling": pooling},
         )
     )
     table = pa.concat_tables(tokenised.iter_batches(batch_size=None, batch_format="pyarrow"))
@@ -259,19 +262,26 @@ def tokenise(texts: pa.Array, source: str, max_tokens: int) -> pa.Array:
     return lists.take(encoded.indices)
 
 
-def _tokenise_batch(batch: pa.Table, *, source: str, max_tokens: int) -> pa.Table:
+def _tokenise_batch(batch: pa.Table, *, source: str, max_tokens: int, pooling: Pooling) -> pa.Table:
+    from recdiv_core.models.encoder_description import token_ids
     from recdiv_core.models.text_encoder import load_tokenizer
 
-    tokenizer = load_tokenizer(source)
-    ids = tokenizer(batch["text"].to_pylist(), truncation=True, max_length=max_tokens)["input_ids"]
+    ids = token_ids(load_tokenizer(source), batch["text"].to_pylist(), max_tokens, pooling)
     return pa.table({"place": batch["place"], "input_ids": pa.array(ids, TOKENS.field(0).type)})
 
 
 def write_tokens(
-    work: Path, texts: pa.Array, queries: pa.Array, source: str, max_tokens: int
+    work: Path, texts: pa.Array, queries: pa.Array, source: str, encoder: EncoderSource
 ) -> None:
-    """Tokenise items and queries, and write `tokens.arrow` and `queries.arrow`."""
-    lists = tokenise(pa.concat_arrays([texts, queries]), source, max_tokens)
+    """Tokenise items and queries with their prefixes; write `tokens.arrow` and `queries.arrow`."""
+    prefixed = [
+        pc.binary_join_element_wise(prefix, column, "") if prefix else column
+        for prefix, column in (
+            (encoder.passage_prefix, texts),
+            (encoder.query_prefix, queries),
+        )
+    ]
+    lists = tokenise(pa.concat_arrays(prefixed), source, encoder.max_tokens, encoder.pooling)
     items, of_queries = lists.slice(0, len(texts)), lists.slice(len(texts))
     _write_arrow(pa.table([items], schema=TOKENS), work / "tokens.arrow")
     _write_arrow(pa.table([queries, of_queries], schema=QUERIES), work / "queries.arrow")

@@ -51,6 +51,17 @@ PLACES: Final = ("data.clicks", "data.items", "data.out", "data.prepared", "data
 """Settings that name locations; they are no part of the fingerprint."""
 DERIVED_KEY: Final = "data.derived_categories"
 """Setting that is in the fingerprint only if categories are derived."""
+USE: Final = ("pooling", "query_prefix", "passage_prefix")
+"""How the encoder is used: fields of EncoderSource."""
+DESCRIBED: Final = tuple(f"model.text.{name}" for name in USE)
+"""Settings that are resolved from the encoder's files; the fingerprint has the outcome."""
+TEXT_KEYS: Final = (
+    "model.text.encoder",
+    "model.text.max_tokens",
+    "model.text.fields",
+    *DESCRIBED,
+)
+"""Settings of the texts and their encoder that determine tokens and vectors."""
 UNSEEN: Final = ("data.session_gap_s",)
 """Settings that change only a count in the manifest; they are no part of the fingerprint."""
 
@@ -76,7 +87,7 @@ def prepare(config: Config) -> dict[str, object]:
     config = given.config if given else config
     inputs = _open(given) if given else None
     sources = inputs.sources if inputs else _demo_sources(config)
-    encoder_path, encoder = _resolve_encoder(config)
+    encoder_path, encoder = encoder_source(config)
     # the built-in shop has categories: they are derived only if a number is given
     derives = inputs.derives if inputs else config.data.derived_categories not in ("auto", 0)
     fingerprint = _fingerprint(sources, config, encoder, derives=derives)
@@ -191,26 +202,36 @@ def _read_items(
     return raw
 
 
-def _resolve_encoder(config: Config) -> tuple[str, EncoderSource]:
+def encoder_source(config: Config) -> tuple[str, EncoderSource]:
+    """Return the path or hub name of the encoder, and how the data set uses it.
+
+    Raises:
+        UserError: the encoder is missing, or its pooling is not known.
+    """
+    from recdiv_core.models.encoder_description import describe_encoder
     from recdiv_core.models.text_encoder import encoder_sha256, resolve_encoder
 
     text = config.model.text
     path = resolve_encoder(text.encoder)
+    pooling = None if text.pooling == "auto" else text.pooling
+    own = describe_encoder(path, text.encoder, pooling)
     source = EncoderSource(
         name=text.encoder,
         sha256=encoder_sha256(path),
-        max_tokens=text.max_tokens,
+        max_tokens=min(text.max_tokens, own.max_tokens),
         fields=text.fields,
+        pooling=own.pooling,
+        query_prefix=own.query_prefix if text.query_prefix == "auto" else text.query_prefix,
+        passage_prefix=own.passage_prefix if text.passage_prefix == "auto" else text.passage_prefix,
     )
     return path, source
 
 
 def _settings(config: Config) -> dict[str, object]:
     """Return the settings that determine the examples, as in JSON."""
-    text = ("model.text.encoder", "model.text.max_tokens", "model.text.fields")
     flat: dict[str, object] = {}
     for key, value in flatten(config).items():
-        if (key.startswith(("data.", "split.")) or key in text) and key not in PLACES:
+        if (key.startswith(("data.", "split.")) or key in TEXT_KEYS) and key not in PLACES:
             flat[key] = list(value) if isinstance(value, tuple) else value
     return flat
 
@@ -223,9 +244,12 @@ def _fingerprint(
     derives: bool = False,
 ) -> str:
     contents = [{k: v for k, v in row.items() if k != "path"} for row in sources]
-    unseen = UNSEEN if derives else (*UNSEEN, DERIVED_KEY)
+    unseen = (*UNSEEN, *DESCRIBED) if derives else (*UNSEEN, *DESCRIBED, DERIVED_KEY)
     settings = {key: value for key, value in _settings(config).items() if key not in unseen}
-    tree = [SCHEMA_VERSION, contents, settings, encoder.sha256]
+    tree: list[object] = [SCHEMA_VERSION, contents, settings, encoder.sha256]
+    # as the encoder is used, whether its files say so or the settings
+    used = encoder.model_dump(include=set(USE), exclude_defaults=True)
+    tree += [used] if used else []
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
@@ -295,7 +319,7 @@ def _build(
         json.dumps(to_json(findings), indent=1, ensure_ascii=False), encoding="utf-8"
     )
     texts = catalogue.make_texts(raw.table, config.model.text.fields)
-    catalogue.write_tokens(work, texts, queries, encoder_path, config.model.text.max_tokens)
+    catalogue.write_tokens(work, texts, queries, encoder_path, encoder)
     logger.info("tokenised %d items and %d queries", len(texts), len(queries))
     derived = None
     if inputs.derives:

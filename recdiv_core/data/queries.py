@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from recdiv_core.data.reading import flatten_lists
 from recdiv_core.data.text_vectors import ROWS_A_BATCH, checked_encoder
-from recdiv_core.models.text_encoder import load_encoder, load_tokenizer, mean_pool, pad_tokens
+from recdiv_core.models.encoder_description import pool, token_ids
+from recdiv_core.models.text_encoder import load_encoder, load_tokenizer, pad_tokens
 from recdiv_core.schema import Manifest
 
 if TYPE_CHECKING:
@@ -87,18 +88,17 @@ class QueryEncoder:
         import torch
 
         self.num_encoded += len(texts)
+        own = self._manifest.encoder
         vectors: list[np.ndarray] = []
         with torch.inference_mode():
             for start in range(0, len(texts), ROWS_A_BATCH):
                 tokenizer, encoder = self._load()
-                ids = tokenizer(
-                    list(texts[start : start + ROWS_A_BATCH]),
-                    truncation=True,
-                    max_length=self._manifest.encoder.max_tokens,
-                )["input_ids"]
-                input_ids, mask = pad_tokens(ids)
+                asked = [own.query_prefix + text for text in texts[start : start + ROWS_A_BATCH]]
+                input_ids, mask = pad_tokens(
+                    token_ids(tokenizer, asked, own.max_tokens, own.pooling)
+                )
                 hidden = encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
-                vectors += list(mean_pool(hidden, mask).numpy())
+                vectors += list(pool(hidden, mask, own.pooling).numpy())
         return vectors
 
     def _load(self) -> tuple[Any, Any]:

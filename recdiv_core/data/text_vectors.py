@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 import pyarrow as pa
 
+from recdiv_core.config import Pooling
 from recdiv_core.data.catalogue import load_tokens
 from recdiv_core.errors import UserError
+from recdiv_core.models.encoder_description import pool
 from recdiv_core.models.text_encoder import (
     encoder_sha256,
     encoder_width,
     load_encoder,
-    mean_pool,
     pad_tokens,
     resolve_encoder,
     weights_bytes,
@@ -115,7 +116,7 @@ def ensure_vectors(prepared: Path, manifest: Manifest) -> None:
     if not missing:
         return
     source = checked_encoder(manifest)
-    _make(prepared, missing, source)
+    _make(prepared, missing, source, manifest.encoder.pooling)
 
 
 def make_item_vectors(work: Path, encoder: EncoderSource, source: str) -> np.ndarray:
@@ -132,22 +133,25 @@ def make_item_vectors(work: Path, encoder: EncoderSource, source: str) -> np.nda
         [V, H] float32 of unit length, memory-mapped.
     """
     path = _path(work, encoder, "tokens")
-    _make(work, {"tokens": path}, source)
+    _make(work, {"tokens": path}, source, encoder.pooling)
     return np.load(path, mmap_mode="r")
 
 
-def _make(prepared: Path, missing: Mapping[str, Path], source: str) -> None:
+def _make(prepared: Path, missing: Mapping[str, Path], source: str, pooling: Pooling) -> None:
     """Encode the texts of some files of tokens; each file of vectors appears when it is whole."""
     wanted = {path: load_tokens(prepared, name) for name, path in missing.items()}
     home = prepared / "vectors"
     home.mkdir(exist_ok=True)
     with scratch(home) as work:
-        _encode_all({work / path.name: tokens for path, tokens in wanted.items()}, source)
+        tokens_of = {work / path.name: tokens for path, tokens in wanted.items()}
+        _encode_all(tokens_of, source, pooling)
         for path in wanted:
             (work / path.name).replace(path)
 
 
-def _encode_all(tokens_of: Mapping[Path, Sequence[list[int]]], source: str) -> None:
+def _encode_all(
+    tokens_of: Mapping[Path, Sequence[list[int]]], source: str, pooling: Pooling
+) -> None:
     """Make the files of vectors and encode their texts in one Ray Data job."""
     import ray
     import ray.data
@@ -171,7 +175,7 @@ def _encode_all(tokens_of: Mapping[Path, Sequence[list[int]]], source: str) -> N
     actors = num_actors(len(blocks), num_tokens * weights_bytes(source), free)
     encoded = ray.data.from_arrow(blocks).map_batches(
         _Encode,
-        fn_constructor_args=(source, has_gpu),
+        fn_constructor_args=(source, pooling, has_gpu),
         batch_format="pyarrow",
         batch_size=None,
         num_cpus=0 if has_gpu else 0.9,
@@ -240,10 +244,11 @@ def _blocks(path: Path, tokens: Sequence[list[int]], rows: np.ndarray) -> list[p
 class _Encode:
     """Encode blocks of tokens and write the vectors into the memory-mapped files."""
 
-    def __init__(self, source: str, use_gpu: bool) -> None:
+    def __init__(self, source: str, pooling: Pooling, use_gpu: bool) -> None:
         import torch
 
         torch.set_num_threads(1)
+        self.pooling: Pooling = pooling
         self.device = torch.device("cuda" if use_gpu else "cpu")
         self.encoder = cast("nn.Module", load_encoder(source)).to(self.device)
 
@@ -258,7 +263,7 @@ class _Encode:
                 input_ids, mask = pad_tokens(ids[start : start + ROWS_A_BATCH])
                 input_ids, mask = input_ids.to(self.device), mask.to(self.device)
                 hidden = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
-                pooled = mean_pool(hidden, mask).cpu().numpy()
+                pooled = pool(hidden, mask, self.pooling).cpu().numpy()
                 vectors[rows[start : start + ROWS_A_BATCH]] = pooled
         vectors.flush()
         return pa.table({"rows": [len(rows)]})

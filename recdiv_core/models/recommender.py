@@ -17,11 +17,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from recdiv_core.config import Pooling
 from recdiv_core.models.blend import Blend
 from recdiv_core.models.dial import Dial
+from recdiv_core.models.encoder_description import pool
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.session_tower import SessionTower
-from recdiv_core.models.text_encoder import mean_pool
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Recommender(nn.Module):
         queries_QH: [Q, H] unit text vectors of the queries; None without queries.
         dim: D.
         encoder: text encoder with trainable top layers; None = frozen.
+        pooling: how the encoder's token states become a vector.
         dial_items: item tower of E dims that only the dial uses (dial.py); None = no dial.
         blend: terms that are added to the learned scores (blend.py); None = none.
     """
@@ -65,6 +67,7 @@ class Recommender(nn.Module):
         queries_QH: torch.Tensor | None,
         dim: int,
         encoder: nn.Module | None = None,
+        pooling: Pooling = "mean",
         dial_items: ItemTower | None = None,
         blend: Blend | None = None,
     ) -> None:
@@ -72,6 +75,7 @@ class Recommender(nn.Module):
         self.item_tower = item_tower
         self.session_tower = session_tower
         self.encoder = encoder
+        self.pooling: Pooling = pooling
         # the data set stores frozen vectors; trained ones belong to the checkpoint
         self.register_buffer("text_VH", text_VH, persistent=encoder is not None)
         self.register_buffer("queries_QH", queries_QH, persistent=False)
@@ -93,7 +97,7 @@ class Recommender(nn.Module):
         """Encode tokens with the trained encoder: [U, L] -> [U, H] unit vectors."""
         assert self.encoder is not None
         hidden = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
-        return mean_pool(hidden, mask)
+        return pool(hidden, mask, self.pooling)
 
     def item_vectors(self, text_VH: torch.Tensor | None = None) -> torch.Tensor:
         """Compute the vectors of all items, [V, D]; None = the text vectors of the model."""

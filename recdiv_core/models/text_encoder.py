@@ -81,6 +81,7 @@ def encoder_files(source: str) -> Path:
         found = Path(
             snapshot_download(source, allow_patterns=[*settings, weights], ignore_patterns=ignored)
         )
+        snapshot_download(source, allow_patterns=["*_Pooling/config.json"])
         if not any(found.glob(weights)):
             snapshot_download(source, allow_patterns=[f"*{READ[4]}"], ignore_patterns=ignored)
     except (OSError, ValueError) as error:
@@ -137,7 +138,7 @@ def check_encoder(source: str) -> None:
     """
     directory = encoder_files(source)
     for path in directory.glob("*.json"):
-        _read_json(path, source)
+        read_settings(path, source)
     if not any(any(directory.glob(pattern)) for pattern in TOKENISER):
         raise UserError(
             f"model.text.encoder={source} has no tokeniser: none of {', '.join(TOKENISER)}"
@@ -156,14 +157,19 @@ def check_encoder(source: str) -> None:
 
 
 def _shards(index: Path, source: str) -> set[str]:
-    tree = _read_json(index, source)
+    tree = read_settings(index, source)
     files = tree.get("weight_map") if isinstance(tree, dict) else None
     if not isinstance(files, dict):
         raise UserError(f"model.text.encoder={source}: {index.name} names no weights")
     return {str(name) for name in files.values()}
 
 
-def _read_json(path: Path, source: str) -> Any:
+def read_settings(path: Path, source: str) -> Any:
+    """Return the content of a JSON file of an encoder.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -196,15 +202,29 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 def load_encoder(source: str) -> PreTrainedModel:
     """Load the weights of a resolved encoder, in float32 and evaluation mode.
 
+    Of an encoder-decoder, such as T5, this is the encoder.
+
     Raises:
         UserError: `source` has no weights (and the hub cannot be reached).
     """
-    from transformers import AutoModel
+    from transformers import (
+        MODEL_FOR_TEXT_ENCODING_MAPPING,
+        AutoConfig,
+        AutoModel,
+        AutoModelForTextEncoding,
+    )
 
     try:
-        return AutoModel.from_pretrained(source, dtype=torch.float32).eval()
+        config = AutoConfig.from_pretrained(source)
+        has_decoder = bool(config.is_encoder_decoder)
+        is_split = has_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+        kind = AutoModelForTextEncoding if is_split else AutoModel
+        model = kind.from_pretrained(source, dtype=torch.float32).eval()
     except OSError as error:
         raise UserError(f"model.text.encoder={source}: no model found: {error}") from None
+    # a decoder would keep the keys and values of all layers for a next token
+    model.config.use_cache = False
+    return model.get_encoder() if has_decoder and not is_split else model
 
 
 def encoder_width(source: str) -> int:
@@ -224,7 +244,7 @@ def _setting(source: str, name: str) -> int:
         UserError: `source` has no encoder (and the hub cannot be reached).
     """
     file = Path(source) / "config.json"
-    settings = _read_json(file, source) if file.is_file() else {}
+    settings = read_settings(file, source) if file.is_file() else {}
     if name in settings:
         return int(settings[name])
     from transformers import AutoConfig  # knows the setting's other names, and the hub

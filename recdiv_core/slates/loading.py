@@ -72,6 +72,7 @@ def build_model(
         queries_QH=dataset.queries_QH,
         dim=config.model.dim,
         encoder=encoder,
+        pooling=dataset.manifest.encoder.pooling,
         dial_items=make_item_tower(dim=dial_dim(dim)) if config.loss.conditioned else None,
         blend=Blend(terms, popularity_V > 0) if terms else None,
     )
