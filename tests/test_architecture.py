@@ -53,7 +53,7 @@ WORDS = {
 RESERVED = {
     "torch": {"items", "losses", "metrics", "rerank", "models", "formats", "adapters", "data"}
     | {"slates", "evaluation", "training", "report", "release", "sweep"},
-    "numba": {"rerank"},
+    "numba": {"rerank", "models"},
     "transformers": {"models", "data"},
     "ray": {"shop", "data", "cluster", "slates", "evaluation", "training", "sweep", "tune_spaces"},
     "optuna": {"sweep"},

@@ -163,6 +163,20 @@ def test_item_knn_is_its_slow_twin(some, seed, table, shrinkage):
     np.testing.assert_allclose(made.numpy(), expected, atol=TOLERANCE)
 
 
+@given(st.integers(0, 2**31), st.integers(0, 40))
+def test_the_compiled_sum_of_neighbours_is_that_of_tensors(seed, num_pairs):
+    draws = torch.Generator().manual_seed(seed)
+    item_P = torch.randint(0, NUM_ITEMS, (num_pairs,), generator=draws)
+    user_P = torch.randint(0, 3, (num_pairs,), generator=draws).sort().values
+    table = {
+        "neighbours_VN": torch.randint(0, NUM_ITEMS, (NUM_ITEMS, 4), generator=draws).int(),
+        "weight_VN": torch.randn(NUM_ITEMS, 4, generator=draws),
+    }
+    weight_P, wanted = torch.rand(num_pairs, generator=draws), torch.zeros(3, NUM_ITEMS)
+    neighbours.add_rows_by_index(*table.values(), user_P, item_P, weight_P, wanted)
+    assert torch.equal(neighbours.add_neighbours(table, user_P, item_P, weight_P, 3), wanted)
+
+
 def test_of_equally_alike_items_those_of_lower_index_are_kept():
     weights = fitted("item_knn", [[5, 3, 8, 1]], num_neighbours=2, shrinkage=0.0).weights
     assert weights["neighbours_VN"][5].tolist() == [1, 3]
@@ -257,11 +271,11 @@ def test_a_user_without_walks_gets_likeness_of_texts_before_popularity():
 
 
 @settings(max_examples=12)
-@given(users, st.sampled_from([0.0, 1.0, 2.0]))
-def test_text_is_the_cosine_of_profiles_of_words(some, recency):
+@given(users, st.sampled_from([0.0, 1.0, 2.0]), st.sampled_from([TEXTS, TEXTS[:4] * 3]))
+def test_text_is_the_cosine_of_profiles_of_words(some, recency, texts):
     vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2)
-    vectors = vectorizer.fit_transform(TEXTS).toarray()
-    made = scores(fitted("text", log(), recency=recency), some)
+    vectors = vectorizer.fit_transform(texts).toarray()
+    made = scores(fitted("text", log(), texts=texts, recency=recency), some)
     np.testing.assert_allclose(made, cosines(vectors, some, recency), atol=TOLERANCE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,6 +101,32 @@ def test_the_score_of_a_user_does_not_depend_on_the_batch():
     both_BV = blend(learned_BV.clone(), histories)
     second = Histories(histories.user_S[3:] - 1, histories.item_S[3:], ["1"])
     assert torch.equal(blend(learned_BV[1:].clone(), second)[0], both_BV[1])
+
+
+def test_a_batch_is_blended_in_parts_as_its_users_are_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    blend = Blend([popular([3, 1, 2, 5, 4, 9, 8, 7, 6])], warm(9, 4))
+    blend.weight_T2.copy_(torch.tensor([[1.0, 0.3], [0.5, -0.2]]))
+    histories, learned_BV = some_histories([3, 0, 6, 1, 0]), torch.rand(5, 9)
+    whole_BV, around = blend(learned_BV.clone(), histories), blend.around(learned_BV, histories)
+    monkeypatch.setattr("recdiv_core.models.blend.USERS", 2)
+    assert torch.equal(blend(learned_BV.clone(), histories), whole_BV)
+    for made, wanted in zip(blend.around(learned_BV, histories), around, strict=True):
+        assert torch.equal(made, wanted)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=7), st.integers(1, 8))
+def test_the_parts_of_a_batch_hold_each_user_once(lengths: list[int], size: int):
+    histories = replace(some_histories(lengths), time_S=torch.arange(sum(lengths)))
+    found: list[tuple[str, list[int], list[int]]] = []
+    for rows, own in histories.parts(size):
+        assert own.user_ids == histories.user_ids[rows]
+        assert own.time_S is not None
+        for row, user_id in enumerate(own.user_ids):
+            is_own = own.user_S == row
+            found.append((user_id, own.item_S[is_own].tolist(), own.time_S[is_own].tolist()))
+    wanted = [histories.item_S[histories.user_S == row].tolist() for row in range(len(lengths))]
+    assert [items for _, items, _ in found] == wanted
+    assert [time for *_, times in found for time in times] == list(range(sum(lengths)))
 
 
 def test_a_checkpoint_keeps_the_terms():

@@ -12,7 +12,8 @@ is at least the best weighted sum of its parts, and requests without a query do 
 A term that counts events knows nothing about an item without a train event, and would put it last.
 Its value there is filled in by regression on the learned score: the correlation of the two scores
 over the other items, times the learned score.
-Shapes: B users, V catalogue, T scores (the learned one first), U those with the query's terms.
+Shapes: B users, C users of a part, V catalogue, T scores (the learned one first), U those with the
+query's terms.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ from torch.nn import functional as F
 
 from recdiv_core.models.baselines import READ_QUERIES, Baseline
 from recdiv_core.models.baselines.histories import Histories
-from recdiv_core.models.scale import moments, standardise
+from recdiv_core.models.scale import centre_and_scale, standardise
 
 TERMS: Final = "terms."
 """Prefix of the terms' tensors in a checkpoint: terms.KIND.NAME."""
 
 TYPICAL_LENGTH: Final = 8.0
 """Events of a history at which the weights are those of the first column."""
+
+USERS: Final = 64
+"""Users that are blended at once: their scores lie in the cache, in memory that was used before."""
 
 COLD_KINDS: Final = frozenset({"text", "bm25", "text_cosine", "hybrid"})
 """Kinds of terms that know items without a train event."""
@@ -114,8 +118,12 @@ class Blend(nn.Module):
         Returns:
             [B, V] the blended scores, in the memory of the learned ones.
         """
-        factor_B1, added_BV = self.around(learned_BV, histories)
-        return learned_BV.mul_(factor_B1).add_(added_BV)
+        weight_BU = self._weights(histories)
+        for rows, own in histories.parts(USERS):
+            part_CV, weight_CU = learned_BV[rows], weight_BU[rows]
+            added_CV = self._weighted_terms(standardise(part_CV), weight_CU, own)
+            part_CV.mul_(weight_CU[:, :1]).add_(added_CV)
+        return learned_BV
 
     def around(self, learned_BV: Tensor, histories: Histories) -> tuple[Tensor, Tensor]:
         """Return what makes blended scores of learned ones: `factor * learned + added`.
@@ -123,15 +131,25 @@ class Blend(nn.Module):
         Returns:
             factor_B1, and added_BV, which holds the weighted terms.
         """
-        weight_BU = self._weights(histories)
-        mean_B1, inverse_B1 = moments(learned_BV)
-        factor_B1 = weight_BU[:, :1] * inverse_B1
-        added_BV = (-mean_B1 * factor_B1).repeat(1, learned_BV.shape[1])
-        standard_BV = (learned_BV - mean_B1) * inverse_B1
+        weight_BU, added_BV = self._weights(histories), torch.empty_like(learned_BV)
+        factor_B1 = weight_BU[:, :1].clone()
+        for rows, own in histories.parts(USERS):
+            standard_CV = learned_BV[rows].clone()
+            mean_C1, inverse_C1 = centre_and_scale(standard_CV)
+            factor_B1[rows] *= inverse_C1
+            added_CV = self._weighted_terms(standard_CV, weight_BU[rows], own)
+            torch.sub(added_CV, mean_C1 * factor_B1[rows], out=added_BV[rows])
+        return factor_B1, added_BV
+
+    def _weighted_terms(
+        self, standard_BV: Tensor, weight_BU: Tensor, histories: Histories
+    ) -> Tensor:
+        """Return the weighted sum of the standardised terms, [B, V]."""
+        added_BV = torch.zeros_like(standard_BV)
         for place, term in enumerate(self._terms_of(histories), start=1):
             scores_BV = self._scores(term, standard_BV, histories)
             added_BV.addcmul_(scores_BV, weight_BU[:, place : place + 1])
-        return factor_B1, added_BV
+        return added_BV
 
     def _weights(self, histories: Histories) -> Tensor:
         """Return the weights of each user: [B, T], or [B, U] if the batch has a query.
@@ -168,7 +186,7 @@ class Blend(nn.Module):
         # a cold item takes no part in the correlation
         scores_BV[:, self.cold_C] = 0.0
         num_warm = max(1, scores_BV.shape[1] - len(self.cold_C))
-        alike_B1 = (scores_BV * standard_BV).sum(dim=1, keepdim=True) / num_warm
+        alike_B1 = torch.bmm(scores_BV[:, None, :], standard_BV[:, :, None])[:, 0] / num_warm
         scores_BV[:, self.cold_C] = alike_B1 * standard_BV[:, self.cold_C]
         return scores_BV
 

@@ -33,6 +33,10 @@ class Queries:
         """Whether each request has a query, [B] bool."""
         return torch.tensor([bool(text) for text in self.texts], device=self.vectors_BH.device)
 
+    def of(self, rows: slice) -> Queries:
+        """Return the queries of some requests."""
+        return Queries(self.texts[rows], self.vectors_BH[rows], self.text_VH)
+
     def cosines(self) -> Tensor:
         """Return the cosine of each query and item, [B, V] float32; 0 without a query."""
         return self.vectors_BH @ self.text_VH.T

@@ -8,8 +8,9 @@ Shapes: B users, S events, P distinct (user, item) pairs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Literal, cast
 
 import torch
@@ -61,6 +62,24 @@ class Histories:
     def num_users(self) -> int:
         """Users of the batch, B."""
         return len(self.user_ids)
+
+    def parts(self, size: int) -> Iterator[tuple[slice, Histories]]:
+        """Yield parts of at most `size` users: their rows of the batch, and their histories."""
+        starts = range(0, self.num_users, size)
+        edges = torch.tensor([*starts, self.num_users], device=self.user_S.device)
+        ends = cast("list[int]", torch.searchsorted(self.user_S, edges).tolist())  # pyright: ignore
+        for start, (first, last) in zip(starts, pairwise(ends), strict=True):
+            rows, events = slice(start, start + size), slice(first, last)
+            yield (
+                rows,
+                Histories(
+                    self.user_S[events] - start,
+                    self.item_S[events],
+                    self.user_ids[rows],
+                    None if self.time_S is None else self.time_S[events],
+                    None if self.queries is None else self.queries.of(rows),
+                ),
+            )
 
 
 def ages(histories: Histories) -> Tensor:

@@ -154,13 +154,32 @@ def add_neighbours(
     Returns:
         [B, V] float32.
     """
-    num_items = len(weights["weight_VN"])
-    scores_BV = weight_P.new_zeros(num_users, num_items)
+    table = weights["neighbours_VN"], weights["weight_VN"]
+    scores_BV = weight_P.new_zeros(num_users, len(table[0]))
+    if scores_BV.device.type == "cpu":
+        # importing numba takes a quarter of a second, and most processes do not need it
+        from recdiv_core.models.baselines.compiled import add_rows
+
+        tensors = *table, user_P, item_P, weight_P, scores_BV
+        add_rows(*(tensor.contiguous().numpy() for tensor in tensors))
+    else:
+        add_rows_by_index(*table, user_P, item_P, weight_P, scores_BV)
+    return scores_BV
+
+
+def add_rows_by_index(
+    neighbours_VN: Tensor,
+    weight_VN: Tensor,
+    user_P: Tensor,
+    item_P: Tensor,
+    weight_P: Tensor,
+    scores_BV: Tensor,
+) -> None:
+    """Add weighted rows of a table in place, on any device; see `compiled.add_rows`."""
     flat = scores_BV.view(-1)
     for start in range(0, len(user_P), PAIRS):
         part = slice(start, start + PAIRS)
         item = item_P[part]
-        place_PN = user_P[part, None] * num_items + weights["neighbours_VN"][item]
-        added_PN = weight_P[part, None] * weights["weight_VN"][item]
+        place_PN = user_P[part, None] * scores_BV.shape[1] + neighbours_VN[item]
+        added_PN = weight_P[part, None] * weight_VN[item]
         flat.index_add_(0, place_PN.flatten(), added_PN.flatten())
-    return scores_BV

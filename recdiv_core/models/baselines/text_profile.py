@@ -4,7 +4,7 @@
 A user's profile is the weighted mean of the vectors of the history's items. The score of an item is
 the cosine of its vector and the profile, so an item without any event can be found. Vectors are
 TF-IDF weights of words, or those of a text encoder. Shapes: B users, P (user, item) pairs,
-V catalogue, W words, M words of all texts, H width of the encoder.
+V catalogue, T distinct texts, W words, M words of all texts, H width of the encoder.
 """
 
 from __future__ import annotations
@@ -38,24 +38,29 @@ def fit_words(texts: Sequence[str]) -> dict[str, Tensor]:
     case. Words of a single text are left out, because they match nothing.
 
     Returns:
-        word_M int64 and word_weight_M float32, one text after another; word_start_V int64, where
-        each text begins; num_words, W.
+        word_M int64 and word_weight_M float32, one distinct text after another; word_start_T int64,
+        where each text begins; text_V int64, the text of each item; num_words, W.
     """
-    counts = [Counter(re.findall(r"\w\w+", text.lower())) for text in texts]
-    num_texts = Counter(word for own in counts for word in own)
+    place: dict[str, int] = {}
+    text_V = np.array([place.setdefault(text, len(place)) for text in texts], np.int64)
+    counts = [Counter(re.findall(r"\w\w+", text.lower())) for text in place]
+    num_texts: Counter[str] = Counter()
+    for own, times in zip(counts, np.bincount(text_V, minlength=len(place)).tolist(), strict=True):
+        num_texts.update(dict.fromkeys(own, times))
     number = {word: at for at, word in enumerate(w for w, n in num_texts.items() if n > 1)}
     kept = [{number[w]: n for w, n in own.items() if w in number} for own in counts]
-    length_V = np.array([len(own) for own in kept], np.int64)
+    length_T = np.array([len(own) for own in kept], np.int64)
     word_M = np.array([word for own in kept for word in own], np.int64)
     count_M = np.array([n for own in kept for n in own.values()], np.float64)
     df_W = np.array([num_texts[word] for word in number], np.float64)
     weight_M = (1 + np.log(count_M)) * (1 + np.log((1 + len(texts)) / (1 + df_W)))[word_M]
-    text_M = np.repeat(np.arange(len(texts)), length_V)
-    norm_V = np.sqrt(np.bincount(text_M, weight_M**2, minlength=len(texts)))
+    text_M = np.repeat(np.arange(len(place)), length_T)
+    norm_T = np.sqrt(np.bincount(text_M, weight_M**2, minlength=len(place)))
     return {
         "word_M": torch.as_tensor(word_M),
-        "word_weight_M": torch.as_tensor((weight_M / norm_V[text_M]).astype(np.float32)),
-        "word_start_V": torch.as_tensor(np.cumsum(length_V) - length_V),
+        "word_weight_M": torch.as_tensor((weight_M / norm_T[text_M]).astype(np.float32)),
+        "word_start_T": torch.as_tensor(np.cumsum(length_T) - length_T),
+        "text_V": torch.as_tensor(text_V),
         "num_words": torch.tensor(len(number)),
     }
 
@@ -109,23 +114,25 @@ def word_cosines(
     Returns:
         [B, V] float32 in [0, 1]; 0 without a word in common.
     """
-    word_M, start_V = weights["word_M"], weights["word_start_V"]
-    end_V = torch.cat([start_V[1:], start_V.new_full((min(1, len(start_V)),), len(word_M))])
-    length_P = (end_V - start_V)[item_P]
+    word_M, start_T, text_V = weights["word_M"], weights["word_start_T"], weights["text_V"]
+    end_T = torch.cat([start_T[1:], start_T.new_full((min(1, len(start_T)),), len(word_M))])
+    text_P = text_V[item_P]
+    length_P = (end_T - start_T)[text_P]
     pair_Q = torch.repeat_interleave(length_P)  # words of all pairs: the pair of each
     within_Q = torch.arange(len(pair_Q), device=pair_Q.device)
     within_Q -= (length_P.cumsum(0) - length_P)[pair_Q]
-    place_Q = start_V[item_P][pair_Q] + within_Q
+    place_Q = start_T[text_P][pair_Q] + within_Q
     width = -(-num_users // LANES) * LANES
     profile_WB = torch.zeros(int(weights["num_words"]), width, device=word_M.device)
     added_Q = weights["word_weight_M"][place_Q] * weight_P[pair_Q]
     cell_Q = word_M[place_Q] * width + user_P[pair_Q]
     profile_WB.view(-1).index_add_(0, cell_Q, added_Q)
     norm_B = profile_WB.square().sum(dim=0, dtype=torch.float64).sqrt().clamp(min=TINY)
-    cosine_VB = F.embedding_bag(
-        word_M, profile_WB, start_V, mode="sum", per_sample_weights=weights["word_weight_M"]
+    cosine_TB = F.embedding_bag(
+        word_M, profile_WB, start_T, mode="sum", per_sample_weights=weights["word_weight_M"]
     )
-    return (cosine_VB / norm_B.float()).T[:num_users].contiguous()
+    cosine_BT = (cosine_TB / norm_B.float()).T[:num_users].contiguous()
+    return cosine_BT.index_select(1, text_V) if len(start_T) < len(text_V) else cosine_BT
 
 
 def vector_cosines(
