@@ -238,6 +238,9 @@ class DataConfig(_Section):
     """Idle time in seconds that ends a session; unused for logs without times."""
     demo_events: int = Field(default=60_000, ge=1_000, le=100_000_000)
     """Size of the built-in shop in impressions."""
+    demo_queries: Literal["titles", "colloquial"] = "titles"
+    """Words of the built-in shop's queries: those of its titles, or `colloquial` synonyms, slang,
+    German and Spanish, which no title has."""
     fragment_rows: int = Field(default=1_024, ge=1, le=65_536)
     """Users in one Parquet row group, the unit of reading; small groups read slowly."""
     num_shards: int = Field(default=8, ge=1, le=10_000)
@@ -257,6 +260,9 @@ class SplitConfig(_Section):
     """Start of the validation window as a timestamp; replaces `split.val_share` if set."""
     test_from: str = ""
     """Start of the test window as a timestamp; replaces `split.test_share` if set."""
+    unseen_queries: float = Field(default=0.0, ge=0.0, le=0.5)
+    """Share of the distinct queries that train events lose, so that evaluation has queries that no
+    model has seen; the events stay."""
 
 
 class TextConfig(_Section):

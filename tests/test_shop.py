@@ -1,5 +1,6 @@
 """The built-in shop behaves like a shop, and its rows depend on the seed alone."""
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,9 +11,11 @@ import pyarrow as pa
 import pytest
 
 from recdiv_core.data.events import READ
+from recdiv_core.models.query_text import words_of
 from recdiv_core.schema import CATALOGUE_OPTIONAL, EVENTS
 from recdiv_core.shop.generate import click_log, draw_shoppers, planted_truth, size
 from recdiv_core.shop.goods import DAY_MS, NUM_DAYS, START_MS, catalogue_table, stock
+from recdiv_core.shop.wordings import leaves_of_queries, query_texts
 from recdiv_core.shop.words import AISLES, COLOURS, LANGUAGES, LEAF_PATHS, LEAVES
 
 
@@ -368,3 +371,37 @@ def test_title_names_the_noun_the_brand_and_the_colour(shop: Shop):
 def test_each_language_has_a_word_for_every_colour():
     for language in LANGUAGES.values():
         assert len(language.colours) == len(COLOURS)
+
+
+def test_colloquial_queries_share_no_word_with_the_catalogue():
+    items = catalogue_table(stock(1_200, seed=0), seed=0)
+    columns = ("title", "category", "brand", "colour")
+    of_items = {
+        word for name in columns for text in items[name].to_pylist() for word in words_of(text)
+    }
+    of_queries = {word for text in query_texts("colloquial") for word in words_of(text)}
+    assert not of_items & of_queries
+
+
+def test_the_words_of_queries_change_their_texts_alone():
+    goods, shoppers = stock(150, seed=1), draw_shoppers(np.arange(200), seed=1)
+    plain, other = click_log(shoppers, goods), click_log(shoppers, goods, "colloquial")
+    assert plain.drop_columns("query").equals(other.drop_columns("query"))
+    meant, other_meant = leaves_of_queries("titles"), leaves_of_queries("colloquial")
+    pairs = zip(plain["query"].to_pylist(), other["query"].to_pylist(), strict=True)
+    asked = {(one, two) for one, two in pairs if one or two}
+    assert all(meant[one] <= other_meant[two] for one, two in asked)
+    assert len({two for _, two in asked}) > len({one for one, _ in asked})
+
+
+def test_a_phrase_for_an_aisle_may_mean_each_of_its_leaves():
+    aisle = [at for at, path in enumerate(LEAF_PATHS) if path.startswith("Fashion > Shoes")]
+    assert leaves_of_queries("colloquial")["navy footwear"] == {*aisle}
+
+
+def test_the_default_words_give_the_rows_of_earlier_versions():
+    log = make_log(5_000, seed=0)
+    digest = hashlib.sha256()
+    for name in log.column_names:
+        digest.update(str(log[name].to_pylist()).encode())
+    assert digest.hexdigest()[:16] == "be69d2dbb23abacc"

@@ -141,3 +141,24 @@ def test_an_event_at_the_cut_belongs_to_the_later_window():
     events = make_events([[(4, 0, -1), (5, 1, -1), (5, 2, -1), (7, 3, -1)]])
     counts = split.count_temporal(events.times_N, events.offsets_B, 5, 7)
     assert counts.tolist() == [[1, 2, 1]]
+
+
+def test_reserved_queries_leave_train_and_stay_in_evaluation():
+    events = make_events([[(0, 0, 0), (1, 1, 1), (5, 2, 0), (9, 3, 0)], [(0, 1, NO_QUERY)]])
+    counts = split.count_temporal(events.times_N, events.offsets_B, 5, 9)
+    is_train = split.mark_train_events(events, counts, np.ones(NUM_ITEMS, bool), 1)
+    hidden = split.hide_queries(events, is_train, np.array([True, False]))
+    train = split.make_train_examples(hidden, is_train)
+    assert train["queries"].to_pylist() == [[NO_QUERY, 1], [NO_QUERY]]
+    assert train["items"].to_pylist() == [[0, 1], [1]]
+    test = split.make_eval_examples(events, counts, split.TEST, np.array([True, True]))
+    assert test["query"].to_pylist() == [0]
+
+
+def test_a_share_of_the_queries_is_reserved_by_their_text_alone():
+    texts = [f"query {n}" for n in range(4000)]
+    is_reserved = split.reserve_queries(texts, 0.2)
+    assert 0.18 < is_reserved.mean() < 0.22
+    assert split.reserve_queries(texts[::-1], 0.2).tolist() == is_reserved[::-1].tolist()
+    assert not split.reserve_queries(texts, 0.0).any()
+    assert not len(split.reserve_queries([], 0.2))

@@ -62,6 +62,9 @@ TEXT_KEYS: Final = (
     *DESCRIBED,
 )
 """Settings of the texts and their encoder that determine tokens and vectors."""
+IF_CHANGED: Final = {"data.demo_queries": "titles", "split.unseen_queries": 0.0}
+"""Settings that are in the fingerprint only if they differ from this value: the data sets of older
+versions are reused."""
 UNSEEN: Final = ("data.session_gap_s",)
 """Settings that change only a count in the manifest; they are no part of the fingerprint."""
 
@@ -141,8 +144,9 @@ def _target(config: Config) -> Path:
 
 def _demo_sources(config: Config) -> tuple[dict[str, str | int], ...]:
     digest = hashlib.sha256()
-    for path in sorted(Path(shop.__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    for path in sorted(Path(shop.__file__).parent.iterdir()):
+        if path.suffix in (".py", ".yaml"):
+            digest.update(path.read_bytes())
     source: dict[str, str | int] = {"path": "built-in shop", "sha256": digest.hexdigest()}
     return (source | {"num_events": config.data.demo_events, "seed": config.seed},)
 
@@ -178,7 +182,12 @@ def _open(given: Given) -> _Inputs:
 def _generate(work: Path, config: Config) -> _Inputs:
     from recdiv_core.shop.generate import generate
 
-    clicks, items = generate(work / "source", num_events=config.data.demo_events, seed=config.seed)
+    clicks, items = generate(
+        work / "source",
+        num_events=config.data.demo_events,
+        seed=config.seed,
+        words=config.data.demo_queries,
+    )
     if (work / "source" / "truth").is_dir():
         (work / "source" / "truth").rename(work / "truth")
     made = (list_files(str(clicks), "data.clicks"), list_files(str(items), "data.items"))
@@ -245,7 +254,11 @@ def _fingerprint(
 ) -> str:
     contents = [{k: v for k, v in row.items() if k != "path"} for row in sources]
     unseen = (*UNSEEN, *DESCRIBED) if derives else (*UNSEEN, *DESCRIBED, DERIVED_KEY)
-    settings = {key: value for key, value in _settings(config).items() if key not in unseen}
+    settings = {
+        key: value
+        for key, value in _settings(config).items()
+        if key not in unseen and IF_CHANGED.get(key) != value
+    }
     tree: list[object] = [SCHEMA_VERSION, contents, settings, encoder.sha256]
     # as the encoder is used, whether its files say so or the settings
     used = encoder.model_dump(include=set(USE), exclude_defaults=True)

@@ -350,6 +350,7 @@ def write_examples(
         cuts=cuts,
         popularity=ray.put(popularity_V),
         queries=ray.put(queries),
+        reserved=ray.put(split.reserve_queries(queries.to_pylist(), config.split.unseen_queries)),
         clock=ray.put(clock),
         weights=weights,
         min_events=config.data.min_user_events,
@@ -370,6 +371,7 @@ def _write_shard(
     cuts: Cuts,
     popularity: Any,
     queries: Any,
+    reserved: Any,
     clock: Any,
     weights: Sequence[float],
     min_events: int,
@@ -384,7 +386,9 @@ def _write_shard(
     is_train_N = split.mark_train_events(events, counts_B3, popularity_V > 0, min_events)
     has_train_B = np.add.reduceat(is_train_N, events.offsets_B[:-1]) > 0
     tables = {
-        "train": split.make_train_examples(events, is_train_N),
+        "train": split.make_train_examples(
+            split.hide_queries(events, is_train_N, ray.get(reserved)), is_train_N
+        ),
         "val": split.make_eval_examples(events, counts_B3, split.VAL, has_train_B),
         "test": split.make_eval_examples(events, counts_B3, split.TEST, has_train_B),
     }

@@ -7,7 +7,9 @@ slice of the user's events. Shapes: B users, N events of all users, one user aft
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -91,6 +93,21 @@ def mark_train_events(events: UserEvents, counts_B3: Any, in_core_V: Any, min_ev
     is_train_N = (mark_parts(counts_B3) == TRAIN) & in_core_V[events.items_N]
     in_core_B = _sum_by_user(is_train_N, events.offsets_B) >= min_events
     return is_train_N & in_core_B[events.users_N]
+
+
+def reserve_queries(texts: Sequence[str], share: float) -> Any:
+    """Return [Q] bool: queries that train must not see; a hash of the text decides."""
+    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return np.frombuffer(digests, "<u8") < share * 2.0**64
+
+
+def hide_queries(events: UserEvents, is_train_N: Any, is_reserved_Q: Any) -> UserEvents:
+    """Return the events without the reserved queries of train events; the events stay."""
+    queries_N = events.queries_N
+    if not len(is_reserved_Q):
+        return events
+    is_hidden_N = is_train_N & (queries_N != NO_QUERY) & is_reserved_Q[queries_N]
+    return replace(events, queries_N=np.where(is_hidden_N, np.int32(NO_QUERY), queries_N))
 
 
 def make_train_examples(events: UserEvents, is_train_N: Any) -> pa.Table:

@@ -38,6 +38,7 @@ from recdiv_core.shop.goods import (
     catalogue_table,
     stock,
 )
+from recdiv_core.shop.wordings import NUM_WORDINGS, Words, choose_wording, query_texts
 from recdiv_core.shop.words import (
     AISLE_PATHS,
     AISLE_START,
@@ -168,6 +169,8 @@ class _Minds:
     """Leaf that the user wants in the next slate."""
     query: Ints
     """leaf * (colours + 1) + colour + 1; colour + 1 is 0 if the query names no colour."""
+    wording: Ints
+    """Wording of the query, see wordings.py; any number without a query."""
     clicked: Ints
     """Item clicked last in this visit."""
     habit: Ints
@@ -181,7 +184,9 @@ class _PartNames(FilenameProvider):
         return f"part-{task_index:06d}.parquet"
 
 
-def generate(out: Path, *, num_events: int, seed: int) -> tuple[Path, Path]:
+def generate(
+    out: Path, *, num_events: int, seed: int, words: Words = "titles"
+) -> tuple[Path, Path]:
     """Write the shop with Ray Data: `out/clicks/`, `out/items/` and `out/truth/`, all Parquet.
 
     Memory holds only the catalogue. Ray must run. Existing files in `out` are replaced.
@@ -190,6 +195,7 @@ def generate(out: Path, *, num_events: int, seed: int) -> tuple[Path, Path]:
         out: Absolute path that all nodes see.
         num_events: Approximate number of log rows, within 10 %; see `size`.
         seed: Random seed; equal seeds give equal rows on any cluster.
+        words: Words of the queries, see `data.demo_queries`.
 
     Returns:
         The directories of the click log and of the catalogue.
@@ -203,7 +209,8 @@ def generate(out: Path, *, num_events: int, seed: int) -> tuple[Path, Path]:
     shelves = ray.put(goods)
 
     def clicks(users: pa.Table) -> pa.Table:
-        return click_log(draw_shoppers(users["id"].to_numpy(), seed=seed), ray.get(shelves))
+        shoppers = draw_shoppers(users["id"].to_numpy(), seed=seed)
+        return click_log(shoppers, ray.get(shelves), words)
 
     def truth(users: pa.Table) -> pa.Table:
         return planted_truth(draw_shoppers(users["id"].to_numpy(), seed=seed))
@@ -282,8 +289,10 @@ def draw_shoppers(users: Ints, *, seed: int) -> Shoppers:
     )
 
 
-def click_log(shoppers: Shoppers, goods: Goods) -> pa.Table:
+def click_log(shoppers: Shoppers, goods: Goods, words: Words = "titles") -> pa.Table:
     """Simulate the users; return their events in order of time, one user after another.
+
+    The words of the queries change their texts alone.
 
     Returns:
         Columns `user_id, item_id, timestamp` (int64, milliseconds since 1970-01-01 UTC), `event,
@@ -292,7 +301,7 @@ def click_log(shoppers: Shoppers, goods: Goods) -> pa.Table:
     """
     num_users = len(shoppers.number)
     nothing = np.full(num_users, -1)
-    minds = _Minds(*(nothing.copy() for _ in range(7)))
+    minds = _Minds(*(nothing.copy() for _ in range(8)))
     first_row = np.cumsum(shoppers.num_slates) - shoppers.num_slates
     start = _visit_times(shoppers)
     parts: list[tuple[NDArray[np.generic], ...]] = []
@@ -314,13 +323,13 @@ def click_log(shoppers: Shoppers, goods: Goods) -> pa.Table:
                 place + 1,
                 first_row[user] + step,
                 minds.visit[user],
-                minds.query[user],
+                _query_number(minds, user),
             )
         )
         _remember(minds, users, happened[:, :, 1], slate, goods)
     columns = [np.concatenate(part) for part in zip(*parts, strict=True)]
     order = np.lexsort((columns[2], columns[0]))
-    return _as_table(shoppers, goods, first_row, *(column[order] for column in columns))
+    return _as_table(shoppers, goods, words, first_row, *(column[order] for column in columns))
 
 
 def planted_truth(shoppers: Shoppers) -> pa.Table:
@@ -386,6 +395,14 @@ def _make_up_minds(
 
     colour = np.where(draws.query_colour < QUERY_COLOUR, shoppers.colour[users, taste] + 1, 0)
     minds.query[users] = np.where(is_search, leaf * (len(COLOURS) + 1) + colour, -1)
+    # a search has draws.query < QUERY: over QUERY it is uniform again
+    minds.wording[users] = choose_wording(draws.query / QUERY, draws.query_colour / QUERY_COLOUR)
+
+
+def _query_number(minds: _Minds, users: Ints) -> Ints:
+    """Return the place of each user's query in `query_texts`; -1 = no query."""
+    query = minds.query[users]
+    return np.where(query >= 0, query * NUM_WORDINGS + minds.wording[users], -1)
 
 
 def _fill_slates(minds: _Minds, users: Ints, draws: _Draws, goods: Goods) -> Ints:
@@ -514,6 +531,7 @@ def _user_ids(number: Ints) -> pa.Array:
 def _as_table(
     shoppers: Shoppers,
     goods: Goods,
+    words: Words,
     first_row: Ints,
     user: Ints,
     item: Ints,
@@ -531,14 +549,13 @@ def _as_table(
     order = np.arange(len(owner)) - first_row[owner]
     sessions = [f"{name}-{visit}" for name in names for visit in range(MAX_SLATES)]
     slates = [f"{names[user]}-s{number}" for user, number in zip(owner, order, strict=True)]
-    queries = [f"{colour} {leaf.noun}".strip() for leaf in LEAVES for colour in ("", *COLOURS)]
     return pa.table(
         {
             "user_id": user_ids.take(pa.array(user)),
             "item_id": pa.array(goods.item_ids).take(pa.array(item)),
             "timestamp": time,
             "event": pa.array(EVENTS).take(pa.array(event)),
-            "query": pa.array(queries).take(pa.array(query, mask=query < 0)),
+            "query": pa.array(query_texts(words)).take(pa.array(query, mask=query < 0)),
             "session_id": pa.array(sessions).take(pa.array(user * MAX_SLATES + visit)),
             "slate_id": pa.array(slates).take(pa.array(slate)),
             "position": position.astype(np.int32),
