@@ -39,6 +39,7 @@ ModelKind = Literal[
     "bm25",
     "text_cosine",
     "hybrid",
+    "query_words",
 ]
 Pooling = Literal["mean", "cls", "last", "eos"]
 RelevanceLoss = Literal["auto", "softmax", "sampled_softmax"]
@@ -74,6 +75,7 @@ BlendTerm = Literal[
     "text_cosine",
     "bm25",
     "hybrid",
+    "query_words",
 ]
 TeacherMethod = Literal["mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam"]
 RerankAttribute = Literal["category", "brand", "colour", "price"]
@@ -383,11 +385,13 @@ class ModelConfig(_Section):
         "buy_again",
         "text_cosine",
         "bm25",
+        "query_words",
     )
     """Baselines whose scores are added to the learned score, with weights fitted on validation;
     empty = the learned score alone. `recent_popular` needs times, `buy_again`
-    `eval.filter_seen=false`; they are left out otherwise. `text_cosine`, `bm25` and `hybrid` count
-    for requests with a query, which have weights of their own."""
+    `eval.filter_seen=false`, `query_words` clicks after queries; they are left out otherwise.
+    `text_cosine`, `bm25`, `hybrid` and `query_words` count for requests with a query, which have
+    weights of their own."""
     diversity: Unit = 0.0
     """Diversity dial of a conditioned model: 0 = pure relevance, 1 = the full
     `loss.diversity_weight`."""

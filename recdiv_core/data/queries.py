@@ -46,6 +46,21 @@ def mark_seen(prepared: Path, num_queries: int) -> np.ndarray:
     return is_seen_Q
 
 
+def read_query_clicks(prepared: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return query_index and item_index of each train event with a query, int64.
+
+    An event that two rows of a long history share counts twice.
+    """
+    queries, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for path in sorted((prepared / "train").glob("part-*.parquet")):
+        table = pq.read_table(path, columns=["items", "queries"])
+        query_E = flatten_lists(table["queries"])[0].astype(np.int64)
+        has_query_E = query_E >= 0
+        queries.append(query_E[has_query_E])
+        items.append(flatten_lists(table["items"])[0].astype(np.int64)[has_query_E])
+    return np.concatenate(queries), np.concatenate(items)
+
+
 class QueryEncoder:
     """The encoder of a data set for queries, loaded with the first query.
 

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from recdiv_core.models.baselines import READ_QUERIES, Baseline
 from recdiv_core.models.baselines.histories import Histories
+from recdiv_core.models.baselines.query_match import MATCHED
 from recdiv_core.models.scale import centre_and_scale, standardise
 
 TERMS: Final = "terms."
@@ -38,7 +39,7 @@ TYPICAL_LENGTH: Final = 8.0
 USERS: Final = 64
 """Users that are blended at once: their scores lie in the cache, in memory that was used before."""
 
-COLD_KINDS: Final = frozenset({"text", "bm25", "text_cosine", "hybrid"})
+COLD_KINDS: Final = frozenset({"text", *READ_QUERIES})
 """Kinds of terms that know items without a train event."""
 
 
@@ -48,6 +49,7 @@ QUERY_PRIOR: Final[Mapping[str, float]] = {
     "text_cosine": 0.5,
     "bm25": 2.0,
     "hybrid": 2.5,
+    "query_words": 1.0,
 }
 """Weights for requests with a query before any fit, and what few requests are pulled to. Other
 terms have 0."""
@@ -179,8 +181,14 @@ class Blend(nn.Module):
         return [standard_BV, *(self._scores(term, standard_BV, histories) for term in terms)]
 
     def _scores(self, term: Term, standard_BV: Tensor, histories: Histories) -> Tensor:
-        """Return the standardised scores of a term, with those of cold items filled in."""
-        scores_BV = standardise(term.baseline.scores(histories))
+        """Return the standardised scores of a term, with those of cold items filled in.
+
+        BM25 has no say on a query of unknown words, which it would answer by popularity.
+        """
+        scores_BV = term.baseline.scores(histories)
+        if term.kind == "bm25":
+            scores_BV *= scores_BV.amax(dim=1, keepdim=True) > MATCHED
+        scores_BV = standardise(scores_BV)
         if term.kind in COLD_KINDS or not len(self.cold_C):
             return scores_BV
         # a cold item takes no part in the correlation

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recdiv_core.config import BlendTerm, Config
 from recdiv_core.data.catalogue import make_texts
+from recdiv_core.data.queries import mark_seen, read_query_clicks
 from recdiv_core.data.train_events import read_train_events
 from recdiv_core.models.baselines import Baseline, TrainEvents
 from recdiv_core.models.baselines.buy_again import fit_buy_again
@@ -27,10 +28,12 @@ from recdiv_core.models.baselines.popularity import (
     fit_random,
 )
 from recdiv_core.models.baselines.query_match import fit_bm25
+from recdiv_core.models.baselines.query_words import sketch_words
 from recdiv_core.models.baselines.rp3beta import fit_rp3beta
 from recdiv_core.models.baselines.text_profile import fit_text
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.matrix_size import EASE_ITEMS, check_size
+from recdiv_core.slates.query_words import QueryClicks, fit_query_words
 
 Fit = Callable[[Config, Dataset, TrainEvents], Mapping[str, Tensor]]
 """config, data set, train events -> weights."""
@@ -151,14 +154,35 @@ def _bm25(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str,
     del events
     own = config.model.baseline
     counts_V = dataset.catalogue.popularity_V
+    return fit_bm25(counts_V, _lexical_texts(dataset), k1=own.bm25_k1, b=own.bm25_b)
+
+
+def _lexical_texts(dataset: Dataset) -> list[str]:
     fields = dict.fromkeys((*dataset.manifest.encoder.fields, *LEXICAL_FIELDS))
-    texts = make_texts(dataset.catalogue.table, list(fields)).to_pylist()
-    return fit_bm25(counts_V, texts, k1=own.bm25_k1, b=own.bm25_b)
+    return make_texts(dataset.catalogue.table, list(fields)).to_pylist()
 
 
 def _hybrid(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
     share = torch.tensor(config.model.baseline.lexical_weight)
     return {**_bm25(config, dataset, events), "lexical_weight": share}
+
+
+def _query_words(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
+    del events
+    text_VH = dataset.text_VH
+    has_queries = dataset.queries_QH is not None
+    query_P, item_P = read_query_clicks(dataset.prepared)
+    clicks = QueryClicks(
+        query_P=torch.as_tensor(query_P),
+        item_P=torch.as_tensor(item_P),
+        texts=dataset.query_texts.to_pylist() if has_queries else [],
+        vectors_QH=text_VH[:0] if dataset.queries_QH is None else dataset.queries_QH,
+        text_VH=text_VH,
+        words_VL=sketch_words(_lexical_texts(dataset)),
+        counts_V=dataset.catalogue.popularity_V,
+        category_V=dataset.categories[torch.arange(len(dataset.catalogue))][:, 0],
+    )
+    return fit_query_words(clicks, seed=config.seed)
 
 
 FITS: Mapping[str, Fit] = {
@@ -174,6 +198,7 @@ FITS: Mapping[str, Fit] = {
     "bm25": _bm25,
     "text_cosine": _popular,  # the vectors are those of the data set
     "hybrid": _hybrid,
+    "query_words": _query_words,
 }
 """Kind of model -> function that fits it."""
 
@@ -182,7 +207,7 @@ def fit_terms(config: Config, dataset: Dataset) -> list[Baseline]:
     """Fit the terms of `model.blend` on the train split only.
 
     `buy_again` is left out where slates hold no item of the history, `recent_popular` where the log
-    has no times.
+    has no times, `query_words` where no train event has a query.
 
     Args:
         config: `model.blend`, `model.baseline` and `eval.filter_seen`.
@@ -194,7 +219,12 @@ def fit_terms(config: Config, dataset: Dataset) -> list[Baseline]:
     if not config.model.blend:
         return []
     events = read_train_events(dataset.prepared)
-    idle = {"buy_again": config.eval.filter_seen, "recent_popular": events.time_E is None}
+    num_queries = 0 if dataset.queries_QH is None else len(dataset.queries_QH)
+    idle = {
+        "buy_again": config.eval.filter_seen,
+        "recent_popular": events.time_E is None,
+        "query_words": not mark_seen(dataset.prepared, num_queries).any(),
+    }
     return [
         fit_baseline(term_config(config, kind), dataset, events)
         for kind in config.model.blend

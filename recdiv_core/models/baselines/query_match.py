@@ -28,6 +28,10 @@ TIES: Final = 1e-4
 score of a query is 1."""
 
 
+MATCHED: Final = 0.5
+"""Best score of BM25 above which the query has a known word; the best is 1, or ties alone."""
+
+
 def fit_bm25(
     counts_V: NDArray[np.int64], texts: Sequence[str], *, k1: float, b: float
 ) -> dict[str, Tensor]:

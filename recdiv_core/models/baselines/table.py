@@ -25,6 +25,7 @@ from recdiv_core.models.baselines.query_match import (
     score_by_hybrid,
     score_by_query_cosine,
 )
+from recdiv_core.models.baselines.query_words import score_by_query_words
 from recdiv_core.models.baselines.text_profile import score_by_text
 
 Scores = Callable[[Mapping[str, Tensor], Histories], Tensor]
@@ -43,10 +44,11 @@ SCORES: Final[Mapping[str, Scores]] = {
     "bm25": score_by_bm25,
     "text_cosine": score_by_query_cosine,
     "hybrid": score_by_hybrid,
+    "query_words": score_by_query_words,
 }
 
 
-READ_QUERIES: Final = ("bm25", "text_cosine", "hybrid")
+READ_QUERIES: Final = ("bm25", "text_cosine", "hybrid", "query_words")
 """Kinds whose scores depend on the query of a request."""
 
 

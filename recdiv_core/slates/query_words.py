@@ -1,0 +1,195 @@
+# pyright: strict
+"""Learn the words of queries from the items that were clicked after them.
+
+models/baselines/query_words.py has the score. The loss is the softmax over the items that train
+events have, for each (query, item) pair of the train split. Each step drops words at random, so
+that every word means something without its neighbours. A large catalogue takes sampled negatives:
+the clicked items of the batch, items of their categories, which are the hard ones, and any items.
+The loss corrects for how often each is sampled (logQ). Few clicks move a word little: moves are
+pulled to 0, where the score is the cosine. Shapes: P pairs, Q queries, V catalogue, W words, N
+pairs of a batch, D = H + L.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from recdiv_core.losses.negatives import Negatives
+from recdiv_core.losses.relevance import sampled_softmax
+from recdiv_core.models.baselines.query_words import SKETCH, query_words
+from recdiv_core.models.query_text import word_keys, words_of
+
+BATCH: Final = 512
+"""Pairs of a step."""
+STEPS: Final = (100, 1000)
+"""Fewest and most steps; between them, one pass over the pairs."""
+RATE: Final = 0.02
+"""Learning rate of Adam; it falls to 0 linearly."""
+PULL: Final = 30.0
+"""L2 penalty of the moves of all words, in nats per squared length, beside the nats of all pairs.
+"""
+DROPPED: Final = 0.3
+"""Share of the words of queries that a step drops."""
+START_SCALE: Final = 20.0
+"""Scale of the cosine at the start."""
+MOST_WORDS: Final = 50_000
+"""Most frequent words that move."""
+HARD: Final = 2
+"""Items of the target's category that each pair adds to the negatives."""
+EXACT_ITEMS: Final = 2_000
+"""Items with train events up to which each step has all of them as negatives."""
+
+
+@dataclass(frozen=True, eq=False)
+class QueryClicks:
+    """Clicks after queries, and what queries and items are.
+
+    Attributes:
+        query_P: int64, place of the query of each click in `texts`.
+        item_P: int64 item_index.
+        texts: the queries.
+        vectors_QH: unit text vectors of the queries.
+        text_VH: unit text vectors of the items.
+        words_VL: sketch of the words of the items, see `sketch_words`.
+        counts_V: train events of each item, with and without a query.
+        category_V: int64 category of each item; -1 = none.
+    """
+
+    query_P: Tensor
+    item_P: Tensor
+    texts: list[str]
+    vectors_QH: Tensor
+    text_VH: Tensor
+    words_VL: Tensor
+    counts_V: NDArray[np.int64]
+    category_V: Tensor
+
+
+def fit_query_words(clicks: QueryClicks, *, seed: int) -> dict[str, Tensor]:
+    """Return the weights of `score_by_query_words`.
+
+    Args:
+        clicks: of train events; without a click the score is the cosine and popularity.
+        seed: of batches, dropped words and negatives.
+
+    Returns:
+        key_W, move_WD, words_VL, scale, popular_V.
+    """
+    key_W = _keys(clicks)
+    items_VE, popular_V = _item_vectors(clicks)
+    width = items_VE.shape[1] - 1
+    move_WD = torch.zeros(len(key_W), width, requires_grad=True)
+    log_scale = torch.tensor(START_SCALE).log().requires_grad_()
+    popularity = torch.tensor(0.5, requires_grad=True)
+    pair_P, word_P = query_words(key_W, clicks.texts)
+    start_Q = torch.searchsorted(pair_P, torch.arange(len(clicks.texts) + 1))
+    optimizer = torch.optim.Adam([move_WD, log_scale, popularity])
+    rng = torch.Generator().manual_seed(seed)
+    num_pairs = len(clicks.item_P)
+    num_steps = min(max(STEPS[0], num_pairs // BATCH), STEPS[1]) if num_pairs else 0
+    sampler = _Sampler(clicks, rng)
+    for step in range(num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * (1 - step / num_steps)
+        chosen_N = torch.randint(num_pairs, (min(BATCH, num_pairs),), generator=rng)
+        query_N, target_N = clicks.query_P[chosen_N], clicks.item_P[chosen_N]
+        row_M, word_M = _words_of_rows(query_N, start_Q, word_P)
+        kept_M = torch.rand(len(row_M), generator=rng) >= DROPPED
+        moved_ND = F.pad(clicks.vectors_QH[query_N], (0, SKETCH))
+        moved_ND = moved_ND.index_add(0, row_M[kept_M], move_WD[word_M[kept_M]])
+        factor_N1 = popularity.expand(len(query_N), 1)
+        hidden_NE = torch.cat([moved_ND * log_scale.exp(), factor_N1], dim=1)
+        negatives = sampler.draw(target_N)
+        nats = sampled_softmax(
+            hidden_NE,
+            items_VE,
+            target_N,
+            torch.ones(len(target_N)),
+            negatives.items_S,
+            log_count_S=negatives.log_count_S,
+            log_expected_S=negatives.log_expected_S,
+        )
+        loss = nats / len(target_N) + PULL * move_WD.square().sum() / num_pairs
+        optimizer.zero_grad()
+        loss.backward()  # pyright: ignore[reportUnknownMemberType]
+        optimizer.step()  # pyright: ignore[reportUnknownMemberType]
+    return {
+        "key_W": key_W,
+        "move_WD": move_WD.detach(),
+        "words_VL": clicks.words_VL,
+        "scale": log_scale.detach().exp(),
+        "popular_V": popular_V * popularity.detach(),
+    }
+
+
+def _keys(clicks: QueryClicks) -> Tensor:
+    """Return the keys of the words that move, rising: the most frequent ones after clicks."""
+    count_Q = np.bincount(clicks.query_P.numpy(), minlength=len(clicks.texts))
+    counts: dict[str, int] = {}
+    for text, count in zip(clicks.texts, count_Q, strict=True):
+        for word in set(words_of(text)) if count else ():
+            counts[word] = counts.get(word, 0) + int(count)
+    words = sorted(counts, key=lambda word: (-counts[word], word))[:MOST_WORDS]
+    return torch.as_tensor(np.sort(word_keys(words)))
+
+
+def _item_vectors(clicks: QueryClicks) -> tuple[Tensor, Tensor]:
+    """Return [V, D + 1] text, sketch and popularity of the items, and the popularity.
+
+    The popularity is log(1 + train events). An item without events has the mean of the others:
+    nobody could click it.
+    """
+    popular_V = torch.as_tensor(np.log1p(clicks.counts_V), dtype=torch.float32)
+    is_cold_V = popular_V == 0
+    if not is_cold_V.all():
+        popular_V[is_cold_V] = popular_V[~is_cold_V].mean()
+    parts = [clicks.text_VH.float(), clicks.words_VL.float(), popular_V[:, None]]
+    return torch.cat(parts, dim=1), popular_V
+
+
+def _words_of_rows(query_N: Tensor, start_Q: Tensor, word_P: Tensor) -> tuple[Tensor, Tensor]:
+    """Return row_M and word_M of all words of the queries of a batch."""
+    length_N = start_Q[query_N + 1] - start_Q[query_N]
+    row_M = torch.repeat_interleave(length_N)
+    within_M = torch.arange(len(row_M)) - (length_N.cumsum(0) - length_N)[row_M]
+    return row_M, word_P[start_Q[query_N][row_M] + within_M]
+
+
+class _Sampler:
+    """Draw the negatives of a step: all items with train events, or in-batch and hard ones."""
+
+    def __init__(self, clicks: QueryClicks, rng: torch.Generator) -> None:
+        self._rng = rng
+        warm_X = torch.as_tensor(clicks.counts_V > 0).nonzero()[:, 0]
+        category_V, num_items = clicks.category_V, len(clicks.category_V)
+        self._group_V = torch.where(category_V < 0, category_V.max() + 1, category_V)
+        self._warm_X = warm_X[self._group_V[warm_X].argsort(stable=True)]  # group by group
+        num_groups = int(self._group_V.max()) + 1
+        self._size_G = torch.bincount(self._group_V[warm_X], minlength=num_groups)
+        self._start_G = self._size_G.cumsum(0) - self._size_G
+        share_V = torch.bincount(clicks.item_P, minlength=num_items) / max(1, len(clicks.item_P))
+        share_G = torch.zeros(num_groups).index_add_(0, self._group_V, share_V)
+        hard_V = (share_G / self._size_G.clamp_min(1))[self._group_V]
+        self._expected_V = share_V + HARD * hard_V + 1 / max(1, len(warm_X))
+        """Expected samples of each item with events, per pair of a batch."""
+
+    def draw(self, target_N: Tensor) -> Negatives:
+        """Return the negatives of a batch: its targets, HARD and one uniform item per target."""
+        if len(self._warm_X) <= EXACT_ITEMS:
+            once_X = torch.zeros(len(self._warm_X))
+            return Negatives(self._warm_X, once_X, once_X)
+        group_H = self._group_V[target_N].repeat(HARD)
+        share_H = torch.rand(len(group_H), generator=self._rng)
+        hard_H = (share_H * self._size_G[group_H]).long() + self._start_G[group_H]
+        any_N = torch.randint(len(self._warm_X), (len(target_N),), generator=self._rng)
+        drawn = torch.cat([target_N, self._warm_X[torch.cat([hard_H, any_N])]])
+        items_S, count_S = cast("tuple[Tensor, Tensor]", drawn.unique(return_counts=True))  # pyright: ignore
+        expected_S = len(target_N) * self._expected_V[items_S]
+        return Negatives(items_S, count_S.log(), expected_S.log())
