@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.baselines.histories import Histories
 from recdiv_core.models.baselines.popularity import fit_popular
+from recdiv_core.models.baselines.query_match import fit_bm25
 from recdiv_core.models.baselines.text_profile import fit_text
 from recdiv_core.models.blend import (
     Blend,
@@ -155,6 +156,15 @@ def searching_blend(num_items: int = 9) -> Blend:
     blend.weight_T2.copy_(torch.tensor([[0.7, 0.1], [0.4, -0.2]]))
     blend.query_weight_U2.copy_(torch.tensor([[0.3, 0.2], [0.1, -0.1], [2.0, 0.5]]))
     return blend
+
+
+def test_bm25_has_no_say_on_a_query_of_unknown_words():
+    counts = np.arange(4)
+    bm25 = Baseline("bm25", fit_bm25(counts, ["red", "red", "blue", "boot"], k1=0.0, b=0.0))
+    blend, histories = Blend([bm25], warm(4)), some_histories([0, 0], num_items=4)
+    _, scores = blend.each(torch.rand(2, 4), with_queries(histories, ["red", "rot"], 4))
+    assert scores[0].argmax() == 1
+    assert not scores[1].any()
 
 
 def test_terms_that_read_queries_stand_last():

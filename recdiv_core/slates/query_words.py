@@ -87,10 +87,10 @@ def fit_query_words(clicks: QueryClicks, *, seed: int) -> dict[str, Tensor]:
     width = items_VE.shape[1] - 1
     move_WD = torch.zeros(len(key_W), width, requires_grad=True)
     log_scale = torch.tensor(START_SCALE).log().requires_grad_()
-    popularity = torch.tensor(0.5, requires_grad=True)
+    log_popularity = torch.tensor(0.5).log().requires_grad_()
     pair_P, word_P = query_words(key_W, clicks.texts)
     start_Q = torch.searchsorted(pair_P, torch.arange(len(clicks.texts) + 1))
-    optimizer = torch.optim.Adam([move_WD, log_scale, popularity])
+    optimizer = torch.optim.Adam([move_WD, log_scale, log_popularity])
     rng = torch.Generator().manual_seed(seed)
     num_pairs = len(clicks.item_P)
     num_steps = min(max(STEPS[0], num_pairs // BATCH), STEPS[1]) if num_pairs else 0
@@ -104,7 +104,7 @@ def fit_query_words(clicks: QueryClicks, *, seed: int) -> dict[str, Tensor]:
         kept_M = torch.rand(len(row_M), generator=rng) >= DROPPED
         moved_ND = F.pad(clicks.vectors_QH[query_N], (0, SKETCH))
         moved_ND = moved_ND.index_add(0, row_M[kept_M], move_WD[word_M[kept_M]])
-        factor_N1 = popularity.expand(len(query_N), 1)
+        factor_N1 = log_popularity.exp().expand(len(query_N), 1)
         hidden_NE = torch.cat([moved_ND * log_scale.exp(), factor_N1], dim=1)
         negatives = sampler.draw(target_N)
         nats = sampled_softmax(
@@ -125,7 +125,7 @@ def fit_query_words(clicks: QueryClicks, *, seed: int) -> dict[str, Tensor]:
         "move_WD": move_WD.detach(),
         "words_VL": clicks.words_VL,
         "scale": log_scale.detach().exp(),
-        "popular_V": popular_V * popularity.detach(),
+        "popular_V": popular_V * log_popularity.detach().exp(),
     }
 
 

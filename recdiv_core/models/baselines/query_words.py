@@ -67,7 +67,8 @@ def query_words(key_W: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """
     words = [list(dict.fromkeys(words_of(text))) for text in texts]
     key_P = torch.as_tensor(word_keys([word for own in words for word in own])).to(key_W.device)
-    user_P = torch.repeat_interleave(torch.tensor([len(own) for own in words])).to(key_W.device)
+    length_B = torch.tensor([len(own) for own in words], dtype=torch.int64)
+    user_P = torch.repeat_interleave(length_B).to(key_W.device)
     place_P = torch.searchsorted(key_W, key_P)
     is_known_P = place_P < len(key_W)
     if len(key_W):
