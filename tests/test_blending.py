@@ -19,8 +19,9 @@ from recdiv_core.slates.loading import build_model
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training import blending
-from recdiv_core.training.blending import fit_blend, sample_users
+from recdiv_core.training.blending import fit_blend, keeps_weights, sample_users
 from recdiv_core.training.build import build_objective
+from recdiv_core.training.epoch import Learner
 from recdiv_core.training.parts import Part
 from recdiv_core.training.step_slates import soft_slates
 from tests.worlds import write_dataset
@@ -94,6 +95,27 @@ def test_a_blend_finds_what_an_untrained_model_cannot(dataset):
     assert hits(config, model, dataset) > 0.95
     model.blend = None
     assert hits(config, model, dataset) < 0.5
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_weights_follow_the_model_unless_the_run_keeps_them(dataset, fits):
+    config, model = fitted(dataset)
+    fitted_T2 = model.blend.weight_T2.clone()
+    given_T2 = model.blend.weight_T2.copy_(torch.tensor([[0.5, 0.0], [0.1, 0.0]])).clone()
+    saved = {"rank": 0, "world_size": 1, "saved": {}}
+    Learner(config, dataset, model, model, **saved, fits_blend=fits).validate(is_final=False)
+    expected_T2 = fitted_T2 if fits else given_T2
+    torch.testing.assert_close(model.blend.weight_T2, expected_T2)
+
+
+def test_only_a_run_with_a_penalty_and_the_same_terms_keeps_weights():
+    plain = Config()
+    diverse = override(plain, {"loss.diversity_weight": 0.3})
+    assert keeps_weights(diverse, plain)
+    assert keeps_weights(diverse, diverse)
+    assert not keeps_weights(plain, diverse)
+    for change in ({"model.blend": ["graph"]}, {"eval.filter_seen": False}):
+        assert not keeps_weights(diverse, override(plain, change))
 
 
 def test_every_kind_of_term_fits_and_scores(dataset):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from recdiv_core.fronts import wording as trials_text
-from recdiv_core.fronts.choice import SLACK, check_keep, choose, losses, slack
+from recdiv_core.fronts.choice import SLACK, check_keep, choose, goal, losses, slack
 from recdiv_core.fronts.operating import changed, markdown_table, operating_rows, table_metrics
 from recdiv_core.fronts.trials import Trial
 from recdiv_core.search_space import Objective
@@ -32,7 +32,7 @@ MORE = trial("more", 0.476, 0.52, 0.60)
 SWEEP = (PLAIN, BROAD, BOTH, MORE)
 
 
-def test_the_recommended_trial_has_the_largest_smallest_gain_within_the_budget():
+def test_the_recommended_trial_has_the_largest_smallest_progress_within_the_budget():
     choice = choose(SWEEP, ALL)
     assert choice.recommended is BOTH  # +10 % on both; broad has -8 % ILD, more keeps 95.2 %
     assert choice.nearest is None
@@ -90,6 +90,25 @@ def test_with_three_seeds_the_noise_is_the_interval_of_the_difference():
     assert losses(*two, [ILD]) == [ILD]
 
 
+def test_coverage_is_asked_for_a_fifth_more_or_half_of_what_is_missing():
+    def asked(coverage: float, **counts: float) -> float:
+        plain = trial("plain", 0.5, coverage, 0.5)
+        return goal(replace(plain, val={**plain.val, **counts}), COVERAGE, 1000 if counts else 0)
+
+    assert asked(0.4) == 0.2
+    assert asked(0.9) == pytest.approx(0.5 * 0.1 / 0.9)
+    assert asked(0.45, num_judged=50.0) == pytest.approx(0.5 * 0.05 / 0.45)  # most: 50 x 10 / 1000
+    assert asked(0.4, num_judged=900.0) == 0.2
+    assert asked(1.0) == SLACK
+    assert goal(PLAIN, ILD, 0) == 0.1
+
+
+def test_equal_relative_gains_are_not_equal_progress():
+    slates = trial("slates", 0.49, 0.44, 0.60)  # coverage half way, ILD twice the goal
+    shop = trial("shop", 0.49, 0.47, 0.54)  # both beyond half way
+    assert choose([PLAIN, slates, shop], ALL).recommended is shop
+
+
 def test_constraints_and_test_metrics_choose_nothing():
     barred = trial("barred", 0.49, 0.60, 0.60, breaks=("val/ndcg_at_10",))
     assert choose([*SWEEP, barred], ALL).recommended is BOTH
@@ -119,15 +138,19 @@ def _inclusion_exclusion(boxes: list[list[float]]) -> float:
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(*[st.floats(0.3, 0.6)] * 3), min_size=1, max_size=8))
-def test_no_other_trial_within_the_budget_has_a_larger_smallest_gain(values):
+def test_no_other_trial_within_the_budget_has_a_larger_smallest_progress(values):
     some = [PLAIN, *(trial(str(place), *own) for place, own in enumerate(values))]
     choice = choose(some, ALL)
 
+    def gains(one: Trial) -> list[float]:
+        return [one.val[n] / PLAIN.val[n] - 1 for n in ("coverage_at_10", "ild_at_10")]
+
     def floor(one: Trial) -> float:
-        return min(one.val[n] / PLAIN.val[n] for n in ("coverage_at_10", "ild_at_10"))
+        coverage, ild = gains(one)
+        return min(coverage / 0.2, ild / 0.1)
 
     able = [one for one in some[1:] if one.val["ndcg_at_10"] >= 0.97 * 0.5 - 1e-12]
-    admissible = [one for one in able if floor(one) >= 1 - SLACK]
+    admissible = [one for one in able if min(gains(one)) >= -SLACK]
     if admissible:
         assert floor(choice.recommended) == pytest.approx(max(map(floor, admissible)))
     else:

@@ -2,9 +2,9 @@
 
 trials.py has the fronts on one pair of axes, wording.py the sentences. A point that is chosen for
 one kind of diversity often loses another. So a trial is admissible only if no declared kind of
-diversity lies below w = 0 by more than its interval. Of the admissible trials that keep enough
-accuracy, the one whose smallest relative gain is largest is chosen (max-min). Validation chooses;
-test metrics are looked up.
+diversity lies below w = 0 by more than its interval. Kinds of diversity move at unlike prices, so
+each has a goal. Of the admissible trials that keep enough accuracy, the one whose smallest gain, as
+a share of its goal, is largest is chosen (max-min). Validation chooses; test metrics are looked up.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ OPERATING: Final = (0.99, 0.97, 0.95, 0.90)
 """Shares of the accuracy of w = 0 in the table of operating points."""
 SLACK: Final = 0.01
 """Relative loss that counts as noise where intervals are unknown."""
+GOAL: Final = 0.10
+"""Relative gain that is the goal of a kind of diversity."""
+COVERAGE_GOAL: Final = 0.20
+"""Relative gain that is the goal of coverage, unless half of what is missing is less."""
+MISSING_GOAL: Final = 0.5
+"""Share of what coverage lacks to the most that can be shown; it is the goal if it is less."""
 FEWEST_SEEDS: Final = 3
 """Fewest training seeds whose interval replaces SLACK; with two it admits nearly everything."""
 
@@ -36,7 +42,7 @@ class Choice:
         front: front on all objectives of the sweep.
         keep: share of the reference's accuracy that the recommended trial keeps.
         reference: the baseline at w = 0; without one the most accurate member of the front.
-        recommended: admissible point with the largest smallest gain; None = there is none.
+        recommended: admissible point with the largest smallest progress; None = there is none.
         nearest: without a recommended point, the point that comes nearest to it.
         operating: share of the reference's accuracy -> point chosen in the same way.
     """
@@ -77,7 +83,11 @@ def check_keep(keep: float) -> None:
 
 
 def choose(
-    trials: Sequence[Trial], objectives: Sequence[Objective], *, keep: float = KEEP
+    trials: Sequence[Trial],
+    objectives: Sequence[Objective],
+    *,
+    keep: float = KEEP,
+    num_items: int = 0,
 ) -> Choice:
     """Choose the operating points of a sweep.
 
@@ -85,21 +95,23 @@ def choose(
         trials: points of the sweep.
         objectives: declared objectives, accuracy first.
         keep: share of the reference's accuracy that the recommended trial keeps, in (0, 1].
+        num_items: items of the catalogue; 0 = unknown, then coverage could reach 1.
     """
     front = front_of(trials, *objectives)
     kept = [point for point in front.points if not point.breaks]
     reference = front.baseline or next(iter(front.members), None)
     if reference is None:
         return Choice(front, keep, None, None, None, {})
+    goals = {each: goal(reference, each, num_items) for each in objectives[1:]}
     shares = sorted({keep, *OPERATING}, reverse=True)
-    found = {share: _best(kept, reference, objectives, share) for share in shares}
+    found = {share: _best(kept, reference, objectives[0], goals, share) for share in shares}
     recommended = found[keep]
     return Choice(
         front=front,
         keep=keep,
         reference=reference,
         recommended=recommended,
-        nearest=None if recommended else _nearest(kept, reference, objectives, keep),
+        nearest=None if recommended else _nearest(kept, reference, objectives[0], goals, keep),
         operating={share: point for share, point in found.items() if point is not None},
     )
 
@@ -117,6 +129,29 @@ def gain(trial: Trial, reference: Trial, objective: Objective) -> float:
     """
     before, after = gain_of(reference, objective), gain_of(trial, objective)
     return (after - before) / (abs(before) or 1.0)
+
+
+def goal(reference: Trial, objective: Objective, num_items: int) -> float:
+    """Return the relative gain that is asked of a kind of diversity, > 0.
+
+    For coverage it is the smaller of COVERAGE_GOAL and MISSING_GOAL of what is missing to the most
+    that can be shown, and at least SLACK; for every other kind GOAL.
+    """
+    name = metric_of(objective)
+    before = reference.val[name]
+    if not name.startswith("coverage_at_") or before <= 0:
+        return GOAL
+    missing = most_coverage(reference, name, num_items) - before
+    return max(SLACK, min(COVERAGE_GOAL, MISSING_GOAL * missing / before))
+
+
+def most_coverage(reference: Trial, name: str, num_items: int) -> float:
+    """Return the most coverage that the users of the validation split can be shown, in (0, 1].
+
+    min(1, users x k / items); 1 if one of them is unknown.
+    """
+    num_users, k = reference.val.get("num_judged", 0.0), int(name.rpartition("_")[2])
+    return min(1.0, num_users * k / num_items) if num_users and num_items else 1.0
 
 
 def slack(trial: Trial, reference: Trial, objective: Objective) -> float:
@@ -150,19 +185,18 @@ def accuracy_kept(trial: Trial, reference: Trial, accuracy: Objective) -> float:
     return 1 + gain(trial, reference, accuracy)
 
 
-def smallest_gain(
-    trial: Trial, reference: Trial, diversities: Sequence[Objective]
+def smallest_progress(
+    trial: Trial, reference: Trial, goals: Mapping[Objective, float]
 ) -> tuple[float, float]:
-    """Return the smallest relative gain of all kinds of diversity, then their sum for ties."""
-    gains = [gain(trial, reference, objective) for objective in diversities]
-    return min(gains), sum(gains)
+    """Return the smallest gain as a share of its goal, then the sum of all shares for ties."""
+    shares = [gain(trial, reference, objective) / asked for objective, asked in goals.items()]
+    return min(shares), sum(shares)
 
 
 def _others(
-    points: Sequence[Trial], reference: Trial, objectives: Sequence[Objective], share: float
+    points: Sequence[Trial], reference: Trial, accuracy: Objective, share: float
 ) -> list[Trial]:
     """Return the points beside the reference that keep a share of its accuracy."""
-    accuracy = objectives[0]
     least = share - 1e-12  # equal up to rounding keeps it
     return [
         point
@@ -174,29 +208,30 @@ def _others(
 def _best(
     points: Sequence[Trial],
     reference: Trial,
-    objectives: Sequence[Objective],
+    accuracy: Objective,
+    goals: Mapping[Objective, float],
     share: float,
 ) -> Trial | None:
-    diversities = objectives[1:]
     admissible = [
         point
-        for point in _others(points, reference, objectives, share)
-        if not losses(point, reference, diversities)
+        for point in _others(points, reference, accuracy, share)
+        if not losses(point, reference, tuple(goals))
     ]
     return max(
-        admissible, key=lambda point: smallest_gain(point, reference, diversities), default=None
+        admissible, key=lambda point: smallest_progress(point, reference, goals), default=None
     )
 
 
 def _nearest(
     points: Sequence[Trial],
     reference: Trial,
-    objectives: Sequence[Objective],
+    accuracy: Objective,
+    goals: Mapping[Objective, float],
     share: float,
 ) -> Trial | None:
-    """Return the point with the largest smallest gain, or the most accurate one."""
-    able = _others(points, reference, objectives, share)
+    """Return the point with the largest smallest progress, or the most accurate one."""
+    able = _others(points, reference, accuracy, share)
     if able:
-        return max(able, key=lambda point: smallest_gain(point, reference, objectives[1:]))
+        return max(able, key=lambda point: smallest_progress(point, reference, goals))
     others = [point for point in points if point is not reference]
-    return max(others, key=lambda point: gain_of(point, objectives[0]), default=None)
+    return max(others, key=lambda point: gain_of(point, accuracy), default=None)

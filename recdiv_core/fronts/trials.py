@@ -135,6 +135,12 @@ class Sweep:
     least: Mapping[str, float] = field(default_factory=dict[str, float])
     seeds: tuple[int, ...] = ()
 
+    @property
+    def num_items(self) -> int:
+        """Items of the catalogue; 0 = unknown."""
+        found = self.facts.get("items")
+        return found if isinstance(found, int) else 0
+
 
 @dataclass(frozen=True)
 class Front:

@@ -68,7 +68,7 @@ def report(
     uri = existing_store(config)
     handle = sweep_run(uri, config, parent_run_id)
     sweep = read_sweep(handle)
-    choice = choose(points(sweep), sweep.objectives, keep=keep)
+    choice = choose(points(sweep), sweep.objectives, keep=keep, num_items=sweep.num_items)
     fronts = [trials.front_of(points(sweep), *pair) for pair in trials.axes(sweep)]
     main = choice.front
     headline, notes = trials_text.headline(choice), trials_text.notes(main, sweep)

@@ -2,8 +2,9 @@
 
 Users with a query and users without have weights of their own, fitted on each kind alone.
 slates/fitting.py fits the terms once, before the first step. The weights follow the model: they are
-fitted anew before each evaluation on the validation split, on the same sample of its users. All
-ranks do the same work, and rank 0 decides, so the ranks agree to the bit.
+fitted anew before each evaluation on the validation split, on the same sample of its users. A run
+with a diversity penalty keeps the weights of the model that it starts from. All ranks do the same
+work, and rank 0 decides, so the ranks agree to the bit.
 Shapes: see models/blend.py; U users of the sample.
 """
 
@@ -57,6 +58,20 @@ READ_AHEAD: Final = 8
 
 DEPTH: Final = 100
 """Best items of each score that are candidates of a user."""
+
+
+def keeps_weights(config: Config, start: Config) -> bool:
+    """Return whether a run keeps the blend weights of the model that it starts from.
+
+    The fit looks at accuracy alone. Beside a diversity penalty it would move weight from the
+    learned score, which the penalty changes, to the terms, which it cannot change.
+
+    Args:
+        config: of the run.
+        start: of the training of `train.init_from`.
+    """
+    mine, theirs = ((each.model.blend, each.eval.filter_seen) for each in (config, start))
+    return config.loss.diversity_weight > 0 and mine == theirs
 
 
 def sample_users(dataset: Dataset) -> list[Examples]:

@@ -57,6 +57,7 @@ class Learner:
         rank: this worker.
         world_size: number of workers.
         saved: `state()` of a checkpoint; empty for a new run.
+        fits_blend: whether the weights of the blend follow the model; see `keeps_weights`.
 
     Attributes:
         steps_an_epoch: optimiser steps per epoch, the same on every rank.
@@ -75,6 +76,7 @@ class Learner:
         rank: int,
         world_size: int,
         saved: Mapping[str, Any],
+        fits_blend: bool = True,
     ) -> None:
         self.config, self.dataset, self.model, self.wrapped = config, dataset, model, wrapped
         self.rank, self.world_size = rank, world_size
@@ -109,7 +111,7 @@ class Learner:
         )
         self.steps_an_epoch = num_steps(self.feed.num_users, config.train.batch_size)
         self.log = StepLog(config.train.log_every_s, self.device)
-        self.sample = sample_users(dataset) if model.blend is not None else []
+        self.sample = sample_users(dataset) if fits_blend and model.blend is not None else []
 
     def _load(self, saved: Mapping[str, Any]) -> None:
         self.shown_V.copy_(saved["places_V"])
@@ -260,7 +262,7 @@ class Learner:
             group["lr"] = rate * self._rate_factor(step)
 
     def validate(self, *, is_final: bool) -> dict[str, float]:
-        """Fit the weights of the blend on validation users, and return the metrics of the split.
+        """Fit the weights of the blend if they follow the model, and return validation metrics.
 
         Args:
             is_final: whether these weights are selected whatever the metrics are; then the same

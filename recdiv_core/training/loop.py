@@ -34,6 +34,7 @@ from recdiv_core.slates.checkpoint import (
     items_of,
     load_weights,
     newest_whole,
+    read_config,
     read_progress,
     read_tensors,
     save_checkpoint,
@@ -43,6 +44,7 @@ from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.fitting import fit_terms
 from recdiv_core.slates.lineage import check_data
 from recdiv_core.slates.loading import build_model
+from recdiv_core.training.blending import keeps_weights
 from recdiv_core.training.dials import dials_report, judge_dials
 from recdiv_core.training.divergence import check_skipped
 from recdiv_core.training.epoch import Learner
@@ -89,10 +91,12 @@ class _Trainer:
         # the one place that seeds: weights are the same on every rank
         torch.manual_seed(config.seed)  # noqa: TID251
         self.model = build_model(config, self.dataset, terms)
+        fits_blend = True
         if config.train.init_from:
             given = local_checkpoint(config.train.init_from, "train.init_from")
             start = carried(given, self.dataset.prepared, self.dataset.manifest)
             load_weights(start, self.model, own=("dial", "blend."))
+            fits_blend = not keeps_weights(config, read_config(given))
         self.scratch = tempfile.TemporaryDirectory(prefix="recdiv-")
         self.progress = Progress()
         self.best_weights = _copy_weights(self.model)
@@ -127,6 +131,7 @@ class _Trainer:
             rank=self.rank,
             world_size=self.world_size,
             saved=training,
+            fits_blend=fits_blend,
         )
 
     def train(self) -> None:
