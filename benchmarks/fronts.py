@@ -1,398 +1,315 @@
-"""Compare training for diversity with re-ranking: diverse runs against a re-ranked plain run.
+"""Compare training for diversity with re-ranking, on all kinds of diversity at once.
 
-    recdiv tune --space tradeoff data.prepared=DIR run.name=one
-    python -m benchmarks.fronts runs/one/plain runs/one/trials/*
-    python -m benchmarks.fronts --quick runs/one/plain runs/one/trials/*
+    python -m benchmarks.fronts --quick
+    python -m benchmarks.fronts runs/prepared/shop
+    python -m benchmarks.fronts runs/prepared/shop --seeds 0 1 2 --epochs 15 5
 
-Each argument is the directory of a finished training run (`run.storage`/`run.name`). Runs of the
-same seed are compared. One of them has w = 0 and is the baseline; it needs as many epochs as the
-others. The two sets of points are the re-ranked baseline (MMR and logit adjustment, alone and
-together) and all runs without and with light MMR. Each front is chosen on validation and evaluated
-once on test, on the same users. Hypervolumes have the reference (0, 0). Differences of hypervolumes
-have a 95 % interval over users, also for coverage (recdiv_core/metrics/jackknife.py).
-`ild_behaviour` is the ILD of slates in vectors that no penalty uses. They come from the train
-events by truncated SVD, without text.
-
-Prints one JSON line: {"hypervolume": {axis: ...}, "matched": {mix: {budget: ...}}, "seeds": [...]}.
-`matched` gives each mix at 99 and 95 % of the baseline's NDCG, as ratios to the baseline. Test
-metrics are interpolated between two neighbouring weights, which are chosen on validation; the
-baseline is the weight 0. It also gives the test hypervolume of the mix without re-ranking.
+`recdiv tune --space tradeoff` runs for each seed, on the built-in shop with `--quick`. Two sets of
+points are compared: all trained models with the light re-ranking of `eval.dials`, and the model at
+w = 0 under as many settings of MMR, MSD, DPP and beam, each with logit adjustments. Each front is
+chosen on validation and measured once on test, on the same users. `joint_hypervolume_ratio` is the
+hypervolume of NDCG, coverage, ILD and diversity index of the first front, from 0, over that of the
+second. `point` is the recommended trial: relative changes against w = 0 on test, and
+`coverage_gap_closed`, the share of what w = 0 lacks to the most coverage that can be shown.
+`interval` is over users (95 %) for one seed, else over seeds. Prints one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import pyarrow.parquet as pq
-import scipy.sparse
 import torch
-from sklearn.decomposition import TruncatedSVD
 
-from recdiv_core.config import Config
-from recdiv_core.data.reading import train_examples
-from recdiv_core.errors import UserError
+from benchmarks.axis_fronts import Run, read_run
+from recdiv_core.config import Config, override
+from recdiv_core.data.clicklog import prepare
+from recdiv_core.evaluation.evaluate import tally_dials
 from recdiv_core.evaluation.per_user import judge_users
-from recdiv_core.items.traits import ItemTraits
-from recdiv_core.metrics import diversity, pareto
-from recdiv_core.metrics.bootstrap import interval, resampled_means
+from recdiv_core.fronts.choice import choose
+from recdiv_core.fronts.trials import Trial
+from recdiv_core.metrics import pareto
+from recdiv_core.metrics.bootstrap import interval
 from recdiv_core.metrics.jackknife import UserResults, sample_metrics
-from recdiv_core.metrics.slate_batch import Background
-from recdiv_core.metrics.tally import SYSTEM_METRICS, USER_METRICS
-from recdiv_core.slates.checkpoint import chosen_checkpoint, read_config, read_progress
+from recdiv_core.metrics.repeats import half_width
+from recdiv_core.metrics.tally import USER_METRICS, count_users, finish
+from recdiv_core.search_space import Objective
 from recdiv_core.slates.dataset import Dataset, load_dataset
+from recdiv_core.slates.dials import dial_policies
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
+from recdiv_core.sweep import run as sweep
+from tune_spaces.tradeoff import SPACE
 
 logger = logging.getLogger("benchmarks.fronts")
 
-POST_HOC: Final = tuple(
-    {"method": "mmr", "diversity": dial, "logit_adjustment": tau}
-    for tau in (0.0, 0.1, 0.2, 0.4)
-    for dial in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
-)
-LIGHT: Final = tuple(
-    {"method": "mmr", "diversity": dial, "logit_adjustment": 0.0} for dial in (0.0, 0.2, 0.4)
-)
-AXES: Final = ("coverage", "ild", "ild_behaviour", "diversity_index")
-FIGURES: Final = ("ndcg", "hit", *AXES, "gini", "novelty")
-BUDGETS: Final = (0.99, 0.95)
-BEHAVIOUR_DIM: Final = 64
+AXES: Final = ("ndcg", "coverage", "ild", "diversity_index")
+METHODS: Final = ("mmr", "msd", "dpp", "beam")
+FACTORS: Final = (0.0, 0.05, 0.1, 0.25, 0.5)
+"""Logit adjustments of the re-ranked model with w = 0."""
+QUICK: Final = {"data.demo_events": 40_000, "train.batch_size": 64, "train.warmup_steps": 20}
+NUM_DRAWS: Final = {True: 100, False: 1000}
+"""Samples of the users behind an interval; True = `--quick`."""
+MOST_POINTS: Final = 24
+"""Most members of a front that are measured on test: those that add most hypervolume."""
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """One trained model, at one dial if it has one.
+class Point:
+    """A model under one setting of re-ranking.
 
     Attributes:
-        mix: names and weights of the regularisers.
-        weight: diversity weight, >= 0; times the dial for a conditioned model.
-        checkpoint: directory of the last checkpoint.
-        config: config of the training.
-        epoch_s: seconds of the last epoch.
+        run: the trained model.
+        policy: how its slates are made.
+        val: metric with cut-off -> value on validation.
     """
 
-    mix: str
-    weight: float
-    checkpoint: Path
-    config: Config
-    epoch_s: float
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it was trained without a diversity penalty."""
-        return not self.config.loss.diversity_weight
-
-
-@dataclass(frozen=True, eq=False)
-class Shop:
-    """A prepared data set.
-
-    Attributes:
-        dataset: the prepared data set.
-        behaviour: the catalogue's traits with vectors from the train events instead of text.
-    """
-
-    dataset: Dataset
-    behaviour: ItemTraits
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """A model under one policy, on all users of a split.
-
-    Attributes:
-        users: results of each user.
-        figures: metric -> mean over users, or value of a system metric.
-    """
-
-    users: UserResults
-    figures: Mapping[str, float]
+    run: Run
+    policy: SlatePolicy
+    val: Mapping[str, float]
 
 
 def main() -> None:
-    """Evaluate all runs and print the comparison."""
+    """Sweep, compare and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("runs", nargs="+", type=Path, help="run.storage/run.name of finished runs")
-    parser.add_argument("--quick", action="store_true", help="fewer resamples: wider intervals")
-    arguments = parser.parse_args()
+    parser.add_argument("prepared", nargs="?", help="prepared data set; none = the built-in shop")
+    parser.add_argument("--quick", action="store_true", help="one seed, a small built-in shop")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", nargs=2, type=int, default=[15, 5], help="of the base, a trial")
+    args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
-    num_resamples = 100 if arguments.quick else 1000
-    try:
-        runs = [read_run(place) for place in arguments.runs]
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
-    by_seed = {
-        run.config.seed: [r for r in runs if r.config.seed == run.config.seed] for run in runs
+    shop = QUICK if args.quick else {}
+    seeds = args.seeds[:1] if args.quick else args.seeds
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        own = {"data.source": "demo", "data.out": str(place / "shop"), **shop}
+        prepared = args.prepared or str(prepare(override(Config(), own))["prepared"])
+        found: list[dict[str, Any]] = []
+        for seed in seeds:
+            runs = train(place, prepared, seed, args.epochs, shop)
+            found.append(compare_seed(runs, num_draws=NUM_DRAWS[args.quick]))
+    print(json.dumps(pooled(found)))
+
+
+def train(
+    place: Path, prepared: str, seed: int, epochs: Sequence[int], more: Mapping[str, Any]
+) -> list[Run]:
+    """Run the sweep of one seed; return the baseline at w = 0, then the trials."""
+    name = f"seed{seed}"
+    settings = {
+        "run.storage": str(place / "runs"),
+        "run.name": name,
+        "tracking.uri": f"sqlite:///{place}/mlflow.db",
+        "data.prepared": prepared,
+        "scaling.num_workers": 1,
+        "seed": seed,
+        **{key: value for key, value in more.items() if not key.startswith("data.")},
     }
-    found = [judge_seed(own, num_resamples=num_resamples) for own in by_seed.values()]
-    print(
-        json.dumps(
-            {
-                "hypervolume": {
-                    axis: pool_volumes([seed["hypervolume"][axis] for seed in found])
-                    for axis in AXES
-                },
-                "matched": pool_matched([seed["matched"] for seed in found]),
-                "seeds": found,
-                "resamples": num_resamples,
-                "versions": {"torch": torch.__version__, "numpy": np.__version__},
-            }
-        )
+    space = replace(
+        SPACE,
+        fixed={**SPACE.fixed, "train.epochs": epochs[1]},
+        warm_start={**(SPACE.warm_start or {}), "train.epochs": epochs[0]},
     )
+    sweep.run(override(Config(), {**space.fixed, **settings}), space, "tradeoff")
+    runs = place / "runs" / name
+    return [read_run(runs / "plain"), *map(read_run, sorted((runs / "trials").iterdir()))]
 
 
-def judge_seed(runs: Sequence[Run], *, num_resamples: int) -> dict[str, Any]:
-    """Evaluate the runs of one seed: points, hypervolumes, and each mix at matched accuracy."""
-    plain = [run for run in runs if run.is_plain]
-    trials = [run for run in runs if not run.is_plain]
-    if len(plain) != 1 or not trials:
-        raise SystemExit(
-            f"seed={runs[0].config.seed}: one run with w = 0 and others with more; got "
-            f"{len(plain)} and {len(trials)}"
-        )
-    shop = load_shop(Path(plain[0].config.data.prepared))
-    sides = {
-        "post_hoc": [(plain[0], policy) for policy in policies(plain[0], shop, POST_HOC)],
-        "trained": [
-            (run, policy) for run in (*plain, *trials) for policy in policies(run, shop, LIGHT)
-        ],
-    }
-    val = {name: judge_points(points, shop, "val") for name, points in sides.items()}
-    alone = [(run, policies(run, shop, LIGHT)[0]) for run in (*plain, *trials)]
-    val_alone = val["trained"][:: len(LIGHT)]
-    test_alone = judge_points(alone, shop, "test")
-    fronts = {name: judge_fronts(points, val[name], shop) for name, points in sides.items()}
+def compare_seed(runs: Sequence[Run], *, num_draws: int) -> dict[str, Any]:
+    """Compare the trained runs of a seed with the re-ranked baseline, the first of them."""
+    dataset = load_dataset(Path(runs[0].config.data.prepared))
+    trained: list[Point] = []
+    for run in runs:
+        policies = [slate_policy(run.config, dataset), *dial_policies(run.config, dataset)]
+        trained += judged_on_val(run, dataset, policies)
+    plain = trained[0]
+    again = judged_on_val(runs[0], dataset, reranked(plain.policy, len(trained)))
+    fronts = {"trained": front(trained), "reranked": front([plain, *again])}
+    recommended = recommend(trained, len(dataset.catalogue)) or plain
+    wanted = list(dict.fromkeys([plain, recommended, *fronts["trained"], *fronts["reranked"]]))
+    test = judged_on_test(wanted, dataset)
+    sides = [[test[point] for point in side] for side in fronts.values()]
     return {
-        "seed": plain[0].config.seed,
-        "num_users": len(test_alone[0].users.slates_UK),
-        "points": [
-            {"mix": run.mix, "w": run.weight, **point.figures, "epoch_s": run.epoch_s}
-            for run, point in zip((*plain, *trials), test_alone, strict=True)
-        ],
-        "hypervolume": {
-            axis: compare_volumes(
-                {name: front[axis] for name, front in fronts.items()},
-                axis,
-                num_resamples,
-            )
-            for axis in AXES
+        "seed": runs[0].config.seed,
+        "num_points": {"trained": len(trained), "reranked": 1 + len(again)},
+        "front": {name: len(side) for name, side in fronts.items()},
+        **ratio_of_volumes(*sides, num_draws=num_draws),
+        "point": changes(test[plain], test[recommended]),
+        "recommended": {
+            "mix": recommended.run.mix,
+            "w": recommended.run.weight,
+            "method": recommended.policy.method,
+            "diversity": recommended.policy.diversity,
+            "logit_adjustment": recommended.policy.logit_adjustment,
         },
-        "matched": matched(trials, val_alone, test_alone),
     }
 
 
-def judge_fronts(
-    points: Sequence[tuple[Run, SlatePolicy]], val: Sequence[Judged], shop: Shop
-) -> dict[str, list[Judged]]:
-    """Evaluate the points of a validation front on test: axis -> points."""
-    chosen = {
-        axis: pareto.front(
-            [(point.figures["ndcg"], point.figures[axis]) for point in val], ("max", "max")
-        )
-        for axis in AXES
-    }
-    wanted = sorted({index for indices in chosen.values() for index in indices})
-    judged = judge_points([points[index] for index in wanted], shop, "test")
-    test = dict(zip(wanted, judged, strict=True))
-    return {axis: [test[index] for index in indices] for axis, indices in chosen.items()}
+def reranked(plain: SlatePolicy, most: int) -> list[SlatePolicy]:
+    """Return up to `most` settings of the re-rankers: the same dials and factors for each."""
+    num_dials = max(1, most // (len(METHODS) * len(FACTORS)))
+    # more light dials than strong ones: a front needs points that cost little accuracy
+    dials = [round(((place + 1) / (num_dials + 1)) ** 1.5, 3) for place in range(num_dials)]
+    return [
+        replace(plain, method=method, diversity=dial, logit_adjustment=factor)
+        for method, dial, factor in itertools.product(METHODS, dials, FACTORS)
+    ]
 
 
-def read_run(place: Path) -> Run:
-    """Read a run from its last checkpoint."""
-    checkpoint = chosen_checkpoint(place)
-    progress = read_progress(checkpoint)
-    config = read_config(checkpoint)
-    mix = " + ".join(
-        name if weight == 1 else f"{weight:g} {name}"
-        for name, weight in config.loss.diversity.items()
-    )
-    weight = config.loss.diversity_weight
-    if config.loss.conditioned:
-        mix, weight = f"conditioned, {mix}", weight * config.model.diversity
-    return Run(mix, weight, checkpoint, config, progress.metrics.get("train/epoch_s", 0.0))
+def judged_on_val(run: Run, dataset: Dataset, policies: Sequence[SlatePolicy]) -> list[Point]:
+    """Evaluate a model under policies on validation, in one pass over its scores."""
+    model = load_model(run.config, dataset, run.checkpoint)
+    share = held_out_of_split(model, dataset, "val", run.config)
+    tallies = tally_dials(share, dataset, policies)
+    logger.info("seed %d: %s, w = %g", run.config.seed, run.mix, run.weight)
+    return [
+        Point(run, policy, {**finish(tally), **count_users(tally)})
+        for policy, tally in zip(policies, tallies, strict=True)
+    ]
 
 
-def policies(run: Run, shop: Shop, settings: Iterable[Mapping[str, Any]]) -> list[SlatePolicy]:
-    """Return the slate policy of each setting of the re-ranker."""
-    plain = slate_policy(run.config, shop.dataset)
-    return [replace(plain, **setting) for setting in settings]
-
-
-def judge_points(points: Sequence[tuple[Run, SlatePolicy]], shop: Shop, split: str) -> list[Judged]:
-    """Evaluate models under policies; a model is loaded once for all its policies."""
-    judged: list[Judged] = []
-    for run in dict.fromkeys(run for run, _ in points):
-        own = [policy for other, policy in points if other is run]
-        judged += judge_model(run, own, shop, split)
-        logger.info("seed %d, %s: %d of %d", run.config.seed, split, len(judged), len(points))
+def judged_on_test(points: Sequence[Point], dataset: Dataset) -> dict[Point, UserResults]:
+    """Evaluate points on test, keeping every user apart."""
+    metrics = {name: USER_METRICS[name] for name in AXES if name in USER_METRICS}
+    judged: dict[Point, UserResults] = {}
+    for run in dict.fromkeys(point.run for point in points):
+        model = load_model(run.config, dataset, run.checkpoint)
+        batches = [
+            replace(held_out, scores_BV=held_out.scores_BV.clone())
+            for held_out in held_out_of_split(model, dataset, "test", run.config)
+        ]
+        for point in (point for point in points if point.run is run):
+            slates = [
+                (
+                    *replace(batch, scores_BV=batch.scores_BV.clone()).slates(
+                        dataset, point.policy
+                    ),
+                    batch.histories,
+                )
+                for batch in batches
+            ]
+            judged[point] = judge_users(slates, dataset, metrics, k=point.policy.k)
     return judged
 
 
-def judge_model(run: Run, own: Sequence[SlatePolicy], shop: Shop, split: str) -> list[Judged]:
-    """Evaluate one model under several policies."""
-    dataset = shop.dataset
-    model = load_model(run.config, dataset, run.checkpoint)
-    metrics = {name: USER_METRICS[name] for name in FIGURES if name in USER_METRICS}
-    metrics["ild_behaviour"] = lambda seen: diversity.ild(replace(seen, traits=shop.behaviour))
-    made: list[list[tuple[torch.Tensor, torch.Tensor, Background]]] = [[] for _ in own]
-    for held_out in held_out_of_split(model, dataset, split, run.config):
-        for policy, slates in zip(own, made, strict=True):  # users are scored once for all policies
-            again = replace(held_out, scores_BV=held_out.scores_BV.clone())
-            slates.append((*again.slates(dataset, policy), again.histories))
-    judged = [
-        judge_users(slates, dataset, metrics, k=policy.k)
-        for policy, slates in zip(own, made, strict=True)
+def front(points: Sequence[Point]) -> list[Point]:
+    """Return the points of a validation front on all axes; at most MOST_POINTS."""
+    values = [axes_of(point) for point in points]
+    members = pareto.front(values, ("max",) * len(AXES))
+    kept = most_volume([values[member] for member in members], MOST_POINTS)
+    return [points[members[place]] for place in kept]
+
+
+def most_volume(values: Sequence[Sequence[float]], most: int) -> list[int]:
+    """Return the rows of at most so many points, each adding the most hypervolume in turn.
+
+    >>> most_volume([[1.0, 0.1], [0.1, 1.0], [0.8, 0.8]], 2)
+    [2, 0]
+    """
+    chosen: list[int] = []
+    left = list(range(len(values)))
+    while left and len(chosen) < most:
+        before = [values[row] for row in chosen]
+        best = max(left, key=lambda row: hypervolume([*before, values[row]]))
+        chosen.append(best)
+        left.remove(best)
+    return chosen
+
+
+def axes_of(point: Point) -> list[float]:
+    """Return the validation metrics of a point, in the order of AXES."""
+    return [point.val[f"{name}_at_{point.policy.k}"] for name in AXES]
+
+
+def hypervolume(values: Any) -> float:
+    """Return the volume that points dominate, from 0 on every axis."""
+    num_axes = len(values[0])
+    return pareto.hypervolume(values, (0.0,) * num_axes, ("max",) * num_axes)
+
+
+def recommend(points: Sequence[Point], num_items: int) -> Point | None:
+    """Choose the point that a report recommends; the first point is the baseline."""
+    k = points[0].policy.k
+    trials = [
+        Trial(
+            run_id=str(place),
+            name=str(place),
+            status="FINISHED",
+            params={},
+            val=point.val,
+            test={},
+            curves={},
+            best_epoch=1,
+            duration_s=None,
+            is_plain=not place,
+        )
+        for place, point in enumerate(points)
     ]
-    return [Judged(users, {name: users.value(name) for name in FIGURES}) for users in judged]
+    objectives = [Objective(f"val/{name}_at_{k}", "max", reference=0.0) for name in AXES]
+    chosen = choose(trials, objectives, num_items=num_items).recommended
+    return None if chosen is None else points[int(chosen.run_id)]
 
 
-def compare_volumes(
-    fronts: Mapping[str, Sequence[Judged]], axis: str, num_resamples: int
+def ratio_of_volumes(
+    trained: Sequence[UserResults], again: Sequence[UserResults], *, num_draws: int
 ) -> dict[str, Any]:
-    """Compare the hypervolumes of two fronts on the same users."""
-    volumes = {name: volume_of(points, axis) for name, points in fronts.items()}
-    drawn_RPX = drawn_pairs([*fronts["trained"], *fronts["post_hoc"]], axis, num_resamples)
-    cut = len(fronts["trained"])
-    gains = [hypervolume(pairs[:cut]) - hypervolume(pairs[cut:]) for pairs in drawn_RPX]
-    low, high = interval(gains)
+    """Return the ratio of two fronts' hypervolumes on the same users, with its interval."""
+
+    def value(points: Sequence[UserResults]) -> float:
+        return hypervolume([[point.value(name) for name in AXES] for point in points])
+
+    drawn_RPX = sample_metrics([*trained, *again], AXES, num_draws, seed=0)
+    ratios = [
+        hypervolume(points[: len(trained)]) / hypervolume(points[len(trained) :])
+        for points in drawn_RPX.clip(min=0.0)
+    ]
     return {
-        **volumes,
-        "ratio": volumes["trained"] / volumes["post_hoc"],
-        "difference": volumes["trained"] - volumes["post_hoc"],
-        "low": low,
-        "high": high,
+        "joint_hypervolume_ratio": value(trained) / value(again),
+        "interval": list(interval(ratios)),
     }
 
 
-def volume_of(points: Sequence[Judged], axis: str) -> float:
-    """Return the hypervolume of points on NDCG and the axis, from (0, 0)."""
-    return hypervolume([(point.figures["ndcg"], point.figures[axis]) for point in points])
-
-
-def hypervolume(pairs: Any) -> float:
-    """Return the area that pairs of (NDCG, axis) dominate, from (0, 0)."""
-    return pareto.hypervolume(pairs, (0.0, 0.0), ("max", "max"))
-
-
-def drawn_pairs(points: Sequence[Judged], axis: str, num_draws: int) -> np.ndarray:
-    """Return (NDCG, axis) of points in resamples of the users, [R, P, 2]."""
-    names = ("ndcg", axis)
-    if axis in SYSTEM_METRICS:
-        return sample_metrics([point.users for point in points], names, num_draws, seed=0)
-    values_PU = [point.users.users[name] for point in points for name in names]
-    return resampled_means(values_PU, num_draws, seed=0).reshape(num_draws, len(points), 2)
-
-
-def matched(
-    trials: Sequence[Run], val: Sequence[Judged], test: Sequence[Judged]
-) -> dict[str, dict[str, Any]]:
-    """Return each mix at given accuracies, as ratios of its test metrics to the baseline's.
-
-    `val` and `test` list the baseline first, then the trials.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for mix in dict.fromkeys(run.mix for run in trials):
-        own = [index for index, run in enumerate(trials) if run.mix == mix]
-        own.sort(key=lambda index: trials[index].weight)
-        places = [0, *(index + 1 for index in own)]
-        weights = [0.0, *(trials[index].weight for index in own)]
-        of_val, of_test = [val[place] for place in places], [test[place] for place in places]
-        found[mix] = {
-            str(budget): at_budget(of_val, of_test, weights, budget * val[0].figures["ndcg"])
-            for budget in BUDGETS
-        }
-        # the front of a conditioned model has its own dial 0 instead of the baseline
-        alone = of_test[1:] if trials[own[0]].config.loss.conditioned else of_test
-        found[mix]["hypervolume"] = {axis: volume_of(alone, axis) for axis in AXES}
-        found[mix]["epoch_s"] = statistics.median(trials[index].epoch_s for index in own)
-    return found
-
-
-def at_budget(
-    val: Sequence[Judged], test: Sequence[Judged], weights: Sequence[float], floor: float
-) -> dict[str, float]:
-    """Interpolate at the weight where validation NDCG reaches the floor, else use the last one."""
-    ndcg = [point.figures["ndcg"] for point in val]
-    last = next((i for i in range(1, len(ndcg)) if ndcg[i] < floor), len(ndcg))
-    share = 0.0
-    if last < len(ndcg):
-        share = (ndcg[last - 1] - floor) / (ndcg[last - 1] - ndcg[last])
-    after = min(last, len(ndcg) - 1)
-
-    def between(before: float, behind: float) -> float:
-        return before + share * (behind - before)
-
-    ratios = {
-        name: between(test[last - 1].figures[name], test[after].figures[name])
-        / test[0].figures[name]
-        for name in FIGURES
-    }
-    return {"w": between(weights[last - 1], weights[after]), **ratios}
-
-
-def load_shop(prepared: Path) -> Shop:
-    """Load a prepared data set, and traits with behaviour vectors."""
-    dataset = load_dataset(prepared)
-    behaviour = replace(dataset.traits, embeddings_VD=behaviour_vectors(dataset))
-    return Shop(dataset, behaviour)
-
-
-def behaviour_vectors(dataset: Dataset) -> torch.Tensor:
-    """Embed items by the users of their train events: [V, BEHAVIOUR_DIM], without text.
-
-    The weight of a user is 1 / root of the events, so users with many events do not dominate.
-    """
-    train = train_examples(pq.read_table(dataset.prepared / "train"))
-    users = np.repeat(np.arange(len(train.lengths)), train.lengths)
-    weights = 1 / np.sqrt(train.lengths[users])
-    shape = (len(dataset.catalogue), len(train.lengths))
-    met_VU = scipy.sparse.csr_matrix((weights, (train.items, users)), shape=shape)
-    svd = TruncatedSVD(BEHAVIOUR_DIM, random_state=0)
-    return torch.from_numpy(svd.fit_transform(met_VU))
-
-
-def pool_volumes(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Combine the comparisons of several seeds."""
-    ratios = [each["ratio"] for each in found]
+def changes(plain: UserResults, point: UserResults) -> dict[str, float]:
+    """Return the changes of a point against w = 0, relative and as a share of the coverage gap."""
+    before = {name: plain.value(name) for name in AXES}
+    gains = {name: point.value(name) / before[name] - 1 for name in AXES}
+    most = min(1.0, plain.slates_UK.size / plain.num_items)
+    closed = (point.value("coverage") - before["coverage"]) / max(most - before["coverage"], 1e-9)
     return {
-        "ratio": statistics.mean(ratios),
-        "ratio_sd": statistics.stdev(ratios) if len(ratios) > 1 else None,
-        "differences": [
-            [round(each[name], 6) for name in ("difference", "low", "high")] for each in found
-        ],
-        "excludes_0": all(each["low"] > 0 for each in found),
+        "ndcg": gains["ndcg"],
+        "coverage": gains["coverage"],
+        "coverage_gap_closed": closed,
+        "ild": gains["ild"],
+        "diversity_index": gains["diversity_index"],
     }
 
 
-def pool_matched(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Average each mix over seeds; several seeds also give a standard deviation."""
-    pooled: dict[str, Any] = {}
-    for mix in found[0]:
-        pooled[mix] = {}
-        for budget in map(str, BUDGETS):
-            columns = {
-                name: [each[mix][budget][name] for each in found] for name in ("w", *FIGURES)
-            }
-            pooled[mix][budget] = {
-                name: [round(statistics.mean(values), 4)]
-                + ([round(statistics.stdev(values), 4)] if len(values) > 1 else [])
-                for name, values in columns.items()
-            }
-        pooled[mix]["hypervolume"] = {
-            axis: statistics.mean(each[mix]["hypervolume"][axis] for each in found) for axis in AXES
-        }
-        pooled[mix]["epoch_s"] = round(statistics.median(e[mix]["epoch_s"] for e in found), 1)
-    return pooled
+def pooled(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the line to print: means over seeds, and an interval over users or over seeds."""
+    ratios = [each["joint_hypervolume_ratio"] for each in found]
+    ratio, has_seeds = statistics.mean(ratios), len(ratios) > 1
+    half = half_width(ratios) if has_seeds else 0.0
+    return {
+        "joint_hypervolume_ratio": ratio,
+        "interval": [ratio - half, ratio + half] if has_seeds else found[0]["interval"],
+        "point": {
+            name: statistics.mean(each["point"][name] for each in found)
+            for name in found[0]["point"]
+        },
+        "interval_over": "seeds" if has_seeds else "users",
+        "seeds": list(found),
+        "versions": {"torch": torch.__version__},
+    }
 
 
 if __name__ == "__main__":

@@ -1,66 +1,107 @@
-"""The arithmetic of benchmarks/fronts.py: accuracy matched by interpolation, volumes compared."""
+"""The arithmetic of benchmarks/fronts.py: points on all axes at once."""
+
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks.fronts import FIGURES, Judged, at_budget, compare_volumes, drawn_pairs
-from recdiv_core.metrics.bootstrap import resample_users
+from benchmarks.fronts import (
+    AXES,
+    Point,
+    changes,
+    front,
+    most_volume,
+    pooled,
+    ratio_of_volumes,
+    recommend,
+    reranked,
+)
 from recdiv_core.metrics.jackknife import UserResults
+from recdiv_core.slates.policy import SlatePolicy
+
+NUM_ITEMS = 50
 
 
-def judged(ndcg, other, *, num_users=2, num_items=20):
+def judged(ndcg: float, *, num_shown: int, ild: float = 0.4, index: float = 0.3, num_users=200):
     rng = np.random.default_rng(0)
-    users = {
-        "ndcg": ndcg + 0.01 * rng.normal(size=num_users),
-        "ild": other + 0.01 * rng.normal(size=num_users),
-    }
-    slates_UK = rng.integers(num_items, size=(num_users, 3))
-    figures = dict.fromkeys(FIGURES, other) | {"ndcg": ndcg}
-    return Judged(UserResults(users, slates_UK, num_items), figures)
+    means = {"ndcg": ndcg, "ild": ild, "diversity_index": index}
+    noise_U = 0.01 * rng.normal(size=num_users)
+    users = {name: mean + noise_U - noise_U.mean() for name, mean in means.items()}
+    slates_UK = np.arange(num_users * 3).reshape(num_users, 3) % num_shown
+    return UserResults(users, slates_UK, NUM_ITEMS)
 
 
-VAL = [judged(0.10, 1.0), judged(0.098, 1.2), judged(0.090, 2.0)]
-TEST = [judged(0.20, 10.0), judged(0.19, 12.0), judged(0.18, 20.0)]
+PLAIN = judged(0.20, num_shown=20)
+DIVERSE = judged(0.19, num_shown=30, ild=0.5, index=0.36)
 
 
-def test_accuracy_is_matched_on_validation_and_read_off_on_test():
-    # 0.094 lies halfway between the second weight and the third
-    found = at_budget(VAL, TEST, [0.0, 0.1, 0.3], 0.094)
-    assert found["w"] == pytest.approx(0.2)
-    assert found["coverage"] == pytest.approx(16.0 / 10.0)
-    assert found["ndcg"] == pytest.approx(0.185 / 0.20)
+def point(*values: float) -> Point:
+    policy = SimpleNamespace(k=10)
+    val = {f"{name}_at_10": value for name, value in zip(AXES, values, strict=True)}
+    return Point(SimpleNamespace(), policy, val)  # pyright: ignore[reportArgumentType]
 
 
-def test_the_baseline_is_one_of_the_neighbours():
-    found = at_budget(VAL, TEST, [0.0, 0.1, 0.3], 0.099)
-    assert found["w"] == pytest.approx(0.05)
-    assert found["ild"] == pytest.approx(1.1)
+def test_changes_are_relative_and_coverage_is_also_a_share_of_what_is_missing():
+    found = changes(PLAIN, DIVERSE)
+    assert found["ndcg"] == pytest.approx(-0.05)
+    assert found["coverage"] == pytest.approx(0.5)  # 0.4 -> 0.6 of the catalogue
+    assert found["coverage_gap_closed"] == pytest.approx(1 / 3)
+    assert found["ild"] == pytest.approx(0.25)
+    assert found["diversity_index"] == pytest.approx(0.2)
 
 
-def test_a_budget_that_no_weight_uses_up_gives_the_last_weight():
-    found = at_budget(VAL, TEST, [0.0, 0.1, 0.3], 0.05)
-    assert (found["w"], found["ild"]) == (0.3, 2.0)
+def test_few_users_cannot_be_shown_the_whole_catalogue():
+    few = [judged(0.2, num_shown=shown, num_users=10) for shown in (12, 21)]
+    # 10 users x 3 places of 50 items: at most 0.6
+    assert changes(*few)["coverage_gap_closed"] == pytest.approx((0.42 - 0.24) / (0.6 - 0.24))
 
 
-def test_the_difference_of_volumes_lies_in_its_interval_and_that_away_from_0():
-    better = [judged(0.10, 0.5, num_users=300), judged(0.08, 0.9, num_users=300)]
-    worse = [judged(0.10, 0.5, num_users=300)]
-    found = compare_volumes({"trained": better, "post_hoc": worse}, "ild", 200)
-    assert found["trained"] == pytest.approx(0.10 * 0.5 + 0.08 * 0.4)
-    assert 0 < found["low"] < found["difference"] < found["high"]
+def test_equal_fronts_have_the_ratio_1_and_a_better_one_more():
+    same = ratio_of_volumes([PLAIN, DIVERSE], [PLAIN, DIVERSE], num_draws=20)
+    assert same["joint_hypervolume_ratio"] == 1
+    assert same["interval"] == pytest.approx([1, 1])
+    better = ratio_of_volumes([PLAIN, DIVERSE], [PLAIN], num_draws=50)
+    low, high = better["interval"]
+    assert 1 < low < better["joint_hypervolume_ratio"] < high
 
 
-def test_the_pairs_of_a_point_are_the_means_of_its_users_drawn():
-    (counts,) = resample_users(50, 20, seed=0)
-    point = judged(0.1, 0.5, num_users=50)
-    means = [
-        [np.average(values, weights=row) for values in point.users.users.values()] for row in counts
-    ]
-    np.testing.assert_allclose(drawn_pairs([point], "ild", 20)[:, 0], means)
+def test_the_points_that_add_most_volume_are_kept():
+    values = [[1.0, 0.1], [0.1, 1.0], [0.8, 0.8], [0.79, 0.81]]
+    assert most_volume(values, 1) == [2]
+    assert sorted(most_volume(values, 9)) == [0, 1, 2, 3]
 
 
-def test_the_coverage_of_a_pair_is_drawn_around_that_of_all_users():
-    point = judged(0.1, 0.5, num_users=300, num_items=900)
-    drawn = drawn_pairs([point], "coverage", 500)[:, 0, 1]
-    assert drawn.mean() == pytest.approx(point.users.value("coverage"), abs=0.002)
-    assert 0.005 < drawn.std() < 0.02
+def test_a_front_holds_no_point_that_another_beats_on_all_axes():
+    best, worse, other = point(0.3, 0.5, 0.4, 0.3), point(0.2, 0.5, 0.4, 0.3), point(0.1, 0.6, 0, 0)
+    assert set(front([best, worse, other])) == {best, other}
+
+
+def test_the_recommended_point_is_that_of_a_report():
+    plain, lost = point(0.300, 0.5, 0.4, 0.30), point(0.299, 0.9, 0.3, 0.40)
+    good, costly = point(0.295, 0.6, 0.44, 0.33), point(0.2, 0.9, 0.9, 0.9)
+    assert recommend([plain, lost, good, costly], 100) is good
+    assert recommend([plain, lost], 100) is None
+
+
+def test_as_many_settings_of_re_ranking_as_trained_points():
+    plain = SlatePolicy(10, True, "none", 0.0, 100, 0.0)
+    settings = reranked(plain, 180)
+    assert len(settings) == 180
+    assert all(0 < each.diversity < 1 for each in settings)
+    assert {each.method for each in settings} == {"mmr", "msd", "dpp", "beam"}
+    assert len({(each.method, each.diversity, each.logit_adjustment) for each in settings}) == 180
+    assert replace(settings[0], method="none", diversity=0.0) == plain
+
+
+def test_several_seeds_are_pooled_with_an_interval_over_seeds():
+    def seed(ratio: float):
+        one = {"joint_hypervolume_ratio": ratio, "interval": [0.9, 1.4]}
+        return {**one, "point": {"ndcg": ratio - 1}}
+
+    one = pooled([seed(1.2)])
+    assert (one["interval"], one["interval_over"]) == ([0.9, 1.4], "users")
+    three = pooled([seed(1.1), seed(1.2), seed(1.3)])
+    assert three["joint_hypervolume_ratio"] == pytest.approx(1.2)
+    assert three["interval"] == pytest.approx([1.2 - 0.2484, 1.2 + 0.2484], abs=1e-3)
+    assert three["point"]["ndcg"] == pytest.approx(0.2)
