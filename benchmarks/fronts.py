@@ -11,7 +11,9 @@ chosen on validation and measured once on test, on the same users. `joint_hyperv
 hypervolume of NDCG, coverage, ILD and diversity index of the first front, from 0, over that of the
 second. `point` is the recommended trial: relative changes against w = 0 on test, and
 `coverage_gap_closed`, the share of what w = 0 lacks to the most coverage that can be shown.
-`interval` is over users (95 %) for one seed, else over seeds. Prints one JSON line.
+`interval` is over users (95 %) for one seed, else over seeds. `true_tastes` is the share of the
+planted tastes that slates serve, at w = 0 and at the point (built-in shop, tastes.py). Prints one
+JSON line.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow.parquet as pq
 import torch
 
 from benchmarks.axis_fronts import Run, read_run
+from benchmarks.tastes import planted_tastes, tastes_served
 from recdiv_core.config import Config, override
 from recdiv_core.data.clicklog import prepare
 from recdiv_core.evaluation.evaluate import tally_dials
@@ -145,6 +149,10 @@ def compare_seed(runs: Sequence[Run], *, num_draws: int) -> dict[str, Any]:
         "front": {name: len(side) for name, side in fronts.items()},
         **ratio_of_volumes(*sides, num_draws=num_draws),
         "point": changes(test[plain], test[recommended]),
+        "true_tastes": {
+            name: true_tastes(point, test[point], dataset)
+            for name, point in (("plain", plain), ("point", recommended))
+        },
         "recommended": {
             "mix": recommended.run.mix,
             "w": recommended.run.weight,
@@ -200,6 +208,21 @@ def judged_on_test(points: Sequence[Point], dataset: Dataset) -> dict[Point, Use
             ]
             judged[point] = judge_users(slates, dataset, metrics, k=point.policy.k)
     return judged
+
+
+def true_tastes(point: Point, judged: UserResults, dataset: Dataset) -> float | None:
+    """Return the share of the planted tastes that a point serves on test; None = unknown."""
+    tastes = planted_tastes(dataset.prepared)
+    if not tastes:
+        return None
+    rows = pq.read_table(dataset.prepared / "test").to_pylist()
+    ids = [  # the users that judge_users keeps, in their order
+        row["user_id"]
+        for row in rows
+        if not point.policy.filter_seen or set(row["targets"]) - set(row["history"])
+    ]
+    categories = pq.read_table(dataset.prepared / "catalogue.parquet")["category"].to_pylist()
+    return tastes_served(judged.slates_UK, ids, categories, tastes)
 
 
 def front(points: Sequence[Point]) -> list[Point]:

@@ -17,6 +17,7 @@ from benchmarks.fronts import (
     recommend,
     reranked,
 )
+from benchmarks.tastes import tastes_served
 from recdiv_core.metrics.jackknife import UserResults
 from recdiv_core.slates.policy import SlatePolicy
 
@@ -105,3 +106,12 @@ def test_several_seeds_are_pooled_with_an_interval_over_seeds():
     assert three["joint_hypervolume_ratio"] == pytest.approx(1.2)
     assert three["interval"] == pytest.approx([1.2 - 0.2484, 1.2 + 0.2484], abs=1e-3)
     assert three["point"]["ndcg"] == pytest.approx(0.2)
+
+
+def test_a_slate_serves_the_weight_of_the_tastes_that_it_has_an_item_of():
+    categories = ["A > B > C", "A > B > D", "A > Bc > E", "F > G > H"]
+    tastes = {"one": {"A > B": 0.75, "F > G > H": 0.25}, "two": {"A > B > D": 1.0}}
+    slates_UK = np.array([[2, 0, 1], [0, 2, -1]])
+    assert tastes_served(slates_UK, ["one", "two"], categories, tastes) == 0.375
+    assert tastes_served(slates_UK[:, :1], ["one", "two"], categories, tastes) == 0.0
+    assert tastes_served(np.array([[1, 3, -1]] * 2), ["one", "two"], categories, tastes) == 1.0
