@@ -524,14 +524,16 @@ class EvalConfig(_Section):
         "query",
         "query_seen",
         "query_history",
+        "query_popularity",
+        "query_script",
         "item",
         "popularity",
         "category",
     )
     """Parts of the shop with metrics of their own: `user` (cold, warm), `query` (with, without),
-    requests with a query by `query_seen` (in train events or not) and `query_history` (with,
-    without), `item` (cold, warm), items by `popularity` (head, mid, tail), by `category`, or by any
-    other catalogue column."""
+    requests with a query by `query_seen` (in train events or not), `query_history` (with, without),
+    `query_popularity` (head, tail) and `query_script`, `item` (cold, warm), items by `popularity`
+    (head, mid, tail), by `category`, or by any other catalogue column."""
     dials: tuple[str, ...] = DIALS
     """Re-ranking settings that each trained model is also evaluated with: `METHOD DIAL` (`msd
     0.2`), `logit FACTOR` (`logit 0.25`), both (`msd 0.2 logit 0.25`), or `none`. METHOD and DIAL

@@ -11,7 +11,7 @@ from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.evaluation.groupings import item_groups
 from recdiv_core.evaluation.scorecards import finish_split, scorecard_of
 from recdiv_core.metrics.fairness import item_fairness
-from recdiv_core.metrics.tally import finish
+from recdiv_core.metrics.tally import SEARCH_METRICS, finish
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import build_model
@@ -119,11 +119,24 @@ def world_by_hand(model, dataset, users, *, filter_seen=True) -> World:
     )
 
 
+def of_queries(world: World, users, *, k: int) -> dict[str, float]:
+    """Return the metrics of the requests with a query, as those of a world of these alone."""
+    asked = [row for row, user in enumerate(users) if user["query"] != NO_QUERY]
+    of_users = {
+        name: [getattr(world, name)[row] for row in asked]
+        for name in ("slates", "targets", "histories", "scores")
+    }
+    values = of_every_epoch(replace(world, **of_users), k=k)
+    names = [f"{name}_at_{k}" for name in SEARCH_METRICS]
+    return {name: values[name.removeprefix("query_")] for name in names}
+
+
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_a_split_is_judged_as_by_hand(model, dataset, users, filter_seen):
     sums = tally(model, dataset, policy(filter_seen=filter_seen))
     world = world_by_hand(model, dataset, users, filter_seen=filter_seen)
-    assert finish(sums) == pytest.approx(of_every_epoch(world, k=K), abs=1e-6)
+    expected = of_every_epoch(world, k=K) | of_queries(world, users, k=K)
+    assert finish(sums) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 7])
@@ -179,6 +192,7 @@ def test_the_whole_set_of_a_split_is_judged_as_by_hand(model, dataset, users):
     figures = finished(whole_set(model, dataset), dataset)
     world = world_by_hand(model, dataset, users)
     expected = {**scorecard(world, k=K), **scorecard(world, k=2)}
+    expected |= of_queries(world, users, k=K) | of_queries(world, users, k=2)
     assert figures["metrics"] == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 

@@ -89,12 +89,12 @@ def test_users_by_what_is_known_of_them():
     empty = np.zeros(0, np.int64)
     examples = Examples(empty, empty, np.array([3, -1, 0]), empty, empty, empty)
     examples = replace(examples, is_cold=np.array([True, False, False]))
-    kinds = ["query", "user", "query_seen", "query_history"]
+    kinds = ["query", "user", "query_seen", "query_history", "query_script"]
     examples = replace(examples, lengths=np.array([0, 2, 1]))
-    is_seen_Q = np.array([True, True, True, False])
-    groups = merge(user_groups(kinds, examples, is_seen_Q), torch.device("cpu"))
+    groups_Q = {"query_seen": np.array([0, 0, 0, 1]), "query_script": np.array([0, 0, 0, 1])}
+    groups = merge(user_groups(kinds, examples, groups_Q), torch.device("cpu"))
     assert [*groups] == user_group_names(kinds)
-    assert members(groups) == {
+    assert {name: own for name, own in members(groups).items() if own} == {
         "query=with": [0, 2],
         "query=without": [1],
         "user=cold": [0],
@@ -103,6 +103,8 @@ def test_users_by_what_is_known_of_them():
         "query_seen=no": [0],
         "query_history=with": [2],
         "query_history=without": [0],
+        "query_script=latin": [2],
+        "query_script=cyrillic": [0],
     }
 
 

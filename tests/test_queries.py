@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from recdiv_core.config import Config, override
-from recdiv_core.data.queries import QueryEncoder, load_queries, mark_seen
+from recdiv_core.data.queries import QueryEncoder, count_requests, load_queries, mark_seen
 from recdiv_core.data.reading import SplitRows
 from recdiv_core.data.requests import REQUESTS
+from recdiv_core.errors import UserError
+from recdiv_core.metrics.tally import SEARCH_METRICS
 from recdiv_core.models.text_encoder import (
     OFFLINE_ENCODER,
     copy_encoder,
@@ -35,6 +37,7 @@ from recdiv_core.slates.search_requests import (
     read_requests,
     write_requests,
 )
+from recdiv_core.training.checks import OF_QUERIES, check_queries
 from tests.worlds import write_dataset
 
 NUM_ITEMS = 20
@@ -258,3 +261,21 @@ def test_a_log_without_queries_needs_no_encoder(prepared, checkpoint):
     maker.queries.dataset = replace(maker.dataset, queries_QH=None)
     slates(maker, [["i1"]], None)
     assert maker.queries.encoder.num_encoded == 0
+
+
+def test_the_requests_with_a_query_of_a_split_are_counted(tmp_path):
+    (tmp_path / "val").mkdir()
+    table = pa.table({"query": pa.array([2, NO_QUERY, 0], pa.int32())})
+    pq.write_table(table, tmp_path / "val" / "part-0.parquet")
+    assert count_requests(tmp_path, "val") == 2
+    assert count_requests(tmp_path, "test") == 0
+
+
+def test_an_objective_of_queries_needs_requests_with_one(tmp_path):
+    with pytest.raises(UserError, match=r"eval.objective=query_ndcg .* has none"):
+        check_queries(tmp_path, "query_ndcg", "eval.objective=query_ndcg")
+    check_queries(tmp_path, "ndcg", "eval.objective=ndcg")
+
+
+def test_the_metrics_of_queries_that_may_be_objectives_are_those_of_every_epoch():
+    assert set(OF_QUERIES) == set(SEARCH_METRICS)

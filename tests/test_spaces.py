@@ -9,10 +9,10 @@ import pytest
 
 from recdiv_core.config import Config, ModelKind, known_keys, override
 from recdiv_core.errors import UserError
-from recdiv_core.metrics.tally import EPOCH_METRICS
+from recdiv_core.metrics.tally import EPOCH_METRICS, SEARCH_METRICS
 from recdiv_core.search_space import Constraint, SearchSpace, at_k
 from recdiv_core.sweep.checks import check_search
-from recdiv_core.training.checks import MEASURED
+from recdiv_core.training.checks import MEASURED, OF_QUERIES
 from recdiv_core.training.kinds import idle_keys
 
 SPACES = sorted(
@@ -82,7 +82,7 @@ def test_no_setting_is_both_swept_and_fixed(name: str):
 def test_every_objective_is_a_validation_metric_at_any_cut_off(name: str, k: int):
     metrics = [objective.metric for objective in at_k(space(name), k, name).objectives]
     assert len(metrics) >= 2
-    assert set(metrics) <= {f"val/{metric}_at_{k}" for metric in EPOCH_METRICS}
+    assert set(metrics) <= {f"val/{metric}_at_{k}" for metric in (*EPOCH_METRICS, *SEARCH_METRICS)}
 
 
 def test_a_cut_off_in_a_name_is_taken_where_k_agrees():
@@ -113,6 +113,6 @@ def test_a_space_with_constraints_is_there_to_be_tested():
 def test_every_constraint_is_a_share_of_a_metric_that_trials_report(
     name: str, constraint: Constraint
 ):
-    assert constraint.metric.removeprefix("val/") in MEASURED
+    assert constraint.metric.removeprefix("val/") in (*MEASURED, *OF_QUERIES)
     assert 0 < constraint.at_least <= 1
     assert space(name).warm_start is not None

@@ -11,7 +11,12 @@ from recdiv_core.items.traits import describe_items
 from recdiv_core.metrics import USER_METRICS, Tally, finish, tally_slates
 from recdiv_core.metrics.scorecard import finish_scorecard
 from recdiv_core.metrics.slate_batch import SlateBatch, match_slates
-from recdiv_core.metrics.tally import EPOCH_METRICS, LOWER_IS_BETTER, count_users
+from recdiv_core.metrics.tally import (
+    EPOCH_METRICS,
+    LOWER_IS_BETTER,
+    SEARCH_METRICS,
+    count_users,
+)
 from recdiv_core.wording import few_judged
 from tests.metric_oracles import of_every_epoch
 from tests.worlds import (
@@ -270,3 +275,40 @@ def test_broken_descriptions_of_items_are_refused(change, message):
     }
     with pytest.raises(ValueError, match=message):
         describe_items(**(given | change))
+
+
+def test_metrics_of_queries_are_those_of_the_requests_with_one():
+    world = with_background(random_world(4), 4)
+    has_query_B = torch.arange(len(world.slates)) % 3 == 0
+    histories = histories_of(world, range(len(world.slates)))
+    background = dataclasses.replace(histories, has_query_B=has_query_B)
+    metrics = {**USER_METRICS, **SEARCH_METRICS}
+    slates, targets, traits = pad(world.slates), pad(world.targets), traits_of(world)
+    both = tally_slates(slates, targets, traits, k=5, metrics=metrics, background=background)
+    asked = np.flatnonzero(has_query_B.numpy()).tolist()
+    alone = tally_slates(
+        pad([world.slates[row] for row in asked]),
+        pad([world.targets[row] for row in asked]),
+        traits,
+        k=5,
+        background=histories_of(world, asked),
+    )
+    found, want = finish(both), finish(alone)
+    for name in SEARCH_METRICS:
+        assert found[f"{name}_at_5"] == pytest.approx(want[f"{name.removeprefix('query_')}_at_5"])
+
+
+def test_metrics_of_queries_are_left_out_without_a_query():
+    world = with_background(random_world(4), 4)
+    metrics = {**USER_METRICS, **SEARCH_METRICS}
+    found = finish(
+        tally_slates(
+            pad(world.slates),
+            pad(world.targets),
+            traits_of(world),
+            k=5,
+            metrics=metrics,
+            background=histories_of(world, range(len(world.slates))),
+        )
+    )
+    assert not [name for name in found if name.startswith("query_")]

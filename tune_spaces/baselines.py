@@ -36,6 +36,7 @@ GRIDS = {
     "bm25": [{}, {"bm25_k1": 1.2}, {"bm25_k1": 1.2, "bm25_b": 0.0}],
     "text_cosine": [{}],
     "hybrid": [{"lexical_weight": share} for share in (0.3, 0.5, 0.7)],
+    "query_words": [{}],
 }
 """Kind of model -> its points, as settings of `model.baseline`."""
 

@@ -20,7 +20,7 @@ from recdiv_core.data.reading import flatten_lists
 from recdiv_core.data.text_vectors import ROWS_A_BATCH, checked_encoder
 from recdiv_core.models.encoder_description import pool, token_ids
 from recdiv_core.models.text_encoder import load_encoder, load_tokenizer, pad_tokens
-from recdiv_core.schema import Manifest
+from recdiv_core.schema import NO_QUERY, QUERY, Manifest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,6 +59,13 @@ def read_query_clicks(prepared: Path) -> tuple[np.ndarray, np.ndarray]:
         queries.append(query_E[has_query_E])
         items.append(flatten_lists(table["items"])[0].astype(np.int64)[has_query_E])
     return np.concatenate(queries), np.concatenate(items)
+
+
+def count_requests(prepared: Path, split: str) -> int:
+    """Return the number of requests with a query in a split; reads one column."""
+    paths = sorted((prepared / split).glob("part-*.parquet"))
+    columns = (pq.read_table(path, columns=[QUERY])[QUERY].to_numpy() for path in paths)
+    return sum(int((query_R != NO_QUERY).sum()) for query_R in columns)
 
 
 class QueryEncoder:

@@ -22,7 +22,13 @@ from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.data.versions import with_version
 from recdiv_core.evaluation.groupings import check_kinds, item_groups
-from recdiv_core.evaluation.scorecards import Scorecard, finish_split, scorecard_of
+from recdiv_core.evaluation.query_intents import count_intents
+from recdiv_core.evaluation.scorecards import (
+    Scorecard,
+    epoch_metrics,
+    finish_split,
+    scorecard_of,
+)
 from recdiv_core.metrics.scorecard import NEEDS, Input
 from recdiv_core.metrics.tally import Tally, count_users, tally_slates
 from recdiv_core.schema import Manifest, check_unchanged
@@ -64,12 +70,13 @@ def tally_dials(
         policies: one or more; they differ in method, dial and logit adjustment alone.
     """
     traits, k = dataset.traits, policies[0].k
-    tallies = [Tally.zeros(traits, k=k) for _ in policies]
+    metrics = epoch_metrics(dataset)
+    tallies = [Tally.zeros(traits, k=k, names=metrics) for _ in policies]
     for held_out in share:
         targets_BT = held_out.targets(policies[0])
         for place, slates_BK in slates_under(held_out, dataset, policies):
             tallies[place] += tally_slates(
-                slates_BK, targets_BT, traits, k=k, background=held_out.histories
+                slates_BK, targets_BT, traits, k=k, metrics=metrics, background=held_out.histories
             )
     return tallies
 
@@ -193,4 +200,5 @@ def _tally_share(
         cutoffs=config.eval.cutoffs,
         kinds=config.eval.slices,
         without=without,
+        intents=None if dataset.queries_QH is None else count_intents(dataset, split),
     )

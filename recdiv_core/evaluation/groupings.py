@@ -16,21 +16,34 @@ import torch
 
 from recdiv_core.data.arrays import Examples
 from recdiv_core.data.catalogue import Catalogue, shown_values
-from recdiv_core.data.queries import mark_seen
+from recdiv_core.data.queries import read_query_clicks
 from recdiv_core.data.rule_labels import one_label
 from recdiv_core.errors import UserError
 from recdiv_core.items.popularity import POPULARITY_GROUPS, popularity_groups
+from recdiv_core.models.query_text import SCRIPTS, script_of
 from recdiv_core.schema import NO_QUERY
 from recdiv_core.slates.dataset import Dataset
 
-USER_KINDS: Final[Mapping[str, tuple[str, str]]] = {
-    "user": ("user=cold", "user=warm"),
-    "query": ("query=with", "query=without"),
-    "query_seen": ("query_seen=yes", "query_seen=no"),
-    "query_history": ("query_history=with", "query_history=without"),
+QUERY_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "query_seen": ("yes", "no"),
+    "query_popularity": ("head", "tail"),
+    "query_script": SCRIPTS,
 }
-"""Kind -> its two groups. The kinds `query_...` divide the requests with a query: by whether a
-train event has the query, and by whether the request has a history."""
+"""Kind -> its groups of requests with a query, by the query: whether a train event has it; whether
+it is one of the most frequent queries of half of these events; and its script."""
+USER_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
+    kind: tuple(f"{kind}={name}" for name in names)
+    for kind, names in {
+        "user": ("cold", "warm"),
+        "query": ("with", "without"),
+        "query_history": ("with", "without"),
+        **QUERY_KINDS,
+    }.items()
+}
+"""Kind -> its groups. `query_history` divides the requests with a query by whether the request has
+a history."""
+HEAD: Final = 0.5
+"""Share of the train events with a query that head queries make up, at least."""
 OUR_KINDS: Final = (*USER_KINDS, "item", "popularity", "category")
 MAX_VALUES: Final = 8
 OTHER: Final = "(other)"
@@ -60,40 +73,62 @@ def user_group_names(kinds: Sequence[str]) -> list[str]:
 
 
 def user_groups(
-    kinds: Sequence[str], examples: Examples, is_seen_Q: np.ndarray
+    kinds: Sequence[str], examples: Examples, groups_Q: Mapping[str, np.ndarray]
 ) -> dict[str, Groups]:
     """Return kind -> group -> bool [B], the users of a batch in the group.
 
     Args:
         kinds: kinds of groups; those of items are left out.
         examples: users of the batch.
-        is_seen_Q: whether train events have each query, see `mark_seen`; unused without the kind
-            `query_seen`.
+        groups_Q: groups of the queries, see `query_groups`.
     """
     has_query_B = examples.queries != NO_QUERY
     groups: dict[str, Groups] = {}
     for kind in kinds:
         if kind not in USER_KINDS:
             continue
-        is_in_B = has_query_B if kind.startswith("query_") else np.ones_like(has_query_B)
-        if kind == "user":
-            is_first_B = np.array(examples.is_cold, dtype=np.bool_)
-        elif kind == "query_history":
-            is_first_B = examples.lengths > 0
-        elif kind == "query_seen":
-            is_first_B = np.zeros_like(has_query_B)
-            is_first_B[has_query_B] = is_seen_Q[examples.queries[has_query_B]]
+        if kind in QUERY_KINDS:
+            group_B = np.full(len(has_query_B), -1)
+            group_B[has_query_B] = groups_Q[kind][examples.queries[has_query_B]]
+        elif kind == "user":
+            group_B = ~np.array(examples.is_cold, dtype=np.bool_)
+        elif kind == "query":
+            group_B = ~has_query_B
         else:
-            is_first_B = has_query_B
-        members = is_in_B & is_first_B, is_in_B & ~is_first_B
-        groups[kind] = dict(zip(USER_KINDS[kind], map(torch.from_numpy, members), strict=True))
+            group_B = np.where(has_query_B, examples.lengths == 0, -1)
+        groups[kind] = {
+            name: torch.from_numpy(group_B == place) for place, name in enumerate(USER_KINDS[kind])
+        }
     return groups
 
 
-def seen_queries(kinds: Sequence[str], dataset: Dataset) -> np.ndarray:
-    """Return `is_seen_Q` of `user_groups`; empty without the kind `query_seen`."""
-    queries_QH = dataset.queries_QH if "query_seen" in kinds else None
-    return mark_seen(dataset.prepared, 0 if queries_QH is None else len(queries_QH))
+def query_groups(kinds: Sequence[str], dataset: Dataset) -> dict[str, np.ndarray]:
+    """Return kind -> [Q] int64, the group of each query of the log, for the QUERY_KINDS asked."""
+    asked = [kind for kind in kinds if kind in QUERY_KINDS]
+    if not asked:
+        return {}
+    num_queries = 0 if dataset.queries_QH is None else len(dataset.queries_QH)
+    count_Q = np.bincount(read_query_clicks(dataset.prepared)[0], minlength=num_queries)
+    texts = dataset.query_texts.to_pylist() if num_queries and "query_script" in asked else []
+    groups = {
+        "query_seen": count_Q == 0,
+        "query_popularity": ~most_frequent(count_Q),
+        "query_script": np.array([SCRIPTS.index(script_of(text)) for text in texts], np.int64),
+    }
+    return {kind: groups[kind].astype(np.int64) for kind in asked}
+
+
+def most_frequent(count_Q: np.ndarray) -> np.ndarray:
+    """Return [Q] bool: the most frequent queries that make up HEAD of all counts.
+
+    >>> most_frequent(np.array([1, 6, 3, 0])).tolist()
+    [False, True, False, False]
+    """
+    order_Q = np.argsort(-count_Q, kind="stable")
+    before_Q = np.cumsum(count_Q[order_Q]) - count_Q[order_Q]
+    is_head_Q = np.zeros(len(count_Q), bool)
+    is_head_Q[order_Q] = before_Q < HEAD * count_Q.sum()
+    return is_head_Q & (count_Q > 0)
 
 
 def item_groups(kinds: Sequence[str], catalogue: Catalogue) -> dict[str, Groups]:

@@ -8,7 +8,7 @@ taken last.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,15 +18,23 @@ from recdiv_core.evaluation.groupings import (
     column_values,
     item_groups,
     merge,
-    seen_queries,
+    query_groups,
     user_group_names,
     user_groups,
 )
+from recdiv_core.evaluation.query_intents import QueryIntents
 from recdiv_core.metrics.fairness import item_fairness, user_fairness
 from recdiv_core.metrics.groups import GroupTally, finish_groups, groups_of_batch
+from recdiv_core.metrics.query_intent import INTENT_METRICS
 from recdiv_core.metrics.scorecard import Input, finish_scorecard, user_metrics
-from recdiv_core.metrics.slate_batch import match_slates
-from recdiv_core.metrics.tally import Tally, tally_batch
+from recdiv_core.metrics.slate_batch import Background, Intents, match_slates
+from recdiv_core.metrics.tally import (
+    SEARCH_METRICS,
+    USER_METRICS,
+    Tally,
+    UserMetrics,
+    tally_batch,
+)
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.scoring import Shown
 
@@ -49,6 +57,11 @@ class Scorecard:
         return Scorecard(tuple(one + two for one, two in pairs), self.groups + other.groups)
 
 
+def epoch_metrics(dataset: Dataset) -> UserMetrics:
+    """Return the metrics of every epoch that are averaged over users."""
+    return USER_METRICS if dataset.queries_QH is None else {**USER_METRICS, **SEARCH_METRICS}
+
+
 def scorecard_of(
     share: Iterable[Shown],
     dataset: Dataset,
@@ -57,6 +70,7 @@ def scorecard_of(
     cutoffs: Sequence[int],
     kinds: Sequence[str],
     without: Collection[Input] = (),
+    intents: QueryIntents | None = None,
 ) -> Scorecard:
     """Evaluate the slates of some users, and return the sums on the CPU.
 
@@ -67,19 +81,24 @@ def scorecard_of(
         cutoffs: further cut-offs, >= 1; cut-offs above k are left out.
         kinds: kinds of groups; see `groupings`.
         without: unknown inputs; metrics that need one are left out.
+        intents: intents of the queries, for INTENT_METRICS; None = without these metrics.
     """
     device = dataset.text_VH.device
     traits = dataset.traits
     columns = column_values(kinds, dataset.catalogue)
     attributes = {name: values_V.to(device) for name, values_V in columns.items()}
     metrics = user_metrics({**traits.attributes, **attributes}, without=without)
+    if dataset.queries_QH is not None:
+        metrics = {**metrics, **SEARCH_METRICS}
+    if intents is not None:
+        metrics = {**metrics, **INTENT_METRICS}
     of_items = merge(item_groups(kinds, dataset.catalogue), device)
     groups = GroupTally.zeros([*user_group_names(kinds), *of_items], k=k)
     tallies = [
         Tally.zeros(traits, k=cutoff, names=metrics)
         for cutoff in (k, *sorted({cutoff for cutoff in cutoffs if cutoff < k}))
     ]
-    is_seen_Q = seen_queries(kinds, dataset)
+    groups_Q = query_groups(kinds, dataset)
     for shown in share:
         with torch.inference_mode():
             slates = match_slates(
@@ -87,16 +106,23 @@ def scorecard_of(
                 shown.targets_BT,
                 traits,
                 k=k,
-                background=shown.background,
+                background=_with_intents(shown, intents, device),
                 needs_cosines=True,
             )
             tallies = [tally + tally_batch(slates.cut(tally.k), metrics) for tally in tallies]
             groups += groups_of_batch(
                 slates,
-                user_groups=merge(user_groups(kinds, shown.examples, is_seen_Q), device),
+                user_groups=merge(user_groups(kinds, shown.examples, groups_Q), device),
                 item_groups=of_items,
             )
     return Scorecard(tuple(tally.from_flat(tally.flat().cpu()) for tally in tallies), groups)
+
+
+def _with_intents(shown: Shown, intents: QueryIntents | None, device: torch.device) -> Background:
+    if intents is None:
+        return shown.background
+    own = Intents(*(part.to(device) for part in intents.of(shown.examples.queries)))
+    return replace(shown.background, intents=own)
 
 
 def finish_split(scorecard: Scorecard, items: Mapping[str, Groups]) -> dict[str, Any]:

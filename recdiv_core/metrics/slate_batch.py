@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,18 @@ USERS_AT_ONCE: Final = 64
 """Users whose slate vectors are gathered at once; 64 * k * D numbers stay in the cache."""
 
 Work = TypeVar("Work")
+
+
+class Intents(NamedTuple):
+    """Categories that the queries of requests ask for, see query_intent.py.
+
+    Attributes:
+        category_BI: int64 category, -1 = no further intent.
+        share_BI: float64 share of the query's clicks in the category; 0 without an intent.
+    """
+
+    category_BI: Tensor
+    share_BI: Tensor
 
 
 @dataclass(frozen=True)
@@ -43,12 +55,16 @@ class Background:
             slates that come without scores.
         num_rankable_B: int64 number of items that could have been shown to the user, including
             targets; None if `num_above_BT` is None.
+        has_query_B: bool, whether the request has a query; None = unknown.
+        intents: what the users' queries ask for; None = unknown.
     """
 
     history_user_S: Tensor
     history_item_S: Tensor
     num_above_BT: Tensor | None = None
     num_rankable_B: Tensor | None = None
+    has_query_B: Tensor | None = None
+    intents: Intents | None = None
 
 
 @dataclass(frozen=True)
@@ -331,6 +347,7 @@ def _background_with_targets(background: Background, targets_BT: Tensor) -> Back
     row_B = has_targets_B.cumsum(dim=0) - 1
     is_kept_S = has_targets_B[background.history_user_S]
     num_above_BT, num_rankable_B = background.num_above_BT, background.num_rankable_B
+    intents, has_query_B = background.intents, background.has_query_B
     if num_above_BT is not None and num_rankable_B is not None:
         shapes = (num_above_BT.shape, num_rankable_B.shape)
         if shapes != (targets_BT.shape, targets_BT.shape[:1]):
@@ -345,6 +362,8 @@ def _background_with_targets(background: Background, targets_BT: Tensor) -> Back
         history_item_S=background.history_item_S[is_kept_S],
         num_above_BT=num_above_BT,
         num_rankable_B=num_rankable_B,
+        has_query_B=None if has_query_B is None else has_query_B[has_targets_B],
+        intents=None if intents is None else Intents(*(part[has_targets_B] for part in intents)),
     )
 
 

@@ -59,6 +59,25 @@ USER_METRICS: Final[UserMetrics] = {**TARGET_METRICS, **SLATE_METRICS}
 
 NaN = the metric does not exist for this user, who is left out of its mean."""
 
+
+def _of_queries(metric: Callable[[SlateBatch], Tensor]) -> Callable[[SlateBatch], Tensor]:
+    """Return the metric for requests with a query alone."""
+
+    def values(slates: SlateBatch) -> Tensor:
+        background, values_B = slates.background, slates.once(metric)
+        if background is None or background.has_query_B is None:
+            return torch.full_like(values_B, torch.nan)
+        return values_B.where(background.has_query_B, torch.nan)
+
+    return values
+
+
+SEARCH_METRICS: Final[UserMetrics] = {
+    f"query_{name}": _of_queries(USER_METRICS[name])
+    for name in ("ndcg", "recall", "hit", "mrr", "ild", "category_coverage")
+}
+"""Metrics of every epoch of requests with a query, where the log has queries."""
+
 SYSTEM_METRICS: Final[Mapping[str, Callable[[Tensor], float]]] = {
     "coverage": exposure.coverage,
     "gini": exposure.gini,
@@ -75,7 +94,7 @@ BETWEEN: Final = "between_diversity"
 """Metric of all slates together, from their categories; see `between`."""
 
 EPOCH_METRICS: Final = (*USER_METRICS, *SYSTEM_METRICS, *ATTENTION_METRICS, BETWEEN)
-"""Names of all metrics of every epoch."""
+"""Names of all metrics of every epoch, without SEARCH_METRICS."""
 
 LOWER_IS_BETTER: Final = ("gini", "homogeneity", "narrowed", "attention_gini")
 """Metrics of every epoch for which lower is better."""

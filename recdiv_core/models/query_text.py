@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,6 +23,14 @@ UNSPACED: Final = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+)"
 )
 """Scripts without blanks between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
+
+SCRIPTS: Final = ("latin", "cyrillic", "greek", "arabic", "hebrew", "han_kana_hangul", "other")
+"""Scripts of queries that are reported apart."""
+SCRIPT_NAMES: Final = {
+    **{name.upper(): name for name in SCRIPTS[:5]},
+    **dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA", "HANGUL"), "han_kana_hangul"),
+}
+"""First word of the Unicode name of a letter -> its script."""
 
 SHORT: Final = 3
 """Letters of words that have no plural s."""
@@ -74,6 +83,17 @@ def _singular(word: str) -> str:
     if word.endswith(("ches", "shes", "sses", "xes", "zes")):
         return word[:-2]
     return word.removesuffix("s")
+
+
+def script_of(text: str) -> str:
+    """Return the script of most letters of a text, one of SCRIPTS; `other` without letters.
+
+    >>> [script_of(text) for text in ("Belt 5", "\u0447\u0430\u0441\u044b", "\u76f8\u673a", "42")]
+    ['latin', 'cyrillic', 'han_kana_hangul', 'other']
+    """
+    names = (unicodedata.name(letter, "").partition(" ")[0] for letter in text if letter.isalpha())
+    counts = Counter(SCRIPT_NAMES.get(name, "other") for name in names)
+    return max(SCRIPTS, key=counts.__getitem__) if counts else "other"
 
 
 def word_keys(words: Sequence[str]) -> NDArray[np.int64]:

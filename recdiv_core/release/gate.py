@@ -2,9 +2,9 @@
 
 registry.py stores the models. A floor is a share of the champion's metric. The lower end of the
 candidate's 95 % interval must reach the floor, on the same users of the same split. `ndcg.tail` is
-the NDCG of the users with a held-out item in the tail. It shows whether a better mean harms one
-part of the shop. The floor of `narrowed` is on the share of users who are not narrowed. A floor
-with too few users is reported but does not count.
+the NDCG of the users with a held-out item in the tail, and `ndcg.query` that of requests with a
+query. They show whether a better mean harms one part of the shop. The floor of `narrowed` is on the
+share of users who are not narrowed. A floor with too few users is reported but does not count.
 
 Legend: B users of a batch, U users, R resamples, S systems.
 """
@@ -28,19 +28,28 @@ from recdiv_core.metrics.bootstrap import resampled_means
 from recdiv_core.metrics.fairness import MIN_SIZE
 from recdiv_core.metrics.jackknife import UserResults
 from recdiv_core.metrics.slate_batch import SlateBatch
-from recdiv_core.metrics.tally import EPOCH_METRICS, LOWER_IS_BETTER, USER_METRICS
+from recdiv_core.metrics.tally import (
+    EPOCH_METRICS,
+    LOWER_IS_BETTER,
+    USER_METRICS,
+    UserMetrics,
+)
 
 NARROWED: Final = "narrowed"
+OF_QUERIES: Final = "query"
 FLOORS: Final[Mapping[str, float]] = {
     "ndcg": 0.98,
     "coverage": 0.98,
     **{f"ndcg.{group}": 0.95 for group in POPULARITY_GROUPS},
+    f"ndcg.{OF_QUERIES}": 0.95,
     NARROWED: 0.95,
 }
-"""Metric, or metric and group of items -> share of the champion's to keep."""
+"""Metric, or metric and group -> share of the champion's to keep. The groups are those of the
+held-out item by popularity, and requests with a query."""
 NUM_RESAMPLES: Final = 2000
 SEED: Final = 0
 GROUP: Final = "group of the held-out item"
+HAS_QUERY: Final = "request with a query"
 
 
 def parse_floors(texts: Sequence[str]) -> dict[str, float]:
@@ -52,7 +61,8 @@ def parse_floors(texts: Sequence[str]) -> dict[str, float]:
     names = [name for name in EPOCH_METRICS if name not in LOWER_IS_BETTER]
     own = [name for name in names if name in USER_METRICS]
     names.append(NARROWED)
-    names += [f"{metric}.{group}" for metric in own for group in POPULARITY_GROUPS]
+    groups = (*POPULARITY_GROUPS, OF_QUERIES)
+    names += [f"{metric}.{group}" for metric in own for group in groups]
     floors = dict(FLOORS)
     for text in texts:
         name, _, share = text.partition("=")
@@ -80,18 +90,24 @@ def pass_gate(
         UserError: the runs are not comparable.
     """
     check_comparable([champion, candidate])
-    judged = judge_systems([champion, candidate], split, {GROUP: _group_of_target})
-    group_U = judged[0].users[GROUP]
+    judged = judge_systems([champion, candidate], split, GROUPS)
+    groups_U = {name: judged[0].users[name] for name in GROUPS}
     judged = [
-        replace(each, users={name: v for name, v in each.users.items() if name != GROUP})
+        replace(each, users={name: v for name, v in each.users.items() if name not in GROUPS})
         for each in judged
     ]
     samples = resample(judged, NUM_RESAMPLES)
     rows: list[dict[str, Any]] = []
     for name, floor in floors.items():
         metric, _, group = name.partition(".")
-        if group:
-            entry = _within_group(judged, metric, group_U == POPULARITY_GROUPS.index(group))
+        if group == OF_QUERIES:
+            is_in_U = groups_U[HAS_QUERY] == 1
+            if not is_in_U.any():
+                continue  # a shop without search
+            entry = _within_group(judged, metric, is_in_U)
+        elif group:
+            is_in_U = groups_U[GROUP] == POPULARITY_GROUPS.index(group)
+            entry = _within_group(judged, metric, is_in_U)
         else:
             column = samples.names.index(metric)
             before, behind = samples.values_SM[:, column].tolist()
@@ -134,3 +150,14 @@ def verdict(entry: Mapping[str, Any], floor: float) -> dict[str, Any]:
 def _group_of_target(seen: SlateBatch) -> torch.Tensor:
     """Return the popularity group of each user's last held-out item: [B]."""
     return seen.traits.popularity_group_V[seen.targets_BT[:, -1]]
+
+
+def _has_query(seen: SlateBatch) -> torch.Tensor:
+    """Return whether each request has a query: [B]."""
+    has_query_B = seen.needed_background.has_query_B
+    assert has_query_B is not None
+    return has_query_B
+
+
+GROUPS: Final[UserMetrics] = {GROUP: _group_of_target, HAS_QUERY: _has_query}
+"""Groups of users, as metrics of each user."""

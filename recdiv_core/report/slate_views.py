@@ -294,9 +294,9 @@ def _slices(
     of_items = groupings.merge(groupings.item_groups(kinds, dataset.catalogue), cpu)
     names = [*groupings.user_group_names(kinds), *of_items]
     groups = [GroupTally.zeros(names, k=k) for _ in judged]
-    is_seen_Q = groupings.seen_queries(kinds, dataset)
+    groups_Q = groupings.query_groups(kinds, dataset)
     for users, examples, rows, targets_UT in batches:
-        of_users = groupings.merge(groupings.user_groups(kinds, examples, is_seen_Q), cpu)
+        of_users = groupings.merge(groupings.user_groups(kinds, examples, groups_Q), cpu)
         histories = _histories_of_rows(examples, rows)
         for run, each in enumerate(judged):
             groups[run] += tally_groups(

@@ -32,7 +32,7 @@ from recdiv_core.formats.files import TextFormat, list_files
 from recdiv_core.formats.readers import cut_units, read_header, read_unit
 from recdiv_core.formats.units import FILE_STRIDE, RawBatch, ReadUnit
 from recdiv_core.metrics.slate_batch import Background
-from recdiv_core.schema import USER_ID
+from recdiv_core.schema import NO_QUERY, USER_ID
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.scoring import Shown, without_seen
 
@@ -321,5 +321,9 @@ def shown_of_split(
             examples,
             given.of_users(examples.user_ids).to(device),
             targets_BT.to(device),
-            Background(user_S.to(device), item_S.to(device)),
+            Background(
+                user_S.to(device),
+                item_S.to(device),
+                has_query_B=torch.from_numpy(examples.queries != NO_QUERY).to(device),
+            ),
         )

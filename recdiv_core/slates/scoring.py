@@ -68,8 +68,15 @@ class HeldOut:
 
     @property
     def histories(self) -> Background:
-        """The histories alone, for metrics that compare a slate with them."""
-        return Background(self.packed.seen_user_S, self.packed.seen_item_S)
+        """The histories, and who has a query, without the places of targets."""
+        return Background(
+            self.packed.seen_user_S, self.packed.seen_item_S, has_query_B=self._has_query_B
+        )
+
+    @property
+    def _has_query_B(self) -> torch.Tensor:
+        has_query_B = torch.from_numpy(self.examples.queries != NO_QUERY)
+        return has_query_B.to(self.scores_BV.device)
 
     @torch.inference_mode()
     def slates(self, dataset: Dataset, policy: SlatePolicy) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,6 +119,7 @@ class HeldOut:
             history_item_S=self.packed.seen_item_S,
             num_above_BT=count_above(self.scores_BV, targets_BT),
             num_rankable_B=count_rankable(self.scores_BV),
+            has_query_B=self._has_query_B,
         )
         return Shown(self.examples, slates_BK, targets_BT, background)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 
 from ray.tune.search.sample import Domain
 
@@ -11,7 +12,7 @@ from recdiv_core.config import Config, parse_dial
 from recdiv_core.errors import UserError
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.sweep.study import distributions_of
-from recdiv_core.training.checks import measured_names
+from recdiv_core.training.checks import check_queries, measured_names
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,9 @@ def check_objectives(config: Config, space: SearchSpace, name: str) -> None:
     falling = [f"val/gini_at_{k}", f"val/homogeneity_at_{k}"]
     for objective in space.objectives:
         _check_metric(objective.metric, [*rising, *falling], f"--space {name} trades off", k)
+    for metric in (each.metric for each in (*space.objectives, *space.constraints)):
+        own = metric.removeprefix("val/")
+        check_queries(Path(config.data.prepared), own, f"--space {name}: {metric}")
     for constraint in space.constraints:
         _check_metric(constraint.metric, rising, f"--space {name} constrains", k)
     if space.seeds and not config.train.epochs:

@@ -49,6 +49,11 @@ MEASURED: Final = (
 )
 """Metrics that can be an objective; higher is better."""
 
+OF_QUERIES: Final = tuple(
+    f"query_{name}" for name in ("ndcg", "recall", "hit", "mrr", "ild", "category_coverage")
+)
+"""Metrics of requests with a query that can be an objective, where the log has queries."""
+
 
 TELLS_OF_PREEMPTION: Final = (2, 59)
 """First version of Ray that tells training workers of a coming preemption."""
@@ -81,11 +86,12 @@ def check_config(config: Config, *, swept: Collection[str] = ()) -> tuple[Config
     if config.model.kind == "neural":
         changes |= _check_training(config, prepared, manifest)
     check_size(config, manifest)
-    if config.eval.objective not in MEASURED:
+    if config.eval.objective not in (*MEASURED, *OF_QUERIES):
         raise UserError(
             f"eval.objective={config.eval.objective} is not measured; allowed: "
-            f"{', '.join(MEASURED)}"
+            f"{', '.join((*MEASURED, *OF_QUERIES))}"
         )
+    check_queries(prepared, config.eval.objective, f"eval.objective={config.eval.objective}")
     from recdiv_core.data.text_vectors import check_vectors
 
     check_vectors(prepared, manifest)
@@ -178,7 +184,27 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
 
 def measured_names(k: int) -> list[str]:
     """Return the metrics of a slate of k items for which higher is better."""
-    return [f"{name}_at_{k}" for name in MEASURED]
+    return [f"{name}_at_{k}" for name in (*MEASURED, *OF_QUERIES)]
+
+
+def check_queries(prepared: Path, metric: str, what: str) -> None:
+    """Refuse a metric of requests with a query if no validation request has one.
+
+    Args:
+        prepared: the data set.
+        metric: name, with or without cut-off.
+        what: where it stands, for the message.
+
+    Raises:
+        UserError: names the metric and the data set.
+    """
+    from recdiv_core.data.queries import count_requests
+
+    if metric.startswith("query_") and not count_requests(prepared, "val"):
+        raise UserError(
+            f"{what} is measured on requests with a query, and data.prepared={prepared} has none "
+            "in its validation split; prepare a log with the column data.columns.query"
+        )
 
 
 def check_ray(config: Config, version: str) -> None:

@@ -33,7 +33,9 @@ def test_figures_are_those_of_the_training(trained, tmp_path):
     assert len(judged["metrics"]) > 30
     warm, cold = judged["slices"].get("user=warm", {}), judged["slices"].get("user=cold", {})
     assert warm.get("num_users", 0) + cold.get("num_users", 0) == judged["num_users"]
-    kinds = {"user", "query", "query_seen", "query_history", "item", "popularity", "category"}
+    kinds = {"user", "query", "item", "popularity", "category"}
+    kinds |= {"query_seen", "query_history", "query_popularity", "query_script"}
+    assert {"intent_coverage_at_10", "zero_results_at_10"} <= judged["metrics"].keys()
     assert judged["fairness"].keys() == kinds
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written == {name: judged[name] for name in ("split", "k", "num_users", "metrics")}
