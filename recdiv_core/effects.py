@@ -19,7 +19,7 @@ from recdiv_core.storage.given_paths import local_path
 _TRAIN: Final = ("train", "tune")
 ON_CHECKPOINTS: Final = ("evaluate", "recommend", "compare", "register")
 """Pipelines that use the settings of a checkpoint instead of defaults and preset."""
-_CHECK: Final = ("audit", "inspect", "report")
+_CHECK: Final = ("audit", "inspect", "monitor", "report")
 _DATA: Final = ("prepare",)
 
 READERS: Final[dict[str, tuple[str, ...]]] = {
@@ -46,7 +46,7 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "eval.objective": _TRAIN,
     "scaling.": (*_TRAIN, "evaluate", "recommend"),
     "scaling.use_gpu": (*_TRAIN, *ON_CHECKPOINTS),
-    "scaling.threads_per_worker": (*_TRAIN, *ON_CHECKPOINTS, "inspect"),
+    "scaling.threads_per_worker": (*_TRAIN, *ON_CHECKPOINTS, "inspect", "monitor"),
     "scaling.min_workers": _TRAIN,
     "scaling.shard_encoder": _TRAIN,
     "scaling.max_concurrent_trials": ("tune",),

@@ -9,7 +9,7 @@ from recdiv_core.effects import READERS, only_read_by, readers, unread
 from tests.key_reach import Source, module_files, reads
 
 PIPELINES = ("prepare", "audit", "train", "tune", "evaluate", "recommend")
-PIPELINES += ("inspect", "compare", "report", "register", "dashboard")
+PIPELINES += ("inspect", "monitor", "compare", "report", "register", "dashboard")
 
 # what a pipeline reaches a reading of, and yet cannot be set by its call
 OF_THE_CHECKPOINT = ("model.", "loss.conditioned", "seed")

@@ -80,10 +80,10 @@ def inspect(
     parts_before = None if before is None else list_parts(before)
     dataset = load_dataset(prepared)
     torch.set_num_threads(config.scaling.threads_per_worker)
-    now, clusters, same_slates, exposure_V = _inspect_one(dataset, slates, parts)
+    now, clusters, same_slates, exposure_V = judge_directory(dataset, slates, parts)
     earlier = None
     if before is not None and parts_before is not None:
-        earlier = _inspect_one(dataset, before, parts_before)[0]["figures"]
+        earlier = judge_directory(dataset, before, parts_before)[0]["figures"]
     categories = dataset.catalogue.categories
     note = DERIVED_CATEGORIES if dataset.manifest.categories_from == "texts" else ""
     found = shelves(exposure_V, dataset.catalogue.popularity_V, dataset.categories)
@@ -104,10 +104,19 @@ def inspect(
     return result
 
 
-def _inspect_one(
+def judge_directory(
     dataset: Dataset, directory: Path, parts: Sequence[Path]
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[int], Integers]:
-    """Return metrics and segments, near-identical items, sizes of same slates, exposure [V]."""
+    """Judge the slates of a directory.
+
+    Args:
+        dataset: of the slates.
+        directory: that holds the parts.
+        parts: see `list_parts`.
+
+    Returns:
+        metrics and segments, near-identical items, sizes of same slates, exposure [V].
+    """
     user_ids, slates_UK = read_slates(parts, dataset.catalogue.table[ITEM_ID])
     num_users, k = slates_UK.shape
     histories = read_histories(dataset.prepared, _users_of(directory), user_ids, k)
