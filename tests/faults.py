@@ -184,7 +184,9 @@ METRICS: Final[Faults] = {
         [
             ("(after - before) / (abs(before) or 1.0)", "after - before"),
             ("< -slack(trial, reference, objective)", "< slack(trial, reference, objective)"),
-            ("return min(gains), sum(gains)", "return sum(gains), min(gains)"),
+            ("return min(shares), sum(shares)", "return sum(shares), min(shares)"),
+            ("objective) / asked for", "objective) for"),
+            ("min(COVERAGE_GOAL, MISSING_GOAL * missing / before)", "COVERAGE_GOAL"),
             ("if not point.breaks", "if point"),
             ("FEWEST_SEEDS: Final = 3", "FEWEST_SEEDS: Final = 2"),
         ],
