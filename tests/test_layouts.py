@@ -1,6 +1,7 @@
 import collections
 import datetime
 import gzip
+import json
 import re
 
 import hypothesis
@@ -184,6 +185,21 @@ def test_rows_of_a_kind_that_is_dropped_need_neither_user_nor_item(tmp_path):
     assert counts.dropped == {"kind of event that data.event_names drops": 2}
     assert counts.rejected == {}
     assert sum(event["query"] == "laptop 1" for event in kept) == 4
+
+
+def test_ubi_events_of_an_index_export_have_the_text_of_their_query(tmp_path):
+    object_ = {"object": {"object_id": "7"}, "position": {"ordinal": 3}}
+    event = {"client_id": "c", "query_id": "q1", "timestamp": "2024-05-23T20:20:00.000Z"}
+    event |= {"event_attributes": object_, "session_id": "s"}
+    rows = [event | {"action_name": name} for name in ("impression", "click", "brand_filter")]
+    rows.append(rows[1] | {"query_id": "of another export"})
+    exported = [json.dumps({"_index": "ubi_events", "_source": row}) for row in rows]
+    (tmp_path / "ubi_events.ndjson").write_text("\n".join(exported))
+    asked = {"query_id": "q1", "user_query": "Rote Schuhe", "query_response_hit_ids": ["7"]}
+    (tmp_path / "ubi_queries.ndjson").write_text(json.dumps({"_source": asked}))
+    _, _, _, kept, counts = load(config_of(tmp_path, "ubi"))
+    assert [event["query"] for event in kept] == ["rote schuhe", "rote schuhe", None]
+    assert counts.dropped.total() == 1
 
 
 def test_a_workbook_of_online_retail_is_read_like_the_csv(tmp_path):
