@@ -25,7 +25,7 @@ def test_figures_are_those_of_the_training(trained, tmp_path):
     judged = run("evaluate", *place, *more)
     assert judged.keys() >= {"checkpoint", "split", "num_users", "metrics"}
     of_training = figures_of(trained["metrics"], "test/")
-    assert len(of_training) == 22  # nineteen metrics, and of how many users they are
+    assert len(of_training) == 28  # 25 metrics, six of them of queries, and of how many users
     assert of_training["num_judged"] == judged["num_users"]
     assert {name: judged["metrics"][name] for name in of_training} == pytest.approx(
         of_training, abs=1e-6

@@ -118,7 +118,8 @@ def test_the_last_epoch_stands_for_a_run_where_that_is_asked(shop):
 
 def test_a_conditioned_model_is_judged_at_any_dial(shop):
     model = ["loss.conditioned=true", "loss.diversity_weight=0.8", "loss.diversity={exposure: 1}"]
-    more = ["train.epochs=3", "train.batch_size=16", "train.warmup_steps=0"]
+    # 17 users fit the weights of a blend badly, and then the learned score decides no place
+    more = ["train.epochs=3", "train.batch_size=16", "train.warmup_steps=0", "model.blend=[]"]
     trained = run("train", *shop.arguments("run.name=dial", "scaling.num_workers=2", *more, *model))
     place = ["--checkpoint", trained["checkpoint"]]
     at_0 = run("evaluate", *place)["metrics"]
