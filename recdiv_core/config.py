@@ -478,6 +478,9 @@ class TrainConfig(_Section):
     """Peak learning rate of the towers (AdamW)."""
     text_learning_rate: float = Field(default=2e-5, gt=0.0)
     """Peak learning rate of the trained layers of the text encoder."""
+    text_refresh_steps: int = Field(default=0, ge=0)
+    """Steps after which the trained encoder encodes all items again, also those outside the batch;
+    0 = only at the end of each epoch."""
     weight_decay: float = Field(default=0.01, ge=0.0)
     """Decoupled weight decay (AdamW)."""
     clip_norm: float = Field(default=1.0, gt=0.0)
@@ -567,6 +570,9 @@ class ScalingConfig(_Section):
     shard_encoder: bool = False
     """Sharding of a trained encoder over the workers (FSDP), for an encoder that does not fit on
     one GPU."""
+    layer_cache_gib: float = Field(default=16.0, ge=0.0)
+    """Largest file, in GiB, with the output of the frozen layers below trained ones; it is made
+    once beside the prepared data. 0 = none: every step computes these layers."""
     max_concurrent_trials: int = Field(default=0, ge=0)
     """Trials of a sweep that run at once; 0 = as many as fit."""
     preemptible: bool = False

@@ -49,6 +49,7 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "scaling.threads_per_worker": (*_TRAIN, *ON_CHECKPOINTS, "inspect", "monitor"),
     "scaling.min_workers": _TRAIN,
     "scaling.shard_encoder": _TRAIN,
+    "scaling.layer_cache_gib": _TRAIN,
     "scaling.max_concurrent_trials": ("tune",),
     "scaling.preemptible": _TRAIN,
     "scaling.address": (*_DATA, *_TRAIN, "evaluate", "recommend"),

@@ -98,7 +98,7 @@ TRAINING: Final = (
         lambda c, _: c.model.text.enabled,
     ),
     Need(
-        ("train.text_learning_rate",),
+        ("train.text_learning_rate", "train.text_refresh_steps", "scaling.layer_cache_gib"),
         ("model.text.enabled", "model.text.trainable_layers"),
         lambda c, _: _is_fine_tuned(c),
     ),

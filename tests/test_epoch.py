@@ -182,3 +182,35 @@ def test_the_last_epoch_evaluates_the_re_ranking_settings_in_the_same_pass(datas
     assert learner.validate(is_final=True) == {"ndcg_at_10": 0.0}
     assert learner.under_dials == [{"ndcg_at_10": 1.0}, {"ndcg_at_10": 2.0}]
     assert asked == [("val", [("none", 0.0), ("msd", 0.2), ("none", 0.0)])]
+
+
+@pytest.fixture
+def trained_text(dataset, tmp_path):
+    """Return settings that train the top layer of an encoder as wide as the data's vectors."""
+    from transformers import BertConfig, BertModel
+
+    shape = {"hidden_size": 6, "num_hidden_layers": 2, "num_attention_heads": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # noqa: TID251
+        BertModel(BertConfig(vocab_size=50, intermediate_size=8, **shape)).save_pretrained(tmp_path)
+    lists = [[1, 2 + item, 40] for item in range(NUM_ITEMS)]
+    table = pa.table({"input_ids": pa.array(lists, pa.list_(pa.int32()))})
+    place = str(dataset.prepared / "tokens.arrow")
+    with pa.OSFile(place, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return {
+        "model.text.encoder": str(tmp_path),
+        "model.text.trainable_layers": 1,
+        "train.text_learning_rate": 0.01,
+    }
+
+
+@pytest.mark.parametrize(("every", "refreshed"), [(0, []), (2, [2, 4]), (5, [5])])
+def test_all_items_are_encoded_again_on_schedule(dataset, trained_text, every, refreshed):
+    learner = learner_of(dataset, **trained_text, **{"train.text_refresh_steps": every})
+    text_VH, found = learner.model.text_VH.clone(), []
+    for step, _ in learner.train_epoch(stream(learner), range(NUM_STEPS)):
+        if not torch.equal(learner.model.text_VH, text_VH):
+            found.append(step)
+        text_VH = learner.model.text_VH.clone()
+    assert found == refreshed

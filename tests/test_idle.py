@@ -96,6 +96,7 @@ ELSEWHERE = {
     "model.diversity": "tests/test_towers.py: of a conditioned model, asked after training",
     "model.text.": "tests/test_trainable_encoder.py, tests/cluster/test_fine_tuning.py",
     "train.text_learning_rate": "tests/test_trainable_encoder.py",
+    "train.text_refresh_steps": "tests/test_epoch.py",
     "train.accumulation": "tests/test_step.py: memory alone, the weights stay",
     "train.compile": "tests/test_compile.py",
     "train.select": "tests/cluster/test_train.py",

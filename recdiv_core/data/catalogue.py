@@ -150,6 +150,11 @@ class Tokens(Sequence[list[int]]):
             return self._column.take(pa.array(range(*index.indices(len(self))))).to_pylist()
         return self._column[int(index)].as_py()
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of tokens of each text, [N] int64."""
+        return pc.list_value_length(self._column).to_numpy().astype(np.int64)
+
     def __iter__(self) -> Iterator[list[int]]:
         for chunk in self._column.chunks:
             yield from chunk.to_pylist()

@@ -153,9 +153,6 @@ def _encode_all(
     tokens_of: Mapping[Path, Sequence[list[int]]], source: str, pooling: Pooling
 ) -> None:
     """Make the files of vectors and encode their texts in one Ray Data job."""
-    import ray
-    import ray.data
-
     width = encoder_width(source)
     first_of = {path: first_equal(tokens) for path, tokens in tokens_of.items()}
     blocks: list[pa.Table] = []
@@ -163,9 +160,34 @@ def _encode_all(
         path.parent.mkdir(parents=True, exist_ok=True)
         shape = (len(tokens), width)
         np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
-        blocks += _blocks(path, tokens, np.unique(first_of[path]))
-    if not blocks:
-        return
+        blocks += text_blocks(path, tokens, np.unique(first_of[path]))
+    if blocks:
+        run_blocks(blocks, _Encode, (source, pooling), source)
+    for path, first in first_of.items():
+        vectors = np.lib.format.open_memmap(path, mode="r+")
+        is_repeat = first != np.arange(len(first))
+        vectors[is_repeat] = vectors[first[is_repeat]]
+        vectors.flush()
+
+
+def run_blocks(
+    blocks: Sequence[pa.Table], actor: type, arguments: tuple[object, ...], source: str
+) -> int:
+    """Send blocks of texts through actors that write files, in one Ray Data job.
+
+    Args:
+        blocks: see `text_blocks`; at least one.
+        actor: class that takes `arguments` and whether there is a GPU, and turns a block into a
+            table with the number of its finished texts (`rows`).
+        arguments: first arguments of the class.
+        source: resolved encoder.
+
+    Returns:
+        Number of finished texts.
+    """
+    import ray
+    import ray.data
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     num_tokens = sum(len(ids) for block in blocks for ids in block["ids"])
@@ -173,9 +195,9 @@ def _encode_all(
     has_gpu = resources.get("GPU", 0) > 0
     free = int(resources.get("GPU" if has_gpu else "CPU", 1))
     actors = num_actors(len(blocks), num_tokens * weights_bytes(source), free)
-    encoded = ray.data.from_arrow(blocks).map_batches(
-        _Encode,
-        fn_constructor_args=(source, pooling, has_gpu),
+    encoded = ray.data.from_arrow(list(blocks)).map_batches(
+        actor,
+        fn_constructor_args=(*arguments, has_gpu),
         batch_format="pyarrow",
         batch_size=None,
         num_cpus=0 if has_gpu else 0.9,
@@ -187,13 +209,9 @@ def _encode_all(
     for batch in encoded.iter_batches(batch_size=None, batch_format="pyarrow"):
         done += sum(batch["rows"].to_pylist())
         rate = done / (time.monotonic() - started)
-        left_s = (total - done) / rate
+        left_s = (total - done) / max(rate, 1e-9)
         logger.info("encoded %d of %d texts, %.0f a second, %.0f s left", done, total, rate, left_s)
-    for path, first in first_of.items():
-        vectors = np.lib.format.open_memmap(path, mode="r+")
-        is_repeat = first != np.arange(len(first))
-        vectors[is_repeat] = vectors[first[is_repeat]]
-        vectors.flush()
+    return done
 
 
 def num_actors(num_blocks: int, work: float, num_devices: int) -> int:
@@ -221,7 +239,7 @@ def first_equal(texts: Sequence[list[int]]) -> np.ndarray:
     return np.array([first.setdefault(key, row) for row, key in enumerate(keys)], np.int64)
 
 
-def _blocks(path: Path, tokens: Sequence[list[int]], rows: np.ndarray) -> list[pa.Table]:
+def text_blocks(path: Path, tokens: Sequence[list[int]], rows: np.ndarray) -> list[pa.Table]:
     """Return the blocks of Ray Data that hold the texts of some rows.
 
     Sorted by length, blocks need little padding. The longest texts come first, so the last tasks

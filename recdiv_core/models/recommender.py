@@ -10,6 +10,7 @@ encode.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,23 +22,26 @@ from recdiv_core.config import Pooling
 from recdiv_core.models.blend import Blend
 from recdiv_core.models.dial import Dial
 from recdiv_core.models.encoder_description import pool
+from recdiv_core.models.frozen_layers import FrozenLayers
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.session_tower import SessionTower
 
 
 @dataclass(frozen=True)
 class FreshText:
-    """Items with text to encode in this step.
+    """Items with text to encode in this step, of similar length.
 
     Attributes:
         items_U: int64 item_index, distinct.
         input_ids: [U, L] int64, token ids.
         mask: [U, L] int64, 1 = a real token.
+        states: [U, L, H] float32, stored output of the encoder's frozen layers; None = not stored.
     """
 
     items_U: torch.Tensor
     input_ids: torch.Tensor
     mask: torch.Tensor
+    states: torch.Tensor | None = None
 
 
 class Recommender(nn.Module):
@@ -76,6 +80,7 @@ class Recommender(nn.Module):
         self.session_tower = session_tower
         self.encoder = encoder
         self.pooling: Pooling = pooling
+        self.frozen: FrozenLayers | None = None  # set by a training that has their output
         # the data set stores frozen vectors; trained ones belong to the checkpoint
         self.register_buffer("text_VH", text_VH, persistent=encoder is not None)
         self.register_buffer("queries_QH", queries_QH, persistent=False)
@@ -93,10 +98,19 @@ class Recommender(nn.Module):
             self.encoder.eval()
         return self
 
-    def encode(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Encode tokens with the trained encoder: [U, L] -> [U, H] unit vectors."""
+    def encode(
+        self, input_ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Encode tokens with the trained encoder: [U, L] -> [U, H] unit vectors.
+
+        `states` is the output of the frozen layers, [U, L, H]; None = they are computed.
+        """
         assert self.encoder is not None
-        hidden = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        if states is None:
+            hidden = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        else:
+            assert self.frozen is not None
+            hidden = self.frozen.finish(input_ids, mask, states)
         return pool(hidden, mask, self.pooling)
 
     def item_vectors(self, text_VH: torch.Tensor | None = None) -> torch.Tensor:
@@ -142,17 +156,18 @@ class Recommender(nn.Module):
         position_RW: torch.Tensor,
         segment_RW: torch.Tensor,
         queries_RW: torch.Tensor,
-        fresh: FreshText | None = None,
+        fresh: Sequence[FreshText] = (),
         dial_RW: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return states [R * W, D] and item vectors [V, D]; see `states` and `item_vectors`.
 
-        The texts of `fresh` are encoded first.
+        The texts of `fresh`, groups of distinct items, are encoded first.
         """
         text = self.text_VH
-        if fresh is not None and text is not None:
-            encoded = self.encode(fresh.input_ids, fresh.mask).to(text.dtype)
-            text = text.index_copy(0, fresh.items_U, encoded)
+        if fresh and text is not None:
+            encoded = [self.encode(each.input_ids, each.mask, each.states) for each in fresh]
+            items_U = torch.cat([each.items_U for each in fresh])
+            text = text.index_copy(0, items_U, torch.cat(encoded).to(text.dtype))
         return self.towers(text, items_RW, position_RW, segment_RW, queries_RW, dial_RW)
 
     def towers(

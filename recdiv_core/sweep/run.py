@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, cast
+
+from ray.tune.search.sample import Categorical
 
 from recdiv_core.cluster.start import start_ray
 from recdiv_core.config import Config, to_yaml
@@ -28,7 +30,7 @@ from recdiv_core.tracking.children import close_stale_children
 from recdiv_core.tracking.runs import RunHandle, finish_run, machine_watched, set_tags
 from recdiv_core.tracking.store import tracking_uri
 from recdiv_core.training.checks import check_config
-from recdiv_core.training.launch import shared_places
+from recdiv_core.training.launch import ensure_frozen, shared_places
 from recdiv_core.training.run_files import (
     claim_run,
     existing_result,
@@ -39,6 +41,8 @@ from recdiv_core.training.run_files import (
 )
 
 logger = logging.getLogger(__name__)
+
+DEPTH: Final = "model.text.trainable_layers"
 
 
 def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
@@ -81,6 +85,8 @@ def _run(
     status = "FAILED"
     try:
         ensure_vectors(Path(config.data.prepared), manifest)
+        for depth in _depths(config, space):
+            ensure_frozen(config, manifest, depth)
         write_run_file(config, "config.yaml", to_yaml(config))
         shared, minimum = prepare_trials(config, space, parent, manifest)
         set_tags(parent, {"recdiv.least": json.dumps(minimum)})
@@ -99,6 +105,18 @@ def _run(
     result = _result(config, parent)
     write_result(config, result)
     return result
+
+
+def _depths(config: Config, space: SearchSpace) -> set[int]:
+    """Return the numbers of trained layers of the encoder that trials may have, as listed."""
+    found = {config.model.text.trainable_layers}
+    found |= {cast("int", point[DEPTH]) for point in space.points if DEPTH in point}
+    domain: Any = space.parameters.get(DEPTH)
+    if isinstance(domain, dict):
+        found |= set(domain["grid_search"])
+    elif isinstance(domain, Categorical):
+        found |= set(domain.categories)
+    return found
 
 
 def _result(config: Config, parent: RunHandle) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from recdiv_core.data.plan import num_steps
 from recdiv_core.evaluation.evaluate import tally_dials
 from recdiv_core.metrics.tally import Tally, count_users, finish
 from recdiv_core.models.recommender import Recommender
-from recdiv_core.slates.dataset import Dataset, tokens_of
+from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.dials import dial_policies
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
@@ -34,6 +34,7 @@ from recdiv_core.training.blending import fit_blend, sample_users
 from recdiv_core.training.build import build_objective, parameter_groups
 from recdiv_core.training.divergence import check_finite, check_scale
 from recdiv_core.training.feed import Feed
+from recdiv_core.training.item_texts import open_texts
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.parts import to_device
 from recdiv_core.training.schedules import schedule, warmup
@@ -105,9 +106,9 @@ class Learner:
         if saved:
             self._load(saved)
         self.objective = build_objective(config, dataset, model)
-        self.tokens = tokens_of(dataset) if model.encoder is not None else None
+        self.texts = open_texts(model, dataset, config)
         self.feed = Feed(
-            config, dataset, self.objective, self.tokens, rank=rank, world_size=world_size
+            config, dataset, self.objective, self.texts, rank=rank, world_size=world_size
         )
         self.steps_an_epoch = num_steps(self.feed.num_users, config.train.batch_size)
         self.log = StepLog(config.train.log_every_s, self.device)
@@ -160,7 +161,15 @@ class Learner:
             yield step, self._log_step(step) if step + 1 >= self.log.due else {}
         self._fetch(steps.stop)
 
+    def _refresh(self) -> None:
+        """Encode the texts of all items, if the encoder is trained."""
+        if self.texts is not None:
+            refresh_texts(self.model, self.texts, self.rank, self.world_size)
+
     def _step(self, examples: Sequence[Examples], step: int) -> None:
+        every = self.config.train.text_refresh_steps
+        if every and step and step % every == 0:
+            self._refresh()
         parts = self.feed.parts(examples, step)
         negatives = self.feed.negatives(parts, step)
         self._set_rates(step)
@@ -220,8 +229,7 @@ class Learner:
             the metrics of the split, and what training reports of the epoch (`train/...`).
         """
         train_s = time.monotonic() - self._started
-        if self.tokens is not None:
-            refresh_texts(self.model, self.tokens, self.rank, self.world_size)
+        self._refresh()
         values = self.validate(is_final=is_final)
         eval_s = time.monotonic() - self._started - train_s
         metrics = means(self.sums, "train/")

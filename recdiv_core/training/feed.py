@@ -18,13 +18,11 @@ import torch.distributed as dist
 from recdiv_core.config import Config
 from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import pack
-from recdiv_core.data.catalogue import Tokens
 from recdiv_core.data.plan import num_steps
 from recdiv_core.data.reading import list_fragments
 from recdiv_core.losses.negatives import Negatives, mixed_negatives
-from recdiv_core.models.recommender import FreshText
-from recdiv_core.models.text_encoder import pad_tokens
 from recdiv_core.slates.dataset import Dataset
+from recdiv_core.training.item_texts import ItemTexts
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.parts import Part, with_dials
 
@@ -39,7 +37,7 @@ class Feed:
         config: config of the run.
         dataset: data set, on the device of the training.
         objective: what training minimises.
-        tokens: tokens of the catalogue's texts, when the encoder is trained.
+        texts: texts of the catalogue, when the encoder is trained.
         rank: this worker.
         world_size: number of workers.
 
@@ -52,12 +50,12 @@ class Feed:
         config: Config,
         dataset: Dataset,
         objective: Objective,
-        tokens: Tokens | None,
+        texts: ItemTexts | None,
         *,
         rank: int,
         world_size: int,
     ) -> None:
-        self.config, self.dataset, self.objective, self.tokens = config, dataset, objective, tokens
+        self.config, self.dataset, self.objective, self.texts = config, dataset, objective, texts
         self.rank, self.world_size = rank, world_size
         self.log_prior_V = dataset.log_prior_V.cpu()
         is_negative_V = torch.ones(len(dataset.catalogue), dtype=torch.bool)
@@ -88,11 +86,10 @@ class Feed:
 
     def _load(self, examples: Examples) -> Part:
         packed = pack(examples, max_history=self.config.model.max_history)
-        if self.tokens is None:
+        if self.texts is None:
             return Part(packed)
         items = np.unique(examples.items) if examples.items.size else np.zeros(1, np.int64)
-        input_ids, mask = pad_tokens([self.tokens[int(item)] for item in items])
-        return Part(packed, FreshText(torch.from_numpy(items), input_ids, mask))
+        return Part(packed, self.texts.groups(items))
 
     def negatives(self, parts: Sequence[Part], step: int) -> Negatives | None:
         """Draw a step's negatives, and collect the targets of all ranks and parts."""

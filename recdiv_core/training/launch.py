@@ -226,6 +226,7 @@ def _run(config: Config, manifest: Manifest) -> dict[str, Any]:
     status = "FAILED"
     try:
         ensure_vectors(Path(config.data.prepared), manifest)
+        ensure_frozen(config, manifest, config.model.text.trainable_layers)
         if config.train.init_from and config.model.kind == "neural":
             carried_place(config.train.init_from, Path(config.data.prepared), manifest)
         write_run_file(config, "config.yaml", to_yaml(config))
@@ -245,6 +246,19 @@ def _run(config: Config, manifest: Manifest) -> dict[str, Any]:
     }
     write_result(config, result)
     return result
+
+
+def ensure_frozen(config: Config, manifest: Manifest, num_trained: int) -> None:
+    """Store the output of the encoder's frozen layers, if layers above them train; Ray runs."""
+    text = config.model.text
+    if config.model.kind != "neural" or not text.enabled or not num_trained:
+        return
+    from recdiv_core.data.layer_states import ensure_states
+    from recdiv_core.models.text_encoder import encoder_depth, resolve_encoder
+
+    num_frozen = encoder_depth(resolve_encoder(text.encoder)) - num_trained
+    max_gib = config.scaling.layer_cache_gib
+    ensure_states(Path(config.data.prepared), manifest, num_frozen, max_gib=max_gib)
 
 
 def shared_places(config: Config) -> dict[str, str]:

@@ -49,12 +49,12 @@ class Part:
 
     Attributes:
         packed: their histories.
-        fresh: items whose text is encoded in this step; None without a trained encoder.
+        fresh: groups of items whose text is encoded in this step; none without a trained encoder.
         dials: the users' dials; None for a model without dials.
     """
 
     packed: Packed
-    fresh: FreshText | None = None
+    fresh: tuple[FreshText, ...] = ()
     dials: Dials | None = None
 
 
@@ -88,7 +88,8 @@ def to_device(value: Tensors, device: torch.device) -> Tensors:
         pinned = value.pin_memory() if device.type == "cuda" else value
         moved = pinned.to(device, non_blocking=True)
     elif isinstance(value, tuple):
-        moved = type(value)(*(to_device(each, device) for each in value))
+        each = [to_device(part, device) for part in value]
+        moved = tuple(each) if type(value) is tuple else type(value)(*each)
     elif is_dataclass(value) and not isinstance(value, type):
         each = {f.name: to_device(getattr(value, f.name), device) for f in fields(value)}
         moved = replace(value, **each)

@@ -20,11 +20,11 @@ import torch.distributed as dist
 from torch import nn
 
 from recdiv_core.models.recommender import Recommender
-from recdiv_core.models.text_encoder import pad_tokens
 from recdiv_core.models.trainable_encoder import encoder_layers
+from recdiv_core.training.parts import to_device
 
 if TYPE_CHECKING:  # the step needs no pyarrow
-    from recdiv_core.data.catalogue import Tokens
+    from recdiv_core.training.item_texts import ItemTexts
 
 REFRESH_ROWS: Final = 64
 """Texts that are encoded at once."""
@@ -126,25 +126,28 @@ def clip_gradients(model: nn.Module, clip_norm: float) -> torch.Tensor:
     return norm
 
 
-def refresh_texts(model: Recommender, tokens: Tokens, rank: int, world_size: int) -> None:
+def refresh_texts(model: Recommender, texts: ItemTexts, rank: int, world_size: int) -> None:
     """Encode the texts of the whole catalogue with the current weights, each rank its share.
 
-    A collective call: each rank gets the vectors of all.
+    Sorted by length, texts need little padding. A collective call: each rank gets the vectors of
+    all.
     """
     if model.text_VH is None:
         return
-    device, num_items = model.text_VH.device, len(tokens)
+    device, num_items = model.text_VH.device, len(texts)
     share = -(-num_items // world_size)
     mine = range(rank * share, min((rank + 1) * share, num_items))
+    lengths = texts.tokens.lengths
+    order = sorted(mine, key=lambda row: -lengths[row])
     vectors = torch.zeros(share, model.text_VH.shape[1], device=device)
     with torch.no_grad():  # a sharded encoder cannot train on weights of inference_mode
         for start in range(0, share, REFRESH_ROWS):
-            rows = mine[start : start + REFRESH_ROWS]
+            rows = order[start : start + REFRESH_ROWS]
             # every pass of a sharded encoder is collective: a rank without rows makes it too
-            texts = [tokens[row] for row in rows] or [tokens[0]]
-            input_ids, mask = pad_tokens(texts)
-            encoded = model.encode(input_ids.to(device), mask.to(device))
-            vectors[start : start + len(rows)] = encoded[: len(rows)]
+            fresh = to_device(texts.one_group(rows or [0]), device)
+            encoded = model.encode(fresh.input_ids, fresh.mask, fresh.states)
+            places = torch.tensor(rows, dtype=torch.int64, device=device) - rank * share
+            vectors[places] = encoded[: len(rows)].to(vectors.dtype)
     gathered = [vectors]
     if world_size > 1:
         gathered = [torch.zeros_like(vectors) for _ in range(world_size)]

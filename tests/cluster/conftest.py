@@ -174,7 +174,7 @@ def train_steps(
     *,
     num_steps: int,
     first_step: int = 0,
-    tokens: Any = None,
+    texts: Any = None,
 ) -> None:
     """Train a model in this process with the steps of a run of one worker."""
     import torch
@@ -187,7 +187,7 @@ def train_steps(
     model.train()
     alone = {"rank": 0, "world_size": 1}
     objective = build_objective(config, dataset, model)
-    feed = Feed(config, dataset, objective, tokens, **alone)
+    feed = Feed(config, dataset, objective, texts, **alone)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.train.learning_rate)
     shown_V = torch.zeros(len(dataset.catalogue))
     last_step = first_step + num_steps

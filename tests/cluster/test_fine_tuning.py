@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from recdiv_core.config import Config
+from recdiv_core.data.catalogue import load_tokens
 from recdiv_core.data.text_vectors import load_vectors
 from recdiv_core.schema import read_manifest
-from recdiv_core.slates.dataset import load_dataset, tokens_of
+from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import build_model
+from recdiv_core.training.item_texts import open_texts
 from tests.cluster.conftest import Shop, run, train_steps
 
 pytestmark = pytest.mark.ray
@@ -47,9 +49,11 @@ def moved_by(shop: Shop, result, **text: int) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_the_top_layer_is_trained_alike_in_shards_on_two_workers_and_in_two_parts(shop):
+def test_the_top_layer_is_trained_alike_in_shards_with_stored_states_and_in_two_parts(shop):
     two = train(shop, "text-two", "scaling.num_workers=2", "scaling.shard_encoder=true")
-    parts = train(shop, "text-parts", "train.accumulation=2")
+    parts = train(shop, "text-parts", "train.accumulation=2", "scaling.layer_cache_gib=0")
+    (stored,) = (shop.prepared / "vectors").glob("layer5-*.npy")
+    assert np.load(stored, mmap_mode="r").shape == (load_tokens(shop.prepared).lengths.sum(), 384)
 
     losses = [value for _, value in shop.curve(two["mlflow_run_id"], "train/loss")]
     assert losses[-1] < losses[0]
@@ -78,7 +82,7 @@ def test_adapters_alone_are_trained(shop):
     model = build_model(config, dataset)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
-    train_steps(model, dataset, config, num_steps=2, tokens=tokens_of(dataset))
+    train_steps(model, dataset, config, num_steps=2, texts=open_texts(model, dataset, config))
 
     moved = {
         name: float((tensor - before[name]).abs().max())

@@ -84,7 +84,7 @@ def part_with_texts(users):
     items = sorted({item for user in users for item in user}) or [0]
     every = texts(NUM_ITEMS)
     fresh = FreshText(torch.tensor(items), every.input_ids[items], every.mask[items])
-    return replace(part(users), fresh=fresh)
+    return replace(part(users), fresh=(fresh,))
 
 
 def train_on_a_rank(rank, store, results, source):
