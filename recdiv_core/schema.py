@@ -9,6 +9,7 @@ checked before anything else is read.
     queries.arrow        QUERIES: row i = query_index i (Arrow IPC file; no rows without queries)
     train/part-*.parquet TRAIN_EXAMPLE; row groups of `fragment_rows` rows
     val/ test/           EVAL_EXAMPLE; row groups of `fragment_rows` rows
+    vectors/             text vectors, stored output of frozen layers; made by train, tune, evaluate
     quarantine/          rejected rows as JSON text, each with its reason and source file
     audit.json           leakage audit
 """

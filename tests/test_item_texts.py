@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recdiv_core.data.catalogue import Tokens
-from recdiv_core.data.layer_states import LayerStates
+from recdiv_core.data.layer_states import LayerStates, WriteStates, state_blocks
 from recdiv_core.models.frozen_layers import FrozenLayers
 from recdiv_core.models.text_groups import CALL_TOKENS, ONE_GROUP, group_by_length
 from recdiv_core.training.item_texts import ItemTexts
@@ -63,11 +63,12 @@ def tokens() -> Tokens:
 
 @pytest.fixture
 def stored(source, tokens, tmp_path) -> LayerStates:
-    """Return the output of the two lowest layers."""
-    frozen = FrozenLayers(model_of(source, layers=1).encoder, 2)
-    rows = [frozen.states(torch.tensor([ids]), torch.ones(1, len(ids)))[0] for ids in tokens]
-    np.save(tmp_path / "states.npy", torch.cat(rows).numpy())
-    return LayerStates(tmp_path / "states.npy", tokens)
+    """Return the output of the two lowest layers, as the actors write it."""
+    path = tmp_path / "states.npy"
+    write = WriteStates(source, 2, use_gpu=False)
+    written = [write(block)["rows"][0].as_py() for block in state_blocks(path, tokens, 32)]
+    assert sum(written) == NUM_ITEMS
+    return LayerStates(path, tokens)
 
 
 def vectors(model, texts, items):
@@ -79,6 +80,15 @@ def vectors(model, texts, items):
 
 def test_lengths_of_texts_are_those_of_their_lists(tokens):
     assert tokens.lengths.tolist() == [len(ids) for ids in tokens]
+
+
+def test_states_of_a_text_do_not_depend_on_the_block_that_it_was_in(source, tokens, stored):
+    frozen = FrozenLayers(model_of(source, layers=1).encoder, 2)
+    for row, ids in enumerate(tokens):
+        wanted = frozen.states(torch.tensor([ids]), torch.ones(1, len(ids)))
+        found = stored.padded([row], 15)
+        torch.testing.assert_close(found[:, : len(ids)], wanted, atol=1e-5, rtol=0)
+        assert not found[:, len(ids) :].any()
 
 
 def test_groups_and_stored_states_change_no_vector(source, tokens, stored):

@@ -95,13 +95,8 @@ def ensure_states(prepared: Path, manifest: Manifest, num_frozen: int, *, max_gi
         return
     with scratch(home) as work:
         made = work / path.name
-        np.lib.format.open_memmap(made, mode="w+", dtype=np.float32, shape=shape).flush()
-        starts = np.cumsum(tokens.lengths) - tokens.lengths
-        blocks = [
-            block.append_column("start", pa.array(starts[block["row"].to_numpy()]))
-            for block in text_blocks(made, tokens, np.arange(len(tokens)))
-        ]
-        if blocks and run_blocks(blocks, _WriteStates, (source, num_frozen), source) < len(tokens):
+        blocks = state_blocks(made, tokens, shape[1])
+        if blocks and run_blocks(blocks, WriteStates, (source, num_frozen), source) < len(tokens):
             logger.warning(
                 "model.text.encoder=%s cannot start from the output of its %d frozen layers: every "
                 "step computes them",
@@ -112,7 +107,19 @@ def ensure_states(prepared: Path, manifest: Manifest, num_frozen: int, *, max_gi
     logger.info("%s: output of %d frozen layers, %.2f GiB", path, num_frozen, size)
 
 
-class _WriteStates:
+def state_blocks(path: Path, tokens: Tokens, width: int) -> list[pa.Table]:
+    """Make an empty file of states; return the blocks of Ray Data that fill it."""
+    lengths = tokens.lengths
+    shape = (int(lengths.sum()), width)
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+    starts = np.cumsum(lengths) - lengths
+    return [
+        block.append_column("start", pa.array(starts[block["row"].to_numpy()]))
+        for block in text_blocks(path, tokens, np.arange(len(tokens)))
+    ]
+
+
+class WriteStates:
     """Run the lowest layers on blocks of tokens and write their output; none if it is of no use."""
 
     def __init__(self, source: str, num_frozen: int, use_gpu: bool) -> None:
@@ -126,6 +133,7 @@ class _WriteStates:
         self.frozen = FrozenLayers(encoder, num_frozen)
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        """Run a block; return the number of its texts, 0 = the output is of no use."""
         if not self.frozen.is_possible:
             return pa.table({"rows": [0]})
         flat: Any = np.lib.format.open_memmap(block["path"][0].as_py(), mode="r+")

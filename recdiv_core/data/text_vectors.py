@@ -162,7 +162,7 @@ def _encode_all(
         np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
         blocks += text_blocks(path, tokens, np.unique(first_of[path]))
     if blocks:
-        run_blocks(blocks, _Encode, (source, pooling), source)
+        run_blocks(blocks, WriteVectors, (source, pooling), source)
     for path, first in first_of.items():
         vectors = np.lib.format.open_memmap(path, mode="r+")
         is_repeat = first != np.arange(len(first))
@@ -259,7 +259,7 @@ def text_blocks(path: Path, tokens: Sequence[list[int]], rows: np.ndarray) -> li
     ]
 
 
-class _Encode:
+class WriteVectors:
     """Encode blocks of tokens and write the vectors into the memory-mapped files."""
 
     def __init__(self, source: str, pooling: Pooling, use_gpu: bool) -> None:
@@ -271,6 +271,7 @@ class _Encode:
         self.encoder = cast("nn.Module", load_encoder(source)).to(self.device)
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        """Encode a block; return the number of its texts."""
         import torch
 
         vectors = np.lib.format.open_memmap(block["path"][0].as_py(), mode="r+")
