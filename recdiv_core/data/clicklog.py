@@ -15,19 +15,21 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
+
+import pyarrow as pa
 
 from recdiv_core import shop
 from recdiv_core.adapters.layout_files import Given, find_given
 from recdiv_core.cluster.start import start_ray
 from recdiv_core.config import Config, flatten
 from recdiv_core.data import catalogue, derived_categories, events, examples, items, staging
-from recdiv_core.data.audit import preparing, traces
-from recdiv_core.data.audit.findings import to_json
+from recdiv_core.data.audit import preparing, scripts, traces
+from recdiv_core.data.audit.findings import Finding, to_json
 from recdiv_core.data.text_vectors import make_item_vectors
 from recdiv_core.data.versions import building, find_view, point, publish, version_place
 from recdiv_core.errors import UserError
@@ -296,6 +298,21 @@ def _explained_failures() -> Iterator[None]:
         raise RuntimeError("a task of prepare failed") from error
 
 
+def _audit_tokens(work: Path, texts: Mapping[str, pa.Array], encoder_path: str) -> list[Finding]:
+    """Audit the tokens of items and queries by script."""
+    from recdiv_core.models.text_encoder import load_tokenizer
+
+    tokenizer = load_tokenizer(encoder_path)
+    special, unknown = tokenizer.all_special_ids, cast("int | None", tokenizer.unk_token_id)
+    files = ("tokens", "queries")
+    return [
+        scripts.audit_scripts(
+            kind, column.to_pylist(), catalogue.load_tokens(work, name), unknown, special
+        )
+        for name, (kind, column) in zip(files, texts.items(), strict=True)
+    ]
+
+
 def _build(
     inputs: _Inputs, config: Config, work: Path, encoder_path: str, encoder: EncoderSource
 ) -> dict[str, Any]:
@@ -328,12 +345,13 @@ def _build(
     findings += traces.audit_positions(seen.counts_2P)
     if clock is not None:
         findings.append(preparing.audit_arrivals(clock, raw.item_ids))
-    (work / "audit.json").write_text(
-        json.dumps(to_json(findings), indent=1, ensure_ascii=False), encoding="utf-8"
-    )
     texts = catalogue.make_texts(raw.table, config.model.text.fields)
     catalogue.write_tokens(work, texts, queries, encoder_path, encoder)
     logger.info("tokenised %d items and %d queries", len(texts), len(queries))
+    findings += _audit_tokens(work, {"item texts": texts, "queries": queries}, encoder_path)
+    (work / "audit.json").write_text(
+        json.dumps(to_json(findings), indent=1, ensure_ascii=False), encoding="utf-8"
+    )
     derived = None
     if inputs.derives:
         derived = derived_categories.derive_categories(

@@ -20,6 +20,11 @@ NUM_EXAMPLES: Final = 5
 
 AGAIN: Final = "the files are not what prepare wrote: run `recdiv prepare` again"
 
+OTHER_ENCODER: Final = (
+    "texts in it look alike: set model.text.encoder to a multilingual encoder, such as "
+    "intfloat/multilingual-e5-small, and prepare again"
+)
+
 ANY: Final[Mapping[str, tuple[Severity, str]]] = {
     "events of the future in train": ("severe", AGAIN),
     "events in two splits": ("severe", AGAIN),
@@ -73,6 +78,8 @@ ANY: Final[Mapping[str, tuple[Severity, str]]] = {
         "the encoder cannot distinguish them: use an encoder for their script, a larger "
         "model.text.max_tokens or more model.text.fields",
     ),
+    "item texts in a script that the encoder does not know": ("severe", OTHER_ENCODER),
+    "queries in a script that the encoder does not know": ("severe", OTHER_ENCODER),
     "categories derived from texts": (
         "info",
         "the shop gives no categories, so metrics of categories are of clusters of texts; map "
