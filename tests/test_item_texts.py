@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from recdiv_core.data.catalogue import Tokens
 from recdiv_core.data.layer_states import LayerStates, WriteStates, state_blocks
 from recdiv_core.models.frozen_layers import FrozenLayers
-from recdiv_core.models.text_groups import CALL_TOKENS, ONE_GROUP, group_by_length
+from recdiv_core.models.text_groups import (
+    CALL_TOKENS,
+    ONE_GROUP,
+    batches_by_length,
+    group_by_length,
+)
 from recdiv_core.training.item_texts import ItemTexts
 from recdiv_core.training.shards import refresh_texts
 from tests.test_trainable_encoder import model_of, source
@@ -39,6 +44,11 @@ def test_groups_hold_each_text_once_at_the_least_price(lengths, call):
         for cut in itertools.combinations(cuts, size)
     ]
     assert price(lengths, groups, call) <= min(prices, default=0)
+
+
+def test_batches_have_at_most_so_many_texts():
+    batches = batches_by_length([4, 9, 4, 2, 30, 4], 0, 2)
+    assert [batch.tolist() for batch in batches] == [[4], [1], [0, 2], [5], [3]]
 
 
 def test_one_group_holds_all_and_free_calls_leave_no_padding():

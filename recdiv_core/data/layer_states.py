@@ -21,6 +21,7 @@ import pyarrow as pa
 from recdiv_core.data.catalogue import Tokens, load_tokens
 from recdiv_core.data.text_vectors import ROWS_A_BATCH, checked_encoder, run_blocks, text_blocks
 from recdiv_core.models.text_encoder import encoder_width, load_encoder, pad_tokens
+from recdiv_core.models.text_groups import CALL_TOKENS, batches_by_length
 from recdiv_core.schema import Manifest
 from recdiv_core.storage.claims import scratch
 
@@ -138,11 +139,11 @@ class WriteStates:
             return pa.table({"rows": [0]})
         flat: Any = np.lib.format.open_memmap(block["path"][0].as_py(), mode="r+")
         ids, starts = block["ids"].to_pylist(), block["start"].to_numpy()
-        for first in range(0, len(ids), ROWS_A_BATCH):
-            texts = ids[first : first + ROWS_A_BATCH]
-            input_ids, mask = pad_tokens(texts)
+        call = CALL_TOKENS[self.device.type]
+        for batch in batches_by_length([len(each) for each in ids], call, ROWS_A_BATCH):
+            input_ids, mask = pad_tokens([ids[at] for at in batch])
             states = self.frozen.states(input_ids.to(self.device), mask.to(self.device))
-            for text, start, row in zip(texts, starts[first:], states.cpu().numpy(), strict=False):
-                flat[start : start + len(text)] = row[: len(text)]
+            for at, row in zip(batch, states.cpu().numpy(), strict=True):
+                flat[starts[at] : starts[at] + len(ids[at])] = row[: len(ids[at])]
         flat.flush()
         return pa.table({"rows": [len(ids)]})

@@ -29,6 +29,7 @@ from recdiv_core.models.text_encoder import (
     resolve_encoder,
     weights_bytes,
 )
+from recdiv_core.models.text_groups import CALL_TOKENS, batches_by_length
 from recdiv_core.schema import EncoderSource, Manifest
 from recdiv_core.storage.claims import scratch
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ROWS_A_BATCH: Final = 64
-"""Texts that the encoder processes at once."""
+"""Most texts that the encoder processes at once."""
 ROWS_A_TASK: Final = 256
 """Texts of one block of Ray Data."""
 WORK_AN_ACTOR: Final = 1e12
@@ -268,6 +269,7 @@ class WriteVectors:
         torch.set_num_threads(1)
         self.pooling: Pooling = pooling
         self.device = torch.device("cuda" if use_gpu else "cpu")
+        self.call = CALL_TOKENS[self.device.type]
         self.encoder = cast("nn.Module", load_encoder(source)).to(self.device)
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -277,12 +279,12 @@ class WriteVectors:
         vectors = np.lib.format.open_memmap(block["path"][0].as_py(), mode="r+")
         rows = block["row"].to_numpy()
         ids = block["ids"].to_pylist()
+        lengths = [len(each) for each in ids]
         with torch.inference_mode():
-            for start in range(0, len(rows), ROWS_A_BATCH):
-                input_ids, mask = pad_tokens(ids[start : start + ROWS_A_BATCH])
+            for batch in batches_by_length(lengths, self.call, ROWS_A_BATCH):
+                input_ids, mask = pad_tokens([ids[at] for at in batch])
                 input_ids, mask = input_ids.to(self.device), mask.to(self.device)
                 hidden = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
-                pooled = pool(hidden, mask, self.pooling).cpu().numpy()
-                vectors[rows[start : start + ROWS_A_BATCH]] = pooled
+                vectors[rows[batch]] = pool(hidden, mask, self.pooling).cpu().numpy()
         vectors.flush()
         return pa.table({"rows": [len(rows)]})

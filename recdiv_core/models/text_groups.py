@@ -19,6 +19,17 @@ ONE_GROUP: Final = 1 << 40
 """Price of a call at which all texts form one group."""
 
 
+def batches_by_length(
+    lengths: Sequence[int] | NDArray[np.int64], call: int, largest: int
+) -> list[NDArray]:
+    """Return the groups of `group_by_length`, cut into batches of at most `largest` texts."""
+    return [
+        group[start : start + largest]
+        for group in group_by_length(lengths, call)
+        for start in range(0, len(group), largest)
+    ]
+
+
 def group_by_length(lengths: Sequence[int] | NDArray[np.int64], call: int) -> list[NDArray]:
     """Return groups of texts with the fewest padded tokens plus `call` per group.
 
