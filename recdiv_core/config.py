@@ -187,8 +187,11 @@ class DataConfig(_Section):
     items: str = ""
     """Catalogue: path, directory, glob or URI of CSV, JSON Lines or Parquet. If empty, `prepare`
     builds it from the items of the click log."""
+    base: str = ""
+    """Prepared data set that `prepare` appends `data.clicks` and `data.items` to; empty = a
+    preparation from scratch."""
     out: str = ""
-    """Directory that `prepare` writes; empty = `runs/prepared/<name>`."""
+    """Directory that `prepare` writes; empty = `runs/prepared/<name>`, or `data.base`."""
     prepared: str = ""
     """Prepared data set (the output of `prepare`) to read."""
     name: str = ""

@@ -10,6 +10,8 @@ checked before anything else is read.
     train/part-*.parquet TRAIN_EXAMPLE; row groups of `fragment_rows` rows
     val/ test/           EVAL_EXAMPLE; row groups of `fragment_rows` rows
     vectors/             text vectors, stored output of frozen layers; made by train, tune, evaluate
+    stage/               all events, one row per user, with what an append needs (staging.py)
+    log.json             files of the log in order, its columns, and the origin of the catalogue
     quarantine/          rejected rows as JSON text, each with its reason and source file
     audit.json           leakage audit
 """

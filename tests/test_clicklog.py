@@ -97,7 +97,7 @@ def test_the_number_of_derived_categories_counts_only_where_they_are_derived():
 
 def test_half_a_manifest_is_prepared_again(tmp_path, caplog):
     (tmp_path / "manifest.json").write_text('{"schema_version": 1, "finger')
-    assert not clicklog._is_made(tmp_path, "f" * 64, Config())
+    assert not clicklog.is_made(tmp_path, "f" * 64, Config())
     assert "is damaged" in caplog.text
 
 

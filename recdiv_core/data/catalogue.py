@@ -231,26 +231,32 @@ def make_texts(table: pa.Table, fields: Sequence[str]) -> pa.Array:
     return texts
 
 
-def tokenise(texts: pa.Array, source: str, max_tokens: int, pooling: Pooling) -> pa.Array:
-    """Tokenise each distinct text once, on Ray.
+def tokenise(
+    texts: pa.Array, source: str, max_tokens: int, pooling: Pooling, *, on_ray: bool = True
+) -> pa.Array:
+    """Tokenise each distinct text once.
 
     Args:
         texts: [N] string.
         source: Path of a resolved encoder.
         max_tokens: Most tokens of a text, special tokens included; longer texts are truncated.
         pooling: See `token_ids`.
+        on_ray: Whether tasks of Ray do the work, or this process.
 
     Returns:
         [N] list of int32.
     """
-    import ray.data
-
     encoded = texts.dictionary_encode()
     if not len(encoded.dictionary):
         return pa.array([], TOKENS.field(0).type)
     distinct = pa.table(
         {"text": encoded.dictionary, "place": pa.array(range(len(encoded.dictionary)))}
     )
+    if not on_ray:
+        made = _tokenise_batch(distinct, source=source, max_tokens=max_tokens, pooling=pooling)
+        return made["input_ids"].combine_chunks().take(encoded.indices)
+    import ray.data
+
     num_blocks = -(-distinct.num_rows // TOKENISER_BATCH)
     tokenised = (
         ray.data.from_arrow(distinct)
@@ -275,24 +281,32 @@ def _tokenise_batch(batch: pa.Table, *, source: str, max_tokens: int, pooling: P
     return pa.table({"place": batch["place"], "input_ids": pa.array(ids, TOKENS.field(0).type)})
 
 
+def with_prefix(prefix: str, texts: pa.Array) -> pa.Array:
+    """Return texts with a prefix before each of them."""
+    return pc.binary_join_element_wise(prefix, texts, "") if prefix else texts
+
+
 def write_tokens(
-    work: Path, texts: pa.Array, queries: pa.Array, source: str, encoder: EncoderSource
+    work: Path,
+    texts: pa.Array,
+    queries: pa.Array,
+    source: str,
+    encoder: EncoderSource,
+    *,
+    on_ray: bool = True,
 ) -> None:
     """Tokenise items and queries with their prefixes; write `tokens.arrow` and `queries.arrow`."""
-    prefixed = [
-        pc.binary_join_element_wise(prefix, column, "") if prefix else column
-        for prefix, column in (
-            (encoder.passage_prefix, texts),
-            (encoder.query_prefix, queries),
-        )
-    ]
-    lists = tokenise(pa.concat_arrays(prefixed), source, encoder.max_tokens, encoder.pooling)
+    prefixed = pa.concat_arrays(
+        [with_prefix(encoder.passage_prefix, texts), with_prefix(encoder.query_prefix, queries)]
+    )
+    lists = tokenise(prefixed, source, encoder.max_tokens, encoder.pooling, on_ray=on_ray)
     items, of_queries = lists.slice(0, len(texts)), lists.slice(len(texts))
-    _write_arrow(pa.table([items], schema=TOKENS), work / "tokens.arrow")
-    _write_arrow(pa.table([queries, of_queries], schema=QUERIES), work / "queries.arrow")
+    write_arrow(pa.table([items], schema=TOKENS), work / "tokens.arrow")
+    write_arrow(pa.table([queries, of_queries], schema=QUERIES), work / "queries.arrow")
 
 
-def _write_arrow(table: pa.Table, path: Path) -> None:
+def write_arrow(table: pa.Table, path: Path) -> None:
+    """Write an Arrow IPC file, which readers map into memory."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=65_536)
 

@@ -43,14 +43,24 @@ from recdiv_core.schema import (
     check_files,
     read_manifest,
 )
+from recdiv_core.storage.credentials import redact
 from recdiv_core.storage.given_paths import check_run_name, output_path
 from recdiv_core.storage.whole_files import write_json
 
 logger = logging.getLogger(__name__)
 
 GENERIC_NAMES: Final = ("clicks", "click", "events", "log", "interactions", "data", "train")
-PLACES: Final = ("data.clicks", "data.items", "data.out", "data.prepared", "data.name")
+PLACES: Final = (
+    "data.clicks",
+    "data.items",
+    "data.out",
+    "data.prepared",
+    "data.name",
+    "data.base",
+)
 """Settings that name locations; they are no part of the fingerprint."""
+LOG: Final = "log.json"
+"""File of a data set: files of the log in order, its columns, and the origin of the catalogue."""
 DERIVED_KEY: Final = "data.derived_categories"
 """Setting that is in the fingerprint only if categories are derived."""
 USE: Final = ("pooling", "query_prefix", "passage_prefix")
@@ -71,10 +81,15 @@ UNSEEN: Final = ("data.session_gap_s",)
 """Settings that change only a count in the manifest; they are no part of the fingerprint."""
 
 
-def prepare(config: Config) -> dict[str, object]:
+def prepare(config: Config, *, on_ray: bool = True) -> dict[str, object]:
     """Turn a click log and a catalogue into a prepared data set.
 
     An existing data set with the same fingerprint is reused.
+
+    Args:
+        config: `data`, `split`, `model.text`, `scaling` and `seed`.
+        on_ray: Whether tasks of Ray do the work, or this process, which holds all events. The
+            built-in shop needs Ray.
 
     Returns:
         `prepared` (its directory), `num_users`, `num_items`, `num_events`, `quarantined` (rows) and
@@ -86,7 +101,7 @@ def prepare(config: Config) -> dict[str, object]:
     from recdiv_core.models.text_encoder import check_encoder
 
     started = time.monotonic()
-    out = _target(config)
+    out = find_target(config)
     is_demo = config.data.source == "demo"
     given = None if is_demo else find_given(config)
     config = given.config if given else config
@@ -97,16 +112,17 @@ def prepare(config: Config) -> dict[str, object]:
     derives = inputs.derives if inputs else config.data.derived_categories not in ("auto", 0)
     fingerprint = _fingerprint(sources, config, encoder, derives=derives)
     version = version_place(out, fingerprint)
-    if _is_made(version, fingerprint, config):
+    if is_made(version, fingerprint, config):
         point(out, version)
         logger.info("%s exists already, made from the same input and settings", out)
-        return _summary(out, started, is_reused=True)
+        return summary(out, started, is_reused=True)
     check_encoder(encoder_path)
     with building(out) as work:
-        start_ray(config)
+        if on_ray:
+            start_ray(config)
         with _explained_failures():
             inputs = inputs or _generate(work, config)
-            manifest = _build(inputs, config, work, encoder_path, encoder)
+            manifest = _build(inputs, config, work, encoder_path, encoder, on_ray=on_ray)
         complete = Manifest(
             **manifest,
             name=data_name(config),
@@ -114,11 +130,11 @@ def prepare(config: Config) -> dict[str, object]:
             sources=sources,
             encoder=encoder,
         )
-        for name in ("stage", "counts", "traces", "source"):
+        for name in ("counts", "traces", "source"):
             shutil.rmtree(work / name, ignore_errors=True)
         write_json(work / "manifest.json", complete.model_dump(mode="json"), indent=1)
         publish(out, work, fingerprint)
-    return _summary(out, started, is_reused=False)
+    return summary(out, started, is_reused=False)
 
 
 def data_name(config: Config) -> str:
@@ -130,9 +146,18 @@ def data_name(config: Config) -> str:
     return next((s for s in stems if s and s.lower() not in GENERIC_NAMES), "clicks")
 
 
-def _target(config: Config) -> Path:
+def find_target(config: Config, default: str = "") -> Path:
+    """Return the path of the link that a preparation makes or replaces.
+
+    Args:
+        config: `data.out` and `data.name`.
+        default: path if `data.out` is empty; empty = `runs/prepared/<name>`.
+
+    Raises:
+        UserError: no data set can be written there.
+    """
     check_run_name(config.data.name, "data.name")
-    given = config.data.out or str(Path("runs", "prepared", data_name(config)))
+    given = config.data.out or default or str(Path("runs", "prepared", data_name(config)))
     if "://" in given:
         raise UserError(f"data.out={given} must be a directory that all workers see, not a URI")
     out = find_view(output_path(given, "data.out"))
@@ -161,12 +186,14 @@ class _Inputs:
     log: events.ClickLog
     sources: tuple[dict[str, str | int], ...]
     derives: bool
+    clicks: Sequence[SourceFile]
+    items_from_log: bool
 
 
 def _open(given: Given) -> _Inputs:
     """Check the input as far as possible without Ray."""
     config = given.config
-    raw = _read_items(given.items, given.clicks, config)
+    raw = read_items(given.items, given.clicks, config)
     log = events.open_log(given.clicks, raw.item_ids, config)
     examples.choose_protocol(config, log.has_timestamps)
     for name in ("val_from", "test_from"):
@@ -178,7 +205,7 @@ def _open(given: Given) -> _Inputs:
         config.data.derived_categories,
     )
     sources = describe_sources([*given.clicks, *given.items, *given.beside])
-    return _Inputs(raw, log, sources, derives)
+    return _Inputs(raw, log, sources, derives, given.clicks, not given.items)
 
 
 def _generate(work: Path, config: Config) -> _Inputs:
@@ -196,9 +223,14 @@ def _generate(work: Path, config: Config) -> _Inputs:
     return _open(Given(config, *made, []))
 
 
-def _read_items(
+def read_items(
     files: Sequence[SourceFile], click_files: Sequence[SourceFile], config: Config
 ) -> catalogue.RawCatalogue:
+    """Read the items of a catalogue, or those of the log if there is no catalogue.
+
+    Raises:
+        UserError: a column is missing, no row is usable, or too many rows are broken.
+    """
     if not files:
         return items.read_items_of_log(click_files, config)
     raw = items.read_catalogue(files, config)
@@ -268,7 +300,7 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-def _is_made(place: Path, fingerprint: str, config: Config) -> bool:
+def is_made(place: Path, fingerprint: str, config: Config) -> bool:
     """Return whether a path holds a complete data set with this fingerprint."""
     if not (place / "manifest.json").is_file():
         return False
@@ -292,6 +324,8 @@ def _explained_failures() -> Iterator[None]:
 
     try:
         yield
+    except readers.UnreadableFileError as error:
+        raise UserError(str(error).partition("\n")[0]) from None
     except RayTaskError as error:
         if isinstance(error.cause, readers.UnreadableFileError):
             raise UserError(str(error.cause).partition("\n")[0]) from None
@@ -314,31 +348,38 @@ def _audit_tokens(work: Path, texts: Mapping[str, pa.Array], encoder_path: str) 
 
 
 def _build(
-    inputs: _Inputs, config: Config, work: Path, encoder_path: str, encoder: EncoderSource
+    inputs: _Inputs,
+    config: Config,
+    work: Path,
+    encoder_path: str,
+    encoder: EncoderSource,
+    *,
+    on_ray: bool,
 ) -> dict[str, Any]:
     """Write all files except the manifest; return its counts and settings."""
     raw, log = inputs.raw, inputs.log
     protocol = examples.choose_protocol(config, log.has_timestamps)
     logger.info("reading %d units, split %s", len(log.units), protocol)
-    rows = staging.stage_shards(log, raw.item_ids, config, work)
+    rows = staging.stage_shards(log, raw.item_ids, config, work, on_ray=on_ray)
     logger.info("%d rows read, %d quarantined", rows.num_rows, rows.rejected.total())
     times = {"unit": str(log.times)}
     if log.has_timestamps:
         times |= examples.describe_times(work)
         logger.info("times: %s", times)
     for reason, rejected in raw.rejected.items():
-        table = events.make_quarantine([(reason, place, row) for place, row in rejected])
-        name = re.sub(r"\W+", "-", reason)
-        events.write_quarantine(
-            table, config.data.items, work / "quarantine" / f"items-{name}.parquet"
-        )
+        write_rejected_items(reason, rejected, config, work)
+    kept = {"files": [redact(file.path) for file in inputs.clicks], "columns": log.columns}
+    write_json(work / LOG, {**kept, "items_from_log": inputs.items_from_log})
     staged = examples.summarise(work, config)
-    cuts = examples.find_cuts(config, protocol, work)
-    popularity_V = examples.fit_core(config, cuts, len(raw.table), work)
-    queries = examples.collect_queries(work, has_queries=QUERY in log.columns)
+    cuts = examples.find_cuts(config, protocol, work, on_ray=on_ray)
+    popularity_V = examples.fit_core(config, cuts, len(raw.table), work, on_ray=on_ray)
+    queries = examples.collect_queries(work, has_queries=QUERY in log.columns, on_ray=on_ray)
     seen = traces.merge_traces(sorted((work / "traces").glob("*.npz")), len(raw.table))
+    seen.save(work / "stage" / "traces.npz")
     clock = preparing.make_clock(seen.first_V, raw.table) if log.has_timestamps else None
-    counts, findings = examples.write_examples(config, cuts, popularity_V, queries, clock, work)
+    counts, findings = examples.write_examples(
+        config, cuts, popularity_V, queries, clock, work, on_ray=on_ray
+    )
     logger.info("examples: %s", dict(counts))
     examples.check_examples(counts, config, cuts)
     findings += preparing.audit_log(protocol, log.has_timestamps)
@@ -346,7 +387,7 @@ def _build(
     if clock is not None:
         findings.append(preparing.audit_arrivals(clock, raw.item_ids))
     texts = catalogue.make_texts(raw.table, config.model.text.fields)
-    catalogue.write_tokens(work, texts, queries, encoder_path, encoder)
+    catalogue.write_tokens(work, texts, queries, encoder_path, encoder, on_ray=on_ray)
     logger.info("tokenised %d items and %d queries", len(texts), len(queries))
     findings += _audit_tokens(work, {"item texts": texts, "queries": queries}, encoder_path)
     (work / "audit.json").write_text(
@@ -357,7 +398,7 @@ def _build(
         derived = derived_categories.derive_categories(
             texts,
             raw.table["title"].combine_chunks(),
-            make_item_vectors(work, encoder, encoder_path),
+            make_item_vectors(work, encoder, encoder_path, on_ray=on_ray),
             config.data.derived_categories,
         )
     names = catalogue.write_catalogue(
@@ -394,15 +435,29 @@ def _build(
         "fragment_rows": config.data.fragment_rows,
         "settings": _settings(config),
         "seed": config.seed,
-        "versions": {"python": platform.python_version()}
-        | {
-            name: importlib.metadata.version(name)
-            for name in ("recdiv", "ray", "pyarrow", "transformers")
-        },
+        "versions": find_versions(),
     }
 
 
-def _summary(out: Path, started: float, *, is_reused: bool) -> dict[str, object]:
+def find_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a data set."""
+    names = ("recdiv", "ray", "pyarrow", "transformers")
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in names
+    }
+
+
+def write_rejected_items(
+    reason: str, rejected: Sequence[tuple[int, Any]], config: Config, work: Path, mark: str = ""
+) -> None:
+    """Write the rejected rows of a catalogue to the quarantine; `mark` tells appends apart."""
+    table = events.make_quarantine([(reason, place, row) for place, row in rejected])
+    name = re.sub(r"\W+", "-", f"{mark}{'-' if mark else ''}{reason}")
+    events.write_quarantine(table, config.data.items, work / "quarantine" / f"items-{name}.parquet")
+
+
+def summary(out: Path, started: float, *, is_reused: bool) -> dict[str, object]:
+    """Return what `prepare` prints."""
     manifest = read_manifest(out)
     return {
         "prepared": str(out),

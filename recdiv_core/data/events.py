@@ -197,13 +197,18 @@ def open_log(files: Sequence[SourceFile], item_ids: pa.Array, config: Config) ->
     times = timestamps.detect_times(
         _sample_of_times(tables, config), columns[TIMESTAMP], config.data.timestamp_format
     )
-    log = ClickLog(units, columns, times, int(time.time() * 1e6) + A_DAY_US)
+    log = ClickLog(units, columns, times, latest_time())
     counts = RowCounts()
     for batch in sample:
         counts.add(classify_rows(batch, log, item_ids, config)[2])
     logger.info("data.clicks: times are %s", times)
     check_rejected(counts, max(0.5, config.data.max_quarantined), config, "data.clicks (a sample)")
     return log
+
+
+def latest_time() -> int:
+    """Return the latest time that is accepted now, in microseconds: a day ahead of the clock."""
+    return int(time.time() * 1e6) + A_DAY_US
 
 
 def _sample_of_times(tables: Sequence[pa.Table], config: Config) -> pa.Array:

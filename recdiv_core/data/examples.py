@@ -12,7 +12,7 @@ from __future__ import annotations
 import collections
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,9 +26,10 @@ from recdiv_core.config import Config
 from recdiv_core.data import split
 from recdiv_core.data.audit import preparing
 from recdiv_core.data.audit.findings import Finding, merge
+from recdiv_core.data.shards import map_shards, read_shard
 from recdiv_core.errors import UserError
 from recdiv_core.formats import timestamps
-from recdiv_core.schema import EVENTS, NO_QUERY, USER_ID
+from recdiv_core.schema import EVENTS, Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -38,59 +39,6 @@ MOST_BINS: Final = 31
 """Most bins of the histogram of times in the manifest."""
 
 
-def list_shards(work: Path) -> list[int]:
-    """Return the numbers of the staged shards; a shard without users has no file."""
-    return sorted(int(path.stem) for path in (work / "stage").glob("*.parquet"))
-
-
-def map_shards(
-    function: Callable[..., dict[str, Any]], work: Path, **kwargs: object
-) -> Iterator[dict[str, Any]]:
-    """Call `function({"shard": n}, work=..., **kwargs)` for each staged shard, on Ray."""
-    import ray.data
-
-    shards = [{"shard": shard} for shard in list_shards(work)]
-    dataset = ray.data.from_items(shards, override_num_blocks=len(shards))
-    yield from dataset.map(function, fn_kwargs={"work": str(work), **kwargs}).iter_rows()
-
-
-def read_shard(
-    work: str,
-    shard: int,
-    weights: Sequence[float] = (),
-    queries: pa.Array | None = None,
-    *,
-    has_times: bool = True,
-) -> split.UserEvents:
-    """Read a staged shard.
-
-    Args:
-        work: Working directory.
-        shard: Number of the shard.
-        weights: Weight of each kind of event, in the order of EVENTS; empty = all 1.
-        queries: All query texts, sorted; None = without queries.
-        has_times: Whether the log has times, not order numbers.
-    """
-    table = pq.read_table(Path(work, "stage", f"{shard:05d}.parquet"))
-    lists = {name: table[name].combine_chunks() for name in ("items", "times", "events", "queries")}
-    kinds = lists["events"].flatten().to_numpy()
-    items = lists["items"].flatten().to_numpy()
-    query_N = np.full(len(items), NO_QUERY, dtype=np.int32)
-    if queries is not None:
-        found = pc.index_in(lists["queries"].flatten(), queries)
-        query_N = found.fill_null(NO_QUERY).to_numpy().astype(np.int32)
-    weight_of = np.array([*weights, 1.0] if weights else np.ones(len(EVENTS) + 1), dtype=np.float32)
-    return split.UserEvents(
-        table[USER_ID].combine_chunks(),
-        lists["items"].offsets.to_numpy().astype(np.int64),
-        items,
-        lists["times"].flatten().to_numpy(),
-        query_N,
-        weight_of[kinds],
-        has_times,
-    )
-
-
 @dataclass(frozen=True)
 class Cuts:
     """Split protocol and cut times in microseconds; leave_last_out has no cut times."""
@@ -98,6 +46,13 @@ class Cuts:
     protocol: str
     val_from: int = 0
     test_from: int = 0
+
+    @classmethod
+    def of_manifest(cls, manifest: Manifest) -> Cuts:
+        """Return the cuts of a prepared data set."""
+        made = manifest.split
+        times = (int(made.get(f"{name}_us", 0)) for name in ("val_from", "test_from"))
+        return cls(str(made["protocol"]), *times)
 
     def count(self, events: split.UserEvents) -> Any:
         """Return [B, 3] int64: events of each user in train, val and test."""
@@ -184,7 +139,7 @@ def describe_times(work: Path) -> dict[str, object]:
     return {"first": min(days), "last": max(days), "histogram": dict(sorted(bins.items()))}
 
 
-def find_cuts(config: Config, protocol: str, work: Path) -> Cuts:
+def find_cuts(config: Config, protocol: str, work: Path, *, on_ray: bool = True) -> Cuts:
     """Return the global cut times: as given, or from the shares of events.
 
     Shares are approximated by a histogram of TIME_BINS bins over the time span of the log.
@@ -198,7 +153,7 @@ def find_cuts(config: Config, protocol: str, work: Path) -> Cuts:
     first, last = staged["first"], staged["last"]
     width = (last - first) // TIME_BINS + 1
     histogram = np.zeros(TIME_BINS, dtype=np.int64)
-    for part in map_shards(_count_times, work, first=first, width=width):
+    for part in map_shards(_count_times, work, on_ray=on_ray, first=first, width=width):
         histogram[part["bins"]] += part["counts"]
     before = np.concatenate([[0], np.cumsum(histogram)])
     settings = config.split
@@ -221,13 +176,13 @@ def find_cuts(config: Config, protocol: str, work: Path) -> Cuts:
     return Cuts(protocol, **cuts)
 
 
-def _count_times(row: dict[str, Any], *, work: str, first: int, width: int) -> dict[str, Any]:
-    bins = (read_shard(work, row["shard"]).times_N - first) // width
+def _count_times(shard: int, *, work: str, first: int, width: int) -> dict[str, Any]:
+    bins = (read_shard(work, shard).times_N - first) // width
     values, counts = np.unique(bins, return_counts=True)
     return {"bins": values, "counts": counts}
 
 
-def fit_core(config: Config, cuts: Cuts, num_items: int, work: Path) -> Any:
+def fit_core(config: Config, cuts: Cuts, num_items: int, work: Path, *, on_ray: bool = True) -> Any:
     """Find the k-core of the train window.
 
     Items with too few train events of core users are removed, then users with too few train events
@@ -239,14 +194,18 @@ def fit_core(config: Config, cuts: Cuts, num_items: int, work: Path) -> Any:
     Raises:
         UserError: The core is empty.
     """
-    import ray
-
     min_user, min_item = config.data.min_user_events, config.data.min_item_events
     in_core_V = np.ones(num_items, dtype=bool)
     while True:
         popularity_V = np.zeros(num_items, dtype=np.int64)
-        kwargs = {"cuts": cuts, "in_core": ray.put(in_core_V), "min_events": min_user}
-        for part in map_shards(_count_items, work, **kwargs):
+        for part in map_shards(
+            _count_items,
+            work,
+            shared={"in_core_V": in_core_V},
+            on_ray=on_ray,
+            cuts=cuts,
+            min_events=min_user,
+        ):
             popularity_V[part["items"]] += part["counts"]
         stays_V = in_core_V & (popularity_V >= min_item)
         num_left = int(popularity_V[stays_V].sum())
@@ -263,29 +222,27 @@ def fit_core(config: Config, cuts: Cuts, num_items: int, work: Path) -> Any:
 
 
 def _count_items(
-    row: dict[str, Any], *, work: str, cuts: Cuts, in_core: Any, min_events: int
+    shard: int, *, work: str, cuts: Cuts, in_core_V: Any, min_events: int
 ) -> dict[str, Any]:
-    import ray
-
-    events = read_shard(work, row["shard"])
-    is_train_N = split.mark_train_events(events, cuts.count(events), ray.get(in_core), min_events)
+    events = read_shard(work, shard)
+    is_train_N = split.mark_train_events(events, cuts.count(events), in_core_V, min_events)
     items, counts = np.unique(events.items_N[is_train_N], return_counts=True)
     return {"items": items, "counts": counts}
 
 
-def collect_queries(work: Path, *, has_queries: bool) -> pa.Array:
+def collect_queries(work: Path, *, has_queries: bool, on_ray: bool = True) -> pa.Array:
     """Return the distinct queries of all events, sorted, in order of query_index."""
     if not has_queries:
         return pa.array([], pa.string())
-    parts = map_shards(_distinct_queries, work)
+    parts = map_shards(_distinct_queries, work, on_ray=on_ray)
     distinct = pc.unique(
         pa.concat_arrays([pa.array(list(part["queries"]), pa.string()) for part in parts])
     )
     return distinct.take(pc.sort_indices(distinct))
 
 
-def _distinct_queries(row: dict[str, Any], *, work: str) -> dict[str, Any]:
-    table = pq.read_table(Path(work, "stage", f"{row['shard']:05d}.parquet"), columns=["queries"])
+def _distinct_queries(shard: int, *, work: str) -> dict[str, Any]:
+    table = pq.read_table(Path(work, "stage", f"{shard:05d}.parquet"), columns=["queries"])
     distinct = pc.unique(table["queries"].combine_chunks().flatten()).drop_null()
     return {"queries": distinct.to_pylist()}
 
@@ -322,6 +279,8 @@ def write_examples(
     queries: pa.Array,
     clock: preparing.Clock | None,
     work: Path,
+    *,
+    on_ray: bool = True,
 ) -> tuple[collections.Counter[str], list[Finding]]:
     """Write `train/`, `val/` and `test/`, and audit the written files.
 
@@ -332,12 +291,11 @@ def write_examples(
         queries: All query texts, sorted.
         clock: Arrival times of items; None for an order-only log, which has no rates either.
         work: Working directory.
+        on_ray: Whether tasks of Ray do the work, or this process.
 
     Returns:
-        Counts by name (see `_write_shard`), and the audit's findings.
+        Counts by name (see `count_parts`), and the audit's findings.
     """
-    import ray
-
     for name in ("train", "val", "test"):
         (work / name).mkdir()
     weights = [config.data.event_weights.get(kind, 1.0) for kind in EVENTS]
@@ -347,11 +305,14 @@ def write_examples(
     for part in map_shards(
         _write_shard,
         work,
+        shared={
+            "popularity_V": popularity_V,
+            "queries": queries,
+            "reserved_Q": reserved_queries(config, queries),
+            "clock": clock,
+        },
+        on_ray=on_ray,
         cuts=cuts,
-        popularity=ray.put(popularity_V),
-        queries=ray.put(queries),
-        reserved=ray.put(split.reserve_queries(queries.to_pylist(), config.split.unseen_queries)),
-        clock=ray.put(clock),
         weights=weights,
         min_events=config.data.min_user_events,
         fragment_rows=config.data.fragment_rows,
@@ -365,56 +326,90 @@ def write_examples(
 
 
 def _write_shard(
-    row: dict[str, Any],
+    shard: int,
     *,
     work: str,
     cuts: Cuts,
-    popularity: Any,
-    queries: Any,
-    reserved: Any,
-    clock: Any,
+    popularity_V: Any,
+    queries: pa.Array,
+    reserved_Q: Any,
+    clock: preparing.Clock | None,
     weights: Sequence[float],
     min_events: int,
     fragment_rows: int,
 ) -> dict[str, Any]:
-    import ray
-
-    popularity_V: Any = ray.get(popularity)
-    has_times = ray.get(clock) is not None
-    events = read_shard(work, row["shard"], weights, ray.get(queries), has_times=has_times)
-    counts_B3 = cuts.count(events)
-    is_train_N = split.mark_train_events(events, counts_B3, popularity_V > 0, min_events)
-    has_train_B = np.add.reduceat(is_train_N, events.offsets_B[:-1]) > 0
-    tables = {
-        "train": split.make_train_examples(
-            split.hide_queries(events, is_train_N, ray.get(reserved)), is_train_N
-        ),
-        "val": split.make_eval_examples(events, counts_B3, split.VAL, has_train_B),
-        "test": split.make_eval_examples(events, counts_B3, split.TEST, has_train_B),
-    }
-    counts: dict[str, int] = {}
-    for name, table in tables.items():
-        counts[f"examples {name}"] = table.num_rows
-        path = Path(work, name, f"part-{row['shard']:05d}.parquet")
-        if table.num_rows:
-            # nothing reads statistics; dictionaries of item numbers save little
-            pq.write_table(table, path, fragment_rows, use_dictionary=False, write_statistics=False)
-    by_part = counts_B3.sum(0)
-    has_eval_B = counts_B3[:, 1:].sum(1) > 0
-    counts |= {
-        "events train": int(is_train_N.sum()),
-        "events val": int(by_part[split.VAL]),
-        "events test": int(by_part[split.TEST]),
-        "outside the k-core": int(by_part[split.TRAIN] - is_train_N.sum()),
-        "users": int((has_train_B | has_eval_B).sum()),
-        "cold users": int((has_eval_B & ~has_train_B).sum()),
-        "ties": split.count_ties(events, counts_B3),
-    }
-    findings = preparing.audit_shard(
-        work, row["shard"], events, counts_B3, popularity_V == 0, ray.get(clock)
-    )
+    events = read_shard(work, shard, weights, queries, has_times=clock is not None)
+    parts = split_events(events, cuts, popularity_V > 0, min_events)
+    for name, table in make_examples(events, parts, reserved_Q).items():
+        write_rows(table, Path(work, name, f"part-{shard:05d}.parquet"), fragment_rows)
+    findings = preparing.audit_shard(work, shard, events, parts.counts_B3, popularity_V == 0, clock)
     return {
-        "counts": json.dumps(counts),
+        "counts": json.dumps(count_parts(events, parts)),
         "findings": json.dumps([vars(finding) for finding in findings]),
         "rates": json.dumps(preparing.sum_up_rates(events)),
     }
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The split of the events of B users.
+
+    Attributes:
+        counts_B3: [B, 3] int64, events in train, val and test.
+        is_train_N: [N] bool, events of the train window that are in the core.
+        has_train_B: [B] bool, users with such an event.
+    """
+
+    counts_B3: Any
+    is_train_N: Any
+    has_train_B: Any
+
+
+def split_events(events: split.UserEvents, cuts: Cuts, in_core_V: Any, min_events: int) -> Parts:
+    """Split the events of users; see `split.mark_train_events`."""
+    counts_B3 = cuts.count(events)
+    is_train_N = split.mark_train_events(events, counts_B3, in_core_V, min_events)
+    has_train_B = split.any_by_user(is_train_N, events.offsets_B)
+    return Parts(counts_B3, is_train_N, has_train_B)
+
+
+def reserved_queries(config: Config, queries: pa.Array) -> Any:
+    """Return [Q] bool: the queries that train does not see (`split.unseen_queries`)."""
+    return split.reserve_queries(queries.to_pylist(), config.split.unseen_queries)
+
+
+def make_examples(events: split.UserEvents, parts: Parts, reserved_Q: Any) -> dict[str, pa.Table]:
+    """Return the rows of train, val and test of some users; `reserved_Q` as above."""
+    shown = split.hide_queries(events, parts.is_train_N, reserved_Q)
+    held_out = {
+        name: split.make_eval_examples(events, parts.counts_B3, part, parts.has_train_B)
+        for name, part in (("val", split.VAL), ("test", split.TEST))
+    }
+    return {"train": split.make_train_examples(shown, parts.is_train_N), **held_out}
+
+
+def count_parts(events: split.UserEvents, parts: Parts) -> dict[str, int]:
+    """Return the counts of a shard by name; those of several shards add."""
+    by_part = parts.counts_B3.sum(0)
+    has_eval_B = parts.counts_B3[:, 1:].sum(1) > 0
+    in_train = int(parts.is_train_N.sum())
+    num_rows = split.count_train_rows(parts.is_train_N, events.offsets_B)
+    return {
+        "examples train": num_rows,
+        "examples val": int((parts.counts_B3[:, split.VAL] > 0).sum()),
+        "examples test": int((parts.counts_B3[:, split.TEST] > 0).sum()),
+        "events train": in_train,
+        "events val": int(by_part[split.VAL]),
+        "events test": int(by_part[split.TEST]),
+        "outside the k-core": int(by_part[split.TRAIN]) - in_train,
+        "users": int((parts.has_train_B | has_eval_B).sum()),
+        "cold users": int((has_eval_B & ~parts.has_train_B).sum()),
+        "ties": split.count_ties(events, parts.counts_B3),
+    }
+
+
+def write_rows(table: pa.Table, path: Path, fragment_rows: int) -> None:
+    """Write the rows of a shard of a split; without rows there is no file."""
+    if table.num_rows:
+        # nothing reads statistics; dictionaries of item numbers save little
+        pq.write_table(table, path, fragment_rows, use_dictionary=False, write_statistics=False)

@@ -119,7 +119,7 @@ def make_train_examples(events: UserEvents, is_train_N: Any) -> pa.Table:
     lengths_B = _sum_by_user(is_train_N, events.offsets_B)
     starts_B = np.cumsum(lengths_B) - lengths_B
     step = MAX_EXAMPLE_EVENTS - 1
-    rows_B = np.where(lengths_B > 0, np.maximum(-(-(lengths_B - 1) // step), 1), 0)
+    rows_B = _num_rows(lengths_B)
     users_R = np.repeat(np.arange(len(rows_B)), rows_B)
     first_R = (np.arange(len(users_R)) - np.repeat(np.cumsum(rows_B) - rows_B, rows_B)) * step
     lengths_R = np.minimum(lengths_B[users_R] - first_R, MAX_EXAMPLE_EVENTS)
@@ -132,6 +132,37 @@ def make_train_examples(events: UserEvents, is_train_N: Any) -> pa.Table:
     ]
     columns.append(_times(events, kept, offsets))
     return pa.table(columns, schema=TRAIN_EXAMPLE)
+
+
+def count_train_rows(is_train_N: Any, offsets_B: Any) -> int:
+    """Count the rows that `make_train_examples` makes."""
+    return int(_num_rows(_sum_by_user(is_train_N, offsets_B)).sum())
+
+
+def _num_rows(lengths_B: Any) -> Any:
+    """Return the number of train rows of users by their number of train events."""
+    step = MAX_EXAMPLE_EVENTS - 1
+    return np.where(lengths_B > 0, np.maximum(-(-(lengths_B - 1) // step), 1), 0)
+
+
+def any_by_user(flags_N: Any, offsets_B: Any) -> Any:
+    """Return [B] bool: whether a flag of the user's events is set."""
+    return _sum_by_user(flags_N, offsets_B) > 0
+
+
+def take_users(events: UserEvents, places_C: Any) -> UserEvents:
+    """Return the events of some users, by their indices in `user_ids`."""
+    starts = events.offsets_B[places_C]
+    places, offsets = slices(starts, events.offsets_B[places_C + 1] - starts)
+    return UserEvents(
+        events.user_ids.take(pa.array(places_C)),
+        offsets,
+        events.items_N[places],
+        events.times_N[places],
+        events.queries_N[places],
+        events.weights_N[places],
+        events.has_times,
+    )
 
 
 def make_eval_examples(events: UserEvents, counts_B3: Any, part: int, has_train_B: Any) -> pa.Table:

@@ -13,18 +13,20 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
 from recdiv_core.data.audit import traces
 from recdiv_core.data.events import (
+    A_DAY_US,
     STAGED,
     ClickLog,
     RowCounts,
@@ -37,42 +39,53 @@ from recdiv_core.schema import EVENT, QUERY, TIMESTAMP, USER_ID
 
 logger = logging.getLogger(__name__)
 
+USER_HASH: Final = "user_hash"
+LISTED: Final[Mapping[str, str]] = {
+    "items": "item",
+    "times": TIMESTAMP,
+    "events": EVENT,
+    "queries": QUERY,
+    "sessions": "session_id",
+    "rows": readers.ROW,
+}
+"""List column of a staged shard -> column of STAGED with one value per event."""
 PROGRESS_S: Final = 10.0
 """Seconds between two log lines of progress."""
 
 
-def stage_shards(log: ClickLog, item_ids: pa.Array, config: Config, work: Path) -> RowCounts:
+def stage_shards(
+    log: ClickLog, item_ids: pa.Array, config: Config, work: Path, *, on_ray: bool = True
+) -> RowCounts:
     """Read, classify and shuffle the log into `work/stage/<shard>.parquet`, one row per user.
 
     Rejected rows go to `work/quarantine/`.
 
+    Args:
+        log: click log, opened.
+        item_ids: [V] string, in order of item_index.
+        config: settings of the data set.
+        work: directory of the data set.
+        on_ray: whether tasks of Ray do the work, or this process, which holds all events.
+
     Raises:
         UserError: Too many rows are rejected.
     """
-    import ray
-    import ray.data
-
     for name in ("stage", "counts", "traces", "quarantine"):
         (work / name).mkdir(exist_ok=True)
-    numbers = [{"unit": number} for number in range(len(log.units))]
-    read = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
-        cast("Any", _read_units),
-        batch_size=1,
-        batch_format="pyarrow",
-        fn_kwargs={"log": log, "ids": ray.put(item_ids), "config": config, "work": str(work)},
-    )
-    staged = read.groupby("shard", num_partitions=config.data.num_shards).map_groups(
-        cast("Any", _stage_group),
-        batch_format="pyarrow",
-        fn_kwargs={
-            "stage": str(work / "stage"),
-            "gap_us": int(config.data.session_gap_s * 1e6) if log.has_timestamps else 0,
-            "has_timestamps": log.has_timestamps,
-        },
-    )
+    grouping = {
+        "stage": str(work / "stage"),
+        "gap_us": int(config.data.session_gap_s * 1e6) if log.has_timestamps else 0,
+        "has_timestamps": log.has_timestamps,
+    }
     with _progress(work / "counts"):
-        for _ in staged.iter_rows():
-            pass
+        if on_ray:
+            _stage_on_ray(log, item_ids, config, work, grouping)
+        else:
+            units = range(len(log.units))
+            read = [t for unit in units for t in read_unit(unit, log, item_ids, config, work)]
+            rows = pa.concat_tables([STAGED.empty_table(), *read])
+            for shard in sorted(set(rows["shard"].to_pylist())):
+                _stage_group(rows.filter(pc.equal(rows["shard"], shard)), **grouping)
     counts = read_counts(work / "counts")
     counts.check()
     for change, number in counts.coerced.items():
@@ -85,6 +98,26 @@ def stage_shards(log: ClickLog, item_ids: pa.Array, config: Config, work: Path) 
     return counts
 
 
+def _stage_on_ray(
+    log: ClickLog, item_ids: pa.Array, config: Config, work: Path, grouping: Mapping[str, Any]
+) -> None:
+    import ray
+    import ray.data
+
+    numbers = [{"unit": number} for number in range(len(log.units))]
+    read = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
+        cast("Any", _read_units),
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_kwargs={"log": log, "ids": ray.put(item_ids), "config": config, "work": str(work)},
+    )
+    staged = read.groupby("shard", num_partitions=config.data.num_shards).map_groups(
+        cast("Any", _stage_group), batch_format="pyarrow", fn_kwargs=dict(grouping)
+    )
+    for _ in staged.iter_rows():
+        pass
+
+
 def _read_units(
     batch: pa.Table, *, log: ClickLog, ids: Any, config: Config, work: str
 ) -> Iterator[pa.Table]:
@@ -92,26 +125,33 @@ def _read_units(
 
     item_ids = ray.get(ids)
     for number in batch["unit"].to_pylist():
-        unit = log.units[number]
-        total = RowCounts()
-        seen = traces.Traces(len(item_ids))
-        rejected: list[pa.Table] = []
-        started = time.monotonic()
-        for raw in readers.read_unit(unit, log.columns):
-            events, quarantined, counts, sightings = classify_rows(raw, log, item_ids, config)
-            total.add(counts)
-            seen.add(sightings)
-            rejected.append(quarantined)
-            yield events
-            if time.monotonic() - started > PROGRESS_S:
-                started = time.monotonic()
-                _write_counts(total, Path(work, "counts", f"{number:06d}.json"))
-        if rejected:
-            path = Path(work, "quarantine", f"clicks-{number:06d}.parquet")
-            write_quarantine(pa.concat_tables(rejected), unit.path, path)
-        _write_counts(total, Path(work, "counts", f"{number:06d}.json"))
-        seen.save(Path(work, "traces", f"{number:06d}.npz"))
+        yield from read_unit(number, log, item_ids, config, Path(work))
     yield STAGED.empty_table()
+
+
+def read_unit(
+    number: int, log: ClickLog, item_ids: pa.Array, config: Config, work: Path
+) -> Iterator[pa.Table]:
+    """Read and classify a unit of the log; yield its STAGED events, write its counts."""
+    unit = log.units[number]
+    total = RowCounts()
+    seen = traces.Traces(len(item_ids))
+    rejected: list[pa.Table] = []
+    started = time.monotonic()
+    for raw in readers.read_unit(unit, log.columns):
+        events, quarantined, counts, sightings = classify_rows(raw, log, item_ids, config)
+        total.add(counts)
+        seen.add(sightings)
+        rejected.append(quarantined)
+        yield events
+        if time.monotonic() - started > PROGRESS_S:
+            started = time.monotonic()
+            _write_counts(total, work / "counts" / f"{number:06d}.json")
+    if rejected:
+        path = work / "quarantine" / f"clicks-{number:06d}.parquet"
+        write_quarantine(pa.concat_tables(rejected), unit.path, path)
+    _write_counts(total, work / "counts" / f"{number:06d}.json")
+    seen.save(work / "traces" / f"{number:06d}.npz")
 
 
 def _write_counts(counts: RowCounts, path: Path) -> None:
@@ -180,18 +220,45 @@ def _progress(directory: Path) -> Iterator[None]:
 def _stage_group(group: pa.Table, *, stage: str, gap_us: int, has_timestamps: bool) -> pa.Table:
     shard = group["shard"][0].as_py()
     users, num_duplicates, num_sessions = order_events(group, gap_us)
-    pq.write_table(users, Path(stage, f"{shard:05d}.parquet"), row_group_size=16_384)
-    summary: dict[str, Any] = {"num_duplicates": num_duplicates, "num_sessions": num_sessions}
+    write_shard(users, Path(stage), shard)
     times = users["times"].combine_chunks().flatten().to_numpy()
-    summary |= {"first": int(times.min()), "last": int(times.max()), "num_events": len(times)}
-    if has_timestamps:
-        days, counts = np.unique(times.astype("M8[us]").astype("M8[D]"), return_counts=True)
-        summary["days"] = dict(zip(days.astype(str).tolist(), counts.tolist(), strict=True))
-    Path(stage, f"{shard:05d}.json").write_text(json.dumps(summary), encoding="utf-8")
+    summary: dict[str, Any] = {"num_duplicates": num_duplicates, "num_sessions": num_sessions}
+    summary |= describe_events(times, has_timestamps=has_timestamps)
+    write_summary(summary, Path(stage), shard)
     return pa.table({"shard": [shard]})
 
 
-def order_events(events: pa.Table, gap_us: int) -> tuple[pa.Table, int, int]:
+def write_shard(users: pa.Table, stage: Path, shard: int) -> None:
+    """Write a staged shard, one row per user."""
+    path = stage / f"{shard:05d}.parquet"
+    packed = {"rows.list.element": "DELTA_BINARY_PACKED"}  # they rise within a user
+    pq.write_table(
+        users,
+        path,
+        row_group_size=16_384,
+        use_dictionary=cast("Any", [f"{name}.list.element" for name in ("queries", "sessions")]),
+        column_encoding=packed,
+        write_statistics=False,
+    )
+
+
+def write_summary(summary: Mapping[str, Any], stage: Path, shard: int) -> None:
+    """Write the counts of a staged shard."""
+    (stage / f"{shard:05d}.json").write_text(json.dumps(summary), encoding="utf-8")
+
+
+def describe_events(times_N: Any, *, has_timestamps: bool) -> dict[str, Any]:
+    """Return the number, the first and last time, and the days of the events of a shard."""
+    summary: dict[str, Any] = {"first": int(times_N.min()), "last": int(times_N.max())}
+    summary["num_events"] = len(times_N)
+    if has_timestamps:
+        days, counts = np.unique(times_N // A_DAY_US, return_counts=True)
+        names = days.astype("M8[D]").astype(str).tolist()
+        summary["days"] = dict(zip(names, counts.tolist(), strict=True))
+    return summary
+
+
+def order_events(events: pa.Table, gap_us: int, rank_F: Any = None) -> tuple[pa.Table, int, int]:
     """Order STAGED events into one row per user, without repeated events.
 
     The events of a user are in order of time, ties in order of the input. Users are in order of
@@ -201,10 +268,11 @@ def order_events(events: pa.Table, gap_us: int) -> tuple[pa.Table, int, int]:
         events: STAGED rows in any order.
         gap_us: Idle time that ends a session, in microseconds; 0 = one session per user. A
             given `session_id` takes precedence.
+        rank_F: [F] int64, place of each file of the log in the input; None = in order of number.
 
     Returns:
-        Table of user_id and lists of items, times, events and queries; number of repeated events
-        that were removed; number of sessions.
+        Table of user_id, user_hash and lists of items, times, events, queries, session ids and
+        rows in the input; number of repeated events that were removed; number of sessions.
     """
     users = events[USER_ID].combine_chunks().dictionary_encode()
     codes = {
@@ -216,6 +284,9 @@ def order_events(events: pa.Table, gap_us: int) -> tuple[pa.Table, int, int]:
         "session": _codes(events["session_id"]),
         "row": events[readers.ROW].to_numpy(),
     }
+    if rank_F is not None:
+        file_N, line_N = np.divmod(codes["row"], readers.FILE_STRIDE)
+        codes["row"] = rank_F[file_N] * readers.FILE_STRIDE + line_N
     order = np.lexsort(
         tuple(codes[n] for n in ("row", "session", "query", "event", "item", "time", "user"))
     )
@@ -235,12 +306,12 @@ def order_events(events: pa.Table, gap_us: int) -> tuple[pa.Table, int, int]:
     starts = np.flatnonzero(is_new_user)
     offsets = pa.array(np.append(starts, len(kept)), pa.int32())
     take = pa.array(kept)
-    columns = {"items": "item", "times": TIMESTAMP, "events": EVENT, "queries": QUERY}
     table = pa.table(
         {USER_ID: users.dictionary.take(pa.array(user[starts]))}
+        | {USER_HASH: pa.array(hashes[kept[starts]])}
         | {
             ours: pa.ListArray.from_arrays(offsets, events[name].combine_chunks().take(take))
-            for ours, name in columns.items()
+            for ours, name in LISTED.items()
         }
     )
     return table, len(order) - len(kept), int(is_new_session.sum())

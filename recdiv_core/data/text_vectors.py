@@ -120,8 +120,10 @@ def ensure_vectors(prepared: Path, manifest: Manifest) -> None:
     _make(prepared, missing, source, manifest.encoder.pooling)
 
 
-def make_item_vectors(work: Path, encoder: EncoderSource, source: str) -> np.ndarray:
-    """Encode the items of a data set that `prepare` builds; Ray must run.
+def make_item_vectors(
+    work: Path, encoder: EncoderSource, source: str, *, on_ray: bool = True
+) -> np.ndarray:
+    """Encode the items of a data set that `prepare` builds.
 
     Trainings of the data set find the vectors and do not encode the items again.
 
@@ -129,12 +131,17 @@ def make_item_vectors(work: Path, encoder: EncoderSource, source: str) -> np.nda
         work: Directory with `tokens.arrow`.
         encoder: Encoder of the data set.
         source: Path of the resolved encoder.
+        on_ray: Whether actors of Ray do the work, or this process.
 
     Returns:
         [V, H] float32 of unit length, memory-mapped.
     """
     path = _path(work, encoder, "tokens")
-    _make(work, {"tokens": path}, source, encoder.pooling)
+    if on_ray:
+        _make(work, {"tokens": path}, source, encoder.pooling)
+    else:
+        path.parent.mkdir()
+        np.save(path, encode_here(list(load_tokens(work)), source, encoder.pooling))
     return np.load(path, mmap_mode="r")
 
 
@@ -148,6 +155,31 @@ def _make(prepared: Path, missing: Mapping[str, Path], source: str, pooling: Poo
         _encode_all(tokens_of, source, pooling)
         for path in wanted:
             (work / path.name).replace(path)
+
+
+def encode_here(tokens: Sequence[list[int]], source: str, pooling: Pooling) -> np.ndarray:
+    """Encode a few texts in this process, without Ray.
+
+    Args:
+        tokens: [N] token ids.
+        source: Path of the resolved encoder.
+        pooling: Token states that make the vector of a text.
+
+    Returns:
+        [N, H] float32 of unit length.
+    """
+    import torch
+
+    encoder = cast("nn.Module", load_encoder(source))
+    vectors = np.empty((len(tokens), encoder_width(source)), np.float32)
+    order = np.argsort([len(ids) for ids in tokens], kind="stable")  # equal lengths: less padding
+    with torch.inference_mode():
+        for start in range(0, len(order), ROWS_A_BATCH):
+            rows = order[start : start + ROWS_A_BATCH]
+            input_ids, mask = pad_tokens([tokens[row] for row in rows])
+            hidden = encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
+            vectors[rows] = pool(hidden, mask, pooling).numpy()
+    return vectors
 
 
 def _encode_all(

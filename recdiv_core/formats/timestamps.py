@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -62,6 +62,16 @@ class TimeFormat:
 
     def __str__(self) -> str:
         return self.pattern or NAMES[self.unit]
+
+
+def format_named(name: str) -> TimeFormat:
+    """Return the format whose `str` is a name.
+
+    >>> format_named("milliseconds since 1970").unit, format_named("%d/%m/%Y").pattern
+    ('ms', '%d/%m/%Y')
+    """
+    unit = next((unit for unit, known in NAMES.items() if known == name), None)
+    return TimeFormat("pattern", name) if unit is None else TimeFormat(cast("TimeUnit", unit))
 
 
 def detect_times(column: pa.Array, name: str, pattern: str = "") -> TimeFormat:

@@ -18,6 +18,12 @@ import pyarrow.compute as pc
 from recdiv_core.models.query_text import normalise_query
 
 
+def whole_column(table: pa.Table, name: str) -> pa.Array:
+    """Return a column of a table as one array."""
+    column = table[name].combine_chunks()
+    return column if isinstance(column, pa.Array) else pa.array([], column.type)
+
+
 def as_text(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """Return a column of any type as strings; empty text becomes null.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 
@@ -41,3 +42,16 @@ def write_json(path: Path, tree: object, *, indent: int | None = None) -> None:
         ValueError: a number is not finite; JSON has only finite numbers.
     """
     write_whole(path, json.dumps(tree, indent=indent, ensure_ascii=False, allow_nan=False))
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a second name of a file that is never written again, or a copy where links fail.
+
+    Args:
+        source: file.
+        target: path that does not exist yet; its directory does.
+    """
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)

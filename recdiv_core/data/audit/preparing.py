@@ -11,7 +11,7 @@ B users, N events, V items, R requests.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -88,6 +88,21 @@ def audit_shard(
     """Read a shard's files back and compare them with the events that they were made from."""
     train = _read(work, "train", shard, TRAIN_EXAMPLE)
     evals = {name: _read(work, name, shard, EVAL_EXAMPLE) for name in ("val", "test")}
+    return audit_tables(train, evals, events, counts_B3, is_cold_V, clock)
+
+
+def audit_tables(
+    train: pa.Table,
+    evals: Mapping[str, pa.Table],
+    events: split.UserEvents,
+    counts_B3: Any,
+    is_cold_V: Any,
+    clock: Clock | None = None,
+) -> list[Finding]:
+    """Compare the rows of some users, `evals` by split, with the events that they were made from.
+
+    The findings of users without held-out events whose rows are right are 0.
+    """
     num_items = len(is_cold_V)
     keys_N = events.users_N * num_items + events.items_N
     parts_N = split.mark_parts(counts_B3)

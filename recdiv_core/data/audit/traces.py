@@ -69,6 +69,11 @@ class Traces:
         items = np.flatnonzero(self.first_V != NEVER)
         np.savez(path, items=items, first=self.first_V[items], counts=self.counts_2P)
 
+    def merge(self, other: Traces) -> None:
+        """Add the sums of another part of the log, over the same items."""
+        self.first_V = np.minimum(self.first_V, other.first_V)
+        self.counts_2P += other.counts_2P
+
 
 def merge_traces(paths: Sequence[Path], num_items: int) -> Traces:
     """Add up the sums that the read tasks saved."""

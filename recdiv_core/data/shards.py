@@ -1,0 +1,110 @@
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+"""Staged shards: the events of a hash partition of the users, and passes over all of them.
+
+A pass calls a plain function for each shard, as Ray tasks or in this process. staging.py writes the
+shards; examples.py and append.py read them. A shard without users has no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recdiv_core.data import split
+from recdiv_core.schema import EVENTS, NO_QUERY, USER_ID
+
+LISTS: Final = ("items", "times", "events", "queries")
+"""Columns of a staged shard that examples are made of."""
+
+
+def list_shards(work: Path) -> list[int]:
+    """Return the numbers of the staged shards; a shard without users has no file."""
+    return sorted(int(path.stem) for path in (work / "stage").glob("*.parquet"))
+
+
+def map_shards(
+    function: Callable[..., dict[str, Any]],
+    work: Path,
+    *,
+    shared: Mapping[str, object] | None = None,
+    on_ray: bool = True,
+    **kwargs: object,
+) -> Iterator[dict[str, Any]]:
+    """Call `function(shard, work=..., **shared, **kwargs)` for each staged shard.
+
+    Args:
+        function: called with the number of a shard; on Ray, its result is a row of Ray Data.
+        work: directory that has `stage/`.
+        shared: large arguments; on Ray they are stored once for all tasks.
+        on_ray: whether tasks of Ray call the function, or this process does, shard by shard.
+        kwargs: further arguments.
+    """
+    if not on_ray:
+        for shard in list_shards(work):
+            yield function(shard, work=str(work), **(shared or {}), **kwargs)
+        return
+    import ray
+    import ray.data
+
+    shards = [{"shard": shard} for shard in list_shards(work)]
+    stored = {name: ray.put(value) for name, value in (shared or {}).items()}
+    dataset = ray.data.from_items(shards, override_num_blocks=len(shards))
+    call = {"function": function, "stored": stored, "work": str(work), **kwargs}
+    yield from dataset.map(cast("Any", _call), fn_kwargs=call).iter_rows()
+
+
+def _call(
+    row: dict[str, Any],
+    *,
+    function: Callable[..., dict[str, Any]],
+    stored: Mapping[str, Any],
+    **kwargs: object,
+) -> dict[str, Any]:
+    import ray
+
+    return function(row["shard"], **{name: ray.get(ref) for name, ref in stored.items()}, **kwargs)
+
+
+def read_shard(
+    work: str,
+    shard: int,
+    weights: Sequence[float] = (),
+    queries: pa.Array | None = None,
+    *,
+    has_times: bool = True,
+) -> split.UserEvents:
+    """Read a staged shard.
+
+    Args:
+        work: Working directory.
+        shard: Number of the shard.
+        weights: Weight of each kind of event, in the order of EVENTS; empty = all 1.
+        queries: All query texts, sorted; None = without queries.
+        has_times: Whether the log has times, not order numbers.
+    """
+    path = Path(work, "stage", f"{shard:05d}.parquet")
+    table = pq.read_table(path, columns=[USER_ID, *LISTS])
+    lists = {name: table[name].combine_chunks() for name in LISTS}
+    kinds = lists["events"].flatten().to_numpy()
+    items = lists["items"].flatten().to_numpy()
+    query_N = np.full(len(items), NO_QUERY, dtype=np.int32)
+    if queries is not None:
+        found = pc.index_in(lists["queries"].flatten(), queries)
+        query_N = found.fill_null(NO_QUERY).to_numpy().astype(np.int32)
+    weight_of = np.array([*weights, 1.0] if weights else np.ones(len(EVENTS) + 1), dtype=np.float32)
+    return split.UserEvents(
+        table[USER_ID].combine_chunks(),
+        lists["items"].offsets.to_numpy().astype(np.int64),
+        items,
+        lists["times"].flatten().to_numpy(),
+        query_N,
+        weight_of[kinds],
+        has_times,
+    )
