@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from recdiv_core.data.catalogue import load_tokens
 from recdiv_core.data.queries import load_queries
 from recdiv_core.schema import ITEM_ID, ITEM_INDEX, NO_QUERY, USER_ID, read_manifest
+from recdiv_core.storage.places import name_of
 
 COUNTED: Final = (
     "num_users",
@@ -45,7 +46,8 @@ def digest(prepared: Path) -> dict[str, str]:
     }
     manifest = read_manifest(prepared)
     counts = manifest.model_dump(mode="json", include=set(COUNTED))
-    counts["files"] = sorted(json.dumps(row, sort_keys=True) for row in manifest.files)
+    files = ({**row, "path": name_of(str(row["path"]))} for row in manifest.files)
+    counts["files"] = sorted(json.dumps(row, sort_keys=True) for row in files)
     found["catalogue"] = _sum(_items(prepared, manifest.categories))
     found["counts"] = _sum([json.dumps(counts, sort_keys=True)])
     audit = json.loads((prepared / "audit.json").read_text(encoding="utf-8"))
