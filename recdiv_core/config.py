@@ -261,6 +261,12 @@ class SplitConfig(_Section):
     """Share of events in the validation window (temporal)."""
     test_share: float = Field(default=0.1, gt=0.0, lt=0.5)
     """Share of events in the test window (temporal)."""
+    val_days: int = Field(default=0, ge=0)
+    """Days in UTC of the validation window, before the test window (temporal); replaces
+    `split.val_share`; 0 = by share."""
+    test_days: int = Field(default=0, ge=0)
+    """Latest days in UTC of the log that are the test window (temporal); replaces
+    `split.test_share`; 0 = by share."""
     val_from: str = ""
     """Start of the validation window as a timestamp; replaces `split.val_share` if set."""
     test_from: str = ""

@@ -16,32 +16,35 @@ from typing import Final, cast
 from recdiv_core.config import Config, flatten
 from recdiv_core.storage.given_paths import local_path
 
-_TRAIN: Final = ("train", "tune")
+_TRAIN: Final = ("train", "tune", "update")
 ON_CHECKPOINTS: Final = ("evaluate", "recommend", "compare", "register")
 """Pipelines that use the settings of a checkpoint instead of defaults and preset."""
 _CHECK: Final = ("audit", "inspect", "monitor", "report")
-_DATA: Final = ("prepare",)
+_DATA: Final = ("prepare", "update")
 
 READERS: Final[dict[str, tuple[str, ...]]] = {
     "data.": _DATA,
     "data.prepared": (*_TRAIN, *ON_CHECKPOINTS, *_CHECK, "dashboard"),
     "data.name": (*_DATA, "report", "dashboard"),
+    "data.demo_events": ("prepare",),
+    "data.derived_categories": ("prepare",),
     "split.": _DATA,
+    "split.protocol": ("prepare",),
     "model.": _TRAIN,
     "model.kind": (*_TRAIN, *ON_CHECKPOINTS),
     "model.diversity": (*_TRAIN, *ON_CHECKPOINTS),
     "model.text.encoder": (*_DATA, *_TRAIN),
-    "model.text.max_tokens": _DATA,
-    "model.text.pooling": _DATA,
-    "model.text.query_prefix": _DATA,
-    "model.text.passage_prefix": _DATA,
+    "model.text.max_tokens": ("prepare",),
+    "model.text.pooling": ("prepare",),
+    "model.text.query_prefix": ("prepare",),
+    "model.text.passage_prefix": ("prepare",),
     "model.text.fields": _DATA,
     "loss.": _TRAIN,
     "rerank.": (*_TRAIN, *ON_CHECKPOINTS),
     "train.": _TRAIN,
     "eval.": (*_TRAIN, *ON_CHECKPOINTS),
-    "eval.cutoffs": ("evaluate",),
-    "eval.slices": ("tune", "evaluate", "report"),
+    "eval.cutoffs": ("evaluate", "update"),
+    "eval.slices": ("tune", "evaluate", "report", "update"),
     "eval.dials": _TRAIN,
     "eval.objective": _TRAIN,
     "scaling.": (*_TRAIN, "evaluate", "recommend"),
@@ -76,7 +79,7 @@ def unread(pipeline: str, settings: Mapping[str, object]) -> list[str]:
     """Return a message for each group of settings that a pipeline does not read.
 
     >>> unread("train", {"data.event_weights": {}, "split.val_share": 0.2, "seed": 1})
-    ['data.event_weights, split.val_share: no effect in train; takes effect in prepare']
+    ['data.event_weights, split.val_share: no effect in train; takes effect in prepare, update']
     """
     groups: dict[str, list[str]] = {}
     for key in settings:

@@ -127,6 +127,16 @@ def test_a_k_core_is_the_same_as_from_scratch(root):
     assert digest(make(root, "core after", [7, 8], base="core before")) == digest(scratch)
 
 
+def test_windows_of_days_move_on_with_the_log(root):
+    days = {"split.val_days": 2, "split.test_days": 1}
+    scratch = make(root, "days", range(NUM_DAYS), **days)
+    make(root, "days before", range(NUM_DAYS - 1), **days)
+    found = make(root, "days after", [8], base="days before")
+    assert digest(found) == digest(scratch)
+    cuts = [read_manifest(root / name).split["test_from_us"] for name in ("days before", "days")]
+    assert cuts == [(START + day * DAY) // DAY * DAY * 1_000_000 for day in (7, 8)]
+
+
 def test_leave_last_out_is_the_same_as_from_scratch(root):
     how = {"split.protocol": "leave_last_out"}
     scratch = make(root, "last", range(NUM_DAYS), **how)

@@ -24,6 +24,7 @@ LINES = """
 benchmarks tests
 pipelines
 tune_spaces
+updating
 sweep
 report
 fronts release

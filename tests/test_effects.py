@@ -9,7 +9,7 @@ from recdiv_core.effects import READERS, only_read_by, readers, unread
 from tests.key_reach import Source, module_files, reads
 
 PIPELINES = ("prepare", "audit", "train", "tune", "evaluate", "recommend")
-PIPELINES += ("inspect", "monitor", "compare", "report", "register", "dashboard")
+PIPELINES += ("inspect", "monitor", "compare", "report", "register", "dashboard", "update")
 
 # what a pipeline reaches a reading of, and yet cannot be set by its call
 OF_THE_CHECKPOINT = ("model.", "loss.conditioned", "seed")
@@ -88,6 +88,6 @@ def test_a_key_is_left_out_only_where_it_is_not_read():
 def test_keys_with_the_same_readers_are_named_in_one_line():
     lines = unread("audit", {"data.clicks": "", "data.items": "", "train.epochs": 1})
     assert lines == [
-        "data.clicks, data.items: no effect in audit; takes effect in prepare",
-        "train.epochs: no effect in audit; takes effect in train, tune",
+        "data.clicks, data.items: no effect in audit; takes effect in prepare, update",
+        "train.epochs: no effect in audit; takes effect in train, tune, update",
     ]

@@ -25,6 +25,7 @@ NEEDED = {
     "recommend": ["--checkpoint", "nowhere", "--out", "nowhere"],
     "tune": ["--space", "tradeoff"],
     "register": ["--name", "shop", "--promote"],
+    "update": ["--name", "shop"],
 }
 WITHOUT_SETTINGS = {"submit", "init"}
 
@@ -183,7 +184,7 @@ def test_runs_stand_beside_settings(run, arguments: list[str], message: str):
 def test_a_setting_that_the_pipeline_does_not_read_is_named_once(run, caplog):
     run("train", "data.event_weights={cart: 2}", "split.val_share=0.2")
     assert caplog.messages == [
-        "data.event_weights, split.val_share: no effect in train; takes effect in prepare"
+        "data.event_weights, split.val_share: no effect in train; takes effect in prepare, update"
     ]
 
 
@@ -223,7 +224,7 @@ def test_a_config_file_that_the_data_were_prepared_with_is_not(
 def test_a_setting_that_a_checkpoint_pipeline_does_not_read_is_left_out(run, caplog):
     run("evaluate", *NEEDED["evaluate"], "train.epochs=3", "--preset", "demo")
     assert caplog.messages == [
-        "train.epochs: no effect in evaluate; takes effect in train, tune",
+        "train.epochs: no effect in evaluate; takes effect in train, tune, update",
         "--preset demo: no effect in evaluate, which takes the settings of the checkpoint",
     ]
 

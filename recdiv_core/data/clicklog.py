@@ -74,7 +74,12 @@ TEXT_KEYS: Final = (
     *DESCRIBED,
 )
 """Settings of the texts and their encoder that determine tokens and vectors."""
-IF_CHANGED: Final = {"data.demo_queries": "titles", "split.unseen_queries": 0.0}
+IF_CHANGED: Final[Mapping[str, object]] = {
+    "data.demo_queries": "titles",
+    "split.unseen_queries": 0.0,
+    "split.val_days": 0,
+    "split.test_days": 0,
+}
 """Settings that are in the fingerprint only if they differ from this value: the data sets of older
 versions are reused."""
 UNSEEN: Final = ("data.session_gap_s",)

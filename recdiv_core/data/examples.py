@@ -26,6 +26,7 @@ from recdiv_core.config import Config
 from recdiv_core.data import split
 from recdiv_core.data.audit import preparing
 from recdiv_core.data.audit.findings import Finding, merge
+from recdiv_core.data.events import A_DAY_US
 from recdiv_core.data.shards import map_shards, read_shard
 from recdiv_core.errors import UserError
 from recdiv_core.formats import timestamps
@@ -140,7 +141,7 @@ def describe_times(work: Path) -> dict[str, object]:
 
 
 def find_cuts(config: Config, protocol: str, work: Path, *, on_ray: bool = True) -> Cuts:
-    """Return the global cut times: as given, or from the shares of events.
+    """Return the global cut times: as given, from the latest days, or from the shares of events.
 
     Shares are approximated by a histogram of TIME_BINS bins over the time span of the log.
 
@@ -165,6 +166,11 @@ def find_cuts(config: Config, protocol: str, work: Path, *, on_ray: bool = True)
     for name, (given, share) in asked.items():
         edge = int(np.abs(before - (1.0 - share) * before[-1]).argmin())
         cuts[name] = parse_cut(given, f"split.{name}") if given else first + edge * width
+    if settings.test_days and not settings.test_from:
+        midnight = (last // A_DAY_US + 1) * A_DAY_US
+        cuts["test_from"] = midnight - settings.test_days * A_DAY_US
+    if settings.val_days and not settings.val_from:
+        cuts["val_from"] = cuts["test_from"] - settings.val_days * A_DAY_US
     if not first < cuts["val_from"] < cuts["test_from"] <= last:
         begin, val, test, end = (
             timestamps.show_time(t) for t in (first, cuts["val_from"], cuts["test_from"], last)

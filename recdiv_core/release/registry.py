@@ -177,29 +177,91 @@ def promote(
             f"tracking.uri={redact(uri)}: {name} has no candidate; register a RUN first"
         )
     champion = _version(client, name, CHAMPION)
-    rows: list[dict[str, Any]] = []
-    data: dict[str, object] | None = None
-    if champion is not None and champion.version != candidate.version:
-        with tempfile.TemporaryDirectory() as directory:
-            sides = on_newest(
-                [
-                    _downloaded(uri, version, Path(directory) / word)
-                    for word, version in ((CHAMPION, champion), (CANDIDATE, candidate))
-                ]
-            )
-            rows = pass_gate(sides[0], sides[1], floors, split)
-            data = judged_data(sides)
+    before = None if champion is None else str(champion.version)
+    gate = gate_versions(config, name, before, int(candidate.version), floors, split=split)
+    rows = gate["rows"]
     promoted = all(row["passes"] is not False for row in rows)
     if promoted:
-        client.set_registered_model_alias(name, CHAMPION, str(candidate.version))
+        set_champion(config, name, int(candidate.version))
     return {
         "name": name,
         "version": int(candidate.version),
         "champion": None if champion is None else int(champion.version),
         "promoted": promoted,
         "gate": rows,
-        "data": data,
+        "data": gate["data"],
     }
+
+
+def champion_version(config: Config, name: str) -> str | None:
+    """Return the number of the champion; None = there is none."""
+    check_model_name(name)
+    found = _version(client_of(tracking_uri(config)), name, CHAMPION)
+    return None if found is None else str(found.version)
+
+
+def copy_version(config: Config, name: str, version: str, place: Path) -> Path:
+    """Copy the checkpoint of a version into a directory; return the path of the copy."""
+    uri = tracking_uri(config)
+    found = client_of(uri).get_model_version(name, version)
+    return Path(_download(uri, found, place))
+
+
+def register_once(config: Config, checkpoint: str, name: str) -> dict[str, Any]:
+    """Register a checkpoint as the candidate, unless a version of it exists already.
+
+    See `register`.
+    """
+    client = client_of(tracking_uri(config))
+    try:
+        versions = client.search_model_versions(f"name = '{name}'")
+    except MlflowException:
+        versions = []
+    known = [each for each in versions if each.tags.get(RUN_TAG) == checkpoint]
+    if not known:
+        return register(config, checkpoint, {}, name)
+    version = min((each.version for each in known), key=int)
+    client.set_registered_model_alias(name, CANDIDATE, str(version))
+    return {
+        "name": name,
+        "version": int(version),
+        "alias": CANDIDATE,
+        "model_uri": f"models:/{name}@{CANDIDATE}",
+    }
+
+
+def gate_versions(
+    config: Config,
+    name: str,
+    champion: str | None,
+    candidate: int,
+    floors: Mapping[str, float],
+    *,
+    split: str = "test",
+) -> dict[str, Any]:
+    """Compare two versions on the newest data set of theirs; without a champion all is well.
+
+    Returns:
+        `{"rows", "data"}`; for `rows` see `gate.pass_gate`, for `data` see `judged_data`.
+    """
+    if champion is None or champion == str(candidate):
+        return {"rows": [], "data": None}
+    uri = tracking_uri(config)
+    client = client_of(uri)
+    with tempfile.TemporaryDirectory() as directory:
+        found = [
+            _downloaded(uri, client.get_model_version(name, version), Path(directory) / word)
+            for word, version in ((CHAMPION, champion), (CANDIDATE, str(candidate)))
+        ]
+        sides = on_newest(found)
+        rows = pass_gate(sides[0], sides[1], floors, split)
+        return {"rows": rows, "data": judged_data(sides)}
+
+
+def set_champion(config: Config, name: str, version: int) -> None:
+    """Give a version the alias `champion`."""
+    client = client_of(tracking_uri(config))
+    client.set_registered_model_alias(name, CHAMPION, str(version))
 
 
 def check_model_name(name: str) -> None:
@@ -314,9 +376,12 @@ def _version(client: Any, name: str, alias: str) -> Any:
 def _downloaded(uri: str, version: Any, place: Path) -> NamedRun:
     """Download a version and return its run, as it was registered."""
     place.mkdir()
+    return find_run(_download(uri, version, place), {}, lambda: uri)
+
+
+def _download(uri: str, version: Any, place: Path) -> str:
+    """Download the checkpoint of a version; return the path of its directory."""
     client = client_of(uri)
-    handle = RunHandle(uri, "", version.run_id)
-    root = client.get_run(handle.run_id).info.artifact_uri
+    root = client.get_run(version.run_id).info.artifact_uri
     inside = version.source.removeprefix(root).strip("/")
-    got = client.download_artifacts(handle.run_id, f"{inside}/artifacts/checkpoint", str(place))
-    return find_run(got, {}, lambda: uri)
+    return client.download_artifacts(version.run_id, f"{inside}/artifacts/checkpoint", str(place))

@@ -1,0 +1,230 @@
+"""One day: append, judge yesterday's champion, train on, register, gate.
+
+The champion is judged on the newest window before any training has seen it (prequential). Each step
+leaves its result in a file, whole or absent, or is a step that resumes by itself. So the same
+command after a kill goes on, and ends as if nothing had happened:
+
+    <run.storage>/updates/<name>/<start of the fingerprint of the data>/
+        champion/        the champion's checkpoint, as it was registered
+        *.json           results of the steps
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from recdiv_core.config import Config, flatten, override
+from recdiv_core.data.append import append
+from recdiv_core.errors import UserError
+from recdiv_core.evaluation.evaluate import evaluate
+from recdiv_core.release.registry import (
+    champion_version,
+    copy_version,
+    gate_versions,
+    register_once,
+    set_champion,
+)
+from recdiv_core.schema import read_manifest
+from recdiv_core.slates.checkpoint import read_config
+from recdiv_core.storage.claims import scratch
+from recdiv_core.storage.places import is_uri
+from recdiv_core.storage.whole_files import write_json
+from recdiv_core.training.launch import run as train
+
+logger = logging.getLogger(__name__)
+
+OF_THE_MODEL: Final = ("model.", "loss.", "rerank.", "eval.")
+"""Settings that a fine-tuned model takes from the champion."""
+SHOWN: Final = ("ndcg", "coverage", "ild", "diversity_index", "narrowed")
+"""Metrics of the result, at `eval.k`."""
+WEEK: Final = 7
+"""Earlier updates that the champion's accuracy is compared with."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an update does beside the settings.
+
+    Attributes:
+        name: name of the registered model.
+        retrains: whether the candidate is trained from scratch, not from the champion's weights.
+        epochs: epochs of a fine-tuning over the train split, old and new events alike.
+        rate_share: share of `train.learning_rate` of a fine-tuning, in (0, 1].
+        floors: see `gate.pass_gate`.
+        largest_drop: share of the mean NDCG of the last week that the champion may lose, in [0, 1].
+    """
+
+    name: str
+    retrains: bool
+    epochs: int
+    rate_share: float
+    floors: Mapping[str, float]
+    largest_drop: float
+
+
+def update(config: Config, plan: Plan) -> dict[str, Any]:
+    """Do a day's update.
+
+    Args:
+        config: `data.base` and the new files; settings of a training, a run and MLflow.
+        plan: what to do.
+
+    Returns:
+        `{"prepared", "generation", "champion", "before", "run", "after", "version", "promoted",
+        "gate", "alarms"}`; `before` and `after` hold metrics of the newest test window.
+
+    Raises:
+        UserError: a setting or an input is wrong.
+    """
+    if not config.data.base:
+        raise UserError(
+            "data.base is not set: give the data set that the new files are appended to"
+        )
+    if is_uri(config.run.storage):
+        raise UserError(f"run.storage={config.run.storage}: `update` needs a directory, not a URI")
+    prepared = Path(str(append(config)["prepared"])).resolve()
+    manifest = read_manifest(prepared)
+    config = override(config, {"data.prepared": str(prepared)})
+    updates = Path(config.run.storage).absolute() / "updates" / plan.name
+    home = updates / manifest.fingerprint[:16]
+    home.mkdir(parents=True, exist_ok=True)
+    champion = once(home, "start", lambda: {"champion": champion_version(config, plan.name)})
+    version: str | None = champion["champion"]
+    before: dict[str, Any] = {}
+    start: Path | None = None
+    if version is not None:
+        start = champion_checkpoint(config, plan.name, version, home)
+        settings = {**_own(config, "eval."), "data.prepared": str(prepared)}
+        own = override(read_config(start), settings)
+        before = once(home, "before", lambda: shown(evaluate(own, start)["metrics"], own.eval.k))
+    run_name = f"{plan.name}-{manifest.generation:04d}-{manifest.fingerprint[:8]}"
+    trained = train(training_config(config, plan, start, run_name))
+    after = shown(
+        {name.removeprefix("test/"): value for name, value in trained["metrics"].items()},
+        config.eval.k,
+    )
+    made = once(home, "registered", lambda: register_once(config, trained["checkpoint"], plan.name))
+    gate = once(
+        home,
+        "gate",
+        lambda: gate_versions(config, plan.name, version, made["version"], plan.floors),
+    )
+    promoted = all(row["passes"] is not False for row in gate["rows"])
+    if promoted:
+        set_champion(config, plan.name, made["version"])
+    result = {
+        "prepared": str(prepared),
+        "generation": manifest.generation,
+        "champion": version,
+        "before": before,
+        "run": run_name,
+        "after": after,
+        "version": made["version"],
+        "promoted": promoted,
+        "gate": gate["rows"],
+        "data": gate["data"],
+    }
+    earlier = [row["before"].get("ndcg") for row in past(updates, manifest.generation)]
+    result["alarms"] = alarms(result, [ndcg for ndcg in earlier if ndcg], plan.largest_drop)
+    write_json(home / "outcome.json", result, indent=1)
+    return result
+
+
+def once(home: Path, name: str, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the result of a step: from its file, or by doing it and writing the file whole."""
+    path = home / f"{name}.json"
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    result = step()
+    write_json(path, result, indent=1)
+    return result
+
+
+def champion_checkpoint(config: Config, name: str, version: str, home: Path) -> Path:
+    """Copy the champion's checkpoint into the directory of the update, once."""
+    place = home / "champion"
+    if not place.is_dir():
+        with scratch(home) as work:
+            copied = copy_version(config, name, version, work)
+            copied.rename(place)
+    return place
+
+
+def training_config(config: Config, plan: Plan, start: Path | None, run_name: str) -> Config:
+    """Return the settings of the training of the candidate.
+
+    Args:
+        config: settings of the call.
+        plan: what to do.
+        start: checkpoint of the champion; None = there is none, so the candidate starts afresh.
+        run_name: name of the run.
+    """
+    named: dict[str, object] = {"run.name": run_name, "data.base": "", "data.out": ""}
+    if start is None or plan.retrains:
+        return override(config, named)
+    champion = flatten(read_config(start))
+    kept = {key: value for key, value in champion.items() if key.startswith(OF_THE_MODEL)}
+    tuned: dict[str, object] = {
+        "train.init_from": str(start),
+        "train.epochs": plan.epochs,
+        "train.learning_rate": config.train.learning_rate * plan.rate_share,
+    }
+    return override(config, {**kept, **named, **tuned})
+
+
+def _own(config: Config, prefix: str) -> dict[str, object]:
+    """Return the settings of a section that differ from the defaults."""
+    usual = flatten(Config())
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key.startswith(prefix) and value != usual[key]
+    }
+
+
+def shown(metrics: Mapping[str, float], k: int) -> dict[str, float]:
+    """Return the metrics of the result, without their cut-off.
+
+    >>> shown({"ndcg_at_10": 0.1, "ild_at_10": 0.5, "mrr_at_10": 0.2}, 10)
+    {'ndcg': 0.1, 'ild': 0.5}
+    """
+    return {name: metrics[f"{name}_at_{k}"] for name in SHOWN if f"{name}_at_{k}" in metrics}
+
+
+def past(updates: Path, generation: int) -> list[dict[str, Any]]:
+    """Return the results of the updates before a generation, the earliest first."""
+    found = [json.loads(path.read_text("utf-8")) for path in updates.glob("*/outcome.json")]
+    return sorted(
+        (row for row in found if row["generation"] < generation), key=lambda row: row["generation"]
+    )
+
+
+def alarms(
+    result: Mapping[str, Any], earlier: list[float], largest_drop: float
+) -> list[dict[str, object]]:
+    """Return what is wrong with an update; empty = nothing.
+
+    Args:
+        result: see `update`.
+        earlier: NDCG of the champions of earlier updates on their newest windows.
+        largest_drop: see Plan.
+
+    >>> alarms({"before": {"ndcg": 0.1}, "gate": [], "promoted": True}, [0.2, 0.2], 0.3)
+    [{'alarm': 'accuracy of the champion', 'ndcg': 0.1, 'usual': 0.2}]
+    """
+    found: list[dict[str, object]] = []
+    failed = [row["name"] for row in result["gate"] if row["passes"] is False]
+    if failed:
+        found.append({"alarm": "the candidate did not pass the gate", "floors": failed})
+    now = result["before"].get("ndcg")
+    if now is not None and earlier:
+        usual = statistics.mean(earlier[-WEEK:])
+        if now < (1 - largest_drop) * usual:
+            found.append({"alarm": "accuracy of the champion", "ndcg": now, "usual": usual})
+    return found

@@ -1,0 +1,93 @@
+"""A day's update without Ray: its settings, its alarms and its files (updating/day.py)."""
+
+import json
+
+import pytest
+
+from recdiv_core.config import Config, override
+from recdiv_core.errors import UserError
+from recdiv_core.slates.checkpoint import Progress, save_checkpoint
+from recdiv_core.updating.day import Plan, alarms, once, past, training_config, update
+
+PLAN = Plan("shop", retrains=False, epochs=2, rate_share=0.5, floors={}, largest_drop=0.3)
+CALL = override(Config(), {"train.learning_rate": 0.01, "train.epochs": 9, "data.base": "old"})
+
+
+@pytest.fixture
+def champion(tmp_path, manifest):
+    config = override(Config(), {"model.dim": 8, "train.epochs": 30, "train.init_from": "before"})
+    save_checkpoint(
+        tmp_path,
+        config=config,
+        manifest=manifest,
+        progress=Progress(is_finished=True),
+        weights={},
+        training={},
+    )
+    return tmp_path
+
+
+def test_a_fine_tuning_has_the_champions_model_and_few_epochs(champion):
+    config = training_config(CALL, PLAN, champion, "shop-0001")
+    assert config.train.init_from == str(champion)
+    assert (config.train.epochs, config.train.learning_rate) == (2, 0.005)
+    assert (config.model.dim, config.run.name, config.data.base) == (8, "shop-0001", "")
+
+
+def test_without_a_champion_the_candidate_is_trained_from_scratch(champion):
+    again = Plan("shop", retrains=True, epochs=2, rate_share=0.5, floors={}, largest_drop=0.3)
+    for config in (
+        training_config(CALL, PLAN, None, "one"),
+        training_config(CALL, again, champion, "two"),
+    ):
+        assert (config.train.init_from, config.train.epochs) == ("", 9)
+        assert config.model.dim == Config().model.dim
+
+
+def test_a_step_is_done_once(tmp_path):
+    calls = []
+
+    def step():
+        calls.append(1)
+        return {"version": len(calls)}
+
+    assert once(tmp_path, "registered", step) == {"version": 1}
+    assert once(tmp_path, "registered", step) == {"version": 1}
+    assert json.loads((tmp_path / "registered.json").read_text()) == {"version": 1}
+
+
+def test_a_step_that_fails_leaves_no_result(tmp_path):
+    def fail():
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        once(tmp_path, "before", fail)
+    assert once(tmp_path, "before", lambda: {"ndcg": 1.0}) == {"ndcg": 1.0}
+
+
+def test_a_candidate_that_fails_the_gate_is_an_alarm():
+    rows = [{"name": "ndcg", "passes": False}, {"name": "coverage", "passes": True}]
+    found = alarms({"before": {}, "gate": rows}, [], 0.3)
+    assert found == [{"alarm": "the candidate did not pass the gate", "floors": ["ndcg"]}]
+
+
+def test_a_quiet_day_has_no_alarm():
+    rows = [{"name": "ndcg", "passes": None}, {"name": "coverage", "passes": True}]
+    assert not alarms({"before": {"ndcg": 0.19}, "gate": rows}, [0.2, 0.21], 0.3)
+    assert not alarms({"before": {}, "gate": []}, [0.2], 0.3)
+
+
+def test_the_past_is_told_in_order_without_the_present(tmp_path):
+    for place, generation in (("c", 3), ("a", 2), ("b", 1)):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "outcome.json").write_text(json.dumps({"generation": generation}))
+    (tmp_path / "unfinished").mkdir()
+    assert [row["generation"] for row in past(tmp_path, 3)] == [1, 2]
+
+
+def test_an_update_needs_a_base_and_a_directory():
+    with pytest.raises(UserError, match=r"data\.base is not set"):
+        update(Config(), PLAN)
+    remote = override(CALL, {"run.storage": "s3://bucket/runs"})
+    with pytest.raises(UserError, match=r"run\.storage=s3://bucket/runs"):
+        update(remote, PLAN)
