@@ -173,8 +173,11 @@ def test_the_default_place_is_that_of_the_base(root):
     before = made.resolve()
     values = {"data.base": str(made), "data.clicks": str(root / "log" / "day-03.csv")}
     append(override(Config(), values))
-    assert made.resolve() != before
+    after = made.resolve()
+    assert after != before
     assert before.is_dir()
+    assert append(override(Config(), values))["is_reused"]  # the same command changes nothing
+    assert made.resolve() == after
 
 
 @pytest.mark.parametrize(

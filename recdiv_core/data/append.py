@@ -54,6 +54,10 @@ def append(config: Config) -> dict[str, object]:
     out = clicklog.find_target(config, default=config.data.base)
     config = with_settings_of(config, manifest)
     given = find_new(config, manifest)
+    is_base = base == version_place(out, manifest.fingerprint)
+    if is_base and not given.clicks and not given.items:
+        logger.info("%s has all these files already", out)
+        return clicklog.summary(out, started, is_reused=True)
     fingerprint = _fingerprint(manifest, given)
     version = version_place(out, fingerprint)
     if clicklog.is_made(version, fingerprint, config):

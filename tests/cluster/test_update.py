@@ -1,7 +1,5 @@
 """Two days of `recdiv update` on a small shop: a first model, then a fine-tuned one."""
 
-import json
-
 import mlflow
 import pytest
 
@@ -32,28 +30,29 @@ def days(ray_cluster, tmp_path_factory, mlflow_uri):
         override(Config(), {**SETTINGS, **places, "data.out": str(shop), "data.name": "daily"}),
         on_ray=False,
     )
-    found = []
-    for day in (7, 8, 8):
-        found.append(
-            run(
-                "update",
-                "--name=daily",
-                "--epochs=1",
-                *FLOORS,
-                f"data.base={shop}" if day == 7 else f"data.base={root / 'after 7'}",
-                f"data.clicks={logs / f'day-{day:02d}.csv'}",
-                f"data.out={root / f'after {day}'}",
-                f"run.storage={root / 'runs'}",
-                f"tracking.uri={mlflow_uri}",
-                "model.dim=16",
-                "model.num_layers=1",
-                "model.blend=[graph]",
-                "train.epochs=2",
-                "train.batch_size=64",
-                "eval.dials=[]",
-                "scaling.num_workers=1",
-            )
+    settings = [
+        f"run.storage={root / 'runs'}",
+        f"tracking.uri={mlflow_uri}",
+        "model.dim=16",
+        "model.num_layers=1",
+        "model.blend=[graph]",
+        "train.epochs=2",
+        "train.batch_size=64",
+        "eval.dials=[]",
+        "scaling.num_workers=1",
+    ]
+    found = [
+        run(
+            "update",
+            "--name=daily",
+            "--epochs=1",
+            *FLOORS,
+            f"data.base={shop}",  # it moves on with each day
+            f"data.clicks={logs / f'day-{day:02d}.csv'}",
+            *settings,
         )
+        for day in (7, 8, 8)
+    ]
     return root, found
 
 
@@ -69,7 +68,7 @@ def test_the_next_update_judges_the_champion_and_starts_from_its_weights(days):
     assert (second["champion"], second["version"], second["generation"]) == ("1", 2, 2)
     assert set(second["before"]) == {"ndcg", "coverage", "ild", "diversity_index", "narrowed"}
     assert {row["name"] for row in second["gate"]} >= {"ndcg", "coverage"}
-    assert second["data"]["fingerprint"] == read_manifest(root / "after 8").fingerprint
+    assert second["data"]["fingerprint"] == read_manifest(root / "shop").fingerprint
     text = (root / "runs" / second["run"] / "config.yaml").read_text()
     assert "champion" in text  # train.init_from
 
