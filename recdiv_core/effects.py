@@ -27,6 +27,7 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "data.prepared": (*_TRAIN, *ON_CHECKPOINTS, *_CHECK, "dashboard"),
     "data.name": (*_DATA, "report", "dashboard"),
     "data.demo_events": ("prepare",),
+    "data.demo_queries": ("prepare",),
     "data.derived_categories": ("prepare",),
     "split.": _DATA,
     "split.protocol": ("prepare",),
