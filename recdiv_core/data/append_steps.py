@@ -103,6 +103,11 @@ def build(step: Step, fingerprint: str) -> dict[str, object]:
     queries = vocabulary.merge_queries(step.base, staged)
     made = write_shards(step, staged, table, new, queries)
     names = write_catalogue(step, old, table, queries, made)
+    texts = {"item texts": vocabulary.item_texts(table, step.manifest.encoder), "queries": queries}
+    encoder_path = resolve_encoder(step.manifest.encoder.name)
+    findings = made.findings + clicklog.audit_tokens(step.work, texts, encoder_path)
+    audit_text = json.dumps(to_json(findings), indent=1, ensure_ascii=False)
+    (step.work / "audit.json").write_text(audit_text, encoding="utf-8")
     manifest = describe(step, fingerprint, new, rejected, made)
     manifest = manifest.model_copy(update={"categories": tuple(names), "num_items": len(table)})
     write_json(step.work / "manifest.json", manifest.model_dump(mode="json"), indent=1)
@@ -179,18 +184,20 @@ class Made:
         popularity_V: [V] int64, train events.
         counts: see `examples.count_parts`.
         num_changed: users whose rows changed.
+        findings: findings of the audit, without those of the texts.
     """
 
     cuts: examples.Cuts
     popularity_V: Any
     counts: Mapping[str, int]
     num_changed: int
+    findings: list[Finding]
 
 
 def write_shards(
     step: Step, staged: pa.Table, table: pa.Table, new: NewRows, queries: pa.Array
 ) -> Made:
-    """Write staged events, examples and `audit.json`."""
+    """Write staged events and examples, and audit them."""
     config, has_times = step.config, step.manifest.has_timestamps
     order = np.argsort(np.array(step.log_paths, dtype=object), kind="stable")
     rank_F = np.argsort(order, kind="stable")
@@ -245,9 +252,7 @@ def write_shards(
     findings += preparing.audit_log(protocol, has_times) + traces.audit_positions(seen.counts_2P)
     if clock is not None:
         findings.append(preparing.audit_arrivals(clock, table[ITEM_ID].combine_chunks()))
-    audit_text = json.dumps(to_json(findings), indent=1, ensure_ascii=False)
-    (step.work / "audit.json").write_text(audit_text, encoding="utf-8")
-    return Made(cuts, popularity_V, counts, sum(part["num_changed"] for part in parts))
+    return Made(cuts, popularity_V, counts, sum(part["num_changed"] for part in parts), findings)
 
 
 def write_catalogue(

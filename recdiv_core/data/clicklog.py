@@ -337,7 +337,7 @@ def _explained_failures() -> Iterator[None]:
         raise RuntimeError("a task of prepare failed") from error
 
 
-def _audit_tokens(work: Path, texts: Mapping[str, pa.Array], encoder_path: str) -> list[Finding]:
+def audit_tokens(work: Path, texts: Mapping[str, pa.Array], encoder_path: str) -> list[Finding]:
     """Audit the tokens of items and queries by script."""
     from recdiv_core.models.text_encoder import load_tokenizer
 
@@ -394,7 +394,7 @@ def _build(
     texts = catalogue.make_texts(raw.table, config.model.text.fields)
     catalogue.write_tokens(work, texts, queries, encoder_path, encoder, on_ray=on_ray)
     logger.info("tokenised %d items and %d queries", len(texts), len(queries))
-    findings += _audit_tokens(work, {"item texts": texts, "queries": queries}, encoder_path)
+    findings += audit_tokens(work, {"item texts": texts, "queries": queries}, encoder_path)
     (work / "audit.json").write_text(
         json.dumps(to_json(findings), indent=1, ensure_ascii=False), encoding="utf-8"
     )
