@@ -62,6 +62,7 @@ SHAPE_KEYS: Final = (
     "model.kind",
     "model.dim",
     "model.num_layers",
+    "model.session",
     "model.num_heads",
     "model.max_history",
     "model.text.enabled",
