@@ -151,7 +151,8 @@ def _before_after(example: Example, roles: Sequence[str]) -> dict[str, object]:
     new = {item.index for item in after} - {item.index for item in before}
     changes = f"{len(new)} of {len(after)} items new"
     if any(counts):
-        changes = f"{counts[0]} categories before, {counts[1]} after; {changes}"
+        categories = "category" if counts[0] == 1 else "categories"
+        changes = f"{counts[0]} {categories} before, {counts[1]} after; {changes}"
     return {
         "user_id": example.user_id,
         "history": [item.title for item in example.history[:SHOWN_HISTORY]],

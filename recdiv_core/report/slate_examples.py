@@ -121,20 +121,22 @@ def user_gains(before: UserResults, after: UserResults) -> Floats:
 
 
 def choose_users(
-    before: UserResults, after: UserResults, has_history_U: npt.NDArray[np.bool_]
+    before: UserResults, after: UserResults, may_be_shown_U: npt.NDArray[np.bool_]
 ) -> list[tuple[int, str]]:
     """Choose typical users and one of the worst, by their gains.
 
     Args:
         before: Evaluated slates of one run.
         after: Evaluated slates of the other run, for the same users in the same order.
-        has_history_U: Users with a history; others are shown only if there are no such users.
+        may_be_shown_U: Users to choose from; all if it marks none.
 
     Returns:
         (row, rule): NUM_TYPICAL users around the median, then one whom WORST_SHARE of the users are
         below, each once. Equal gains keep the order of the data.
     """
-    rows = np.flatnonzero(has_history_U) if has_history_U.any() else np.arange(len(has_history_U))
+    rows = (
+        np.flatnonzero(may_be_shown_U) if may_be_shown_U.any() else np.arange(len(may_be_shown_U))
+    )
     rows = rows[np.argsort(user_gains(before, after)[rows], kind="stable")]
     first = max(0, (len(rows) - NUM_TYPICAL) // 2)
     chosen = dict.fromkeys(rows[first : first + NUM_TYPICAL].tolist(), TYPICAL)

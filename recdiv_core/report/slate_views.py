@@ -38,7 +38,7 @@ from recdiv_core.metrics.jackknife import UserResults
 from recdiv_core.metrics.slate_batch import Background
 from recdiv_core.report import slate_examples, slate_metrics
 from recdiv_core.report.slate_metrics import Floats, Histories
-from recdiv_core.schema import read_manifest
+from recdiv_core.schema import NO_QUERY, read_manifest
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.scoring import without_seen
 from recdiv_core.wording import title
@@ -190,7 +190,11 @@ def view_slates(
         slices=_slices(_batches(dataset, config), dataset, pair, kinds, k),
         changes=slate_examples.count_changes(*pair) if len(pair) > 1 else None,
         examples=_examples(
-            _batches(dataset, config), dataset, pair, histories.length_U > 0, show_ids=show_ids
+            _batches(dataset, config),
+            dataset,
+            pair,
+            _may_be_shown(histories, _batches(dataset, config)),
+            show_ids=show_ids,
         ),
         notes=tuple(notes),
         are_derived=dataset.manifest.categories_from == "texts",
@@ -322,16 +326,27 @@ def _histories_of_rows(examples: Examples, rows: npt.NDArray[np.int64]) -> Backg
     )
 
 
+def _may_be_shown(histories: Histories, batches: Iterable[_Batch]) -> npt.NDArray[np.bool_]:
+    """Return the users who can be typical: with a history, and without a query if there are some.
+
+    The slate of a query should hold what was asked for, so it hardly changes.
+    """
+    has_history_U = histories.length_U > 0
+    queries_U = np.concatenate([examples.queries[rows] for _, examples, rows, _ in batches])
+    is_free_U = has_history_U & (queries_U == NO_QUERY)
+    return is_free_U if is_free_U.any() else has_history_U
+
+
 def _examples(
     batches: Iterable[_Batch],
     dataset: Dataset,
     pair: Sequence[UserResults],
-    has_history_U: npt.NDArray[np.bool_],
+    may_be_shown_U: npt.NDArray[np.bool_],
     *,
     show_ids: bool,
 ) -> tuple[slate_examples.Example, ...]:
     """Return the users that a rule chooses, with their slates before and after."""
-    chosen = slate_examples.choose_users(pair[0], pair[1], has_history_U) if len(pair) > 1 else []
+    chosen = slate_examples.choose_users(pair[0], pair[1], may_be_shown_U) if len(pair) > 1 else []
     shown: dict[int, slate_examples.Example] = {}
     for users, examples, rows, targets_UT in batches:
         for number, (user, rule) in enumerate(chosen, start=1):
