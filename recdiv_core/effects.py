@@ -70,7 +70,7 @@ def readers(key: str) -> tuple[str, ...]:
     """Return the pipelines that read a key or an entry of a table.
 
     >>> readers("data.event_weights.cart")
-    ('prepare',)
+    ('prepare', 'update')
     """
     fitting = [name for name in READERS if key == name or key.startswith(f"{name.rstrip('.')}.")]
     return READERS[max(fitting, key=len)]
