@@ -329,12 +329,12 @@ def _explained_failures() -> Iterator[None]:
 
     try:
         yield
-    except readers.UnreadableFileError as error:
-        raise UserError(str(error).partition("\n")[0]) from None
-    except RayTaskError as error:
+    except RayTaskError as error:  # first: the error of a task is of both types
         if isinstance(error.cause, readers.UnreadableFileError):
             raise UserError(str(error.cause).partition("\n")[0]) from None
         raise RuntimeError("a task of prepare failed") from error
+    except readers.UnreadableFileError as error:
+        raise UserError(str(error).partition("\n")[0]) from None
 
 
 def audit_tokens(work: Path, texts: Mapping[str, pa.Array], encoder_path: str) -> list[Finding]:
