@@ -373,8 +373,6 @@ class ModelConfig(_Section):
     """Pretrained text encoder."""
     dim: int = Field(default=64, ge=4, le=4096)
     """Dimensions of item and session vectors."""
-    session: Literal["attention", "filter"] = "attention"
-    """Session tower: `attention`, or `filter`, which mixes it with learned averages of the past."""
     num_layers: int = Field(default=2, ge=1, le=48)
     """Transformer layers of the session tower."""
     num_heads: int = Field(default=2, ge=1, le=64)

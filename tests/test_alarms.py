@@ -6,15 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from recdiv_core.evaluation.alarms import (
-    FEWEST_DAYS,
-    LIMITS,
-    count_days,
-    divergence,
-    judge_day,
-    judge_slates,
-    top_share,
-)
+from recdiv_core.evaluation.alarms import FEWEST_DAYS, LIMITS, divergence, judge_day, judge_slates
+from recdiv_core.evaluation.days import count_days, top_share
 from recdiv_core.shop.generate import click_log, draw_shoppers, size
 from recdiv_core.shop.goods import DAY_MS, catalogue_table, stock
 

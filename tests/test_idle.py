@@ -45,7 +45,6 @@ RERANKED = {"rerank.method": "mmr", "rerank.diversity": 0.6}
 # key -> another value, and what else must be set for it to have an effect
 KEYS: dict[str, tuple[object, dict[str, object]]] = {
     "model.dim": (12, {}),
-    "model.session": ("filter", {}),
     "model.num_layers": (2, {}),
     "model.num_heads": (4, {}),
     "model.max_history": (4, {}),

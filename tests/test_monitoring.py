@@ -9,7 +9,7 @@ import pytest
 
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
-from recdiv_core.evaluation.alarms import DAY_US
+from recdiv_core.evaluation.days import DAY_US
 from recdiv_core.report.monitoring import monitor
 from recdiv_core.schema import NO_QUERY, SLATE, TRAIN_EXAMPLE
 from tests.worlds import write_dataset

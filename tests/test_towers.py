@@ -35,10 +35,10 @@ def item_tower(**changes):
     return ItemTower(POPULARITY, **{"text_dim": 5, "dim": DIM, "id_dropout": 0.0, **changes})
 
 
-def recommender(rng, *, text=True, queries=True, **changes):
+def recommender(rng, *, text=True, queries=True):
     return Recommender(
         item_tower(text_dim=5 if text else 0),
-        session_tower(**changes),
+        session_tower(),
         text_VH=unit_vectors(rng, NUM_ITEMS) if text else None,
         queries_QH=unit_vectors(rng, 3) if queries else None,
         dim=DIM,
@@ -68,17 +68,15 @@ def states_of(model, histories, queries=None):
     return [states[segments == segment] for segment in range(len(histories))]
 
 
-@pytest.mark.parametrize("has_filter", [False, True])
-def test_packed_histories_have_the_states_of_each_alone(rng, has_filter):
-    model = recommender(rng, has_filter=has_filter)
+def test_packed_histories_have_the_states_of_each_alone(rng):
+    model = recommender(rng)
     together = states_of(model, HISTORIES)
     alone = [states_of(model, [history])[0] for history in HISTORIES]
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("has_filter", [False, True])
-def test_a_later_event_changes_no_earlier_state(rng, has_filter):
-    model = recommender(rng, has_filter=has_filter)
+def test_a_later_event_changes_no_earlier_state(rng):
+    model = recommender(rng)
     (before,) = states_of(model, [[1, 2, 3, 4]])
     (after,) = states_of(model, [[1, 2, 8, 4]])
     torch.testing.assert_close(after[:3], before[:3], rtol=0, atol=1e-6)
@@ -111,26 +109,6 @@ def test_heads_learn_how_far_apart_events_are(rng):
     (after,) = states_of(model, [[1, 2, 3, 4]])
     torch.testing.assert_close(after[0], before[0], rtol=0, atol=1e-6)
     assert ((after[1:] - before[1:]).abs().amax(1) > 1e-4).all()
-
-
-def test_a_filter_is_its_weighted_average_of_the_past(rng):
-    part = (
-        SessionTower(dim=4, num_layers=1, num_heads=1, max_history=3, dropout=0.0, has_filter=True)
-        .blocks[0]
-        .filter
-    )
-    x, attended = torch.randn(1, 3, 4, generator=rng), torch.randn(1, 3, 4, generator=rng)
-    places = torch.arange(3)
-    distance = (places[:, None] - places).clamp(0)
-    mask = torch.ones(3, 3, dtype=torch.bool).tril()[None, None]
-    made = part(x, attended, mask, distance)[0]
-    for place in range(3):
-        for dim, decay in enumerate((2.0, 0.7, 0.2, 0.05)):
-            weight = np.exp(-decay * np.arange(place, -1, -1.0))
-            low = (weight * x[0, : place + 1, dim].numpy()).sum() / weight.sum()
-            passed = low + 0.09 * (x[0, place, dim].item() - low)
-            want = (passed + attended[0, place, dim].item()) / 2  # the share starts at one half
-            assert made[place, dim].item() == pytest.approx(want, abs=1e-5)
 
 
 def test_the_start_is_the_same_for_everyone(rng):

@@ -7,64 +7,19 @@ mask separates them. Blocks are pre-norm. Attention knows how many events apart 
 learned bias per head. So the latest event means the same in a history of any length, and in a
 window of a longer one. Inputs of ids alone are normalised: id vectors start near 0, and what
 attention adds would drown them. Kang & McAuley, 2018, Self-Attentive Sequential Recommendation;
-Shaw et al., 2018, Self-Attention with Relative Position Representations. Filters beside attention
-average the past by distance alone, whatever the events are. Shapes: R packed rows, W their width, D
-dims, H heads, F filters.
+Shaw et al., 2018, Self-Attention with Relative Position Representations. Shapes: R packed rows, W
+their width, D dims, H heads.
 """
 
 from __future__ import annotations
-
-import math
-from typing import Final
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-DECAYS: Final = (2.0, 0.7, 0.2, 0.05)
-"""How fast the weights of each filter fall at the start, in nats per event."""
-HIGH: Final = 0.3
-"""Root of what a filter passes of the difference to the average, at the start."""
-
-
-class _Filter(nn.Module):
-    """Mix attention with learned low-pass filters of the past.
-
-    Each filter has a part of the dims. Its output is a weighted average of the past, by distance
-    alone, and a learned share of the difference to it. Attention needs many events to learn which
-    ones matter; an average needs few. After Shin et al., 2024, An Attentive Inductive Bias for
-    Sequential Recommendation beyond the Self-Attention (BSARec), with causal filters in place of
-    the Fourier transform, so that every place of a history is trained.
-    """
-
-    def __init__(self, dim: int, max_history: int) -> None:
-        super().__init__()
-        decay_F = torch.tensor(DECAYS[: math.gcd(dim, len(DECAYS))])
-        self.weight = nn.Parameter(-decay_F[:, None] * torch.arange(max_history + 1))
-        self.high = nn.Parameter(torch.full((dim,), HIGH))
-        self.share = nn.Parameter(torch.zeros(()))
-
-    def forward(
-        self,
-        x_RWD: torch.Tensor,
-        attended_RWD: torch.Tensor,
-        mask_R1WW: torch.Tensor,
-        distance_WW: torch.Tensor,
-    ) -> torch.Tensor:
-        rows, width, dim = x_RWD.shape
-        num_filters = self.weight.shape[0]
-        weight_FWW = self.weight[:, distance_WW].to(x_RWD.dtype)
-        weight_RFWW = weight_FWW.masked_fill(~mask_R1WW, -torch.inf).softmax(dim=-1)
-        parts = x_RWD.view(rows, width, num_filters, dim // num_filters).transpose(1, 2)
-        low_RWD = (weight_RFWW @ parts).transpose(1, 2).reshape(rows, width, dim)
-        filtered_RWD = low_RWD + self.high.square() * (x_RWD - low_RWD)
-        return torch.lerp(attended_RWD, filtered_RWD, self.share.sigmoid().to(x_RWD.dtype))
-
 
 class _Block(nn.Module):
-    def __init__(
-        self, dim: int, num_heads: int, max_history: int, dropout: float, *, has_filter: bool
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, max_history: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
@@ -75,14 +30,12 @@ class _Block(nn.Module):
         self.up = nn.Linear(dim, 4 * dim)
         self.down = nn.Linear(4 * dim, dim)
         self.distance = nn.Parameter(torch.zeros(num_heads, max_history + 1))
-        self.filter = _Filter(dim, max_history) if has_filter else None
 
     def forward(
         self, x_RWD: torch.Tensor, mask_R1WW: torch.Tensor, distance_WW: torch.Tensor
     ) -> torch.Tensor:
         rows, width, dim = x_RWD.shape
-        normed_RWD = self.norm_attention(x_RWD)
-        qkv = self.qkv(normed_RWD)
+        qkv = self.qkv(self.norm_attention(x_RWD))
         q, k, v = (
             part.view(rows, width, self.num_heads, dim // self.num_heads).transpose(1, 2)
             for part in qkv.chunk(3, dim=-1)
@@ -91,8 +44,6 @@ class _Block(nn.Module):
         bias_RHWW = bias_HWW.masked_fill(~mask_R1WW, -torch.inf)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_RHWW)
         attended = self.out(attended.transpose(1, 2).reshape(rows, width, dim))
-        if self.filter is not None:
-            attended = self.filter(normed_RWD, attended, mask_R1WW, distance_WW)
         x_RWD = x_RWD + F.dropout(attended, self.dropout, self.training)
         hidden = self.down(F.gelu(self.up(self.norm_mlp(x_RWD))))
         return x_RWD + F.dropout(hidden, self.dropout, self.training)
@@ -107,7 +58,6 @@ class SessionTower(nn.Module):
         num_heads: attention heads per block.
         max_history: largest number of items in a history; one more position is the start.
         dropout: dropout rate in [0, 1), on inputs and after attention and feed-forward.
-        has_filter: whether filters stand beside attention.
         normalises_inputs: whether to bring the inputs to one scale: for item vectors without text.
     """
 
@@ -119,15 +69,13 @@ class SessionTower(nn.Module):
         num_heads: int,
         max_history: int,
         dropout: float,
-        has_filter: bool = False,
         normalises_inputs: bool = False,
     ) -> None:
         super().__init__()
         self.dropout, self.max_history = dropout, max_history
         self.start = nn.Parameter(torch.empty(dim))
         self.blocks = nn.ModuleList(
-            _Block(dim, num_heads, max_history, dropout, has_filter=has_filter)
-            for _ in range(num_layers)
+            _Block(dim, num_heads, max_history, dropout) for _ in range(num_layers)
         )
         self.norm_inputs = nn.LayerNorm(dim) if normalises_inputs else nn.Identity()
         self.norm = nn.LayerNorm(dim)

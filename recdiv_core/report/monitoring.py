@@ -22,16 +22,14 @@ from recdiv_core.data.requests import join_shard, shard_names
 from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.alarms import (
-    DAY_US,
     FACTORS,
     FEWEST_DAYS,
     LIMITS,
     Signal,
-    count_days,
     judge_day,
     judge_slates,
-    top_share,
 )
+from recdiv_core.evaluation.days import DAY_US, count_days, top_share
 from recdiv_core.report.inspection import judge_directory
 from recdiv_core.schema import ITEM_ID, USER_ID, check_files, read_manifest
 from recdiv_core.slates.dataset import Dataset, load_dataset

@@ -66,7 +66,6 @@ def build_model(
             num_heads=config.model.num_heads,
             max_history=config.model.max_history,
             dropout=config.model.dropout,
-            has_filter=config.model.session == "filter",
             normalises_inputs=not text.enabled,
         ),
         text_VH=text_vectors,

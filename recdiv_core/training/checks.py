@@ -62,7 +62,6 @@ SHAPE_KEYS: Final = (
     "model.kind",
     "model.dim",
     "model.num_layers",
-    "model.session",
     "model.num_heads",
     "model.max_history",
     "model.text.enabled",
