@@ -19,6 +19,7 @@ JSON line.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import logging
@@ -94,7 +95,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     shop = QUICK if args.quick else {}
     seeds = args.seeds[:1] if args.quick else args.seeds
-    with tempfile.TemporaryDirectory() as directory:
+    to_stderr = contextlib.redirect_stdout(sys.stderr)  # Ray forwards the prints of its workers
+    with to_stderr, tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         own = {"data.source": "demo", "data.out": str(place / "shop"), **shop}
         prepared = args.prepared or str(prepare(override(Config(), own))["prepared"])

@@ -19,8 +19,10 @@ one JSON line, by log:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -146,7 +148,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="directory for data and runs, kept and resumed")
     parser.add_argument("--seeds", type=int, default=3, help="trainings per log (default: 3)")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
+    to_stderr = contextlib.redirect_stdout(sys.stderr)  # Ray forwards the prints of its workers
+    with to_stderr, tempfile.TemporaryDirectory() as scratch:
         place = (args.out or Path(scratch)).absolute()
         result = {
             name: data and measure(data, place / name, quick=args.quick, seeds=args.seeds)

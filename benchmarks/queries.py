@@ -17,7 +17,9 @@ Prints one JSON line: {"ndcg", "bm25_cosine", "cosine", "bm25", "unseen_over_see
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import get_args
@@ -180,7 +182,8 @@ def main() -> None:
     if not given.checkpoints and not given.quick:
         parser.error("give a checkpoint, or --quick to train a model")
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as directory:
+    to_stderr = contextlib.redirect_stdout(sys.stderr)  # Ray forwards the prints of its workers
+    with to_stderr, tempfile.TemporaryDirectory() as directory:
         checkpoints = given.checkpoints or [make_checkpoint(Path(directory), given.words)]
         resamples = 1_000 if given.quick else 10_000
         figures = measure(checkpoints, split=given.split, resamples=resamples)

@@ -11,6 +11,7 @@ on 29. Both results have the same digest, or the benchmark fails. Prints one JSO
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import statistics
@@ -95,7 +96,8 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     num_events = args.events or (300_000 if args.quick else 4_000_000)
-    with tempfile.TemporaryDirectory() as directory:
+    to_stderr = contextlib.redirect_stdout(sys.stderr)  # Ray forwards the prints of its workers
+    with to_stderr, tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
         num_rows = write_days(home, num_events)
         found = measure(home, 1 if args.quick else 3)

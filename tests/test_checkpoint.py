@@ -160,6 +160,15 @@ def test_progress_of_another_version_is_refused(checkpoint):
         read_progress(checkpoint)
 
 
+@pytest.mark.parametrize("older", [{}, {"version": 1}])
+def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line(checkpoint, older):
+    tree = json.loads((checkpoint / "checkpoint.json").read_text())
+    del tree["version"]
+    (checkpoint / "checkpoint.json").write_text(json.dumps({**tree, **older}))
+    with pytest.raises(ValueError, match=r"it has (None|1), 2 can be read; train the model again"):
+        read_progress(checkpoint)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_path_that_is_no_directory_is_refused(checkpoint, manifest, name):
     with pytest.raises(ValueError, match=r"config\.yaml"):

@@ -39,6 +39,8 @@ from recdiv_core.storage.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
+VERSION: Final = 2
+"""Version of the files of a checkpoint; 2 = the text term of a blend has each text once."""
 SUMMED: Final = ("model.pt", "training.pt")
 ITEMS: Final = "items.parquet"
 
@@ -103,6 +105,7 @@ def save_checkpoint(
     data = {"name": manifest.name, "generation": manifest.generation}
     data |= {} if items is None else {"lineage": manifest.root}
     tree = {
+        "version": VERSION,
         "manifest_fingerprint": manifest.fingerprint,
         "data": data,
         "sha256": {name: _sha256(directory / name) for name in names},
@@ -325,9 +328,16 @@ def _read_json(checkpoint: Path) -> tuple[TrainedOn, dict[str, Any], dict[str, s
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: not a whole checkpoint ({error})") from None
-    needed = {"manifest_fingerprint", "sha256"}
+    version = tree.get("version") if isinstance(tree, dict) else None
+    if version != VERSION:
+        raise UserError(
+            f"{path} is not of this version: it has {version}, {VERSION} can be read; train the "
+            "model again"
+        )
+    needed = {"version", "manifest_fingerprint", "sha256"}
     known = needed | {"data"} | {entry.name for entry in fields(Progress)}
     if not isinstance(tree, dict) or not needed <= set(tree) <= known:
         raise UserError(f"{path} is not of this version: expected {', '.join(sorted(known))}")
+    tree.pop("version")
     trained_on = TrainedOn(tree.pop("manifest_fingerprint"), **tree.pop("data", {}))
     return trained_on, tree, tree.pop("sha256")
