@@ -1,12 +1,18 @@
 """Two days of `recdiv update` on a small shop: a first model, then a fine-tuned one."""
 
+import contextlib
+import json
+import random
+import subprocess
+import time
+
 import mlflow
 import pytest
 
 from recdiv_core.config import Config, override
 from recdiv_core.data.clicklog import prepare
 from recdiv_core.schema import read_manifest
-from tests.cluster.conftest import run
+from tests.cluster.conftest import PATIENCE_S, kill_driver, run
 from tests.test_append import SETTINGS, write_days
 
 pytestmark = pytest.mark.ray
@@ -15,24 +21,28 @@ FLOORS = [f"--keep={name}=0" for name in ("ndcg", "coverage", "narrowed")]
 FLOORS += [f"--keep=ndcg.{group}=0" for group in ("head", "mid", "tail")]
 
 
-@pytest.fixture(scope="module")
-def days(ray_cluster, tmp_path_factory, mlflow_uri):
-    """Return the result of a day's update by day; the second one is done twice."""
-    root = tmp_path_factory.mktemp("daily")
+def make_shop(root):
+    """Prepare the first seven days of a small shop, and leave the log of the others."""
+    root.mkdir(exist_ok=True)
     write_days(root)
-    logs = root / "log"
     (root / "base").mkdir()
     for day in range(7):
-        (logs / f"day-{day:02d}.csv").rename(root / "base" / f"day-{day:02d}.csv")
+        (root / "log" / f"day-{day:02d}.csv").rename(root / "base" / f"day-{day:02d}.csv")
     places = {"data.clicks": str(root / "base"), "data.items": str(root / "items.csv")}
-    shop = root / "shop"
-    prepare(
-        override(Config(), {**SETTINGS, **places, "data.out": str(shop), "data.name": "daily"}),
-        on_ray=False,
-    )
-    settings = [
+    more = {**SETTINGS, **places, "data.out": str(root / "shop"), "data.name": "daily"}
+    prepare(override(Config(), more), on_ray=False)
+
+
+def day_of(root, uri, day):
+    """Return the arguments of a day's update; the data set moves on with each day."""
+    return [
+        "--name=daily",
+        "--epochs=1",
+        *FLOORS,
+        f"data.base={root / 'shop'}",
+        f"data.clicks={root / 'log' / f'day-{day:02d}.csv'}",
         f"run.storage={root / 'runs'}",
-        f"tracking.uri={mlflow_uri}",
+        f"tracking.uri={uri}",
         "model.dim=16",
         "model.num_layers=1",
         "model.blend=[graph]",
@@ -41,19 +51,14 @@ def days(ray_cluster, tmp_path_factory, mlflow_uri):
         "eval.dials=[]",
         "scaling.num_workers=1",
     ]
-    found = [
-        run(
-            "update",
-            "--name=daily",
-            "--epochs=1",
-            *FLOORS,
-            f"data.base={shop}",  # it moves on with each day
-            f"data.clicks={logs / f'day-{day:02d}.csv'}",
-            *settings,
-        )
-        for day in (7, 8, 8)
-    ]
-    return root, found
+
+
+@pytest.fixture(scope="module")
+def days(ray_cluster, tmp_path_factory, mlflow_uri):
+    """Return the result of a day's update by day; the second one is done twice."""
+    root = tmp_path_factory.mktemp("daily")
+    make_shop(root)
+    return root, [run("update", *day_of(root, mlflow_uri, day)) for day in (7, 8, 8)]
 
 
 def test_a_first_update_trains_a_champion(days):
@@ -86,3 +91,33 @@ def test_the_same_update_again_changes_nothing(days, mlflow_uri):
     versions = mlflow.MlflowClient(mlflow_uri).search_model_versions("name = 'daily'")
     assert sorted(int(each.version) for each in versions) == [1, 2]
     assert len(list((root / "runs" / "updates").rglob("outcome.json"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_an_update_that_is_killed_at_any_moment_ends_as_one_that_is_not(tmp_path, start):
+    outcomes, took = [], 0.0
+    for name in ("calm", "killed"):
+        root = tmp_path / name
+        make_shop(root)
+        uri = f"sqlite:///{root}/mlflow.db"
+        assert start("update", *day_of(root, uri, 7)).wait(PATIENCE_S) == 0
+        if name == "killed":
+            draws = random.Random(0)
+            for _ in range(10):
+                driver = start("update", *day_of(root, uri, 8))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    driver.wait(draws.uniform(1, took))
+                    break  # the kills before it left little to do
+                kill_driver(driver)
+        began = time.monotonic()
+        assert start("update", *day_of(root, uri, 8)).wait(PATIENCE_S) == 0
+        took = time.monotonic() - began
+        versions = mlflow.MlflowClient(uri).search_model_versions("name = 'daily'")
+        assert sorted(int(each.version) for each in versions) == [1, 2]
+        homes = (root / "runs" / "updates" / "daily").glob("*/outcome.json")
+        found = [json.loads(path.read_text()) for path in homes]
+        last = max(found, key=lambda outcome: outcome["generation"])
+        last["data"] = last["data"]["fingerprint"]  # the places differ
+        outcomes.append({key: last[key] for key in last.keys() - {"prepared"}})
+    assert outcomes[0] == outcomes[1]
