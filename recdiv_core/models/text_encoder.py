@@ -9,6 +9,7 @@ import takes seconds.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -32,6 +33,8 @@ READ: Final = (".json", ".txt", ".model", ".safetensors", ".bin")
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 """File names of the weights; sharded weights have an index of this name plus `.index.json`."""
 TOKENISER: Final = ("tokenizer*.json", "vocab.*", "*.model")
+State = tuple[tuple[Path, int, int], ...]
+"""Path, size in bytes and time of the last change in ns, of each file."""
 PROBES: Final = ("red shoe", "blue coat")
 """Texts without a common word, which a working tokeniser encodes differently."""
 
@@ -100,10 +103,20 @@ def encoder_sha256(source: str) -> str:
     Raises:
         UserError: see `encoder_files`.
     """
+    return _sha256(_state(source))
+
+
+def _state(source: str) -> State:
+    """Return what tells whether files of a resolved encoder have changed."""
+    files = sorted(path for path in encoder_files(source).iterdir() if path.suffix in READ)
+    return tuple((path, (found := path.stat()).st_size, found.st_mtime_ns) for path in files)
+
+
+@functools.lru_cache(maxsize=4)
+def _sha256(files: State) -> str:
     digest = hashlib.sha256()
-    files = (path for path in encoder_files(source).iterdir() if path.suffix in READ)
-    for path in sorted(files):
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+    for path, size, _ in files:
+        digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
@@ -183,6 +196,11 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         UserError: `source` has no tokeniser (and the hub cannot be reached), or the tokeniser has
             no vocabulary, which transformers accepts without an error.
     """
+    return _tokenizer(source, _state(source) if Path(source).is_dir() else ())
+
+
+@functools.lru_cache(maxsize=2)  # each batch of texts asks for it
+def _tokenizer(source: str, _: State) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
