@@ -173,7 +173,10 @@ class ColumnsConfig(_Section):
     image: str = "image"
     """Catalogue column of the image (optional)."""
     available_from: str = "available_from"
-    """Catalogue column of the first day on sale, a time as in the log (optional)."""
+    """Catalogue column of the first time on sale, a time as in the log (optional)."""
+    available_until: str = "available_until"
+    """Catalogue column of the last time on sale; a date without a clock includes its day
+    (optional)."""
 
 
 class DataConfig(_Section):

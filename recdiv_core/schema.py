@@ -38,6 +38,8 @@ TIMESTAMP: Final = "timestamp"
 EVENT: Final = "event"
 QUERY: Final = "query"
 ITEM_INDEX: Final = "item_index"
+AVAILABLE_FROM: Final = "available_from"
+AVAILABLE_UNTIL: Final = "available_until"
 
 CLICK_LOG_REQUIRED: Final = (USER_ID, ITEM_ID, TIMESTAMP)
 CATALOGUE_REQUIRED: Final = (ITEM_ID, "title")
@@ -48,7 +50,8 @@ CATALOGUE_OPTIONAL: Final = (
     "price",
     "rating",
     "image",
-    "available_from",
+    AVAILABLE_FROM,
+    AVAILABLE_UNTIL,
 )
 EVENTS: Final = ("impression", "click", "cart", "purchase")
 

@@ -54,10 +54,12 @@ def write_days(root):
 
 
 def write_items(path, number, word):
-    rows = ["item_id,title,category,brand,price"]
+    rows = ["item_id,title,category,brand,price,available_from,available_until"]
     for item in range(number):
         title = f"{word if item < 3 else ''}thing {item}"
-        rows.append(f"i{item},{title},A > B{item % 4},brand {item % 3},{item}.5")
+        day = "2023-11-15" if word else "2023-11-16T12:00:00"
+        dates = f"{day if item % 2 else ''},{'2023-11-20' if item % 3 else ''}"
+        rows.append(f"i{item},{title},A > B{item % 4},brand {item % 3},{item}.5,{dates}")
     path.write_text("\n".join(rows) + "\n")
 
 

@@ -40,6 +40,7 @@ ITEM = {
     "rating": 4.5,
     "image": "shoe.png",
     "available_from": "2023-01-01",
+    "available_until": "2025-01-01",
 }
 
 

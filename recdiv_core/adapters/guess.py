@@ -42,13 +42,16 @@ ROLES: Final[Mapping[str, str]] = {
     "price": "price unitprice listprice saleprice cost amount",
     "image": "image imageurl imurl picture thumbnail img",
     "available_from": "availablefrom releasedate launchdate publisheddate firstseen onlinesince",
+    "available_until": "availableuntil availableto enddate offsale discontinued onlineuntil",
 }
 """Our name -> names that shops use for such a column, without case and punctuation."""
 OF_LOG: Final = (
     *("user_id", "item_id", "timestamp", "event", "query", "session_id", "position", "rating"),
 )
+DATES: Final = ("available_from", "available_until")
 OF_ITEMS: Final = (
-    *("item_id", "title", "category", "brand", "colour", "price", "image", "available_from"),
+    *("item_id", "title", "category", "brand", "colour", "price", "image"),
+    *DATES,
 )
 KINDS: Final[Mapping[str, str]] = {
     "impression": "impression impressions impr shown show exposure displayed",
@@ -240,7 +243,7 @@ def _score(column: Column, role: str, *, is_log: bool) -> tuple[float, str]:
     values = column.values.drop_null()
     if is_log and role in ("user_id", "item_id") and len(values) >= 50:
         by_name -= 1.0 * (column.num_distinct == len(values))  # the number of an event
-    if not len(values):
+    if not len(values) or (role in DATES and not _holds_times(column)):
         return 0.0, ""
     if role == "timestamp":
         share, how = time_share(column)
@@ -304,6 +307,11 @@ def time_share(column: Column) -> tuple[float, str]:
         if within > 0.5 * len(numbers):
             return within / min(len(values), 500), f"{unit} since 1970"
     return 0.0, ""
+
+
+def _holds_times(column: Column) -> bool:
+    """Return whether all values are times: `prepare` refuses a date on sale that is none."""
+    return time_share(column)[0] == 1.0
 
 
 def _is_number(text: str) -> bool:

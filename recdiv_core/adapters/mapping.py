@@ -159,7 +159,7 @@ def describe_log(log: Group, paths: Sequence[str], findings: Findings, *, has_it
     if not has_items:
         taken = {guessed.column for guessed in roles.values()}
         extra = guess.guess_roles(
-            [c for c in log.columns if c.name not in taken], guess.OF_ITEMS[1:-1]
+            [c for c in log.columns if c.name not in taken], guess.OF_ITEMS[1 : -len(guess.DATES)]
         )
         roles |= {role: guessed for role, guessed in extra.items() if role not in roles}
     if "user_id" not in roles:

@@ -75,6 +75,7 @@ TEXT_KEYS: Final = (
 )
 """Settings of the texts and their encoder that determine tokens and vectors."""
 IF_CHANGED: Final[Mapping[str, object]] = {
+    "data.columns.available_until": "available_until",
     "data.demo_queries": "titles",
     "split.unseen_queries": 0.0,
     "split.val_days": 0,

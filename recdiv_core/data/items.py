@@ -21,10 +21,13 @@ import pyarrow.compute as pc
 from recdiv_core.config import Config
 from recdiv_core.data.catalogue import NUMERIC, RawCatalogue
 from recdiv_core.data.events import log_text
+from recdiv_core.data.sale_dates import clean_dates
 from recdiv_core.errors import UserError
 from recdiv_core.formats import readers, values
 from recdiv_core.formats.files import SourceFile, TextFormat
 from recdiv_core.schema import (
+    AVAILABLE_FROM,
+    AVAILABLE_UNTIL,
     CATALOGUE,
     CATALOGUE_OPTIONAL,
     CATALOGUE_REQUIRED,
@@ -52,7 +55,8 @@ def read_catalogue(files: Sequence[SourceFile], config: Config) -> RawCatalogue:
     """Read and check the shop's catalogue.
 
     Raises:
-        UserError: A column is missing, there are no rows, or a text field is no column.
+        UserError: A column is missing, there are no rows, a text field is no column, or a date on
+            sale is no time.
     """
     data = config.data
     text = TextFormat(
@@ -72,7 +76,8 @@ def read_catalogue(files: Sequence[SourceFile], config: Config) -> RawCatalogue:
     num_rows = sum(table.num_rows for table in tables) + num_broken
     if num_rows == num_broken:
         raise UserError(f"data.items={config.data.items} holds no rows")
-    table = in_order_of_hash(_reject_rows(_concatenate(tables), rejected))
+    dated = clean_dates(_concatenate(tables), files, found, config)
+    table = in_order_of_hash(_reject_rows(dated, rejected))
     assert num_rows == len(table) + sum(len(rows) for rows in rejected.values())
     _check_text_fields(table, config)
     return RawCatalogue(table, rejected, num_rows)
@@ -149,7 +154,7 @@ def _further_columns(
 ) -> dict[str, str]:
     """Name the further attributes of the shop; a name of ours gets the prefix `given_`."""
     further: dict[str, str] = {}
-    taken = {*found, *CATALOGUE.names, DERIVED}
+    taken = {*found, *CATALOGUE.names, DERIVED, AVAILABLE_FROM, AVAILABLE_UNTIL}
     for file in files:
         blobs = readers.find_blobs(file)
         if blobs := [name for name in blobs if name not in found.values()]:

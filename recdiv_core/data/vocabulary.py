@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from recdiv_core.data.catalogue import load_tokens, make_texts, tokenise, with_prefix, write_arrow
 from recdiv_core.data.queries import load_queries
+from recdiv_core.data.sale_dates import with_times
 from recdiv_core.data.text_vectors import encode_here, vectors_path
 from recdiv_core.formats import values
 from recdiv_core.schema import (
@@ -45,7 +46,7 @@ COMPUTED: Final = {*CATALOGUE.names, DERIVED} - {ITEM_ID, "title"}
 def read_raw_items(prepared: Path) -> pa.Table:
     """Return the shop's columns of a catalogue, in order of item_index."""
     table = pq.read_table(prepared / "catalogue.parquet")
-    return table.drop_columns([name for name in table.column_names if name in COMPUTED])
+    return with_times(table.drop_columns([n for n in table.column_names if n in COMPUTED]))
 
 
 def merge_items(table: pa.Table, new: pa.Table) -> tuple[pa.Table, int]:

@@ -25,11 +25,10 @@ from recdiv_core.data import split
 from recdiv_core.data.audit import traces
 from recdiv_core.data.audit.findings import NUM_EXAMPLES, Finding, find
 from recdiv_core.formats import timestamps
-from recdiv_core.schema import EVAL_EXAMPLE, TRAIN_EXAMPLE, USER_ID
+from recdiv_core.schema import AVAILABLE_FROM, EVAL_EXAMPLE, TRAIN_EXAMPLE, USER_ID
 
 logger = logging.getLogger(__name__)
 
-AVAILABLE_FROM: Final = "available_from"
 UNDATED: Final = np.iinfo(np.int64).min
 DAY_US: Final = 86_400_000_000
 """Tolerance of a date in microseconds: dates have no hour and no time zone."""
