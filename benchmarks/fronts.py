@@ -8,12 +8,13 @@
 points are compared: all trained models with the light re-ranking of `eval.dials`, and the model at
 w = 0 under as many settings of MMR, MSD, DPP and beam, each with logit adjustments. Each front is
 chosen on validation and measured once on test, on the same users. `joint_hypervolume_ratio` is the
-hypervolume of NDCG, coverage, ILD and diversity index of the first front, from 0, over that of the
-second. `point` is the recommended trial: relative changes against w = 0 on test, and
-`coverage_gap_closed`, the share of what w = 0 lacks to the most coverage that can be shown.
-`interval` is over users (95 %) for one seed, else over seeds. `true_tastes` is the share of the
-planted tastes that slates serve, at w = 0 and at the point (built-in shop, tastes.py). Prints one
-JSON line.
+hypervolume of NDCG, coverage, ILD and diversity index of the first front over that of the second.
+It counts from 90 % of the NDCG of w = 0, the loosest budget of the operating points, and from 0 on
+the other axes. `difference` is the first volume minus the second, as a share of the second. `point`
+is the recommended trial: relative changes against w = 0 on test, and `coverage_gap_closed`, the
+share of what w = 0 lacks to the most coverage that can be shown. `interval` is over users (95 %)
+for one seed, else over seeds. `true_tastes` is the share of the planted tastes that slates serve,
+at w = 0 and at the point (built-in shop, tastes.py). Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 
@@ -40,7 +42,7 @@ from recdiv_core.config import Config, override
 from recdiv_core.data.clicklog import prepare
 from recdiv_core.evaluation.evaluate import tally_dials
 from recdiv_core.evaluation.per_user import judge_users
-from recdiv_core.fronts.choice import choose
+from recdiv_core.fronts.choice import OPERATING, choose
 from recdiv_core.fronts.trials import Trial
 from recdiv_core.metrics import pareto
 from recdiv_core.metrics.bootstrap import interval
@@ -59,6 +61,7 @@ from tune_spaces.tradeoff import SPACE
 logger = logging.getLogger("benchmarks.fronts")
 
 AXES: Final = ("ndcg", "coverage", "ild", "diversity_index")
+UPWARD: Final = ("max",) * len(AXES)
 METHODS: Final = ("mmr", "msd", "dpp", "beam")
 FACTORS: Final = (0.0, 0.05, 0.1, 0.25, 0.5)
 """Logit adjustments of the re-ranked model with w = 0."""
@@ -140,7 +143,8 @@ def compare_seed(runs: Sequence[Run], *, num_draws: int) -> dict[str, Any]:
         trained += judged_on_val(run, dataset, policies)
     plain = trained[0]
     again = judged_on_val(runs[0], dataset, reranked(plain.policy, len(trained)))
-    fronts = {"trained": front(trained), "reranked": front([plain, *again])}
+    least = min(OPERATING) * axes_of(plain)[0]
+    fronts = {"trained": front(trained, least), "reranked": front([plain, *again], least)}
     recommended = recommend(trained, len(dataset.catalogue)) or plain
     wanted = list(dict.fromkeys([plain, recommended, *fronts["trained"], *fronts["reranked"]]))
     test = judged_on_test(wanted, dataset)
@@ -149,7 +153,7 @@ def compare_seed(runs: Sequence[Run], *, num_draws: int) -> dict[str, Any]:
         "seed": runs[0].config.seed,
         "num_points": {"trained": len(trained), "reranked": 1 + len(again)},
         "front": {name: len(side) for name, side in fronts.items()},
-        **ratio_of_volumes(*sides, num_draws=num_draws),
+        **compare_volumes(test[plain], *sides, num_draws=num_draws),
         "point": changes(test[plain], test[recommended]),
         "true_tastes": {
             name: true_tastes(point, test[point], dataset)
@@ -227,15 +231,16 @@ def true_tastes(point: Point, judged: UserResults, dataset: Dataset) -> float | 
     return tastes_served(judged.slates_UK, ids, categories, tastes)
 
 
-def front(points: Sequence[Point]) -> list[Point]:
-    """Return the points of a validation front on all axes; at most MOST_POINTS."""
+def front(points: Sequence[Point], least: float) -> list[Point]:
+    """Return the points of a validation front with an NDCG above `least`; at most MOST_POINTS."""
     values = [axes_of(point) for point in points]
-    members = pareto.front(values, ("max",) * len(AXES))
-    kept = most_volume([values[member] for member in members], MOST_POINTS)
+    above = [place for place, axes in enumerate(values) if axes[0] > least]
+    members = [above[place] for place in pareto.front([values[row] for row in above], UPWARD)]
+    kept = most_volume([values[member] for member in members], MOST_POINTS, least)
     return [points[members[place]] for place in kept]
 
 
-def most_volume(values: Sequence[Sequence[float]], most: int) -> list[int]:
+def most_volume(values: Sequence[Sequence[float]], most: int, least: float = 0.0) -> list[int]:
     """Return the rows of at most so many points, each adding the most hypervolume in turn.
 
     >>> most_volume([[1.0, 0.1], [0.1, 1.0], [0.8, 0.8]], 2)
@@ -245,7 +250,7 @@ def most_volume(values: Sequence[Sequence[float]], most: int) -> list[int]:
     left = list(range(len(values)))
     while left and len(chosen) < most:
         before = [values[row] for row in chosen]
-        best = max(left, key=lambda row: hypervolume([*before, values[row]]))
+        best = max(left, key=lambda row: hypervolume([*before, values[row]], least))
         chosen.append(best)
         left.remove(best)
     return chosen
@@ -256,10 +261,14 @@ def axes_of(point: Point) -> list[float]:
     return [point.val[f"{name}_at_{point.policy.k}"] for name in AXES]
 
 
-def hypervolume(values: Any) -> float:
-    """Return the volume that points dominate, from 0 on every axis."""
+def hypervolume(values: Any, least: float = 0.0) -> float:
+    """Return the volume that points dominate, from `least` on the first axis and 0 on the others.
+
+    >>> hypervolume([[1.0, 0.5], [0.4, 1.0]], least=0.5)
+    0.25
+    """
     num_axes = len(values[0])
-    return pareto.hypervolume(values, (0.0,) * num_axes, ("max",) * num_axes)
+    return pareto.hypervolume(values, (least, *(0.0,) * (num_axes - 1)), ("max",) * num_axes)
 
 
 def recommend(points: Sequence[Point], num_items: int) -> Point | None:
@@ -285,22 +294,30 @@ def recommend(points: Sequence[Point], num_items: int) -> Point | None:
     return None if chosen is None else points[int(chosen.run_id)]
 
 
-def ratio_of_volumes(
-    trained: Sequence[UserResults], again: Sequence[UserResults], *, num_draws: int
+def compare_volumes(
+    plain: UserResults,
+    trained: Sequence[UserResults],
+    again: Sequence[UserResults],
+    *,
+    num_draws: int,
 ) -> dict[str, Any]:
-    """Return the ratio of two fronts' hypervolumes on the same users, with its interval."""
+    """Compare the hypervolumes of two fronts on the same users, with intervals."""
+    judged = [plain, *trained, *again]
+    observed_PX = np.array([[each.value(name) for name in AXES] for each in judged])
+    drawn_RPX = sample_metrics(judged, AXES, num_draws, seed=0).clip(min=0.0)
 
-    def value(points: Sequence[UserResults]) -> float:
-        return hypervolume([[point.value(name) for name in AXES] for point in points])
+    def volumes(points_PX: Any) -> tuple[float, float]:
+        least = min(OPERATING) * points_PX[0, 0]
+        one, other = points_PX[1 : 1 + len(trained)], points_PX[1 + len(trained) :]
+        return hypervolume(one, least), hypervolume(other, least)
 
-    drawn_RPX = sample_metrics([*trained, *again], AXES, num_draws, seed=0)
-    ratios = [
-        hypervolume(points[: len(trained)]) / hypervolume(points[len(trained) :])
-        for points in drawn_RPX.clip(min=0.0)
-    ]
+    one, other = volumes(observed_PX)
+    drawn = [volumes(points_PX) for points_PX in drawn_RPX]
     return {
-        "joint_hypervolume_ratio": value(trained) / value(again),
-        "interval": list(interval(ratios)),
+        "joint_hypervolume_ratio": one / other,
+        "interval": list(interval([mine / theirs for mine, theirs in drawn])),
+        "difference": (one - other) / other,
+        "difference_interval": list(interval([(mine - its) / other for mine, its in drawn])),
     }
 
 

@@ -92,10 +92,11 @@ _NUMBER: Final = r"((?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)"
 _DIAL: Final = re.compile(
     rf"none|(?:({'|'.join(_RERANKERS)}) {_NUMBER})?(?:(?:^| )logit {_NUMBER})?"
 )
+_LIGHT: Final = ("mmr 0.3", "msd 0.15", "msd 0.2", "msd 0.3", "msd 0.4", "beam 0.1", "beam 0.2")
 DIALS: Final = tuple(
     " ".join(filter(None, (dial, factor)))
     for factor in ("", "logit 0.1", "logit 0.25")
-    for dial in ("", "mmr 0.3", "msd 0.15", "msd 0.2", "msd 0.4", "beam 0.1", "beam 0.2")
+    for dial in ("", *_LIGHT)
     if dial or factor
 )
 """Default of `eval.dials`: light settings that gain on ILD, the diversity index or coverage."""

@@ -10,10 +10,10 @@ from benchmarks.fronts import (
     AXES,
     Point,
     changes,
+    compare_volumes,
     front,
     most_volume,
     pooled,
-    ratio_of_volumes,
     recommend,
     reranked,
 )
@@ -59,12 +59,20 @@ def test_few_users_cannot_be_shown_the_whole_catalogue():
 
 
 def test_equal_fronts_have_the_ratio_1_and_a_better_one_more():
-    same = ratio_of_volumes([PLAIN, DIVERSE], [PLAIN, DIVERSE], num_draws=20)
-    assert same["joint_hypervolume_ratio"] == 1
+    same = compare_volumes(PLAIN, [PLAIN, DIVERSE], [PLAIN, DIVERSE], num_draws=20)
+    assert (same["joint_hypervolume_ratio"], same["difference"]) == (1, 0)
     assert same["interval"] == pytest.approx([1, 1])
-    better = ratio_of_volumes([PLAIN, DIVERSE], [PLAIN], num_draws=50)
+    better = compare_volumes(PLAIN, [PLAIN, DIVERSE], [PLAIN], num_draws=50)
     low, high = better["interval"]
     assert 1 < low < better["joint_hypervolume_ratio"] < high
+    low, high = better["difference_interval"]
+    assert 0 < low < better["difference"] < high
+
+
+def test_volumes_begin_at_the_loosest_budget_of_accuracy():
+    costly = judged(0.9 * 0.20 - 0.02, num_shown=50, ild=0.9, index=0.9)
+    alone = compare_volumes(PLAIN, [PLAIN, costly], [PLAIN], num_draws=5)
+    assert alone["joint_hypervolume_ratio"] == 1
 
 
 def test_the_points_that_add_most_volume_are_kept():
@@ -75,7 +83,8 @@ def test_the_points_that_add_most_volume_are_kept():
 
 def test_a_front_holds_no_point_that_another_beats_on_all_axes():
     best, worse, other = point(0.3, 0.5, 0.4, 0.3), point(0.2, 0.5, 0.4, 0.3), point(0.1, 0.6, 0, 0)
-    assert set(front([best, worse, other])) == {best, other}
+    assert set(front([best, worse, other], 0.0)) == {best, other}
+    assert front([best, worse, other], 0.15) == [best]
 
 
 def test_the_recommended_point_is_that_of_a_report():
