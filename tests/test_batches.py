@@ -111,6 +111,39 @@ def test_every_event_is_predicted_once_from_its_own_prefix(users, max_history, s
     assert predictions(packed) == predictions_of_users(users, queries, weights, max_history)
 
 
+def predictions_of_two_windows(user, max_history, draw):
+    """Slow twin: predictions of the last window and an earlier one, cut from the end."""
+    stops = list(range(len(user), 0, -max_history))  # the last window comes first
+    kept = {stops[0], stops[1 + int(draw * (len(stops) - 1))]} if stops[1:] else {*stops}
+    for stop in kept:
+        start = max(0, stop - max_history)
+        for event in range(start, stop):
+            if event > start or start == 0:
+                yield tuple(user[start:event]), user[event], 1.0, NO_QUERY
+            elif start in kept:  # the window before it ends here
+                yield tuple(user[max(0, start - max_history) : start]), user[event], 1.0, NO_QUERY
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 9), max_size=24), max_size=6),
+    st.integers(1, 6),
+    st.lists(st.floats(0, 1, exclude_max=True), min_size=6, max_size=6),
+)
+def test_a_long_train_history_keeps_its_last_window_and_one_that_is_drawn(
+    users, max_history, draws
+):
+    draws_B = np.array(draws[: len(users)])
+    packed = pack(examples_of(users), max_history=max_history, draws_B=draws_B)
+    expected = [
+        predictions_of_two_windows(user, max_history, draw)
+        for user, draw in zip(users, draws, strict=False)
+    ]
+    assert predictions(packed) == sorted(prediction for own in expected for prediction in own)
+    histories = [place_history(packed, place) for place in packed.last_place_B]
+    assert histories == [tuple(user[-max_history:]) for user in users]
+    assert packed.seen_item_S.tolist() == [item for user in users for item in user]
+
+
 @given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6), st.integers(1, 6))
 def test_a_users_last_place_has_seen_the_last_events(users, max_history):
     packed = pack(examples_of(users), max_history=max_history)

@@ -58,7 +58,7 @@ class Packed:
         return Packed(**own)
 
 
-def pack(examples: Examples, *, max_history: int) -> Packed:
+def pack(examples: Examples, *, max_history: int, draws_B: np.ndarray | None = None) -> Packed:
     """Pack histories into rows by first fit in order of falling length, without loops over events.
 
     A train history longer than `max_history` is cut into windows from its end. Each event is
@@ -67,12 +67,19 @@ def pack(examples: Examples, *, max_history: int) -> Packed:
     begins with an extra start cell, which predicts the first event of a history. Without users the
     result is one row with a start cell and no target, so every rank can take the step.
 
+    With `draws_B` a train history keeps its last window and one earlier window. Without the window
+    before it, the first event of a window is not predicted.
+
     Args:
         examples: Ragged examples.
         max_history: Most events of a window, >= 1.
+        draws_B: a random number in [0, 1) for each user, which chooses the earlier window; None =
+            all windows.
     """
     is_train = examples.weights.size > 0 or examples.target_lengths.size == 0
     windows = _windows(examples.lengths, max_history, every=is_train)
+    if draws_B is not None:
+        windows = _last_and_one(windows, draws_B)
     width = max_history + 1
     sizes = windows.stop - windows.start + 1
     row, offset, num_rows = _first_fit(sizes, width)
@@ -98,10 +105,12 @@ def pack(examples: Examples, *, max_history: int) -> Packed:
     end_place = base + sizes - 1
     last_place = end_place[windows.is_last]
     if is_train:
-        goes_on = (within == 0) & ~windows.is_first[window]
-        from_place = np.where(goes_on, end_place[window - 1], place - 1)
-        queries[from_place] = examples.queries[event]
-        is_target = examples.weights[event] > 0
+        is_later = (within == 0) & ~windows.is_first[window]
+        follows = windows.stop[window - 1] == windows.start[window]
+        from_place = np.where(is_later & follows, end_place[window - 1], place - 1)
+        is_predicted = ~is_later | follows
+        queries[from_place[is_predicted]] = examples.queries[event[is_predicted]]
+        is_target = is_predicted & (examples.weights[event] > 0)
         target_place, targets = from_place[is_target], examples.items[event[is_target]]
         weights = examples.weights[event[is_target]]
     else:
@@ -156,6 +165,16 @@ def _windows(lengths: np.ndarray, max_history: int, *, every: bool) -> _Windows:
     start = np.maximum(starts[user], stop - max_history)
     is_first, is_last = start == starts[user], from_end == 0
     return _Windows(start, stop, is_first=is_first, is_last=is_last, user=user)
+
+
+def _last_and_one(windows: _Windows, draws_B: np.ndarray) -> _Windows:
+    """Keep the last window of each user, and one earlier window where there is one."""
+    counts = np.bincount(windows.user, minlength=len(draws_B))
+    last = np.cumsum(counts) - 1
+    chosen = last - 1 - (draws_B * (counts - 1)).astype(np.int64)
+    kept = np.sort(np.concatenate([last, chosen[counts > 1]]))
+    own = {field.name: getattr(windows, field.name)[kept] for field in fields(windows)}
+    return _Windows(**own)
 
 
 def _first_fit(sizes: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:

@@ -28,6 +28,7 @@ from recdiv_core.training.parts import Part, with_dials
 
 NEGATIVES_KEY: Final = 1
 DIALS_KEY: Final = 2
+WINDOWS_KEY: Final = 3
 
 
 class Feed:
@@ -71,6 +72,7 @@ class Feed:
         start = step % num_steps(self.num_users, batch_size) * batch_size
         size = min(batch_size, self.num_users - start)
         shares = self.world_size * len(step_examples)
+        draws = self._draws(step, WINDOWS_KEY).random(size)
         dials = None
         if self.config.loss.conditioned:
             dials = draw_dials(self._draws(step, DIALS_KEY), size)
@@ -78,18 +80,18 @@ class Feed:
         for index, examples in enumerate(step_examples):
             first = size * (self.rank * len(step_examples) + index) // shares
             users = slice(first, first + len(examples.lengths))
-            part = self._load(examples)
+            part = self._load(examples, draws[users])
             if dials is not None:
                 part = with_dials(part, dials[users])
             parts.append(part)
         return parts
 
-    def _load(self, examples: Examples) -> Part:
-        packed = pack(examples, max_history=self.config.model.max_history)
+    def _load(self, examples: Examples, draws_B: np.ndarray) -> Part:
+        packed = pack(examples, max_history=self.config.model.max_history, draws_B=draws_B)
         if self.texts is None:
             return Part(packed)
-        items = np.unique(examples.items) if examples.items.size else np.zeros(1, np.int64)
-        return Part(packed, self.texts.groups(items))
+        items = np.unique(packed.items_RW[packed.position_RW > 0].numpy())
+        return Part(packed, self.texts.groups(items if items.size else np.zeros(1, np.int64)))
 
     def negatives(self, parts: Sequence[Part], step: int) -> Negatives | None:
         """Draw a step's negatives, and collect the targets of all ranks and parts."""
