@@ -17,8 +17,6 @@ from typing import Any, Final, cast
 
 import torch
 from torch.autograd import Function
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 CHUNK_ELEMENTS: Final = 16_000_000
 """Logits in memory at once: 64 MB in float32 for any batch and catalogue."""
@@ -82,6 +80,57 @@ class _ChunkedCrossEntropy(Function):
         grad_hidden, grad_items = ctx.saved_tensors
         (scale,) = grad_outputs
         return grad_hidden * scale, grad_items * scale, *(None,) * 5
+
+
+class _ChunkedSampled(Function):
+    """Cross-entropy of each target against shared negatives, computed as above."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        positives_ND: torch.Tensor,
+        negatives_SD: torch.Tensor,
+        targets_N: torch.Tensor,
+        negatives_S: torch.Tensor,
+        weights_N: torch.Tensor,
+        shift_S: torch.Tensor,
+        temperature: float,
+        chunk: int,
+    ) -> torch.Tensor:
+        wide = torch.promote_types(hidden_ND.dtype, torch.float32)
+        total = torch.zeros((), dtype=torch.float64, device=hidden_ND.device)
+        grad_hidden, grad_positives = torch.empty_like(hidden_ND), torch.empty_like(positives_ND)
+        grad_negatives = torch.zeros_like(negatives_SD, dtype=wide)
+        for start in range(0, hidden_ND.shape[0], chunk):
+            rows = slice(start, start + chunk)
+            hidden = hidden_ND[rows] / temperature
+            positives, weights = positives_ND[rows], weights_N[rows, None].to(wide)
+            of_targets = (hidden.to(wide) * positives.to(wide)).sum(1, keepdim=True)
+            logits = (hidden @ negatives_SD.T).to(wide).add_(shift_S.to(wide))
+            logits.masked_fill_(negatives_S == targets_N[rows, None], -torch.inf)
+            highest = logits.amax(1, keepdim=True) if len(negatives_S) else of_targets
+            largest = torch.maximum(highest, of_targets)
+            odds, own = logits.sub_(largest).exp_(), (of_targets - largest).exp()
+            others = odds.sum(1, keepdim=True)
+            norm = others + own
+            # log(norm / own), exact where the negatives have next to no share
+            losses = torch.where(
+                of_targets < largest, norm.log() + largest - of_targets, others.log1p()
+            )
+            total += (losses * weights).sum(dtype=torch.float64)
+            grad = odds.mul_(weights / norm).to(hidden.dtype)
+            to_own = (weights * others / norm).to(hidden.dtype)
+            grad_hidden[rows] = (grad @ negatives_SD - to_own * positives) / temperature
+            grad_positives[rows] = -to_own * hidden
+            grad_negatives += grad.T @ hidden
+        ctx.save_for_backward(grad_hidden, grad_positives, grad_negatives.to(negatives_SD.dtype))
+        return total.to(wide)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (scale,) = grad_outputs
+        return *(grad * scale for grad in ctx.saved_tensors), *(None,) * 6
 
 
 def softmax(
@@ -170,8 +219,8 @@ def sampled_softmax(
         log_count_S: [S] log of the number of samples of each; None = one each.
         log_expected_S: [S] log of the expected number of samples, finite; None = S uniform samples,
             log(S / V).
-        chunk: positions at once; None = as many as fit CHUNK_ELEMENTS logits. If there are several
-            chunks, the backward pass recomputes them instead of keeping them.
+        chunk: positions at once; None = as many as fit CHUNK_ELEMENTS logits, or CACHED_ELEMENTS
+            on a CPU.
 
     Raises:
         ValueError: shapes do not match.
@@ -185,35 +234,21 @@ def sampled_softmax(
     shift_S = -logq_alpha * log_expected_S
     if log_count_S is not None:
         shift_S = shift_S + log_count_S
-    wide = torch.promote_types(hidden_ND.dtype, torch.float32)
-    rows = chunk or max(1, CHUNK_ELEMENTS // max(1, num_negatives))
     negatives_SD = items_VD[negatives_S]
-
-    def part(
-        hidden: torch.Tensor,
-        positives: torch.Tensor,
-        targets: torch.Tensor,
-        weights: torch.Tensor,
-    ) -> torch.Tensor:
-        positive_R = (hidden.to(wide) * positives.to(wide)).sum(1)
-        negative_RS = (hidden @ negatives_SD.T).to(wide)
-        shifted_RS = negative_RS + shift_S.to(wide)
-        shifted_RS = shifted_RS.masked_fill(negatives_S == targets[:, None], -torch.inf)
-        # log(1 + e^x) as -logsigmoid(-x): exact in the tails, where softplus is cut off
-        losses = -F.logsigmoid(positive_R - shifted_RS.logsumexp(1))
-        return (losses * weights.to(wide)).sum(dtype=torch.float64)
-
-    per_row = [hidden_ND / temperature, items_VD[targets_N], targets_N, weights_N]
-    parts = list(zip(*(torch.split(values, rows) for values in per_row), strict=True))
-    if len(parts) == 1:
-        return part(*parts[0]).to(wide)
-    # the backward pass forms the gradients: the loss scale must multiply them before the cast to
-    # half
-    sums = [
-        cast("torch.Tensor", checkpoint(part, *each, use_reentrant=False, preserve_rng_state=False))
-        for each in parts
-    ]
-    return torch.stack(sums).sum().to(wide)
+    return cast(
+        "torch.Tensor",
+        _ChunkedSampled.apply(  # pyright: ignore[reportUnknownMemberType]
+            hidden_ND,
+            items_VD[targets_N],
+            negatives_SD,
+            targets_N,
+            negatives_S,
+            weights_N,
+            shift_S,
+            temperature,
+            chunk or _rows_at_once(negatives_SD),
+        ),
+    )
 
 
 RELEVANCE: Final[dict[str, Callable[..., torch.Tensor]]] = {
