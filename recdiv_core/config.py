@@ -142,6 +142,15 @@ def _categories(value: int) -> int:
     return value
 
 
+def _check_key_place(value: str) -> None:
+    """Refuse a value that may be a key; the message does not show it."""
+    if value and not re.fullmatch(r"env:[A-Za-z_]\w*|file:.+", value):
+        raise UserError(
+            "data.pseudonymise: allowed are env:VARIABLE and file:PATH, which hold the key; the "
+            "value that was given is not shown, as it may be a key"
+        )
+
+
 class ColumnsConfig(_Section):
     """Names of the columns in the user's files."""
 
@@ -232,6 +241,9 @@ class DataConfig(_Section):
     """Lowest rating that counts as an event; 0 = no limit."""
     event_weights: dict[Event, Annotated[float, AfterValidator(_event_weight)]] = {}
     """Weight of each kind of event in the relevance loss, 1e-6 to 1e6; 1 if not given."""
+    pseudonymise: str = ""
+    """Place of the secret key that turns user ids into pseudonyms (HMAC-SHA256): `env:VARIABLE` or
+    `file:PATH`; empty = user ids as in the log."""
     max_quarantined: Unit = 0.05
     """Largest share of rows that may be rejected before `prepare` stops."""
     min_user_events: int = Field(default=1, ge=1)
@@ -631,6 +643,7 @@ class Config(_Section):
 
     @pydantic.model_validator(mode="after")
     def _check_across_sections(self) -> Config:
+        _check_key_place(self.data.pseudonymise)
         if self.model.dim % self.model.num_heads:
             raise UserError(
                 f"model.dim={self.model.dim} must be a multiple of "

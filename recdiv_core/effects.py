@@ -26,6 +26,7 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "data.": _DATA,
     "data.prepared": (*_TRAIN, *ON_CHECKPOINTS, *_CHECK, "dashboard"),
     "data.name": (*_DATA, "report", "dashboard"),
+    "data.pseudonymise": (*_DATA, "evaluate", "recommend"),
     "data.demo_events": ("prepare",),
     "data.demo_queries": ("prepare",),
     "data.derived_categories": ("prepare",),

@@ -11,6 +11,7 @@ checked before anything else is read.
     val/ test/           EVAL_EXAMPLE; row groups of `fragment_rows` rows
     vectors/             text vectors, stored output of frozen layers; made by train, tune, evaluate
     stage/               all events, one row per user, with what an append needs (staging.py)
+    forgotten.json       salted hashes of users that were removed (door.py); absent = none
     log.json             files of the log in order, its columns, and the origin of the catalogue
     quarantine/          rejected rows as JSON text, each with its reason and source file
     audit.json           leakage audit
@@ -182,6 +183,8 @@ class Manifest(BaseModel):
     """Fingerprint of the first data set of a chain of appends; empty = this one is the first."""
     generation: int = 0
     """Number of appends since the first data set of the chain, from 0."""
+    pseudonyms: str = ""
+    """Check value of the key of `data.pseudonymise`; empty = user ids as in the log."""
 
     @property
     def root(self) -> str:

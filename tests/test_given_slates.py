@@ -197,8 +197,8 @@ def test_json_lines_and_csv_are_read_as_parquet_is(dataset, ids, tmp_path):
     ("rows", "message"),
     [
         ([], "holds no rows"),
-        ([("nobody", ["a"])], "none of its 1 users is held out in this split .*'nobody'.*'u0'"),
-        ([("u0", ["a"]), ("u0", [])], "1 users have several slates, such as 'u0'"),
+        ([("nobody", ["a"])], "none of its 1 users is held out in this split"),
+        ([("u0", ["a"]), ("u0", [])], "1 users have several slates"),
         ([("u0", ["no such item"])], "no item of it is in the catalogue .*'no such item'"),
     ],
 )

@@ -24,6 +24,7 @@ from recdiv_core.adapters.layout_files import Given, find_given
 from recdiv_core.config import Config, flatten, override
 from recdiv_core.data import clicklog
 from recdiv_core.data.append_steps import Step, build, read_log_facts
+from recdiv_core.data.door import SETTING, Door, key_of, read_tombstones
 from recdiv_core.data.versions import building, open_version, point, publish, version_place
 from recdiv_core.errors import UserError
 from recdiv_core.formats.files import SourceFile, describe_sources, list_files
@@ -32,7 +33,7 @@ from recdiv_core.schema import SCHEMA_VERSION, Manifest, check_files, read_manif
 
 logger = logging.getLogger(__name__)
 
-FREE: Final = ("data.clicks", "data.items", "data.out", "data.prepared", "data.base", "data.name")
+FREE: Final = (*clicklog.PLACES, SETTING)
 """Settings of the data that an append may give; all others are those of the base."""
 
 
@@ -53,6 +54,7 @@ def append(config: Config) -> dict[str, object]:
     base, manifest = open_base(config)
     out = clicklog.find_target(config, default=config.data.base)
     config = with_settings_of(config, manifest)
+    door = open_door(config, manifest, base, out)
     given = find_new(config, manifest)
     is_base = base == version_place(out, manifest.fingerprint)
     if is_base and not given.clicks and not given.items:
@@ -65,7 +67,8 @@ def append(config: Config) -> dict[str, object]:
         logger.info("%s exists already, made from the same base and files", out)
         return clicklog.summary(out, started, is_reused=True)
     with building(out) as work:
-        facts = _built(Step(base, manifest, read_log_facts(base), config, given, work), fingerprint)
+        step = Step(base, manifest, read_log_facts(base), config, given, work, door)
+        facts = _built(step, fingerprint)
         publish(out, work, fingerprint)
     return clicklog.summary(out, started, is_reused=False) | {"base": str(base), **facts}
 
@@ -112,9 +115,27 @@ def with_settings_of(config: Config, manifest: Manifest) -> Config:
                 "append keeps the settings of its base"
             )
     kept = {key: value for key, value in manifest.settings.items() if key in now}
-    free = {key: now[key] for key in FREE}
+    free = {key: now[key] for key in clicklog.PLACES}
+    free[SETTING] = now[SETTING] or kept.get(SETTING, "")
     named = {"data.name": config.data.name or manifest.name, "seed": manifest.seed}
     return override(config, {**kept, **free, **named, "data.source": "files"})
+
+
+def open_door(config: Config, manifest: Manifest, base: Path, out: Path) -> Door:
+    """Return the door of an append.
+
+    Raises:
+        UserError: the key of `data.pseudonymise` is missing or is not that of the base, or users
+            were forgotten in the data set that the append replaces, but not in the base.
+    """
+    pseudonyms = key_of(config.data.pseudonymise, manifest)
+    tombstones = read_tombstones(base)
+    if tombstones.joined(read_tombstones(out)) != tombstones:
+        raise UserError(
+            f"data.base={config.data.base} may hold users that `recdiv forget` removed from "
+            f"data.out={out}; give data.base={out}, or another data.out"
+        )
+    return Door(pseudonyms, tombstones, tuple(config.data.null_words))
 
 
 def find_new(config: Config, manifest: Manifest) -> Given:

@@ -32,6 +32,7 @@ from recdiv_core.data.append_log import (
 from recdiv_core.data.append_shards import rewrite_shard, stage_events
 from recdiv_core.data.audit import preparing, traces
 from recdiv_core.data.audit.findings import Finding, from_json, merge, to_json
+from recdiv_core.data.door import AS_GIVEN, TOMBSTONES, Door
 from recdiv_core.data.queries import load_queries
 from recdiv_core.data.shards import map_shards
 from recdiv_core.data.text_vectors import vectors_path
@@ -67,6 +68,7 @@ class Step:
         config: settings of the base, with the places of this call.
         given: new files.
         work: directory of the data set.
+        door: what happens to user ids of new rows.
     """
 
     base: Path
@@ -75,6 +77,7 @@ class Step:
     config: Config
     given: Given
     work: Path
+    door: Door
 
     @property
     def mark(self) -> str:
@@ -151,7 +154,7 @@ def read_new_rows(step: Step, item_ids: pa.Array) -> NewRows:
     unit = timestamps.format_named(str(step.manifest.times["unit"]))
     log = events.ClickLog((), columns, unit, events.latest_time())
     if step.given.clicks:
-        found = events.open_log(step.given.clicks, item_ids, config)
+        found = events.open_log(step.given.clicks, item_ids, config, step.door)
         if found.times != unit:
             raise UserError(
                 f"data.clicks={config.data.clicks}: times are {found.times}, those of data.base="
@@ -168,7 +171,10 @@ def read_new_rows(step: Step, item_ids: pa.Array) -> NewRows:
         source = "data.clicks"
         events.check_rejected(new.counts, config.data.max_quarantined, config, source)
     numbers = {path: number for number, path in enumerate(step.log_paths)}
+    log = replace(log, door=AS_GIVEN)  # the ids of quarantined rows have passed the door
     read_again(new, step.base, log, item_ids, config, step.work, numbers)
+    if step.door.tombstones:
+        write_json(step.work / TOMBSTONES, step.door.tombstones.as_json(), indent=1)
     kept = {"files": step.log_paths, "columns": columns}
     from_log = step.log["items_from_log"] and not step.given.items
     write_json(step.work / clicklog.LOG, {**kept, "items_from_log": from_log})

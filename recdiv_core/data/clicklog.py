@@ -30,6 +30,7 @@ from recdiv_core.config import Config, flatten
 from recdiv_core.data import catalogue, derived_categories, events, examples, items, staging
 from recdiv_core.data.audit import preparing, scripts, traces
 from recdiv_core.data.audit.findings import Finding, to_json
+from recdiv_core.data.door import AS_GIVEN, SETTING, TOMBSTONES, Door, open_door, read_tombstones
 from recdiv_core.data.text_vectors import make_item_vectors
 from recdiv_core.data.versions import building, find_view, point, publish, version_place
 from recdiv_core.errors import UserError
@@ -111,12 +112,13 @@ def prepare(config: Config, *, on_ray: bool = True) -> dict[str, object]:
     is_demo = config.data.source == "demo"
     given = None if is_demo else find_given(config)
     config = given.config if given else config
-    inputs = _open(given) if given else None
+    door = open_door(config, read_tombstones(out))
+    inputs = _open(given, door) if given else None
     sources = inputs.sources if inputs else _demo_sources(config)
     encoder_path, encoder = encoder_source(config)
     # the built-in shop has categories: they are derived only if a number is given
     derives = inputs.derives if inputs else config.data.derived_categories not in ("auto", 0)
-    fingerprint = _fingerprint(sources, config, encoder, derives=derives)
+    fingerprint = _fingerprint(sources, config, encoder, door, derives=derives)
     version = version_place(out, fingerprint)
     if is_made(version, fingerprint, config):
         point(out, version)
@@ -127,7 +129,7 @@ def prepare(config: Config, *, on_ray: bool = True) -> dict[str, object]:
         if on_ray:
             start_ray(config)
         with _explained_failures():
-            inputs = inputs or _generate(work, config)
+            inputs = inputs or _generate(work, config, door)
             manifest = _build(inputs, config, work, encoder_path, encoder, on_ray=on_ray)
         complete = Manifest(
             **manifest,
@@ -135,6 +137,7 @@ def prepare(config: Config, *, on_ray: bool = True) -> dict[str, object]:
             fingerprint=fingerprint,
             sources=sources,
             encoder=encoder,
+            pseudonyms=door.pseudonyms.check if door.pseudonyms else "",
         )
         for name in ("counts", "traces", "source"):
             shutil.rmtree(work / name, ignore_errors=True)
@@ -196,11 +199,11 @@ class _Inputs:
     items_from_log: bool
 
 
-def _open(given: Given) -> _Inputs:
+def _open(given: Given, door: Door) -> _Inputs:
     """Check the input as far as possible without Ray."""
     config = given.config
     raw = read_items(given.items, given.clicks, config)
-    log = events.open_log(given.clicks, raw.item_ids, config)
+    log = events.open_log(given.clicks, raw.item_ids, config, door)
     examples.choose_protocol(config, log.has_timestamps)
     for name in ("val_from", "test_from"):
         if text := getattr(config.split, name):
@@ -214,7 +217,7 @@ def _open(given: Given) -> _Inputs:
     return _Inputs(raw, log, sources, derives, given.clicks, not given.items)
 
 
-def _generate(work: Path, config: Config) -> _Inputs:
+def _generate(work: Path, config: Config, door: Door) -> _Inputs:
     from recdiv_core.shop.generate import generate
 
     clicks, items = generate(
@@ -225,8 +228,9 @@ def _generate(work: Path, config: Config) -> _Inputs:
     )
     if (work / "source" / "truth").is_dir():
         (work / "source" / "truth").rename(work / "truth")
+        door.rename_users(work / "truth")
     made = (list_files(str(clicks), "data.clicks"), list_files(str(items), "data.items"))
-    return _open(Given(config, *made, []))
+    return _open(Given(config, *made, []), door)
 
 
 def read_items(
@@ -289,11 +293,12 @@ def _fingerprint(
     sources: Sequence[dict[str, str | int]],
     config: Config,
     encoder: EncoderSource,
+    door: Door = AS_GIVEN,
     *,
     derives: bool = False,
 ) -> str:
     contents = [{k: v for k, v in row.items() if k != "path"} for row in sources]
-    unseen = (*UNSEEN, *DESCRIBED) if derives else (*UNSEEN, *DESCRIBED, DERIVED_KEY)
+    unseen = (*UNSEEN, *DESCRIBED, SETTING, *(() if derives else (DERIVED_KEY,)))
     settings = {
         key: value
         for key, value in _settings(config).items()
@@ -303,6 +308,8 @@ def _fingerprint(
     # as the encoder is used, whether its files say so or the settings
     used = encoder.model_dump(include=set(USE), exclude_defaults=True)
     tree += [used] if used else []
+    tree += [door.pseudonyms.check] if door.pseudonyms else []
+    tree += [door.tombstones.as_json()] if door.tombstones else []
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
@@ -374,6 +381,8 @@ def _build(
         logger.info("times: %s", times)
     for reason, rejected in raw.rejected.items():
         write_rejected_items(reason, rejected, config, work)
+    if log.door.tombstones:
+        write_json(work / TOMBSTONES, log.door.tombstones.as_json(), indent=1)
     kept = {"files": [redact(file.path) for file in inputs.clicks], "columns": log.columns}
     write_json(work / LOG, {**kept, "items_from_log": inputs.items_from_log})
     staged = examples.summarise(work, config)

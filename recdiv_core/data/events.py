@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
 from recdiv_core.data.audit import traces
+from recdiv_core.data.door import AS_GIVEN, FORGOTTEN, Door
 from recdiv_core.errors import INIT_MENDS, UserError
 from recdiv_core.formats import readers, timestamps, values
 from recdiv_core.formats.files import SourceFile, TextFormat
@@ -106,12 +107,14 @@ class ClickLog:
         columns: Our name -> name in the files, for the columns that exist.
         times: Format of the timestamps.
         latest: Latest accepted time in microseconds, a day after the log was opened.
+        door: What happens to user ids before rows are classified.
     """
 
     units: tuple[readers.ReadUnit, ...]
     columns: dict[str, str]
     times: timestamps.TimeFormat
     latest: int
+    door: Door = AS_GIVEN
 
     @property
     def has_timestamps(self) -> bool:
@@ -177,7 +180,9 @@ def log_text(config: Config) -> TextFormat:
     return TextFormat(data.separator, data.header, data.encoding)
 
 
-def open_log(files: Sequence[SourceFile], item_ids: pa.Array, config: Config) -> ClickLog:
+def open_log(
+    files: Sequence[SourceFile], item_ids: pa.Array, config: Config, door: Door = AS_GIVEN
+) -> ClickLog:
     """Check the columns of the files and a sample of their rows, without Ray.
 
     Raises:
@@ -197,7 +202,7 @@ def open_log(files: Sequence[SourceFile], item_ids: pa.Array, config: Config) ->
     times = timestamps.detect_times(
         _sample_of_times(tables, config), columns[TIMESTAMP], config.data.timestamp_format
     )
-    log = ClickLog(units, columns, times, latest_time())
+    log = ClickLog(units, columns, times, latest_time(), door)
     counts = RowCounts()
     for batch in sample:
         counts.add(classify_rows(batch, log, item_ids, config)[2])
@@ -233,6 +238,7 @@ def classify_rows(
         item_ids: [V] string, in order of item_index.
         config: `data` settings: kinds of event, rules and the number of shards.
     """
+    batch, num_forgotten, coerced = log.door.admit(batch)
     row = _read_values(batch.table, log, item_ids, config)
     faults_N = _find_reasons(row, log)
     # a kind of event that data.event_names drops needs no valid values, not even an item
@@ -259,14 +265,15 @@ def classify_rows(
     rejected, examples = _quarantine_rows(batch, reasons_N)
     is_unknown_N = reasons_N == REJECTED.index(UNKNOWN_EVENT)
     counts = RowCounts(
-        num_rows=batch.table.num_rows + len(batch.broken),
+        num_rows=batch.table.num_rows + len(batch.broken) + num_forgotten,
         lines=count_lines(batch),
         kept=events_table.num_rows,
-        dropped=_count(rules_N, DROPPED),
+        dropped=_count(rules_N, DROPPED) + collections.Counter({FORGOTTEN: num_forgotten}),
         rejected=collections.Counter(rejected["reason"].to_pylist()),
         examples=examples,
         words=_count_words(row.words.filter(pa.array(is_unknown_N))),
         coerced=row.coerced
+        + coerced
         + collections.Counter(
             {
                 "quotation mark that is never closed, read as text": batch.num_stray_quotes,

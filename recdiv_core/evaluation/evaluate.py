@@ -126,7 +126,14 @@ def evaluate_given(config: Config, slates: str | Path, *, split: str = "test") -
     prepared, manifest = check_prepared(config)
     check_eval(config, prepared)
     catalogue = load_catalogue(prepared)
-    given = read_given_slates(slates, prepared, catalogue.item_ids, split, k=config.eval.k)
+    given = read_given_slates(
+        slates,
+        prepared,
+        catalogue.item_ids,
+        split,
+        k=config.eval.k,
+        pseudonymise=config.data.pseudonymise,
+    )
     logger.info("left out, because slates come without scores: %s", ", ".join(NEEDS["scores"]))
     start_with_gpu(config)
     ensure_vectors(prepared, manifest)

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import torch
 
 from recdiv_core.config import Config
+from recdiv_core.data.door import as_stored
 from recdiv_core.data.reading import flatten_lists
 from recdiv_core.data.requests import join_shard, shard_names
 from recdiv_core.data.versions import open_version
@@ -119,6 +120,7 @@ def judge_directory(
     """
     user_ids, slates_UK = read_slates(parts, dataset.catalogue.table[ITEM_ID])
     num_users, k = slates_UK.shape
+    user_ids = as_stored(user_ids, dataset.manifest)
     histories = read_histories(dataset.prepared, _users_of(directory), user_ids, k)
     exposure_V = np.bincount(slates_UK[slates_UK >= 0], minlength=len(dataset.catalogue))
     found = look(slates_UK, histories.items_UK, dataset.traits, dataset.text_VH.numpy(), exposure_V)

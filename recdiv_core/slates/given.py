@@ -26,13 +26,15 @@ import torch
 
 from recdiv_core.config import Config
 from recdiv_core.data.batches import pad_targets
+from recdiv_core.data.door import as_stored
 from recdiv_core.data.reading import read_eval
 from recdiv_core.errors import UserError
 from recdiv_core.formats.files import TextFormat, list_files
 from recdiv_core.formats.readers import cut_units, read_header, read_unit
 from recdiv_core.formats.units import FILE_STRIDE, RawBatch, ReadUnit
+from recdiv_core.formats.values import whole_column
 from recdiv_core.metrics.slate_batch import Background
-from recdiv_core.schema import NO_QUERY, USER_ID
+from recdiv_core.schema import NO_QUERY, USER_ID, read_manifest
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.scoring import Shown, without_seen
 
@@ -91,7 +93,13 @@ class GivenSlates:
 
 
 def read_given_slates(
-    place: str | Path, prepared: Path, item_ids: pa.Array, split: str, *, k: int
+    place: str | Path,
+    prepared: Path,
+    item_ids: pa.Array,
+    split: str,
+    *,
+    k: int,
+    pseudonymise: str = "",
 ) -> GivenSlates:
     """Read slates, match them with a split, and log unknown or repeated entries.
 
@@ -101,12 +109,15 @@ def read_given_slates(
         item_ids: item ids of the catalogue, in the order of item_index.
         split: `val` or `test`.
         k: slate length; the first k known, distinct items of a slate are kept.
+        pseudonymise: `data.pseudonymise` of the call.
 
     Raises:
         UserError: the file cannot be read as slates, a user has several slates, or no user or item
             of the file is in the data.
     """
     table = read_table(place)
+    users = as_stored(whole_column(table, USER_ID), read_manifest(prepared), pseudonymise)
+    table = table.set_column(0, USER_ID, users)
     found = select_slates(table, item_ids, held_out_users(prepared, split), k=k, name=str(place))
     for message in problems(found.matching, k=k):
         logger.warning("--slates %s: %s", place, message)
@@ -218,16 +229,13 @@ def _of_held_out(table: pa.Table, users: pa.Array, name: str) -> pa.Table:
     own = table.filter(pc.is_in(table[USER_ID], users)).combine_chunks()
     if not own.num_rows:
         raise UserError(
-            f"--slates {name}: none of its {table.num_rows} users is held out in this split (the "
-            f"first is {table[USER_ID][0].as_py()!r}, the first held-out user "
-            f"{users[0].as_py()!r})"
+            f"--slates {name}: none of its {table.num_rows} users is held out in this split of "
+            "data.prepared; compare its user_id with that of the click log"
         )
-    counts = own[USER_ID].value_counts()
-    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    if len(repeated):
+    num_repeated = pc.sum(pc.greater(own[USER_ID].value_counts().field("counts"), 1)).as_py()
+    if num_repeated:
         raise UserError(
-            f"--slates {name}: {len(repeated)} users have several slates, such as "
-            f"{repeated[0].as_py()!r}; give each user one"
+            f"--slates {name}: {num_repeated} users have several slates; give each user one"
         )
     return own
 

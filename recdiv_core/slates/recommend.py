@@ -33,6 +33,7 @@ from recdiv_core.slates.search_requests import (
     SPLIT,
     check_reads_queries,
     read_requests,
+    with_stored_users,
     write_requests,
 )
 from recdiv_core.storage.given_paths import output_path
@@ -97,6 +98,7 @@ def recommend(
         raise UserError(f"--users {users}: data.prepared={prepared} holds no {users} example")
     requests = read_requests(queries) if queries else None
     if requests is not None:
+        requests = with_stored_users(requests, manifest, config.data.pseudonymise)
         users = f"queries {requests.sha256[:16]}"
     out, is_grid = output_path(out, "--out").absolute(), bool(dials)
     dials = list(dials) or [config.rerank.diversity]

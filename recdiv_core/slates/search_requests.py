@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,14 +21,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
+from recdiv_core.data.door import as_stored
 from recdiv_core.data.requests import REQUESTS, shard_names
 from recdiv_core.errors import UserError
 from recdiv_core.formats.files import TextFormat, list_files
 from recdiv_core.formats.readers import cut_units, find_columns, read_unit
 from recdiv_core.formats.units import FILE_STRIDE, ROW, RawBatch, ReadUnit
-from recdiv_core.formats.values import as_text, normalise_queries
+from recdiv_core.formats.values import as_text, normalise_queries, whole_column
 from recdiv_core.models.baselines import READ_QUERIES
-from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, QUERY, USER_ID
+from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, QUERY, USER_ID, Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,15 @@ def read_requests(place: str) -> SearchRequests:
     for row in table.to_pylist():
         digest.update(repr(row).encode(errors="replace"))
     return SearchRequests(table.combine_chunks(), digest.hexdigest())
+
+
+def with_stored_users(
+    requests: SearchRequests, manifest: Manifest, pseudonymise: str
+) -> SearchRequests:
+    """Return requests with user ids as the data set holds them; see `as_stored`."""
+    users = as_stored(whole_column(requests.table, USER_ID), manifest, pseudonymise)
+    place = requests.table.column_names.index(USER_ID)
+    return replace(requests, table=requests.table.set_column(place, USER_ID, users))
 
 
 def check_reads_queries(config: Config, num_queries: int) -> None:
