@@ -19,14 +19,14 @@ from recdiv_core.storage.given_paths import local_path
 _TRAIN: Final = ("train", "tune", "update")
 ON_CHECKPOINTS: Final = ("evaluate", "recommend", "compare", "register")
 """Pipelines that use the settings of a checkpoint instead of defaults and preset."""
-_CHECK: Final = ("audit", "inspect", "monitor", "report")
+_CHECK: Final = ("audit", "inspect", "monitor", "report", "forget")
 _DATA: Final = ("prepare", "update")
 
 READERS: Final[dict[str, tuple[str, ...]]] = {
     "data.": _DATA,
     "data.prepared": (*_TRAIN, *ON_CHECKPOINTS, *_CHECK, "dashboard"),
     "data.name": (*_DATA, "report", "dashboard"),
-    "data.pseudonymise": (*_DATA, "evaluate", "recommend"),
+    "data.pseudonymise": (*_DATA, "evaluate", "recommend", "forget"),
     "data.demo_events": ("prepare",),
     "data.demo_queries": ("prepare",),
     "data.derived_categories": ("prepare",),

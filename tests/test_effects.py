@@ -9,7 +9,16 @@ from recdiv_core.effects import READERS, only_read_by, readers, unread
 from tests.key_reach import Source, module_files, reads
 
 PIPELINES = ("prepare", "audit", "train", "tune", "evaluate", "recommend")
-PIPELINES += ("inspect", "monitor", "compare", "report", "register", "dashboard", "update")
+PIPELINES += (
+    "inspect",
+    "monitor",
+    "compare",
+    "report",
+    "register",
+    "dashboard",
+    "update",
+    "forget",
+)
 
 # what a pipeline reaches a reading of, and yet cannot be set by its call
 OF_THE_CHECKPOINT = ("model.", "loss.conditioned", "seed")
@@ -31,6 +40,8 @@ NOT_OF_THE_CALL = {
     # the report that it ends with takes the name from the prepared data set, which a sweep has
     "tune": ("data.name",),
     "prepare": (OF_WORKERS,),
+    # the settings are those of the data set
+    "forget": ("data.", "split."),
 }
 
 # keys that came before the code that reads them

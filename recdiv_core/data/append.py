@@ -25,7 +25,14 @@ from recdiv_core.config import Config, flatten, override
 from recdiv_core.data import clicklog
 from recdiv_core.data.append_steps import Step, build, read_log_facts
 from recdiv_core.data.door import SETTING, Door, key_of, read_tombstones
-from recdiv_core.data.versions import building, open_version, point, publish, version_place
+from recdiv_core.data.versions import (
+    building,
+    find_version,
+    open_version,
+    point,
+    publish,
+    version_place,
+)
 from recdiv_core.errors import UserError
 from recdiv_core.formats.files import SourceFile, describe_sources, list_files
 from recdiv_core.formats.text_lines import UnreadableFileError
@@ -69,6 +76,7 @@ def append(config: Config) -> dict[str, object]:
     with building(out) as work:
         step = Step(base, manifest, read_log_facts(base), config, given, work, door)
         facts = _built(step, fingerprint)
+        clicklog.check_forgotten(out, door)
         publish(out, work, fingerprint)
     return clicklog.summary(out, started, is_reused=False) | {"base": str(base), **facts}
 
@@ -80,13 +88,13 @@ def _built(step: Step, fingerprint: str) -> dict[str, object]:
         raise UserError(str(error).partition("\n")[0]) from None
 
 
-def open_base(config: Config) -> tuple[Path, Manifest]:
-    """Return the directory and the manifest of `data.base`.
+def open_base(config: Config, *, locks: bool = True) -> tuple[Path, Manifest]:
+    """Return the directory and the manifest of `data.base`; `locks` protects it from removal.
 
     Raises:
         UserError: it is no whole prepared data set, or does not keep its events.
     """
-    base = open_version(config.data.base)
+    base = open_version(config.data.base) if locks else find_version(config.data.base)
     if not (base / "manifest.json").is_file():
         raise UserError(f"data.base={config.data.base} is not a prepared data set")
     manifest = read_manifest(base)

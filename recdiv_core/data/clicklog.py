@@ -28,9 +28,10 @@ from recdiv_core.adapters.layout_files import Given, find_given
 from recdiv_core.cluster.start import start_ray
 from recdiv_core.config import Config, flatten
 from recdiv_core.data import catalogue, derived_categories, events, examples, items, staging
-from recdiv_core.data.audit import preparing, scripts, traces
+from recdiv_core.data.audit import scripts, traces
 from recdiv_core.data.audit.findings import Finding, to_json
 from recdiv_core.data.door import AS_GIVEN, SETTING, TOMBSTONES, Door, open_door, read_tombstones
+from recdiv_core.data.splitting import write_splits
 from recdiv_core.data.text_vectors import make_item_vectors
 from recdiv_core.data.versions import building, find_view, point, publish, version_place
 from recdiv_core.errors import UserError
@@ -142,8 +143,21 @@ def prepare(config: Config, *, on_ray: bool = True) -> dict[str, object]:
         for name in ("counts", "traces", "source"):
             shutil.rmtree(work / name, ignore_errors=True)
         write_json(work / "manifest.json", complete.model_dump(mode="json"), indent=1)
+        check_forgotten(out, door)
         publish(out, work, fingerprint)
     return summary(out, started, is_reused=False)
+
+
+def check_forgotten(out: Path, door: Door) -> None:
+    """Refuse to replace a data set in which users were forgotten meanwhile.
+
+    Raises:
+        UserError: the data set has tombstones that this process does not know.
+    """
+    if read_tombstones(out).joined(door.tombstones) != door.tombstones:
+        raise UserError(
+            f"data.out={out}: `recdiv forget` removed users while this command ran; run it again"
+        )
 
 
 def data_name(config: Config) -> str:
@@ -385,22 +399,19 @@ def _build(
         write_json(work / TOMBSTONES, log.door.tombstones.as_json(), indent=1)
     kept = {"files": [redact(file.path) for file in inputs.clicks], "columns": log.columns}
     write_json(work / LOG, {**kept, "items_from_log": inputs.items_from_log})
-    staged = examples.summarise(work, config)
-    cuts = examples.find_cuts(config, protocol, work, on_ray=on_ray)
-    popularity_V = examples.fit_core(config, cuts, len(raw.table), work, on_ray=on_ray)
-    queries = examples.collect_queries(work, has_queries=QUERY in log.columns, on_ray=on_ray)
     seen = traces.merge_traces(sorted((work / "traces").glob("*.npz")), len(raw.table))
     seen.save(work / "stage" / "traces.npz")
-    clock = preparing.make_clock(seen.first_V, raw.table) if log.has_timestamps else None
-    counts, findings = examples.write_examples(
-        config, cuts, popularity_V, queries, clock, work, on_ray=on_ray
+    splits = write_splits(
+        config,
+        protocol,
+        seen,
+        raw.table,
+        work,
+        has_queries=QUERY in log.columns,
+        has_timestamps=log.has_timestamps,
+        on_ray=on_ray,
     )
-    logger.info("examples: %s", dict(counts))
-    examples.check_examples(counts, config, cuts)
-    findings += preparing.audit_log(protocol, log.has_timestamps)
-    findings += traces.audit_positions(seen.counts_2P)
-    if clock is not None:
-        findings.append(preparing.audit_arrivals(clock, raw.item_ids))
+    queries, findings = splits.queries, list(splits.findings)
     texts = catalogue.make_texts(raw.table, config.model.text.fields)
     catalogue.write_tokens(work, texts, queries, encoder_path, encoder, on_ray=on_ray)
     logger.info("tokenised %d items and %d queries", len(texts), len(queries))
@@ -417,33 +428,20 @@ def _build(
             config.data.derived_categories,
         )
     names = catalogue.write_catalogue(
-        raw, popularity_V, config.data.category_level, work / "catalogue.parquet", derived
+        raw, splits.popularity_V, config.data.category_level, work / "catalogue.parquet", derived
     )
-    splits = ("train", "val", "test")
-    num_events = sum(counts[f"events {name}"] for name in splits)
-    lost = rows.kept - staged["num_duplicates"] - counts["outside the k-core"] - num_events
+    lost = rows.kept - sum(splits.dropped().values()) - splits.num_events
     assert not lost, f"{lost} events of {rows.kept} are in no split and were dropped by no rule"
     by_reason = rows.rejected.copy()
     by_reason.update({reason: len(bad) for reason, bad in raw.rejected.items()})
     return {
         "schema_version": SCHEMA_VERSION,
-        "num_users": counts["users"],
+        **splits.describe(),
         "num_items": len(raw.table),
-        "num_events": num_events,
-        "num_examples": {name: counts[f"examples {name}"] for name in splits},
-        "num_events_by_split": {name: counts[f"events {name}"] for name in splits},
-        "num_cold_users": counts["cold users"],
-        "num_cold_items": int((popularity_V == 0).sum()),
         "quarantined": dict(by_reason),
-        "dropped": {
-            **rows.dropped,
-            "duplicates": staged["num_duplicates"],
-            "outside the k-core": counts["outside the k-core"],
-        },
+        "dropped": {**rows.dropped, **splits.dropped()},
         "files": tuple(staging.count_files(work / "counts", log.units)),
         "times": times,
-        "split": cuts.describe()
-        | {"ties_across_cut": counts["ties"], "num_sessions": staged["num_sessions"]},
         "has_timestamps": log.has_timestamps,
         "categories": tuple(names),
         "categories_from": "texts" if inputs.derives else "catalogue",

@@ -1,21 +1,23 @@
 """A digest of a prepared data set that names no index: equal digests = the same data.
 
 It does not depend on the order or the numbers of users, items, queries and shards. So it tells
-whether an append equals a preparation from scratch. Text vectors are left out: they differ in their
-last bits between batches.
+whether an append equals a preparation from scratch. Rows of forgotten users do not count, so it
+also tells whether a data set without them equals a preparation of a log without them. Text vectors
+are left out: they differ in their last bits between batches.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.parquet as pq
 
 from recdiv_core.data.catalogue import load_tokens
+from recdiv_core.data.door import FORGOTTEN
 from recdiv_core.data.queries import load_queries
 from recdiv_core.schema import ITEM_ID, ITEM_INDEX, NO_QUERY, USER_ID, read_manifest
 from recdiv_core.storage.places import name_of
@@ -46,13 +48,24 @@ def digest(prepared: Path) -> dict[str, str]:
     }
     manifest = read_manifest(prepared)
     counts = manifest.model_dump(mode="json", include=set(COUNTED))
-    files = ({**row, "path": name_of(str(row["path"]))} for row in manifest.files)
-    counts["files"] = sorted(json.dumps(row, sort_keys=True) for row in files)
+    counts["dropped"].pop(FORGOTTEN, None)
+    counts["files"] = sorted(json.dumps(_file(row), sort_keys=True) for row in manifest.files)
     found["catalogue"] = _sum(_items(prepared, manifest.categories))
     found["counts"] = _sum([json.dumps(counts, sort_keys=True)])
     audit = json.loads((prepared / "audit.json").read_text(encoding="utf-8"))
     found["audit"] = _sum(json.dumps(_told(row), sort_keys=True) for row in audit)
     return found
+
+
+def _file(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the counts of a file of the log, as if it had no rows of forgotten users."""
+    dropped = dict(row["dropped"])
+    num_gone = dropped.pop(FORGOTTEN, 0)
+    lines = dict(row["lines"])
+    if num_gone and "read" in lines:
+        lines["read"] -= num_gone
+    more = {"path": name_of(str(row["path"])), "read": row["read"] - num_gone}
+    return {**row, **more, "lines": lines, "dropped": dropped}
 
 
 def _sum(rows: Iterable[str]) -> str:

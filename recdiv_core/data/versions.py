@@ -47,7 +47,7 @@ def open_version(given: str | Path) -> Path:
     Call it once at the start of a process and use the returned path afterwards. Only the last part
     of the path is followed, because directories above it may be linked differently elsewhere.
     """
-    version = _followed(absolute(local_path(given, "data.prepared")))
+    version = find_version(given)
     if version not in _read_here:
         try:
             descriptor = os.open(version / "manifest.json", os.O_RDONLY)
@@ -60,6 +60,11 @@ def open_version(given: str | Path) -> Path:
         else:
             _read_here[version] = descriptor
     return version
+
+
+def find_version(given: str | Path) -> Path:
+    """Return the current version of a data set, without a protection from removal."""
+    return _followed(absolute(local_path(given, "data.prepared")))
 
 
 def with_version(config: Config, fingerprint: str = "") -> Config:
@@ -132,6 +137,32 @@ def _name(fingerprint: str) -> str:
     return fingerprint[:16]
 
 
+def view_of(given: str | Path) -> Path:
+    """Return the path of the link that names a data set; for a change of the data set itself.
+
+    Raises:
+        UserError: the path is no data set, or one without a link.
+    """
+    path = absolute(local_path(given, "data.prepared"))
+    for _ in range(MAX_LINKS):
+        if not path.is_symlink() or _is_view(path):
+            break
+        path = absolute(path.parent / path.readlink())
+    if _is_view(path):
+        return path
+    raise UserError(
+        f"data.prepared={given} is not the link that `recdiv prepare` made; a version or a copy of "
+        "a data set is not changed: remove it, or give the link"
+    )
+
+
+def list_versions(view: Path) -> list[Path]:
+    """Return the versions of a data set beside the current one, half-removed ones too."""
+    current = _followed(view)
+    paths = sorted(current.parent.iterdir())
+    return [path for path in paths if path.is_dir() and path.suffix != PARTIAL and path != current]
+
+
 @contextmanager
 def building(view: Path) -> Iterator[Path]:
     """Yield an empty directory to build a version in; remove it unless it was published."""
@@ -189,15 +220,25 @@ def _remove_old(current: Path) -> None:
     versions = [path for path in versions if path.suffix != PARTIAL]
     versions.sort(key=lambda path: (path / "manifest.json").stat().st_mtime_ns, reverse=True)
     for version in versions[KEPT:]:
-        try:
-            descriptor = os.open(version / "manifest.json", os.O_RDWR)
-        except OSError:
-            continue
-        try:
-            if lock(descriptor):
-                logger.info("removing %s: no process of this machine reads it", version)
-                shutil.rmtree(version, ignore_errors=True)
-            else:
-                logger.info("keeping %s: a process reads it", version)
-        finally:
-            os.close(descriptor)
+        if remove_version(version):
+            logger.info("removed %s: no process of this machine reads it", version)
+        else:
+            logger.info("keeping %s: a process reads it", version)
+
+
+def remove_version(version: Path) -> bool:
+    """Remove a version unless a process reads it; return whether it is gone."""
+    try:
+        descriptor = os.open(version / "manifest.json", os.O_RDWR)
+    except FileNotFoundError:  # half removed by a process that was killed
+        shutil.rmtree(version, ignore_errors=True)
+        return not version.exists()
+    except OSError:  # not ours to remove
+        return False
+    try:
+        if not lock(descriptor):
+            return False
+        shutil.rmtree(version, ignore_errors=True)
+        return not version.exists()
+    finally:
+        os.close(descriptor)
