@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a small shop, one round: noisier")
     parser.add_argument("--prepared", type=Path, help="a prepared data set, else the built-in shop")
-    parser.add_argument("--batch-size", type=int, default=Config().train.batch_size)
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.bare:

@@ -495,8 +495,9 @@ class TrainConfig(_Section):
     epochs: int = Field(default=20, ge=0)
     """Passes over the train split; 0 = evaluate the weights of `train.init_from` without
     training."""
-    batch_size: int = Field(default=256, ge=1)
-    """Users per step, summed over all workers and accumulation parts."""
+    batch_size: int = Field(default=0, ge=0)
+    """Users per step, summed over all workers and accumulation parts; 0 = a number from 16 to 256
+    that gives an epoch at least 80 steps."""
     accumulation: int = Field(default=1, ge=1)
     """Parts that a worker splits its share of a batch into; more = less memory."""
     learning_rate: float = Field(default=2e-3, gt=0.0)

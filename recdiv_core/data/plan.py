@@ -31,6 +31,10 @@ WINDOW_BYTES: Final = 256 << 20
 """Most bytes of a window, as Parquet counts them before compression; the average user decides."""
 MIN_WINDOW_STEPS: Final = 4
 """Fewest steps in a window, so that users of one fragment part even at very large batches."""
+LEAST_STEPS: Final = 80
+"""Steps of an epoch for which `train.batch_size=0` looks for a batch size."""
+SMALLEST_BATCH: Final = 16
+LARGEST_BATCH: Final = 256
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,21 @@ class Window:
     fragments: tuple[Fragment, ...]
     rows: Integers
     sizes: Integers
+
+
+def users_a_step(batch_size: int, num_users: int) -> int:
+    """Return `train.batch_size`, or a number chosen for a log if that is 0.
+
+    An epoch has at least 80 steps where there are users enough, because a model of few steps learns
+    little more than popularity.
+
+    >>> [users_a_step(0, number) for number in (100, 3_000, 1_000_000)]
+    [16, 32, 256]
+    """
+    if batch_size:
+        return batch_size
+    fitting = max(1, num_users // LEAST_STEPS)
+    return min(max(1 << (fitting.bit_length() - 1), SMALLEST_BATCH), LARGEST_BATCH)
 
 
 def num_steps(num_rows: int, batch_size: int) -> int:

@@ -110,7 +110,7 @@ class Learner:
         self.feed = Feed(
             config, dataset, self.objective, self.texts, rank=rank, world_size=world_size
         )
-        self.steps_an_epoch = num_steps(self.feed.num_users, config.train.batch_size)
+        self.steps_an_epoch = num_steps(self.feed.num_users, self.feed.batch_size)
         self.log = StepLog(config.train.log_every_s, self.device)
         self.sample = sample_users(dataset) if fits_blend and model.blend is not None else []
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from recdiv_core.config import Config
 from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import pack
-from recdiv_core.data.plan import num_steps
+from recdiv_core.data.plan import num_steps, users_a_step
 from recdiv_core.data.reading import list_fragments
 from recdiv_core.losses.negatives import Negatives, mixed_negatives
 from recdiv_core.slates.dataset import Dataset
@@ -44,6 +44,7 @@ class Feed:
 
     Attributes:
         num_users: train examples per epoch.
+        batch_size: users of a step, over all ranks and parts.
     """
 
     def __init__(
@@ -65,12 +66,12 @@ class Feed:
         self.negative_items = is_negative_V.nonzero()[:, 0]
         fragments = list_fragments(dataset.prepared, "train")
         self.num_users = sum(fragment.num_rows for fragment in fragments)
+        self.batch_size = users_a_step(config.train.batch_size, self.num_users)
 
     def parts(self, step_examples: Sequence[Examples], step: int) -> list[Part]:
         """Make a step's parts; the draws for a user do not depend on ranks and parts."""
-        batch_size = self.config.train.batch_size
-        start = step % num_steps(self.num_users, batch_size) * batch_size
-        size = min(batch_size, self.num_users - start)
+        start = step % num_steps(self.num_users, self.batch_size) * self.batch_size
+        size = min(self.batch_size, self.num_users - start)
         shares = self.world_size * len(step_examples)
         draws = self._draws(step, WINDOWS_KEY).random(size)
         dials = None

@@ -146,7 +146,7 @@ class _Trainer:
         stream = stream_windows(
             plan_windows(
                 list_fragments(self.dataset.prepared, "train"),
-                batch_size=train.batch_size,
+                batch_size=self.learner.feed.batch_size,
                 rank=self.rank,
                 world_size=self.world_size,
                 accumulation=train.accumulation,
