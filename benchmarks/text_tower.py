@@ -52,8 +52,9 @@ from recdiv_core.models.text_encoder import (
 )
 from recdiv_core.models.text_groups import CALL_TOKENS
 from recdiv_core.models.trainable_encoder import encoder_layers, trainable_encoder
-from recdiv_core.shop.generate import click_log, draw_shoppers, size
+from recdiv_core.shop.generate import click_log, size
 from recdiv_core.shop.goods import catalogue_table, stock
+from recdiv_core.shop.shoppers import draw_shoppers
 from recdiv_core.training.item_texts import ItemTexts
 
 TEMPERATURE: Final = 0.05

@@ -9,7 +9,7 @@
 A checkpoint ranks the whole catalogue, with its own config and the overrides of this call. --slates
 takes a directory of Parquet files or one file (.parquet, .jsonl, .csv) with user_id and item_ids.
 Each held-out user counts once. Prints {"checkpoint", "split", "num_users", "metrics", "slices",
-"fairness"}; with --slates also {"slates", "matching"}.
+"fairness", "exposure"}; with --slates also {"slates", "matching"}.
 """
 
 from __future__ import annotations

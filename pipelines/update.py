@@ -6,8 +6,9 @@
 The champion of NAME is judged on the newest test window before the training. The candidate starts
 from the champion's weights (--epochs over old and new events), or from scratch with --retrain. It
 becomes the champion if it passes the gate of `recdiv register`. After a kill the same command goes
-on. Prints {"prepared", "generation", "champion", "before", "run", "after", "version", "promoted",
-"gate", "alarms"}. Exit status 1 if there is an alarm.
+on. A page shows the champions over time, beside --yardstick models. Prints {"prepared",
+"generation", "day", "champion", "before", "run", "after", "yardstick", "version", "promoted",
+"gate", "alarms", "page"}. Exit status 1 if there is an alarm.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
     parser.add_argument("--name", required=True, help="name of the registered model")
     parser.add_argument("--retrain", action="store_true", help="train from scratch")
+    parser.add_argument(
+        "--yardstick", action="store_true", help="also train from scratch, to compare with"
+    )
     parser.add_argument("--epochs", type=int, default=2, help="epochs of a fine-tuning")
     parser.add_argument(
         "--rate-share", type=float, default=0.25, help="share of train.learning_rate in it"
@@ -49,7 +53,15 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     from recdiv_core.updating.day import Plan, update
 
     floors = parse_floors(args.keep)
-    plan = Plan(args.name, args.retrain, args.epochs, args.rate_share, floors, args.max_drop)
+    plan = Plan(
+        args.name,
+        args.retrain,
+        args.epochs,
+        args.rate_share,
+        floors,
+        args.max_drop,
+        has_yardstick=args.yardstick,
+    )
     return update(config, plan)
 
 

@@ -8,8 +8,9 @@ from scipy.spatial.distance import jensenshannon
 
 from recdiv_core.evaluation.alarms import FEWEST_DAYS, LIMITS, divergence, judge_day, judge_slates
 from recdiv_core.evaluation.days import count_days, top_share
-from recdiv_core.shop.generate import click_log, draw_shoppers, size
+from recdiv_core.shop.generate import click_log, size
 from recdiv_core.shop.goods import DAY_MS, catalogue_table, stock
+from recdiv_core.shop.shoppers import draw_shoppers
 
 SEED, NUM_EVENTS = 5, 150_000
 WEIGHTS = st.lists(st.floats(0, 9), min_size=4, max_size=4).map(np.array)

@@ -213,6 +213,16 @@ def test_parts_of_the_shop_are_judged_as_by_hand(model, dataset, users):
         assert slices[name] == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_share_of_places_of_each_group_of_items_is_as_by_hand(model, dataset, users):
+    exposure = finished(whole_set(model, dataset), dataset)["exposure"]
+    world = world_by_hand(model, dataset, users)
+    judged = [slate for slate, wanted in zip(world.slates, world.targets, strict=True) if wanted]
+    shown = [item for slate in judged for item in slate]
+    cold = sum(world.popularity[item] == 0 for item in shown) / len(shown)
+    assert exposure["item=cold"] == pytest.approx(cold)
+    assert exposure["item=warm"] == pytest.approx(1 - cold)
+
+
 @pytest.mark.parametrize("world_size", [2, 3, 7])
 def test_scorecards_of_ranks_come_to_the_same_figures(model, dataset, world_size):
     shares = [

@@ -13,8 +13,9 @@ import pytest
 from recdiv_core.data.events import READ
 from recdiv_core.models.query_text import words_of
 from recdiv_core.schema import CATALOGUE_OPTIONAL, EVENTS
-from recdiv_core.shop.generate import click_log, draw_shoppers, planted_truth, size
+from recdiv_core.shop.generate import click_log, planted_truth, size
 from recdiv_core.shop.goods import DAY_MS, NUM_DAYS, START_MS, catalogue_table, stock
+from recdiv_core.shop.shoppers import draw_shoppers
 from recdiv_core.shop.wordings import leaves_of_queries, query_texts
 from recdiv_core.shop.words import AISLES, COLOURS, LANGUAGES, LEAF_PATHS, LEAVES
 

@@ -7,7 +7,7 @@ import pytest
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
-from recdiv_core.updating.day import Plan, alarms, once, past, training_config, update
+from recdiv_core.updating.day import Plan, alarms, judged, once, training_config, update
 
 PLAN = Plan("shop", retrains=False, epochs=2, rate_share=0.5, floors={}, largest_drop=0.3)
 CALL = override(Config(), {"train.learning_rate": 0.01, "train.epochs": 9, "data.base": "old"})
@@ -77,12 +77,10 @@ def test_a_quiet_day_has_no_alarm():
     assert not alarms({"before": {}, "gate": []}, [0.2], 0.3)
 
 
-def test_the_past_is_told_in_order_without_the_present(tmp_path):
-    for place, generation in (("c", 3), ("a", 2), ("b", 1)):
-        (tmp_path / place).mkdir()
-        (tmp_path / place / "outcome.json").write_text(json.dumps({"generation": generation}))
-    (tmp_path / "unfinished").mkdir()
-    assert [row["generation"] for row in past(tmp_path, 3)] == [1, 2]
+def test_the_share_of_places_with_new_items_stands_beside_the_metrics():
+    found = {"metrics": {"ndcg_at_10": 0.1}, "exposure": {"item=cold": 0.02, "item=warm": 0.98}}
+    assert judged(found, 10) == {"ndcg": 0.1, "new_items": 0.02}
+    assert judged({**found, "exposure": {}}, 10) == {"ndcg": 0.1}
 
 
 def test_an_update_needs_a_base_and_a_directory():

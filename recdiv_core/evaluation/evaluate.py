@@ -91,8 +91,9 @@ def evaluate(config: Config, checkpoint: str | Path, *, split: str = "test") -> 
 
     Returns:
         `{"checkpoint", "split", "k", "num_users", "num_users_without_targets", "metrics", "slices",
-        "fairness"}`: the whole set of metrics at each cut-off; the few of every epoch for each
-        group of users and items; and the gaps between groups of a kind.
+        "fairness", "exposure"}`: the whole set of metrics at each cut-off; the few of every epoch
+        for each group of users and items; the gaps between groups of a kind; and the share of the
+        places of all slates of each group of items.
 
     Raises:
         UserError: files, data and checkpoint that do not fit together; no GPU where one is asked

@@ -133,8 +133,9 @@ def finish_split(scorecard: Scorecard, items: Mapping[str, Groups]) -> dict[str,
         items: kind -> groups of items, as in `scorecard_of`.
 
     Returns:
-        `metrics` (name with cut-off -> value), `slices` (group -> `num_users` and values) and
-        `fairness` (kind -> gaps between its groups).
+        `metrics` (name with cut-off -> value), `slices` (group -> `num_users` and values),
+        `fairness` (kind -> gaps between its groups) and `exposure` (group of items -> its share of
+        the places of all slates, in [0, 1]).
 
     Raises:
         UserError: no user was evaluated.
@@ -151,4 +152,11 @@ def finish_split(scorecard: Scorecard, items: Mapping[str, Groups]) -> dict[str,
         else:
             own = {name: of for name, of in slices.items() if name.startswith(f"{kind}=")}
             fairness[kind] = user_fairness(own, k=k)
-    return {"metrics": metrics, "slices": slices, "fairness": fairness}
+    shown_V = scorecard.tallies[0].exposure_V.double()
+    shown_V /= shown_V.sum().clamp_min(1)
+    exposure = {
+        name: float(shown_V[is_in_V.cpu()].sum())
+        for groups in items.values()
+        for name, is_in_V in groups.items()
+    }
+    return {"metrics": metrics, "slices": slices, "fairness": fairness, "exposure": exposure}

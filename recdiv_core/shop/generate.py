@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,7 @@ from ray.data import SaveMode
 from ray.data.datasource import FilenameProvider
 
 from recdiv_core.schema import EVENTS
+from recdiv_core.shop.appeal import STRAY, appeal
 from recdiv_core.shop.goods import (
     DAY_MS,
     NUM_DAYS,
@@ -38,11 +39,18 @@ from recdiv_core.shop.goods import (
     catalogue_table,
     stock,
 )
+from recdiv_core.shop.shoppers import (
+    MAX_SLATES,
+    SLATE,
+    SLATES_PER_USER,
+    Draws,
+    Shoppers,
+    count_slates,
+    draw_shoppers,
+)
 from recdiv_core.shop.wordings import NUM_WORDINGS, Words, choose_wording, query_texts
 from recdiv_core.shop.words import (
     AISLE_PATHS,
-    AISLE_START,
-    AISLES,
     COLOURS,
     LEAF_AISLE,
     LEAF_PATHS,
@@ -56,31 +64,17 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-SLATES_PER_USER: Final = 4.7
-"""Mean number of slates per user."""
-MAX_SLATES: Final = 40
-"""Most slates of a user."""
 USERS_PER_BLOCK: Final = 4_000
 """Users that a Ray task simulates at once; they give about 160,000 rows."""
 
-SLATE: Final = 6
-"""Items in a slate."""
-NUM_CANDIDATES: Final = 18
-"""Candidates per slate; the first SLATE distinct ones on sale are shown."""
 NUM_RESERVES: Final = 6
 """Number of last candidates that are popular or random, in case a leaf has too few items."""
 NEW_VISIT: Final = 0.6
 """Probability that a slate starts a new visit."""
-STRAY: Final = 0.08
-"""Probability that a visit is outside the user's tastes."""
 QUERY: Final = 0.35
 """Probability that a visit starts with a query."""
 QUERY_COLOUR: Final = 0.5
 """Probability that a query names a colour."""
-MAX_TASTES: Final = 4
-"""Most tastes of a user."""
-NUM_TASTES: Final = (0.25, 0.35, 0.25, 0.15)
-"""Shares of users with 1, 2, 3 and 4 tastes."""
 MOVES: Final = (0.55, 0.80, 0.92)
 """Cumulative probabilities to stay in the leaf, move to the next leaf, move to its partner. The
 rest returns to the taste."""
@@ -97,65 +91,10 @@ EXPLORE: Final = (0.32, 0.02)
 """Share of candidates sampled uniformly, on the first and last day."""
 HOURS: Final = (3, 2, 1, 1, 1, 2, 4, 7, 9, 9, 9, 10, 12, 11, 9, 9, 10, 12, 15, 18, 20, 19, 13, 7)
 """Relative number of visits by hour of the day, UTC."""
-LIKES: Final = (0.88, 0.62, 0.45, 0.05)
-"""Click probability of an examined item from the visit's leaf, from a leaf that goes with it, from
-any taste of the user, and from elsewhere; colour, price and quality scale it."""
 CART: Final = 0.4
 """Probability that a click becomes a cart event; colour, price and quality scale it."""
 PURCHASE: Final = 0.5
 """Probability that a cart event becomes a purchase."""
-
-_GOLDEN: Final = (5**0.5 - 1) / 2
-
-
-class _Draws(NamedTuple):
-    """Uniform random numbers, one row per slate: [rows], or [rows, width] for several items."""
-
-    visit: Floats
-    day: Floats
-    hour: Floats
-    gap: Floats
-    taste: Floats
-    leaf: Floats
-    stray: Floats
-    query: Floats
-    query_colour: Floats
-    move: Floats
-    steer: Floats
-    source: Floats
-    pick: Floats
-    shuffle: Floats
-    examine: Floats
-    click: Floats
-    cart: Floats
-    purchase: Floats
-    delay: Floats
-
-    def rows(self, index: Ints) -> _Draws:
-        """Return the random numbers of some slates."""
-        return _Draws(*(draw[index] for draw in self))
-
-
-_WIDTHS: Final = (*(1,) * 11, *(NUM_CANDIDATES,) * 2, *(SLATE,) * 6)
-
-
-@dataclass(frozen=True)
-class Shoppers:
-    """A block of U users: their true tastes, and the random numbers of their behaviour."""
-
-    number: Ints
-    num_slates: Ints
-    taste_first: Ints
-    """[U, MAX_TASTES] first leaf of each taste."""
-    taste_last: Ints
-    """[U, MAX_TASTES] leaf after the last leaf of each taste; equal to the first = no taste."""
-    weights: Floats
-    """[U, MAX_TASTES] weights of tastes, largest first; rows sum to 1; 0 = no taste."""
-    colour: Ints
-    price_level: Ints
-    """[U, MAX_TASTES] favourite brand: 0 = cheapest, NUM_BRANDS - 1 = most expensive."""
-    draws: _Draws
-    """One row per slate, one user after another."""
 
 
 @dataclass
@@ -235,58 +174,8 @@ def size(num_events: int, *, seed: int) -> tuple[int, int]:
     rows_per_slate = 8.7 - 13.5 / num_items**0.5
     target = num_events / rows_per_slate
     most = int(1.1 * target / SLATES_PER_USER) + MAX_SLATES
-    total = np.cumsum(_num_slates(np.arange(most), seed=seed))
+    total = np.cumsum(count_slates(np.arange(most), seed=seed))
     return int(np.argmin(np.abs(total - target))) + 1, num_items
-
-
-def _num_slates(users: Ints, *, seed: int) -> Ints:
-    """Return the number of slates of each user: at least 2, with a heavy tail.
-
-    The golden-ratio sequence replaces independent random numbers: any range of users has nearly the
-    mean, so the number of rows is close to the target in small shops too.
-    """
-    offset = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,))).random()
-    quantile = (users * _GOLDEN + offset) % 1.0
-    return np.minimum(2.7 / np.sqrt(1 - quantile), MAX_SLATES).astype(np.int64)
-
-
-def draw_shoppers(users: Ints, *, seed: int) -> Shoppers:
-    """Draw the tastes of users given by number, and the random numbers of their behaviour."""
-    num_slates = _num_slates(users, seed=seed)
-    head = np.empty((len(users), len(AISLES) + 1 + 5 * MAX_TASTES))
-    body = np.empty((num_slates.sum(), sum(_WIDTHS)))
-    starts = np.cumsum(num_slates) - num_slates
-    for row, (user, start, count) in enumerate(zip(users, starts, num_slates, strict=True)):
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3, int(user))))
-        rng.random(out=head[row])
-        rng.random(out=body[start : start + count])
-    columns = np.split(body, np.cumsum(_WIDTHS)[:-1], axis=1)
-    draws = _Draws(*(draw[:, 0] if draw.shape[1] == 1 else draw for draw in columns))
-
-    chance, count, *grids = np.split(head, len(AISLES) + np.array([0, 1, 5, 9, 13, 17]), axis=1)
-    narrow, within, colour, level, weight = grids
-    fame = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
-    share = fame.permutation(1 / np.arange(1, len(AISLES) + 1) ** 0.7)
-    # Gumbel's trick: the largest values of log share + noise are a sample without replacement
-    aisle = np.argsort(-(np.log(share) - np.log(-np.log(chance))), axis=1)[:, :MAX_TASTES]
-    first, last = AISLE_START[aisle], AISLE_START[aisle + 1]
-    leaf = first + (within * (last - first)).astype(np.int64)
-    is_leaf = narrow < 0.5
-    first, last = np.where(is_leaf, leaf, first), np.where(is_leaf, leaf + 1, last)
-    num_tastes = np.searchsorted(np.cumsum(NUM_TASTES)[:-1], count) + 1
-    exists = np.arange(MAX_TASTES) < num_tastes
-    weights = np.where(exists, 0.3 - np.log(weight), 0.0)
-    weights = -np.sort(-weights, axis=1)
-    return Shoppers(
-        number=users,
-        num_slates=num_slates,
-        taste_first=first,
-        taste_last=np.where(exists, last, first),
-        weights=weights / weights.sum(axis=1, keepdims=True),
-        colour=(colour * len(COLOURS)).astype(np.int64),
-        price_level=(level * NUM_BRANDS).astype(np.int64),
-        draws=draws,
-    )
 
 
 def click_log(shoppers: Shoppers, goods: Goods, words: Words = "titles") -> pa.Table:
@@ -367,7 +256,7 @@ def _visit_times(shoppers: Shoppers) -> Ints:
 
 
 def _make_up_minds(
-    minds: _Minds, users: Ints, shoppers: Shoppers, draws: _Draws, start: Ints
+    minds: _Minds, users: Ints, shoppers: Shoppers, draws: Draws, start: Ints
 ) -> None:
     """Start or continue a visit: set time, taste, wanted leaf and query."""
     is_new = (minds.visit[users] < 0) | (draws.visit < NEW_VISIT)
@@ -405,7 +294,7 @@ def _query_number(minds: _Minds, users: Ints) -> Ints:
     return np.where(query >= 0, query * NUM_WORDINGS + minds.wording[users], -1)
 
 
-def _fill_slates(minds: _Minds, users: Ints, draws: _Draws, goods: Goods) -> Ints:
+def _fill_slates(minds: _Minds, users: Ints, draws: Draws, goods: Goods) -> Ints:
     """Return the shown items: [users, SLATE] distinct item numbers, -1 = none left.
 
     Each candidate has one source, in this order: neighbours of the last clicked item, the leaf
@@ -473,24 +362,14 @@ def _beside(clicked: Ints, leaf: Ints, pick: Floats, goods: Goods) -> Ints:
 
 
 def _respond(
-    minds: _Minds, users: Ints, shoppers: Shoppers, draws: _Draws, slate: Ints, goods: Goods
+    minds: _Minds, users: Ints, shoppers: Shoppers, draws: Draws, slate: Ints, goods: Goods
 ) -> Bools:
     """Return [users, SLATE, EVENTS] bool: whether each event happened to each shown item.
 
     An item at position p is examined with probability 1 / log2(1 + p).
     """
-    shown, leaf = slate >= 0, goods.leaf[slate]
-    wanted, taste = minds.leaf[users][:, None], minds.taste[users]
-    goes_with = (leaf == NEXT_LEAF[wanted]) | (leaf == PARTNER_LEAF[wanted])
-    first, last = shoppers.taste_first[users], shoppers.taste_last[users]
-    liked = ((leaf[:, :, None] >= first[:, None, :]) & (leaf[:, :, None] < last[:, None, :])).any(2)
-    base = np.select([leaf == wanted, goes_with, liked], LIKES[:3], LIKES[3])
-
-    same_colour = goods.colour[slate] == shoppers.colour[users, taste][:, None]
-    distance = np.abs(goods.brand[slate] - shoppers.price_level[users, taste][:, None])
-    lean = 0.65 + 0.35 * (1 - distance / (NUM_BRANDS - 1)) + 0.35 * same_colour
-    lean = lean * (0.7 + 0.4 * goods.quality[slate])
-
+    base, lean = appeal(shoppers, users, minds.taste[users], minds.leaf[users], slate, goods)
+    shown = slate >= 0
     examined = draws.examine < 1 / np.log2(np.arange(SLATE) + 2)
     click = shown & examined & (draws.click < base * lean)
     cart = click & (draws.cart < CART * lean)
@@ -498,7 +377,7 @@ def _respond(
     return np.stack([shown, click, cart, purchase], axis=2)
 
 
-def _waits(draws: _Draws) -> Ints:
+def _waits(draws: Draws) -> Ints:
     """Return [users, SLATE, EVENTS] milliseconds from the slate to each event, below 100 s."""
     click = 4_000 + 8_000 * np.arange(SLATE) + 4_000 * draws.delay
     think = 12_000 + 12_000 * draws.delay

@@ -7,6 +7,7 @@ command after a kill goes on, and ends as if nothing had happened:
     <run.storage>/updates/<name>/<start of the fingerprint of the data>/
         champion/        the champion's checkpoint, as it was registered
         *.json           results of the steps
+    <run.storage>/updates/<name>/index.html    the page over time, see timeline.py
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import logging
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,7 @@ from recdiv_core.storage.claims import scratch
 from recdiv_core.storage.places import is_uri
 from recdiv_core.storage.whole_files import write_json
 from recdiv_core.training.launch import run as train
+from recdiv_core.updating.timeline import past, write_timeline
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ OF_THE_MODEL: Final = ("model.", "loss.", "rerank.", "eval.")
 """Settings that a fine-tuned model takes from the champion."""
 SHOWN: Final = ("ndcg", "coverage", "ild", "diversity_index", "narrowed")
 """Metrics of the result, at `eval.k`."""
+NEW: Final = "item=cold"
+"""Group of the items without a train event."""
 WEEK: Final = 7
 """Earlier updates that the champion's accuracy is compared with."""
 
@@ -58,6 +62,7 @@ class Plan:
         rate_share: share of `train.learning_rate` of a fine-tuning, in (0, 1].
         floors: see `gate.pass_gate`.
         largest_drop: share of the mean NDCG of the last week that the champion may lose, in [0, 1].
+        has_yardstick: whether a model is also trained from scratch, for comparison alone.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Plan:
     rate_share: float
     floors: Mapping[str, float]
     largest_drop: float
+    has_yardstick: bool = False
 
 
 def update(config: Config, plan: Plan) -> dict[str, Any]:
@@ -76,8 +82,9 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
         plan: what to do.
 
     Returns:
-        `{"prepared", "generation", "champion", "before", "run", "after", "version", "promoted",
-        "gate", "alarms"}`; `before` and `after` hold metrics of the newest test window.
+        `{"prepared", "generation", "day", "champion", "before", "run", "after", "yardstick",
+        "version", "promoted", "gate", "data", "alarms", "page"}`; `before`, `after` and `yardstick`
+        hold metrics of the newest test window.
 
     Raises:
         UserError: a setting or an input is wrong.
@@ -102,13 +109,11 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
         start = champion_checkpoint(config, plan.name, version, home)
         settings = {**_own(config, "eval."), "data.prepared": str(prepared)}
         own = override(read_config(start), settings)
-        before = once(home, "before", lambda: shown(evaluate(own, start)["metrics"], own.eval.k))
+        before = once(home, "before", lambda: judged(evaluate(own, start), own.eval.k))
     run_name = f"{plan.name}-{manifest.generation:04d}-{manifest.fingerprint[:8]}"
     trained = train(training_config(config, plan, start, run_name))
-    after = shown(
-        {name.removeprefix("test/"): value for name, value in trained["metrics"].items()},
-        config.eval.k,
-    )
+    after = shown(_on_test(trained), config.eval.k)
+    yardstick = _yardstick(config, plan, f"{run_name}-scratch") if plan.has_yardstick else {}
     made = once(home, "registered", lambda: register_once(config, trained["checkpoint"], plan.name))
     gate = once(
         home,
@@ -121,10 +126,12 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
     result = {
         "prepared": str(prepared),
         "generation": manifest.generation,
+        "day": manifest.times.get("last"),
         "champion": version,
         "before": before,
         "run": run_name,
         "after": after,
+        "yardstick": yardstick,
         "version": made["version"],
         "promoted": promoted,
         "gate": gate["rows"],
@@ -133,7 +140,29 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
     earlier = [row["before"].get("ndcg") for row in past(updates, manifest.generation)]
     result["alarms"] = alarms(result, [ndcg for ndcg in earlier if ndcg], plan.largest_drop)
     write_json(home / "outcome.json", result, indent=1)
-    return result
+    page = write_timeline(updates, plan.name, manifest.generation)
+    return {**result, "page": str(page)}
+
+
+def _yardstick(config: Config, plan: Plan, run_name: str) -> dict[str, float]:
+    """Train from scratch with the settings of the call; return the metrics of the test window."""
+    settings = training_config(config, replace(plan, retrains=True), None, run_name)
+    return shown(_on_test(train(settings)), config.eval.k)
+
+
+def _on_test(trained: Mapping[str, Any]) -> dict[str, float]:
+    return {name.removeprefix("test/"): value for name, value in trained["metrics"].items()}
+
+
+def judged(found: Mapping[str, Any], k: int) -> dict[str, float]:
+    """Return the metrics of an evaluation, and the share of places with items new to training.
+
+    Args:
+        found: see `evaluate`; without the slice `item` the share is left out.
+        k: slate length.
+    """
+    new = {"new_items": found["exposure"][NEW]} if NEW in found["exposure"] else {}
+    return shown(found["metrics"], k) | new
 
 
 def once(home: Path, name: str, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -195,14 +224,6 @@ def shown(metrics: Mapping[str, float], k: int) -> dict[str, float]:
     {'ndcg': 0.1, 'ild': 0.5}
     """
     return {name: metrics[f"{name}_at_{k}"] for name in SHOWN if f"{name}_at_{k}" in metrics}
-
-
-def past(updates: Path, generation: int) -> list[dict[str, Any]]:
-    """Return the results of the updates before a generation, the earliest first."""
-    found = [json.loads(path.read_text("utf-8")) for path in updates.glob("*/outcome.json")]
-    return sorted(
-        (row for row in found if row["generation"] < generation), key=lambda row: row["generation"]
-    )
 
 
 def alarms(

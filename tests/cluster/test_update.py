@@ -5,6 +5,7 @@ import json
 import random
 import subprocess
 import time
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -58,7 +59,7 @@ def days(ray_cluster, tmp_path_factory, mlflow_uri):
     """Return the result of a day's update by day; the second one is done twice."""
     root = tmp_path_factory.mktemp("daily")
     make_shop(root)
-    return root, [run("update", *day_of(root, mlflow_uri, day)) for day in (7, 8, 8)]
+    return root, [run("update", "--yardstick", *day_of(root, mlflow_uri, day)) for day in (7, 8, 8)]
 
 
 def test_a_first_update_trains_a_champion(days):
@@ -71,7 +72,10 @@ def test_a_first_update_trains_a_champion(days):
 def test_the_next_update_judges_the_champion_and_starts_from_its_weights(days):
     root, (_, second, _) = days
     assert (second["champion"], second["version"], second["generation"]) == ("1", 2, 2)
-    assert set(second["before"]) == {"ndcg", "coverage", "ild", "diversity_index", "narrowed"}
+    names = {"ndcg", "coverage", "ild", "diversity_index", "narrowed"}
+    assert set(second["before"]) == names | {"new_items"}
+    assert set(second["yardstick"]) == names
+    assert second["day"] == read_manifest(root / "shop").times["last"]
     assert {row["name"] for row in second["gate"]} >= {"ndcg", "coverage"}
     assert second["data"]["fingerprint"] == read_manifest(root / "shop").fingerprint
     text = (root / "runs" / second["run"] / "config.yaml").read_text()
@@ -91,6 +95,8 @@ def test_the_same_update_again_changes_nothing(days, mlflow_uri):
     versions = mlflow.MlflowClient(mlflow_uri).search_model_versions("name = 'daily'")
     assert sorted(int(each.version) for each in versions) == [1, 2]
     assert len(list((root / "runs" / "updates").rglob("outcome.json"))) == 2
+    assert len(json.loads((root / "runs" / "updates" / "daily" / "days.json").read_text())) == 2
+    assert "daily: 2 updates" in Path(second["page"]).read_text()
 
 
 @pytest.mark.slow

@@ -1,0 +1,69 @@
+"""The updates of a model over time: one row a day, and the page that shows them.
+
+    <run.storage>/updates/<name>/days.json      one row per update, the oldest first
+    <run.storage>/updates/<name>/index.html     report/timeline_page.py
+
+Both are written whole after each update, from the outcomes of all updates, so a lost or damaged
+file is made again by the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from recdiv_core.report import plots
+from recdiv_core.report.timeline_page import METRICS, Arm, timeline_page
+from recdiv_core.storage.whole_files import write_json, write_whole
+
+PAGE: Final = "index.html"
+ROWS: Final = "days.json"
+KEPT: Final = ("day", "generation", "champion", "version", "promoted", "before", "yardstick")
+"""Parts of an outcome that make a row."""
+NOTES: Final = (
+    "The champion of each day is judged on the newest window before any training has seen it.",
+    "Its clicks come from what the champion showed, so they favour it. Compare accuracy with the "
+    "model that was trained from scratch on the same data (update --yardstick), not with 1.",
+)
+
+
+def past(updates: Path, generation: int) -> list[dict[str, Any]]:
+    """Return the results of the updates before a generation, the earliest first."""
+    found = [json.loads(path.read_text("utf-8")) for path in updates.glob("*/outcome.json")]
+    return sorted(
+        (row for row in found if row["generation"] < generation), key=lambda row: row["generation"]
+    )
+
+
+def write_timeline(updates: Path, name: str, generation: int) -> Path:
+    """Write the rows and the page of all updates up to a generation; return the page.
+
+    Args:
+        updates: directory of the updates of a model.
+        name: name of the model.
+        generation: number of appends of the newest data set.
+    """
+    outcomes = past(updates, generation + 1)
+    rows = [{key: row.get(key) for key in KEPT} for row in outcomes]
+    write_json(updates / ROWS, rows, indent=1)
+    days = [str(row["day"] or f"append {row['generation']}") for row in rows]
+    page = timeline_page(
+        days,
+        [
+            Arm("champion", plots.ACCURATE, _values(rows, "before")),
+            Arm("trained from scratch", plots.DIVERSE, _values(rows, "yardstick"), is_points=True),
+        ],
+        title=f"{name}: {len(rows)} updates",
+        meta=f"{days[0]} to {days[-1]}, {sum(bool(row['promoted']) for row in rows)} candidates "
+        "became the champion",
+        notes=NOTES,
+    )
+    write_whole(updates / PAGE, page)
+    return updates / PAGE
+
+
+def _values(rows: Sequence[Mapping[str, Any]], part: str) -> dict[str, list[float]]:
+    return {name: [(row[part] or {}).get(name, math.nan) for row in rows] for name in METRICS}
