@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, cast, get_args
 
 import pydantic
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from recdiv_core.errors import UserError
 from recdiv_core.slate_rules import check_rules
@@ -578,6 +578,31 @@ class EvalConfig(_Section):
         return f"{self.objective}_at_{self.k}"
 
 
+def _as_values(value: object) -> object:
+    """Return a list of values for a single one; YAML reads `yes` and `no` as truth values."""
+    values = cast("list[object]", value) if isinstance(value, list | tuple) else [value]
+    return [str(each).lower() if isinstance(each, bool) else each for each in values]
+
+
+class EligibleConfig(_Section):
+    """Which items slates may hold; see docs/eligibility.md."""
+
+    dates: bool = True
+    """Use of the dates `available_from` and `available_until` of the catalogue, if it has them."""
+    block: str = ""
+    """Items that no slate holds: path, directory, glob or URI of Parquet, CSV or JSON Lines with
+    `item_id`, or of text with one id a line; empty = none."""
+    only: str = ""
+    """Only items that slates hold, such as the items in stock; files as in `eligible.block`;
+    empty = all items."""
+    where: dict[str, Annotated[tuple[str, ...], BeforeValidator(_as_values)]] = {}
+    """Catalogue column (or `category`), to the values of items that slates hold. An item without a
+    value is left out, unless the empty text is a value."""
+    at: str = ""
+    """Time of the requests of `recommend` and of a registered model; empty = the end of the latest
+    day of the log. Evaluation uses the time of each held-out event."""
+
+
 class ScalingConfig(_Section):
     """Workers and the machines that they run on."""
 
@@ -636,6 +661,7 @@ class Config(_Section):
     rerank: RerankConfig = RerankConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    eligible: EligibleConfig = EligibleConfig()
     scaling: ScalingConfig = ScalingConfig()
     run: RunConfig = RunConfig()
     tracking: TrackingConfig = TrackingConfig()

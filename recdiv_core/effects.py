@@ -45,6 +45,8 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "rerank.": (*_TRAIN, *ON_CHECKPOINTS),
     "train.": _TRAIN,
     "eval.": (*_TRAIN, *ON_CHECKPOINTS),
+    "eligible.": (*_TRAIN, *ON_CHECKPOINTS),
+    "eligible.at": ("recommend", "register"),
     "eval.cutoffs": ("evaluate", "update"),
     "eval.slices": ("tune", "evaluate", "report", "update"),
     "eval.dials": _TRAIN,

@@ -26,6 +26,7 @@ class Examples:
         user_ids: User ids of evaluation examples; empty for train examples.
         is_cold: Whether each user has no event in the train window; None for train examples.
         times: Microseconds of each event; None for a log without times.
+        requested: Microseconds of each user's request; None = unknown.
         asked: Texts and vectors of the users' queries, for scoring; None = not looked up, or no
             user has a query.
     """
@@ -39,4 +40,5 @@ class Examples:
     user_ids: Sequence[str] = ()
     is_cold: np.ndarray | None = None
     times: np.ndarray | None = None
+    requested: np.ndarray | None = None
     asked: Queries | None = None

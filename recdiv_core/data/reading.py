@@ -138,7 +138,17 @@ def eval_examples(table: pa.Table) -> Examples:
         user_ids=table[USER_ID].to_pylist(),
         is_cold=table["is_cold_user"].to_numpy(),
         times=flatten_times(table["history_times"]),
+        requested=first_times(table["target_times"]),
     )
+
+
+def first_times(column: pa.ChunkedArray) -> np.ndarray | None:
+    """Return the first time of each list, [B]; None if a list has none."""
+    times = flatten_times(column)
+    lengths = np.asarray(column.combine_chunks().value_lengths().fill_null(0), dtype=np.int64)
+    if times is None or not lengths.all():
+        return None
+    return times[np.cumsum(lengths) - lengths]
 
 
 def flatten_times(column: pa.ChunkedArray) -> np.ndarray | None:

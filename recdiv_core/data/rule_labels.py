@@ -45,7 +45,7 @@ def labels_of_rule(rule: SlateRule, catalogue: Catalogue) -> pa.ListArray:
     """
     if rule.item_id:
         return labels_of_items([rule], catalogue)
-    lists, names = _values(rule, catalogue)
+    lists, names = values_of(rule.attribute, catalogue, f"rerank.rules: {rule.text!r}")
     if not rule.value:
         return lists
     if rule.value not in names:
@@ -90,17 +90,27 @@ def labels_of_items(rules: Sequence[SlateRule], catalogue: Catalogue) -> pa.List
     return one_label(labels_V)
 
 
-def _values(rule: SlateRule, catalogue: Catalogue) -> tuple[pa.ListArray, Sequence[str]]:
-    if rule.attribute == "category":
+def values_of(name: str, catalogue: Catalogue, what: str) -> tuple[pa.ListArray, Sequence[str]]:
+    """Return the values of an attribute: [V] lists of indices, and the values as text.
+
+    Args:
+        name: `category` or a column of the catalogue; values of `price` are its bands.
+        catalogue: Items.
+        what: Setting that names the attribute, for messages.
+
+    Raises:
+        UserError: The catalogue has no such attribute.
+    """
+    if name == "category":
         return catalogue.category_lists, catalogue.categories
-    columns = [name for name in catalogue.table.column_names if name not in NO_ATTRIBUTES]
-    if rule.attribute not in columns:
-        known = ["category", *(name for name in columns if name != "category")]
+    columns = [column for column in catalogue.table.column_names if column not in NO_ATTRIBUTES]
+    if name not in columns:
+        known = ["category", *(column for column in columns if column != "category")]
         raise UserError(
-            f"rerank.rules: {rule.text!r}: the catalogue has no attribute {rule.attribute!r}"
-            f"{_nearest(rule.attribute, known)}; it has {', '.join(known)}"
+            f"{what}: the catalogue has no attribute {name!r}{_nearest(name, known)}; it has "
+            f"{', '.join(known)}"
         )
-    values_V, names = shown_values(catalogue, rule.attribute)
+    values_V, names = shown_values(catalogue, name)
     return one_label(values_V), names
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,15 @@ from recdiv_core.metrics.tally import Tally, count_users, tally_slates
 from recdiv_core.schema import Manifest, check_unchanged
 from recdiv_core.slates.carry import carried_place
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
+from recdiv_core.slates.checks import check_eligible
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.dials import slates_under
+from recdiv_core.slates.eligibility import (
+    count_targets,
+    describe_counts,
+    eligibility_of,
+    with_whole_paths,
+)
 from recdiv_core.slates.given import GivenSlates, read_given_slates, shown_of_split
 from recdiv_core.slates.inputs import check_inputs, check_prepared, start_with_gpu
 from recdiv_core.slates.loading import load_model
@@ -70,13 +77,14 @@ def tally_dials(
         policies: one or more; they differ in method, dial and logit adjustment alone.
     """
     traits, k = dataset.traits, policies[0].k
-    metrics = epoch_metrics(dataset)
+    metrics = epoch_metrics(dataset, is_limited=policies[0].eligible is not None)
     tallies = [Tally.zeros(traits, k=k, names=metrics) for _ in policies]
     for held_out in share:
         targets_BT = held_out.targets(policies[0])
-        for place, slates_BK in slates_under(held_out, dataset, policies):
+        for place, slates_BK, freed_BK in slates_under(held_out, dataset, policies):
+            background = replace(held_out.histories, freed_BK=freed_BK)
             tallies[place] += tally_slates(
-                slates_BK, targets_BT, traits, k=k, metrics=metrics, background=held_out.histories
+                slates_BK, targets_BT, traits, k=k, metrics=metrics, background=background
             )
     return tallies
 
@@ -93,13 +101,14 @@ def evaluate(config: Config, checkpoint: str | Path, *, split: str = "test") -> 
         `{"checkpoint", "split", "k", "num_users", "num_users_without_targets", "metrics", "slices",
         "fairness", "exposure"}`: the whole set of metrics at each cut-off; the few of every epoch
         for each group of users and items; the gaps between groups of a kind; and the share of the
-        places of all slates of each group of items.
+        places of all slates of each group of items. Where some items may not be shown also
+        `eligible`, see `count_targets`.
 
     Raises:
         UserError: files, data and checkpoint that do not fit together; no GPU where one is asked
             for; `eval.slices` of an unknown kind.
     """
-    config = with_version(config)
+    config = with_whole_paths(with_version(config))
     prepared, manifest = check_inputs(config, checkpoint)
     check_eval(config, prepared)
     start_with_gpu(config, checkpoint)
@@ -125,6 +134,7 @@ def evaluate_given(config: Config, slates: str | Path, *, split: str = "test") -
     """
     config = with_version(config)
     prepared, manifest = check_prepared(config)
+    check_eligible(config, prepared)
     check_eval(config, prepared)
     catalogue = load_catalogue(prepared)
     given = read_given_slates(
@@ -169,8 +179,12 @@ def _judge(
     shares: list[Scorecard] = ray.get(parts)
     check_unchanged(prepared, manifest)
     scorecard = sum(shares[1:], shares[0])
-    tally = scorecard.tallies[0]
-    found = finish_split(scorecard, item_groups(config.eval.slices, load_catalogue(prepared)))
+    tally, catalogue = scorecard.tallies[0], load_catalogue(prepared)
+    found = finish_split(scorecard, item_groups(config.eval.slices, catalogue))
+    eligible = eligibility_of(config, catalogue, manifest)
+    if eligible is not None:
+        found["eligible"] = count_targets(prepared, split, eligible)
+        logger.info("%s: %s", split, describe_counts(found["eligible"], manifest.num_items))
     counts = count_users(tally)
     found["metrics"] |= counts
     for warning in few_judged({f"{split}/{name}": count for name, count in counts.items()}):
@@ -193,6 +207,7 @@ def _tally_share(
     dataset = load_dataset(Path(config.data.prepared)).to(device)
     ranks = {"rank": rank, "world_size": world_size}
     without: tuple[Input, ...] = ()
+    is_limited = False
     if isinstance(source, GivenSlates):
         shown = shown_of_split(source, dataset, split, config, **ranks)
         without = ("scores",)
@@ -201,6 +216,7 @@ def _tally_share(
         policy = slate_policy(config, dataset)
         held_out = held_out_of_split(model, dataset, split, config, **ranks)
         shown = (each.shown(dataset, policy) for each in held_out)
+        is_limited = policy.eligible is not None
     return scorecard_of(
         shown,
         dataset,
@@ -209,4 +225,5 @@ def _tally_share(
         kinds=config.eval.slices,
         without=without,
         intents=None if dataset.queries_QH is None else count_intents(dataset, split),
+        is_limited=is_limited,
     )

@@ -29,6 +29,7 @@ from recdiv_core.metrics.query_intent import INTENT_METRICS
 from recdiv_core.metrics.scorecard import Input, finish_scorecard, user_metrics
 from recdiv_core.metrics.slate_batch import Background, Intents, match_slates
 from recdiv_core.metrics.tally import (
+    ELIGIBLE_METRICS,
     SEARCH_METRICS,
     USER_METRICS,
     Tally,
@@ -57,9 +58,15 @@ class Scorecard:
         return Scorecard(tuple(one + two for one, two in pairs), self.groups + other.groups)
 
 
-def epoch_metrics(dataset: Dataset) -> UserMetrics:
-    """Return the metrics of every epoch that are averaged over users."""
-    return USER_METRICS if dataset.queries_QH is None else {**USER_METRICS, **SEARCH_METRICS}
+def epoch_metrics(dataset: Dataset, *, is_limited: bool = False) -> UserMetrics:
+    """Return the metrics of every epoch that are averaged over users.
+
+    Args:
+        dataset: the prepared data set.
+        is_limited: whether some items may not be shown.
+    """
+    metrics = USER_METRICS if dataset.queries_QH is None else {**USER_METRICS, **SEARCH_METRICS}
+    return {**metrics, **ELIGIBLE_METRICS} if is_limited else metrics
 
 
 def scorecard_of(
@@ -71,6 +78,7 @@ def scorecard_of(
     kinds: Sequence[str],
     without: Collection[Input] = (),
     intents: QueryIntents | None = None,
+    is_limited: bool = False,
 ) -> Scorecard:
     """Evaluate the slates of some users, and return the sums on the CPU.
 
@@ -82,6 +90,7 @@ def scorecard_of(
         kinds: kinds of groups; see `groupings`.
         without: unknown inputs; metrics that need one are left out.
         intents: intents of the queries, for INTENT_METRICS; None = without these metrics.
+        is_limited: whether some items may not be shown, for ELIGIBLE_METRICS.
     """
     device = dataset.text_VH.device
     traits = dataset.traits
@@ -92,6 +101,8 @@ def scorecard_of(
         metrics = {**metrics, **SEARCH_METRICS}
     if intents is not None:
         metrics = {**metrics, **INTENT_METRICS}
+    if is_limited:
+        metrics = {**metrics, **ELIGIBLE_METRICS}
     of_items = merge(item_groups(kinds, dataset.catalogue), device)
     groups = GroupTally.zeros([*user_group_names(kinds), *of_items], k=k)
     tallies = [

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from recdiv_core.config import Config, check_dial, override
+from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.versions import with_version
 from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest, check_files, read_manifest
@@ -27,7 +28,13 @@ from recdiv_core.slates.checkpoint import (
     read_trained_on,
 )
 from recdiv_core.slates.checkpoint_copies import checkpoint_of_run, local_checkpoint
-from recdiv_core.slates.checks import check_rerank
+from recdiv_core.slates.checks import check_eligible, check_rerank
+from recdiv_core.slates.eligibility import (
+    eligibility_of,
+    lists_of,
+    with_own_lists,
+    with_whole_paths,
+)
 from recdiv_core.slates.inputs import check_prepared, slates_config
 from recdiv_core.slates.lineage import check_lineage
 from recdiv_core.storage.given_paths import local_path
@@ -126,7 +133,8 @@ def find_run(text: str, settings: Mapping[str, object], uri: Callable[[], str]) 
         own = [*chosen, *own]  # those that are given win
     place = _checkpoint_of(place, uri)
     checkpoint = local_checkpoint(place, "RUN")
-    config = override(read_config(checkpoint), settings, parse_overrides(own))
+    trained = with_own_lists(read_config(checkpoint), checkpoint)
+    config = with_whole_paths(override(trained, settings, parse_overrides(own)))
     if not (settings.get("data.prepared") and _is_of_lineage(with_version(config), checkpoint)):
         config = with_version(config, read_trained_on(checkpoint).fingerprint)
     check_dial(config)
@@ -214,6 +222,7 @@ def check_comparable(systems: Sequence[System]) -> None:
     check_files(prepared, manifest)
     for run in {repr(run.config.rerank): run for run in runs}.values():  # each warning once
         check_rerank(run.config, prepared)
+    check_eligible(first.config, prepared)
 
 
 def _measured_on(run: NamedRun, manifest: Manifest) -> dict[str, object]:
@@ -237,7 +246,17 @@ def _measured_on(run: NamedRun, manifest: Manifest) -> dict[str, object]:
         "items that may be recommended": manifest.num_items,
         "eval.k": run.config.eval.k,
         "eval.filter_seen": run.config.eval.filter_seen,
+        "eligible": _eligible_items(run.config, manifest),
     }
+
+
+def _eligible_items(config: Config, manifest: Manifest) -> str:
+    """Return a text that is equal for runs whose slates may hold the same items."""
+    if not any(lists_of(config).values()) and not config.eligible.where:
+        return f"dates={config.eligible.dates}"
+    catalogue = load_catalogue(Path(config.data.prepared))
+    found = eligibility_of(config, catalogue, manifest)
+    return "all items" if found is None else found.digest()
 
 
 def judged_data(systems: Sequence[System]) -> dict[str, object]:

@@ -177,3 +177,15 @@ def user_coverage(slates: SlateBatch) -> Tensor:
 def full_slates(slates: SlateBatch) -> Tensor:
     """Return 1 if all k positions hold an item, else 0."""
     return (slates.length_B == slates.k).double()
+
+
+def freed(slates: SlateBatch) -> Tensor:
+    """Return the share of the first k places that ineligible items would hold without the mask.
+
+    In [0, 1], neither direction is better. Places are those of the order by score, before any
+    re-ranking; seen items hold none. NaN = all items are eligible, so there is no mask.
+    """
+    background = slates.background
+    if background is None or background.freed_BK is None:
+        return torch.full_like(slates.length_B, torch.nan, dtype=torch.float64)
+    return background.freed_BK[:, : slates.k].double().mean(dim=1)

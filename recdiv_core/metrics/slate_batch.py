@@ -57,6 +57,8 @@ class Background:
             targets; None if `num_above_BT` is None.
         has_query_B: bool, whether the request has a query; None = unknown.
         intents: what the users' queries ask for; None = unknown.
+        freed_BK: bool, places by score that ineligible items would hold without the mask; None =
+            all items are eligible.
     """
 
     history_user_S: Tensor
@@ -65,6 +67,7 @@ class Background:
     num_rankable_B: Tensor | None = None
     has_query_B: Tensor | None = None
     intents: Intents | None = None
+    freed_BK: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -348,6 +351,7 @@ def _background_with_targets(background: Background, targets_BT: Tensor) -> Back
     is_kept_S = has_targets_B[background.history_user_S]
     num_above_BT, num_rankable_B = background.num_above_BT, background.num_rankable_B
     intents, has_query_B = background.intents, background.has_query_B
+    freed_BK = background.freed_BK
     if num_above_BT is not None and num_rankable_B is not None:
         shapes = (num_above_BT.shape, num_rankable_B.shape)
         if shapes != (targets_BT.shape, targets_BT.shape[:1]):
@@ -364,6 +368,7 @@ def _background_with_targets(background: Background, targets_BT: Tensor) -> Back
         num_rankable_B=num_rankable_B,
         has_query_B=None if has_query_B is None else has_query_B[has_targets_B],
         intents=None if intents is None else Intents(*(part[has_targets_B] for part in intents)),
+        freed_BK=None if freed_BK is None else freed_BK[has_targets_B],
     )
 
 

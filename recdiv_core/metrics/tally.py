@@ -78,6 +78,9 @@ SEARCH_METRICS: Final[UserMetrics] = {
 }
 """Metrics of every epoch of requests with a query, where the log has queries."""
 
+ELIGIBLE_METRICS: Final[UserMetrics] = {"freed": exposure.freed}
+"""Metrics of every epoch where some items are not eligible."""
+
 SYSTEM_METRICS: Final[Mapping[str, Callable[[Tensor], float]]] = {
     "coverage": exposure.coverage,
     "gini": exposure.gini,
@@ -94,7 +97,7 @@ BETWEEN: Final = "between_diversity"
 """Metric of all slates together, from their categories; see `between`."""
 
 EPOCH_METRICS: Final = (*USER_METRICS, *SYSTEM_METRICS, *ATTENTION_METRICS, BETWEEN)
-"""Names of all metrics of every epoch, without SEARCH_METRICS."""
+"""Names of all metrics of every epoch, without SEARCH_METRICS and ELIGIBLE_METRICS."""
 
 LOWER_IS_BETTER: Final = ("gini", "homogeneity", "narrowed", "attention_gini")
 """Metrics of every epoch for which lower is better."""

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 import recdiv_core
-from recdiv_core.config import Config, to_yaml
+from recdiv_core.config import Config, flatten, override, to_yaml
 from recdiv_core.data.text_vectors import checked_encoder, vectors_path
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.systems import (
@@ -43,6 +44,7 @@ from recdiv_core.release.gate import pass_gate
 from recdiv_core.schema import read_manifest
 from recdiv_core.slates.carry import carried
 from recdiv_core.slates.checkpoint import ITEMS
+from recdiv_core.slates.eligibility import copy_lists
 from recdiv_core.slates.maker import SlateMaker
 from recdiv_core.slates.query_index import read_queries, write_keys
 from recdiv_core.storage.credentials import redact
@@ -254,6 +256,9 @@ def gate_versions(
             for word, version in ((CHAMPION, champion), (CANDIDATE, str(candidate)))
         ]
         sides = on_newest(found)
+        # both are judged on the items that may be shown today
+        today = {k: v for k, v in flatten(sides[1].config).items() if k.startswith("eligible.")}
+        sides[0] = replace(sides[0], config=override(sides[0].config, today))
         rows = pass_gate(sides[0], sides[1], floors, split)
         return {"rows": rows, "data": judged_data(sides)}
 
@@ -286,6 +291,7 @@ def _save(run: NamedRun, work: Path, model: Path) -> None:
     for file in (*SERVED, *([ITEMS] if (fitting / ITEMS).is_file() else [])):
         shutil.copy2(fitting / file, checkpoint / file)
     write_whole(checkpoint / "config.yaml", to_yaml(run.config))
+    copy_lists(run.config, checkpoint)
     vectors = [vectors_path(source, manifest, name) for name in ("tokens", "queries")]
     files = [source / file for file in ("manifest.json", "catalogue.parquet")]
     for path in (*files, *vectors):
@@ -337,6 +343,9 @@ def _signature(config: Config) -> ModelSignature:
                 ParamSpec("k", "long", config.eval.k),
                 ParamSpec("model.diversity", "double", config.model.diversity),
                 ParamSpec("rerank.diversity", "double", config.rerank.diversity),
+                ParamSpec("eligible.at", "string", config.eligible.at),
+                ParamSpec("eligible.block", "string", [], (-1,)),
+                ParamSpec("eligible.only", "string", [], (-1,)),
             ]
         ),
     )

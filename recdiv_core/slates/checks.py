@@ -16,9 +16,23 @@ from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.rule_labels import labels_of_items, labels_of_rule
 from recdiv_core.errors import UserError
 from recdiv_core.idle import idle_in_reranking
+from recdiv_core.schema import read_manifest
 from recdiv_core.slate_rules import parse_rule
+from recdiv_core.slates.eligibility import eligibility_of
 
 logger = logging.getLogger(__name__)
+
+
+def check_eligible(config: Config, prepared: Path) -> None:
+    """Check which items may be shown, and name ids and values that the catalogue does not have.
+
+    Raises:
+        UserError: see `eligibility_of` and `request_time`.
+    """
+    manifest = read_manifest(prepared)
+    eligible = eligibility_of(config, load_catalogue(prepared), manifest)
+    for note in () if eligible is None else eligible.notes:
+        logger.warning("%s", note)
 
 
 def check_rerank(config: Config, prepared: Path, *, swept: Collection[str] = ()) -> None:

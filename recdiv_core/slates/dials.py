@@ -48,8 +48,10 @@ def dial_policies(config: Config, dataset: Dataset) -> list[SlatePolicy]:
 @torch.inference_mode()
 def slates_under(
     held_out: HeldOut, dataset: Dataset, policies: Sequence[SlatePolicy]
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield the place of each policy with its slates_BK, in the order that is fastest.
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor | None]]:
+    """Yield the place of each policy with its slates_BK and freed_BK, in the order that is fastest.
+
+    See `SlateGrid` for freed_BK.
 
     Args:
         held_out: users with their scores; seen and excluded items lose their scores.
@@ -58,7 +60,10 @@ def slates_under(
     """
     packed, scores_BV, traits = held_out.packed, held_out.scores_BV, dataset.traits
     seen = packed.seen_user_S, packed.seen_item_S
-    leave_out(scores_BV, *seen, policies[0])
+    factors = [*dict.fromkeys(policy.logit_adjustment for policy in policies)]
+    adjustments = [factor * dataset.log_prior_V if factor else None for factor in factors]
+    left_out = leave_out(scores_BV, *seen, policies[0], held_out.examples.requested, adjustments)
+    hidden = dict(zip(factors, left_out, strict=True))
     widest = max(policies, key=lambda policy: policy.reranks)
     history_BG = needed_shares(*seen, traits, len(scores_BV), widest)
     for factor, adjusted in _grouped(
@@ -68,9 +73,10 @@ def slates_under(
         methods = _grouped(adjusted, lambda policy: policy.method if policy.diversity else "none")
         for _, own in methods:
             dials = [policy.diversity for policy in own.values()]
-            grid = choose_slates(best, traits, history_BG, next(iter(own.values())), dials)
+            first = next(iter(own.values()))
+            grid = choose_slates(best, traits, history_BG, first, dials, hidden[factor])
             for dial, place in enumerate(own):
-                yield place, grid.items_BWK[:, dial]
+                yield place, grid.items_BWK[:, dial], grid.freed_BK
 
 
 def _best(

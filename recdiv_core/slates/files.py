@@ -25,6 +25,10 @@ UNFINISHED: Final = ".part-*"
 """Name of an unfinished part; readers of Parquet directories skip such names."""
 
 
+FREED: Final = "freed"
+"""Column of slates: places by score that ineligible items would hold without the mask."""
+
+
 def part_path(slates: Path, part: int) -> Path:
     """Return the path of a part in a directory of slates."""
     return slates / f"part-{part:05d}.parquet"
@@ -117,3 +121,16 @@ def list_parts(slates: Path) -> list[Path]:
         hint = f"; it is a grid, give one of {', '.join(inside)}" if inside else ""
         raise UserError(f"SLATES {slates} holds no part-*.parquet{hint}")
     return parts
+
+
+def freed_share(slates: Path, k: int) -> float | None:
+    """Return the share of all places that the mask freed; None = no slate.
+
+    Args:
+        slates: directory of slates with the column FREED.
+        k: places of a slate.
+    """
+    columns = [pq.read_table(path, columns=[FREED])[FREED] for path in slates.glob("part-*")]
+    num_slates = sum(len(column) for column in columns)
+    num_freed = sum(int(column.to_numpy().sum()) for column in columns)
+    return num_freed / (k * num_slates) if num_slates else None

@@ -18,10 +18,12 @@ import torch
 
 from recdiv_core.config import rerank_candidates
 from recdiv_core.data.arrays import Examples
+from recdiv_core.data.examples import parse_cut
 from recdiv_core.errors import UserError
 from recdiv_core.models.query_text import normalise_query
 from recdiv_core.slates.checkpoint import read_config
 from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.eligibility import check_any, narrowed, request_time, with_own_lists
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.making import make_slates
 from recdiv_core.slates.policy import slate_policy
@@ -51,10 +53,11 @@ class SlateMaker:
     """
 
     def __init__(self, checkpoint: Path, prepared: Path, encoder: Path | None = None) -> None:
-        self.config = read_config(checkpoint)
+        self.config = with_own_lists(read_config(checkpoint), checkpoint)
         self.dataset = load_dataset(prepared)
         self.model = load_model(self.config, self.dataset, checkpoint)
         self.policy = slate_policy(self.config, self.dataset)
+        self.at = request_time(self.config, self.dataset.manifest)
         self.item_ids: list[str] = self.dataset.catalogue.table["item_id"].to_pylist()
         self.item_index = {item_id: index for index, item_id in enumerate(self.item_ids)}
         self.queries = QueryVectors(self.dataset, encoder)
@@ -71,6 +74,9 @@ class SlateMaker:
         k: int,
         model_diversity: float,
         rerank_diversity: float,
+        eligible_at: str = "",
+        eligible_block: Sequence[str] = (),
+        eligible_only: Sequence[str] = (),
     ) -> list[Slate]:
         """Make a slate for each history.
 
@@ -84,14 +90,22 @@ class SlateMaker:
             k: slate length, >= 1.
             model_diversity: dial of a conditioned model, in [0, 1].
             rerank_diversity: dial of the re-ranker, in [0, 1].
+            eligible_at: time of the requests, as `eligible.at`; empty = that of the settings.
+            eligible_block: further item ids that no slate holds; unknown ids are ignored.
+            eligible_only: item ids that slates may hold, in addition to the settings; empty = all.
 
         Raises:
-            UserError: a setting is out of range, or does not exist for this model; or the text
-                encoder of the data set is missing.
+            UserError: a setting is out of range, or does not exist for this model; the text encoder
+                of the data set is missing; or no item may be shown.
         """
         self._check(k, model_diversity, rerank_diversity)
         _check_times(histories, times)
-        policy = replace(self.policy, k=k, diversity=rerank_diversity)
+        at = self.at if not eligible_at else parse_cut(eligible_at, "eligible.at")
+        eligible = narrowed(
+            self.policy.eligible, self.dataset.catalogue, eligible_block, eligible_only
+        )
+        check_any(eligible, at)
+        policy = replace(self.policy, k=k, diversity=rerank_diversity, eligible=eligible)
         made: list[Slate] = []
         size = self.config.eval.batch_size
         starts = range(0, len(histories), size)
@@ -118,6 +132,7 @@ class SlateMaker:
                     self.dataset.traits,
                     self.dataset.log_prior_V,
                     policy,
+                    None if at is None else np.full(len(held_out.scores_BV), at),
                 )
             for items, scores in zip(items_BK.tolist(), scores_BK.tolist(), strict=True):
                 places = [place for place, item in enumerate(items) if item >= 0]

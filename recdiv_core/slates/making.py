@@ -1,4 +1,4 @@
-"""From scores to slates: drop seen items, take candidates, re-rank.
+"""From scores to slates: drop seen and ineligible items, take candidates, re-rank.
 
 Evaluation and recommendation both call this module, so the measured slates are the shipped slates.
 Scores come from scoring.py. Shapes: B users, V catalogue, C candidates, K slate length, W dials,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -17,6 +17,7 @@ from recdiv_core.items.traits import ItemTraits, history_shares
 from recdiv_core.rerank import RERANKERS, Candidates
 from recdiv_core.rerank.top_scores import top_scores
 from recdiv_core.rerank.wanted import exclude, with_wanted
+from recdiv_core.slates.ineligible import Hidden, freed_places, ineligible_of
 from recdiv_core.slates.policy import SlatePolicy
 
 NUMBERS_AT_ONCE: Final = 1 << 17
@@ -46,12 +47,15 @@ class SlateGrid:
         scores_BWK: float32 scores of the items; -inf for no item.
         chosen_BWK: index of each item among the candidates; -1 for no item.
         candidates: candidates that the re-ranker got.
+        freed_BK: bool, places by score that ineligible items would hold without the mask, see
+            `freed_places`; None = all items are eligible.
     """
 
     items_BWK: torch.Tensor
     scores_BWK: torch.Tensor
     chosen_BWK: torch.Tensor
     candidates: Candidates
+    freed_BK: torch.Tensor | None = None
 
 
 def make_slates(
@@ -61,6 +65,7 @@ def make_slates(
     traits: ItemTraits,
     log_prior_V: torch.Tensor,
     policy: SlatePolicy,
+    requested_B: Any = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Make a slate for each user at the dial of the policy; see `make_slate_grid`.
 
@@ -69,7 +74,14 @@ def make_slates(
         scores_BK float32 scores of the items; -inf for no item.
     """
     grid = make_slate_grid(
-        scores_BV, seen_user_S, seen_item_S, traits, log_prior_V, policy, [policy.diversity]
+        scores_BV,
+        seen_user_S,
+        seen_item_S,
+        traits,
+        log_prior_V,
+        policy,
+        [policy.diversity],
+        requested_B,
     )
     return grid.items_BWK[:, 0], grid.scores_BWK[:, 0]
 
@@ -82,6 +94,7 @@ def make_slate_grid(
     log_prior_V: torch.Tensor,
     policy: SlatePolicy,
     dials: Sequence[float],
+    requested_B: Any = None,
 ) -> SlateGrid:
     """Make a slate for each user and dial; work that all dials share is done once.
 
@@ -93,14 +106,15 @@ def make_slate_grid(
         log_prior_V: log of each item's share of train events.
         policy: see SlatePolicy; its own dial is ignored.
         dials: dials of the re-ranker, one or more.
+        requested_B: time of each request in microseconds; None = unknown, so dates do not count.
     """
     if policy.logit_adjustment:
         scores_BV -= policy.logit_adjustment * log_prior_V
-    leave_out(scores_BV, seen_user_S, seen_item_S, policy)
+    (hidden,) = leave_out(scores_BV, seen_user_S, seen_item_S, policy, requested_B)
     policy = replace(policy, diversity=max(dials))
     history_BG = needed_shares(seen_user_S, seen_item_S, traits, len(scores_BV), policy)
     best = take_best(scores_BV, policy)
-    return choose_slates(best, traits, history_BG, policy, dials)
+    return choose_slates(best, traits, history_BG, policy, dials, hidden)
 
 
 def leave_out(
@@ -108,11 +122,29 @@ def leave_out(
     seen_user_S: torch.Tensor,
     seen_item_S: torch.Tensor,
     policy: SlatePolicy,
-) -> None:
-    """Set the scores of items that no slate may hold to -inf: seen and excluded items."""
+    requested_B: Any = None,
+    adjustments: Sequence[torch.Tensor | None] = (None,),
+) -> list[Hidden | None]:
+    """Set the scores of items that no slate may hold to -inf: seen, excluded, ineligible items.
+
+    Args:
+        scores_BV: scores of the whole catalogue; overwritten.
+        seen_user_S: row of the user of each seen item.
+        seen_item_S: item_index of each seen item.
+        policy: see SlatePolicy.
+        requested_B: see `make_slate_grid`.
+        adjustments: see `Ineligible.hide`.
+
+    Returns:
+        The best ineligible items under each adjustment; None = all items are eligible.
+    """
     if policy.filter_seen:
         scores_BV[seen_user_S, seen_item_S] = -torch.inf
     exclude(scores_BV, policy.options.rules)
+    if policy.eligible is None:
+        return [None for _ in adjustments]
+    ineligible = ineligible_of(policy.eligible, requested_B, scores_BV.device)
+    return [*ineligible.hide(scores_BV, policy.k, adjustments)]
 
 
 def needed_shares(
@@ -142,6 +174,7 @@ def choose_slates(
     history_BG: torch.Tensor,
     policy: SlatePolicy,
     dials: Sequence[float],
+    hidden: Hidden | None = None,
 ) -> SlateGrid:
     """Re-rank the best items of each user at each dial; the dial of the policy is ignored."""
     is_reranked = policy.method != "none" and max(dials) > 0
@@ -157,6 +190,7 @@ def choose_slates(
         scores_BWK.masked_fill(is_empty_BWK, -torch.inf),
         chosen_BWK,
         candidates,
+        None if hidden is None else freed_places(best.scores_BC, best.items_BC, hidden, policy.k),
     )
 
 

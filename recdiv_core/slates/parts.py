@@ -27,7 +27,8 @@ from recdiv_core.rerank.explain import explain
 from recdiv_core.slate_rules import SlateRule, group_rules
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import load_dataset
-from recdiv_core.slates.files import PartWriter, part_path, slate_table
+from recdiv_core.slates.eligibility import request_time
+from recdiv_core.slates.files import FREED, PartWriter, part_path, slate_table
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.making import SlateGrid, make_slate_grid
 from recdiv_core.slates.policy import slate_policy
@@ -129,6 +130,7 @@ class PartMaker:
         self.rows = SplitRows(task.source, task.split)
         self.dataset = load_dataset(Path(config.data.prepared)).to(device)
         self.policy = slate_policy(config, self.dataset)
+        self.at = request_time(config, self.dataset.manifest)
         checkpoint = local_checkpoint(task.checkpoint, "--checkpoint")
         model = load_model(config, self.dataset, checkpoint).to(device)
         self.score = scoring_of(model, config.model.diversity)
@@ -165,6 +167,7 @@ class PartMaker:
                         dataset.log_prior_V,
                         self.policy,
                         self.task.dials,
+                        held_out.examples.requested,
                     )
                     notes = self._notes(grid)
                 if held_out.examples.asked is not None and self.queries is not None:
@@ -178,8 +181,13 @@ class PartMaker:
         return table.num_rows
 
     def _examples(self, table: pa.Table) -> Examples:
-        """Return the requests of a batch; those of a file have the texts of their queries."""
+        """Return the requests of a batch; those of a file have the texts of their queries.
+
+        A held-out request has the time of its event, unless `eligible.at` is set.
+        """
         examples = eval_examples(table)
+        if self.at is not None and (self.task.config.eligible.at or examples.requested is None):
+            examples = replace(examples, requested=np.full(len(table), self.at))
         if self.queries is None:
             return examples
         texts = table["text"].to_pylist()
@@ -190,6 +198,9 @@ class PartMaker:
         """Return the columns that explain the slates of each dial."""
         options, texts = self.policy.reranker_options, self.task.config.rerank.rules
         notes: list[dict[str, Any]] = [{} for _ in self.task.dials]
+        if grid.freed_BK is not None:
+            for own in notes:
+                own[FREED] = pa.array(grid.freed_BK.sum(dim=1).int().cpu().numpy())
         groups = [rules for rules in group_rules(texts) if rules[0].kind != "exclude"]
         if texts:
             broken_BWR = (breaches(options.rules, grid.items_BWK) > 0).cpu().numpy()

@@ -19,6 +19,7 @@ from recdiv_core.rerank import Options
 from recdiv_core.rerank.candidates import Rule
 from recdiv_core.slate_rules import SlateRule, group_rules
 from recdiv_core.slates.dataset import Dataset, as_labels
+from recdiv_core.slates.eligibility import Eligibility, eligibility_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class SlatePolicy:
         logit_adjustment: factor of log popularity, which is subtracted from the scores first. Menon
             et al., 2021, Long-Tail Learning via Logit Adjustment, post hoc.
         options: further options of re-rankers, and the rules.
+        eligible: which items may be shown at the time of a request; None = all items.
     """
 
     k: int
@@ -44,6 +46,7 @@ class SlatePolicy:
     num_candidates: int
     logit_adjustment: float
     options: Options = field(default_factory=Options)
+    eligible: Eligibility | None = None
 
     @property
     def reranks(self) -> bool:
@@ -63,7 +66,11 @@ def _labels_of(rules: Sequence[SlateRule], catalogue: Catalogue) -> pa.ListArray
 
 
 def slate_policy(config: Config, dataset: Dataset) -> SlatePolicy:
-    """Build the policy of a config, with rules that refer to the items of the data set."""
+    """Build the policy of a config, with rules and lists that refer to the items of the data set.
+
+    Raises:
+        UserError: see `eligibility_of`.
+    """
     rules = [
         Rule(
             rules[0].kind,
@@ -87,4 +94,5 @@ def slate_policy(config: Config, dataset: Dataset) -> SlatePolicy:
             attributes={str(name): share for name, share in config.rerank.attributes.items()},
             rules=tuple(rules),
         ),
+        eligible=eligibility_of(config, dataset.catalogue, dataset.manifest),
     )

@@ -22,11 +22,19 @@ from recdiv_core.data.requests import REQUESTS, ensure_requests
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.data.versions import with_version
 from recdiv_core.errors import UserError
+from recdiv_core.formats.timestamps import show_time
 from recdiv_core.rerank import NOVELTIES
 from recdiv_core.schema import Manifest, check_unchanged
 from recdiv_core.slates.carry import carried_place
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
-from recdiv_core.slates.files import part_path, remove_unfinished
+from recdiv_core.slates.eligibility import (
+    check_any,
+    count_targets,
+    eligibility_of,
+    request_time,
+    with_whole_paths,
+)
+from recdiv_core.slates.files import freed_share, part_path, remove_unfinished
 from recdiv_core.slates.inputs import check_inputs, start_with_gpu
 from recdiv_core.slates.parts import PART_BATCHES, PartTask, make_parts
 from recdiv_core.slates.search_requests import (
@@ -46,6 +54,8 @@ PLAN: Final = "_recommend.json"
 Readers of Parquet directories skip names that start with an underscore."""
 
 
+HELD_OUT: Final = ("val", "test")
+"""Splits whose requests have times of their own."""
 KEPT: Final = ("model.", "rerank.", "eval.k", "eval.filter_seen", "eval.batch_size")
 """Sections of settings that determine the slates; the dials replace `rerank.diversity`."""
 
@@ -74,13 +84,15 @@ def recommend(
 
     Returns:
         `{"slates", "num_users", "num_parts", "dials", "users_per_s"}`; the last is None if all
-        parts existed.
+        parts existed. Where some items may not be shown also `eligible`: `at` (time of the
+        requests, None = that of each held-out event), `num_items` that may be shown, and `freed`,
+        the share of places by score that other items would hold.
 
     Raises:
         UserError: files, data, checkpoint and settings do not fit together, or `out` holds
             something else.
     """
-    config = with_version(config)
+    config = with_whole_paths(with_version(config))
     prepared, manifest = check_inputs(
         config, checkpoint, swept=("rerank.diversity",) if dials else ()
     )
@@ -100,13 +112,15 @@ def recommend(
     if requests is not None:
         requests = with_stored_users(requests, manifest, config.data.pseudonymise)
         users = f"queries {requests.sha256[:16]}"
+    eligible = _eligible(config, prepared, manifest, users)
     out, is_grid = output_path(out, "--out").absolute(), bool(dials)
     dials = list(dials) or [config.rerank.diversity]
     _open_directory(
         out,
         _plan(
             config, local_checkpoint(checkpoint, "--checkpoint"), manifest, users, dials, explained
-        ),
+        )
+        | ({} if eligible is None else {"eligible": eligible}),
     )
     start_with_gpu(config, checkpoint)
     ensure_vectors(prepared, manifest)
@@ -131,13 +145,42 @@ def recommend(
     task = PartTask(config, place, source, split, part_users, places, dials, explained)
     rate = make_parts(task, left, lambda: check_unchanged(prepared, manifest))
     remove_unfinished(out)  # of workers that were lost
-    return {
+    result = {
         "slates": str(out),
         "num_users": num_users,
         "num_parts": num_parts,
         "dials": dials,
         "users_per_s": rate,
     }
+    if eligible is not None:
+        facts = {name: eligible[name] for name in ("at", "num_items")}
+        result["eligible"] = {**facts, "freed": freed_share(places[0], config.eval.k)}
+    return result
+
+
+def _eligible(
+    config: Config, prepared: Path, manifest: Manifest, users: str
+) -> dict[str, Any] | None:
+    """Return which items may be shown: `items`, a digest, `at` and `num_items`; None = all items.
+
+    Raises:
+        UserError: `eligible.at` is no time, or no item may be shown then.
+    """
+    at = request_time(config, manifest)
+    found = eligibility_of(config, load_catalogue(prepared), manifest)
+    if config.eligible.at and (found is None or found.dates is None):
+        logger.warning("eligible.at: no effect, because no item has a date (eligible.dates)")
+    if found is None:
+        return None
+    if users in HELD_OUT and not config.eligible.at:
+        at, num_items = None, count_targets(prepared, users, found)["num_items"]
+    else:
+        num_items = check_any(found, at)
+    shown = None if at is None else show_time(at)
+    logger.info(
+        "%d of %d items may be shown at %s", num_items, manifest.num_items, shown or "the requests"
+    )
+    return {"items": found.digest(), "at": shown, "num_items": num_items}
 
 
 def dials_of(text: str) -> list[float]:

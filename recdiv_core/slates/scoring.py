@@ -24,7 +24,13 @@ from recdiv_core.models.queries import Queries
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import NO_QUERY
 from recdiv_core.slates.dataset import Dataset
-from recdiv_core.slates.making import count_above, count_rankable, make_slates
+from recdiv_core.slates.ineligible import ineligible_of
+from recdiv_core.slates.making import (
+    SlateGrid,
+    count_above,
+    count_rankable,
+    make_slate_grid,
+)
 from recdiv_core.slates.policy import SlatePolicy
 
 Scoring = Callable[[Examples, Packed], torch.Tensor]
@@ -85,16 +91,19 @@ class HeldOut:
         The slates are made in the memory of the scores, which then hold what was ranked, before any
         re-ranking.
         """
-        packed = self.packed
-        slates_BK, _ = make_slates(
+        return self._grid(dataset, policy).items_BWK[:, 0], self.targets(policy)
+
+    def _grid(self, dataset: Dataset, policy: SlatePolicy) -> SlateGrid:
+        return make_slate_grid(
             self.scores_BV,
-            packed.seen_user_S,
-            packed.seen_item_S,
+            self.packed.seen_user_S,
+            self.packed.seen_item_S,
             dataset.traits,
             dataset.log_prior_V,
             policy,
+            [policy.diversity],
+            self.examples.requested,
         )
-        return slates_BK, self.targets(policy)
 
     def targets(self, policy: SlatePolicy) -> torch.Tensor:
         """Return the targets_BT to compare slates with.
@@ -113,15 +122,36 @@ class HeldOut:
 
         Where targets stand among all items is read from the scores, before any re-ranking.
         """
-        slates_BK, targets_BT = self.slates(dataset, policy)
+        grid, targets_BT = self._grid(dataset, policy), self.targets(policy)
+        num_above_BT = count_above(self.scores_BV, targets_BT)
+        num_rankable_B = count_rankable(self.scores_BV)
+        if policy.eligible is not None:
+            ineligible = ineligible_of(policy.eligible, self.examples.requested, targets_BT.device)
+            is_out_BT = ineligible.holds(targets_BT)
+            num_above_BT, num_rankable_B = put_last(is_out_BT, num_above_BT, num_rankable_B)
         background = Background(
             history_user_S=self.packed.seen_user_S,
             history_item_S=self.packed.seen_item_S,
-            num_above_BT=count_above(self.scores_BV, targets_BT),
-            num_rankable_B=count_rankable(self.scores_BV),
+            num_above_BT=num_above_BT,
+            num_rankable_B=num_rankable_B,
             has_query_B=self._has_query_B,
+            freed_BK=grid.freed_BK,
         )
-        return Shown(self.examples, slates_BK, targets_BT, background)
+        return Shown(self.examples, grid.items_BWK[:, 0], targets_BT, background)
+
+
+def put_last(
+    is_out_BT: torch.Tensor, num_above_BT: torch.Tensor, num_rankable_B: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Count targets that could not be shown as the last items, with equal scores among themselves.
+
+    Returns:
+        num_above_BT and num_rankable_B, see `Background`; the latter includes all targets.
+    """
+    num_out_B = is_out_BT.sum(dim=1)
+    last_B = num_rankable_B + (num_out_B - 1) / 2
+    num_above_BT = torch.where(is_out_BT, last_B[:, None].double(), num_above_BT)
+    return num_above_BT, num_rankable_B + num_out_B
 
 
 def held_out_of_split(

@@ -35,6 +35,8 @@ from recdiv_core.models.blend_weights import STRENGTH, Choices, fit_weights
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import NO_QUERY, QUERY
 from recdiv_core.slates.dataset import Dataset
+from recdiv_core.slates.eligibility import Eligibility, eligibility_of
+from recdiv_core.slates.ineligible import ineligible_of
 from recdiv_core.slates.scoring import Scoring, histories_of, learned_scoring, with_queries
 
 logger = logging.getLogger(__name__)
@@ -164,9 +166,10 @@ def observe(
         score: learned scores, see `learned_scoring`.
         sample: users with held-out items.
         dataset: the prepared data set.
-        config: `eval.filter_seen` and `model.max_history`.
+        config: `eval.filter_seen`, `eligible` and `model.max_history`.
     """
-    found = [_observe(blend, score, examples, dataset, config) for examples in sample]
+    eligible = eligibility_of(config, dataset.catalogue, dataset.manifest)
+    found = [_observe(blend, score, examples, dataset, config, eligible) for examples in sample]
     widest = max(each.scores_BCT.shape[1] for each in found)
     padded = [_pad(each, widest) for each in found]
     return Choices(*(torch.cat(parts) for parts in zip(*padded, strict=True)))
@@ -174,7 +177,12 @@ def observe(
 
 @torch.inference_mode()
 def _observe(
-    blend: Blend, score: Scoring, examples: Examples, dataset: Dataset, config: Config
+    blend: Blend,
+    score: Scoring,
+    examples: Examples,
+    dataset: Dataset,
+    config: Config,
+    eligible: Eligibility | None,
 ) -> Choices:
     """Score some users, and keep the best candidates of each score.
 
@@ -189,6 +197,9 @@ def _observe(
     is_allowed_BV = torch.ones_like(each[0], dtype=torch.bool)
     if config.eval.filter_seen:
         is_allowed_BV[packed.seen_user_S, packed.seen_item_S] = False
+    if eligible is not None:
+        ineligible = ineligible_of(eligible, examples.requested, device)
+        is_allowed_BV[:, ineligible.items_C] &= ~ineligible.is_out_BC
     is_target_BV = torch.zeros_like(is_allowed_BV)
     targets_BT = pad_targets(examples).to(device)
     user_N, place_N = (targets_BT >= 0).nonzero(as_tuple=True)

@@ -19,7 +19,8 @@ from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.idle import idle_in_training
 from recdiv_core.schema import Manifest, check_files, read_manifest
-from recdiv_core.slates.checks import check_rerank
+from recdiv_core.slates.checks import check_eligible, check_rerank
+from recdiv_core.slates.eligibility import with_whole_paths
 from recdiv_core.slates.matrix_size import check_size
 from recdiv_core.storage.places import is_uri
 from recdiv_core.training.kinds import idle_keys
@@ -80,8 +81,9 @@ def check_config(config: Config, *, swept: Collection[str] = ()) -> tuple[Config
     """
     config = place_run(config, "train")
     prepared, manifest = check_prepared(config)
-    config = with_data_settings(config, manifest)
+    config = with_whole_paths(with_data_settings(config, manifest))
     check_rerank(config, prepared, swept=swept)
+    check_eligible(config, prepared)
     changes: dict[str, object] = {"data.prepared": str(prepared)}
     if config.model.kind == "neural":
         changes |= _check_training(config, prepared, manifest)

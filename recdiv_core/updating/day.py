@@ -107,7 +107,8 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
     start: Path | None = None
     if version is not None:
         start = champion_checkpoint(config, plan.name, version, home)
-        settings = {**_own(config, "eval."), "data.prepared": str(prepared)}
+        today = {k: v for k, v in flatten(config).items() if k.startswith("eligible.")}
+        settings = {**_own(config, "eval."), **today, "data.prepared": str(prepared)}
         own = override(read_config(start), settings)
         before = once(home, "before", lambda: judged(evaluate(own, start), own.eval.k))
     run_name = f"{plan.name}-{manifest.generation:04d}-{manifest.fingerprint[:8]}"

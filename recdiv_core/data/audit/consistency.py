@@ -24,6 +24,8 @@ from recdiv_core.data import split
 from recdiv_core.data.audit.duplicates import hash_lists
 from recdiv_core.data.audit.findings import NUM_EXAMPLES, Finding, find
 from recdiv_core.data.audit.preparing import find_excess, key_lists, mark_repeated, of_users
+from recdiv_core.data.reading import first_times
+from recdiv_core.data.sale_dates import SaleDates
 from recdiv_core.errors import UserError
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, USER_ID
 
@@ -153,6 +155,22 @@ def _count_cold(
         of_users(f"cold items among {name} targets", cold_targets, shard.user_ids, num_items),
         of_users(f"{name} targets that the user had before", repeated, shard.user_ids, num_items),
     ]
+
+
+def check_sale(shard: Shard, dates: SaleDates) -> list[Finding]:
+    """Count the held-out items that are not on sale at the time of their request."""
+    findings: list[Finding] = []
+    for name, table in shard.evals.items():
+        times_B = first_times(table["target_times"])
+        if times_B is None:
+            continue
+        keys = key_lists(table, "targets", shard.user_ids, len(dates.from_V))
+        items = keys % len(dates.from_V)
+        asked = np.repeat(times_B, pc.list_value_length(table["targets"]).to_numpy())
+        is_out = (dates.from_V[items] > asked) | (asked > dates.until_V[items])
+        title = f"{name} targets not on sale at their request"
+        findings.append(of_users(title, keys[is_out], shard.user_ids, len(dates.from_V)))
+    return findings
 
 
 def _check_requests(shard: Shard, num_items: int) -> Finding:

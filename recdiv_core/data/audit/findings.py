@@ -113,10 +113,15 @@ OF_A_SPLIT: Final[Mapping[str, tuple[Severity, str]]] = {
         "warning",
         "correct available_from or the clock of the log; the date may be of a relisting",
     ),
+    "{split} targets not on sale at their request": (
+        "warning",
+        "evaluation counts them as misses: correct available_from and available_until, or set "
+        "eligible.dates=false",
+    ),
     "candidates not yet there at {split} requests": (
         "info",
-        "the whole catalogue is ranked, including later arrivals: remove them from data.items, "
-        "or move the cuts later",
+        "items with an available_from are not shown before it; give all items one, or move the "
+        "cuts later",
     ),
 }
 """Name -> severity and remedy of the findings that exist for val and for test."""

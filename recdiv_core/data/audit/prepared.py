@@ -36,6 +36,7 @@ from recdiv_core.data.audit.findings import (
 )
 from recdiv_core.data.catalogue import category_texts, parse_categories
 from recdiv_core.data.requests import shard_names
+from recdiv_core.data.sale_dates import sale_dates
 from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.schema import DERIVED, ITEM_ID, ITEM_INDEX, Manifest, count_rows, read_manifest
@@ -177,7 +178,7 @@ def _hash_texts(prepared: Path) -> Any:
 def _audit_shards(prepared: Path, manifest: Manifest, table: pa.Table) -> tuple[list[Finding], Any]:
     """Check every shard and count the train events of each item."""
     num_rows = {name: count_rows(prepared, name) for name in ("train", *consistency.HELD_OUT)}
-    in_core_V = table["popularity"].to_numpy() > 0
+    in_core_V, dates = table["popularity"].to_numpy() > 0, sale_dates(table)
     popularity_V = np.zeros(len(table), dtype=np.int64)
     parts: list[list[Finding]] = []
     places: list[Any] = []
@@ -192,6 +193,7 @@ def _audit_shards(prepared: Path, manifest: Manifest, table: pa.Table) -> tuple[
         keys = consistency.train_keys(shard, len(table))
         popularity_V += np.bincount(keys % len(table), minlength=len(table))
         parts.append(consistency.check_shard(shard, in_core_V))
+        parts.append(consistency.check_sale(shard, dates) if manifest.has_timestamps else [])
         hashes, codes = consistency.hash_histories(shard, len(table))
         places.append(np.rec.fromarrays([hashes, np.full(len(codes), number), codes]))
         num_users += len(shard.user_ids)
