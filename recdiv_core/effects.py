@@ -46,7 +46,7 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "train.": _TRAIN,
     "eval.": (*_TRAIN, *ON_CHECKPOINTS),
     "eligible.": (*_TRAIN, *ON_CHECKPOINTS),
-    "eligible.at": ("recommend", "register"),
+    "eligible.at": ("recommend", "register", "update"),
     "eval.cutoffs": ("evaluate", "update"),
     "eval.slices": ("tune", "evaluate", "report", "update"),
     "eval.dials": _TRAIN,

@@ -35,6 +35,7 @@ NOT_OF_THE_CALL = {
         "eval.k",
         "eval.filter_seen",
         "eval.batch_size",
+        "eligible.",
         "scaling.",
     ),
     # the report that it ends with takes the name from the prepared data set, which a sweep has

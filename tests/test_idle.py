@@ -83,6 +83,7 @@ KEYS: dict[str, tuple[object, dict[str, object]]] = {
     "rerank.attributes": ({"brand": 1.0}, RERANKED | {"rerank.method": "alpha"}),
     "rerank.rules": (["exclude i1"], {}),
     "rerank.logit_adjustment": (2.0, {}),
+    "eligible.where": ({"category": ["A"]}, {}),
     "eval.k": (4, {}),
     "eval.filter_seen": (False, {}),
     "seed": (7, {}),
@@ -106,6 +107,10 @@ ELSEWHERE = {
     "train.keep_checkpoints": "tests/cluster/test_resume.py",
     "train.max_failures": "tests/cluster/test_resume.py",
     "train.init_from": "tests/cluster/test_train.py",
+    "eligible.dates": "tests/test_eligibility.py",
+    "eligible.block": "tests/test_eligibility.py",
+    "eligible.only": "tests/test_eligibility.py",
+    "eligible.at": "tests/test_eligibility.py: of requests after training",
     "eval.batch_size": "tests/test_evaluate.py: memory alone",
     "eval.cutoffs": "tests/test_evaluate.py",
     "eval.slices": "tests/test_evaluate.py",
@@ -220,7 +225,7 @@ def differ(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 
 def test_every_key_of_a_step_and_of_slates_is_here():
-    sections = ("model.", "loss.", "train.", "rerank.", "eval.", "seed")
+    sections = ("model.", "loss.", "train.", "rerank.", "eval.", "eligible.", "seed")
     known = {key for key in known_keys() if key.startswith(sections)}
     assert {key for key in known if not key.startswith(tuple(ELSEWHERE))} | {
         "model.text.enabled"

@@ -8,7 +8,7 @@ stale, so unknown ids and values are counted and named in a warning, never refus
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recdiv_core.config import Config
 from recdiv_core.data.catalogue import Catalogue
 from recdiv_core.data.rule_labels import values_of
 from recdiv_core.errors import UserError
@@ -24,25 +23,28 @@ from recdiv_core.formats.files import TextFormat, list_files
 from recdiv_core.formats.readers import cut_units, read_header, read_unit
 from recdiv_core.formats.units import FILE_STRIDE
 from recdiv_core.formats.values import as_mask, clean_ids
-from recdiv_core.schema import ITEM_ID
+from recdiv_core.schema import ITEM_ID, Manifest
 
 SHOWN: Final = 3
 """Unknown ids that a message names."""
 
 
-def read_item_ids(place: str, key: str, config: Config) -> pa.Array:
+def read_item_ids(place: str, key: str, manifest: Manifest) -> pa.Array:
     """Read the distinct item ids of a file.
 
     Args:
         place: Path, directory, glob or URI of Parquet, CSV, JSON Lines or xlsx files with a column
             `item_id`, or of text files with one id a line.
         key: Dotted key of the file, for messages.
-        config: `data.columns.item_id`, `data.item_columns` and `data.null_words`.
+        manifest: Data set, whose files may name the column of the item ids otherwise.
 
     Raises:
         UserError: A file cannot be read, has no such column, or a line is broken.
     """
-    theirs = config.data.item_columns.get(ITEM_ID, config.data.columns.item_id)
+    made_with: Mapping[str, Any] = manifest.settings
+    columns: Mapping[str, str] = made_with.get("data.item_columns", {})
+    theirs = columns.get(ITEM_ID) or str(made_with.get("data.columns.item_id", ITEM_ID))
+    words: Sequence[str] = made_with.get("data.null_words", ())
     text = TextFormat(prefix=f"{key} ")
     parts: list[pa.Array] = []
     for file in list_files(place, key):
@@ -59,7 +61,7 @@ def read_item_ids(place: str, key: str, config: Config) -> pa.Array:
             for batch in read_unit(unit, {ITEM_ID: column}):
                 for place_of, _, reason in batch.broken[:1]:
                     raise UserError(f"{key}: {file.path}: row {place_of % FILE_STRIDE}: {reason}")
-                parts.append(clean_ids(batch.table[ITEM_ID], config.data.null_words)[0])
+                parts.append(clean_ids(batch.table[ITEM_ID], words)[0])
     return pc.unique(pa.chunked_array(parts, pa.string())).drop_null()
 
 

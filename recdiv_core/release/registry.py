@@ -291,7 +291,7 @@ def _save(run: NamedRun, work: Path, model: Path) -> None:
     for file in (*SERVED, *([ITEMS] if (fitting / ITEMS).is_file() else [])):
         shutil.copy2(fitting / file, checkpoint / file)
     write_whole(checkpoint / "config.yaml", to_yaml(run.config))
-    copy_lists(run.config, checkpoint)
+    copy_lists(run.config, manifest, checkpoint)
     vectors = [vectors_path(source, manifest, name) for name in ("tokens", "queries")]
     files = [source / file for file in ("manifest.json", "catalogue.parquet")]
     for path in (*files, *vectors):

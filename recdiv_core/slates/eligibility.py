@@ -76,7 +76,7 @@ def eligibility_of(config: Config, catalogue: Catalogue, manifest: Manifest) -> 
     lists = lists_of(config)
     for key, place in lists.items():
         if place:
-            is_listed_V, unknown = mark_items(read_item_ids(place, key, config), catalogue)
+            is_listed_V, unknown = mark_items(read_item_ids(place, key, manifest), catalogue)
             is_open_V &= ~is_listed_V if key == "eligible.block" else is_listed_V
             if unknown:
                 shown = ", ".join(unknown[:SHOWN]) + ", ..." * (len(unknown) > SHOWN)
@@ -157,11 +157,11 @@ def with_own_lists(config: Config, checkpoint: Path) -> Config:
     return override(config, {key: path for key, path in own.items() if Path(path).is_file()})
 
 
-def copy_lists(config: Config, checkpoint: Path) -> None:
+def copy_lists(config: Config, manifest: Manifest, checkpoint: Path) -> None:
     """Write the lists of a config into the directory of a checkpoint, for `with_own_lists`."""
     for key, place in lists_of(config).items():
         if place:
-            ids = read_item_ids(place, key, config)
+            ids = read_item_ids(place, key, manifest)
             pq.write_table(pa.table({ITEM_ID: ids}), checkpoint / f"{key}.parquet")
 
 
