@@ -4,9 +4,10 @@
     recdiv monitor slates-today --before slates-yesterday data.prepared=DIR --limit coverage=0.2
 
 Judges the number of events, the most active user, the mix of categories, categories and items that
-are gone, and prices of the last whole day against the 28 days before. Of slates: how many are
-narrower than the user's own choice, shared slates, coverage, the share of the most shown items, and
-the mix of categories. docs/monitoring.md explains each signal. Exit status 1 = a signal fired.
+are gone, prices, and the texts of new items of the last whole day against the 28 days before. Of
+slates: how many are narrower than the user's own choice, shared slates, coverage, the share of the
+most shown items, and the mix of categories. docs/monitoring.md explains each signal. Exit status 1
+= a signal fired.
 Prints {"prepared", "day", "days_before", "fired", "signals", "not_judged"}.
 """
 

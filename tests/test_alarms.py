@@ -5,15 +5,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
+from scipy.stats import binom
 
-from recdiv_core.evaluation.alarms import FEWEST_DAYS, LIMITS, divergence, judge_day, judge_slates
-from recdiv_core.evaluation.days import count_days, top_share
+from recdiv_core.evaluation.alarms import (
+    FEWEST_DAYS,
+    LIMITS,
+    divergence,
+    judge_day,
+    judge_slates,
+    judge_texts,
+    tail,
+)
+from recdiv_core.evaluation.days import LATER, Texts, count_days, count_new_texts, top_share
+from recdiv_core.models.text_encoder import load_tokenizer, resolve_encoder
 from recdiv_core.shop.generate import click_log, size
 from recdiv_core.shop.goods import DAY_MS, catalogue_table, stock
 from recdiv_core.shop.shoppers import draw_shoppers
 
 SEED, NUM_EVENTS = 5, 150_000
 WEIGHTS = st.lists(st.floats(0, 9), min_size=4, max_size=4).map(np.array)
+
+
+def count_tokens(titles):
+    """Return unknown and all tokens of titles by the default encoder, [2, V]."""
+    tokenizer = load_tokenizer(resolve_encoder("all-MiniLM-L6-v2"))
+    ids = tokenizer(titles, add_special_tokens=False)["input_ids"]
+    unknown = tokenizer.unk_token_id
+    return np.array([[own.count(unknown) for own in ids], [len(own) for own in ids]])
 
 
 class Log:
@@ -25,7 +43,7 @@ class Log:
         log = click_log(draw_shoppers(np.arange(num_users), seed=SEED), goods).to_pandas()
         log = log[log.event != "impression"]
         items = catalogue_table(goods, seed=SEED).to_pandas()
-        self.ids = items.item_id.tolist()
+        self.ids, self.titles = items.item_id.tolist(), items.title.tolist()
         self.day = (log.timestamp // DAY_MS).to_numpy(np.int64)
         self.user = log.user_id.astype("category").cat.codes.to_numpy(np.int64)
         self.item = items.reset_index().set_index("item_id")["index"][log.item_id].to_numpy()
@@ -63,6 +81,58 @@ def test_thirty_quiet_days_raise_no_alarm(log):
     last = int(log.day.max())
     for day in range(last - 30, last):
         assert not fired(log.signals(day)), day
+
+
+@pytest.fixture(scope="module")
+def tokens(log):
+    return count_tokens(log.titles)
+
+
+def new_texts(log, tokens, judged):
+    dates = np.full(len(log.ids), LATER)
+    return judge_texts(*count_new_texts(log.day, log.item, dates, tokens, judged, 28))
+
+
+def test_titles_of_new_items_raise_no_alarm_on_thirty_quiet_days(log, tokens):
+    last = int(log.day.max())
+    judged = [signal for day in range(last - 30, last) for signal in new_texts(log, tokens, day)]
+    assert judged
+    assert not any(signal.fired for signal in judged)
+
+
+def test_new_items_in_a_script_that_the_encoder_does_not_know_are_found(log, tokens):
+    day = int(log.day.max()) - 3
+    more = Log.__new__(Log)
+    more.__dict__ = {**log.__dict__, "ids": [*log.ids, *range(5)]}
+    more.day = np.concatenate([log.day, np.full(5, day)])
+    more.item = np.concatenate([log.item, len(log.ids) + np.arange(5)])
+    lao = count_tokens(
+        ["\u0ec0\u0e81\u0eb5\u0e9a \u0e9c\u0ec9\u0eb2 \u0ec3\u0edd\u0ec8 shoes 42"] * 5
+    )
+    (signal,) = new_texts(more, np.concatenate([tokens, lao], axis=1), day)
+    assert signal.fired
+    assert "the encoder does not know" in signal.message
+
+
+def test_the_first_day_on_sale_counts_before_the_first_event():
+    day, item = np.array([3, 5, 9]), np.array([0, 1, 2])
+    dates = np.array([LATER, 9, LATER])
+    tokens = np.array([[0, 12, 3], [10, 12, 6]])
+    new, before = count_new_texts(day, item, dates, tokens, 9, 7)
+    assert new == Texts(num_items=2, num_unread=2, num_tokens=18, num_unknown=15)
+    assert before == Texts(num_items=1, num_unread=0, num_tokens=10, num_unknown=0)
+
+
+@pytest.mark.parametrize(("number", "is_alarm"), [(0, None), (1, False), (2, False), (3, True)])
+def test_one_new_item_that_the_encoder_cannot_read_is_chance(number, is_alarm):
+    new = Texts(number, number, 8 * number, 8 * number)
+    signals = judge_texts(new, Texts(100, 1, 800, 8))
+    assert [each.fired for each in signals] == ([] if is_alarm is None else [is_alarm])
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.floats(0, 1))
+def test_the_tail_is_that_of_scipy(least, number, rate):
+    assert tail(least, number, rate) == pytest.approx(binom.sf(least - 1, number, rate), abs=1e-9)
 
 
 def test_a_category_that_vanishes_is_named_on_the_same_day(log):

@@ -151,6 +151,11 @@ class Tokens(Sequence[list[int]]):
         return self._column[int(index)].as_py()
 
     @property
+    def flat(self) -> np.ndarray:
+        """Token ids of all texts, one text after another, [M] int32."""
+        return pc.list_flatten(self._column).to_numpy()
+
+    @property
     def lengths(self) -> np.ndarray:
         """Number of tokens of each text, [N] int64."""
         return pc.list_value_length(self._column).to_numpy().astype(np.int64)

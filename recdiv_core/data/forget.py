@@ -107,7 +107,7 @@ def forget(
     *,
     slates: Sequence[Path] = (),
     unknown_ok: bool = False,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Remove users from a data set and from slates.
 
     The same call may be repeated: users that are forgotten already are no mistake.

@@ -10,6 +10,7 @@ catalogue.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -17,12 +18,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from recdiv_core.evaluation.days import Days, Floats
+from recdiv_core.evaluation.days import Days, Floats, Texts
 
 SPREADS: Final = 6.0
 """Robust standard deviations of the days before within which a difference is chance."""
 MAD_TO_SD: Final = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
+CHANCE: Final = 1e-4
+"""Probability below which unread texts of new items are no chance: one day in 27 years."""
 FEWEST_DAYS: Final = 7
 """Fewest days with events before the judged one."""
 EXPECTED: Final = 15.0
@@ -41,6 +44,7 @@ LIMITS: Final[Mapping[str, float]] = {
     "gone_items": 0.0,
     "prices": 1.25,
     "top_items": 0.1,
+    "unknown_tokens": 0.1,
     "narrowed": 0.05,
     "same_slates": 0.05,
     "coverage": 0.1,
@@ -147,6 +151,44 @@ def judge_day(
         price = float(np.exp(days.price))
         found.append(_factor("prices", price, prices_D, limits, "a median price of {:.2f}"))
     return found
+
+
+def judge_texts(new: Texts, before: Texts, limits: Mapping[str, float] = LIMITS) -> list[Signal]:
+    """Return the signal of the texts of new items; none without a new item.
+
+    An encoder reads an unknown token for each word whose characters it does not know. Few items are
+    new on a day, so the number of unread ones must also be no chance: at the rate of the days
+    before it is exceeded with a probability below CHANCE.
+
+    Args:
+        new: texts of the items that are new on the judged day.
+        before: the same of the days before.
+        limits: see LIMITS.
+    """
+    if not new.num_items:
+        return []
+    value, usual = (part.num_unknown / max(1, part.num_tokens) for part in (new, before))
+    rate = (before.num_unread + 1) / (before.num_items + 2)
+    is_chance = tail(new.num_unread, new.num_items, rate) >= CHANCE
+    fired = value - usual > limits["unknown_tokens"] and not is_chance
+    message = (
+        f"the encoder does not know {value:.0%} of the tokens of {new.num_items} new items, "
+        f"usually {usual:.0%}"
+    )
+    return [_signal("unknown_tokens", value, usual, limits["unknown_tokens"], fired, message)]
+
+
+def tail(least: int, number: int, rate: float) -> float:
+    """Return the probability of at least so many of a number of items, each with a rate.
+
+    >>> tail(2, 2, 0.5)
+    0.25
+    """
+    terms = (
+        math.comb(number, each) * rate**each * (1 - rate) ** (number - each)
+        for each in range(least)
+    )
+    return max(0.0, 1.0 - sum(terms))
 
 
 def judge_slates(

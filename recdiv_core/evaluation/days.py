@@ -15,6 +15,12 @@ import numpy.typing as npt
 DAY_US: Final = 86_400_000_000
 """Microseconds in a day."""
 
+LATER: Final = np.iinfo(np.int64).max
+"""Day of an item without events, or without a first day on sale."""
+
+UNREAD: Final = 0.2
+"""Share of unknown tokens in a text above which the encoder cannot read it."""
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -94,6 +100,56 @@ def count_days(
         price=now[3],
         top=now[4],
     )
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts of some items as the encoder reads them.
+
+    Attributes:
+        num_items: items.
+        num_unread: items with a larger share of unknown tokens than UNREAD.
+        num_tokens: tokens of all items.
+        num_unknown: unknown tokens of all items.
+    """
+
+    num_items: int
+    num_unread: int
+    num_tokens: int
+    num_unknown: int
+
+
+def count_new_texts(
+    day_N: Integers,
+    item_N: Integers,
+    sold_from_V: Integers,
+    tokens_2V: Integers,
+    judged: int,
+    num_days: int,
+) -> tuple[Texts, Texts]:
+    """Count the texts of the items that are new on a day, and on the days before.
+
+    An item is new on its first day on sale if that is known, else on the day of its first event.
+
+    Args:
+        day_N: day of each event, as a number of days.
+        item_N: item_index of each event.
+        sold_from_V: first day on sale; LATER = unknown.
+        tokens_2V: unknown tokens, and all tokens, of each item's text.
+        judged: the day to be judged.
+        num_days: calendar days before it that it is compared with.
+    """
+    first_V = np.full(len(sold_from_V), LATER, np.int64)
+    np.minimum.at(first_V, item_N, day_N)
+    new_V = np.where(sold_from_V == LATER, first_V, sold_from_V)
+    is_before_V = (new_V >= judged - num_days) & (new_V < judged)
+    return _texts(tokens_2V[:, new_V == judged]), _texts(tokens_2V[:, is_before_V])
+
+
+def _texts(tokens_2V: Integers) -> Texts:
+    unknown_V, all_V = tokens_2V
+    num_unread = int((unknown_V > UNREAD * all_V).sum())
+    return Texts(len(all_V), num_unread, int(all_V.sum()), int(unknown_V.sum()))
 
 
 def _of_day(

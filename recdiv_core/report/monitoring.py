@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from recdiv_core.config import Config
+from recdiv_core.data.catalogue import load_tokens
 from recdiv_core.data.reading import flatten_lists, flatten_times
 from recdiv_core.data.requests import join_shard, shard_names
+from recdiv_core.data.sale_dates import ALWAYS, sale_dates
 from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.alarms import (
@@ -28,8 +30,10 @@ from recdiv_core.evaluation.alarms import (
     Signal,
     judge_day,
     judge_slates,
+    judge_texts,
 )
-from recdiv_core.evaluation.days import DAY_US, count_days, top_share
+from recdiv_core.evaluation.days import DAY_US, LATER, count_days, count_new_texts, top_share
+from recdiv_core.models.text_encoder import load_tokenizer, resolve_encoder
 from recdiv_core.report.inspection import judge_directory
 from recdiv_core.schema import ITEM_ID, USER_ID, check_files, read_manifest
 from recdiv_core.slates.dataset import Dataset, load_dataset
@@ -125,7 +129,48 @@ def _judge_log(
         not_judged["log"] = f"{num_before} days with events before, {FEWEST_DAYS} are needed"
     elif np.isnan(prices).all():
         not_judged["prices"] = "the catalogue has no prices"
+    if signals:
+        more, reason = _judge_texts(dataset, events[0], events[2], number, num_days, limits)
+        signals += more
+        not_judged |= {"unknown_tokens": reason} if reason else {}
     return _date(number), num_before, signals, not_judged
+
+
+def _judge_texts(
+    dataset: Dataset,
+    day_N: np.ndarray,
+    item_N: np.ndarray,
+    judged: int,
+    num_days: int,
+    limits: Mapping[str, float],
+) -> tuple[list[Signal], str]:
+    """Return the signal of the texts of new items, or the reason why there is none."""
+    encoder = dataset.manifest.encoder.name
+    source = resolve_encoder(encoder)
+    if not Path(source).is_dir():
+        return [], f"the encoder {encoder} is not on this machine"
+    tokenizer = load_tokenizer(source)
+    unknown = cast("int | None", tokenizer.unk_token_id)
+    if unknown is None:
+        return [], "the encoder has no unknown token"
+    dates = sale_dates(dataset.catalogue.table)
+    sold_from_V = np.where(dates.from_V == ALWAYS, LATER, dates.from_V // DAY_US)
+    tokens_2V = _count_tokens(dataset, unknown, tokenizer.all_special_ids)
+    texts = count_new_texts(day_N, item_N, sold_from_V, tokens_2V, judged, num_days)
+    found = judge_texts(*texts, limits)
+    return found, "" if found else "no item is new on this day"
+
+
+def _count_tokens(dataset: Dataset, unknown: int, special: Sequence[int]) -> np.ndarray:
+    """Return the number of unknown tokens, and of all but special tokens, [2, V] int64."""
+    tokens = load_tokens(dataset.prepared)
+    flat_M, lengths_V = tokens.flat, tokens.lengths
+    item_M = np.repeat(np.arange(len(lengths_V)), lengths_V)
+    is_unknown_M = flat_M == unknown
+    is_text_M = is_unknown_M | ~np.isin(flat_M, special)
+    size = len(lengths_V)
+    masks = (is_unknown_M, is_text_M)
+    return np.stack([np.bincount(item_M[mask], minlength=size) for mask in masks])
 
 
 def _date(number: int) -> str:
