@@ -11,6 +11,7 @@ checked before anything else is read.
     val/ test/           EVAL_EXAMPLE; row groups of `fragment_rows` rows
     vectors/             text vectors, stored output of frozen layers; made by train, tune, evaluate
     stage/               all events, one row per user, with what an append needs (staging.py)
+    tokeniser.json       tokeniser of the encoder, for appends; absent = only transformers has it
     forgotten.json       salted hashes of users that were removed (door.py); absent = none
     log.json             files of the log in order, its columns, and the origin of the catalogue
     quarantine/          rejected rows as JSON text, each with its reason and source file

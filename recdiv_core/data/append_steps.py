@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -36,13 +36,18 @@ from recdiv_core.data.door import AS_GIVEN, TOMBSTONES, Door
 from recdiv_core.data.queries import load_queries
 from recdiv_core.data.shards import map_shards
 from recdiv_core.data.text_vectors import vectors_path
+from recdiv_core.data.tokeniser import TOKENISER, audit_tokens, tokeniser_of
 from recdiv_core.errors import UserError
 from recdiv_core.formats import timestamps
 from recdiv_core.formats.files import describe_sources
-from recdiv_core.models.text_encoder import resolve_encoder
 from recdiv_core.schema import DERIVED, EVENT, EVENTS, ITEM_ID, NO_TEXT, Manifest
 from recdiv_core.storage.credentials import redact
-from recdiv_core.storage.whole_files import write_json
+from recdiv_core.storage.whole_files import link_or_copy, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from recdiv_core.models.saved_tokeniser import SavedTokeniser
 
 logger = logging.getLogger(__name__)
 
@@ -99,16 +104,18 @@ def build(step: Step, fingerprint: str) -> dict[str, object]:
     """Write all files of the data set; return the facts of the append."""
     for name in ("stage", "quarantine", "train", "val", "test"):
         (step.work / name).mkdir()
+    if (step.base / TOKENISER).is_file():
+        link_or_copy(step.base / TOKENISER, step.work / TOKENISER)
     old = vocabulary.read_raw_items(step.base)
     table, num_corrected, rejected = read_items(step, old)
     new = read_new_rows(step, table[ITEM_ID].combine_chunks())
     staged = new.events
     queries = vocabulary.merge_queries(step.base, staged)
     made = write_shards(step, staged, table, new, queries)
-    names = write_catalogue(step, old, table, queries, made)
+    tokenizer = tokeniser_of(step.work, step.manifest)
+    names = write_catalogue(step, old, table, queries, made, tokenizer)
     texts = {"item texts": vocabulary.item_texts(table, step.manifest.encoder), "queries": queries}
-    encoder_path = resolve_encoder(step.manifest.encoder.name)
-    findings = made.findings + clicklog.audit_tokens(step.work, texts, encoder_path)
+    findings = made.findings + audit_tokens(step.work, texts, tokenizer)
     audit_text = json.dumps(to_json(findings), indent=1, ensure_ascii=False)
     (step.work / "audit.json").write_text(audit_text, encoding="utf-8")
     manifest = describe(step, fingerprint, new, rejected, made)
@@ -262,7 +269,12 @@ def write_shards(
 
 
 def write_catalogue(
-    step: Step, old: pa.Table, table: pa.Table, queries: pa.Array, made: Made
+    step: Step,
+    old: pa.Table,
+    table: pa.Table,
+    queries: pa.Array,
+    made: Made,
+    tokenizer: PreTrainedTokenizerBase | SavedTokeniser,
 ) -> list[str]:
     """Write tokens, vectors and `catalogue.parquet`; return the names of the categories."""
     encoder = step.manifest.encoder
@@ -270,10 +282,7 @@ def write_catalogue(
     texts = vocabulary.compare_texts(before, after)
     num_known = len(load_queries(step.base))
     asked = vocabulary.compare_texts(queries.slice(0, num_known), queries)
-    source = ""
-    if len(texts.changed) or len(asked.changed):
-        source = resolve_encoder(encoder.name)
-    vocabulary.write_texts(step.base, step.work, step.manifest, texts, asked, source)
+    vocabulary.write_texts(step.base, step.work, step.manifest, texts, asked, tokenizer)
     derived = None
     if step.manifest.categories_from == "texts":
         known = pq.read_table(step.base / "catalogue.parquet", columns=[DERIVED])

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,11 @@ from recdiv_core.schema import (
     EncoderSource,
     read_manifest,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from recdiv_core.models.saved_tokeniser import SavedTokeniser
 
 logger = logging.getLogger(__name__)
 
@@ -258,8 +263,9 @@ def tokenise(
         {"text": encoded.dictionary, "place": pa.array(range(len(encoded.dictionary)))}
     )
     if not on_ray:
-        made = _tokenise_batch(distinct, source=source, max_tokens=max_tokens, pooling=pooling)
-        return made["input_ids"].combine_chunks().take(encoded.indices)
+        from recdiv_core.models.text_encoder import load_tokenizer
+
+        return tokenise_here(texts, load_tokenizer(source), max_tokens, pooling)
     import ray.data
 
     num_blocks = -(-distinct.num_rows // TOKENISER_BATCH)
@@ -276,6 +282,22 @@ def tokenise(
     table = pa.concat_tables(tokenised.iter_batches(batch_size=None, batch_format="pyarrow"))
     lists = table.sort_by("place")["input_ids"].combine_chunks()
     return lists.take(encoded.indices)
+
+
+def tokenise_here(
+    texts: pa.Array,
+    tokenizer: PreTrainedTokenizerBase | SavedTokeniser,
+    max_tokens: int,
+    pooling: Pooling,
+) -> pa.Array:
+    """Tokenise each distinct text once, in this process; see `tokenise`."""
+    from recdiv_core.models.encoder_description import token_ids
+
+    encoded = texts.dictionary_encode()
+    if not len(encoded.dictionary):
+        return pa.array([], TOKENS.field(0).type)
+    ids = token_ids(tokenizer, encoded.dictionary.to_pylist(), max_tokens, pooling)
+    return pa.array(ids, TOKENS.field(0).type).take(encoded.indices)
 
 
 def _tokenise_batch(batch: pa.Table, *, source: str, max_tokens: int, pooling: Pooling) -> pa.Table:

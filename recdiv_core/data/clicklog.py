@@ -19,20 +19,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
-
-import pyarrow as pa
+from typing import Any, Final
 
 from recdiv_core import shop
 from recdiv_core.adapters.layout_files import Given, find_given
 from recdiv_core.cluster.start import start_ray
 from recdiv_core.config import Config, flatten
 from recdiv_core.data import catalogue, derived_categories, events, examples, items, staging
-from recdiv_core.data.audit import scripts, traces
-from recdiv_core.data.audit.findings import Finding, to_json
+from recdiv_core.data.audit import traces
+from recdiv_core.data.audit.findings import to_json
 from recdiv_core.data.door import AS_GIVEN, SETTING, TOMBSTONES, Door, open_door, read_tombstones
 from recdiv_core.data.splitting import write_splits
 from recdiv_core.data.text_vectors import make_item_vectors
+from recdiv_core.data.tokeniser import audit_tokens, save_own
 from recdiv_core.data.versions import building, find_view, point, publish, version_place
 from recdiv_core.errors import UserError
 from recdiv_core.formats import readers
@@ -359,21 +358,6 @@ def _explained_failures() -> Iterator[None]:
         raise UserError(str(error).partition("\n")[0]) from None
 
 
-def audit_tokens(work: Path, texts: Mapping[str, pa.Array], encoder_path: str) -> list[Finding]:
-    """Audit the tokens of items and queries by script."""
-    from recdiv_core.models.text_encoder import load_tokenizer
-
-    tokenizer = load_tokenizer(encoder_path)
-    special, unknown = tokenizer.all_special_ids, cast("int | None", tokenizer.unk_token_id)
-    files = ("tokens", "queries")
-    return [
-        scripts.audit_scripts(
-            kind, column.to_pylist(), catalogue.load_tokens(work, name), unknown, special
-        )
-        for name, (kind, column) in zip(files, texts.items(), strict=True)
-    ]
-
-
 def _build(
     inputs: _Inputs,
     config: Config,
@@ -415,7 +399,8 @@ def _build(
     texts = catalogue.make_texts(raw.table, config.model.text.fields)
     catalogue.write_tokens(work, texts, queries, encoder_path, encoder, on_ray=on_ray)
     logger.info("tokenised %d items and %d queries", len(texts), len(queries))
-    findings += audit_tokens(work, {"item texts": texts, "queries": queries}, encoder_path)
+    tokenizer = save_own(work, texts, queries, encoder_path, encoder)
+    findings += audit_tokens(work, {"item texts": texts, "queries": queries}, tokenizer)
     (work / "audit.json").write_text(
         json.dumps(to_json(findings), indent=1, ensure_ascii=False), encoding="utf-8"
     )

@@ -49,6 +49,7 @@ from recdiv_core.data.shards import list_shards
 from recdiv_core.data.splitting import SPLITS, Splits, write_splits
 from recdiv_core.data.staging import describe_events, order_events, write_shard, write_summary
 from recdiv_core.data.text_vectors import vectors_path
+from recdiv_core.data.tokeniser import TOKENISER, audit_tokens, tokeniser_of
 from recdiv_core.data.versions import (
     building,
     list_versions,
@@ -59,7 +60,6 @@ from recdiv_core.data.versions import (
 from recdiv_core.errors import UserError
 from recdiv_core.formats import values
 from recdiv_core.formats.units import FILE_STRIDE, ROW
-from recdiv_core.models.text_encoder import resolve_encoder
 from recdiv_core.schema import (
     DERIVED,
     QUERIES,
@@ -206,6 +206,8 @@ def build(step: Removal) -> str:
     """Write all files of the version without the users; return its fingerprint."""
     for name in ("stage", "quarantine"):
         (step.work / name).mkdir()
+    if (step.base / TOKENISER).is_file():
+        link_or_copy(step.base / TOKENISER, step.work / TOKENISER)
     log = read_log_facts(step.base)
     write_json(step.work / clicklog.LOG, log)
     write_json(step.work / TOMBSTONES, step.tombstones.as_json(), indent=1)
@@ -236,8 +238,8 @@ def build(step: Removal) -> str:
         "item texts": vocabulary.item_texts(table, step.manifest.encoder),
         "queries": splits.queries,
     }
-    source = resolve_encoder(step.manifest.encoder.name)
-    findings = [*splits.findings, *clicklog.audit_tokens(step.work, texts, source)]
+    tokenizer = tokeniser_of(step.work, step.manifest)
+    findings = [*splits.findings, *audit_tokens(step.work, texts, tokenizer)]
     audit_text = json.dumps(to_json(findings), indent=1, ensure_ascii=False)
     (step.work / "audit.json").write_text(audit_text, encoding="utf-8")
     manifest = describe(step, splits, names)

@@ -13,18 +13,25 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recdiv_core.data.catalogue import load_tokens, make_texts, tokenise, with_prefix, write_arrow
+from recdiv_core.data.catalogue import (
+    load_tokens,
+    make_texts,
+    tokenise_here,
+    with_prefix,
+    write_arrow,
+)
 from recdiv_core.data.queries import load_queries
 from recdiv_core.data.sale_dates import with_times
 from recdiv_core.data.text_vectors import encode_here, vectors_path
 from recdiv_core.formats import values
+from recdiv_core.models.text_encoder import resolve_encoder
 from recdiv_core.schema import (
     CATALOGUE,
     DERIVED,
@@ -36,6 +43,11 @@ from recdiv_core.schema import (
     Manifest,
 )
 from recdiv_core.storage.whole_files import link_or_copy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from recdiv_core.models.saved_tokeniser import SavedTokeniser
 
 logger = logging.getLogger(__name__)
 
@@ -129,13 +141,18 @@ def item_texts(table: pa.Table, encoder: EncoderSource) -> pa.Array:
 
 
 def write_texts(
-    base: Path, work: Path, manifest: Manifest, items: Texts, queries: Texts, encoder_path: str
+    base: Path,
+    work: Path,
+    manifest: Manifest,
+    items: Texts,
+    queries: Texts,
+    tokenizer: PreTrainedTokenizerBase | SavedTokeniser,
 ) -> None:
     """Write tokens and vectors of a data set: those of the base, and new ones of changed texts.
 
     Vectors are written only if the base has them; otherwise a training makes them.
     """
-    fresh = _tokenise(items, queries, manifest.encoder, encoder_path)
+    fresh = _tokenise(items, queries, manifest.encoder, tokenizer)
     for name, texts, lists in zip(("tokens", "queries"), (items, queries), fresh, strict=True):
         source = base / f"{name}.arrow"
         path = vectors_path(base, manifest, name)
@@ -157,13 +174,17 @@ def write_texts(
         write_arrow(pa.table(columns, schema=schema), work / source.name)
         if has_vectors:
             known_VH = np.load(path, mmap_mode="r")
+            encoder_path = resolve_encoder(manifest.encoder.name)
             vectors_CH = encode_here(lists.to_pylist(), encoder_path, manifest.encoder.pooling)
             vectors_VH = np.concatenate([known_VH, vectors_CH])[row_V]
             np.save(target, vectors_VH)
 
 
 def _tokenise(
-    items: Texts, queries: Texts, encoder: EncoderSource, source: str
+    items: Texts,
+    queries: Texts,
+    encoder: EncoderSource,
+    tokenizer: PreTrainedTokenizerBase | SavedTokeniser,
 ) -> tuple[pa.Array, pa.Array]:
     """Return the tokens of the changed texts of items and of queries."""
     kind = TOKENS.field(0).type
@@ -176,7 +197,7 @@ def _tokenise(
     if not len(together):
         return pa.array([], kind), pa.array([], kind)
     logger.info("tokenising %d new texts", len(together))
-    lists = tokenise(together, source, encoder.max_tokens, encoder.pooling, on_ray=False)
+    lists = tokenise_here(together, tokenizer, encoder.max_tokens, encoder.pooling)
     cut = len(changed[0])
     return lists.slice(0, cut), lists.slice(cut)
 

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import torch
-from torch import nn
-
 from recdiv_core.config import Pooling
 from recdiv_core.errors import UserError
 from recdiv_core.models.text_encoder import encoder_files, mean_pool, read_settings
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
+
+    from recdiv_core.models.saved_tokeniser import SavedTokeniser
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +179,10 @@ def _longest(directory: Path, settings: Mapping[str, Any], source: str) -> int:
 
 
 def token_ids(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int, pooling: Pooling
+    tokenizer: PreTrainedTokenizerBase | SavedTokeniser,
+    texts: Sequence[str],
+    max_tokens: int,
+    pooling: Pooling,
 ) -> list[list[int]]:
     """Tokenise texts, prefixes included, as the pooling needs it.
 
@@ -221,10 +224,12 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Te
     Returns:
         [N, H] float32.
     """
+    import torch
+
     if pooling == "mean":
         return mean_pool(hidden, mask)
     lengths = mask.sum(1)
     at = torch.zeros_like(lengths) if pooling == "cls" else (lengths - 1).clamp_min(0)
     rows = torch.arange(len(hidden), device=hidden.device)
     states = hidden[rows, at].float() * (lengths > 0)[:, None]
-    return nn.functional.normalize(states, dim=-1)
+    return torch.nn.functional.normalize(states, dim=-1)

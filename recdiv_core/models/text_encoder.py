@@ -3,8 +3,8 @@
 item_tower.py projects the vectors computed here. A name is resolved in this order: a local
 directory, the encoder of the `offline` extra, a name on the model hub. The offline encoder must
 have the expected sha256, so a changed package is noticed. An encoder is identified by the sha256 of
-all files that its vectors depend on. transformers is imported only to load an encoder, because the
-import takes seconds.
+all files that its vectors depend on. transformers and torch are imported only where they are used,
+because the imports take seconds.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import torch
-from torch import nn
-
 from recdiv_core.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 OFFLINE_ENCODER: Final = "all-MiniLM-L6-v2"
@@ -225,6 +223,7 @@ def load_encoder(source: str) -> PreTrainedModel:
     Raises:
         UserError: `source` has no weights (and the hub cannot be reached).
     """
+    import torch
     from transformers import (
         MODEL_FOR_TEXT_ENCODING_MAPPING,
         AutoConfig,
@@ -279,6 +278,8 @@ def pad_tokens(token_lists: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor
     Returns:
         input_ids [N, L] int64 and attention_mask [N, L] int64; L is the longest list, at least 1.
     """
+    import torch
+
     longest = max((len(ids) for ids in token_lists), default=1) or 1
     input_ids = torch.zeros(len(token_lists), longest, dtype=torch.int64)
     mask = torch.zeros_like(input_ids)
@@ -298,6 +299,8 @@ def mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     Returns:
         [N, H] float32.
     """
+    import torch
+
     weights = mask[..., None].to(hidden.dtype)
     pooled = (hidden * weights).sum(1) / weights.sum(1).clamp_min(1.0)
-    return nn.functional.normalize(pooled.float(), dim=-1)
+    return torch.nn.functional.normalize(pooled.float(), dim=-1)
