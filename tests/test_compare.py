@@ -407,3 +407,12 @@ def test_too_few_resamples_are_refused():
 def test_a_front_without_name_or_runs_is_refused(text):
     with pytest.raises(ValueError, match="is not NAME=RUN,RUN"):
         compare(Config(), [], [text, "y=runs/b"], {})
+
+
+def test_runs_with_other_eligible_items_do_not_compare(plain, wide, tmp_path):
+    (tmp_path / "block.txt").write_text("i1\n")
+    changes = {"eligible.block": str(tmp_path / "block.txt")}
+    limited = find_run(wide, changes, nowhere)
+    with pytest.raises(ValueError, match=r"differs in eligible: 59 items .*, not dates=True"):
+        check_comparable([find_run(plain, {}, nowhere), limited])
+    check_comparable([find_run(plain, changes, nowhere), limited])

@@ -310,7 +310,10 @@ def test_mistakes_are_named(prepared, tmp_path):
     message = refused(prepared, only=str(tmp_path / "two.csv"))
     assert "has no column 'item_id'; it has sku, stock" in message
     message = refused(prepared, only=str(tmp_path / "none.txt"))
-    assert message == "eligible.only: no item of the catalogue is left to be shown"
+    assert message == (
+        "eligible.only: no item of the catalogue is left to be shown; "
+        "eligible.only: 2 ids are not in the catalogue: x1, x2"
+    )
     assert "eligible.where.region: the catalogue has no attribute" in refused(
         prepared, where={"region": ["eu"]}
     )

@@ -10,9 +10,12 @@ import pytest
 from recdiv_core.config import override
 from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.reading import SplitRows
+from recdiv_core.schema import read_manifest
 from recdiv_core.settings import parse_overrides
-from recdiv_core.slates.files import part_path
+from recdiv_core.slates.eligibility import copy_lists, eligibility_of, with_own_lists
+from recdiv_core.slates.files import freed_share, part_path
 from recdiv_core.slates.inputs import checkpoint_config
+from recdiv_core.slates.maker import SlateMaker
 from recdiv_core.slates.parts import SEVERAL, PartMaker, PartTask
 from recdiv_core.slates.recommend import PLAN, dials_of, recommend
 from tests.sweep_worlds import K
@@ -102,3 +105,59 @@ def test_dials_are_numbers_with_commas():
     assert dials_of("") == []
     with pytest.raises(ValueError, match="--dial 0;1: allowed are numbers"):
         dials_of("0;1")
+
+
+def test_blocked_items_stand_in_no_slate_and_freed_places_are_counted(checkpoint, tmp_path):
+    config = checkpoint_config(checkpoint, {})
+    prepared = Path(config.data.prepared)
+    ids = load_catalogue(prepared).item_ids.to_pylist()
+    (tmp_path / "block.txt").write_text("\n".join(ids[::2]))
+    tables = []
+    for name, path in (("all", ""), ("some", str(tmp_path / "block.txt"))):
+        own = override(config, {"eligible.block": path})
+        task = PartTask(own, checkpoint, prepared, "test", 20, [tmp_path / name], [0.0], False)
+        PartMaker(task)({"part": np.array([0])})
+        tables.append(pq.read_table(part_path(tmp_path / name, 0)))
+    before, after = tables
+    assert "freed" not in before.schema.names
+    blocked = set(ids[::2])
+    freed = [sum(item in blocked for item in slate) for slate in before["item_ids"].to_pylist()]
+    assert after["freed"].to_pylist() == freed
+    assert not any(blocked & set(slate) for slate in after["item_ids"].to_pylist())
+    assert freed_share(tmp_path / "some", K) == sum(freed) / (20 * K)
+
+
+def test_lists_and_times_that_leave_no_item_are_refused(checkpoint, tmp_path):
+    (tmp_path / "none.txt").write_text("nothing\n")
+    for key in ("only=none.txt", "block=gone.csv"):
+        name, place = key.split("=")
+        message = refused(checkpoint, tmp_path / "out", f"eligible.{name}={tmp_path / place}")
+        assert f"eligible.{name}" in message
+    assert "eligible.at=soon is no time" in refused(
+        checkpoint, tmp_path / "out", "eligible.at=soon"
+    )
+
+
+def test_a_registered_checkpoint_keeps_its_lists(checkpoint, tmp_path):
+    config = checkpoint_config(checkpoint, {})
+    manifest = read_manifest(Path(config.data.prepared))
+    (tmp_path / "stock.csv").write_text("item_id,left\ni3,1\ni4,2\n")
+    given = override(config, {"eligible.only": str(tmp_path / "stock.csv")})
+    copy_lists(given, manifest, tmp_path)
+    (tmp_path / "stock.csv").unlink()
+    own = with_own_lists(given, tmp_path)
+    eligible = eligibility_of(own, load_catalogue(Path(config.data.prepared)), manifest)
+    assert np.flatnonzero(eligible.is_open_V).tolist() == [3, 4]
+    assert with_own_lists(config, tmp_path / "none") == config
+
+
+def test_a_maker_takes_lists_with_each_call(checkpoint):
+    maker = SlateMaker(checkpoint, Path(checkpoint_config(checkpoint, {}).data.prepared))
+    asked = {"k": K, "model_diversity": 0.0, "rerank_diversity": 0.0}
+    (first,) = maker.slates([[]], **asked)
+    (other,) = maker.slates([[]], **asked, eligible_block=first.item_ids[:1])
+    assert other.item_ids[: K - 1] == first.item_ids[1:]
+    (few,) = maker.slates([[]], **asked, eligible_only=[first.item_ids[2], "no such item"])
+    assert few.item_ids == first.item_ids[2:3]
+    with pytest.raises(ValueError, match="eligible: no item may be shown"):
+        maker.slates([[]], **asked, eligible_only=["no such item"])

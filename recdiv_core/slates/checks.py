@@ -18,7 +18,7 @@ from recdiv_core.errors import UserError
 from recdiv_core.idle import idle_in_reranking
 from recdiv_core.schema import read_manifest
 from recdiv_core.slate_rules import parse_rule
-from recdiv_core.slates.eligibility import eligibility_of
+from recdiv_core.slates.eligibility import eligibility_of, may_limit
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +27,11 @@ def check_eligible(config: Config, prepared: Path) -> None:
     """Check which items may be shown, and name ids and values that the catalogue does not have.
 
     Raises:
-        UserError: see `eligibility_of` and `request_time`.
+        UserError: see `eligibility_of`.
     """
-    manifest = read_manifest(prepared)
-    eligible = eligibility_of(config, load_catalogue(prepared), manifest)
+    if not may_limit(config, prepared):
+        return
+    eligible = eligibility_of(config, load_catalogue(prepared), read_manifest(prepared))
     for note in () if eligible is None else eligible.notes:
         logger.warning("%s", note)
 

@@ -24,7 +24,7 @@ from recdiv_core.data.reading import first_times, flatten_lists
 from recdiv_core.data.sale_dates import DAY_US, SaleDates, sale_dates
 from recdiv_core.errors import UserError
 from recdiv_core.formats import timestamps
-from recdiv_core.schema import ITEM_ID, Manifest
+from recdiv_core.schema import AVAILABLE_FROM, AVAILABLE_UNTIL, ITEM_ID, Manifest
 from recdiv_core.storage.given_paths import absolute, local_path
 from recdiv_core.storage.places import is_uri
 
@@ -65,6 +65,13 @@ def lists_of(config: Config) -> dict[str, str]:
     return {"eligible.block": settings.block, "eligible.only": settings.only}
 
 
+def may_limit(config: Config, prepared: Path) -> bool:
+    """Tell whether some items may be ineligible, from the settings and the catalogue's columns."""
+    names = {*pq.read_schema(prepared / "catalogue.parquet").names}
+    has_dates = config.eligible.dates and names & {AVAILABLE_FROM, AVAILABLE_UNTIL}
+    return bool(has_dates or any(lists_of(config).values()) or config.eligible.where)
+
+
 def eligibility_of(config: Config, catalogue: Catalogue, manifest: Manifest) -> Eligibility | None:
     """Return which items may be shown; None = all items at any time.
 
@@ -90,7 +97,8 @@ def eligibility_of(config: Config, catalogue: Catalogue, manifest: Manifest) -> 
     if not is_open_V.any():
         given = [key for key, place in lists.items() if place]
         given += [f"eligible.where.{name}" for name in settings.where]
-        raise UserError(f"{', '.join(given)}: no item of the catalogue is left to be shown")
+        more = "".join(f"; {note}" for note in notes)
+        raise UserError(f"{', '.join(given)}: no item of the catalogue is left to be shown{more}")
     dates = sale_dates(catalogue.table) if settings.dates and manifest.has_timestamps else None
     if dates is not None and not dates.is_limited:
         dates = None
@@ -120,11 +128,11 @@ def narrowed(
     eligible: Eligibility | None, catalogue: Catalogue, block: Sequence[str], only: Sequence[str]
 ) -> Eligibility | None:
     """Return the eligibility with further lists of item ids; unknown ids are ignored."""
-    if not block and not only:
+    if not len(block) and not len(only):
         return eligible
     found = eligible or Eligibility(np.ones(len(catalogue), bool), None)
     is_open_V = found.is_open_V & ~mark_items(pa.array(block, pa.string()), catalogue)[0]
-    if only:
+    if len(only):
         is_open_V &= mark_items(pa.array(only, pa.string()), catalogue)[0]
     return replace(found, is_open_V=is_open_V)
 

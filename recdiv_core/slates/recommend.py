@@ -31,6 +31,7 @@ from recdiv_core.slates.eligibility import (
     check_any,
     count_targets,
     eligibility_of,
+    may_limit,
     request_time,
     with_whole_paths,
 )
@@ -167,7 +168,8 @@ def _eligible(
         UserError: `eligible.at` is no time, or no item may be shown then.
     """
     at = request_time(config, manifest)
-    found = eligibility_of(config, load_catalogue(prepared), manifest)
+    is_limited = may_limit(config, prepared)
+    found = eligibility_of(config, load_catalogue(prepared), manifest) if is_limited else None
     if config.eligible.at and (found is None or found.dates is None):
         logger.warning("eligible.at: no effect, because no item has a date (eligible.dates)")
     if found is None:
