@@ -244,6 +244,8 @@ class DataConfig(_Section):
     pseudonymise: str = ""
     """Place of the secret key that turns user ids into pseudonyms (HMAC-SHA256): `env:VARIABLE` or
     `file:PATH`; empty = user ids as in the log."""
+    retention_days: int = Field(default=0, ge=0)
+    """Latest days in UTC of the log whose events are kept, for a log with times; 0 = all."""
     max_quarantined: Unit = 0.05
     """Largest share of rows that may be rejected before `prepare` stops."""
     min_user_events: int = Field(default=1, ge=1)

@@ -65,9 +65,10 @@ def stage_events(
         touched[shard] = pc.unique(own[USER_ID])
         if len(own):
             _merge_shard(base, work, shard, own, rank_F, gap_us, has_timestamps=has_timestamps)
-        elif (base / "stage" / names[0]).is_file():
+        else:
             for name in names:
-                link_or_copy(base / "stage" / name, work / "stage" / name)
+                if (base / "stage" / name).is_file():
+                    link_or_copy(base / "stage" / name, work / "stage" / name)
     return touched
 
 
@@ -90,7 +91,7 @@ def _merge_shard(
     if table is not None:
         is_touched = pc.is_in(table[USER_ID], pc.unique(new[USER_ID]))
         kept = [table.filter(pc.invert(is_touched))]
-        old = flatten(table.filter(is_touched), shard)
+        old = staging.flatten_users(table.filter(is_touched), shard)
     if len(old):
         num_sessions = staging.order_events(old, gap_us, rank_F)[2]
     merged, num_repeated, num_after = staging.order_events(
@@ -104,6 +105,7 @@ def _merge_shard(
     after = describe(_times(merged), has_timestamps=has_timestamps)
     before = describe(_times_of(old), has_timestamps=has_timestamps) if len(old) else {}
     changed: dict[str, Any] = {
+        "num_expired": summary.get("num_expired", 0),
         "num_duplicates": summary.get("num_duplicates", 0) + num_repeated,
         "num_sessions": summary.get("num_sessions", 0) + num_after - num_sessions,
         "num_events": summary.get("num_events", 0) + after["num_events"] - len(old),
@@ -114,6 +116,8 @@ def _merge_shard(
         less = {day: -count for day, count in before.get("days", {}).items()}
         days = add_counts(add_counts(summary.get("days", {}), after["days"]), less)
         changed["days"] = dict(sorted(days.items()))
+        fresh = staging.count_repeated([old, new], merged)
+        changed["repeated"] = add_counts(summary.get("repeated", {}), fresh)
     staging.write_summary(changed, work / "stage", shard)
 
 
@@ -128,17 +132,6 @@ def _times(users: pa.Table) -> Any:
 
 def _times_of(events: pa.Table) -> Any:
     return events["timestamp"].to_numpy()
-
-
-def flatten(users: pa.Table, shard: int) -> pa.Table:
-    """Return staged users as rows of STAGED, one per event."""
-    users = users.combine_chunks()
-    lengths = pc.list_value_length(users["items"]).to_numpy()
-    user_N = pa.array(np.repeat(np.arange(len(users)), lengths))
-    columns = {"shard": pa.array(np.full(len(user_N), shard, np.int32))}
-    columns |= {name: users[name].take(user_N) for name in (USER_ID, staging.USER_HASH)}
-    columns |= {theirs: pc.list_flatten(users[ours]) for ours, theirs in staging.LISTED.items()}
-    return pa.table([columns[name] for name in STAGED.names], schema=STAGED)
 
 
 def rewrite_shard(

@@ -34,13 +34,15 @@ from recdiv_core.data.audit import preparing, traces
 from recdiv_core.data.audit.findings import Finding, from_json, merge, to_json
 from recdiv_core.data.door import AS_GIVEN, TOMBSTONES, Door
 from recdiv_core.data.queries import load_queries
+from recdiv_core.data.retention import OLDER, expire
 from recdiv_core.data.shards import map_shards
+from recdiv_core.data.splitting import write_splits
 from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.data.tokeniser import TOKENISER, audit_tokens, tokeniser_of
 from recdiv_core.errors import UserError
 from recdiv_core.formats import timestamps
 from recdiv_core.formats.files import describe_sources
-from recdiv_core.schema import DERIVED, EVENT, EVENTS, ITEM_ID, NO_TEXT, Manifest
+from recdiv_core.schema import DERIVED, EVENT, EVENTS, ITEM_ID, NO_TEXT, QUERY, Manifest
 from recdiv_core.storage.credentials import redact
 from recdiv_core.storage.whole_files import link_or_copy, write_json
 
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COMPUTED_DROPS: Final = ("duplicates", "outside the k-core")
+COMPUTED_DROPS: Final = ("duplicates", "outside the k-core", OLDER)
 """Names in `Manifest.dropped` that do not count rows of files."""
 COMPARED: Final = (
     "events of the future in train",
@@ -102,7 +104,7 @@ def read_log_facts(base: Path) -> dict[str, Any]:
 
 def build(step: Step, fingerprint: str) -> dict[str, object]:
     """Write all files of the data set; return the facts of the append."""
-    for name in ("stage", "quarantine", "train", "val", "test"):
+    for name in ("stage", "quarantine"):
         (step.work / name).mkdir()
     if (step.base / TOKENISER).is_file():
         link_or_copy(step.base / TOKENISER, step.work / TOKENISER)
@@ -114,6 +116,9 @@ def build(step: Step, fingerprint: str) -> dict[str, object]:
     made = write_shards(step, staged, table, new, queries)
     tokenizer = tokeniser_of(step.work, step.manifest)
     names = write_catalogue(step, old, table, queries, made, tokenizer)
+    if step.config.data.retention_days:
+        queries = made.queries
+        vocabulary.keep_texts(step.work, step.work, step.manifest, queries)
     texts = {"item texts": vocabulary.item_texts(table, step.manifest.encoder), "queries": queries}
     findings = made.findings + audit_tokens(step.work, texts, tokenizer)
     audit_text = json.dumps(to_json(findings), indent=1, ensure_ascii=False)
@@ -195,6 +200,7 @@ class Made:
     Attributes:
         cuts: cut times of the split.
         popularity_V: [V] int64, train events.
+        queries: query texts, in order of query_index.
         counts: see `examples.count_parts`.
         num_changed: users whose rows changed.
         findings: findings of the audit, without those of the texts.
@@ -202,6 +208,7 @@ class Made:
 
     cuts: examples.Cuts
     popularity_V: Any
+    queries: pa.Array
     counts: Mapping[str, int]
     num_changed: int
     findings: list[Finding]
@@ -223,15 +230,19 @@ def write_shards(
         num_shards=config.data.num_shards,
         has_timestamps=has_times,
     )
+    seen = traces.merge_traces([step.base / "stage" / "traces.npz"], len(table))
+    seen.merge(new.seen)
+    seen.save(step.work / "stage" / "traces.npz")
+    if config.data.retention_days:
+        return _write_again(step, table, seen, rank_F, sum(map(len, touched.values())))
+    for name in ("train", "val", "test"):
+        (step.work / name).mkdir()
     protocol = str(step.manifest.split["protocol"])
     cuts = examples.find_cuts(config, protocol, step.work, on_ray=False)
     popularity_V = examples.fit_core(config, cuts, len(table), step.work, on_ray=False)
     known = pq.read_table(step.base / "catalogue.parquet", columns=["popularity"])
     before_V = np.zeros(len(table), np.int64)
     before_V[: len(known)] = known["popularity"].to_numpy()
-    seen = traces.merge_traces([step.base / "stage" / "traces.npz"], len(table))
-    seen.merge(new.seen)
-    seen.save(step.work / "stage" / "traces.npz")
     clock = preparing.make_clock(seen.first_V, table) if has_times else None
     text = (step.base / "audit.json").read_text(encoding="utf-8")
     audit = from_json(json.loads(text), str(step.base / "audit.json"))
@@ -265,7 +276,39 @@ def write_shards(
     findings += preparing.audit_log(protocol, has_times) + traces.audit_positions(seen.counts_2P)
     if clock is not None:
         findings.append(preparing.audit_arrivals(clock, table[ITEM_ID].combine_chunks()))
-    return Made(cuts, popularity_V, counts, sum(part["num_changed"] for part in parts), findings)
+    num_changed = sum(part["num_changed"] for part in parts)
+    return Made(cuts, popularity_V, queries, counts, num_changed, findings)
+
+
+def _write_again(
+    step: Step, table: pa.Table, seen: traces.Traces, rank_F: Any, num_changed: int
+) -> Made:
+    """Remove the events of earlier days, and write all examples again.
+
+    Most users lose events when the days move on, so nothing is copied from the base.
+    """
+    config = step.config
+    times = timestamps.format_named(str(step.manifest.times["unit"]))
+    gap_us = int(config.data.session_gap_s * 1e6)
+    expire(step.work, config.data.retention_days, times, gap_us, rank_F)
+    splits = write_splits(
+        config,
+        str(step.manifest.split["protocol"]),
+        seen,
+        table,
+        step.work,
+        has_queries=QUERY in step.log["columns"],
+        has_timestamps=True,
+        on_ray=False,
+    )
+    return Made(
+        splits.cuts,
+        splits.popularity_V,
+        splits.queries,
+        splits.counts,
+        num_changed,
+        list(splits.findings),
+    )
 
 
 def write_catalogue(
@@ -334,6 +377,7 @@ def describe(
                 **add_counts(dropped, changes.dropped),
                 "duplicates": staged["num_duplicates"],
                 "outside the k-core": counts["outside the k-core"],
+                **({OLDER: staged["num_expired"]} if staged["num_expired"] else {}),
             },
             "files": tuple(add_files(base.files, new.files)),
             "times": times,

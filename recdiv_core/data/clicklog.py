@@ -29,6 +29,7 @@ from recdiv_core.data import catalogue, derived_categories, events, examples, it
 from recdiv_core.data.audit import traces
 from recdiv_core.data.audit.findings import to_json
 from recdiv_core.data.door import AS_GIVEN, SETTING, TOMBSTONES, Door, open_door, read_tombstones
+from recdiv_core.data.retention import check_retention, expire
 from recdiv_core.data.splitting import write_splits
 from recdiv_core.data.text_vectors import make_item_vectors
 from recdiv_core.data.tokeniser import audit_tokens, save_own
@@ -78,6 +79,7 @@ TEXT_KEYS: Final = (
 IF_CHANGED: Final[Mapping[str, object]] = {
     "data.columns.available_until": "available_until",
     "data.demo_queries": "titles",
+    "data.retention_days": 0,
     "split.unseen_queries": 0.0,
     "split.val_days": 0,
     "split.test_days": 0,
@@ -218,6 +220,7 @@ def _open(given: Given, door: Door) -> _Inputs:
     raw = read_items(given.items, given.clicks, config)
     log = events.open_log(given.clicks, raw.item_ids, config, door)
     examples.choose_protocol(config, log.has_timestamps)
+    check_retention(config.data.retention_days, has_timestamps=log.has_timestamps)
     for name in ("val_from", "test_from"):
         if text := getattr(config.split, name):
             examples.parse_cut(text, f"split.{name}")
@@ -373,6 +376,8 @@ def _build(
     logger.info("reading %d units, split %s", len(log.units), protocol)
     rows = staging.stage_shards(log, raw.item_ids, config, work, on_ray=on_ray)
     logger.info("%d rows read, %d quarantined", rows.num_rows, rows.rejected.total())
+    if config.data.retention_days:
+        expire(work, config.data.retention_days, log.times, int(config.data.session_gap_s * 1e6))
     times = {"unit": str(log.times)}
     if log.has_timestamps:
         times |= examples.describe_times(work)

@@ -104,7 +104,7 @@ def parse_cut(text: str, key: str) -> int:
 
 
 def summarise(work: Path, config: Config) -> dict[str, int]:
-    """Add up events, duplicates, sessions, first and last time of the staged shards.
+    """Add up events, duplicates, sessions, expired rows, first and last time of staged shards.
 
     Raises:
         UserError: No event is left.
@@ -117,9 +117,11 @@ def summarise(work: Path, config: Config) -> dict[str, int]:
         )
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     names = ("num_duplicates", "num_sessions", "num_events")
+    has_events = [part for part in parts if part["num_events"]]
     return {name: sum(part[name] for part in parts) for name in names} | {
-        "first": min(part["first"] for part in parts),
-        "last": max(part["last"] for part in parts),
+        "num_expired": sum(part.get("num_expired", 0) for part in parts),
+        "first": min(part["first"] for part in has_events),
+        "last": max(part["last"] for part in has_events),
     }
 
 
@@ -130,7 +132,7 @@ def describe_times(work: Path) -> dict[str, object]:
     """
     days: collections.Counter[str] = collections.Counter()
     for path in sorted((work / "stage").glob("*.json")):
-        days.update(json.loads(path.read_text(encoding="utf-8"))["days"])
+        days.update(json.loads(path.read_text(encoding="utf-8")).get("days", {}))
     for length in (len("2024-01-31"), len("2024-01"), len("2024")):
         bins: collections.Counter[str] = collections.Counter()
         for day, count in days.items():

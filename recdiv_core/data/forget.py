@@ -31,7 +31,6 @@ from recdiv_core.config import Config, override
 from recdiv_core.data import catalogue, clicklog, examples, vocabulary
 from recdiv_core.data.append import open_base, with_settings_of
 from recdiv_core.data.append_log import add_counts
-from recdiv_core.data.append_shards import flatten
 from recdiv_core.data.append_steps import read_log_facts
 from recdiv_core.data.audit import traces
 from recdiv_core.data.audit.findings import to_json
@@ -44,11 +43,15 @@ from recdiv_core.data.door import (
     read_tombstones,
 )
 from recdiv_core.data.events import write_quarantine
-from recdiv_core.data.queries import load_queries
 from recdiv_core.data.shards import list_shards
 from recdiv_core.data.splitting import SPLITS, Splits, write_splits
-from recdiv_core.data.staging import describe_events, order_events, write_shard, write_summary
-from recdiv_core.data.text_vectors import vectors_path
+from recdiv_core.data.staging import (
+    describe_events,
+    flatten_users,
+    order_events,
+    write_shard,
+    write_summary,
+)
 from recdiv_core.data.tokeniser import TOKENISER, audit_tokens, tokeniser_of
 from recdiv_core.data.versions import (
     building,
@@ -62,7 +65,6 @@ from recdiv_core.formats import values
 from recdiv_core.formats.units import FILE_STRIDE, ROW
 from recdiv_core.schema import (
     DERIVED,
-    QUERIES,
     QUERY,
     SCHEMA_VERSION,
     USER_ID,
@@ -225,7 +227,9 @@ def build(step: Removal) -> str:
         has_timestamps=step.manifest.has_timestamps,
         on_ray=False,
     )
-    write_texts(step, splits.queries)
+    num_queries = vocabulary.keep_texts(step.base, step.work, step.manifest, splits.queries)
+    if num_queries > len(splits.queries):
+        step.files["queries.arrow"] += num_queries - len(splits.queries)
     derived = None
     if step.manifest.categories_from == "texts":
         path = step.base / "catalogue.parquet"
@@ -269,7 +273,7 @@ def write_stage(step: Removal, log_files: Sequence[str], num_items: int) -> trac
             continue
         _note_first(own, gone)
         step.files[f"stage/{names[0]}"] += len(gone)
-        rows = flatten(gone, shard)
+        rows = flatten_users(gone, shard)
         file_N = rows[ROW].to_numpy() // FILE_STRIDE
         step.kept.update([str(log_files[int(number)]) for number in file_N])
         if not len(kept):
@@ -321,29 +325,6 @@ def count_rows(step: Removal) -> None:
             column = pq.read_table(path, columns=[USER_ID])[USER_ID]
             if number := pc.sum(pc.is_in(column, step.users)).as_py():
                 step.files[f"{name}/{path.name}"] += number
-
-
-def write_texts(step: Removal, queries: pa.Array) -> None:
-    """Write tokens and vectors: those of all items, and of the queries that are left."""
-    base, work, manifest = step.base, step.work, step.manifest
-    link_or_copy(base / "tokens.arrow", work / "tokens.arrow")
-    old = load_queries(base).combine_chunks()
-    old = old if isinstance(old, pa.Array) else pa.array([], pa.string())
-    rows = pc.index_in(queries, old)
-    assert not rows.null_count, "a query of the staged events is not in queries.arrow"
-    lists = pa.array(list(catalogue.load_tokens(base, "queries")), QUERIES.field(1).type)
-    catalogue.write_arrow(pa.table([queries, lists.take(rows)], QUERIES), work / "queries.arrow")
-    if len(old) > len(queries):
-        step.files["queries.arrow"] += len(old) - len(queries)
-    for name in ("tokens", "queries"):
-        source, target = (vectors_path(place, manifest, name) for place in (base, work))
-        if not source.is_file():
-            continue
-        target.parent.mkdir(exist_ok=True)
-        if name == "tokens":
-            link_or_copy(source, target)
-        else:
-            np.save(target, np.load(source, mmap_mode="r")[rows.to_numpy()])
 
 
 def describe(step: Removal, splits: Splits, categories: Sequence[str]) -> Manifest:

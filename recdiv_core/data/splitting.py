@@ -18,6 +18,7 @@ from recdiv_core.config import Config
 from recdiv_core.data import examples
 from recdiv_core.data.audit import preparing, traces
 from recdiv_core.data.audit.findings import Finding
+from recdiv_core.data.retention import OLDER
 from recdiv_core.schema import ITEM_ID
 
 logger = logging.getLogger(__name__)
@@ -68,9 +69,11 @@ class Splits:
 
     def dropped(self) -> dict[str, int]:
         """Return the counts of events that are in no split, by rule."""
+        num_older = self.staged["num_expired"]
         return {
             "duplicates": self.staged["num_duplicates"],
             "outside the k-core": self.counts["outside the k-core"],
+            **({OLDER: num_older} if num_older else {}),
         }
 
 

@@ -9,6 +9,7 @@ events carry their row number in the input, and users are in order of a stable h
 
 from __future__ import annotations
 
+import collections
 import json
 import logging
 import threading
@@ -224,8 +225,40 @@ def _stage_group(group: pa.Table, *, stage: str, gap_us: int, has_timestamps: bo
     times = users["times"].combine_chunks().flatten().to_numpy()
     summary: dict[str, Any] = {"num_duplicates": num_duplicates, "num_sessions": num_sessions}
     summary |= describe_events(times, has_timestamps=has_timestamps)
+    if has_timestamps:
+        summary["repeated"] = count_repeated([group], users)
     write_summary(summary, Path(stage), shard)
     return pa.table({"shard": [shard]})
+
+
+def flatten_users(users: pa.Table, shard: int) -> pa.Table:
+    """Return staged users as rows of STAGED, one per event."""
+    users = users.combine_chunks()
+    lengths = pc.list_value_length(users["items"]).to_numpy()
+    user_N = pa.array(np.repeat(np.arange(len(users)), lengths))
+    columns = {"shard": pa.array(np.full(len(user_N), shard, np.int32))}
+    columns |= {name: users[name].take(user_N) for name in (USER_ID, USER_HASH)}
+    columns |= {theirs: pc.list_flatten(users[ours]) for ours, theirs in LISTED.items()}
+    return pa.table([columns[name] for name in STAGED.names], schema=STAGED)
+
+
+def count_repeated(before: Sequence[pa.Table], users: pa.Table) -> dict[str, int]:
+    """Return the number of repeated events that were removed, by day.
+
+    Args:
+        before: tables of STAGED events.
+        users: the same events without the repeated ones, one row per user.
+    """
+    kept_N = users["times"].combine_chunks().flatten().to_numpy()
+    all_N = np.concatenate([table[TIMESTAMP].to_numpy() for table in before])
+    counts = collections.Counter(_days(all_N))
+    counts.subtract(_days(kept_N))
+    return {day: count for day, count in sorted(counts.items()) if count}
+
+
+def _days(times_N: Any) -> dict[str, int]:
+    days, counts = np.unique(times_N // A_DAY_US, return_counts=True)
+    return dict(zip(days.astype("M8[D]").astype(str).tolist(), counts.tolist(), strict=True))
 
 
 def write_shard(users: pa.Table, stage: Path, shard: int) -> None:
@@ -252,9 +285,7 @@ def describe_events(times_N: Any, *, has_timestamps: bool) -> dict[str, Any]:
     summary: dict[str, Any] = {"first": int(times_N.min()), "last": int(times_N.max())}
     summary["num_events"] = len(times_N)
     if has_timestamps:
-        days, counts = np.unique(times_N // A_DAY_US, return_counts=True)
-        names = days.astype("M8[D]").astype(str).tolist()
-        summary["days"] = dict(zip(names, counts.tolist(), strict=True))
+        summary["days"] = _days(times_N)
     return summary
 
 

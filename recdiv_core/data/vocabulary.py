@@ -180,6 +180,41 @@ def write_texts(
             np.save(target, vectors_VH)
 
 
+def keep_texts(base: Path, work: Path, manifest: Manifest, queries: pa.Array) -> int:
+    """Write tokens and vectors: those of all items, and of some queries, in a new order.
+
+    Args:
+        base: directory that has them; may be `work`.
+        work: directory of the data set.
+        manifest: manifest of the data set.
+        queries: [Q] string, the queries to keep.
+
+    Returns:
+        Number of queries of the base.
+    """
+    old = load_queries(base).combine_chunks()
+    old = old if isinstance(old, pa.Array) else pa.array([], pa.string())
+    rows = pc.index_in(queries, old)
+    assert not rows.null_count, "a query of the staged events is not in queries.arrow"
+    lists = pa.array(list(load_tokens(base, "queries")), QUERIES.field(1).type)
+    source, target = (vectors_path(place, manifest, "queries") for place in (base, work))
+    vectors = np.load(source)[rows.to_numpy()] if source.is_file() else None
+    # the files of `work` may be hard links to those of another data set
+    (work / "queries.arrow").unlink(missing_ok=True)
+    write_arrow(pa.table([queries, lists.take(rows)], QUERIES), work / "queries.arrow")
+    if vectors is not None:
+        target.parent.mkdir(exist_ok=True)
+        target.unlink(missing_ok=True)
+        np.save(target, vectors)
+    if base != work:
+        link_or_copy(base / "tokens.arrow", work / "tokens.arrow")
+        source, target = (vectors_path(place, manifest, "tokens") for place in (base, work))
+        if source.is_file():
+            target.parent.mkdir(exist_ok=True)
+            link_or_copy(source, target)
+    return len(old)
+
+
 def _tokenise(
     items: Texts,
     queries: Texts,
