@@ -21,13 +21,15 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="exit with status 1 if a finding is severe"
     )
+    parser.add_argument("--show-ids", action="store_true", help="show user ids as examples")
 
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Audit the data set of the config."""
-    from recdiv_core.data.audit.prepared import audit, format_table
+    from recdiv_core.data.audit.prepared import audit, format_table, without_users
 
     result = audit(config.data.prepared)
+    result = result if args.show_ids else without_users(result)
     print(format_table(result), file=sys.stderr)
     return result | {"passed": not (args.strict and result["worst"] == "severe")}
 

@@ -10,8 +10,8 @@ import pytest
 
 from recdiv_core.data import catalogue, split
 from recdiv_core.data.audit import duplicates
-from recdiv_core.data.audit.findings import merge, to_json
-from recdiv_core.data.audit.prepared import audit, format_table
+from recdiv_core.data.audit.findings import CHECKS, merge, to_json
+from recdiv_core.data.audit.prepared import audit, format_table, without_users
 from recdiv_core.data.audit.preparing import audit_log, audit_shard
 from recdiv_core.schema import NO_QUERY, TOKENS
 from tests.test_pipelines import run
@@ -399,6 +399,16 @@ def test_an_edit_that_prepare_itself_has_seen_stays_in_the_audit(shop):
     row.update(severity="severe", count=3, examples=["u1"])
     (shop / "audit.json").write_text(json.dumps(rows))
     assert found(shop)["events in two splits"]["examples"] == ["u1"]
+    hidden = {row["name"]: row for row in without_users(audit(str(shop)))["findings"]}
+    row = hidden["events in two splits"]
+    assert (row["count"], row["examples"]) == (3, [])
+
+
+def test_findings_of_items_keep_their_examples_without_user_ids():
+    rows = [{"name": name, "examples": ["x"]} for name in CHECKS]
+    kept = {r["name"] for r in without_users({"findings": rows})["findings"] if r["examples"]}
+    assert "items that share their title" in kept
+    assert not [name for name in kept if "user" in name or "events" in name or "targets" in name]
 
 
 def garble(path):

@@ -137,6 +137,10 @@ CHECKS: Final[Mapping[str, tuple[Severity, str]]] = {
 """Name -> severity and remedy."""
 
 
+NOT_OF_USERS: Final = ("items ", "item ", "queries ", "categories ", "figures ", "popularity ")
+"""Starts of the names of findings whose examples are not user ids."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One check, its count and a few examples.

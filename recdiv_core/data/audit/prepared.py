@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from recdiv_core.data.audit import consistency, duplicates
 from recdiv_core.data.audit.findings import (
     CHECKS,
+    NOT_OF_USERS,
     NUM_EXAMPLES,
     OF_A_SPLIT,
     SEVERITIES,
@@ -77,6 +78,15 @@ def audit(given: str) -> dict[str, object]:
         "worst": worst(findings),
         "not_checked": [name for name in CHECKS if name not in {f.name for f in findings}],
     }
+
+
+def without_users(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result of an audit without user ids: findings of users have no examples."""
+    rows = [
+        row if row["name"].startswith(NOT_OF_USERS) else {**row, "examples": []}
+        for row in result["findings"]
+    ]
+    return {**result, "findings": rows}
 
 
 def join(by_prepare: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
