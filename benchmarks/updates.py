@@ -1,11 +1,15 @@
-"""Measure what a day costs: an append beside a preparation from scratch.
+"""Measure what a day costs and what it keeps: an append, and an update beside a full retrain.
 
     python -m benchmarks.updates --quick
 
-The log is the built-in shop's first 30 days, one Parquet file a day. Each command runs as a process
-of its own, as a shop runs it: `prepare` of all 30 days, and `prepare data.base=...` of the last day
-on 29. Both results have the same digest, or the benchmark fails. Prints one JSON line:
-`append_cost_share` is the median wall time of the append over that of the preparation.
+Append: the log is the built-in shop's first 30 days, one Parquet file a day. Each command runs as a
+process of its own, as a shop runs it: `prepare` of all 30 days, and `prepare data.base=...` of the
+last day on 29. Both results have the same digest, or the benchmark fails. `append_cost_share` is
+the median wall time of the append over that of the preparation.
+
+Update: a month of the built-in shop with its feedback loop on (month.py), the arm `with` alone;
+8 days with --quick. `update_ndcg_share` and `update_cost_share` compare the updates with
+preparations and trainings from scratch on the same days. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import statistics
 import subprocess
 import sys
@@ -26,6 +31,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmarks import month, month_metrics
+from benchmarks.month_arm import QUICK, Size
 from recdiv_core.cluster.start import start_ray
 from recdiv_core.config import Config
 from recdiv_core.data.digest import digest
@@ -89,7 +96,7 @@ def measure(home: Path, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print the share of the cost."""
+    """Print the shares."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="300,000 impressions, once")
     parser.add_argument("--events", type=int, default=0, help="impressions of the whole shop")
@@ -101,8 +108,11 @@ def main() -> None:
         home = Path(directory)
         num_rows = write_days(home, num_events)
         found = measure(home, 1 if args.quick else 3)
+        size = QUICK if args.quick else Size()
+        loops = month.run(home / "month", size, ["with"], minutes=math.inf)
     result = {
         "append_cost_share": found["append"] / found["scratch"],
+        **month_metrics.yardstick_shares(loops[0].rows),
         "scratch_s": found["scratch"],
         "append_s": found["append"],
         "rows": num_rows,

@@ -11,7 +11,7 @@ from recdiv_core.shop.closed_loop import (
     draw_day,
     new_items,
     open_shop,
-    popular_slates,
+    random_slates,
 )
 from recdiv_core.shop.goods import DAY_MS, START_MS
 
@@ -33,15 +33,15 @@ def pairs(log):
 
 
 def test_equal_slates_get_equal_clicks(shop, day):
-    slates = popular_slates(shop, day, K)
+    slates = random_slates(shop, day, K)
     assert clicks(shop, day, slates).equals(clicks(shop, draw_day(shop, 20), slates))
-    assert not clicks(shop, draw_day(shop, 21), popular_slates(shop, draw_day(shop, 21), K)).equals(
+    assert not clicks(shop, draw_day(shop, 21), random_slates(shop, draw_day(shop, 21), K)).equals(
         clicks(shop, day, slates)
     )
 
 
 def test_what_is_shown_decides_what_is_clicked(shop, day):
-    slates = popular_slates(shop, day, K)
+    slates = random_slates(shop, day, K)
     log = pairs(clicks(shop, day, slates))
     shown = {
         (shop.user_ids[user], shop.goods.item_ids[item])
@@ -54,7 +54,7 @@ def test_what_is_shown_decides_what_is_clicked(shop, day):
 
 
 def test_an_item_at_the_same_place_is_clicked_in_both_loops_or_in_neither(shop, day):
-    first = popular_slates(shop, day, K)
+    first = random_slates(shop, day, K)
     other = np.where(np.arange(K) == 0, first, (first + 40) % shop.goods.num_items)
     is_same = {
         (shop.user_ids[user], shop.goods.item_ids[item])
@@ -78,6 +78,12 @@ def test_a_shelf_holds_distinct_items_of_the_visits_leaf_that_are_on_sale(shop, 
         assert set(shop.goods.leaf[items]) <= {leaf}
         assert (shop.arrival_day[items] <= day.number).all()
         assert browses or not len(items)
+
+
+def test_random_slates_hold_distinct_items_on_sale(shop, day):
+    slates = random_slates(shop, day, K)
+    assert all(len(set(slate)) == K for slate in slates.tolist())
+    assert (shop.arrival_day[slates] <= day.number).all()
 
 
 def test_items_are_listed_on_their_first_day(shop):

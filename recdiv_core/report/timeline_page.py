@@ -1,8 +1,8 @@
 """The page over time: metrics of successive days, their trends, and a verdict in one sentence.
 
 `recdiv update` writes it after each day (updating/timeline.py), and benchmarks/month.py for two
-arms side by side. The one idea: the first arm is the one in question. Its diversity metrics are
-tested for a trend, and the headline tells whether slates narrow.
+arms side by side. The one idea: diversity metrics are tested for a trend, and the headline tells
+whether slates narrow.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class Metric(NamedTuple):
 
 
 METRICS: Final[Mapping[str, Metric]] = {
-    "ndcg": Metric("NDCG: accuracy on the clicks of the newest window", 1),
-    "true_ndcg": Metric("NDCG against the planted tastes", 1),
     "coverage": Metric("coverage: share of the items in any slate", 1, True),
     "ild": Metric("ILD: mean distance of two items of a slate", 1, True),
     "diversity_index": Metric("diversity index: evenness of categories in a slate", 1, True),
     "narrowed": Metric("narrowed: users shown fewer categories than they chose", -1, True),
-    "gini": Metric("Gini: inequality of exposure, 0 = all items equally often", -1),
+    "ndcg": Metric("NDCG on the clicks of the newest window", 1),
+    "true_ndcg": Metric("NDCG against the planted tastes", 1),
     "true_tastes": Metric("share of the planted tastes that the slates serve", 1),
-    "new_items": Metric("new items: share of places with an item that training has not seen", 0),
     "clicks": Metric("clicks per visit", 1),
+    "new_items": Metric("share of places with new items", 0),
+    "gini": Metric("Gini: inequality of exposure, 0 = all items equally often", -1),
 }
 """Metrics in the order of the page; a page shows those that its arms have."""
 
@@ -76,7 +76,7 @@ def timeline_page(
 
     Args:
         days: name of each day, the oldest first.
-        arms: the arm in question first.
+        arms: curves, in the order of the legend.
         title: heading of the page.
         meta: one line below the heading.
         notes: sentences above the plots.
@@ -95,11 +95,19 @@ def timeline_page(
         "timeline.html",
         title=title,
         meta=meta,
-        headline=verdict(arms[0]),
+        headline=_headline(tested),
         notes=notes,
         curves=[_curve(name, days, arms) for name in shown],
         trends=Table(heads, trends),
     )
+
+
+def _headline(arms: Sequence[Arm]) -> str:
+    """Return the verdict, with the names of the arms if there are several."""
+    if len(arms) == 1:
+        return verdict(arms[0])
+    said = [f"{arm.name}: {verdict(arm)}" for arm in arms]
+    return " ".join(each[0].upper() + each[1:] for each in said)
 
 
 def verdict(arm: Arm) -> str:

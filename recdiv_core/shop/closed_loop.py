@@ -10,7 +10,8 @@ leaf as in generate.py. The user examines the slate from the top, an item at pla
 probability 1 / log2(1 + p), and clicks examined items by their appeal (appeal.py), which no model
 changes. Some visits also browse the shelf of the visit's leaf, whose items are sampled by the
 shop's own popularity: discovery that no recommender steers. Before the first day of the loop slates
-are sampled by that popularity too. New items arrive with their texts.
+are random, as in Chaney et al. (2018, How algorithmic confounding in recommendation systems
+increases homogeneity and decreases utility). New items arrive with their texts.
 """
 
 from __future__ import annotations
@@ -132,13 +133,11 @@ def draw_day(shop: OpenShop, number: int) -> Day:
     )
 
 
-def popular_slates(shop: OpenShop, day: Day, k: int) -> Ints:
-    """Return a slate for each visit, sampled by the shop's own popularity, [N, k]."""
+def random_slates(shop: OpenShop, day: Day, k: int) -> Ints:
+    """Return a slate of items on sale for each visit, all items equally likely, [N, k]."""
     rng = np.random.default_rng(np.random.SeedSequence(shop.seed, spawn_key=(6, day.number)))
-    share = np.diff(shop.goods.cumulative[_period(day.number)])
-    noise = rng.gumbel(size=(len(day.users), shop.goods.num_items))
-    with np.errstate(divide="ignore"):
-        return np.argsort(-(np.log(share) + noise), axis=1)[:, :k]
+    noise = rng.random((len(day.users), shop.goods.num_items)) + (shop.arrival_day > day.number)
+    return np.argsort(noise, axis=1)[:, :k]
 
 
 def browsed(shop: OpenShop, day: Day) -> Ints:
