@@ -30,21 +30,21 @@ demo: $(READY)  ## the main job on the built-in shop: click log -> front in MLfl
 	@$(PY) -m pipelines.tune --preset demo --space tradeoff
 	@$(PY) -m pipelines.report --preset demo
 
-test: $(READY)  ## unit tests, then the tests that start a local Ray cluster
+test: $(READY)  ## unit tests, then the tests that start a local Ray cluster and kill nothing
 	@$(PY) -m pytest --quiet -n auto --dist loadfile
-	@$(PY) -m pytest --quiet -m "ray and not slow" tests/cluster
+	@$(PY) -m pytest --quiet -m "ray and not slow and not faults" tests/cluster
 
 test-cluster: $(READY)  ## only the tests that start a local Ray cluster
 	@$(PY) -m pytest --quiet -m ray tests/cluster
 
-test-faults: $(READY)  ## only the tests that kill a process or cut a connection; not all are in `make test`
-	@$(PY) -m pytest --quiet -m faults tests/cluster
+test-faults: $(READY)  ## the tests that kill a process or cut a connection; the long ones are in nightly
+	@$(PY) -m pytest --quiet -m "faults and not slow" tests/cluster
 
 nightly: $(READY)  ## all tests without a GPU, with the slow ones, and the fuzz test at 1,000 inputs
 	@RECDIV_FUZZ=1000 $(PY) -m pytest --quiet -n auto --dist loadfile -m "not ray and not gpu"
 	@$(PY) -m pytest --quiet -m ray tests/cluster
 
-check: lint type test  ## lint, types and tests: what a change must pass
+check: lint type test test-faults  ## lint, types and all tests of CI: what a change must pass
 
 fmt: $(READY)  ## format the code and apply safe fixes
 	@$(PY) -m ruff check --quiet --fix .

@@ -130,10 +130,6 @@ def references(shop: Shop) -> dict[str, Any]:
     return sweep.run(config, dataclasses.replace(SPACE, parameters=one, points=()), "baselines")
 
 
-# two workers: with one, a trial is done before Tune has let go of it
-SWEPT = ("run.name=swept", "scaling.num_workers=2")
-
-
 class Halted(NamedTuple):
     """The state of a sweep after a signal."""
 
@@ -143,16 +139,9 @@ class Halted(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def halted(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Halted:
-    """Interrupt the sweep `swept` in its first trial; return its state."""
-    with drivers_in(tmp_path_factory.mktemp("halted")) as start:
-        return halt(shop, start, "swept", signal.SIGINT)
-
-
-@pytest.fixture(scope="session")
-def swept(shop: Shop, halted: Halted) -> dict[str, Any]:
-    """Return the output of `tune` for a sweep of two trials that is completed after a signal."""
-    return run("tune", "--space", "smoke", *shop.arguments(*SWEPT))
+def swept(shop: Shop) -> dict[str, Any]:
+    """Return the output of `tune` for a sweep of two trials."""
+    return run("tune", "--space", "smoke", *shop.arguments("run.name=swept"))
 
 
 def run(script: str, *arguments: str) -> dict[str, Any]:
@@ -297,7 +286,9 @@ def drivers_in(place: Path) -> Iterator[Start]:
 
 def halt(shop: Shop, start: Start, name: str, blow: signal.Signals) -> Halted:
     """Start a sweep of two trials, send its driver a signal in a trial, wait for its end."""
-    driver = start("tune", "--space", "smoke", *shop.arguments(*SWEPT, f"run.name={name}"))
+    # two workers: with one, a trial is done before Tune has let go of it
+    arguments = shop.arguments(f"run.name={name}", "scaling.num_workers=2")
+    driver = start("tune", "--space", "smoke", *arguments)
     running = "attributes.status = 'RUNNING' and tags.`recdiv.kind` = 'trial'"
     wait_until(lambda: shop.runs(running))
     driver.send_signal(blow)

@@ -17,7 +17,7 @@ from recdiv_core.settings import apply_overrides, parse_overrides
 from recdiv_core.sweep import run as sweep
 from recdiv_core.sweep.search import Budget, FrontSearch
 from recdiv_core.tracking.runs import RunHandle, read_text
-from tests.cluster.conftest import SWEPT, Halted, halt, kill_driver, reserved, run, wait_until
+from tests.cluster.conftest import Halted, halt, kill_driver, reserved, run, wait_until
 from tune_spaces.smoke import SPACE
 
 pytestmark = pytest.mark.ray
@@ -40,7 +40,7 @@ def assert_whole(shop, parent):
     assert course[0][1] <= course[1][1] == parent.data.metrics["front/hypervolume"]
 
 
-def test_a_sweep_that_was_interrupted_is_one_parent_with_a_finished_run_a_trial(shop, swept):
+def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop, swept):
     (parent,) = shop.runs("tags.`recdiv.run_name` = 'swept'")
     assert swept["parent_run_id"] == parent.info.run_id
     assert swept["num_trials"] == 2
@@ -57,7 +57,7 @@ def test_a_sweep_that_was_interrupted_is_one_parent_with_a_finished_run_a_trial(
     assert all(1e3 * path.stat().st_mtime < parent.info.start_time for path in vectors)
 
     num_runs = len(shop.runs(""))
-    again = run("tune", "--space", "smoke", *shop.arguments(*SWEPT))
+    again = run("tune", "--space", "smoke", *shop.arguments("run.name=swept"))
     assert again["front"] == swept["front"]
     assert len(shop.runs("")) == num_runs
 
@@ -127,17 +127,15 @@ def test_a_trial_that_is_left_behind_is_stopped_and_its_workers_end(shop):
 
 
 @pytest.mark.faults
-def test_an_interrupted_sweep_is_closed(halted):
-    assert halted == Halted(130, sweep="KILLED", trials={"KILLED"})
-
-
-@pytest.mark.faults
-@pytest.mark.slow
-def test_a_terminated_sweep_is_closed_and_completed_by_the_same_command(shop, start):
+@pytest.mark.parametrize(
+    "blow", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_an_interrupted_sweep_is_closed_and_completed_by_the_same_command(shop, start, blow):
     closed = Halted(130, sweep="KILLED", trials={"KILLED"})
-    assert halt(shop, start, "terminated", signal.SIGTERM) == closed
-    result = run("tune", "--space", "smoke", *shop.arguments(*SWEPT, "run.name=terminated"))
-    (parent,) = shop.runs("tags.`recdiv.run_name` = 'terminated'")
+    assert halt(shop, start, blow.name, blow) == closed
+    arguments = shop.arguments(f"run.name={blow.name}", "scaling.num_workers=2")
+    result = run("tune", "--space", "smoke", *arguments)
+    (parent,) = shop.runs(f"tags.`recdiv.run_name` = '{blow.name}'")
     assert_whole(shop, parent)
     assert result["num_trials"] == 2
 
