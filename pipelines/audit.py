@@ -28,8 +28,8 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Audit the data set of the config."""
     from recdiv_core.data.audit.prepared import audit, format_table, without_users
 
-    result = audit(config.data.prepared)
-    result = result if args.show_ids else without_users(result)
+    found = audit(config.data.prepared)
+    result: dict[str, object] = {**(found if args.show_ids else without_users(found))}
     print(format_table(result), file=sys.stderr)
     return result | {"passed": not (args.strict and result["worst"] == "severe")}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +41,7 @@ def read_item_ids(place: str, key: str, manifest: Manifest) -> pa.Array:
     Raises:
         UserError: A file cannot be read, has no such column, or a line is broken.
     """
-    made_with: Mapping[str, Any] = manifest.settings
+    made_with = cast("Mapping[str, Any]", manifest.settings)
     columns: Mapping[str, str] = made_with.get("data.item_columns", {})
     theirs = columns.get(ITEM_ID) or str(made_with.get("data.columns.item_id", ITEM_ID))
     words: Sequence[str] = made_with.get("data.null_words", ())
