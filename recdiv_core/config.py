@@ -95,7 +95,7 @@ _DIAL: Final = re.compile(
 _LIGHT: Final = ("mmr 0.3", "msd 0.15", "msd 0.2", "msd 0.3", "msd 0.4", "beam 0.1", "beam 0.2")
 DIALS: Final = tuple(
     " ".join(filter(None, (dial, factor)))
-    for factor in ("", "logit 0.1", "logit 0.25")
+    for factor in ("", "logit 0.1", "logit 0.2")
     for dial in ("", *_LIGHT)
     if dial or factor
 )
