@@ -10,6 +10,7 @@ import pytest
 
 from recdiv_core.config import Config, override
 from recdiv_core.data.append import append
+from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.clicklog import prepare
 from recdiv_core.data.digest import digest
 from recdiv_core.data.door import (
@@ -24,6 +25,8 @@ from recdiv_core.data.door import (
 from recdiv_core.errors import UserError
 from recdiv_core.formats.units import RawBatch
 from recdiv_core.schema import read_manifest
+from recdiv_core.slates.given import held_out_users, read_given_slates
+from recdiv_core.slates.search_requests import read_requests, with_stored_users
 
 KEY = b"a key of more than sixteen bytes"
 NAMES = [f"anna-{number:03d}@shop.example" for number in range(12)]
@@ -166,6 +169,19 @@ def test_ids_of_a_caller_are_found_under_their_pseudonyms(shop, hidden):
     found = as_stored(pa.array([f" {NAMES[2]}", made, None]), manifest)
     assert found.to_pylist() == [made, made, None]
     assert as_stored(pa.array(["u1"]), read_manifest(make(shop, "plain"))).to_pylist() == ["u1"]
+
+
+def test_slates_and_queries_of_a_caller_are_matched_under_pseudonyms(shop, hidden, tmp_path):
+    manifest, items = read_manifest(hidden), load_catalogue(hidden).item_ids
+    held_out = held_out_users(hidden, "test").to_pylist()
+    own = [name for name in NAMES if Pseudonyms(KEY).of(name) in held_out]
+    lines = ["user_id,item_ids", *(f"{name},i1|i2" for name in own)]
+    (tmp_path / "slates.csv").write_text("\n".join(lines) + "\n")
+    found = read_given_slates(tmp_path / "slates.csv", hidden, items, "test", k=2)
+    assert sorted(found.row_of) == sorted(held_out)
+    (tmp_path / "asked.csv").write_text(f"query,user_id\nred shoes,{own[0]}\nblue hats,\n")
+    asked = with_stored_users(read_requests(str(tmp_path / "asked.csv")), manifest, "")
+    assert asked.table["user_id"].to_pylist() == [Pseudonyms(KEY).of(own[0]), None]
 
 
 def test_the_key_is_in_no_text_of_the_door():

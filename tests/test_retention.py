@@ -1,6 +1,7 @@
 """Only the latest days of a log are kept (data/retention.py)."""
 
 import json
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,7 @@ from recdiv_core.schema import read_manifest
 from tests.test_append import DAY, NUM_DAYS, START, make, write_days
 
 KEEP = 4
-HOW = {"data.retention_days": KEEP}
+HOW: dict[str, Any] = {"data.retention_days": KEEP}
 FIRST = (START + (NUM_DAYS - KEEP) * DAY) * 1_000_000
 
 
