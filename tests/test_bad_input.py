@@ -29,8 +29,9 @@ from tests.test_pipelines import run
 def prepared(tmp_path: Path, manifest) -> Path:
     """Write a prepared data set as far as it is looked at before Ray starts: its footers."""
     root = tmp_path / "prepared"
-    for name in ("catalogue.parquet", "tokens.arrow", "queries.arrow"):
-        root.mkdir(exist_ok=True)
+    root.mkdir()
+    pq.write_table(pa.table({"item_id": ["a"]}), root / "catalogue.parquet")
+    for name in ("tokens.arrow", "queries.arrow"):
         (root / name).touch()
     for split, schema in (("train", TRAIN_EXAMPLE), ("val", EVAL_EXAMPLE), ("test", EVAL_EXAMPLE)):
         (root / split).mkdir()

@@ -347,7 +347,7 @@ def test_what_only_the_raw_log_shows_is_found(ray_cluster, shop):
         "data.columns.available_from": "on_sale",
     }
     run(shop, "planted", "planted-*.parquet", **cuts, **names)
-    audited = run_script("audit", f"data.prepared={shop / 'planted'}")
+    audited = run_script("audit", f"data.prepared={shop / 'planted'}", "--show-ids")
     found = {row["name"]: row for row in audited["findings"]}
     assert audited["not_checked"] == []
     severe = {name for name, row in found.items() if row["severity"] == "severe"}
