@@ -23,6 +23,7 @@ from benchmarks.month_metrics import Judge
 from recdiv_core.config import Config, override
 from recdiv_core.data.append import append
 from recdiv_core.data.clicklog import prepare
+from recdiv_core.data.versions import point
 from recdiv_core.shop.closed_loop import OpenShop, clicks, draw_day, new_items, open_shop
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.storage.whole_files import write_json
@@ -102,6 +103,8 @@ class Loop:
         path = home / "rows.json"
         if path.is_file():
             self.rows = json.loads(path.read_text())
+            if self.rows:  # a day that was interrupted may have moved on
+                point(self.home / "shop", self.home / self.rows[-1]["data"])
         else:
             self._start(source)
 
@@ -165,6 +168,7 @@ class Loop:
         if self.name == "with" and self.size.every and number % self.size.every == 0:
             row["true_ndcg_after"] = self.slates(trained.checkpoint, "shop", 1)[0]["true_ndcg"]
             row["yardstick"] = self.yardstick()
+        row["data"] = str(prepared.relative_to(self.home.resolve()))
         self.rows.append(row)
         write_json(self.home / "rows.json", self.rows, indent=1)
         shutil.rmtree(model)
@@ -188,7 +192,7 @@ class Loop:
     ) -> tuple[dict[str, float], list[list[str]]]:
         """Return the slates of all users and their metrics, by a model on a data set."""
         prepared = (self.home / data).resolve()
-        histories, times = read_histories(self.home / "log", self.shop)
+        histories, times = read_histories(self.home / "log", self.shop, self.day + later)
         slates = nightly.make_slates(model, prepared, histories, times)
         unseen = self.config.eval.filter_seen
         dataset = load_dataset(prepared)
@@ -249,12 +253,14 @@ def numbers(judge: Judge, slates: Sequence[Sequence[str]]) -> npt.NDArray[np.int
     return found
 
 
-def read_histories(log: Path, shop: OpenShop) -> tuple[list[list[str]], list[list[int]]]:
-    """Return the items of each user, oldest first, and their times in microseconds."""
+def read_histories(
+    log: Path, shop: OpenShop, before: int
+) -> tuple[list[list[str]], list[list[int]]]:
+    """Return the items of each user before a day, oldest first, and their times in microseconds."""
     place = {user_id: row for row, user_id in enumerate(shop.user_ids)}
     items: list[list[str]] = [[] for _ in place]
     times: list[list[int]] = [[] for _ in place]
-    for path in sorted(log.glob("*.parquet")):
+    for path in (log / f"day-{number:03d}.parquet" for number in range(before)):
         columns = pq.read_table(path, columns=["user_id", "item_id", "timestamp"]).to_pydict()
         for user_id, item_id, time_ms in zip(*columns.values(), strict=True):
             items[place[user_id]].append(item_id)

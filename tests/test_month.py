@@ -3,9 +3,11 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from benchmarks.month_arm import read_histories
 from benchmarks.month_metrics import (
     Judge,
     first_day_share,
@@ -13,7 +15,7 @@ from benchmarks.month_metrics import (
     slopes_between,
     yardstick_shares,
 )
-from recdiv_core.shop.closed_loop import new_items, open_shop
+from recdiv_core.shop.closed_loop import clicks, draw_day, new_items, open_shop, random_slates
 
 DAY, K = 40, 4
 
@@ -98,3 +100,14 @@ def test_a_shock_that_both_arms_share_is_no_difference():
     between = slopes_between(one, two)["coverage"]
     assert between["per_day"] == pytest.approx(0.01)
     assert between["direction"] == "rises"
+
+
+def test_slates_of_a_day_know_the_days_before_alone(shop, tmp_path):
+    for number in (0, 1):
+        day = draw_day(shop, number)
+        log = clicks(shop, day, random_slates(shop, day, K))
+        pq.write_table(log, tmp_path / f"day-{number:03d}.parquet")
+    first, both = (read_histories(tmp_path, shop, before) for before in (1, 2))
+    assert 0 < sum(map(len, first[0])) < sum(map(len, both[0]))
+    assert all(times == sorted(times) for times in both[1])
+    assert [own[: len(old)] for own, old in zip(both[0], first[0], strict=True)] == first[0]

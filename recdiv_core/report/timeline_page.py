@@ -17,7 +17,7 @@ from recdiv_core.report import plots
 from recdiv_core.report.plots import Plot, finish, new_plot, plain
 from recdiv_core.report.templates import Cell, Table, cell, render
 
-HEIGHT: Final = 230
+HEIGHT: Final = 280
 NEVER: Final = math.nan
 """Value of a day without a metric."""
 
