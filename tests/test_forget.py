@@ -219,6 +219,21 @@ def test_a_user_with_a_pseudonym_is_forgotten_by_either_name(root, tmp_path):
     assert mentions(place, [Pseudonyms(key).of(name) for name in GONE]) == []
 
 
+def test_a_preparation_with_another_key_does_not_bring_a_user_back(root, tmp_path):
+    for name in ("key", "other"):
+        (tmp_path / name).write_text(f"{name} of more than sixteen bytes")
+    keys = [{}, *({"data.pseudonymise": f"file:{tmp_path / name}"} for name in ("key", "other"))]
+    for first, then in ((0, 1), (1, 2), (1, 0)):
+        place = prepared(root, f"rekeyed {first}{then}", "all", **keys[first])
+        forgotten(place)
+        left = read_manifest(place)
+        with pytest.raises(UserError, match="would come back under other ids; allowed: "):
+            prepared(root, place.name, "all", **keys[then])
+        assert read_manifest(place) == left
+        again = read_manifest(prepared(root, place.name, "all", **keys[first]))
+        assert again.num_users == left.num_users == 14  # of 16
+
+
 def test_a_copy_without_a_link_is_refused(root, less, tmp_path):
     shutil.copytree(less.resolve(), tmp_path / "copy")
     with pytest.raises(UserError, match="is not the link that `recdiv prepare` made"):

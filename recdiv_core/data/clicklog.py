@@ -114,7 +114,7 @@ def prepare(config: Config, *, on_ray: bool = True) -> dict[str, object]:
     is_demo = config.data.source == "demo"
     given = None if is_demo else find_given(config)
     config = given.config if given else config
-    door = open_door(config, read_tombstones(out))
+    door = open_door(config, out)
     inputs = _open(given, door) if given else None
     sources = inputs.sources if inputs else _demo_sources(config)
     encoder_path, encoder = encoder_source(config)

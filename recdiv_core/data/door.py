@@ -30,7 +30,7 @@ from recdiv_core.config import Config
 from recdiv_core.errors import UserError
 from recdiv_core.formats import values
 from recdiv_core.formats.units import RawBatch
-from recdiv_core.schema import USER_ID, Manifest
+from recdiv_core.schema import USER_ID, Manifest, read_manifest
 from recdiv_core.storage.given_paths import local_path
 
 SETTING: Final = "data.pseudonymise"
@@ -290,10 +290,21 @@ def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     return table.set_column(table.column_names.index(name), name, column)
 
 
-def open_door(config: Config, tombstones: Tombstones) -> Door:
-    """Return the door of a data set that is made from scratch.
+def open_door(config: Config, out: Path) -> Door:
+    """Return the door of a data set that is made from scratch in `out`, whose tombstones stay.
 
     Raises:
-        UserError: the key of `data.pseudonymise` cannot be read.
+        UserError: the key of `data.pseudonymise` cannot be read, or `out` has tombstones of other
+            pseudonyms, which would let forgotten users in.
     """
-    return Door(read_key(config.data.pseudonymise), tombstones, tuple(config.data.null_words))
+    pseudonyms, tombstones = read_key(config.data.pseudonymise), read_tombstones(out)
+    if tombstones:
+        before = read_manifest(out)
+        if before.pseudonyms != (pseudonyms.check if pseudonyms else ""):
+            place = str(before.settings.get(SETTING, ""))
+            allowed = f"{SETTING}={place} with the key of then" if place else f"no {SETTING}"
+            raise UserError(
+                f"{SETTING}={config.data.pseudonymise}: forgotten users of data.out={out} "
+                f"would come back under other ids; allowed: {allowed}"
+            )
+    return Door(pseudonyms, tombstones, tuple(config.data.null_words))
