@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, cast, get_args
@@ -910,9 +911,10 @@ def to_yaml(config: Config) -> str:
     return yaml.dump(to_tree(config), Dumper=yaml.CSafeDumper, sort_keys=False)
 
 
-def known_keys() -> list[str]:
+@functools.cache
+def known_keys() -> tuple[str, ...]:
     """Return all dotted keys, in the order of the tree."""
-    return list(flatten(Config()))
+    return tuple(flatten(Config()))
 
 
 def _set_dotted(tree: dict[str, Any], key: str, value: object, known: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import hypothesis
@@ -34,15 +35,28 @@ hypothesis.settings.register_profile(
     "recdiv",
     deadline=None,
     derandomize=True,
-    max_examples=100 if "RECDIV_FUZZ" in os.environ else 30,
+    max_examples=100 if "RECDIV_FUZZ" in os.environ else 15,
 )
 hypothesis.settings.load_profile("recdiv")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import the tests of a cluster only where they run: they import Ray Tune and its parts."""
+    is_asked_for = "ray" in config.option.markexpr.replace("not ray", "")
+    is_asked_for |= any("cluster" in argument for argument in config.args)
+    return True if collection_path.name == "cluster" and not is_asked_for else None
+
+
 def pytest_collection_finish() -> None:
-    """Collect garbage from now on, but do not search what the imports have made."""
+    """Prepare for thousands of short tests."""
+    # search what the imports have made for garbage no more, and the rest more rarely
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     gc.enable()
+    # pytest adds its handlers to each logger that does not propagate, six times per test
+    for logger in logging.Logger.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.propagate = True
 
 
 def do_not_sync(connection: sqlite3.Connection, _: object) -> None:

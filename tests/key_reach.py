@@ -7,7 +7,7 @@ local name (`loss = config.loss`) or at a parameter annotated with a section (`t
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -28,6 +28,7 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
 
 SECTIONS = dict(_sections(Config, ""))  # class -> dotted path of the section; "" = the root
 PLACES = set(SECTIONS.values()) - {""}
+TOPS = {place for place in PLACES if "." not in place}
 KEYS = set(known_keys())
 
 
@@ -77,7 +78,7 @@ class Source:
         used: set[str] = set()  # names of attributes
         keys: set[str] = set()
         waiting = [node for node in self.bodies if node[0] == f"pipelines.{pipeline}"]
-        while waiting:
+        while waiting := waiting or self._methods(reached, used):
             node = waiting.pop()
             if node in reached or node not in self.bodies:
                 continue
@@ -88,27 +89,32 @@ class Source:
             keys |= read
             used |= attributes
             waiting += nodes
-            waiting += [
-                method
-                for name, pairs in self.methods.items()
-                for owner, method in pairs
-                if owner in reached and (name in used or name.startswith("__"))
-            ]
         return keys
+
+    def _methods(self, reached: set[Node], used: set[str]) -> list[Node]:
+        """Return the methods, not reached yet, of reached classes whose names are used."""
+        return [
+            method
+            for name, pairs in self.methods.items()
+            if name in used or name.startswith("__")
+            for owner, method in pairs
+            if owner in reached and method not in reached
+        ]
 
     def _look(self, node: Node) -> tuple[set[str], set[str], list[Node]]:
         """Return the settings that a node reads, the attributes it uses and the nodes it names."""
         body = self.bodies[node]
+        parts = list(_parts(body))
         attributes: set[str] = set()
         nodes: list[Node] = []
-        for part in _parts(body):
+        for part in parts:
             if isinstance(part, ast.Name):
                 nodes += self._named(node[0], part.id)
             elif isinstance(part, ast.Attribute):
                 attributes.add(part.attr)
                 if isinstance(part.value, ast.Name):
                     nodes += self._of_module(node[0], part.value.id, part.attr)
-        return reads(body, _owner(node)), attributes, nodes
+        return reads(body, _owner(node), parts), attributes, nodes
 
     def _named(self, module: str, name: str) -> list[Node]:
         full = self.imports[module].get(name, f"{module}.{name}")
@@ -144,18 +150,19 @@ def _imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
             yield from ((a.asname or a.name, a.name) for a in part.names)
 
 
-def reads(body: ast.AST, owner: str = "") -> set[str]:
+def reads(body: ast.AST, owner: str = "", parts: list[ast.AST] | None = None) -> set[str]:
     """Return the settings that a node reads; a whole section that is dumped counts as all its."""
-    names = dict(_annotated(body))
+    parts = list(_parts(body)) if parts is None else parts
+    names = dict(_annotated(ast.walk(body) if isinstance(body, ast.ClassDef) else parts))
     if owner in SECTIONS:
         names["self"] = SECTIONS[owner]
-    for part in _parts(body):
+    for part in parts:
         if isinstance(part, ast.Assign):
             for target, value in _pairs(part):
                 if isinstance(target, ast.Name) and (place := _place(value, names)) in PLACES:
                     names[target.id] = place
     found: set[str] = set()
-    for part in _parts(body):
+    for part in parts:
         if isinstance(part, ast.Attribute):
             place = _place(part, names)
             section, _, method = place.rpartition(".")
@@ -166,8 +173,8 @@ def reads(body: ast.AST, owner: str = "") -> set[str]:
     return found
 
 
-def _annotated(body: ast.AST) -> Iterator[tuple[str, str]]:
-    for part in ast.walk(body):
+def _annotated(parts: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
+    for part in parts:
         annotation = part.annotation if isinstance(part, ast.arg) else None
         if isinstance(annotation, ast.Name) and annotation.id in SECTIONS:
             yield part.arg, SECTIONS[annotation.id]
@@ -191,8 +198,7 @@ def _place(node: ast.expr, names: dict[str, str]) -> str:
         return ".".join([names[node.id], *attributes])
     if isinstance(node, ast.Name) and (node.id in names or node.id == "config"):
         return ".".join(attributes)
-    tops = {place for place in PLACES if "." not in place}
     for index, name in enumerate(attributes):
-        if name in tops or (name == "seed" and index and attributes[index - 1] == "config"):
+        if name in TOPS or (name == "seed" and index and attributes[index - 1] == "config"):
             return ".".join(attributes[index:])
     return ""

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import binom
@@ -198,7 +198,6 @@ def test_a_limit_is_what_counts_as_an_alarm(log):
 
 
 @given(st.data())
-@settings(max_examples=20)
 def test_days_are_counted_as_by_hand(data):
     size = data.draw(st.integers(0, 30))
     day, user, item = (

@@ -1,6 +1,6 @@
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from tests.candidate_worlds import candidates_of_one, random_candidates, rerank
 from tests.oracles import greedy_regret, scaled_scores, values_left
@@ -9,7 +9,6 @@ EVERY = {"category": 1.0, "brand": 1.0, "colour": 1.0, "price": 1.0}
 
 
 @pytest.mark.parametrize("weights", [{}, {"category": 1.0}, {"price": 3.0, "category": 0.5}])
-@settings(max_examples=15)
 @given(
     seed=st.integers(0, 10_000),
     dial=st.sampled_from([0.2, 0.6, 1.0]),

@@ -19,7 +19,7 @@ NUM_DAYS, NUM_ITEMS, LISTED_EARLY = 9, 24, 19
 DAY = 86_400
 START = 1_700_006_400  # midnight
 SETTINGS = {
-    "data.num_shards": 3,
+    "data.num_shards": 2,
     "data.fragment_rows": 4,
     "data.max_quarantined": 0.4,
     "data.session_gap_s": 600.0,
@@ -187,7 +187,7 @@ def test_the_default_place_is_that_of_the_base(root):
     [
         ({"data.base": "nowhere"}, "data.base=.*nowhere is not a prepared data set"),
         ({"data.clicks": ""}, "data.base needs data.clicks, data.items, or both"),
-        ({"data.num_shards": 5}, "data.num_shards=5: data.base=.* was prepared with 3"),
+        ({"data.num_shards": 5}, "data.num_shards=5: data.base=.* was prepared with 2"),
     ],
 )
 def test_a_wrong_append_is_refused(root, whole, change, message):

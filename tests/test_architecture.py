@@ -89,10 +89,16 @@ def room(name: str) -> str:
 
 
 @functools.cache
+def nodes(module: str) -> list[ast.AST]:
+    """Return all nodes of a module."""
+    return list(ast.walk(sources()[module]))
+
+
+@functools.cache
 def imports(module: str) -> tuple[str, ...]:
     """Return every name a module imports, lazily or not, as `package.module[.name]`."""
     found: list[str] = []
-    for node in ast.walk(sources()[module]):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -167,7 +173,7 @@ def test_only_scripts_set_up_logging():
     assert not [
         (module, node.attr)
         for module in library
-        for node in ast.walk(sources()[module])
+        for node in nodes(module)
         if isinstance(node, ast.Attribute) and node.attr in set_up
     ]
 

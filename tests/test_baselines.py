@@ -336,7 +336,6 @@ def test_popular_ranks_by_counts_and_equal_ones_by_index(kind):
 
 
 @each_kind
-@settings(max_examples=15)
 @given(users)
 def test_a_user_is_scored_alike_alone_and_in_any_batch(kind, some):
     baseline, ids = fitted(kind, log()), [f"user {row}" for row in range(len(some))]

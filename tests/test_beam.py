@@ -3,7 +3,7 @@
 import math
 
 import hypothesis.strategies as st
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 
 from tests.candidate_worlds import candidates_of_one, random_candidates, rerank
 from tests.oracles import greedy_regret
@@ -52,7 +52,6 @@ def test_slates_are_those_of_the_search_of_the_tree(scores, categories, width, d
     assert found == expected + [-1] * (6 - len(expected))
 
 
-@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), dial=st.sampled_from([0.2, 0.6, 1.0]))
 def test_an_item_of_several_categories_pays_the_mean_of_theirs(seed, dial):
     candidates = random_candidates(seed, num_users=1)

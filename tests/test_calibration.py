@@ -3,7 +3,7 @@ import math
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from scipy.spatial.distance import jensenshannon
 
 from recdiv_core.metrics.calibration import calibration_js, calibration_kl
@@ -57,7 +57,6 @@ def test_calibration_by_hand(slate, history, kl, js):
     assert got_js == pytest.approx([js], abs=1e-12)
 
 
-@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 10))
 def test_divergences_equal_the_slow_twin_and_scipy(seed, k):
     world = with_background(random_world(seed, num_users=5), seed)

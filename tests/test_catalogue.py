@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recdiv_core.config import Config, override
@@ -120,7 +120,6 @@ def test_without_a_catalogue_the_items_are_those_of_the_log(tmp_path):
 ROWS = ["i1,Cup,A|B", "i2,Mug,B", "i10,Pot,C", "x,,", "y,Pan,A > D", "1,One,E"]
 
 
-@settings(deadline=None, derandomize=True, max_examples=25)
 @given(order=st.permutations(ROWS))
 def test_the_order_of_rows_in_the_shops_file_changes_nothing(order, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")

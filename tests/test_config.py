@@ -4,7 +4,7 @@ from typing import Any, get_args
 import pydantic
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recdiv_core.config import (
@@ -58,7 +58,6 @@ def write(path: Path, text: str) -> Path:
     return preset
 
 
-@settings(max_examples=30)
 @given(SETTINGS)
 def test_flattened_settings_and_their_yaml_make_the_same_config(values: dict[str, object]):
     config = override(Config(), values)

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import describe_items
@@ -69,7 +69,6 @@ def test_ild_of_more_users_than_are_gathered_at_once():
     np.testing.assert_allclose(diversity.ild(slates).numpy(), expected, atol=1e-6)
 
 
-@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), scale=st.floats(1e-3, 1e3))
 def test_ild_does_not_depend_on_order_or_length_of_vectors(seed, scale):
     rng = np.random.default_rng(seed)
@@ -81,7 +80,6 @@ def test_ild_does_not_depend_on_order_or_length_of_vectors(seed, scale):
     assert 0 <= plain.item() <= 2
 
 
-@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), size=st.integers(2, 4))
 def test_showing_a_twin_of_every_item_lowers_ild_by_a_known_share(seed, size):
     rng = np.random.default_rng(seed)
@@ -139,7 +137,6 @@ def test_items_without_a_category_count_nothing():
     assert diversity.homogeneity(slates).tolist() == pytest.approx([math.log(3)] * 2)
 
 
-@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 12))
 def test_category_metrics_equal_their_slow_twin(seed, k):
     world = random_world(seed, num_users=5)

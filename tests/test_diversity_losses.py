@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.losses.diversity import (
@@ -48,7 +48,6 @@ each_regulariser = pytest.mark.parametrize("name", REGULARISERS)
 
 
 @each_regulariser
-@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     k=st.integers(1, 12),

@@ -146,7 +146,6 @@ def reranked(config, method):
 kinds = st.sampled_from(["neural", "blend", *SCORES])
 
 
-@settings(max_examples=60)
 @given(kinds, st.sampled_from(METHODS), eligibilities(), st.booleans())
 def test_a_slate_never_holds_an_ineligible_item_and_is_as_long_as_it_can_be(
     model_of, kind, method, eligible, filter_seen
@@ -176,7 +175,6 @@ def freed_by_hand(scores_V, history, eligible, at, k):
     return [not may_see(eligible, item, at) for item in best]
 
 
-@settings(max_examples=25)
 @given(st.sampled_from(["neural", "item_knn", "blend"]), eligibilities(), st.booleans())
 def test_freed_places_equal_their_slow_twin(model_of, kind, eligible, is_adjusted):
     config, dataset, model = model_of(kind)
@@ -196,7 +194,6 @@ def test_freed_places_equal_their_slow_twin(model_of, kind, eligible, is_adjuste
             user += 1
 
 
-@settings(max_examples=15)
 @given(eligibilities())
 def test_all_ways_of_evaluation_agree(model_of, eligible):
     config, dataset, model = model_of("item_knn")
@@ -359,7 +356,6 @@ def test_dates_of_the_catalogue_count_unless_they_are_off(prepared, tmp_path):
     assert eligible.count_at(np.array([START, START + 9 * DAY_US])) == NUM_ITEMS
 
 
-@settings(max_examples=30)
 @given(eligibilities(), st.lists(st.integers(-5, 35), min_size=1, max_size=5))
 def test_items_of_some_requests_are_counted_like_their_slow_twin(eligible, asked):
     times = [START + DAY_US * day for day in asked]

@@ -1,5 +1,6 @@
 """How an encoder is used: as its files say, as its architecture wants it, as the user sets it."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -75,8 +76,13 @@ def write(path: Path, tree: object):
     path.write_text(json.dumps(tree))
 
 
+@functools.cache
+def loaded(source: Path):
+    return load_encoder(str(source)), load_tokenizer(str(source))
+
+
 def vectors(source: Path, texts, pooling) -> np.ndarray:
-    model, tokenizer = load_encoder(str(source)), load_tokenizer(str(source))
+    model, tokenizer = loaded(source)
     input_ids, mask = pad_tokens(token_ids(tokenizer, texts, 8, pooling))
     with torch.inference_mode():
         hidden = model(input_ids=input_ids, attention_mask=mask).last_hidden_state

@@ -2,7 +2,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.rerank import NOVELTIES, RERANKERS, Options
 from recdiv_core.rerank.explain import FREE, explain
@@ -58,7 +58,6 @@ def test_the_dial_shares_out_what_a_place_is_chosen_by(name):
     assert not why.relevance_BWK[:, 2, 1:].any()
 
 
-@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), name=st.sampled_from(sorted(NOVELTIES)), k=st.integers(1, 6))
 def test_a_place_that_is_not_free_is_where_the_free_choice_differs(seed, name, k):
     rng = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ import math
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import describe_items
@@ -148,7 +148,6 @@ def test_rare_items_at_the_end_of_slates_even_out_exposure_more_than_attention()
     assert found["attention_coverage_at_6"] < other["attention_coverage_at_6"]
 
 
-@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_with_one_position_attention_is_exposure(seed):
     found = finish_scorecard(scorecard_tally(with_background(random_world(seed), seed), k=1))

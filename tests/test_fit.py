@@ -86,35 +86,49 @@ def metrics(dataset, kind, **changes):
     return finish(sum(parts[1:], parts[0]))
 
 
-@each_kind
-@pytest.mark.parametrize(("world_size", "batch_size"), [(2, 7), (3, 4), (1, 7)])
-def test_metrics_depend_on_neither_workers_nor_batches(dataset, kind, world_size, batch_size):
-    alone = metrics(dataset, kind)
-    shared = metrics(dataset, kind, world_size=world_size, batch_size=batch_size)
-    assert shared == pytest.approx(alone, abs=1e-12)
+@pytest.fixture(scope="module")
+def baselines(dataset):
+    """Return the fitted baseline of each kind."""
+    return {kind: fit_baseline(settings(kind), dataset) for kind in SCORES}
+
+
+@pytest.fixture(scope="module")
+def plain(dataset, baselines):
+    """Return the metrics of each kind, by one worker in one batch."""
+    return {kind: metrics(dataset, kind, baseline=own) for kind, own in baselines.items()}
 
 
 @each_kind
-def test_a_fit_does_not_depend_on_the_shards(dataset, kind, histories, tmp_path, manifest):
+@pytest.mark.parametrize(("world_size", "batch_size"), [(3, 7), (1, 16)])
+def test_metrics_depend_on_neither_workers_nor_batches(
+    dataset, baselines, plain, kind, world_size, batch_size
+):
+    how = {"world_size": world_size, "batch_size": batch_size, "baseline": baselines[kind]}
+    assert metrics(dataset, kind, **how) == pytest.approx(plain[kind], abs=1e-12)
+
+
+@each_kind
+def test_a_fit_does_not_depend_on_the_shards(
+    dataset, baselines, kind, histories, tmp_path, manifest
+):
     write_dataset(tmp_path, manifest, num_items=NUM_ITEMS, num_queries=0)
     write_train(tmp_path, [own[:-1] for own in histories], num_shards=1)
     (tmp_path / "catalogue.parquet").write_bytes(
         (dataset.prepared / "catalogue.parquet").read_bytes()
     )
     one = fit_baseline(settings(kind), load_dataset(tmp_path)).weights
-    several = fit_baseline(settings(kind), dataset).weights
+    several = baselines[kind].weights
     assert one.keys() == several.keys()
     assert all(torch.equal(one[name], several[name]) for name in one)
 
 
 @each_kind
-def test_a_checkpoint_judges_as_what_was_saved(dataset, kind, tmp_path):
-    config = settings(kind)
-    baseline = fit_baseline(config, dataset)
+def test_a_checkpoint_judges_as_what_was_saved(dataset, baselines, plain, kind, tmp_path):
+    config, baseline = settings(kind), baselines[kind]
     made = {"config": config, "manifest": dataset.manifest, "progress": Progress(is_finished=True)}
     save_checkpoint(tmp_path, **made, weights=baseline.weights, training={})
     read = load_model(config, dataset, tmp_path)
-    assert metrics(dataset, kind, baseline=read) == metrics(dataset, kind, baseline=baseline)
+    assert metrics(dataset, kind, baseline=read) == plain[kind]
 
 
 def test_every_baseline_of_the_table_can_be_fitted():
@@ -159,10 +173,10 @@ def test_likeness_of_items_beats_popularity_where_users_have_tastes(dataset, kin
 
 
 @each_kind
-def test_re_ranking_works_on_top(dataset, kind):
+def test_re_ranking_works_on_top(dataset, baselines, plain, kind):
     dial = {"rerank.method": "mmr", "rerank.diversity": 0.9, "rerank.num_candidates": 25}
-    spread = metrics(dataset, kind, **dial)[f"ild_at_{K}"]
-    assert spread > metrics(dataset, kind)[f"ild_at_{K}"]
+    spread = metrics(dataset, kind, baseline=baselines[kind], **dial)[f"ild_at_{K}"]
+    assert spread > plain[kind][f"ild_at_{K}"]
 
 
 @pytest.mark.parametrize("kind", ["popular", "item_knn", "ease"])

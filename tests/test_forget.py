@@ -93,8 +93,23 @@ def less(root):
     return prepared(root, "without", "less")
 
 
-def test_a_data_set_without_users_is_that_of_a_log_without_them(root, less):
-    place = prepared(root, "exact", "all")
+@pytest.fixture(scope="module")
+def all_users(root):
+    return prepared(root, "whole", "all")
+
+
+@pytest.fixture
+def place(all_users, tmp_path):
+    """Return a copy of the data set of all users, behind its own link."""
+    for path in (all_users, all_users.with_name(f"{all_users.name}.versions")):
+        if path.is_symlink():
+            (tmp_path / path.name).symlink_to(path.readlink())
+        else:
+            shutil.copytree(path, tmp_path / path.name)
+    return tmp_path / all_users.name
+
+
+def test_a_data_set_without_users_is_that_of_a_log_without_them(place, less):
     before = read_manifest(place)
     assert mentions(place)
     told = forgotten(place)
@@ -131,18 +146,16 @@ def test_a_later_append_does_not_bring_a_user_back(root, less):
     assert mentions(grown) == []
 
 
-def test_a_preparation_from_scratch_of_the_old_files_does_not_bring_a_user_back(root, less):
-    place = prepared(root, "again", "all")
+def test_a_preparation_from_scratch_of_the_old_files_does_not_bring_a_user_back(root, place, less):
     forgotten(place)
-    prepared(root, "again", "all")
+    prepared(root, place, "all")
     assert read_manifest(place).generation == 0
     assert digest(place) == digest(less)
     assert mentions(place) == []
 
 
-def test_other_data_sets_of_the_lineage_are_named_and_keep_their_files(root):
-    place = prepared(root, "shared", "all")
-    other = appended(root, "shared two", "all/day-0.csv", "shared")
+def test_other_data_sets_of_the_lineage_are_named_and_keep_their_files(root, place):
+    other = appended(root, place.with_name("two"), "all/day-0.csv", place)
     before = digest(other)
     told = forgotten(place)
     assert told["others"] == [str(other)]
@@ -151,8 +164,7 @@ def test_other_data_sets_of_the_lineage_are_named_and_keep_their_files(root):
     assert mentions(other) == []
 
 
-def test_a_version_that_a_process_reads_is_removed_by_the_next_call(root, monkeypatch):
-    place = prepared(root, "read", "all")
+def test_a_version_that_a_process_reads_is_removed_by_the_next_call(place):
     version = open_version(place)
     told = forgotten(place)
     assert told["not_removed"] == [str(version)]
@@ -165,8 +177,7 @@ def test_a_version_that_a_process_reads_is_removed_by_the_next_call(root, monkey
 
 
 @pytest.mark.parametrize("where", ["write_splits", "publish", "remove_versions"])
-def test_a_killed_command_leaves_the_old_or_the_new_version(root, less, monkeypatch, where):
-    place = prepared(root, f"killed in {where}", "all")
+def test_a_killed_command_leaves_the_old_or_the_new_version(place, less, monkeypatch, where):
     before = digest(place)
 
     def die(*args, **more):
@@ -191,8 +202,7 @@ def test_an_unknown_user_is_refused_or_forgotten_in_advance(root, less):
     assert digest(appended(root, "late", "all/day-4.csv", "early")) == digest(less)
 
 
-def test_slates_lose_the_rows_of_a_user(root, tmp_path):
-    place = prepared(root, "shown", "all")
+def test_slates_lose_the_rows_of_a_user(place, tmp_path):
     rows = [
         {"user_id": user, "item_ids": ["i1"], "scores": [1.0]} for user in ("u1", GONE[0], "u2")
     ]
@@ -219,18 +229,19 @@ def test_a_user_with_a_pseudonym_is_forgotten_by_either_name(root, tmp_path):
     assert mentions(place, [Pseudonyms(key).of(name) for name in GONE]) == []
 
 
-def test_a_preparation_with_another_key_does_not_bring_a_user_back(root, tmp_path):
+def test_a_preparation_with_another_key_does_not_bring_a_user_back(root, place, tmp_path):
     for name in ("key", "other"):
         (tmp_path / name).write_text(f"{name} of more than sixteen bytes")
-    keys = [{}, *({"data.pseudonymise": f"file:{tmp_path / name}"} for name in ("key", "other"))]
-    for first, then in ((0, 1), (1, 2), (1, 0)):
-        place = prepared(root, f"rekeyed {first}{then}", "all", **keys[first])
-        forgotten(place)
-        left = read_manifest(place)
-        with pytest.raises(UserError, match="would come back under other ids; allowed: "):
-            prepared(root, place.name, "all", **keys[then])
-        assert read_manifest(place) == left
-        again = read_manifest(prepared(root, place.name, "all", **keys[first]))
+    keys = [{"data.pseudonymise": f"file:{tmp_path / name}"} for name in ("key", "other")]
+    hidden = prepared(root, tmp_path / "hidden", "all", **keys[0])
+    for own, first, others in ((place, {}, keys[:1]), (hidden, keys[0], [keys[1], {}])):
+        forgotten(own)
+        left = read_manifest(own)
+        for then in others:
+            with pytest.raises(UserError, match="would come back under other ids; allowed: "):
+                prepared(root, own, "all", **then)
+            assert read_manifest(own) == left
+        again = read_manifest(prepared(root, own, "all", **first))
         assert again.num_users == left.num_users == 14  # of 16
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recdiv_core.evaluation.sameness import latest_distinct
@@ -120,7 +120,6 @@ def test_a_damaged_part_is_named(shop, tmp_path):
         inspect(shop.config, place)
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.lists(st.integers(0, 5), max_size=9), max_size=5), st.integers(1, 4))
 def test_the_latest_distinct_items_are_those_of_a_loop(histories, k):
     flat = np.array([item for own in histories for item in own], dtype=np.int64)

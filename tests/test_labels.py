@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.items.labels import FEW, labels_of_lists, labels_of_padded
 from recdiv_core.items.traits import history_shares
@@ -82,7 +82,6 @@ def test_one_item_of_many_labels_costs_its_own_labels():
     assert labels[torch.arange(100, 200)].shape == (100, 1)
 
 
-@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 12))
 def test_metrics_are_those_of_the_padded_twin(seed, k):
     world = world_of(seed, num_users=12)

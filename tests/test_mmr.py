@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import pyversity
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.rerank import RERANKERS, Options
 from recdiv_core.rerank.relevance import zero_to_one
@@ -13,7 +13,6 @@ from tests.oracles import ild_of_slate, mmr_slate
 DIALS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
-@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 14), diversity=st.sampled_from(DIALS))
 def test_mmr_equals_its_slow_twin(seed, k, diversity):
     candidates = random_candidates(seed, num_users=3)

@@ -3,7 +3,7 @@ import dataclasses
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import describe_items
@@ -85,7 +85,6 @@ def test_narrowed_equals_its_slow_twin_at_every_cut_off(seed, k):
     assert found == expected
 
 
-@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_nobody_is_narrowed_by_their_own_latest_items(seed):
     world = with_background(random_world(seed, num_users=12), seed)

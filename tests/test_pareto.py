@@ -51,7 +51,6 @@ def test_a_sweep_without_points_has_an_empty_front():
 
 @pytest.mark.parametrize("directions", list(itertools.product(("max", "min"), repeat=2)))
 @given(points=GRID)
-@settings(max_examples=30)
 def test_front_equals_domination_by_definition(directions, points):
     signs = [1 if direction == "max" else -1 for direction in directions]
     upward = [tuple(s * x for s, x in zip(signs, point, strict=True)) for point in points]

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.rerank import NOVELTIES, RERANKERS, Options, greedy
 from recdiv_core.rerank.breaches import breaches, least_breach, num_distinct, rule_labels
@@ -133,7 +133,7 @@ def test_a_slate_that_is_not_stuck_is_the_first_of_those_that_keep_the_rules(mon
         greedy, "_choose_again", lambda *given: (stuck.append(True), choose_again(*given))[1]
     )
     num_compared = 0
-    for seed in range(150):
+    for seed in range(NUM_RULE_SETS):
         rng = np.random.default_rng(seed)
         k = int(rng.integers(1, 4))
         candidates = random_candidates(seed, num_users=1, num_candidates=6)
@@ -147,7 +147,7 @@ def test_a_slate_that_is_not_stuck_is_the_first_of_those_that_keep_the_rules(mon
             )
             assert slate == next(kept), seed
             num_compared += 1
-    assert num_compared > 75
+    assert num_compared > NUM_RULE_SETS / 2
 
 
 def rules_without_absent(rules, candidates, k):
@@ -251,7 +251,6 @@ def test_a_slate_under_rules_holds_distinct_real_candidates_and_ends_in_padding(
         assert slate[length:] == [-1] * (k - length)
 
 
-@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     most=st.integers(1, 2),
@@ -271,7 +270,6 @@ def test_at_most_holds_in_each_window(seed, most, window, dial, name):
             assert max(map(shown.count, shown)) <= most
 
 
-@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 8), name=methods)
 def test_dial_0_is_the_models_order_within_the_rules(seed, k, name):
     candidates = random_candidates(seed)
@@ -285,7 +283,7 @@ def test_under_rules_a_grid_is_each_dial_and_each_user_by_himself(name, monkeypa
     candidates = random_candidates(3, num_users=11)
     rules = random_rules(np.random.default_rng(5), candidates, 6)
     grid = RERANKERS[name](candidates, 6, DIALS, Options(rules=rules))
-    for user in range(11):
+    for user in (0, 4, 10):  # of different tiles
         alone = candidates.of_rows(slice(user, user + 1))
         for index, dial in enumerate(DIALS):
             assert torch.equal(rerank(name, alone, 6, dial, rules=rules)[0], grid[user, index])
@@ -394,7 +392,7 @@ def test_a_slate_does_not_depend_on_the_users_of_its_batch():
         rule("distinct", labels_of(candidates, "category"), 5),
     )
     together = RERANKERS["mmr"](candidates, 4, [0.5], Options(rules=rules))
-    for user in range(40):
+    for user in range(0, 40, 3):
         alone = candidates.of_rows(slice(user, user + 1))
         assert torch.equal(
             RERANKERS["mmr"](alone, 4, [0.5], Options(rules=rules))[0], together[user]

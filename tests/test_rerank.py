@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.rerank import NOVELTIES, RERANKERS, Options
 from tests.candidate_worlds import candidates_of_one, random_candidates, rerank, with_padding
@@ -92,7 +92,6 @@ def test_users_are_chosen_for_apart_and_tiles_do_not_show(name, monkeypatch):
     assert torch.equal(rerank(name, candidates, 6, 0.6), together)
 
 
-@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 14), name=names, window=st.integers(0, 3))
 def test_a_grid_of_dials_is_each_dial_by_itself(seed, k, name, window):
     candidates = random_candidates(seed, dim=16)

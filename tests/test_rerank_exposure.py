@@ -3,7 +3,7 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from tests.candidate_worlds import random_candidates, rerank
 from tests.oracles import serve_one_after_another
@@ -14,7 +14,6 @@ def exposure_of(candidates, slates):
     return torch.bincount(places, minlength=candidates.traits.num_items)
 
 
-@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), dial=st.sampled_from([0.3, 0.7, 1.0]), k=st.integers(1, 4))
 def test_the_slates_are_those_of_users_who_ask_one_after_another(seed, dial, k):
     rng = np.random.default_rng(seed)

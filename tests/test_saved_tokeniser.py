@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recdiv_core.data.tokeniser import save_tokeniser
@@ -44,7 +44,6 @@ def test_what_the_audit_and_appends_need_is_kept(tokenizer, saved):
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
 def test_tokens_of_any_text_are_those_of_transformers(data, tokenizer, saved):
     texts = [*TEXTS, *data.draw(st.lists(st.text(max_size=40), max_size=4))]
     max_tokens = data.draw(st.integers(4, 20))

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.metrics import Tally, finish
 from recdiv_core.metrics.scorecard import FURTHER_METRICS, finish_scorecard, user_metrics
@@ -118,7 +118,6 @@ def test_metrics_do_not_depend_on_the_number_of_workers(num_workers):
     assert finish_scorecard(reduced) == expected
 
 
-@settings(max_examples=15)
 @given(seed=st.integers(0, 99), order=st.permutations(range(12)), cut=st.integers(0, 12))
 def test_tallies_add_in_any_order_and_any_split(seed, order, cut):
     world = world_of(seed, num_users=12)
@@ -127,7 +126,6 @@ def test_tallies_add_in_any_order_and_any_split(seed, order, cut):
     torch.testing.assert_close((parts[0] + parts[1]).flat(), whole.flat(), rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 12))
 def test_the_numbers_of_items_do_not_matter(seed, k):
     # of targets that serve as many needs the ideal order of alpha_ndcg takes the lower number
@@ -138,7 +136,6 @@ def test_the_numbers_of_items_do_not_matter(seed, k):
     assert {name: here[name] for name in there} == pytest.approx(there, rel=1e-6, abs=1e-9)
 
 
-@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 12))
 def test_values_keep_to_their_ranges(seed, k):
     for name, values_B in values_of(world_of(seed, num_users=6), k).items():
@@ -148,7 +145,6 @@ def test_values_keep_to_their_ranges(seed, k):
         assert ((values_B >= 0) & (values_B <= HIGHEST.get(name, 1) + 1e-9)).all(), name
 
 
-@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_what_has_no_ranks_does_not_depend_on_the_order_of_a_slate(seed):
     world = world_of(seed, num_users=6)

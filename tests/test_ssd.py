@@ -2,13 +2,12 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import pyversity
-from hypothesis import given, settings
+from hypothesis import given
 
 from tests.candidate_worlds import random_candidates, rerank, slate_of_one, vectors_of
 from tests.oracles import distance_to_span, greedy_regret, standard_scores
 
 
-@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 8), dial=st.sampled_from([0.2, 0.6, 1.0]))
 def test_ssd_adds_the_distance_to_the_span_of_what_was_chosen(seed, k, dial):
     candidates = random_candidates(seed, num_users=1, dim=10, zeros=0.0)

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import describe_items
@@ -82,7 +82,6 @@ def test_the_mean_of_each_workers_coverage_is_not_the_coverage():
     assert np.mean(per_rank) < 0.6 * exact
 
 
-@settings(max_examples=30)
 @given(seed=st.integers(0, 99), order=st.permutations(range(12)), cut=st.integers(0, 12))
 def test_tallies_add_in_any_order_and_any_split(seed, order, cut):
     world = world_of(seed, num_users=12)
@@ -207,7 +206,6 @@ def test_every_metric_of_an_epoch_is_in_the_table_of_their_names():
     assert set(LOWER_IS_BETTER) < set(EPOCH_METRICS)
 
 
-@settings(max_examples=30)
 @given(seed=st.integers(0, 999), k=st.integers(1, 12))
 def test_total_diversity_is_the_part_within_slates_and_the_part_between_users(seed, k):
     world = world_of(seed, num_users=12)
