@@ -21,7 +21,7 @@ from recdiv_core.tracking import runs as tracking
 from recdiv_core.tracking.runs import RunHandle
 from tests.worlds import write_dataset
 
-NUM_ITEMS, NUM_USERS, K = 60, 160, 4
+NUM_ITEMS, NUM_USERS, K = 60, 132, 4
 # Japanese, markup, Arabic
 HOSTILE = (
     "\u30c6\u30b9\u30c8 </script><script>alert(1)</script> & <b>\u0635\u0627\u0628\u0648\u0646"

@@ -225,9 +225,9 @@ def test_data_that_are_gone_are_named(shop, front, tmp_path):
 
 
 def test_too_many_users_and_items_are_not_judged_unasked(shop, front):
-    with pytest.raises(ValueError, match=r"160 users x 60 items.*--slates"):
-        view(shop, front, max_scores=160 * 60 - 1)
-    assert view(shop, front, max_scores=160 * 60).num_users
+    with pytest.raises(ValueError, match=r"132 users x 60 items.*--slates"):
+        view(shop, front, max_scores=132 * 60 - 1)
+    assert view(shop, front, max_scores=132 * 60).num_users
 
 
 def test_an_unknown_slice_is_named(shop, front):

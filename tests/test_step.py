@@ -1,3 +1,4 @@
+import functools
 import itertools
 import math
 
@@ -44,18 +45,22 @@ WAYS = {
 }
 
 
+@functools.cache
+def whole(**changes):
+    """Return what `trained` does of the whole batch; several tests compare with it."""
+    return trained(USERS, **changes)
+
+
 @pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 def test_a_batch_in_parts_moves_the_weights_as_the_whole_batch_does(split):
-    assert_equal_weights(
-        trained(*split, diversity_weight=0.5), trained(USERS, diversity_weight=0.5)
-    )
+    assert_equal_weights(trained(*split, diversity_weight=0.5), whole(diversity_weight=0.5))
 
 
 @pytest.mark.parametrize("changes", WAYS.values(), ids=WAYS)
 def test_so_does_a_batch_in_parts_in_every_way_of_training(changes):
     changes = {"diversity_weight": 0.5, **changes}
     split = [USERS[:1], [], USERS[1:]]  # uneven, with an empty part
-    assert_equal_weights(trained(*split, **changes), trained(USERS, **changes))
+    assert_equal_weights(trained(*split, **changes), whole(**changes))
 
 
 def test_the_ways_that_are_tested_are_all_there_are():
@@ -64,16 +69,16 @@ def test_the_ways_that_are_tested_are_all_there_are():
 
 @pytest.mark.parametrize("name", [name for name in WAYS if name not in ("softmax", "w = 0")])
 def test_each_way_leads_elsewhere_than_the_plain_one(name):
-    plain = trained(USERS, diversity_weight=0.5)
-    other = trained(USERS, **{"diversity_weight": 0.5, **WAYS[name]})
+    plain = whole(diversity_weight=0.5)
+    other = whole(**{"diversity_weight": 0.5, **WAYS[name]})
     moved = (other["item_tower.ids.weight"] - plain["item_tower.ids.weight"]).abs().max()
     assert moved > 1e-5
 
 
 def test_the_figures_of_a_step_do_not_depend_on_parts():
-    whole = Training(diversity_weight=0.5).step(USERS)
+    together = Training(diversity_weight=0.5).step(USERS)
     parts = Training(diversity_weight=0.5).step(*SPLITS["quarters"])
-    assert vars(parts) == pytest.approx(vars(whole), rel=1e-5)
+    assert vars(parts) == pytest.approx(vars(together), rel=1e-5)
 
 
 def test_a_step_reports_weighted_nats_positions_and_users():
@@ -112,7 +117,7 @@ def test_the_gradient_is_of_the_mean_loss_as_a_share_of_a_uniform_guess():
     ],
 )
 def test_at_weight_0_no_setting_of_diversity_changes_a_bit(changes):
-    plain = trained(USERS)
+    plain = whole()
     configured = trained(USERS, **changes)
     assert all(torch.equal(configured[name], value) for name, value in plain.items())
 
@@ -126,7 +131,7 @@ def test_at_weight_0_no_places_are_counted():
 @pytest.mark.parametrize("name", ALL)
 def test_a_weight_above_0_changes_the_weights(name):
     # half the relevance moves as far as all of it at half the rate: what is left is the penalty's
-    plain = trained(USERS, num_steps=3, lr=0.025)["item_tower.ids.weight"]
+    plain = whole(num_steps=3, lr=0.025)["item_tower.ids.weight"]
     diverse = trained(USERS, num_steps=3, lr=0.05, diversity_weight=0.5, mix={name: 1.0})
     assert (diverse["item_tower.ids.weight"] - plain).abs().max() > 1e-6
 
@@ -234,7 +239,7 @@ def test_a_tiny_batch_is_learnt_by_heart(relevance):
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_mixed_precision_moves_the_weights_nearly_as_float32_does(precision, weight):
     start = fresh_model().state_dict()
-    exact = trained(USERS, num_steps=1, diversity_weight=weight)
+    exact = whole(num_steps=1, diversity_weight=weight)
     mixed = trained(USERS, num_steps=1, diversity_weight=weight, precision=precision)
     for name, value in start.items():
         moved = (exact[name] - value).norm()
@@ -280,12 +285,12 @@ def conditioned_step(*split, model=None, diversity_weight=0.5, lr=0.05):
 
 @pytest.mark.parametrize("cuts", [(4,), (1,), (2, 4, 6), (0, 5)])
 def test_a_conditioned_batch_in_parts_moves_the_weights_as_the_whole_batch_does(cuts):
-    whole, sums = conditioned_step((USERS, DIALS))
+    together, sums = conditioned_step((USERS, DIALS))
     bounds = [0, *cuts, len(USERS)]
     pieces = [(USERS[low:high], DIALS[low:high]) for low, high in itertools.pairwise(bounds)]
     parts, others = conditioned_step(*pieces)
-    assert_equal_weights(parts.weights(), whole.weights())
-    torch.testing.assert_close(parts.shown_V, whole.shown_V)
+    assert_equal_weights(parts.weights(), together.weights())
+    torch.testing.assert_close(parts.shown_V, together.shown_V)
     assert vars(others) == pytest.approx(vars(sums), rel=1e-5)
 
 
@@ -315,7 +320,7 @@ def test_users_at_dial_0_hold_no_places():
 
 
 def test_a_conditioned_batch_at_dial_0_learns_what_a_plain_model_learns():
-    plain = trained(USERS, num_steps=1)
+    plain = whole(num_steps=1)
     training, _ = conditioned_step((USERS, [0.0] * len(USERS)))
     weights = training.weights()
     for name, value in plain.items():

@@ -122,7 +122,7 @@ def start_run(
         all_tags["mlflow.parentRunId"] = parent_run_id
     run_id = _create_once(uri, experiment, all_tags, name)
     handle = RunHandle(uri, experiment, run_id)
-    _complete(handle, config, manifest)
+    _complete(handle, config, manifest, is_new=True)
     return handle
 
 
@@ -155,14 +155,16 @@ def _create_once(uri: str, experiment: str, tags: Mapping[str, str], name: str) 
     return run_id
 
 
-def _complete(handle: RunHandle, config: Config, manifest: Manifest) -> None:
+def _complete(
+    handle: RunHandle, config: Config, manifest: Manifest, *, is_new: bool = False
+) -> None:
     """Describe an open run; close it if its store refuses.
 
     Raises:
         UserError: the store of params or artefacts refuses.
     """
     try:
-        _describe(handle, config, manifest)
+        _describe(handle, config, manifest, is_new=is_new)
     except BaseException as error:
         with contextlib.suppress(MlflowException, OSError):  # the first error says more
             finish_run(handle, "FAILED")
@@ -172,18 +174,18 @@ def _complete(handle: RunHandle, config: Config, manifest: Manifest) -> None:
         raise
 
 
-def _describe(handle: RunHandle, config: Config, manifest: Manifest) -> None:
+def _describe(handle: RunHandle, config: Config, manifest: Manifest, *, is_new: bool) -> None:
     """Log the params, the inputs and the config of a run, unless they are there.
 
     A driver may be lost after it has created the run and before it has logged them.
     """
     client = client_of(handle.uri)
-    there = client.get_run(handle.run_id)
-    settings = params_of(config).items()
-    params = [Param(k, text) for k, text in settings if k not in there.data.params]
+    there = None if is_new else client.get_run(handle.run_id)
+    logged = there.data.params if there else {}
+    params = [Param(k, text) for k, text in params_of(config).items() if k not in logged]
     for start in range(0, len(params), MAX_PARAMS):
         client.log_batch(handle.run_id, params=params[start : start + MAX_PARAMS])
-    if params or not (there.inputs and there.inputs.dataset_inputs):
+    if params or not (there and there.inputs and there.inputs.dataset_inputs):
         client.log_text(handle.run_id, to_yaml(config), "config.yaml")
         client.log_inputs(handle.run_id, [dataset_input(config, manifest)])
 
