@@ -17,7 +17,7 @@ from recdiv_core.config import Config, flatten
 from recdiv_core.storage.given_paths import local_path
 
 _TRAIN: Final = ("train", "tune", "update")
-ON_CHECKPOINTS: Final = ("evaluate", "recommend", "compare", "register")
+ON_CHECKPOINTS: Final = ("evaluate", "recommend", "compare", "register", "export")
 """Pipelines that use the settings of a checkpoint instead of defaults and preset."""
 _CHECK: Final = ("audit", "inspect", "monitor", "report", "forget")
 _DATA: Final = ("prepare", "update")
@@ -52,7 +52,7 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "eval.dials": _TRAIN,
     "eval.objective": _TRAIN,
     "scaling.": (*_TRAIN, "evaluate", "recommend"),
-    "scaling.use_gpu": (*_TRAIN, *ON_CHECKPOINTS),
+    "scaling.use_gpu": (*_TRAIN, "evaluate", "recommend", "compare", "register"),
     "scaling.threads_per_worker": (*_TRAIN, *ON_CHECKPOINTS, "inspect", "monitor"),
     "scaling.min_workers": _TRAIN,
     "scaling.shard_encoder": _TRAIN,

@@ -18,6 +18,7 @@ PIPELINES += (
     "dashboard",
     "update",
     "forget",
+    "export",
 )
 
 # what a pipeline reaches a reading of, and yet cannot be set by its call
@@ -28,6 +29,7 @@ NOT_OF_THE_CALL = {
     "recommend": (*OF_THE_CHECKPOINT, OF_WORKERS),
     "compare": OF_THE_CHECKPOINT,
     "register": OF_THE_CHECKPOINT,
+    "export": OF_THE_CHECKPOINT,
     # a report judges each run with the run's own settings
     "report": (
         *OF_THE_CHECKPOINT,

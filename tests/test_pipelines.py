@@ -26,6 +26,7 @@ NEEDED = {
     "tune": ["--space", "tradeoff"],
     "register": ["--name", "shop", "--promote"],
     "update": ["--name", "shop"],
+    "export": ["--checkpoint", "nowhere", "--out", "nowhere"],
 }
 WITHOUT_SETTINGS = {"submit", "init"}
 

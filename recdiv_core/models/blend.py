@@ -110,6 +110,11 @@ class Blend(nn.Module):
         """Kinds of the terms, in order."""
         return [cast("Term", term).kind for term in self.terms]
 
+    @property
+    def baselines(self) -> list[Baseline]:
+        """The terms as fitted baselines, in order; those that read queries are last."""
+        return [cast("Term", term).baseline for term in self.terms]
+
     def forward(self, learned_BV: Tensor, histories: Histories) -> Tensor:
         """Blend the scores of a batch.
 
