@@ -22,6 +22,7 @@ JSON line:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -69,63 +70,87 @@ def main() -> None:
     if args.bare:
         print(json.dumps(bare_epochs(Config.model_validate_json(sys.stdin.read()))))
         return
-    rounds, epochs = (1, 20) if args.quick else (3, 6)
-    with tempfile.TemporaryDirectory() as directory:
-        place = Path(directory)
-        settings = {
-            "run.storage": str(place / "runs"),
-            "tracking.uri": f"sqlite:///{place}/mlflow.db",
-            "train.epochs": epochs,
-            "train.batch_size": args.batch_size,
-            "train.select": "last",
-            "scaling.threads_per_worker": 1,
-            "data.prepared": str(args.prepared or make_shop(place, quick=args.quick)),
-        }
-        config = override(Config(), settings)
-        start_ray(config)
-        prepared = Path(config.data.prepared)
-        ensure_vectors(prepared, read_manifest(prepared))
-        rates: dict[str, list[float]] = {name: [] for name in ("bare", "apart", *RUNS)}
-        waits: list[float] = []
-        for index in range(rounds):
-            rates["bare"] += bare_in_process(config)
-            with ThreadPoolExecutor(2) as pool:
-                pairs = pool.map(bare_in_process, [config, config])
-                rates["apart"] += [sum(pair) for pair in zip(*pairs, strict=True)]
-            for number, (name, (workers, times)) in enumerate(RUNS.items()):
-                this = {
-                    "scaling.num_workers": workers,
-                    "train.batch_size": times * args.batch_size,
-                    "run.name": f"run-{index}-{number}",
-                }
-                speed, wait = curves(override(config, this))
-                rates[name] += speed
-                waits += wait if name == "2" else []
-        ray.shutdown()
+    to_stderr = contextlib.redirect_stdout(sys.stderr)  # Ray forwards the prints of its workers
+    with to_stderr, tempfile.TemporaryDirectory() as directory:
+        result = measure(Path(directory), args.prepared, args.batch_size, quick=args.quick)
+    print(json.dumps(result))
+
+
+def measure(place: Path, given: Path | None, batch_size: int, *, quick: bool) -> dict[str, object]:
+    """Return the medians of all rounds, and their ratios.
+
+    Args:
+        place: empty directory.
+        given: prepared data set; None = the built-in shop.
+        batch_size: users per step of one worker.
+        quick: a small shop, one round.
+    """
+    rounds, epochs = (1, 20) if quick else (3, 6)
+    settings = {
+        "run.storage": str(place / "runs"),
+        "tracking.uri": f"sqlite:///{place}/mlflow.db",
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "train.select": "last",
+        "eval.dials": [],  # nothing after the last epoch is measured
+        "scaling.threads_per_worker": 1,
+        "data.prepared": str(given or make_shop(place, quick=quick)),
+    }
+    config = override(Config(), settings)
+    start_ray(config)
+    prepared = Path(config.data.prepared)
+    ensure_vectors(prepared, read_manifest(prepared))
+    rates, waits = take_rounds(config, rounds)
+    ray.shutdown()
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    print(
-        json.dumps(
-            {
-                "two_workers_vs_one": round(medians["2"] / medians["1"], 3),
-                "two_workers_twice_the_batch_vs_one": round(
-                    medians["2, twice the batch"] / medians["1"], 3
-                ),
-                "two_apart_vs_one": round(medians["apart"] / medians["bare"], 3),
-                "data_wait_share": round(statistics.median(waits), 4),
-                "ray_vs_bare_torch": round(medians["1"] / medians["bare"], 3),
-                "users_per_s": {name: round(value) for name, value in medians.items()},
-                "epochs": {name: len(values) for name, values in rates.items()},
-                "batch_size": args.batch_size,
-                "data": "built-in shop" if args.prepared is None else args.prepared.name,
-                "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread a worker",
-                "versions": {
-                    "ray": ray.__version__,
-                    "torch": torch.__version__,
-                    "python": platform.python_version(),
-                },
+    twice = medians["2, twice the batch"] / medians["1"]
+    return {
+        "two_workers_vs_one": round(medians["2"] / medians["1"], 3),
+        "two_workers_twice_the_batch_vs_one": round(twice, 3),
+        "two_apart_vs_one": round(medians["apart"] / medians["bare"], 3),
+        "data_wait_share": round(statistics.median(waits), 4),
+        "ray_vs_bare_torch": round(medians["1"] / medians["bare"], 3),
+        "users_per_s": {name: round(value) for name, value in medians.items()},
+        "epochs": {name: len(values) for name, values in rates.items()},
+        "batch_size": batch_size,
+        "data": "built-in shop" if given is None else given.name,
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread a worker",
+        "versions": {
+            "ray": ray.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def take_rounds(config: Config, rounds: int) -> tuple[dict[str, list[float]], list[float]]:
+    """Run all arms in turn, round after round.
+
+    Returns:
+        rates: arm -> users per second of each epoch.
+        waits: share of an epoch that two workers wait for data.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in ("bare", "apart", *RUNS)}
+    waits: list[float] = []
+    started = time.monotonic()
+    for index in range(rounds):
+        found = {"bare": bare_in_process(config)}
+        with ThreadPoolExecutor(2) as pool:
+            pairs = pool.map(bare_in_process, [config, config])
+            found["apart"] = [sum(pair) for pair in zip(*pairs, strict=True)]
+        for number, (name, (workers, times)) in enumerate(RUNS.items()):
+            this = {
+                "scaling.num_workers": workers,
+                "train.batch_size": times * config.train.batch_size,
+                "run.name": f"run-{index}-{number}",
             }
-        )
-    )
+            found[name], shares = curves(override(config, this))
+            waits += shares if name == "2" else []
+        for name, own in found.items():
+            rates[name] += own
+        speeds = {name: round(statistics.median(own)) for name, own in found.items()}
+        print(f"round {index + 1} of {rounds}, {time.monotonic() - started:.0f} s: {speeds}")
+    return rates, waits
 
 
 def make_shop(place: Path, *, quick: bool) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import logging
 import os
+import shutil
 import sqlite3
 import sys
 import uuid
@@ -72,8 +74,15 @@ def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     from recdiv_core.tracking.runs import experiment_id
 
     event.listen(Engine, "connect", do_not_sync)
+    place = tmp_path_factory.getbasetemp()
+    # one worker of a parallel run makes the tables, the others copy them
+    shared = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    with (shared / "tables.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "tables.db").exists():
+            experiment_id(f"sqlite:///{shared}/tables.db", "first")
     uri = f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
-    experiment_id(uri, "first")
+    shutil.copy(shared / "tables.db", uri.removeprefix("sqlite:///"))
     return uri
 
 
