@@ -2,6 +2,7 @@ import pytest
 
 from recdiv_core.config import Config, override
 from recdiv_core.data import clicklog, examples
+from recdiv_core.data.fingerprint import fingerprint_of, is_made
 from recdiv_core.errors import UserError
 from recdiv_core.schema import EncoderSource
 
@@ -77,7 +78,7 @@ def test_the_gap_of_sessions_changes_no_fingerprint():
     encoder = EncoderSource(name="tiny", sha256="0" * 64, max_tokens=8, fields=("title",))
 
     def fingerprint(**values):
-        return clicklog._fingerprint([], override(Config(), values), encoder)
+        return fingerprint_of([], override(Config(), values), encoder)
 
     assert fingerprint(**{"data.session_gap_s": 60.0}) == fingerprint()
     assert fingerprint(**{"data.min_user_events": 2}) != fingerprint()
@@ -88,7 +89,7 @@ def test_the_number_of_derived_categories_counts_only_where_they_are_derived():
 
     def fingerprint(number, **how):
         config = override(Config(), {"data.derived_categories": number})
-        return clicklog._fingerprint([], config, encoder, **how)
+        return fingerprint_of([], config, encoder, **how)
 
     assert fingerprint(0) == fingerprint("auto") == fingerprint("auto", derives=False)
     assert fingerprint("auto", derives=True) not in (fingerprint("auto"), fingerprint(9))
@@ -97,7 +98,7 @@ def test_the_number_of_derived_categories_counts_only_where_they_are_derived():
 
 def test_half_a_manifest_is_prepared_again(tmp_path, caplog):
     (tmp_path / "manifest.json").write_text('{"schema_version": 1, "finger')
-    assert not clicklog.is_made(tmp_path, "f" * 64, Config())
+    assert not is_made(tmp_path, "f" * 64, Config())
     assert "is damaged" in caplog.text
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recdiv_core.config import Config, override
-from recdiv_core.data import events
+from recdiv_core.data import events, outcomes
 from recdiv_core.formats import readers
 from recdiv_core.formats.files import list_files
 
@@ -105,13 +105,13 @@ def test_a_log_without_rows_is_an_error(tmp_path):
 
 
 def test_the_limit_on_broken_rows_is_a_share():
-    counts = events.RowCounts()
+    counts = outcomes.RowCounts()
     counts.num_rows = 100
     counts.rejected["negative time"] = 5
     counts.examples["negative time"] = "row 7"
-    events.check_rejected(counts, 0.05, Config(), "data.clicks")
+    outcomes.check_rejected(counts, 0.05, Config(), "data.clicks")
     with pytest.raises(ValueError, match=r"5 of 100 rows cannot be used.*data.max_quarantined"):
-        events.check_rejected(counts, 0.04, Config(), "data.clicks")
+        outcomes.check_rejected(counts, 0.04, Config(), "data.clicks")
 
 
 @pytest.mark.parametrize("word", ["NULL", "\\N", "nan", "None", "N/A", "  ", "", None])

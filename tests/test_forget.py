@@ -10,6 +10,7 @@ import pytest
 
 from recdiv_core.config import Config, override
 from recdiv_core.data import forget as forgetting
+from recdiv_core.data import removal
 from recdiv_core.data.append import append
 from recdiv_core.data.clicklog import prepare
 from recdiv_core.data.digest import digest
@@ -176,15 +177,21 @@ def test_a_version_that_a_process_reads_is_removed_by_the_next_call(place):
     assert not version.exists()
 
 
-@pytest.mark.parametrize("where", ["write_splits", "publish", "remove_versions"])
-def test_a_killed_command_leaves_the_old_or_the_new_version(place, less, monkeypatch, where):
+@pytest.mark.parametrize(
+    ("module", "where"),
+    [(removal, "write_splits"), (forgetting, "publish"), (forgetting, "remove_versions")],
+    ids=["build", "publish", "remove"],
+)
+def test_a_killed_command_leaves_the_old_or_the_new_version(
+    place, less, monkeypatch, module, where
+):
     before = digest(place)
 
     def die(*args, **more):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(forgetting, where, die)
+        patched.setattr(module, where, die)
         with pytest.raises(KeyboardInterrupt):
             forgotten(place)
     assert digest(place) == (digest(less) if where == "remove_versions" else before)

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from recdiv_core.config import Config, override
-from recdiv_core.data import events, items
+from recdiv_core.data import events, items, outcomes
 from recdiv_core.errors import UserError
 from recdiv_core.formats import readers
 from recdiv_core.formats.files import list_files
@@ -250,7 +250,7 @@ def inputs(draw):
     return logs, folders, catalogue, values
 
 
-def come_in(root: Path, logs, folders, catalogue, values) -> events.RowCounts:
+def come_in(root: Path, logs, folders, catalogue, values) -> outcomes.RowCounts:
     """Do what prepare does with its input before Ray, and what its tasks do with each unit."""
     for number, ((data, ext, _), folder) in enumerate(zip(logs, folders, strict=True)):
         (root / "log" / folder).mkdir(parents=True, exist_ok=True)
@@ -264,7 +264,7 @@ def come_in(root: Path, logs, folders, catalogue, values) -> events.RowCounts:
     else:
         raw = items.read_items_of_log(clicks, config)
     log = events.open_log(clicks, raw.item_ids, config)
-    total = events.RowCounts()
+    total = outcomes.RowCounts()
     for unit in log.units:
         for batch in readers.read_unit(unit, log.columns):
             batch.check()
@@ -273,7 +273,7 @@ def come_in(root: Path, logs, folders, catalogue, values) -> events.RowCounts:
             total.add(counts)
     total.check()
     assert len(raw.table) == len(set(raw.item_ids.to_pylist()))
-    events.check_rejected(total, config.data.max_quarantined, config, "data.clicks")
+    outcomes.check_rejected(total, config.data.max_quarantined, config, "data.clicks")
     return total
 
 

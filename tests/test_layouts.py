@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from recdiv_core.adapters import layout_rows, layouts
 from recdiv_core.adapters.layout_files import find_given
 from recdiv_core.config import Config, override
-from recdiv_core.data import events, items
+from recdiv_core.data import events, items, outcomes
 from recdiv_core.errors import UserError
 from recdiv_core.formats import readers
 from recdiv_core.schema import EVENTS
@@ -34,7 +34,7 @@ def load(config):
         raw = items.read_items_of_log(given.clicks, given.config)
     everything = override(given.config, {"data.events": EVENTS})
     log = events.open_log(given.clicks, raw.item_ids, everything)
-    counts, kept = events.RowCounts(), []
+    counts, kept = outcomes.RowCounts(), []
     for unit in log.units:
         for batch in readers.read_unit(unit, log.columns):
             table, _, found, _ = events.classify_rows(batch, log, raw.item_ids, everything)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recdiv_core.data import events, staging
+from recdiv_core.data import events, outcomes, staging
 from recdiv_core.formats import readers
 
 
@@ -64,12 +64,12 @@ def test_a_session_ends_after_a_gap_or_with_its_id(sessions, gap_us, expected):
 def test_rows_are_counted_by_file(tmp_path):
     units = [readers.ReadUnit(path, "csv", 0) for path in ("a.csv", "b.csv", "a.csv")]
     for number in range(3):
-        counts = events.RowCounts(num_rows=3, kept=1)
+        counts = outcomes.RowCounts(num_rows=3, kept=1)
         counts.dropped["rule"] = 1
         counts.rejected["reason"] = 1
         (tmp_path / f"{number:06d}.json").write_text(json.dumps(vars(counts)))
     of_a = {"lines": {}, "read": 6, "kept": 2, "dropped": {"rule": 2}, "quarantined": {"reason": 2}}
     assert staging.count_files(tmp_path, units)[0] == {"path": "a.csv"} | of_a
-    (tmp_path / "000001.json").write_text(json.dumps(vars(events.RowCounts(num_rows=2, kept=1))))
+    (tmp_path / "000001.json").write_text(json.dumps(vars(outcomes.RowCounts(num_rows=2, kept=1))))
     with pytest.raises(AssertionError, match="2 rows read, 1 accounted for"):
         staging.count_files(tmp_path, units)

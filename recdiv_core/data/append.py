@@ -25,6 +25,7 @@ from recdiv_core.config import Config, flatten, override
 from recdiv_core.data import clicklog
 from recdiv_core.data.append_steps import Step, build, read_log_facts
 from recdiv_core.data.door import SETTING, Door, key_of, read_tombstones
+from recdiv_core.data.fingerprint import PLACES, is_made
 from recdiv_core.data.versions import (
     building,
     find_version,
@@ -40,7 +41,7 @@ from recdiv_core.schema import SCHEMA_VERSION, Manifest, check_files, read_manif
 
 logger = logging.getLogger(__name__)
 
-FREE: Final = (*clicklog.PLACES, SETTING)
+FREE: Final = (*PLACES, SETTING)
 """Settings of the data that an append may give; all others are those of the base."""
 
 
@@ -69,7 +70,7 @@ def append(config: Config) -> dict[str, object]:
         return clicklog.summary(out, started, is_reused=True)
     fingerprint = _fingerprint(manifest, given)
     version = version_place(out, fingerprint)
-    if clicklog.is_made(version, fingerprint, config):
+    if is_made(version, fingerprint, config):
         point(out, version)
         logger.info("%s exists already, made from the same base and files", out)
         return clicklog.summary(out, started, is_reused=True)
@@ -123,7 +124,7 @@ def with_settings_of(config: Config, manifest: Manifest) -> Config:
                 "append keeps the settings of its base"
             )
     kept = {key: value for key, value in manifest.settings.items() if key in now}
-    free = {key: now[key] for key in clicklog.PLACES}
+    free = {key: now[key] for key in PLACES}
     free[SETTING] = now[SETTING] or kept.get(SETTING, "")
     named = {"data.name": config.data.name or manifest.name, "seed": manifest.seed}
     return override(config, {**kept, **free, **named, "data.source": "files"})

@@ -19,15 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
-from recdiv_core.data import events
+from recdiv_core.data import events, outcomes
 from recdiv_core.data.audit import traces
-from recdiv_core.data.events import STAGED, ClickLog, RowCounts, classify_rows, write_quarantine
+from recdiv_core.data.events import STAGED, ClickLog, classify_rows
+from recdiv_core.data.outcomes import RowCounts, write_quarantine
 from recdiv_core.formats import readers
 from recdiv_core.storage.whole_files import link_or_copy
 
 logger = logging.getLogger(__name__)
 
-AGAIN: Final = (events.NO_ITEM, "time in the future")
+AGAIN: Final = (outcomes.NO_ITEM, "time in the future")
 """Reasons for a quarantine that may pass: the item may be listed later, the clock goes on."""
 
 

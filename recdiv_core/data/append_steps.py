@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from recdiv_core.adapters.layout_files import Given
 from recdiv_core.config import Config
-from recdiv_core.data import catalogue, clicklog, events, examples, vocabulary
+from recdiv_core.data import catalogue, clicklog, events, examples, outcomes, vocabulary
 from recdiv_core.data.append_log import (
     NewRows,
     add_counts,
@@ -181,7 +181,7 @@ def read_new_rows(step: Step, item_ids: pa.Array) -> NewRows:
         read_rows(new, log, item_ids, config, step.work, step.mark)
         new.counts.check()
         source = "data.clicks"
-        events.check_rejected(new.counts, config.data.max_quarantined, config, source)
+        outcomes.check_rejected(new.counts, config.data.max_quarantined, config, source)
     numbers = {path: number for number, path in enumerate(step.log_paths)}
     log = replace(log, door=AS_GIVEN)  # the ids of quarantined rows have passed the door
     read_again(new, step.base, log, item_ids, config, step.work, numbers)

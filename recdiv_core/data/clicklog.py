@@ -15,7 +15,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,20 @@ from typing import Any, Final
 from recdiv_core import shop
 from recdiv_core.adapters.layout_files import Given, find_given
 from recdiv_core.cluster.start import start_ray
-from recdiv_core.config import Config, flatten
-from recdiv_core.data import catalogue, derived_categories, events, examples, items, staging
+from recdiv_core.config import Config
+from recdiv_core.data import (
+    catalogue,
+    derived_categories,
+    events,
+    examples,
+    items,
+    outcomes,
+    staging,
+)
 from recdiv_core.data.audit import traces
 from recdiv_core.data.audit.findings import to_json
-from recdiv_core.data.door import AS_GIVEN, SETTING, TOMBSTONES, Door, open_door, read_tombstones
+from recdiv_core.data.door import TOMBSTONES, Door, open_door, read_tombstones
+from recdiv_core.data.fingerprint import deciding_settings, fingerprint_of, is_made
 from recdiv_core.data.retention import check_retention, expire
 from recdiv_core.data.splitting import write_splits
 from recdiv_core.data.text_vectors import make_item_vectors
@@ -42,7 +51,6 @@ from recdiv_core.schema import (
     SCHEMA_VERSION,
     EncoderSource,
     Manifest,
-    check_files,
     read_manifest,
 )
 from recdiv_core.storage.credentials import redact
@@ -52,42 +60,8 @@ from recdiv_core.storage.whole_files import write_json
 logger = logging.getLogger(__name__)
 
 GENERIC_NAMES: Final = ("clicks", "click", "events", "log", "interactions", "data", "train")
-PLACES: Final = (
-    "data.clicks",
-    "data.items",
-    "data.out",
-    "data.prepared",
-    "data.name",
-    "data.base",
-)
-"""Settings that name locations; they are no part of the fingerprint."""
 LOG: Final = "log.json"
 """File of a data set: files of the log in order, its columns, and the origin of the catalogue."""
-DERIVED_KEY: Final = "data.derived_categories"
-"""Setting that is in the fingerprint only if categories are derived."""
-USE: Final = ("pooling", "query_prefix", "passage_prefix")
-"""How the encoder is used: fields of EncoderSource."""
-DESCRIBED: Final = tuple(f"model.text.{name}" for name in USE)
-"""Settings that are resolved from the encoder's files; the fingerprint has the outcome."""
-TEXT_KEYS: Final = (
-    "model.text.encoder",
-    "model.text.max_tokens",
-    "model.text.fields",
-    *DESCRIBED,
-)
-"""Settings of the texts and their encoder that determine tokens and vectors."""
-IF_CHANGED: Final[Mapping[str, object]] = {
-    "data.columns.available_until": "available_until",
-    "data.demo_queries": "titles",
-    "data.retention_days": 0,
-    "split.unseen_queries": 0.0,
-    "split.val_days": 0,
-    "split.test_days": 0,
-}
-"""Settings that are in the fingerprint only if they differ from this value: the data sets of older
-versions are reused."""
-UNSEEN: Final = ("data.session_gap_s",)
-"""Settings that change only a count in the manifest; they are no part of the fingerprint."""
 
 
 def prepare(config: Config, *, on_ray: bool = True) -> dict[str, object]:
@@ -120,7 +94,7 @@ def prepare(config: Config, *, on_ray: bool = True) -> dict[str, object]:
     encoder_path, encoder = encoder_source(config)
     # the built-in shop has categories: they are derived only if a number is given
     derives = inputs.derives if inputs else config.data.derived_categories not in ("auto", 0)
-    fingerprint = _fingerprint(sources, config, encoder, door, derives=derives)
+    fingerprint = fingerprint_of(sources, config, encoder, door, derives=derives)
     version = version_place(out, fingerprint)
     if is_made(version, fingerprint, config):
         point(out, version)
@@ -260,12 +234,12 @@ def read_items(
     if not files:
         return items.read_items_of_log(click_files, config)
     raw = items.read_catalogue(files, config)
-    counts = events.RowCounts(num_rows=raw.num_rows, kept=len(raw.table))
+    counts = outcomes.RowCounts(num_rows=raw.num_rows, kept=len(raw.table))
     for reason, rows in raw.rejected.items():
         counts.rejected[reason] = len(rows)
         counts.examples[reason] = f"row {rows[0][0] % readers.FILE_STRIDE}"
     counts.check()
-    events.check_rejected(counts, config.data.max_quarantined, config, "data.items")
+    outcomes.check_rejected(counts, config.data.max_quarantined, config, "data.items")
     if not len(raw.table):
         raise UserError(f"data.items={config.data.items} holds no usable row")
     return raw
@@ -294,56 +268,6 @@ def encoder_source(config: Config) -> tuple[str, EncoderSource]:
         passage_prefix=own.passage_prefix if text.passage_prefix == "auto" else text.passage_prefix,
     )
     return path, source
-
-
-def _settings(config: Config) -> dict[str, object]:
-    """Return the settings that determine the examples, as in JSON."""
-    flat: dict[str, object] = {}
-    for key, value in flatten(config).items():
-        if (key.startswith(("data.", "split.")) or key in TEXT_KEYS) and key not in PLACES:
-            flat[key] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def _fingerprint(
-    sources: Sequence[dict[str, str | int]],
-    config: Config,
-    encoder: EncoderSource,
-    door: Door = AS_GIVEN,
-    *,
-    derives: bool = False,
-) -> str:
-    contents = [{k: v for k, v in row.items() if k != "path"} for row in sources]
-    unseen = (*UNSEEN, *DESCRIBED, SETTING, *(() if derives else (DERIVED_KEY,)))
-    settings = {
-        key: value
-        for key, value in _settings(config).items()
-        if key not in unseen and IF_CHANGED.get(key) != value
-    }
-    tree: list[object] = [SCHEMA_VERSION, contents, settings, encoder.sha256]
-    # as the encoder is used, whether its files say so or the settings
-    used = encoder.model_dump(include=set(USE), exclude_defaults=True)
-    tree += [used] if used else []
-    tree += [door.pseudonyms.check] if door.pseudonyms else []
-    tree += [door.tombstones.as_json()] if door.tombstones else []
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-
-
-def is_made(place: Path, fingerprint: str, config: Config) -> bool:
-    """Return whether a path holds a complete data set with this fingerprint."""
-    if not (place / "manifest.json").is_file():
-        return False
-    try:
-        manifest = read_manifest(place)
-        check_files(place, manifest)
-    except UserError as error:
-        logger.warning("%s: the data set is not reused", error)
-        return False
-    for key in UNSEEN:
-        now = flatten(config)[key]
-        if manifest.fingerprint == fingerprint and manifest.settings.get(key, now) != now:
-            logger.warning("%s=%s has no effect: %s exists already", key, now, place)
-    return manifest.fingerprint == fingerprint
 
 
 @contextmanager
@@ -436,7 +360,7 @@ def _build(
         "categories": tuple(names),
         "categories_from": "texts" if inputs.derives else "catalogue",
         "fragment_rows": config.data.fragment_rows,
-        "settings": _settings(config),
+        "settings": deciding_settings(config),
         "seed": config.seed,
         "versions": find_versions(),
     }
@@ -454,9 +378,11 @@ def write_rejected_items(
     reason: str, rejected: Sequence[tuple[int, Any]], config: Config, work: Path, mark: str = ""
 ) -> None:
     """Write the rejected rows of a catalogue to the quarantine; `mark` tells appends apart."""
-    table = events.make_quarantine([(reason, place, row) for place, row in rejected])
+    table = outcomes.make_quarantine([(reason, place, row) for place, row in rejected])
     name = re.sub(r"\W+", "-", f"{mark}{'-' if mark else ''}{reason}")
-    events.write_quarantine(table, config.data.items, work / "quarantine" / f"items-{name}.parquet")
+    outcomes.write_quarantine(
+        table, config.data.items, work / "quarantine" / f"items-{name}.parquet"
+    )
 
 
 def summary(out: Path, started: float, *, is_reused: bool) -> dict[str, object]:

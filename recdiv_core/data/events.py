@@ -11,23 +11,29 @@ from __future__ import annotations
 
 import collections
 import hashlib
-import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
 from recdiv_core.data.audit import traces
 from recdiv_core.data.door import AS_GIVEN, FORGOTTEN, Door
-from recdiv_core.errors import INIT_MENDS, UserError
+from recdiv_core.data.outcomes import (
+    COLUMN_OF,
+    DROPPED,
+    REJECTED,
+    UNKNOWN_EVENT,
+    RowCounts,
+    check_rejected,
+    make_quarantine,
+)
+from recdiv_core.errors import UserError
 from recdiv_core.formats import readers, timestamps, values
 from recdiv_core.formats.files import SourceFile, TextFormat
 from recdiv_core.formats.values import as_mask
@@ -61,42 +67,6 @@ STAGED: Final = pa.schema(
 )
 """An event in the shuffle by user; `event` = index in EVENTS, -1 = none given."""
 
-NO_ITEM: Final = "item not in the catalogue"
-UNKNOWN_EVENT: Final = "unknown event"
-REJECTED: Final = (
-    "",
-    "missing user_id",
-    "missing item_id",
-    "missing timestamp",
-    *timestamps.FAULTS[1:],
-    "negative time",
-    "time in the future",
-    UNKNOWN_EVENT,
-    NO_ITEM,
-)
-"""Reasons to quarantine a row, in the order of the checks."""
-DROPPED: Final = (
-    "",
-    "search without a result",
-    "kind of event that data.event_names drops",
-    "kind of event not in data.events",
-    "rating below data.min_rating",
-)
-"""Rules that drop a valid row."""
-COLUMN_OF: Final[Mapping[str, str]] = {
-    **dict.fromkeys((*timestamps.FAULTS[1:], "negative time", "time in the future"), TIMESTAMP),
-    UNKNOWN_EVENT: EVENT,
-    NO_ITEM: ITEM_ID,
-}
-"""Reason -> column whose value a message shows."""
-LOOK_AT: Final[Mapping[str, str]] = {
-    NO_ITEM: "data.items",
-    "missing item_id": "data.columns.item_id",
-    "missing user_id": "data.columns.user_id",
-    "timestamp does not parse": "data.timestamp_format",
-    UNKNOWN_EVENT: "data.event_names",
-}
-
 
 @dataclass(frozen=True)
 class ClickLog:
@@ -120,58 +90,6 @@ class ClickLog:
     def has_timestamps(self) -> bool:
         """Whether the log has real times; False = order numbers only."""
         return self.times.unit != "order"
-
-
-@dataclass
-class RowCounts:
-    """Counts of rows by outcome; the counts of read units add.
-
-    Attributes:
-        num_rows: Rows read: `kept`, `dropped` and `rejected` together.
-        lines: Physical lines of the files by kind: `read` in total, of which `header`, `blank` or
-            `continued` (further lines of a row); `made` counts rows that one line gave in addition.
-        kept: Rows that became events.
-        dropped: Valid rows that a rule dropped, by rule.
-        rejected: Quarantined rows, by reason.
-        examples: Reason -> row number and value of one row.
-        words: Rows of each unknown kind of event.
-        coerced: Values that were changed when read, by kind of change.
-    """
-
-    num_rows: int = 0
-    lines: collections.Counter[str] = field(default_factory=collections.Counter)
-    kept: int = 0
-    dropped: collections.Counter[str] = field(default_factory=collections.Counter)
-    rejected: collections.Counter[str] = field(default_factory=collections.Counter)
-    examples: dict[str, str] = field(default_factory=dict)
-    words: collections.Counter[str] = field(default_factory=collections.Counter)
-    coerced: collections.Counter[str] = field(default_factory=collections.Counter)
-
-    def add(self, other: RowCounts) -> None:
-        """Add the counts of another read unit."""
-        self.num_rows += other.num_rows
-        self.kept += other.kept
-        for name in COUNTERS:
-            getattr(self, name).update(getattr(other, name))
-        for reason, text in other.examples.items():
-            self.examples.setdefault(reason, text)
-
-    def check(self) -> None:
-        """Assert that no row was lost: each is kept, dropped or quarantined."""
-        found = self.kept + self.dropped.total() + self.rejected.total()
-        assert self.num_rows == found, f"{self.num_rows} rows read, {found} accounted for"
-        lines = self.lines.copy()
-        num_rows = lines.pop("read", 0) + lines.pop("made", 0) - lines.total()
-        assert num_rows in (0, found), f"{num_rows} lines are rows, {found} accounted for"
-
-    @classmethod
-    def from_json(cls, tree: Mapping[str, Any]) -> RowCounts:
-        """Make counts from the JSON of their `vars`."""
-        counters: dict[str, Any] = {name: collections.Counter(tree[name]) for name in COUNTERS}
-        return cls(**{**tree, **counters})
-
-
-COUNTERS: Final = ("lines", "dropped", "rejected", "words", "coerced")
 
 
 def log_text(config: Config) -> TextFormat:
@@ -433,29 +351,6 @@ def _quarantine_rows(batch: readers.RawBatch, reasons_N: Any) -> tuple[pa.Table,
     return table, examples
 
 
-def make_quarantine(rows: Sequence[tuple[str, int, Any]]) -> pa.Table:
-    """Make a table of rejected rows from (reason, number in the input, row)."""
-    return pa.table(
-        {
-            "reason": pa.array([reason for reason, _, _ in rows], pa.string()),
-            "row_number": pa.array(
-                [place % readers.FILE_STRIDE for _, place, _ in rows], pa.int64()
-            ),
-            "row": pa.array(
-                [json.dumps(row, ensure_ascii=False, default=str) for _, _, row in rows],
-                pa.string(),
-            ),
-        }
-    )
-
-
-def write_quarantine(table: pa.Table, source: str, path: Path) -> None:
-    """Write rejected rows and their source file; without rows, write nothing."""
-    if table.num_rows:
-        table = table.append_column("source", pa.array([source] * table.num_rows, pa.string()))
-        pq.write_table(table, path)
-
-
 def hash_users(user_ids: pa.Array) -> Any:
     """Return [N] int64 >= 0, stable hashes of ids: equal in every process."""
     encoded = user_ids.dictionary_encode()
@@ -464,34 +359,3 @@ def hash_users(user_ids: pa.Array) -> Any:
         for user in encoded.dictionary.to_pylist()
     ]
     return np.array([*hashes, 0], dtype=np.int64)[encoded.indices.fill_null(-1).to_numpy()]
-
-
-def check_rejected(counts: RowCounts, limit: float, config: Config, source: str) -> None:
-    """Stop if the share of rejected rows exceeds a limit.
-
-    Raises:
-        UserError: It names the counts, the most frequent reasons, an example and the key to check.
-    """
-    num_rejected = counts.rejected.total()
-    if num_rejected <= limit * counts.num_rows:
-        return
-    commonest = counts.rejected.most_common(3)
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in commonest)
-    reason = commonest[0][0]
-    hint = f"look at {LOOK_AT.get(reason, source if reason not in COLUMN_OF else 'data.columns')}"
-    if reason == UNKNOWN_EVENT:
-        hint = _how_to_map(counts.words)
-    raise UserError(
-        f"{source}: {num_rejected} of {counts.num_rows} rows cannot be used ({reasons}); e.g. "
-        f"{counts.examples[reason]}; {hint}, or raise data.max_quarantined="
-        f"{config.data.max_quarantined}{f'; {INIT_MENDS}' if reason in LOOK_AT else ''}"
-    )
-
-
-def _how_to_map(words: collections.Counter[str]) -> str:
-    shown = ", ".join(f"{word!r}: {count}" for word, count in words.most_common(10))
-    first = next((word for word, _ in words.most_common() if word != "(none)"), "view")
-    return (
-        f"found {shown}; known are {', '.join(EVENTS)}; map the others, e.g. "
-        f"data.event_names.{first}=click, or =drop to leave them out"
-    )

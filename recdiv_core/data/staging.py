@@ -26,15 +26,8 @@ import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
 from recdiv_core.data.audit import traces
-from recdiv_core.data.events import (
-    A_DAY_US,
-    STAGED,
-    ClickLog,
-    RowCounts,
-    check_rejected,
-    classify_rows,
-    write_quarantine,
-)
+from recdiv_core.data.events import A_DAY_US, STAGED, ClickLog, classify_rows
+from recdiv_core.data.outcomes import RowCounts, check_rejected, write_quarantine
 from recdiv_core.formats import readers
 from recdiv_core.schema import EVENT, QUERY, TIMESTAMP, USER_ID
 
