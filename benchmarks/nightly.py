@@ -39,7 +39,7 @@ from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training.blending import keeps_weights
 from recdiv_core.training.epoch import Learner
-from recdiv_core.training.selection import is_selected
+from recdiv_core.training.selection import Selected, next_selected
 
 
 class Trained(NamedTuple):
@@ -124,7 +124,8 @@ def _epochs(config: Config, learner: Learner) -> dict[str, torch.Tensor]:
         epochs=config.train.epochs,
     )
     stream = read_windows(windows)
-    best: Mapping[str, float] = {}
+    best: Selected | None = None
+    train, objective = config.train, config.eval.objective_at_k
     weights, waited = _copied(learner), 0
     for epoch in range(config.train.epochs):
         if waited >= config.train.patience:
@@ -133,9 +134,12 @@ def _epochs(config: Config, learner: Learner) -> dict[str, torch.Tensor]:
         for _ in learner.train_epoch(stream, range(first, first + learner.steps_an_epoch)):
             pass
         values, _ = learner.end_epoch(is_final=False)
-        waited += 1
-        if is_selected(config.train.select, config.eval.objective_at_k, values, best):
-            best, weights, waited = values, _copied(learner), 0
+        selected = next_selected(train.select, objective, values, best, train.tie)
+        is_better = best is None or selected.highest > best.highest or train.select == "last"
+        waited = 0 if is_better else waited + 1
+        best = selected
+        if best.metrics is values:
+            weights = _copied(learner)
     return weights
 
 

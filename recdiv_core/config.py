@@ -525,6 +525,9 @@ class TrainConfig(_Section):
     select: Literal["best", "last"] = "best"
     """Epoch whose weights are kept: `best` by `eval.objective`, or `last`, which compares all
     trials at equal epochs."""
+    tie: Unit = 0.01
+    """Share of the highest `eval.objective` by which an epoch may be lower and still counts as
+    equal; of such epochs the one with the highest coverage is selected (`train.select=best`)."""
     patience: int = Field(default=10, ge=1)
     """Epochs without improvement of `eval.objective` before early stopping
     (`train.select=best`)."""

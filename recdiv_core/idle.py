@@ -102,7 +102,7 @@ TRAINING: Final = (
         ("model.text.enabled", "model.text.trainable_layers"),
         lambda c, _: _is_fine_tuned(c),
     ),
-    Need(("train.patience",), ("train.select",), lambda c, _: c.train.select == "best"),
+    Need(("train.patience", "train.tie"), ("train.select",), lambda c, _: c.train.select == "best"),
     Need(
         ("scaling.min_workers",),
         ("scaling.num_workers",),

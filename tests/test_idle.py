@@ -102,6 +102,7 @@ ELSEWHERE = {
     "train.compile": "tests/test_compile.py",
     "train.select": "tests/cluster/test_train.py",
     "train.patience": "tests/cluster/test_train.py",
+    "train.tie": "tests/test_selection.py",
     "train.checkpoint_every_steps": "tests/cluster/test_resume.py",
     "train.log_every_s": "tests/test_epoch.py",
     "train.keep_checkpoints": "tests/cluster/test_resume.py",

@@ -1,26 +1,60 @@
 """Which epoch is selected."""
 
 import math
+from functools import reduce
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from recdiv_core.training.selection import is_selected
+from recdiv_core.training.selection import next_selected
+
+
+def epoch(ndcg, coverage=0.0):
+    return {"ndcg_at_10": ndcg, "coverage_at_10": coverage}
+
+
+def selected(epochs, select="best", tie=0.0):
+    """Return the number of the selected epoch."""
+
+    def after(before, metrics):
+        return next_selected(select, "ndcg_at_10", metrics, before, tie)
+
+    chosen = reduce(after, epochs, None).metrics
+    return next(number for number, metrics in enumerate(epochs) if metrics is chosen)
 
 
 @pytest.mark.parametrize("select", ["best", "last"])
-@pytest.mark.parametrize("before", [None, {}])
-def test_the_first_epoch_is_selected(select, before):
-    assert is_selected(select, "ndcg", {"ndcg": 0.0}, before)
+def test_the_first_epoch_is_selected(select):
+    assert selected([epoch(0.0)], select) == 0
 
 
-@pytest.mark.parametrize(("value", "replaces"), [(0.3, True), (0.2, False), (0.1, False)])
-def test_best_selects_only_an_epoch_with_a_higher_objective(value, replaces):
-    assert is_selected("best", "ndcg", {"ndcg": value, "ild": 9.0}, {"ndcg": 0.2}) is replaces
+@pytest.mark.parametrize(("value", "number"), [(0.3, 1), (0.2, 0), (0.1, 0)])
+def test_best_selects_only_an_epoch_with_a_higher_objective(value, number):
+    assert selected([epoch(0.2), epoch(value, 0.9)]) == number
 
 
 def test_last_selects_every_epoch():
-    assert is_selected("last", "ndcg", {"ndcg": 0.1}, {"ndcg": 0.2})
+    assert selected([epoch(0.2), epoch(0.1)], "last", tie=0.5) == 1
 
 
 def test_an_objective_that_is_not_a_number_is_not_selected():
-    assert not is_selected("best", "ndcg", {"ndcg": math.nan}, {"ndcg": 0.2})
+    assert selected([epoch(0.2), epoch(math.nan, 0.9), epoch(0.1)], tie=0.1) == 0
+
+
+def test_of_tied_epochs_the_one_with_more_coverage_is_selected():
+    assert selected([epoch(0.200, 0.5), epoch(0.199, 0.6), epoch(0.1995, 0.55)], tie=0.01) == 1
+
+
+def test_an_epoch_that_the_most_accurate_one_leaves_behind_is_replaced():
+    assert selected([epoch(0.200, 0.6), epoch(0.201, 0.5), epoch(0.210, 0.1)], tie=0.01) == 2
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=9),
+    st.sampled_from([0.0, 0.01, 0.2]),
+)
+def test_the_selected_epoch_is_within_the_tie_of_the_most_accurate(values, tie):
+    epochs = [epoch(*each) for each in values]
+    highest = max(each["ndcg_at_10"] for each in epochs)
+    assert epochs[selected(epochs, tie=tie)]["ndcg_at_10"] >= highest * (1 - tie) - 1e-12

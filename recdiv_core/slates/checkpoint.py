@@ -70,6 +70,7 @@ class Progress:
         step: steps done, over all epochs.
         best_epoch: epoch selected so far (`train.select`), from 1; 0 = none yet.
         best_metrics: validation metrics of that epoch, by name without a prefix.
+        highest: highest value of `eval.objective` so far; 0 = none yet.
         epochs_without_better: epochs since then.
         is_finished: whether training is over; the weights are then the selected ones.
         metrics: metrics of the last report, with prefixes (`val/`, `test/`, ...).
@@ -79,6 +80,7 @@ class Progress:
     step: int = 0
     best_epoch: int = 0
     best_metrics: Mapping[str, float] = field(default_factory=dict)
+    highest: float = 0.0
     epochs_without_better: int = 0
     is_finished: bool = False
     metrics: Mapping[str, float] = field(default_factory=dict)

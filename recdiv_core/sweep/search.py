@@ -24,7 +24,7 @@ from recdiv_core.config import Config
 from recdiv_core.metrics.repeats import means_of
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.sweep.study import Study
-from recdiv_core.training.selection import is_selected
+from recdiv_core.training.selection import Selected, next_selected
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ class FrontSearch(Searcher):
         self.num_trials = (
             len(self.points.left) if isinstance(self.points, Grid) else space.num_samples
         ) * max(1, len(space.seeds))
-        self.selected: dict[str, dict[str, float]] = {}
-        """Trial -> metrics of its selected epoch so far."""
+        self.selected: dict[str, Selected] = {}
+        """Trial -> its selected epoch so far."""
         self.to_start: list[dict[str, Any]] = []
         """Settings of the newest point's seeds that have not started."""
         self.newest = ""
@@ -77,9 +77,9 @@ class FrontSearch(Searcher):
         """Note an epoch, and its metrics if it is the selected one so far."""
         self.budget.note_epoch(trial_id, int(result["epoch"]))
         metrics = {name: float(v) for name, v in result.items() if name.startswith("val/")}
-        select, objective = self.config.train.select, f"val/{self.config.eval.objective_at_k}"
-        if is_selected(select, objective, metrics, self.selected.get(trial_id)):
-            self.selected[trial_id] = metrics
+        train, objective = self.config.train, f"val/{self.config.eval.objective_at_k}"
+        before = self.selected.get(trial_id)
+        self.selected[trial_id] = next_selected(train.select, objective, metrics, before, train.tie)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -91,7 +91,8 @@ class FrontSearch(Searcher):
         """
         if result and "epoch" in result:
             self.on_trial_result(trial_id, result)  # Tune leaves out a trial's last report
-        metrics = self.selected.pop(trial_id, {})
+        selected = self.selected.pop(trial_id, None)
+        metrics = {} if selected is None else dict(selected.metrics)
         if result and "best/epoch" in result:
             metrics = {name: result[f"best/{name}"] for name in metrics}
         point = self.point_of[trial_id]

@@ -31,7 +31,7 @@ from recdiv_core.tracking.runs import (
 )
 from recdiv_core.tracking.store import tracking_uri
 from recdiv_core.training.callback import log_report
-from recdiv_core.training.selection import is_selected
+from recdiv_core.training.selection import Selected, next_selected
 from recdiv_core.wording import dial
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class TrialTracking(tune.Callback):
         self.config, self.root, self.parent, self.manifest = config, root, parent, manifest
         self.shown = [objective.metric for objective in space.objectives]
         self.handles: dict[str, RunHandle] = {}
-        self.best: dict[str, dict[str, float]] = {}
+        self.best: dict[str, Selected] = {}
         self.progress = Progress(parent)
 
     def on_trial_start(
@@ -127,9 +127,10 @@ class TrialTracking(tune.Callback):
         """Log an epoch, and keep the selected one."""
         name = str(trial)
         log_report(self.handles[name], _metrics_of(result))
-        select, objective = self.config.train.select, f"val/{self.config.eval.objective_at_k}"
-        if is_selected(select, objective, result, self.best.get(name)):
-            self.best[name] = _metrics_of(result)
+        train, objective = self.config.train, f"val/{self.config.eval.objective_at_k}"
+        before = self.best.get(name)
+        metrics = _metrics_of(result)
+        self.best[name] = next_selected(train.select, objective, metrics, before, train.tie)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -140,11 +141,11 @@ class TrialTracking(tune.Callback):
         last = trial.last_result or {}
         if "best/epoch" not in last and name in self.best:
             # stopped early: it counts with its selected epoch so far, and has no test metrics
-            best = self.best[name]
+            best = self.best[name].metrics
             metrics = {f"best/{key}": v for key, v in best.items() if key.startswith("val/")}
             log_report(handle, {**metrics, "best/epoch": best["epoch"], "epoch": best["epoch"]})
             set_tags(handle, {"recdiv.stopped_early": "true"})
-        best = self.best.get(name, {})
+        best = self.best[name].metrics if name in self.best else {}
         shown = ", ".join(f"{metric} {best[metric]:.4f}" for metric in self.shown if best)
         logger.info("%s ended: %s", name, shown or "no epoch was evaluated")
         finish_run(handle, "FINISHED")

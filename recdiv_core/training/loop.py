@@ -49,7 +49,7 @@ from recdiv_core.training.dials import dials_report, judge_dials
 from recdiv_core.training.divergence import check_skipped
 from recdiv_core.training.epoch import Learner
 from recdiv_core.training.run_files import last_checkpoint
-from recdiv_core.training.selection import is_selected
+from recdiv_core.training.selection import Selected, next_selected
 from recdiv_core.training.shards import load_whole, shard_encoder, whole
 
 logger = logging.getLogger(__name__)
@@ -192,15 +192,18 @@ class _Trainer:
     def _end_epoch(
         self, epoch: int, values: Mapping[str, float], train_metrics: Mapping[str, float]
     ) -> None:
-        name = self.config.eval.objective_at_k
-        if is_selected(self.config.train.select, name, values, self.progress.best_metrics):
+        train, name, so_far = self.config.train, self.config.eval.objective_at_k, self.progress
+        before = Selected(so_far.best_metrics, so_far.highest) if so_far.best_metrics else None
+        selected = next_selected(train.select, name, values, before, train.tie)
+        if selected.metrics is values:
             self.best_weights = _copy_weights(self.model)
-            self.progress = replace(
-                self.progress, best_epoch=epoch, best_metrics=values, epochs_without_better=0
-            )
-        else:
-            waited = self.progress.epochs_without_better + 1
-            self.progress = replace(self.progress, epochs_without_better=waited)
+            self.progress = replace(self.progress, best_epoch=epoch, best_metrics=values)
+        is_better = before is None or selected.highest > before.highest or train.select == "last"
+        self.progress = replace(
+            self.progress,
+            highest=selected.highest,
+            epochs_without_better=0 if is_better else so_far.epochs_without_better + 1,
+        )
         metrics = {**train_metrics, **{f"val/{key}": value for key, value in values.items()}}
         self.progress = replace(self.progress, metrics={"epoch": epoch, **metrics})
         self._report(self.progress.metrics)
