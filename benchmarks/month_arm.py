@@ -28,6 +28,7 @@ from recdiv_core.shop.closed_loop import OpenShop, clicks, draw_day, new_items, 
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.storage.whole_files import write_json
 from recdiv_core.updating.day import Plan, training_config
+from recdiv_core.updating.hold import choose_serving, levels_of, reached
 from tune_spaces import FURTHER, WARM
 
 
@@ -67,7 +68,6 @@ COMMON: Final = {
     "split.val_days": 2,
     "split.test_days": 1,
     "train.warmup_steps": 20,
-    "eval.dials": [],
     "scaling.num_workers": 1,
 }
 ARMS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -77,7 +77,7 @@ ARMS: Final[Mapping[str, Mapping[str, Any]]] = {
         "rerank.method": "msd",
         "rerank.diversity": 0.15,
     },
-    "without": {"loss.diversity_weight": 0.0},
+    "without": {"loss.diversity_weight": 0.0, "eval.dials": []},
 }
 PLAN: Final = Plan("month", False, 2, 1.0, {}, 1.0)
 """`recdiv update --epochs 2 --rate-share 1`: an epoch of so small a shop has only some 30 steps."""
@@ -128,7 +128,8 @@ class Loop:
         shutil.copytree(version, self.home / "shop.versions" / version.name)
         (self.home / "shop").symlink_to(Path("shop.versions") / version.name)
         further = {**FURTHER, "train.init_from": str(source / f"model-{self.first_day}")}
-        self._train(self.config, further, self.model.name)
+        trained = self._train(self.config, further, self.model.name)
+        write_json(self.home / "levels.json", levels_of(trained.ways[0].val, self.config.eval.k))
         write_json(self.home / "rows.json", [])
 
     def _train(
@@ -161,7 +162,9 @@ class Loop:
         cpu = time.process_time()
         tuned = training_config(self.config, PLAN, model, "month")
         trained = self._train(tuned, {}, f"model-{self.day + 1}")
+        served = self._serve(trained)
         took["train"] = time.process_time() - cpu
+        row["served"] = served
         row |= {"ndcg_after": ndcg(trained.test, self.config), "cpu_s": sum(took.values())}
         row["took_s"] = took
         number = len(self.rows) + 1
@@ -173,6 +176,15 @@ class Loop:
         write_json(self.home / "rows.json", self.rows, indent=1)
         shutil.rmtree(model)
         return row
+
+    def _serve(self, trained: nightly.Trained) -> dict[str, Any]:
+        """Choose the re-ranking of a candidate that holds the levels of the first day."""
+        levels = json.loads((self.home / "levels.json").read_text())
+        objective = self.config.eval.objective_at_k
+        chosen = choose_serving(trained.ways, levels, objective)
+        if chosen.settings:
+            nightly.serve_with(trained.checkpoint, chosen.settings)
+        return {**chosen.settings, "reached": reached(chosen.val, levels)}
 
     def _append(self) -> None:
         """Append the clicks of the day, and the items that are new on the next day."""

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 
-from recdiv_core.config import Config
+from recdiv_core.config import Config, override, to_yaml
 from recdiv_core.data.catalogue import load_catalogue, load_tokens
 from recdiv_core.data.plan import plan_windows
 from recdiv_core.data.reading import list_fragments, read_windows
 from recdiv_core.data.text_vectors import encode_here, vectors_path
-from recdiv_core.evaluation.evaluate import tally_split
+from recdiv_core.evaluation.evaluate import tally_dials, tally_split
 from recdiv_core.metrics.tally import count_users, finish
+from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.text_encoder import resolve_encoder
 from recdiv_core.schema import read_manifest
 from recdiv_core.slates.carry import carried
@@ -31,22 +32,29 @@ from recdiv_core.slates.checkpoint import (
     read_config,
     save_checkpoint,
 )
-from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.dataset import Dataset, load_dataset
+from recdiv_core.slates.dials import dial_policies, dials_of
 from recdiv_core.slates.fitting import fit_terms
 from recdiv_core.slates.loading import build_model, load_model
 from recdiv_core.slates.maker import SlateMaker
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
+from recdiv_core.storage.whole_files import write_whole
 from recdiv_core.training.blending import keeps_weights
 from recdiv_core.training.epoch import Learner
 from recdiv_core.training.selection import Selected, next_selected
+from recdiv_core.updating.hold import Serving
+
+DIAL_KEYS: Final = ("method", "diversity", "logit_adjustment")
+"""Settings of a re-ranking that differ between the entries of `eval.dials`."""
 
 
 class Trained(NamedTuple):
-    """A training: its checkpoint, and its test metrics by name with cut-off."""
+    """A training: its checkpoint, its test metrics by name with cut-off, and ways to serve it."""
 
     checkpoint: Path
     test: Mapping[str, float]
+    ways: Sequence[Serving]
 
 
 def encode_texts(prepared: Path) -> None:
@@ -111,7 +119,26 @@ def train(config: Config, place: Path) -> Trained:
         training={},
         items=items_of(dataset.catalogue, dataset.catalogue.popularity_V),
     )
-    return Trained(place, finish(tally) | count_users(tally))
+    return Trained(place, finish(tally) | count_users(tally), _ways(config, dataset, model))
+
+
+def _ways(config: Config, dataset: Dataset, model: Recommender) -> list[Serving]:
+    """Judge a model on validation, as it was trained and under the entries of `eval.dials`."""
+    settings = [
+        {},
+        *(
+            {f"rerank.{key}": getattr(each.rerank, key) for key in DIAL_KEYS}
+            for each in dials_of(config)
+        ),
+    ]
+    policies = [slate_policy(config, dataset), *dial_policies(config, dataset)]
+    tallies = tally_dials(held_out_of_split(model, dataset, "val", config), dataset, policies)
+    return [Serving(own, finish(tally), {}) for own, tally in zip(settings, tallies, strict=True)]
+
+
+def serve_with(checkpoint: Path, settings: Mapping[str, object]) -> None:
+    """Change the re-ranking that a checkpoint is served with."""
+    write_whole(checkpoint / "config.yaml", to_yaml(override(read_config(checkpoint), settings)))
 
 
 def _epochs(config: Config, learner: Learner) -> dict[str, torch.Tensor]:

@@ -6,9 +6,10 @@
 The champion of NAME is judged on the newest test window before the training. The candidate starts
 from the champion's weights (--epochs over old and new events), or from scratch with --retrain. It
 becomes the champion if it passes the gate of `recdiv register`. After a kill the same command goes
-on. A page shows the champions over time, beside --yardstick models. Prints {"prepared",
-"generation", "day", "champion", "before", "run", "after", "yardstick", "version", "promoted",
-"gate", "alarms", "page"}. Exit status 1 if there is an alarm.
+on. It is served with the most accurate entry of `eval.dials` that holds the diversity of the first
+update's candidate. A page shows the champions over time, beside --yardstick models. Prints
+{"prepared", "generation", "day", "champion", "before", "run", "served", "held", "after",
+"yardstick", "version", "promoted", "gate", "alarms", "page"}. Exit status 1 if there is an alarm.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--yardstick", action="store_true", help="also train from scratch, to compare with"
     )
+    parser.add_argument("--no-hold", action="store_true", help="keep the candidate's re-ranking")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of a fine-tuning")
     parser.add_argument(
         "--rate-share", type=float, default=0.25, help="share of train.learning_rate in it"
@@ -52,15 +54,15 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     from recdiv_core.release.gate import parse_floors
     from recdiv_core.updating.day import Plan, update
 
-    floors = parse_floors(args.keep)
     plan = Plan(
         args.name,
         args.retrain,
         args.epochs,
         args.rate_share,
-        floors,
+        parse_floors(args.keep),
         args.max_drop,
         has_yardstick=args.yardstick,
+        holds=not args.no_hold,
     )
     return update(config, plan)
 

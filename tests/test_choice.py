@@ -32,7 +32,7 @@ MORE = trial("more", 0.476, 0.52, 0.60)
 SWEEP = (PLAIN, BROAD, BOTH, MORE)
 
 
-def test_the_recommended_trial_has_the_largest_smallest_progress_within_the_budget():
+def test_the_recommended_trial_has_the_most_progress_within_the_budget():
     choice = choose(SWEEP, ALL)
     assert choice.recommended is BOTH  # +10 % on both; broad has -8 % ILD, more keeps 95.2 %
     assert choice.nearest is None
@@ -42,6 +42,34 @@ def test_the_recommended_trial_has_the_largest_smallest_progress_within_the_budg
         0.95: "more",
         0.90: "more",
     }
+
+
+def test_a_gain_beyond_its_goal_does_not_make_up_for_another():
+    even = trial("even", 0.49, 0.46, 0.55)  # 15 % and 10 %: 0.75 and 1 of the goals
+    far = trial("far", 0.49, 0.43, 1.00)  # 7.5 % and 100 %: 0.375 and at most MARGIN
+    assert choose([PLAIN, far, even], ALL).recommended is even
+
+
+def test_a_small_gain_on_one_kind_does_not_outweigh_a_large_loss_on_another():
+    wide = trial("wide", 0.49, 0.452, 0.55)
+    little_more = trial("little_more", 0.49, 0.454, 0.532)  # by max-min it would be preferred
+    assert choose([PLAIN, wide, little_more], ALL).recommended is wide
+
+
+def test_of_trials_beyond_all_goals_the_most_accurate_one_is_recommended():
+    good = trial("good", 0.495, 0.60, 0.70)
+    better = trial("better", 0.490, 0.70, 0.90)
+    assert choose([PLAIN, better, good], ALL).recommended is good
+
+
+def test_a_trial_that_narrows_slates_is_recommended_only_if_all_do():
+    def narrowing(one, share):
+        return replace(one, val={**one.val, "narrowed_at_10": share})
+
+    plain, both = narrowing(PLAIN, 0.40), narrowing(BOTH, 0.42)
+    little = narrowing(trial("little", 0.49, 0.41, 0.51), 0.40)
+    assert choose([plain, both, little], ALL).recommended is little
+    assert choose([plain, both], ALL).recommended is both
 
 
 def test_the_share_to_keep_is_the_users():

@@ -3,13 +3,17 @@
 trials.py has the fronts on one pair of axes, wording.py the sentences. A point that is chosen for
 one kind of diversity often loses another. So a trial is admissible only if no declared kind of
 diversity lies below w = 0 by more than its interval. Kinds of diversity move at unlike prices, so
-each has a goal. Of the admissible trials that keep enough accuracy, the one whose smallest gain, as
-a share of its goal, is largest is chosen (max-min). Validation chooses; test metrics are looked up.
+each has a goal. Of the admissible trials that keep enough accuracy, the one with the largest
+product of gains, each as a share of its goal, is chosen: the volume that the trial reaches between
+w = 0 and the goals. A gain far beyond its goal counts no more, so it makes up for no other. A trial
+that narrows more slates than w = 0 is chosen only if all do. Validation chooses; test metrics are
+looked up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +34,11 @@ COVERAGE_GOAL: Final = 0.20
 """Relative gain that is the goal of coverage, unless half of what is missing is less."""
 MISSING_GOAL: Final = 0.5
 """Share of what coverage lacks to the most that can be shown; it is the goal if it is less."""
+MARGIN: Final = 1.2
+"""Share of its goal up to which a gain counts: what validation chose gains a little less on test.
+"""
+NARROWED: Final = "narrowed"
+"""Share of users whose slates are narrower than their histories, at `eval.k`; lower is better."""
 FEWEST_SEEDS: Final = 3
 """Fewest training seeds whose interval replaces SLACK; with two it admits nearly everything."""
 
@@ -42,7 +51,7 @@ class Choice:
         front: front on all objectives of the sweep.
         keep: share of the reference's accuracy that the recommended trial keeps.
         reference: the baseline at w = 0; without one the most accurate member of the front.
-        recommended: admissible point with the largest smallest progress; None = there is none.
+        recommended: admissible point with the most progress; None = there is none.
         nearest: without a recommended point, the point that comes nearest to it.
         operating: share of the reference's accuracy -> point chosen in the same way.
     """
@@ -185,12 +194,20 @@ def accuracy_kept(trial: Trial, reference: Trial, accuracy: Objective) -> float:
     return 1 + gain(trial, reference, accuracy)
 
 
-def smallest_progress(
-    trial: Trial, reference: Trial, goals: Mapping[Objective, float]
-) -> tuple[float, float]:
-    """Return the smallest gain as a share of its goal, then the sum of all shares for ties."""
+def progress(trial: Trial, reference: Trial, goals: Mapping[Objective, float]) -> float:
+    """Return the product of all gains as shares of their goals, each at most MARGIN.
+
+    If a kind of diversity gains nothing: the smallest share, which is 0 or less.
+    """
     shares = [gain(trial, reference, objective) / asked for objective, asked in goals.items()]
-    return min(shares), sum(shares)
+    least = min(shares)
+    return math.prod(min(share, MARGIN) for share in shares) if least > 0 else least
+
+
+def narrows(trial: Trial, reference: Trial) -> bool:
+    """Return whether a trial narrows more slates than the reference, by more than SLACK."""
+    name = next((name for name in trial.val if name.startswith(f"{NARROWED}_at_")), None)
+    return name is not None and trial.val[name] > (1 + SLACK) * reference.val.get(name, math.inf)
 
 
 def _others(
@@ -217,8 +234,17 @@ def _best(
         for point in _others(points, reference, accuracy, share)
         if not losses(point, reference, tuple(goals))
     ]
-    return max(
-        admissible, key=lambda point: smallest_progress(point, reference, goals), default=None
+    return max(admissible, key=_key(reference, accuracy, goals), default=None)
+
+
+def _key(
+    reference: Trial, accuracy: Objective, goals: Mapping[Objective, float]
+) -> Callable[[Trial], tuple[bool, float, float]]:
+    """Return what points are compared by: no narrower slates, progress, then accuracy."""
+    return lambda point: (
+        not narrows(point, reference),
+        progress(point, reference, goals),
+        gain_of(point, accuracy),
     )
 
 
@@ -229,9 +255,9 @@ def _nearest(
     goals: Mapping[Objective, float],
     share: float,
 ) -> Trial | None:
-    """Return the point with the largest smallest progress, or the most accurate one."""
+    """Return the point with the most progress, or the most accurate one."""
     able = _others(points, reference, accuracy, share)
     if able:
-        return max(able, key=lambda point: smallest_progress(point, reference, goals))
+        return max(able, key=_key(reference, accuracy, goals))
     others = [point for point in points if point is not reference]
     return max(others, key=lambda point: gain_of(point, accuracy), default=None)

@@ -209,7 +209,9 @@ def copy_version(config: Config, name: str, version: str, place: Path) -> Path:
     return Path(_download(uri, found, place))
 
 
-def register_once(config: Config, checkpoint: str, name: str) -> dict[str, Any]:
+def register_once(
+    config: Config, checkpoint: str, settings: Mapping[str, object], name: str
+) -> dict[str, Any]:
     """Register a checkpoint as the candidate, unless a version of it exists already.
 
     See `register`.
@@ -221,7 +223,7 @@ def register_once(config: Config, checkpoint: str, name: str) -> dict[str, Any]:
         versions = []
     known = [each for each in versions if each.tags.get(RUN_TAG) == checkpoint]
     if not known:
-        return register(config, checkpoint, {}, name)
+        return register(config, checkpoint, settings, name)
     version = min((each.version for each in known), key=int)
     client.set_registered_model_alias(name, CANDIDATE, str(version))
     return {

@@ -10,7 +10,7 @@ import datetime
 import re
 from collections.abc import Mapping, Sequence
 
-from recdiv_core.fronts.choice import SLACK, Choice
+from recdiv_core.fronts.choice import MARGIN, SLACK, Choice
 from recdiv_core.fronts.operating import Paired, kept_text, operating_rows, table_metrics
 from recdiv_core.fronts.trials import (
     BUDGETS,
@@ -76,6 +76,7 @@ def sweep_page(
         operating_points=_operating_table(choice, shown, paired) if choice.reference else None,
         keep=f"{100 * choice.keep:.4g} %",
         slack=f"{100 * SLACK:.0f} %",
+        margin=f"{MARGIN:g}",
         attained=[_attained(front, shown) for front in fronts if front.attained],
         objectives=", ".join(title(metric_of(objective)) for objective in sweep.objectives),
         course_plot=course_plot(sweep, shown) if main.points else None,

@@ -1,4 +1,4 @@
-"""One day: append, judge yesterday's champion, train on, register, gate.
+"""One day: append, judge yesterday's champion, train on, choose the re-ranking, register, gate.
 
 The champion is judged on the newest window before any training has seen it (prequential). Each step
 leaves its result in a file, whole or absent, or is a step that resumes by itself. So the same
@@ -7,6 +7,7 @@ command after a kill goes on, and ends as if nothing had happened:
     <run.storage>/updates/<name>/<start of the fingerprint of the data>/
         champion/        the champion's checkpoint, as it was registered
         *.json           results of the steps
+    <run.storage>/updates/<name>/levels.json   the diversity to hold, see hold.py
     <run.storage>/updates/<name>/index.html    the page over time, see timeline.py
 """
 
@@ -37,6 +38,7 @@ from recdiv_core.storage.claims import scratch
 from recdiv_core.storage.places import is_uri
 from recdiv_core.storage.whole_files import write_json
 from recdiv_core.training.launch import run as train
+from recdiv_core.updating.hold import Serving, choose_serving, levels_of, reached, ways_of
 from recdiv_core.updating.timeline import past, write_timeline
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ SHOWN: Final = ("ndcg", "coverage", "ild", "diversity_index", "narrowed")
 """Metrics of the result, at `eval.k`."""
 NEW: Final = "item=cold"
 """Group of the items without a train event."""
+NOT_HELD: Final = 0.95
+"""Share of a level of diversity; a candidate below it is an alarm."""
 WEEK: Final = 7
 """Earlier updates that the champion's accuracy is compared with."""
 
@@ -63,6 +67,7 @@ class Plan:
         floors: see `gate.pass_gate`.
         largest_drop: share of the mean NDCG of the last week that the champion may lose, in [0, 1].
         has_yardstick: whether a model is also trained from scratch, for comparison alone.
+        holds: whether the re-ranking is chosen such that diversity holds its levels, see hold.py.
     """
 
     name: str
@@ -72,6 +77,7 @@ class Plan:
     floors: Mapping[str, float]
     largest_drop: float
     has_yardstick: bool = False
+    holds: bool = True
 
 
 def update(config: Config, plan: Plan) -> dict[str, Any]:
@@ -82,9 +88,10 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
         plan: what to do.
 
     Returns:
-        `{"prepared", "generation", "day", "champion", "before", "run", "after", "yardstick",
-        "version", "promoted", "gate", "data", "alarms", "page"}`; `before`, `after` and `yardstick`
-        hold metrics of the newest test window.
+        `{"prepared", "generation", "day", "champion", "before", "run", "served", "held", "after",
+        "yardstick", "version", "promoted", "gate", "data", "alarms", "page"}`; `before`, `after`
+        and `yardstick` hold metrics of the newest test window, `served` the re-ranking of the
+        candidate, and `held` the smallest share of a level that it reaches.
 
     Raises:
         UserError: a setting or an input is wrong.
@@ -113,9 +120,14 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
         before = once(home, "before", lambda: judged(evaluate(own, start), own.eval.k))
     run_name = f"{plan.name}-{manifest.generation:04d}-{manifest.fingerprint[:8]}"
     trained = train(training_config(config, plan, start, run_name))
-    after = shown(_on_test(trained), config.eval.k)
+    chosen, held = _serving(plan, trained, updates, config)
+    after = shown(chosen.test, config.eval.k)
     yardstick = _yardstick(config, plan, f"{run_name}-scratch") if plan.has_yardstick else {}
-    made = once(home, "registered", lambda: register_once(config, trained["checkpoint"], plan.name))
+    made = once(
+        home,
+        "registered",
+        lambda: register_once(config, trained["checkpoint"], chosen.settings, plan.name),
+    )
     gate = once(
         home,
         "gate",
@@ -131,6 +143,8 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
         "champion": version,
         "before": before,
         "run": run_name,
+        "served": chosen.settings,
+        "held": held,
         "after": after,
         "yardstick": yardstick,
         "version": made["version"],
@@ -143,6 +157,21 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
     write_json(home / "outcome.json", result, indent=1)
     page = write_timeline(updates, plan.name, manifest.generation)
     return {**result, "page": str(page)}
+
+
+def _serving(
+    plan: Plan, trained: Mapping[str, Any], updates: Path, config: Config
+) -> tuple[Serving, float]:
+    """Return how a candidate is served, and the smallest share of a level that it then reaches.
+
+    Both follow from the run and from the levels alone, so they are the same after a kill.
+    """
+    ways = ways_of(Path(trained["checkpoint"]))
+    if not plan.holds:
+        return ways[0], 1.0
+    levels = once(updates, "levels", lambda: levels_of(ways[0].val, config.eval.k))
+    chosen = choose_serving(ways, levels, config.eval.objective_at_k)
+    return chosen, reached(chosen.val, levels)
 
 
 def _yardstick(config: Config, plan: Plan, run_name: str) -> dict[str, float]:
@@ -244,6 +273,9 @@ def alarms(
     failed = [row["name"] for row in result["gate"] if row["passes"] is False]
     if failed:
         found.append({"alarm": "the candidate did not pass the gate", "floors": failed})
+    held = result.get("held", 1.0)
+    if held < NOT_HELD:
+        found.append({"alarm": "diversity does not hold its levels", "reached": held})
     now = result["before"].get("ndcg")
     if now is not None and earlier:
         usual = statistics.mean(earlier[-WEEK:])
