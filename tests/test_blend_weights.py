@@ -13,10 +13,11 @@ from recdiv_core.models.blend_weights import (
     SMOOTH,
     STRENGTH,
     Choices,
+    Spread,
     fit_likelihood,
     fit_weights,
     raise_ndcg,
-    smooth_ndcg_loss,
+    smooth_loss,
 )
 
 
@@ -34,11 +35,12 @@ def made_users(num_users: int = 60, num_candidates: int = 30) -> Choices:
         torch.as_tensor(is_allowed),
         gate_features(lengths),
         torch.as_tensor((is_target & is_allowed).sum(axis=1)),
+        torch.arange(num_candidates).expand(num_users, -1),
     )
 
 
 def test_the_fit_is_the_minimum_that_scipy_finds():
-    scores, is_target, is_allowed, features, _ = (each.numpy() for each in made_users())
+    scores, is_target, is_allowed, features, *_ = (each.numpy() for each in made_users())
 
     def loss(weights: np.ndarray) -> float:
         total, num_users = 0.0, 0
@@ -92,6 +94,7 @@ def shoppers() -> Choices:
         torch.ones(num_users, num_candidates, dtype=torch.bool),
         gate_features(torch.full((num_users,), 8.0)),
         torch.as_tensor(is_target.sum(axis=1)),
+        torch.arange(num_candidates).expand(num_users, -1),
     )
 
 
@@ -126,7 +129,69 @@ def test_smooth_ndcg_is_its_formula():
                 rank = 1 + (1 / (1 + np.exp((scores[item] - others) / SMOOTH))).sum()
             total += 1 / (1 + np.exp(rank - k - 0.5)) / np.log2(1 + rank) / ideal
     want = PULL * float(weight_T2.square().sum()) - total / len(users.scores_BCT)
-    assert float(smooth_ndcg_loss(users, start_T2, k)(weight_T2)) == pytest.approx(want, abs=1e-5)
+    assert float(smooth_loss(users, start_T2, k)(weight_T2)) == pytest.approx(want, abs=1e-5)
+
+
+def narrow_shop() -> Choices:
+    """Return users of whom a popular score and a personal one say about the same.
+
+    The popular score puts the same items before all users, the personal one others before each.
+    """
+    rng = np.random.default_rng(2)
+    num_users, num_items = 80, 60
+    likes = rng.normal(size=(num_users, num_items))
+    popular = np.broadcast_to(rng.normal(size=num_items), likes.shape)
+    odds = likes + 1.2 * popular + rng.gumbel(size=likes.shape)
+    is_target = odds >= np.sort(odds, axis=1)[:, -2:-1]
+    return Choices(
+        torch.as_tensor(np.stack([likes, popular], axis=2), dtype=torch.float32),
+        torch.as_tensor(is_target),
+        torch.ones(num_users, num_items, dtype=torch.bool),
+        gate_features(torch.full((num_users,), 8.0)),
+        torch.as_tensor(is_target.sum(axis=1)),
+        torch.arange(num_items).expand(num_users, -1),
+    )
+
+
+def covered(choices: Choices, weight_T2: torch.Tensor, k: int) -> float:
+    """Return the share of the items that are in a slate."""
+    top_BK = choices.blended(weight_T2).topk(k, dim=1).indices
+    return len(choices.items_BC.gather(1, top_BK).unique()) / choices.scores_BCT.shape[1]
+
+
+def test_the_more_coverage_is_worth_the_more_of_it_and_the_less_ndcg():
+    choices, k = narrow_shop(), 3
+    fitted = [fit_weights(choices, k=k, spread=Spread(worth, 80, 60)) for worth in (0.0, 0.3, 3.0)]
+    shares = [covered(choices, weight_T2, k) for weight_T2 in fitted]
+    assert shares == sorted(shares)
+    assert shares[-1] > shares[0] + 0.1
+    assert ndcg(choices, fitted[-1], k) < ndcg(choices, fitted[0], k)
+
+
+def test_coverage_in_the_loss_is_its_formula():
+    choices, k = narrow_shop().that_count(), 3
+    start_T2, weight_T2 = (
+        torch.tensor([[1.0, 0.0], [1.0, 0.0]]),
+        torch.tensor([[1.0, 0.2], [0.3, 0.0]]),
+    )
+
+    def coverage(weight_T2: torch.Tensor) -> float:
+        slates = np.zeros(60)
+        for scores in choices.blended(weight_T2).double().numpy():
+            for item, score in enumerate(scores):
+                with np.errstate(over="ignore"):
+                    rank = (1 / (1 + np.exp((score - scores) / SMOOTH))).sum() + 0.5
+                slates[item] += 1 / (1 + np.exp(rank - k - 0.5))
+        return float((1 - np.exp(-slates * 40 / len(choices.scores_BCT) / 3)).mean())
+
+    plain = smooth_loss(choices, start_T2, k, Spread(0.0, 40, 60))
+    spread = smooth_loss(choices, start_T2, k, Spread(0.5, 40, 60))
+    ndcg_0 = -float(plain(start_T2))
+    assert float(spread(start_T2)) == pytest.approx(-ndcg_0, abs=1e-6)
+    gain = np.log(coverage(weight_T2) / coverage(start_T2))
+    assert float(spread(weight_T2)) == pytest.approx(
+        float(plain(weight_T2)) - 0.5 * ndcg_0 * gain, abs=1e-4
+    )
 
 
 def test_candidates_that_are_not_allowed_change_nothing():
@@ -137,6 +202,7 @@ def test_candidates_that_are_not_allowed_change_nothing():
         torch.cat([choices.is_allowed_BC, torch.zeros(40, 9, dtype=torch.bool)], dim=1),
         choices.features_B2,
         choices.num_targets_B,
+        torch.cat([choices.items_BC, choices.items_BC[:, :9]], dim=1),
     )
     torch.testing.assert_close(fit_weights(more, k=10), fit_weights(choices, k=10))
 

@@ -19,7 +19,13 @@ from recdiv_core.slates.loading import build_model
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training import blending
-from recdiv_core.training.blending import fit_blend, keeps_weights, sample_users
+from recdiv_core.training.blending import (
+    WORTH,
+    fit_blend,
+    keeps_weights,
+    sample_users,
+    spread_of,
+)
 from recdiv_core.training.build import build_objective
 from recdiv_core.training.epoch import Learner
 from recdiv_core.training.parts import Part
@@ -110,12 +116,25 @@ def test_weights_follow_the_model_unless_the_run_keeps_them(dataset, fits):
 
 def test_only_a_run_with_a_penalty_and_the_same_terms_keeps_weights():
     plain = Config()
-    diverse = override(plain, {"loss.diversity_weight": 0.3})
+    inside = {"loss.diversity_weight": 0.3, "loss.diversity": {"ild": 1.0}}
+    diverse = override(plain, inside)
     assert keeps_weights(diverse, plain)
     assert keeps_weights(diverse, diverse)
     assert not keeps_weights(plain, diverse)
     for change in ({"model.blend": ["graph"]}, {"eval.filter_seen": False}):
         assert not keeps_weights(diverse, override(plain, change))
+    over_all = {"ild": 1.0, "coverage": 9.0}
+    assert not keeps_weights(override(diverse, {"loss.diversity": over_all}), plain)
+
+
+def test_the_fit_raises_coverage_beside_a_penalty_over_all_slates(dataset):
+    config = override(Config(), {"loss.diversity_weight": 0.5, "loss.diversity": {"ild": 1.0}})
+    assert spread_of(config, dataset) is None
+    config = override(config, {"loss.diversity": {"coverage": 1.0}})
+    spread = spread_of(config, dataset)
+    assert spread is not None
+    assert spread.worth == WORTH / 2
+    assert spread.num_items == len(dataset.catalogue)
 
 
 def test_every_kind_of_term_fits_and_scores(dataset):

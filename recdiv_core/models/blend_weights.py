@@ -36,6 +36,12 @@ near the top; smaller = closer to NDCG, and harder to follow."""
 PULL: Final = 0.03
 """L2 penalty that holds the weights near the convex fit, in NDCG per squared weight."""
 
+PULL_APART: Final = 0.003
+"""The same where coverage counts too."""
+
+SHOWN_ENOUGH: Final = 3.0
+"""Number of slates after which an item counts as covered, as in losses/aggregate.py."""
+
 TINY: Final = 1e-6
 """Least standard deviation that weights are divided by."""
 
@@ -49,6 +55,7 @@ class Choices(NamedTuple):
         is_allowed_BC: whether a candidate may be in a slate.
         features_B2: what the weights of a user are linear in, see `features_of` of blend.py.
         num_targets_B: held-out items of a user that may be in a slate, candidates or not.
+        items_BC: item_index of the candidates.
     """
 
     scores_BCT: Tensor
@@ -56,6 +63,7 @@ class Choices(NamedTuple):
     is_allowed_BC: Tensor
     features_B2: Tensor
     num_targets_B: Tensor
+    items_BC: Tensor
 
     def that_count(self) -> Choices:
         """Return the users with an allowed target among their candidates."""
@@ -77,11 +85,32 @@ class Choices(NamedTuple):
             scores_BCT=self.scores_BCT.gather(1, wide_BMT),
             is_target_BC=self.is_target_BC.gather(1, best_BM),
             is_allowed_BC=self.is_allowed_BC.gather(1, best_BM),
+            items_BC=self.items_BC.gather(1, best_BM),
         )
 
 
+class Spread(NamedTuple):
+    """How much the fit raises coverage beside NDCG.
+
+    Attributes:
+        worth: relative loss of NDCG that a relative gain of coverage is worth, >= 0; 0.1 = one per
+            cent of NDCG for ten per cent of coverage.
+        num_users: users who are shown a slate, such as those of a split.
+        num_items: items of the catalogue.
+    """
+
+    worth: float
+    num_users: int
+    num_items: int
+
+
 def fit_weights(
-    choices: Choices, *, k: int, prior_T2: Tensor | None = None, strength: float = STRENGTH
+    choices: Choices,
+    *,
+    k: int,
+    prior_T2: Tensor | None = None,
+    strength: float = STRENGTH,
+    spread: Spread | None = None,
 ) -> Tensor:
     """Fit the weights of the scores in float64: the convex fit first, then NDCG.
 
@@ -90,6 +119,7 @@ def fit_weights(
         k: length of the slate, for NDCG@k.
         prior_T2: weights that the L2 penalty of the convex fit pulls to; None = 0.
         strength: of this penalty, in nats per squared weight.
+        spread: how much coverage counts; None = nothing.
 
     Returns:
         weight_T2 float32; without a user that counts, the learned score alone.
@@ -97,7 +127,8 @@ def fit_weights(
     double = choices._replace(
         scores_BCT=choices.scores_BCT.double(), features_B2=choices.features_B2.double()
     ).that_count()
-    return raise_ndcg(fit_likelihood(double, prior_T2, strength), double, k=k).float()
+    start_T2 = fit_likelihood(double, prior_T2, strength)
+    return raise_ndcg(start_T2, double, k=k, spread=spread).float()
 
 
 def fit_likelihood(
@@ -134,7 +165,9 @@ def fit_likelihood(
     return _minimise(loss, start_T2)
 
 
-def raise_ndcg(weight_T2: Tensor, choices: Choices, *, k: int) -> Tensor:
+def raise_ndcg(
+    weight_T2: Tensor, choices: Choices, *, k: int, spread: Spread | None = None
+) -> Tensor:
     """Move weights to a higher NDCG@k, and hold them near the start.
 
     The rank of a candidate becomes `1 + sum_(j != c) sigmoid((s_j - s_c) / SMOOTH)`, so that NDCG
@@ -146,6 +179,7 @@ def raise_ndcg(weight_T2: Tensor, choices: Choices, *, k: int) -> Tensor:
         weight_T2: start, of `fit_likelihood`.
         choices: each user has an allowed target.
         k: length of the slate.
+        spread: see `fit_weights`.
 
     Returns:
         weight_T2, of the scale of the start.
@@ -158,7 +192,7 @@ def raise_ndcg(weight_T2: Tensor, choices: Choices, *, k: int) -> Tensor:
     weight_T2 = start_T2
     for _ in range(ROUNDS):
         near = choices.near_the_top(weight_T2, size)
-        weight_T2 = _minimise(smooth_ndcg_loss(near, start_T2, k), weight_T2)
+        weight_T2 = _minimise(smooth_loss(near, start_T2, k, spread), weight_T2)
     return weight_T2 * scale
 
 
@@ -171,10 +205,19 @@ def _deviation(choices: Choices, weight_T2: Tensor) -> Tensor:
     return (square_BC.sum(dim=1, keepdim=True) / count_B1).sqrt().mean().clamp_min(TINY)
 
 
-def smooth_ndcg_loss(near: Choices, start_T2: Tensor, k: int) -> Callable[[Tensor], Tensor]:
-    """Return the loss of weights: minus the mean smooth NDCG@k, plus the pull to the start."""
+def smooth_loss(
+    near: Choices, start_T2: Tensor, k: int, spread: Spread | None = None
+) -> Callable[[Tensor], Tensor]:
+    """Return the loss of weights: minus the mean smooth NDCG@k, plus the pull to the start.
+
+    With a spread also minus `worth * NDCG_0 * log(coverage / coverage_0)`, where 0 is the start of
+    the round. Coverage is the mean over items of `1 - exp(-n_i / SHOWN_ENOUGH)`, as in
+    losses/aggregate.py; n_i is the expected number of slates with the item. The pull is PULL_APART
+    then, because the best weights lie elsewhere.
+    """
     discount_K = 1 / torch.log2(torch.arange(k).to(start_T2) + 2.0)
     ideal_B = discount_K.cumsum(0)[near.num_targets_B.clamp(1, k) - 1]
+    reference: list[Tensor] = []
 
     def loss(weight_T2: Tensor) -> Tensor:
         scores_BM = near.blended(weight_T2)
@@ -182,10 +225,25 @@ def smooth_ndcg_loss(near: Choices, start_T2: Tensor, k: int) -> Callable[[Tenso
         rank_BM = beats_BMM.sum(dim=2) + 0.5  # an item beats itself by one half
         is_shown_BM = torch.sigmoid(k + 0.5 - rank_BM)
         gain_BM = near.is_target_BC * is_shown_BM / torch.log2(1 + rank_BM)
-        pull = PULL * (weight_T2 - start_T2).square().sum()
-        return pull - (gain_BM.sum(dim=1) / ideal_B).mean()
+        ndcg = (gain_BM.sum(dim=1) / ideal_B).mean()
+        change = (weight_T2 - start_T2).square().sum()
+        if spread is None:
+            return PULL * change - ndcg
+        coverage = _smooth_coverage(is_shown_BM * near.is_allowed_BC, near.items_BC, spread)
+        if not reference:
+            reference.extend((ndcg.detach(), coverage.detach()))
+        worth = spread.worth * reference[0]
+        return PULL_APART * change - ndcg - worth * torch.log(coverage / reference[1])
 
     return loss
+
+
+def _smooth_coverage(is_shown_BM: Tensor, items_BM: Tensor, spread: Spread) -> Tensor:
+    """Return the share of the catalogue that is shown often enough, in [0, 1]."""
+    shown_V = is_shown_BM.new_zeros(spread.num_items)
+    shown_V = shown_V.index_add(0, items_BM.flatten(), is_shown_BM.flatten())
+    slates_V = shown_V * (spread.num_users / len(is_shown_BM))
+    return -torch.expm1(-slates_V / SHOWN_ENOUGH).mean()
 
 
 def _minimise(loss: Callable[[Tensor], Tensor], start_T2: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 Users with a query and users without have weights of their own, fitted on each kind alone.
 slates/fitting.py fits the terms once, before the first step. The weights follow the model: they are
-fitted anew before each evaluation on the validation split, on the same sample of its users. A run
-with a diversity penalty keeps the weights of the model that it starts from. All ranks do the same
-work, and rank 0 decides, so the ranks agree to the bit.
+fitted anew before each evaluation on the validation split, on the same sample of its users. Beside
+a penalty over all slates, such as `coverage`, the fit raises coverage too: by accuracy alone it
+would move weight from the learned score, which the penalty changes, to the terms, which it cannot
+change. A run with a penalty inside slates alone keeps the weights of the model that it starts from.
+All ranks do the same work, and rank 0 decides, so the ranks agree to the bit.
 Shapes: see models/blend.py; U users of the sample.
 """
 
@@ -24,6 +26,7 @@ from recdiv_core.config import Config
 from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import pack, pad_targets
 from recdiv_core.data.reading import SplitRows, eval_examples
+from recdiv_core.losses.diversity import OVER_ALL
 from recdiv_core.models.blend import (
     TYPICAL_LENGTH,
     Blend,
@@ -31,7 +34,7 @@ from recdiv_core.models.blend import (
     gate_features,
     query_prior,
 )
-from recdiv_core.models.blend_weights import STRENGTH, Choices, fit_weights
+from recdiv_core.models.blend_weights import STRENGTH, Choices, Spread, fit_weights
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.schema import NO_QUERY, QUERY
 from recdiv_core.slates.dataset import Dataset
@@ -58,22 +61,38 @@ do not tell."""
 READ_AHEAD: Final = 8
 """Rows that are read for each user of the sample with a query, because few may have one."""
 
+WORTH: Final = 0.4
+"""Worth of coverage in the fit (Spread) at a diversity weight of 1."""
+
 DEPTH: Final = 100
 """Best items of each score that are candidates of a user."""
+
+
+def spread_of(config: Config, dataset: Dataset) -> Spread | None:
+    """Return how much coverage counts in the fit; None without a penalty over all slates."""
+    if not spreads(config):
+        return None
+    num_users = SplitRows(dataset.prepared, "val").num_rows
+    return Spread(WORTH * config.loss.diversity_weight, num_users, len(dataset.catalogue))
+
+
+def spreads(config: Config) -> bool:
+    """Return whether a run has a penalty over all slates."""
+    mix, weight = config.loss.diversity, config.loss.diversity_weight
+    return weight > 0 and any(own for name, own in mix.items() if name in OVER_ALL)
 
 
 def keeps_weights(config: Config, start: Config) -> bool:
     """Return whether a run keeps the blend weights of the model that it starts from.
 
-    The fit looks at accuracy alone. Beside a diversity penalty it would move weight from the
-    learned score, which the penalty changes, to the terms, which it cannot change.
+    It does so with a penalty inside slates alone, which the fit of the weights does not know.
 
     Args:
         config: of the run.
         start: of the training of `train.init_from`.
     """
     mine, theirs = ((each.model.blend, each.eval.filter_seen) for each in (config, start))
-    return config.loss.diversity_weight > 0 and mine == theirs
+    return config.loss.diversity_weight > 0 and mine == theirs and not spreads(config)
 
 
 def sample_users(dataset: Dataset) -> list[Examples]:
@@ -118,7 +137,8 @@ def fit_blend(
     others = [examples for examples in sample if (examples.queries == NO_QUERY).all()]
     if others:
         choices = observe(blend, score, others, dataset, config)
-        _set(blend.weight_T2, fit_weights(choices, k=config.eval.k))
+        spread = spread_of(config, dataset)
+        _set(blend.weight_T2, fit_weights(choices, k=config.eval.k, spread=spread))
         _log("blend", kinds, blend.weight_T2)
     num_asking = sum(len(examples.user_ids) for examples in asking)
     if blend.query_weight_U2 is not None and num_asking:
@@ -218,6 +238,7 @@ def _observe(
         is_candidate_BC.bool(),
         features_of(histories),
         (is_target_BV & is_allowed_BV).sum(dim=1),
+        candidates_BC,
     )
 
 
@@ -228,4 +249,5 @@ def _pad(choices: Choices, width: int) -> Choices:
         scores_BCT=F.pad(choices.scores_BCT, (0, 0, 0, more)),
         is_target_BC=F.pad(choices.is_target_BC, (0, more)),
         is_allowed_BC=F.pad(choices.is_allowed_BC, (0, more)),
+        items_BC=F.pad(choices.items_BC, (0, more)),
     )
