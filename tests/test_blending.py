@@ -124,7 +124,9 @@ def test_only_a_run_with_a_penalty_and_the_same_terms_keeps_weights():
     for change in ({"model.blend": ["graph"]}, {"eval.filter_seen": False}):
         assert not keeps_weights(diverse, override(plain, change))
     over_all = {"ild": 1.0, "coverage": 9.0}
-    assert not keeps_weights(override(diverse, {"loss.diversity": over_all}), plain)
+    spreading = override(diverse, {"loss.diversity": over_all})
+    assert not keeps_weights(spreading, plain)
+    assert keeps_weights(override(spreading, {"loss.conditioned": True}), plain)
 
 
 def test_the_fit_raises_coverage_beside_a_penalty_over_all_slates(dataset):

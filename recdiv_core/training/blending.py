@@ -5,7 +5,7 @@ slates/fitting.py fits the terms once, before the first step. The weights follow
 fitted anew before each evaluation on the validation split, on the same sample of its users. Beside
 a penalty over all slates, such as `coverage`, the fit raises coverage too: by accuracy alone it
 would move weight from the learned score, which the penalty changes, to the terms, which it cannot
-change. A run with a penalty inside slates alone keeps the weights of the model that it starts from.
+change. Other runs with a penalty keep the weights of the model that they start from.
 All ranks do the same work, and rank 0 decides, so the ranks agree to the bit.
 Shapes: see models/blend.py; U users of the sample.
 """
@@ -77,15 +77,21 @@ def spread_of(config: Config, dataset: Dataset) -> Spread | None:
 
 
 def spreads(config: Config) -> bool:
-    """Return whether a run has a penalty over all slates."""
-    mix, weight = config.loss.diversity, config.loss.diversity_weight
-    return weight > 0 and any(own for name, own in mix.items() if name in OVER_ALL)
+    """Return whether the fit raises coverage: a run with a penalty over all slates.
+
+    Not that of a conditioned model, which has one set of weights for all its dials.
+    """
+    loss = config.loss
+    if not loss.diversity_weight or loss.conditioned:
+        return False
+    return any(weight for name, weight in loss.diversity.items() if name in OVER_ALL)
 
 
 def keeps_weights(config: Config, start: Config) -> bool:
     """Return whether a run keeps the blend weights of the model that it starts from.
 
-    It does so with a penalty inside slates alone, which the fit of the weights does not know.
+    It does so with a penalty that the fit of the weights does not know: inside slates alone, or of
+    a conditioned model.
 
     Args:
         config: of the run.
