@@ -53,6 +53,18 @@ def write(path: Path, *rows: dict[str, object]) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def whole_log(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """Return what is taken of a log in which every column has its own name."""
+    return read_log(tmp_path_factory.mktemp("log"), EVENT)
+
+
+@pytest.fixture(scope="module")
+def whole_items(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """Return what is taken of a catalogue in which every column has its own name."""
+    return read_items(tmp_path_factory.mktemp("items"), ITEM)
+
+
 def read_log(tmp_path: Path, row: dict[str, object], **columns: str) -> list[object]:
     """Return all that is taken of a log of an event, and of the same with a low rating."""
     low = row | {name: 1.0 for name, value in row.items() if value == EVENT["rating"]}
@@ -83,25 +95,33 @@ def test_every_name_is_of_a_column_of_the_log_or_of_the_catalogue():
 
 
 @pytest.mark.parametrize("name", LOG)
-def test_a_column_of_the_log_is_found_under_its_name(tmp_path: Path, name: str):
+def test_a_column_of_the_log_is_found_under_its_name(
+    tmp_path: Path, whole_log: list[object], name: str
+):
     found = read_log(tmp_path, renamed(EVENT, name), **{name: "theirs"})
-    assert found == read_log(tmp_path, EVENT)
+    assert found == whole_log
 
 
 @pytest.mark.parametrize("name", ITEMS)
-def test_a_column_of_the_catalogue_is_found_under_its_name(tmp_path: Path, name: str):
+def test_a_column_of_the_catalogue_is_found_under_its_name(
+    tmp_path: Path, whole_items: list[object], name: str
+):
     found = read_items(tmp_path, renamed(ITEM, name), **{name: "theirs"})
-    assert found == read_items(tmp_path, ITEM)
+    assert found == whole_items
 
 
 @pytest.mark.parametrize("name", sorted({*LOG} - {*CLICK_LOG_REQUIRED}))
-def test_a_column_of_the_log_that_is_called_otherwise_is_missed(tmp_path: Path, name: str):
-    assert read_log(tmp_path, renamed(EVENT, name)) != read_log(tmp_path, EVENT)
+def test_a_column_of_the_log_that_is_called_otherwise_is_missed(
+    tmp_path: Path, whole_log: list[object], name: str
+):
+    assert read_log(tmp_path, renamed(EVENT, name)) != whole_log
 
 
 @pytest.mark.parametrize("name", CATALOGUE_OPTIONAL)
-def test_a_column_of_the_catalogue_that_is_called_otherwise_is_missed(tmp_path: Path, name: str):
-    assert read_items(tmp_path, renamed(ITEM, name)) != read_items(tmp_path, ITEM)
+def test_a_column_of_the_catalogue_that_is_called_otherwise_is_missed(
+    tmp_path: Path, whole_items: list[object], name: str
+):
+    assert read_items(tmp_path, renamed(ITEM, name)) != whole_items
 
 
 @pytest.mark.parametrize("name", CLICK_LOG_REQUIRED)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -108,9 +109,15 @@ def write_tokens(root, lists):
         file.write_table(pa.table([lists], schema=TOKENS), max_chunksize=7)
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, manifest):
+    return write_shop(tmp_path_factory.mktemp("original") / "shop", manifest)
+
+
 @pytest.fixture
-def shop(tmp_path, manifest):
-    return write_shop(tmp_path / "shop", manifest)
+def shop(tmp_path, original):
+    """Return a copy of a small prepared data set, for a test to edit."""
+    return Path(shutil.copytree(original, tmp_path / "shop"))
 
 
 def found(root):

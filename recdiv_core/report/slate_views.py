@@ -154,6 +154,8 @@ def view_slates(
     config = runs[0].config
     check_comparable(runs)
     _check_size(Path(config.data.prepared), max_scores)
+    dataset = load_dataset(Path(config.data.prepared))
+    groupings.check_kinds(kinds, dataset.catalogue.table.column_names)
     logger.info("evaluating %d runs on the %s split", len(runs), SPLIT)
     judged = judge_systems(runs, SPLIT)
     estimates, differences = slate_metrics.estimate(judged)
@@ -163,7 +165,6 @@ def view_slates(
     }
     found = dict(list(found.items())[:MAX_RUNS])
     judged = judged[:MAX_RUNS]
-    dataset = load_dataset(Path(config.data.prepared))
     pair, k = judged[:2], config.eval.k
     histories = _histories(_batches(dataset, config), k)
     assert len(histories.length_U) == len(pair[0].slates_UK), "runs and split differ in their users"
@@ -294,7 +295,6 @@ def _slices(
 ) -> tuple[Slices, ...]:
     """Return the metrics of parts of the shop for each run, as evaluate reports them."""
     cpu = torch.device("cpu")
-    groupings.check_kinds(kinds, dataset.catalogue.table.column_names)
     of_items = groupings.merge(groupings.item_groups(kinds, dataset.catalogue), cpu)
     names = [*groupings.user_group_names(kinds), *of_items]
     groups = [GroupTally.zeros(names, k=k) for _ in judged]
