@@ -8,8 +8,11 @@
 
 Only test requests with a query count, by NDCG@10. `adherence` is the share of the top 10 in a
 category that the query may mean, which the built-in shop knows. Several checkpoints, such as seeds,
-are averaged. The differences to baselines per request have 95 % bootstrap intervals. Without a
-checkpoint, a small shop is prepared and a model is trained, about two minutes on two free CPUs.
+are averaged. The differences to baselines per request have 95 % bootstrap intervals. `history_adds`
+is what the history adds: the same requests are scored with it and without it, and the same items
+may be shown. `known_words` splits unseen queries by whether train queries have all of their words.
+Without a checkpoint, a small shop is prepared and a model is trained, about two minutes on two free
+CPUs.
 Prints one JSON line: {"ndcg", "bm25_cosine", "cosine", "bm25", "unseen_over_seen", "adherence",
 ...}.
 """
@@ -21,6 +24,7 @@ import contextlib
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -29,9 +33,13 @@ import ray
 import torch
 
 from recdiv_core.config import Config, override
+from recdiv_core.data.arrays import Examples
+from recdiv_core.data.batches import Packed, pack
 from recdiv_core.data.clicklog import prepare
 from recdiv_core.data.queries import mark_seen
+from recdiv_core.data.reading import read_eval
 from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.query_text import words_of
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.shop.wordings import Words, leaves_of_queries
 from recdiv_core.shop.words import LEAF_PATHS
@@ -40,7 +48,7 @@ from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.fitting import fit_baseline
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import slate_policy
-from recdiv_core.slates.scoring import held_out_of_split
+from recdiv_core.slates.scoring import Scoring, score_users, scoring_of
 from recdiv_core.training.launch import run
 
 K = 10
@@ -69,15 +77,47 @@ def meant_categories(dataset: Dataset) -> np.ndarray:
     return wanted_QC
 
 
+def forgetting(score: Scoring, max_history: int) -> Scoring:
+    """Score each user as if there were no history."""
+
+    def scored(examples: Examples, packed: Packed) -> torch.Tensor:
+        del packed
+        times = None if examples.times is None else examples.times[:0]
+        nothing = {"items": examples.items[:0], "lengths": 0 * examples.lengths, "times": times}
+        bare = replace(examples, **nothing)
+        return score(bare, pack(bare, max_history=max_history))
+
+    return scored
+
+
 def judge(
-    model: Recommender | Baseline, dataset: Dataset, config: Config, split: str = "test"
+    model: Recommender | Baseline,
+    dataset: Dataset,
+    config: Config,
+    split: str = "test",
+    *,
+    forgets: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Return NDCG, adherence, query and length of the history of each request with a query."""
+    """Return NDCG, adherence, query and length of the history of each request with a query.
+
+    Args:
+        model: to be judged.
+        dataset: the prepared data set.
+        config: of the model.
+        split: `val` or `test`.
+        forgets: whether the scores are those of requests without a history. What the user has seen
+            stays hidden if `eval.filter_seen` says so.
+    """
     policy, wanted_QC = slate_policy(config, dataset), meant_categories(dataset)
+    scoring, most = scoring_of(model, config.model.diversity), config.model.max_history
+    scoring = forgetting(scoring, most) if forgets else scoring
+    users = read_eval(
+        dataset.prepared, split, batch_size=config.eval.batch_size, rank=0, world_size=1
+    )
     first_V = np.array([own[0] for own in dataset.catalogue.category_lists.to_pylist()])
     discount_K = 1 / np.log2(np.arange(policy.k) + 2.0)
     parts: list[dict[str, np.ndarray]] = []
-    for held_out in held_out_of_split(model, dataset, split, config):
+    for held_out in score_users(users, dataset, scoring, max_history=most):
         slates_BK, targets_BT = (each.numpy() for each in held_out.slates(dataset, policy))
         num_targets_B = (targets_BT >= 0).sum(axis=1)
         queries_B = held_out.examples.queries
@@ -93,6 +133,14 @@ def judge(
         }
         parts.append({name: values[is_kept_B] for name, values in columns.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def ask_known_words(dataset: Dataset) -> np.ndarray:
+    """Return whether train queries have all words of each query, [Q] bool."""
+    texts = dataset.query_texts.to_pylist()
+    is_seen = mark_seen(dataset.prepared, len(texts))
+    known = {word for query in np.flatnonzero(is_seen) for word in words_of(texts[query])}
+    return np.array([known.issuperset(words_of(text)) for text in texts])
 
 
 def interval(differences: np.ndarray, resamples: int) -> list[float]:
@@ -132,16 +180,24 @@ def measure(checkpoints: list[Path], *, split: str, resamples: int) -> dict[str,
     """Return the figures of checkpoints of one data set, beside the baselines."""
     dataset = load_dataset(Path(read_config(checkpoints[0]).data.prepared))
     seeds: list[dict[str, np.ndarray]] = []
+    without: list[dict[str, np.ndarray]] = []
     for checkpoint in checkpoints:
         own = override(read_config(checkpoint), {"eval.k": K})
-        seeds.append(judge(load_model(own, dataset, checkpoint), dataset, own, split))
-    found = {name: np.mean([seed[name] for seed in seeds], axis=0) for name in seeds[0]}
+        model = load_model(own, dataset, checkpoint)
+        seeds.append(judge(model, dataset, own, split))
+        without.append(judge(model, dataset, own, split, forgets=True))
+    found, bare = (
+        {name: np.mean([seed[name] for seed in some], axis=0) for name in seeds[0]}
+        for some in (seeds, without)
+    )
     others: dict[str, np.ndarray] = {}
     for name, kind in BASELINES.items():
         fit = override(Config(), {"model.kind": kind, "eval.k": K})
         others[name] = judge(fit_baseline(fit, dataset), dataset, fit, split)["ndcg"]
     is_seen = mark_seen(dataset.prepared, len(dataset.query_texts))[found["query"].astype(int)]
+    is_known = ask_known_words(dataset)[found["query"].astype(int)]
     has_history, ndcg = found["length"] > 0, found["ndcg"]
+    adds = {name: found[name] - bare[name] for name in ("ndcg", "adherence")}
     return {
         "ndcg": float(ndcg.mean()),
         **{name: float(values.mean()) for name, values in others.items()},
@@ -153,6 +209,15 @@ def measure(checkpoints: list[Path], *, split: str, resamples: int) -> dict[str,
         "seen": {name: float(v[is_seen].mean()) for name, v in (("model", ndcg), *others.items())},
         "unseen": {
             name: float(v[~is_seen].mean()) for name, v in (("model", ndcg), *others.items())
+        },
+        "history_adds": {n: interval(adds[n][has_history], resamples) for n in adds},
+        "known_words": {
+            name: {
+                "num": int(own.sum()),
+                "ndcg": float(ndcg[own].mean()) if own.any() else None,
+                "adherence": float(found["adherence"][own].mean()) if own.any() else None,
+            }
+            for name, own in (("all", is_known & ~is_seen), ("some", ~is_known & ~is_seen))
         },
         "by_seed": [float(seed["ndcg"].mean()) for seed in seeds],
         "num_requests": len(ndcg),

@@ -18,7 +18,7 @@ from recdiv_core.models.baselines.graph import fit_graph
 from recdiv_core.models.baselines.neighbours import fit_item_knn, keep_best
 from recdiv_core.models.baselines.popularity import fit_popular, fit_random
 from recdiv_core.models.baselines.query_match import fit_bm25
-from recdiv_core.models.baselines.query_words import SKETCH, sketch_words
+from recdiv_core.models.baselines.query_words import SKETCH, sketch_values
 from recdiv_core.models.baselines.rp3beta import fit_rp3beta
 from recdiv_core.models.baselines.text_profile import fit_text
 from tests.oracles import (
@@ -88,8 +88,12 @@ def fitted(kind, histories, *, seed=0, **changes: Any):
             **fit_popular(counts),
             "key_W": torch.zeros(0, dtype=torch.int64),
             "move_WD": torch.zeros(0, 4 + SKETCH),
-            "words_VL": sketch_words(TEXTS),
+            "values_VL": sketch_values([text.split() for text in TEXTS]),
             "scale": torch.tensor(20.0),
+            "category_V": torch.zeros(NUM_ITEMS, dtype=torch.int64),
+            "start_W": torch.zeros(1, dtype=torch.int64),
+            "category_N": torch.zeros(0, dtype=torch.int64),
+            "evidence_N": torch.zeros(0),
         },
     }
     return Baseline(kind, fits[kind]())

@@ -1,18 +1,30 @@
 """Learned words of queries (models/baselines/query_words.py, slates/query_words.py)."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from recdiv_core.models.baselines import Baseline, Histories
-from recdiv_core.models.baselines.query_words import SKETCH, query_words, sketch_words
+from recdiv_core.models.baselines.query_words import (
+    SKETCH,
+    entries_of,
+    query_words,
+    sketch_values,
+)
 from recdiv_core.models.queries import Queries
-from recdiv_core.models.query_text import word_keys
+from recdiv_core.models.query_text import word_keys, words_of
+from recdiv_core.slates import fitting
 from recdiv_core.slates import query_words as learning
+from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.query_words import QueryClicks, fit_query_words
+from tests.worlds import write_dataset
 
 COLOURS, NOUNS = ["red", "blue", "green"], ["boot", "lamp", "tent"]
 SAID = {"red": "rot", "blue": "azul", "green": "verde"}
@@ -39,7 +51,7 @@ def clicks_after(asked: list[int], times: int = 20, *, knows: bool = False) -> Q
         texts=ASKED,
         vectors_QH=units(len(ASKED), 1) if knows else units(1, 1).repeat(len(ASKED), 1),
         text_VH=units(len(TITLES), 2) if knows else units(1, 1).repeat(len(TITLES), 1),
-        words_VL=sketch_words(TITLES),
+        values_VL=sketch_values([title.split() for title in TITLES]),
         counts_V=np.full(len(TITLES), 5),
         category_V=torch.arange(len(TITLES)) // len(COLOURS),
     )
@@ -139,12 +151,99 @@ def test_known_words_of_queries_are_found_once_each():
     assert query_words(keys[:0], ["red"])[0].tolist() == []
 
 
-def test_sketches_keep_the_likeness_of_word_sets():
-    texts = ["red boot acme", "red boot", "blue lamp", ""]
-    sketch = sketch_words(texts).float()
+def test_sketches_count_the_values_in_common():
+    values = [["red", "boot", "acme"], ["acme", "red", "red"], ["blue"], []]
+    sketch = sketch_values(values).float()
     assert sketch.shape == (4, SKETCH)
-    assert sketch[:3].norm(dim=1).numpy() == pytest.approx(np.ones(3), abs=0.2)
+    np.testing.assert_allclose(
+        sketch @ sketch.T,
+        [[len({*own} & {*other}) for other in values] for own in values],
+        atol=0.5,
+    )
     assert not sketch[3].any()
-    likeness = sketch @ sketch.T
-    assert likeness[0, 1] > 0.5 > abs(likeness[0, 2])
-    assert torch.equal(sketch_words([*texts, *texts])[:4], sketch.half())
+    assert torch.equal(sketch_values([*values, ["more"]])[:4], sketch.half())
+
+
+def test_a_rare_word_means_the_only_category_of_its_clicks():
+    clicks = clicks_after([0, 1], times=1)  # one click after each of two queries with `stompers`
+    weights = fit_query_words(clicks, seed=0)
+    asked = requests(replace(clicks, texts=["stompers"] * len(ASKED)), [0])
+    boots = {0, 1, 2}  # the third has no click after any query
+    assert set(Baseline("query_words", weights).scores(asked)[0].topk(3).indices.tolist()) == boots
+    mute = weights | {"evidence_N": 0 * weights["evidence_N"]}
+    gap, small = (
+        float(scores_V[:3].min() - scores_V[3:].max())
+        for scores_V in (Baseline("query_words", own).scores(asked)[0] for own in (weights, mute))
+    )
+    assert gap > small + 0.5
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=30), st.integers(0, 5))
+def test_the_evidence_is_a_smoothed_log_ratio(pairs, cut):
+    category_V = torch.tensor([0, 0, 1, 1, 2, 2, -1, 3, 3])
+    counts_V = np.random.default_rng(cut).integers(0, 20, len(TITLES))
+    clicks = replace(
+        clicks_after([]),
+        query_P=torch.tensor([query for query, _ in pairs]).long(),
+        item_P=torch.tensor([item for _, item in pairs]).long(),
+        category_V=category_V,
+        counts_V=counts_V,
+    )
+    key_W = learning._keys(clicks)[cut:]
+    pair_P, word_P = query_words(key_W, clicks.texts)
+    start_Q = torch.searchsorted(pair_P, torch.arange(len(clicks.texts) + 1))
+    found = learning._evidence(clicks, len(key_W), start_Q, word_P)
+    share_C = [1.0 + counts_V[(category_V == c).numpy()].sum() for c in range(4)]
+    words = {int(word_keys(words_of(word))[0]): word for word in SAID.values()}
+    for place, key in enumerate(key_W.tolist()):
+        after = [item for query, item in pairs if words[key] in ASKED[query].split()]
+        counts = Counter(int(category_V[item]) for item in after)
+        own = slice(int(found["start_W"][place]), int(found["start_W"][place + 1]))
+        made = dict(zip(found["category_N"][own].tolist(), found["evidence_N"][own], strict=True))
+        assert made.keys() == {category for category in counts if category >= 0}
+        for category, evidence in made.items():
+            prior = share_C[category] / sum(share_C)
+            total = counts.total() + learning.SPREAD
+            after_word = (counts[category] + learning.SPREAD * prior) / total
+            constant = np.log(learning.SPREAD / total)
+            expected = learning.BELIEF * (np.log(after_word / prior) - constant)
+            assert float(evidence) == pytest.approx(expected, rel=1e-5)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=8), st.data())
+def test_entries_are_those_of_each_word_in_order(lengths, data):
+    start_W = torch.tensor([0, *lengths]).cumsum(0)
+    words = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=8))
+    place_M, pair_M = entries_of(start_W, torch.tensor(words).long())
+    expected = [
+        (place, pair)
+        for pair, word in enumerate(words)
+        for place in range(int(start_W[word]), int(start_W[word + 1]))
+    ]
+    assert list(zip(place_M.tolist(), pair_M.tolist(), strict=True)) == expected
+
+
+def test_items_without_a_category_get_no_evidence():
+    clicks = clicks_after([0, 4])
+    clicks = replace(clicks, category_V=torch.full_like(clicks.category_V, -1))
+    weights = fit_query_words(clicks, seed=0)
+    assert not len(weights["evidence_N"])
+    assert torch.isfinite(Baseline("query_words", weights).scores(requests(clicks, [0, 4]))).all()
+
+
+def test_the_values_of_an_item_are_its_levels_of_categories_and_columns(tmp_path, manifest):
+    write_dataset(tmp_path, manifest, num_items=3, num_queries=0)
+    dataset = load_dataset(tmp_path)
+    own = replace(
+        dataset.catalogue,
+        categories=("Home > Mugs", "(none)", "B"),
+        category_lists=pa.array([[0, 2], [1], [1]]),
+        table=dataset.catalogue.table.append_column("colour", pa.array(["Red", None, ""])),
+    )
+    with_path, *without = fitting._values(replace(dataset, catalogue=own))
+    home, mugs, b, colour = with_path
+    assert home != mugs
+    assert b not in (home, mugs)
+    assert colour == "colour=red"
+    assert without == [["item", "1"], ["item", "2"]]

@@ -8,7 +8,9 @@ users. The weight of a score is linear in the log of the history's length, becau
 more where a history is short. blend_weights.py fits the weights on validation users. Wolpert, 1992,
 Stacked Generalization.
 Requests with a query have weights of their own, and further terms that read the query. So search
-is at least the best weighted sum of its parts, and requests without a query do not change.
+is at least the best weighted sum of its parts, and requests without a query do not change. The
+learned words of a query are not standardised: their scores differ much where clicks tell what the
+query means, and little where they do not. So the history decides the less, the surer the query is.
 A term that counts events knows nothing about an item without a train event, and would put it last.
 Its value there is filled in by regression on the learned score: the correlation of the two scores
 over the other items, times the learned score.
@@ -42,6 +44,8 @@ USERS: Final = 64
 COLD_KINDS: Final = frozenset({"text", *READ_QUERIES})
 """Kinds of terms that know items without a train event."""
 
+CERTAIN: Final = 3.0
+"""Nats of `query_words` that count as much as one standard deviation of another term."""
 
 QUERY_PRIOR: Final[Mapping[str, float]] = {
     "learned": 0.5,
@@ -188,9 +192,12 @@ class Blend(nn.Module):
     def _scores(self, term: Term, standard_BV: Tensor, histories: Histories) -> Tensor:
         """Return the standardised scores of a term, with those of cold items filled in.
 
-        BM25 has no say on a query of unknown words, which it would answer by popularity.
+        BM25 has no say on a query of unknown words, which it would answer by popularity. The
+        scores of `query_words` are nats and keep their scale.
         """
         scores_BV = term.baseline.scores(histories)
+        if term.kind == "query_words":
+            return scores_BV.sub_(scores_BV.mean(dim=1, keepdim=True)).div_(CERTAIN)
         if term.kind == "bm25":
             scores_BV *= scores_BV.amax(dim=1, keepdim=True) > MATCHED
         scores_BV = standardise(scores_BV)

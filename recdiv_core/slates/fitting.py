@@ -16,6 +16,7 @@ from recdiv_core.config import BlendTerm, Config
 from recdiv_core.data.catalogue import make_texts
 from recdiv_core.data.queries import mark_seen, read_query_clicks
 from recdiv_core.data.train_events import read_train_events
+from recdiv_core.formats.values import as_text
 from recdiv_core.models.baselines import Baseline, TrainEvents
 from recdiv_core.models.baselines.buy_again import fit_buy_again
 from recdiv_core.models.baselines.ease import fit_ease
@@ -28,9 +29,11 @@ from recdiv_core.models.baselines.popularity import (
     fit_random,
 )
 from recdiv_core.models.baselines.query_match import fit_bm25
-from recdiv_core.models.baselines.query_words import sketch_words
+from recdiv_core.models.baselines.query_words import sketch_values
 from recdiv_core.models.baselines.rp3beta import fit_rp3beta
 from recdiv_core.models.baselines.text_profile import fit_text
+from recdiv_core.models.query_text import words_of
+from recdiv_core.schema import NO_CATEGORY
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.matrix_size import EASE_ITEMS, check_size
 from recdiv_core.slates.query_words import QueryClicks, fit_query_words
@@ -162,6 +165,26 @@ def _lexical_texts(dataset: Dataset) -> list[str]:
     return make_texts(dataset.catalogue.table, list(fields)).to_pylist()
 
 
+def _values(dataset: Dataset) -> list[list[str]]:
+    """Return the values of each item that queries name: levels of its categories, brand, colour.
+
+    An item without any has the words of its text instead.
+    """
+    catalogue, table = dataset.catalogue, dataset.catalogue.table
+    levels: list[list[str]] = []
+    for name in catalogue.categories:
+        path = [] if name == NO_CATEGORY else name.split(" > ")
+        levels.append([f"category={path[: n + 1]}" for n in range(len(path))])
+    lists = catalogue.category_lists.to_pylist()
+    values = [[value for category in own for value in levels[category]] for own in lists]
+    for name in LEXICAL_FIELDS:
+        if name != "category" and name in table.column_names:
+            for own, value in zip(values, as_text(table[name]).to_pylist(), strict=True):
+                own += [f"{name}={value.casefold()}"] if value else []
+    texts = _lexical_texts(dataset)
+    return [own or words_of(text) for own, text in zip(values, texts, strict=True)]
+
+
 def _hybrid(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
     share = torch.tensor(config.model.baseline.lexical_weight)
     return {**_bm25(config, dataset, events), "lexical_weight": share}
@@ -178,7 +201,7 @@ def _query_words(config: Config, dataset: Dataset, events: TrainEvents) -> Mappi
         texts=dataset.query_texts.to_pylist() if has_queries else [],
         vectors_QH=text_VH[:0] if dataset.queries_QH is None else dataset.queries_QH,
         text_VH=text_VH,
-        words_VL=sketch_words(_lexical_texts(dataset)),
+        values_VL=sketch_values(_values(dataset)),
         counts_V=dataset.catalogue.popularity_V,
         category_V=dataset.categories[torch.arange(len(dataset.catalogue))][:, 0],
     )

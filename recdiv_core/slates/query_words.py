@@ -1,13 +1,12 @@
 # pyright: strict
 """Learn the words of queries from the items that were clicked after them.
 
-models/baselines/query_words.py has the score. The loss is the softmax over the items that train
-events have, for each (query, item) pair of the train split. Each step drops words at random, so
-that every word means something without its neighbours. A large catalogue takes sampled negatives:
-the clicked items of the batch, items of their categories, which are the hard ones, and any items.
-The loss corrects for how often each is sampled (logQ). Few clicks move a word little: moves are
-pulled to 0, where the score is the cosine. Shapes: P pairs, Q queries, V catalogue, W words, N
-pairs of a batch, D = H + L.
+models/baselines/query_words.py has the score. The loss of the moves is the softmax over the items
+that train events have, for each (query, item) pair of the train split. A large catalogue takes
+sampled negatives: the clicked items of the batch, items of their categories, which are the hard
+ones, and any items. The loss corrects for how often each is sampled (logQ). Few clicks move a word
+little: moves are pulled to 0, where the score is the cosine. Evidence for categories is counted.
+Shapes: P pairs, Q queries, V catalogue, W words, N pairs of a batch, D = H + L, C categories.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from torch.nn import functional as F
 
 from recdiv_core.losses.negatives import Negatives
 from recdiv_core.losses.relevance import sampled_softmax
-from recdiv_core.models.baselines.query_words import SKETCH, query_words
+from recdiv_core.models.baselines.query_words import SKETCH, entries_of, query_words
 from recdiv_core.models.query_text import word_keys, words_of
 
 BATCH: Final = 512
@@ -35,14 +34,16 @@ RATE: Final = 0.02
 PULL: Final = 30.0
 """L2 penalty of the moves of all words, in nats per squared length, beside the nats of all pairs.
 """
-DROPPED: Final = 0.3
-"""Share of the words of queries that a step drops."""
 START_SCALE: Final = 20.0
 """Scale of the cosine at the start."""
 MOST_WORDS: Final = 50_000
 """Most frequent words that move."""
 HARD: Final = 2
 """Items of the target's category that each pair adds to the negatives."""
+SPREAD: Final = 3.0
+"""Clicks that pull the categories of a word to those of all events."""
+BELIEF: Final = 0.5
+"""Weight of the evidence for categories. The words of a phrase say much the same, so below 1."""
 EXACT_ITEMS: Final = 2_000
 """Items with train events up to which each step has all of them as negatives."""
 
@@ -57,7 +58,7 @@ class QueryClicks:
         texts: the queries.
         vectors_QH: unit text vectors of the queries.
         text_VH: unit text vectors of the items.
-        words_VL: sketch of the words of the items, see `sketch_words`.
+        values_VL: sketch of the values of the items, see `sketch_values`.
         counts_V: train events of each item, with and without a query.
         category_V: int64 category of each item; -1 = none.
     """
@@ -67,7 +68,7 @@ class QueryClicks:
     texts: list[str]
     vectors_QH: Tensor
     text_VH: Tensor
-    words_VL: Tensor
+    values_VL: Tensor
     counts_V: NDArray[np.int64]
     category_V: Tensor
 
@@ -77,10 +78,10 @@ def fit_query_words(clicks: QueryClicks, *, seed: int) -> dict[str, Tensor]:
 
     Args:
         clicks: of train events; without a click the score is the cosine and popularity.
-        seed: of batches, dropped words and negatives.
+        seed: of batches and negatives.
 
     Returns:
-        key_W, move_WD, words_VL, scale, popular_V.
+        key_W, move_WD, values_VL, scale, popular_V, category_V, and those of `_evidence`.
     """
     key_W = _keys(clicks)
     items_VE, popular_V = _item_vectors(clicks)
@@ -100,10 +101,9 @@ def fit_query_words(clicks: QueryClicks, *, seed: int) -> dict[str, Tensor]:
             group["lr"] = RATE * (1 - step / num_steps)
         chosen_N = torch.randint(num_pairs, (min(BATCH, num_pairs),), generator=rng)
         query_N, target_N = clicks.query_P[chosen_N], clicks.item_P[chosen_N]
-        row_M, word_M = _words_of_rows(query_N, start_Q, word_P)
-        kept_M = torch.rand(len(row_M), generator=rng) >= DROPPED
+        place_M, row_M = entries_of(start_Q, query_N)
         moved_ND = F.pad(clicks.vectors_QH[query_N], (0, SKETCH))
-        moved_ND = moved_ND.index_add(0, row_M[kept_M], move_WD[word_M[kept_M]])
+        moved_ND = moved_ND.index_add(0, row_M, move_WD[word_P[place_M]])
         factor_N1 = log_popularity.exp().expand(len(query_N), 1)
         hidden_NE = torch.cat([moved_ND * log_scale.exp(), factor_N1], dim=1)
         negatives = sampler.draw(target_N)
@@ -123,9 +123,11 @@ def fit_query_words(clicks: QueryClicks, *, seed: int) -> dict[str, Tensor]:
     return {
         "key_W": key_W,
         "move_WD": move_WD.detach(),
-        "words_VL": clicks.words_VL,
+        "values_VL": clicks.values_VL,
         "scale": log_scale.detach().exp(),
         "popular_V": popular_V * log_popularity.detach().exp(),
+        "category_V": clicks.category_V,
+        **_evidence(clicks, len(key_W), start_Q, word_P),
     }
 
 
@@ -150,16 +152,45 @@ def _item_vectors(clicks: QueryClicks) -> tuple[Tensor, Tensor]:
     is_cold_V = popular_V == 0
     if not is_cold_V.all():
         popular_V[is_cold_V] = popular_V[~is_cold_V].mean()
-    parts = [clicks.text_VH.float(), clicks.words_VL.float(), popular_V[:, None]]
+    parts = [clicks.text_VH.float(), clicks.values_VL.float(), popular_V[:, None]]
     return torch.cat(parts, dim=1), popular_V
 
 
-def _words_of_rows(query_N: Tensor, start_Q: Tensor, word_P: Tensor) -> tuple[Tensor, Tensor]:
-    """Return row_M and word_M of all words of the queries of a batch."""
-    length_N = start_Q[query_N + 1] - start_Q[query_N]
-    row_M = torch.repeat_interleave(length_N)
-    within_M = torch.arange(len(row_M)) - (length_N.cumsum(0) - length_N)[row_M]
-    return row_M, word_P[start_Q[query_N][row_M] + within_M]
+def _evidence(
+    clicks: QueryClicks, num_words: int, start_Q: Tensor, word_P: Tensor
+) -> dict[str, Tensor]:
+    """Return what the words say about categories: how much likelier each is than without the word.
+
+    With n of a word's clicks in a category that has the share p of all events, the evidence is
+    `log(1 + n / (SPREAD * p))`. Up to a constant of the word, it is the log of the category's
+    probability after the word over p, under a Dirichlet prior of SPREAD clicks. Zhai and Lafferty,
+    2004, A Study of Smoothing Methods for Language Models.
+
+    Args:
+        clicks: of train events.
+        num_words: W.
+        start_Q: [Q + 1] where the words of each query begin.
+        word_P: words of the queries.
+
+    Returns:
+        start_W [W + 1], where the categories of each word begin; category_N and evidence_N.
+    """
+    category_V = clicks.category_V
+    num_categories = int(category_V.max()) + 1
+    is_in_V = category_V >= 0
+    counts_V = torch.as_tensor(clicks.counts_V)[is_in_V].double()
+    events_C = torch.ones(num_categories).double().index_add(0, category_V[is_in_V], counts_V)
+    place_M, pair_M = entries_of(start_Q, clicks.query_P)
+    category_M = category_V[clicks.item_P[pair_M]]
+    cell_M = (word_P[place_M] * num_categories + category_M)[category_M >= 0]
+    cell_N, count_N = cast("tuple[Tensor, Tensor]", cell_M.unique(return_counts=True))  # pyright: ignore
+    category_N = cell_N % max(1, num_categories)
+    share_N = (events_C / events_C.sum())[category_N]
+    return {
+        "start_W": torch.searchsorted(cell_N, torch.arange(num_words + 1) * num_categories),
+        "category_N": category_N,
+        "evidence_N": (BELIEF * torch.log1p(count_N / (SPREAD * share_N))).float(),
+    }
 
 
 class _Sampler:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from recdiv_core.models.baselines.histories import Histories
 from recdiv_core.models.baselines.popularity import FALLBACK, fit_popular
+from recdiv_core.models.baselines.query_words import entries_of
 from recdiv_core.models.query_text import word_keys, words_of
 from recdiv_core.models.scale import standardise
 
@@ -117,11 +118,8 @@ def _lexical(weights: Mapping[str, Tensor], histories: Histories) -> Tensor:
     is_known_P = place_P < len(key_W)
     is_known_P &= key_W[place_P.clamp(max=len(key_W) - 1)] == key_P.to(key_W.device)
     word_P, user_P = place_P[is_known_P], user_P.to(key_W.device)[is_known_P]
-    end_W = torch.cat([start_W[1:], start_W.new_tensor([len(item_M)])])
-    length_P = (end_W - start_W)[word_P]
-    pair_N = torch.repeat_interleave(length_P)  # the pair of each (user, word, item)
-    within_N = torch.arange(len(pair_N), device=pair_N.device)
-    place_N = start_W[word_P][pair_N] + within_N - (length_P.cumsum(0) - length_P)[pair_N]
+    end_1 = start_W.new_tensor([len(item_M)])
+    place_N, pair_N = entries_of(torch.cat([start_W, end_1]), word_P)
     cell_N = user_P[pair_N] * len(popular_V) + item_M[place_N]
     scores_BV.view(-1).index_add_(0, cell_N, weights["weight_M"][place_N])
     most_B1 = scores_BV.amax(dim=1, keepdim=True)
