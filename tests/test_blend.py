@@ -14,12 +14,14 @@ from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.baselines.histories import Histories
 from recdiv_core.models.baselines.popularity import fit_popular
 from recdiv_core.models.baselines.query_match import fit_bm25
+from recdiv_core.models.baselines.query_words import SKETCH
 from recdiv_core.models.baselines.text_profile import fit_text
 from recdiv_core.models.blend import (
     Blend,
     read_terms,
 )
 from recdiv_core.models.queries import Queries
+from recdiv_core.models.query_text import word_keys
 from recdiv_core.models.scale import standardise
 
 
@@ -165,6 +167,35 @@ def test_bm25_has_no_say_on_a_query_of_unknown_words():
     _, scores = blend.each(torch.rand(2, 4), with_queries(histories, ["red", "rot"], 4))
     assert scores[0].argmax() == 1
     assert not scores[1].any()
+
+
+def test_a_sure_query_leaves_less_to_the_other_scores():
+    texts = ["sure", "vague"]
+    counts_C = torch.tensor([8.0, 0.5])  # evidence of each word for the category of item 3
+    words = Baseline(
+        "query_words",
+        {
+            "key_W": torch.as_tensor(np.sort(word_keys(texts))),
+            "move_WD": torch.zeros(2, 4 + SKETCH),
+            "values_VL": torch.zeros(9, SKETCH),
+            "scale": torch.tensor(0.0),
+            "popular_V": torch.zeros(9),
+            "category_V": torch.tensor([-1, -1, -1, 0, -1, -1, -1, -1, -1]),
+            "start_W": torch.arange(3),
+            "category_N": torch.zeros(2, dtype=torch.int64),
+            "evidence_N": counts_C[np.argsort(word_keys(texts))],
+        },
+    )
+    blend, histories = Blend([words], warm(9)), some_histories([3, 3])
+    blend.query_weight_U2.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    liked_BV = torch.zeros(2, 9)
+    liked_BV[:, 5], liked_BV[:, 3] = 1.0, -0.1
+    blended_BV = blend(liked_BV, with_queries(histories, texts))
+    assert blended_BV.argmax(dim=1).tolist() == [5, 5]
+    blend.query_weight_U2[1, 0] = 2.0
+    liked_BV[:] = 0.0
+    liked_BV[:, 5], liked_BV[:, 3] = 1.0, -0.1
+    assert blend(liked_BV, with_queries(histories, texts)).argmax(dim=1).tolist() == [3, 5]
 
 
 def test_terms_that_read_queries_stand_last():

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from recdiv_core.config import Config
+from recdiv_core.errors import UserError
 from recdiv_core.models.baselines import Baseline, Histories
 from recdiv_core.models.baselines.query_words import (
     SKETCH,
@@ -23,6 +25,7 @@ from recdiv_core.models.query_text import word_keys, words_of
 from recdiv_core.slates import fitting
 from recdiv_core.slates import query_words as learning
 from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.query_words import QueryClicks, fit_query_words
 from tests.worlds import write_dataset
 
@@ -247,3 +250,9 @@ def test_the_values_of_an_item_are_its_levels_of_categories_and_columns(tmp_path
     assert b not in (home, mugs)
     assert colour == "colour=red"
     assert without == [["item", "1"], ["item", "2"]]
+
+
+def test_learned_words_of_an_earlier_version_are_refused_in_one_line(tmp_path):
+    torch.save({"terms.query_words.words_VL": torch.zeros(2, SKETCH)}, tmp_path / "model.pt")
+    with pytest.raises(UserError, match="earlier version; train the model again"):
+        load_model(Config(), None, tmp_path)  # pyright: ignore[reportArgumentType]

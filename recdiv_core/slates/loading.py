@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import torch
 
 from recdiv_core.config import Config
+from recdiv_core.errors import UserError
 from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.blend import Blend, read_terms
 from recdiv_core.models.dial import dial_dim
@@ -22,6 +24,9 @@ from recdiv_core.models.text_encoder import resolve_encoder
 from recdiv_core.models.trainable_encoder import trainable_encoder
 from recdiv_core.slates.checkpoint import load_weights, read_items, read_tensors
 from recdiv_core.slates.dataset import Dataset
+
+EARLIER: Final = "words_VL"
+"""Tensor that `query_words` had when items had a sketch of their words."""
 
 
 def build_model(
@@ -87,9 +92,15 @@ def load_model(config: Config, dataset: Dataset, checkpoint: Path) -> Recommende
         checkpoint: directory.
 
     Raises:
-        UserError: missing or damaged file, or weights of another shape.
+        UserError: missing or damaged file, weights of another shape, or terms of an earlier
+            version.
     """
     weights = read_tensors(checkpoint, "model.pt")
+    if any(name.rpartition(".")[2] == EARLIER for name in weights):
+        raise UserError(
+            f"{checkpoint / 'model.pt'} has learned words of queries of an earlier version; train "
+            "the model again"
+        )
     if config.model.kind != "neural":
         return Baseline(config.model.kind, weights)
     items = read_items(checkpoint)
