@@ -178,7 +178,7 @@ def _evidence(
     category_V = clicks.category_V
     num_categories = int(category_V.max()) + 1
     is_in_V = category_V >= 0
-    counts_V = torch.as_tensor(clicks.counts_V)[is_in_V].double()
+    counts_V = torch.tensor(clicks.counts_V)[is_in_V].double()
     events_C = torch.ones(num_categories).double().index_add(0, category_V[is_in_V], counts_V)
     place_M, pair_M = entries_of(start_Q, clicks.query_P)
     category_M = category_V[clicks.item_P[pair_M]]
