@@ -18,6 +18,7 @@ import hypothesis
 import pytest
 
 from recdiv_core.schema import SCHEMA_VERSION, EncoderSource, Manifest
+from tests.log_capture import caplog as caplog
 
 if TYPE_CHECKING:
     from tests.sweep_worlds import SweptShop
@@ -37,7 +38,7 @@ hypothesis.settings.register_profile(
     "recdiv",
     deadline=None,
     derandomize=True,
-    max_examples=100 if "RECDIV_FUZZ" in os.environ else 15,
+    max_examples=100 if "RECDIV_FUZZ" in os.environ else 10,
 )
 hypothesis.settings.load_profile("recdiv")
 
@@ -55,7 +56,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
-    # pytest adds its handlers to each logger that does not propagate, six times per test
+    # whatever a library has set, `caplog` reads what its loggers say
     for logger in logging.Logger.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.propagate = True

@@ -109,7 +109,6 @@ def scores(baseline, histories, ids=None):
     )
 
 
-@settings(max_examples=12)
 @given(users, st.integers(0, 50), st.sampled_from([0.5, 3.0, 500.0]), st.sampled_from([0.0, 1.5]))
 def test_ease_is_the_closed_form(some, seed, ridge, half_life):
     made = scores(fitted("ease", log(seed), ridge=ridge, half_life=half_life), some)
@@ -159,7 +158,6 @@ def test_ease_keeps_the_weights_of_the_largest_size(kept):
     np.testing.assert_allclose(scores(few, some), want, atol=TOLERANCE)
 
 
-@settings(max_examples=12)
 @given(
     users,
     st.integers(0, 50),
@@ -216,7 +214,6 @@ def test_the_best_of_a_row_are_its_first_ones_in_falling_order(rows, num_neighbo
         assert kept.tolist() == order[:num_neighbours]
 
 
-@settings(max_examples=12)
 @given(
     users,
     st.integers(0, 50),
@@ -232,7 +229,6 @@ def test_the_graph_is_its_slow_twin(some, seed, lags, lag_decay, second_hop, rec
     np.testing.assert_allclose(made.numpy(), expected, atol=TOLERANCE)
 
 
-@settings(max_examples=12)
 @given(
     users,
     st.integers(0, 50),
@@ -247,7 +243,6 @@ def test_rp3beta_is_its_slow_twin(some, seed, alpha, beta, half_life):
     np.testing.assert_allclose(made.numpy(), expected, atol=TOLERANCE)
 
 
-@settings(max_examples=12)
 @given(users, st.sampled_from([0.0, 1.5]))
 def test_buy_again_adds_up_own_events(some, half_life):
     made = scores(fitted("buy_again", log(), half_life=half_life), some)
@@ -282,7 +277,6 @@ def test_a_user_without_walks_gets_likeness_of_texts_before_popularity():
     assert made.argmax() == texts.argmax()
 
 
-@settings(max_examples=12)
 @given(users, st.sampled_from([0.0, 1.0, 2.0]), st.sampled_from([TEXTS, TEXTS[:4] * 3]))
 def test_text_is_the_cosine_of_profiles_of_words(some, recency, texts):
     vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2)

@@ -24,6 +24,7 @@ from recdiv_core.storage.credentials import (
     show_uncaught,
     without_secrets,
 )
+from tests.log_capture import LogCapture
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def test_what_is_no_secret_stays(text: str):
     ],
 )
 def test_credentials_go_into_the_environment_with_a_warning(
-    key: str, uri: str, left: str, variables: dict[str, str], caplog: pytest.LogCaptureFixture
+    key: str, uri: str, left: str, variables: dict[str, str], caplog: LogCapture
 ):
     assert into_environment([(key, uri), ("seed", "1")], logger) == [left, "1"]
     assert passed_on() == variables

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from recdiv_core.config import Config, override
 from recdiv_core.data.catalogue import load_catalogue
@@ -363,7 +363,6 @@ def test_items_of_some_requests_are_counted_like_their_slow_twin(eligible, asked
     assert eligible.count_at(np.array(times)) == expected
 
 
-@settings(max_examples=10)
 @given(eligibilities())
 def test_ineligible_targets_are_counted_at_the_time_of_their_request(prepared, eligible):
     rows = pq.read_table(prepared / "val").to_pylist()

@@ -1,12 +1,11 @@
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from tests.candidate_worlds import random_candidates, rerank, slate_of_one, vectors_of
 from tests.oracles import cosine, greedy_regret, ild_of_slate, scaled_scores
 
 
-@settings(max_examples=12)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 12), dial=st.sampled_from([0.2, 0.6, 1.0]))
 def test_msd_takes_what_adds_most_to_relevance_and_ild_of_the_slate(seed, k, dial):
     candidates = random_candidates(seed, num_users=1)

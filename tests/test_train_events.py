@@ -41,7 +41,7 @@ def write_train(prepared, histories, *, times=None, num_shards=1):
     return prepared
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(histories_of_users, st.integers(1, 3))
 def test_events_are_those_of_the_histories_on_any_number_of_shards(tmp_path, histories, num_shards):
     events = read_train_events(write_train(tmp_path, histories, num_shards=num_shards))
@@ -51,7 +51,6 @@ def test_events_are_those_of_the_histories_on_any_number_of_shards(tmp_path, his
     assert events.num_users == len(histories)
 
 
-@settings(max_examples=12)
 @given(histories_of_users, st.sampled_from([0.1, 0.25, 0.5, 1.0]))
 def test_recent_events_are_counted_as_by_a_counter(histories, share):
     counter = Counter(item for own in histories for item in own[-ceil(share * len(own)) :])
@@ -83,7 +82,6 @@ def test_times_go_with_their_events(histories, num_shards):
     assert events.time_E.tolist() == [time for own in in_order for time in range(len(own))]
 
 
-@settings(max_examples=12)
 @given(histories_of_users)
 def test_the_users_of_items_are_counted_once(histories):
     bought = user_matrix(events_of(histories), NUM_ITEMS).toarray()
