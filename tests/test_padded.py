@@ -10,7 +10,7 @@ from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import pack
 from recdiv_core.models.baselines import READ_QUERIES, SCORES, Histories
 from recdiv_core.models.baselines.histories import DAY_US
-from recdiv_core.models.baselines.padded import PADDED, Events, PaddedTerm
+from recdiv_core.models.baselines.padded import PADDED, Events, PaddedTerm, narrowed
 from recdiv_core.models.blend import Blend
 from recdiv_core.models.dial import dial_dim
 from recdiv_core.models.int8 import Rows, round_linear_layers, round_rows
@@ -220,3 +220,11 @@ def test_an_int8_model_scores_nearly_as_the_model_does():
     items, dials = padded(HISTORIES), torch.full((len(HISTORIES),), 0.5)
     exact, near = (PaddedScorer(model, is_int8=i)(items, None, dials) for i in (False, True))
     assert 0 < (near - exact).abs().max() < 0.05 * exact.std()
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(32767, torch.int16), (32768, torch.int32)])
+def test_numbers_are_as_narrow_as_the_largest_allows(largest, dtype):
+    numbers = torch.tensor([0, largest])
+    assert narrowed(numbers).dtype == dtype
+    assert narrowed(numbers).tolist() == [0, largest]
+    assert narrowed(numbers[:0]).dtype == torch.int16

@@ -27,6 +27,10 @@ ROWS: Final = ("weight_VN", "weight_MM", "text_VH")
 """Weights with a long row of floats per item, which int8 makes four times smaller."""
 
 
+NUMBERS: Final = ("neighbours_VN", "word_TN")
+"""Weights with a long row of item or word numbers per item."""
+
+
 class Events(NamedTuple):
     """Histories of a batch, padded in front.
 
@@ -69,7 +73,7 @@ class PaddedTerm(nn.Module):
             {name: Rows(own.pop(name), is_int8=is_int8) for name in ROWS if name in own}
         )
         for name, tensor in own.items():
-            self.register_buffer(name, tensor)
+            self.register_buffer(name, narrowed(tensor) if name in NUMBERS else tensor)
 
     def forward(self, events: Events) -> Tensor:
         """Score the catalogue for each user: [B, V] float32, as `Baseline.scores` does."""
@@ -102,6 +106,12 @@ def pad_words(word_M: Tensor, weight_M: Tensor, start_T: Tensor) -> dict[str, Te
     word_TN[text_M, place_M] = word_M.int()
     weight_TN[text_M, place_M] = weight_M
     return {"word_TN": word_TN, "word_weight_TN": weight_TN}
+
+
+def narrowed(numbers: Tensor) -> Tensor:
+    """Return numbers >= 0 as int16 if they fit, else as int32."""
+    fits = not numbers.numel() or int(numbers.max()) <= torch.iinfo(torch.int16).max
+    return numbers.to(torch.int16 if fits else torch.int32)
 
 
 def ages(events: Events) -> Tensor:
