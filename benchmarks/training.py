@@ -5,12 +5,12 @@
     python -m benchmarks.training --prepared DIR --batch-size 1024
 
 Real runs of `launch.run` on the built-in shop or on a prepared data set, with one thread per
-worker. The arms take turns. The epochs of the first WARM_UP_S seconds of a run do not count,
-because Ray's own processes still start beside the workers then. The arms are one worker, two
-workers with the same global batch (half each), two workers with twice the batch, and a bare loop.
-The bare loop takes the same steps in one process without Ray and reads the shards itself. Two bare
-loops at once share only the machine, so they are the upper bound for two workers here. Prints one
-JSON line:
+worker. The arms take turns, in at most three rounds. The epochs of the first WARM_UP_S seconds of a
+run do not count, because Ray's own processes still start beside the workers then. The arms are one
+worker, two workers with the same global batch (half each), two workers with twice the batch, and a
+bare loop. The bare loop takes the same steps in one process without Ray and reads the shards
+itself. Two bare loops at once share only the machine, so they are the upper bound for two workers
+here. Prints one JSON line:
 
 - `two_workers_vs_one`: users per second of two workers over one.
 - `two_workers_twice_the_batch_vs_one`: the same with twice the batch over one.
@@ -54,6 +54,8 @@ from recdiv_core.training.launch import run
 from recdiv_core.training.step import train_step
 
 WARM_UP_S = 6.0
+ROUNDS_S = 240.0
+"""Seconds for all rounds: another round starts only if it ends in time at the pace of the last."""
 
 RUNS = {"1": (1, 1), "2": (2, 1), "2, twice the batch": (2, 2)}
 """Name -> workers, and the global batch as a multiple of --batch-size."""
@@ -124,7 +126,7 @@ def measure(place: Path, given: Path | None, batch_size: int, *, quick: bool) ->
 
 
 def take_rounds(config: Config, rounds: int) -> tuple[dict[str, list[float]], list[float]]:
-    """Run all arms in turn, round after round.
+    """Run all arms in turn, round after round, while there is time.
 
     Returns:
         rates: arm -> users per second of each epoch.
@@ -134,6 +136,7 @@ def take_rounds(config: Config, rounds: int) -> tuple[dict[str, list[float]], li
     waits: list[float] = []
     started = time.monotonic()
     for index in range(rounds):
+        begun = time.monotonic()
         found = {"bare": bare_in_process(config)}
         with ThreadPoolExecutor(2) as pool:
             pairs = pool.map(bare_in_process, [config, config])
@@ -149,7 +152,10 @@ def take_rounds(config: Config, rounds: int) -> tuple[dict[str, list[float]], li
         for name, own in found.items():
             rates[name] += own
         speeds = {name: round(statistics.median(own)) for name, own in found.items()}
-        print(f"round {index + 1} of {rounds}, {time.monotonic() - started:.0f} s: {speeds}")
+        ended = time.monotonic()
+        print(f"round {index + 1} of {rounds}, {ended - started:.0f} s: {speeds}")
+        if ended - started + (ended - begun) > ROUNDS_S:
+            break
     return rates, waits
 
 
