@@ -204,6 +204,7 @@ def draw_month(
         axes.grid(color="#e5e7eb", linewidth=0.6)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high + 0.35 * (high - low))  # room for the legend
+        axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= max(1.0, high)])
         axes.legend(frameon=False, fontsize=7.5, loc="upper left", ncols=1)
     picture.savefig(path)
     with Image.open(path) as image:
