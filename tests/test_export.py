@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.export import client_of, client_source
 from recdiv_core.config import override
 from recdiv_core.data.batches import pack
 from recdiv_core.errors import UserError
@@ -138,6 +139,13 @@ def test_the_client_of_the_docs_answers_as_the_registered_model_does(
     wanted = maker.slates(HISTORIES, None, microseconds(TIMES), **asked)
     for history, times, slate in zip(HISTORIES, microseconds(TIMES), wanted, strict=True):
         assert client["slate"](list(zip(history, times, strict=True)), k=4) == slate.item_ids
+
+
+def test_the_benchmark_times_the_client_of_the_docs_on_one_thread(exported):
+    source = client_source(exported[0], "model.onnx")
+    assert "options.intra_op_num_threads = 1\n" in source
+    assert '/ "model.onnx", options)' in source
+    assert len(client_of(exported[0], "model.onnx")([("i4", 1)], k=3)) == 3
 
 
 def test_int8_is_a_second_model_that_is_judged_on_every_metric(shop, tmp_path):

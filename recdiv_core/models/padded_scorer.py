@@ -1,10 +1,9 @@
 # pyright: strict
-"""A whole model on padded histories: the form in which it leaves for ONNX.
+"""A whole model on padded histories, in operations that ONNX has.
 
-One call answers requests without a query: events in, scores of the whole catalogue out. Towers,
-dial, blend and logit adjustment are in it; item vectors are constants. Not in it: queries,
-re-rankers, rules, and items that may not be shown. Shapes: B users, L events, V catalogue, D dims,
-W width of the session tower's input.
+It scores the whole catalogue for requests without a query. It holds towers, dial, blend and logit
+adjustment; item vectors are constants. It holds no queries, re-rankers, rules or eligibility.
+Shapes: B users, L events, V catalogue, D dims, W = L + 1 places of the session tower's input.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A model as an ONNX file: write it, open it, ask it.
+"""Write a model as an ONNX file, open the file, and score with it.
 
-Not what is in the file (models/padded_scorer.py) nor the checks of it (parity.py). The packages
-come with the extra `export`; no other module needs them. Shapes: B users, L events, V catalogue.
+models/padded_scorer.py defines what is in the file, and parity.py checks it. The packages come with
+the extra `export`; no other module needs them. Shapes: B users, L events, V catalogue.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Is an exported model the model? On requests of the data set, by scores, slates and metrics.
+"""Compare an exported model with its checkpoint: scores, top items and metrics.
 
-Two questions. Parity: does the ONNX file give the scores and the top items of the checkpoint? Loss:
-what does int8 cost in accuracy and on each axis of diversity? Both read requests without their
-queries, as an exported model does. Shapes: B users, V catalogue, K slate length.
+Parity: the ONNX file must give the scores and the top items of the checkpoint. Loss: int8 changes
+metrics, and this module measures the change of each, with intervals. Requests come without their
+queries, because an exported model reads none. Shapes: B users, V catalogue, K slate length.
 """
 
 from __future__ import annotations
