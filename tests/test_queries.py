@@ -279,3 +279,35 @@ def test_an_objective_of_queries_needs_requests_with_one(tmp_path):
 
 def test_the_metrics_of_queries_that_may_be_objectives_are_those_of_every_epoch():
     assert set(OF_QUERIES) == set(SEARCH_METRICS)
+
+
+def test_each_request_may_have_conditions_of_its_own(checkpoint, prepared):
+    maker = SlateMaker(checkpoint, prepared)
+    where = ["category=A", "", None, "category=B|C", "category=B"]
+    settings = {"k": 4, "model_diversity": 0, "rerank_diversity": 0}
+    found = maker.slates([["i1"]] * 5, None, where=where, **settings)
+    (plain,) = maker.slates([["i1"]], None, **settings)
+    assert found[1].item_ids == found[2].item_ids == plain.item_ids
+    categories = load_dataset(prepared).catalogue.category_lists.to_pylist()
+    for slate, allowed in zip(found, ({0}, {0, 1, 2}, {0, 1, 2}, {1, 2}, {1}), strict=True):
+        shown = [set(categories[maker.item_index[item]]) for item in slate.item_ids]
+        assert len(shown) == 4
+        assert all(own & allowed for own in shown)
+
+
+def test_a_request_that_no_item_fits_gets_an_empty_slate(checkpoint, prepared):
+    maker = SlateMaker(checkpoint, prepared)
+    settings = {"k": 4, "model_diversity": 0, "rerank_diversity": 0}
+    found = maker.slates([["i1"], ["i1"]], None, where=["category=nothing", ""], **settings)
+    assert found[0].item_ids == []
+    assert len(found[1].item_ids) == 4
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [(["region"], "where='region'"), (["size=1"], "where: size"), (["", ""], "of 2 requests")],
+)
+def test_conditions_that_cannot_be_read_are_refused(checkpoint, prepared, where, said):
+    maker = SlateMaker(checkpoint, prepared)
+    with pytest.raises(UserError, match=said):
+        maker.slates([[]], None, where=where, k=4, model_diversity=0, rerank_diversity=0)

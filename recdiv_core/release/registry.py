@@ -63,7 +63,7 @@ RUN_TAG: Final = "recdiv.run"
 
 
 class SlateModel(PythonModel):
-    """Registered model: takes a table with `history` (and `query`, `times`), returns slates."""
+    """Registered model: a table with `history` (and `query`, `times`, `where`) gives slates."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load weights and catalogue."""
@@ -80,8 +80,9 @@ class SlateModel(PythonModel):
         asked = {name.replace(".", "_"): value for name, value in (params or {}).items()}
         queries = list(model_input["query"]) if "query" in model_input else None
         times = [list(own) for own in model_input["times"]] if "times" in model_input else None
+        where = list(model_input["where"]) if "where" in model_input else None
         histories = [list(own) for own in model_input["history"]]
-        slates = self.maker.slates(histories, queries, times, **asked)
+        slates = self.maker.slates(histories, queries, times, where=where, **asked)
         return pd.DataFrame(
             {
                 "item_ids": [s.item_ids for s in slates],
@@ -331,6 +332,7 @@ def _signature(config: Config) -> ModelSignature:
                 ColSpec(text, "history"),
                 ColSpec("string", "query", required=False),
                 ColSpec(Array(DataType.long), "times", required=False),
+                ColSpec("string", "where", required=False),
             ]
         ),
         outputs=Schema(

@@ -137,6 +137,42 @@ def narrowed(
     return replace(found, is_open_V=is_open_V)
 
 
+def read_where(text: str) -> dict[str, list[str]]:
+    """Read the conditions of a request: attribute -> allowed values, as in `eligible.where`.
+
+    Raises:
+        UserError: a condition has no attribute or no `=`.
+
+    >>> read_where("region=eu|world; min_age=0")
+    {'region': ['eu', 'world'], 'min_age': ['0']}
+    """
+    found: dict[str, list[str]] = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        name, sign, values = part.partition("=")
+        if not sign or not name.strip():
+            raise UserError(
+                f"where={text!r}: allowed are conditions ATTRIBUTE=VALUE|VALUE, joined by ;"
+            )
+        found[name.strip()] = [value.strip() for value in values.split("|")]
+    return found
+
+
+def fitting(eligible: Eligibility | None, catalogue: Catalogue, text: str) -> Eligibility | None:
+    """Return the eligibility of requests with conditions; see `read_where`.
+
+    Raises:
+        UserError: a condition is wrong, or names no attribute of the catalogue.
+    """
+    conditions = read_where(text)
+    if not conditions:
+        return eligible
+    found = eligible or Eligibility(np.ones(len(catalogue), bool), None)
+    is_open_V = found.is_open_V.copy()
+    for name, allowed in conditions.items():
+        is_open_V &= mark_values(name, allowed, catalogue, f"where: {name}")[0]
+    return replace(found, is_open_V=is_open_V)
+
+
 def check_any(eligible: Eligibility | None, at: int | None) -> int | None:
     """Return the number of items that may be shown; None = all items.
 

@@ -23,10 +23,16 @@ from recdiv_core.errors import UserError
 from recdiv_core.models.query_text import normalise_query
 from recdiv_core.slates.checkpoint import read_config
 from recdiv_core.slates.dataset import load_dataset
-from recdiv_core.slates.eligibility import check_any, narrowed, request_time, with_own_lists
+from recdiv_core.slates.eligibility import (
+    check_any,
+    fitting,
+    narrowed,
+    request_time,
+    with_own_lists,
+)
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.making import make_slates
-from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.query_vectors import QueryVectors, request_numbers
 from recdiv_core.slates.scoring import Scoring, reads_queries, score_users, scoring_of
 
@@ -77,6 +83,7 @@ class SlateMaker:
         eligible_at: str = "",
         eligible_block: Sequence[str] = (),
         eligible_only: Sequence[str] = (),
+        where: Sequence[str | None] | None = None,
     ) -> list[Slate]:
         """Make a slate for each history.
 
@@ -93,10 +100,12 @@ class SlateMaker:
             eligible_at: time of the requests, as `eligible.at`; empty = that of the settings.
             eligible_block: further item ids that no slate holds; unknown ids are ignored.
             eligible_only: item ids that slates may hold, in addition to the settings; empty = all.
+            where: conditions of each request, `ATTRIBUTE=VALUE|VALUE; ...`, in addition to the
+                settings; None or empty = none. A request that no item fits gets an empty slate.
 
         Raises:
             UserError: a setting is out of range, or does not exist for this model; the text encoder
-                of the data set is missing; or no item may be shown.
+                of the data set is missing; a condition is wrong; or no item may be shown.
         """
         self._check(k, model_diversity, rerank_diversity)
         _check_times(histories, times)
@@ -106,21 +115,51 @@ class SlateMaker:
         )
         check_any(eligible, at)
         policy = replace(self.policy, k=k, diversity=rerank_diversity, eligible=eligible)
-        made: list[Slate] = []
-        size = self.config.eval.batch_size
-        starts = range(0, len(histories), size)
         given = queries or [None] * len(histories)
         asked = [normalise_query(query) if isinstance(query, str) else "" for query in given]
         self._warn(sum(map(bool, asked)))
+        score = self._scoring_at(model_diversity)
+        if where is None:
+            return self._made(histories, asked, times, policy, at, score)
+        slates: dict[int, Slate] = {}
+        for text, rows in _rows_by_text(where, len(histories)).items():
+            fit = fitting(eligible, self.dataset.catalogue, text)
+            asked_here = [asked[row] for row in rows]
+            if fit is not None and not fit.count_at(np.array([] if at is None else [at])):
+                own = [Slate([], [], self._is_known(query)) for query in asked_here]
+            else:
+                own = self._made(
+                    [histories[row] for row in rows],
+                    asked_here,
+                    None if times is None else [times[row] for row in rows],
+                    replace(policy, eligible=fit),
+                    at,
+                    score,
+                )
+            slates.update(zip(rows, own, strict=True))
+        return [slates[row] for row in range(len(histories))]
+
+    def _made(
+        self,
+        histories: Sequence[Sequence[str]],
+        asked: Sequence[str],
+        times: Sequence[Sequence[int]] | None,
+        policy: SlatePolicy,
+        at: int | None,
+        score: Scoring,
+    ) -> list[Slate]:
+        """Make the slates of requests that may hold the same items."""
+        made: list[Slate] = []
+        size = self.config.eval.batch_size
+        starts = range(0, len(histories), size)
         batches = (
             self._examples(
-                histories[at : at + size],
-                asked[at : at + size],
-                None if times is None else times[at : at + size],
+                histories[start : start + size],
+                asked[start : start + size],
+                None if times is None else times[start : start + size],
             )
-            for at in starts
+            for start in starts
         )
-        score = self._scoring_at(model_diversity)
         for held_out in score_users(
             batches, self.dataset, score, max_history=self.config.model.max_history
         ):
@@ -205,6 +244,20 @@ class SlateMaker:
         if self._scoring is None or self._scoring[0] != dial:
             self._scoring = (dial, scoring_of(self.model, dial))
         return self._scoring[1]
+
+
+def _rows_by_text(where: Sequence[str | None], num_rows: int) -> dict[str, list[int]]:
+    """Return the rows of each text; a missing one counts as empty.
+
+    Raises:
+        UserError: another number of texts than of histories.
+    """
+    if len(where) != num_rows:
+        raise UserError(f"conditions of {len(where)} requests are given for {num_rows} histories")
+    found: dict[str, list[int]] = {}
+    for row, text in enumerate(where):
+        found.setdefault(text if isinstance(text, str) else "", []).append(row)
+    return found
 
 
 def _check_times(histories: Sequence[Sequence[str]], times: Sequence[Sequence[int]] | None) -> None:
