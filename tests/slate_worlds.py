@@ -102,7 +102,7 @@ def shop_history(num_users):
     return torch.where(users[:, None] % 2 == 0, torch.eye(8)[users % 8], 1 / 8)
 
 
-def descend(name, *, num_users=20, num_items=40, num_steps=60):
+def descend(name, *, num_users=20, num_items=40, num_steps=40):
     """Train free scores with one regulariser; return hard top-k slates before and after."""
     rng = np.random.default_rng(3)
     centres = rng.normal(size=(8, 6))

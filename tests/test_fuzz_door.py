@@ -28,7 +28,7 @@ from recdiv_core.errors import UserError
 from recdiv_core.formats import readers
 from recdiv_core.formats.files import list_files
 
-NUM_INPUTS = int(os.environ.get("RECDIV_FUZZ", "50"))
+NUM_INPUTS = int(os.environ.get("RECDIV_FUZZ", "30"))
 IDS = [
     "u1",
     "7",

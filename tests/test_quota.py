@@ -13,7 +13,7 @@ from recdiv_core.rerank.breaches import breaches, least_breach, num_distinct, ru
 from tests.candidate_worlds import candidates_of_one, random_candidates, rerank, rule, with_padding
 
 KINDS = ("include", "at most", "at least", "distinct")
-NUM_RULE_SETS = int(os.environ.get("RECDIV_FUZZ", "50"))
+NUM_RULE_SETS = int(os.environ.get("RECDIV_FUZZ", "30"))
 METHODS = ("none", *NOVELTIES)
 DIALS = (0.0, 0.6, 1.0)
 methods = st.sampled_from(METHODS)

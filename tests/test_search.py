@@ -131,7 +131,7 @@ def test_a_trial_that_runs_while_the_state_is_saved_is_told_afterwards(tmp_path)
 @pytest.mark.parametrize("search", ["tpe", "nsga2"])
 def test_what_learns_ends_up_nearer_the_best_than_what_does_not(search: Search):
     def mean_reached(name: Search) -> float:
-        samples = drive(searcher(search=name, num_samples=80), 80)
+        samples = drive(searcher(search=name, num_samples=60), 60)
         return sum(figures(sample)[0] for sample in samples[-20:]) / 20
 
     assert mean_reached(search) > 1.2 * mean_reached("random")
@@ -198,12 +198,12 @@ def test_constraints_draw_the_search_to_where_they_hold(search: Search):
     def share_of_kept(minimum: dict[str, float]) -> float:
         own = searcher(minimum=minimum, search=search)
         kept = 0
-        for number in range(80):
+        for number in range(60):
             sample = own.suggest(str(number))
             # more coverage the larger the weight; the constraint holds below 0.1
             weight = sample["loss.diversity_weight"]
             own.on_trial_complete(str(number), end(1 - weight, weight))
-            kept += number >= 60 and weight <= 0.1
+            kept += number >= 40 and weight <= 0.1
         return kept / 20
 
     assert share_of_kept({NDCG: 0.9}) > 0.1 + share_of_kept({})

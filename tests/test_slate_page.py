@@ -70,6 +70,7 @@ def write_page(shop, out: Path, **options) -> str:
     config = override(shop.config, {"data.prepared": ""})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recdiv_core.report.report.draw_png", lambda *given: given[-1].touch())
+        patch.setattr("recdiv_core.metrics.jackknife.NUM_GROUPS", 20)
         made = report(config, parent_run_id=shop.sweep.run_id, out=out, **options)
     return Path(made["report"]).read_text(encoding="utf-8")
 

@@ -50,6 +50,14 @@ def front(shop):
     return choose(sweep.trials, sweep.objectives)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_groups():
+    """Estimate from few groups of users: of 132 users the usual number leaves out each alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recdiv_core.metrics.jackknife.NUM_GROUPS", 20)
+        yield
+
+
 def view(shop, front, settings=None, max_scores=None, show_ids=False):
     return view_slates(
         front,

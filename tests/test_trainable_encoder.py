@@ -171,17 +171,23 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("rank", [0, 4], ids=["layers", "adapters"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_top_layer_of_any_family_trains_and_no_other(tmp_path, family, rank):
+@pytest.fixture(scope="module", params=FAMILIES)
+def of_family(request, tmp_path_factory):
+    """Return the directory of a small encoder of a family, with random weights."""
     import transformers
 
+    path, family = tmp_path_factory.mktemp("family"), request.param
     config = getattr(transformers, f"{family}Config")(**SMALL | FAMILIES[family])
     with torch.random.fork_rng():
         torch.manual_seed(0)  # noqa: TID251
-        getattr(transformers, f"{family}Model")(config).save_pretrained(tmp_path)
-    assert encoder_width(str(tmp_path)) == WIDTH
-    model = model_of(str(tmp_path), layers=1, rank=rank, recomputes=True)
+        getattr(transformers, f"{family}Model")(config).save_pretrained(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("rank", [0, 4], ids=["layers", "adapters"])
+def test_the_top_layer_of_any_family_trains_and_no_other(of_family, rank):
+    assert encoder_width(of_family) == WIDTH
+    model = model_of(of_family, layers=1, rank=rank, recomputes=True)
     gradients(model)
     (*others, top) = encoder_layers(model.encoder)
     assert len(others) == 2
