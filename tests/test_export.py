@@ -203,6 +203,21 @@ def test_requests_are_compared_without_their_queries(shop, config):
     )
 
 
+def test_users_are_scored_by_length_and_come_back_in_order(monkeypatch):
+    shapes = []
+
+    class Model:
+        def scores(self, inputs):
+            shapes.append(inputs["items"].shape)
+            return (inputs["items"].max(axis=1, keepdims=True) + inputs["dial"][:, None]) * 1.0
+
+    monkeypatch.setattr(onnx_model, "ROWS_AT_ONCE", 2)
+    examples = examples_of([[3, 1, 1, 1], [], [2], [5, 4, 0], [7]])
+    scores = onnx_model.scoring_by_onnx(Model(), 0.5)(examples, None)
+    assert scores[:, 0].tolist() == [3.5, -0.5, 2.5, 5.5, 7.5]
+    assert shapes == [(2, 1), (2, 3), (1, 4)]
+
+
 def test_histories_are_padded_in_front():
     examples = replace(examples_of([[3, 1], [], [2]]), times=np.array([5, 9, 7]))
     inputs = padded_inputs(examples, 0.5)

@@ -278,8 +278,8 @@ def judge_int8(exact: Scoring, rounded: Scoring, source: Source) -> dict[str, An
     A warning names the metrics that lose more than NOTED_LOSS.
     """
     parity = check_parity(exact, rounded, source.dataset, source.config)
-    metrics = losses(exact, rounded, source.dataset, source.config)
     logger.info("%s: %s", INT8, parity.in_words())
+    metrics = losses(exact, rounded, source.dataset, source.config)
     worst = max(metrics, key=lambda name: metrics[name]["loss_percent"] or 0.0)
     loss = metrics[worst]["loss_percent"] or 0.0
     logger.info("%s: largest loss of a metric: %s, %.2f %%", INT8, worst, loss)

@@ -31,6 +31,9 @@ OPSETS: Final = range(18, 24)
 PADDING: Final = -1
 """Item of an empty place in front of a history."""
 
+ROWS_AT_ONCE: Final = 32
+"""Users that are scored at once."""
+
 Inputs = Mapping[str, np.ndarray]
 
 
@@ -144,10 +147,20 @@ def padded_inputs(examples: Examples, dial: float = 0.0) -> dict[str, np.ndarray
 
 
 def scoring_by_onnx(model: OnnxModel, dial: float) -> Scoring:
-    """Return how an exported model scores; it reads no query."""
+    """Return how an exported model scores; it reads no query.
+
+    Users of similar length are scored together, because padding costs as much as events.
+    """
 
     def score(examples: Examples, packed: Packed) -> torch.Tensor:
         del packed
-        return torch.from_numpy(model.scores(padded_inputs(examples, dial)))
+        inputs, lengths = padded_inputs(examples, dial), examples.lengths
+        order, parts = np.argsort(lengths, kind="stable"), list[np.ndarray]()
+        for start in range(0, len(order), ROWS_AT_ONCE):
+            rows = order[start : start + ROWS_AT_ONCE]
+            width = max(1, int(lengths[rows[-1]]))
+            part = {name: inputs[name][rows, -width:] for name in ("items", "times")}
+            parts.append(model.scores({**part, "dial": inputs["dial"][rows]}))
+        return torch.from_numpy(np.concatenate(parts)[np.argsort(order)])
 
     return score
