@@ -54,6 +54,8 @@ from recdiv_core.training.launch import run
 from recdiv_core.training.step import train_step
 
 WARM_UP_S = 6.0
+NICENESS = "RAY_worker_niceness"
+"""Ray's name for the niceness of its workers; 0 measures beside other work, at equal priority."""
 ROUNDS_S = 240.0
 """Seconds for all rounds: another round starts only if it ends in time at the pace of the last."""
 
@@ -135,12 +137,19 @@ def take_rounds(config: Config, rounds: int) -> tuple[dict[str, list[float]], li
     rates: dict[str, list[float]] = {name: [] for name in ("bare", "apart", *RUNS)}
     waits: list[float] = []
     started = time.monotonic()
+
+    def say(index: int, name: str, speeds: list[float]) -> None:
+        speed, passed_s = statistics.median(speeds), time.monotonic() - started
+        print(f"{passed_s:.0f} s: round {index + 1}, {name}: {speed:.0f} users/s", file=sys.stderr)
+
     for index in range(rounds):
         begun = time.monotonic()
         found = {"bare": bare_in_process(config)}
+        say(index, "bare", found["bare"])
         with ThreadPoolExecutor(2) as pool:
             pairs = pool.map(bare_in_process, [config, config])
             found["apart"] = [sum(pair) for pair in zip(*pairs, strict=True)]
+        say(index, "apart", found["apart"])
         for number, (name, (workers, times)) in enumerate(RUNS.items()):
             this = {
                 "scaling.num_workers": workers,
@@ -149,11 +158,10 @@ def take_rounds(config: Config, rounds: int) -> tuple[dict[str, list[float]], li
             }
             found[name], shares = curves(override(config, this))
             waits += shares if name == "2" else []
+            say(index, f"workers {name}", found[name])
         for name, own in found.items():
             rates[name] += own
-        speeds = {name: round(statistics.median(own)) for name, own in found.items()}
         ended = time.monotonic()
-        print(f"round {index + 1} of {rounds}, {ended - started:.0f} s: {speeds}")
         if ended - started + (ended - begun) > ROUNDS_S:
             break
     return rates, waits
@@ -197,7 +205,7 @@ def bare_in_process(config: Config) -> list[float]:
 def bare_epochs(config: Config) -> list[float]:
     """Take the same steps without Ray; return users per second of all epochs after the first."""
     torch.set_num_threads(config.scaling.threads_per_worker)
-    os.nice(15)  # as Ray's workers
+    os.nice(int(os.environ.get(NICENESS, "15")))  # as Ray's workers
     dataset = load_dataset(Path(config.data.prepared))
     torch.manual_seed(config.seed)  # noqa: TID251 (as a worker does)
     model = build_model(config, dataset)
