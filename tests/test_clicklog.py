@@ -1,4 +1,7 @@
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recdiv_core.config import Config, override
 from recdiv_core.data import clicklog, examples
@@ -116,3 +119,9 @@ def test_a_log_with_an_order_alone_has_no_temporal_split():
         examples.choose_protocol(config, has_timestamps=False)
     assert examples.choose_protocol(Config(), has_timestamps=False) == "leave_last_out"
     assert examples.choose_protocol(Config(), has_timestamps=True) == "temporal"
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12).map(sorted), st.floats(-1, 10))
+def test_the_nearest_of_ascending_values_is_that_of_a_whole_search(ascending, target):
+    values = np.array(ascending)
+    assert examples.first_nearest(values, target) == int(np.abs(values - target).argmin())

@@ -166,7 +166,7 @@ def find_cuts(config: Config, protocol: str, work: Path, *, on_ray: bool = True)
     }
     cuts: dict[str, int] = {}
     for name, (given, share) in asked.items():
-        edge = int(np.abs(before - (1.0 - share) * before[-1]).argmin())
+        edge = first_nearest(before, (1.0 - share) * before[-1])
         cuts[name] = parse_cut(given, f"split.{name}") if given else first + edge * width
     if settings.test_days and not settings.test_from:
         midnight = (last // A_DAY_US + 1) * A_DAY_US
@@ -182,6 +182,21 @@ def find_cuts(config: Config, protocol: str, work: Path, *, on_ray: bool = True)
             f"to {end}, into three windows"
         )
     return Cuts(protocol, **cuts)
+
+
+def first_nearest(ascending: Any, target: float) -> int:
+    """Return the first index of the value that is nearest to a target; of two, the smaller value.
+
+    >>> first_nearest(np.array([0, 2, 2, 4]), 3.0)
+    1
+    """
+    above = int(np.searchsorted(ascending, target))
+    if above == 0:
+        return 0
+    below = int(np.searchsorted(ascending, ascending[above - 1]))
+    if above == len(ascending) or target - ascending[below] <= ascending[above] - target:
+        return below
+    return above
 
 
 def _count_times(shard: int, *, work: str, first: int, width: int) -> dict[str, Any]:
