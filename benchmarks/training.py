@@ -8,9 +8,9 @@ Real runs of `launch.run` on the built-in shop or on a prepared data set, with o
 worker. The arms take turns, in at most three rounds. The epochs of the first WARM_UP_S seconds of a
 run do not count, because Ray's own processes still start beside the workers then. The arms are one
 worker, two workers with the same global batch (half each), two workers with twice the batch, and a
-bare loop. The bare loop takes the same steps in one process without Ray and reads the shards
-itself. Two bare loops at once share only the machine, so they are the upper bound for two workers
-here. Prints one JSON line:
+bare loop. The bare loop (bare_training.py) takes the same steps in one process without Ray and
+reads the shards itself. Two bare loops at once share only the machine, so they are the upper bound
+for two workers here. Prints one JSON line:
 
 - `two_workers_vs_one`: users per second of two workers over one.
 - `two_workers_twice_the_batch_vs_one`: the same with twice the batch over one.
@@ -42,20 +42,11 @@ import torch
 from recdiv_core.cluster.start import start_ray
 from recdiv_core.config import Config, override
 from recdiv_core.data.clicklog import prepare
-from recdiv_core.data.plan import num_steps, plan_windows
-from recdiv_core.data.reading import list_fragments, read_windows
 from recdiv_core.data.text_vectors import ensure_vectors
 from recdiv_core.schema import read_manifest
-from recdiv_core.slates.dataset import load_dataset
-from recdiv_core.slates.loading import build_model
-from recdiv_core.training.build import build_objective, parameter_groups
-from recdiv_core.training.feed import Feed
 from recdiv_core.training.launch import run
-from recdiv_core.training.step import train_step
 
 WARM_UP_S = 6.0
-NICENESS = "RAY_worker_niceness"
-"""Ray's name for the niceness of its workers; 0 measures beside other work, at equal priority."""
 ROUNDS_S = 240.0
 """Seconds for all rounds: another round starts only if it ends in time at the pace of the last."""
 
@@ -69,11 +60,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small shop, one round: noisier")
     parser.add_argument("--prepared", type=Path, help="a prepared data set, else the built-in shop")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.bare:
-        print(json.dumps(bare_epochs(Config.model_validate_json(sys.stdin.read()))))
-        return
     to_stderr = contextlib.redirect_stdout(sys.stderr)  # Ray forwards the prints of its workers
     with to_stderr, tempfile.TemporaryDirectory() as directory:
         result = measure(Path(directory), args.prepared, args.batch_size, quick=args.quick)
@@ -193,62 +180,13 @@ def curves(config: Config) -> tuple[list[float], list[float]]:
 def bare_in_process(config: Config) -> list[float]:
     """Return users per second of a bare loop in its own process, like a worker."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.training", "--bare"],
+        [sys.executable, "-m", "benchmarks.bare_training"],
         input=config.model_dump_json(),
         check=True,
         stdout=subprocess.PIPE,
         text=True,
     )
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def bare_epochs(config: Config) -> list[float]:
-    """Take the same steps without Ray; return users per second of all epochs after the first."""
-    torch.set_num_threads(config.scaling.threads_per_worker)
-    os.nice(int(os.environ.get(NICENESS, "15")))  # as Ray's workers
-    dataset = load_dataset(Path(config.data.prepared))
-    torch.manual_seed(config.seed)  # noqa: TID251 (as a worker does)
-    model = build_model(config, dataset)
-    model.train()
-    objective = build_objective(config, dataset, model)
-    alone = {"rank": 0, "world_size": 1}
-    feed = Feed(config, dataset, objective, None, **alone)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(
-            model,
-            learning_rate=config.train.learning_rate,
-            text_learning_rate=config.train.text_learning_rate,
-            weight_decay=config.train.weight_decay,
-        )
-    )
-    train = config.train
-    examples = read_windows(
-        plan_windows(
-            list_fragments(dataset.prepared, "train"),
-            batch_size=train.batch_size,
-            seed=config.seed,
-            epochs=train.epochs,
-        )
-    )
-    steps = enumerate(examples)
-    shown_V = torch.zeros(len(dataset.catalogue))
-    rates: list[float] = []
-    for _ in range(train.epochs):
-        started = time.monotonic()
-        for step, parts in itertools.islice(steps, num_steps(feed.num_users, train.batch_size)):
-            train_step(
-                model,
-                feed.parts(parts, step),
-                objective,
-                optimizer,
-                torch.amp.GradScaler("cpu", enabled=False),
-                precision=torch.float32,
-                clip_norm=config.train.clip_norm,
-                shown_V=shown_V,
-                negatives=None,
-            )
-        rates.append(feed.num_users / (time.monotonic() - started))
-    return rates[1:]
 
 
 if __name__ == "__main__":
