@@ -276,3 +276,16 @@ def test_the_sample_holds_users_with_and_without_a_query_apart(searched):
         assert len(set((examples.queries == NO_QUERY).tolist())) == 1
     users = [user for examples in sample for user in examples.user_ids]
     assert len(users) == len(set(users)) == NUM_USERS
+
+
+@pytest.mark.parametrize("enough", [1, 10_000])
+def test_the_history_has_a_say_on_queries_only_from_enough_requests_on(
+    searched, monkeypatch, enough
+):
+    monkeypatch.setattr(blending, "GATED_REQUESTS", enough)
+    _, model = fitted(searched, **{"model.blend": ["graph", "recent_popular", "text_cosine"]})
+    fitted_U2 = model.blend.query_weight_U2
+    by_kind = dict(zip(("learned", *model.blend.kinds), fitted_U2, strict=True))
+    assert by_kind["text_cosine"][0] > 0
+    for kind in ("learned", "graph"):
+        assert bool(by_kind[kind].any()) == (enough == 1)
