@@ -283,9 +283,9 @@ def test_the_history_has_a_say_on_queries_only_from_enough_requests_on(
     searched, monkeypatch, enough
 ):
     monkeypatch.setattr(blending, "GATED_REQUESTS", enough)
-    _, model = fitted(searched, **{"model.blend": ["graph", "recent_popular", "text_cosine"]})
+    _, model = fitted(searched, **{"model.blend": ["graph", "bm25"]})
     fitted_U2 = model.blend.query_weight_U2
     by_kind = dict(zip(("learned", *model.blend.kinds), fitted_U2, strict=True))
-    assert by_kind["text_cosine"][0] > 0
+    assert by_kind["bm25"][0] > 0
     for kind in ("learned", "graph"):
         assert bool(by_kind[kind].any()) == (enough == 1)
