@@ -10,7 +10,9 @@ from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import pack
 from recdiv_core.models.baselines import READ_QUERIES, SCORES, Histories
 from recdiv_core.models.baselines.histories import DAY_US
-from recdiv_core.models.baselines.padded import PADDED, Events, PaddedTerm, narrowed
+from recdiv_core.models.baselines.packed_words import PackedWords, narrowed
+from recdiv_core.models.baselines.padded import PADDED, Events, PaddedTerm
+from recdiv_core.models.baselines.text_profile import fit_words, word_cosines
 from recdiv_core.models.blend import Blend
 from recdiv_core.models.dial import dial_dim
 from recdiv_core.models.int8 import Rows, round_linear_layers, round_rows
@@ -228,3 +230,18 @@ def test_numbers_are_as_narrow_as_the_largest_allows(largest, dtype):
     assert narrowed(numbers).dtype == dtype
     assert narrowed(numbers).tolist() == [0, largest]
     assert narrowed(numbers[:0]).dtype == torch.int16
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(0, 14), min_size=1, max_size=9), st.data())
+def test_texts_of_any_length_have_the_cosines_of_ragged_words(lengths, data):
+    texts = [
+        " ".join(f"word{(5 * n + row) % 17}" for n in range(own)) for row, own in enumerate(lengths)
+    ]
+    weights = fit_words(texts)
+    item = st.integers(0, len(texts) - 1)
+    items = torch.tensor([data.draw(st.lists(item, min_size=3, max_size=3)) for _ in range(2)])
+    weight_BL = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]])
+    pairs = torch.tensor([0, 0, 0, 1, 1, 1]), items.flatten(), weight_BL.flatten()
+    wanted = word_cosines(weights, *pairs, 2)
+    torch.testing.assert_close(PackedWords(weights)(items, weight_BL), wanted, rtol=0, atol=1e-6)

@@ -5,7 +5,7 @@ The functions of the other modules read ragged histories and join repeated event
 do. These twins compute the same scores from arrays of fixed shape, where the newest event of each
 user stands last and -1 fills the front. tests/test_padded.py holds them against each other. Kinds
 that read the text of a query have no twin. Shapes: B users, L events, V catalogue, N neighbours,
-T distinct texts, W words of all texts, M items of a dense matrix, D width of a row.
+M items of a dense matrix, D width of a row.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recdiv_core.models.baselines.histories import DAY_US, HalfLife, read_half_life
+from recdiv_core.models.baselines.packed_words import PackedWords, add_at, narrowed
 from recdiv_core.models.baselines.popularity import FALLBACK
 from recdiv_core.models.baselines.table import Baseline
 from recdiv_core.models.baselines.text_profile import TINY
@@ -27,8 +28,8 @@ ROWS: Final = ("weight_VN", "weight_MM", "text_VH")
 """Weights with a long row of floats per item, which int8 makes four times smaller."""
 
 
-NUMBERS: Final = ("neighbours_VN", "word_TN")
-"""Weights with a long row of item or word numbers per item."""
+WORDS: Final = ("word_M", "word_weight_M", "word_start_T", "text_V", "num_words")
+"""Weights of `fit_words`."""
 
 
 class Events(NamedTuple):
@@ -66,14 +67,14 @@ class PaddedTerm(nn.Module):
         own.pop("half_life", None)
         self.recency = float(own.pop("recency", torch.tensor(0.0)))
         self.text_weight = float(own.pop("text_weight", torch.tensor(0.0)))
-        self.num_words = int(own.pop("num_words", torch.tensor(0)))
-        if "word_M" in own:
-            own |= pad_words(own.pop("word_M"), own.pop("word_weight_M"), own.pop("word_start_T"))
+        self.words = PackedWords(own) if "word_M" in own else None
+        for name in WORDS:
+            own.pop(name, None)
         self.rows = nn.ModuleDict(
             {name: Rows(own.pop(name), is_int8=is_int8) for name in ROWS if name in own}
         )
         for name, tensor in own.items():
-            self.register_buffer(name, narrowed(tensor) if name in NUMBERS else tensor)
+            self.register_buffer(name, narrowed(tensor) if name == "neighbours_VN" else tensor)
 
     def forward(self, events: Events) -> Tensor:
         """Score the catalogue for each user: [B, V] float32, as `Baseline.scores` does."""
@@ -83,35 +84,6 @@ class PaddedTerm(nn.Module):
         """Return the popularity scores with their tiny weight, for every user."""
         popular_V = self.get_buffer("popular_V")
         return (FALLBACK * popular_V).expand(events.items_BL.shape[0], -1)
-
-
-def pad_words(word_M: Tensor, weight_M: Tensor, start_T: Tensor) -> dict[str, Tensor]:
-    """Return the words of each text as a table, padded with words of weight 0.
-
-    Args:
-        word_M: see `fit_words`.
-        weight_M: weights of the words.
-        start_T: where each text begins.
-
-    Returns:
-        word_TN int32, word_weight_TN float32.
-    """
-    end_T = torch.cat([start_T[1:], start_T.new_tensor([len(word_M)])])[: len(start_T)]
-    length_T = end_T - start_T
-    widest = max(1, int(length_T.max())) if len(length_T) else 1
-    text_M = torch.repeat_interleave(length_T)
-    place_M = torch.arange(len(word_M)) - start_T[text_M]
-    word_TN = torch.zeros(len(start_T), widest, dtype=torch.int32)
-    weight_TN = torch.zeros(len(start_T), widest)
-    word_TN[text_M, place_M] = word_M.int()
-    weight_TN[text_M, place_M] = weight_M
-    return {"word_TN": word_TN, "word_weight_TN": weight_TN}
-
-
-def narrowed(numbers: Tensor) -> Tensor:
-    """Return numbers >= 0 as int16 if they fit, else as int32."""
-    fits = not numbers.numel() or int(numbers.max()) <= torch.iinfo(torch.int16).max
-    return numbers.to(torch.int16 if fits else torch.int32)
 
 
 def ages(events: Events) -> Tensor:
@@ -157,12 +129,6 @@ def only_latest(events: Events, weight_BL: Tensor) -> Tensor:
     place_L = torch.arange(length, device=items_BL.device)
     is_later_LL = place_L[None, :] > place_L[:, None]
     return weight_BL * (~(same_BLL & is_later_LL).any(dim=2)).float()
-
-
-def add_at(places_BP: Tensor, weight_BP: Tensor, width: int) -> Tensor:
-    """Add weights at places: [B, P] int64 and [B, P] -> [B, width]."""
-    empty = weight_BP.new_zeros(weight_BP.shape[0], width)
-    return empty.scatter_add(1, places_BP, weight_BP)
 
 
 def _neighbours(term: PaddedTerm, events: Events, weight_BL: Tensor) -> Tensor:
@@ -216,7 +182,7 @@ def score_by_graph(term: PaddedTerm, events: Events) -> Tensor:
     weight_BL = falling_weights(events, term.recency)
     scores_BV = _neighbours(term, events, weight_BL)
     if term.text_weight:
-        cosine_BV = word_cosines(term, events, weight_BL)
+        cosine_BV = _cosines(term, events, weight_BL)
         scores_BV = _to_one(scores_BV) + term.text_weight * _to_one(cosine_BV)
     return scores_BV + term.fallback_BV(events)
 
@@ -234,21 +200,13 @@ def score_by_text(term: PaddedTerm, events: Events) -> Tensor:
         profile_BH = (weight_BL[:, None, :] @ text_VH.take(events.items_BL))[:, 0]
         scores_BV = text_VH.dot(F.normalize(profile_BH, dim=1, eps=TINY))
     else:
-        scores_BV = word_cosines(term, events, weight_BL)
+        scores_BV = _cosines(term, events, weight_BL)
     return scores_BV + term.fallback_BV(events)
 
 
-def word_cosines(term: PaddedTerm, events: Events, weight_BL: Tensor) -> Tensor:
-    """See `text_profile.word_cosines`."""
-    text_V, word_TN = term.get_buffer("text_V"), term.get_buffer("word_TN")
-    weight_TN = term.get_buffer("word_weight_TN")
-    text_BL = text_V[events.items_BL]
-    added_BLN = weight_TN[text_BL] * weight_BL[:, :, None]
-    words_BLN = word_TN[text_BL].long()
-    profile_BW = add_at(words_BLN.flatten(1), added_BLN.flatten(1), max(1, term.num_words))
-    norm_B1 = profile_BW.square().sum(dim=1, keepdim=True).sqrt().clamp_min(TINY)
-    cosine_BT = (profile_BW[:, word_TN.long()] * weight_TN).sum(dim=2) / norm_B1
-    return cosine_BT[:, text_V]
+def _cosines(term: PaddedTerm, events: Events, weight_BL: Tensor) -> Tensor:
+    assert term.words is not None
+    return term.words(events.items_BL, weight_BL)
 
 
 def score_by_own_events(term: PaddedTerm, events: Events) -> Tensor:
