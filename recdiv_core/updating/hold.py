@@ -64,8 +64,8 @@ def levels_of(val: Mapping[str, float], k: int) -> dict[str, float]:
 def reached(val: Mapping[str, float], levels: Mapping[str, float]) -> float:
     """Return the smallest share of a level that is reached; 1 or more = all are held.
 
-    >>> reached({"ild_at_10": 0.3, "coverage_at_10": 0.5}, {"ild_at_10": 0.4})
-    0.75
+    >>> reached({"ild_at_10": 0.3, "coverage_at_10": 0.5}, {"ild_at_10": 0.6})
+    0.5
     """
     return min((val[name] / level for name, level in levels.items() if level > 0), default=1.0)
 
