@@ -37,7 +37,9 @@ PULL: Final = 0.03
 """L2 penalty that holds the weights near the convex fit, in NDCG per squared weight."""
 
 PULL_APART: Final = 0.003
-"""The same where coverage counts too."""
+"""The same where coverage counts too; plus PULL_OF_FEW / users, because few users tell little."""
+
+PULL_OF_FEW: Final = 1.0
 
 SHOWN_ENOUGH: Final = 3.0
 """Number of slates after which an item counts as covered, as in losses/aggregate.py."""
@@ -233,7 +235,8 @@ def smooth_loss(
         if not reference:
             reference.extend((ndcg.detach(), coverage.detach()))
         worth = spread.worth * reference[0]
-        return PULL_APART * change - ndcg - worth * torch.log(coverage / reference[1])
+        pull = PULL_APART + PULL_OF_FEW / len(scores_BM)
+        return pull * change - ndcg - worth * torch.log(coverage / reference[1])
 
     return loss
 
