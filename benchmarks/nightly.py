@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,12 +41,10 @@ from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.storage.whole_files import write_whole
 from recdiv_core.training.blending import keeps_weights
+from recdiv_core.training.dials import settings_of
 from recdiv_core.training.epoch import Learner
-from recdiv_core.training.selection import Selected, next_selected
+from recdiv_core.training.selection import Selected, improves, next_selected
 from recdiv_core.updating.hold import Serving
-
-DIAL_KEYS: Final = ("method", "diversity", "logit_adjustment")
-"""Settings of a re-ranking that differ between the entries of `eval.dials`."""
 
 
 class Trained(NamedTuple):
@@ -124,13 +122,7 @@ def train(config: Config, place: Path) -> Trained:
 
 def _ways(config: Config, dataset: Dataset, model: Recommender) -> list[Serving]:
     """Judge a model on validation, as it was trained and under the entries of `eval.dials`."""
-    settings = [
-        {},
-        *(
-            {f"rerank.{key}": getattr(each.rerank, key) for key in DIAL_KEYS}
-            for each in dials_of(config)
-        ),
-    ]
+    settings = [{}, *map(settings_of, dials_of(config))]
     policies = [slate_policy(config, dataset), *dial_policies(config, dataset)]
     tallies = tally_dials(held_out_of_split(model, dataset, "val", config), dataset, policies)
     return [Serving(own, finish(tally), {}) for own, tally in zip(settings, tallies, strict=True)]
@@ -162,8 +154,7 @@ def _epochs(config: Config, learner: Learner) -> dict[str, torch.Tensor]:
             pass
         values, _ = learner.end_epoch(is_final=False)
         selected = next_selected(train.select, objective, values, best, train.tie)
-        is_better = best is None or selected.highest > best.highest or train.select == "last"
-        waited = 0 if is_better else waited + 1
+        waited = 0 if improves(train.select, best, selected) else waited + 1
         best = selected
         if best.metrics is values:
             weights = _copied(learner)

@@ -161,7 +161,9 @@ def covered(choices: Choices, weight_T2: torch.Tensor, k: int) -> float:
 
 def test_the_more_coverage_is_worth_the_more_of_it_and_the_less_ndcg():
     choices, k = narrow_shop(), 3
-    fitted = [fit_weights(choices, k=k, spread=Spread(worth, 80, 60)) for worth in (0.0, 0.3, 3.0)]
+    fitted = [
+        fit_weights(choices, k=k, spread=Spread(worth, 80, 60, 3.0)) for worth in (0.0, 0.3, 3.0)
+    ]
     shares = [covered(choices, weight_T2, k) for weight_T2 in fitted]
     assert shares == sorted(shares)
     assert shares[-1] > shares[0] + 0.1
@@ -184,8 +186,8 @@ def test_coverage_in_the_loss_is_its_formula():
                 slates[item] += 1 / (1 + np.exp(rank - k - 0.5))
         return float((1 - np.exp(-slates * 40 / len(choices.scores_BCT) / 3)).mean())
 
-    plain = smooth_loss(choices, start_T2, k, Spread(0.0, 40, 60))
-    spread = smooth_loss(choices, start_T2, k, Spread(0.5, 40, 60))
+    plain = smooth_loss(choices, start_T2, k, Spread(0.0, 40, 60, 3.0))
+    spread = smooth_loss(choices, start_T2, k, Spread(0.5, 40, 60, 3.0))
     ndcg_0 = -float(plain(start_T2))
     assert float(spread(start_T2)) == pytest.approx(-ndcg_0, abs=1e-6)
     gain = np.log(coverage(weight_T2) / coverage(start_T2))

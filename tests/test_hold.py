@@ -1,14 +1,15 @@
 """The re-ranking that holds the diversity of slates from day to day."""
 
 import json
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from recdiv_core.config import Config
+from recdiv_core.config import Config, override
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
-from recdiv_core.updating.day import alarms
+from recdiv_core.updating.day import Plan, alarms, serving_of
 from recdiv_core.updating.hold import Serving, choose_serving, levels_of, reached, ways_of
 
 LEVELS = {"coverage_at_10": 0.5, "ild_at_10": 0.4}
@@ -82,6 +83,43 @@ def test_the_ways_of_a_run_are_its_own_and_those_of_its_dials(tmp_path, manifest
         Serving({}, {"ild_at_10": 0.4}, {"ild_at_10": 0.3}),
         Serving(entry["settings"], entry["val"], entry["test"]),
     ]
+
+
+def finished_run(place, manifest, k):
+    """Write a run with two entries; the second one is more diverse and a little less accurate."""
+
+    def metrics(ndcg, diverse):
+        names = {"coverage": diverse, "ild": diverse, "diversity_index": diverse, "ndcg": ndcg}
+        return {f"{name}_at_{k}": value for name, value in names.items()}
+
+    place.mkdir()
+    entry = {"settings": {"rerank.method": "mmr"}, "val": metrics(0.198, 0.6), "test": {}}
+    own = {f"best/val/{name}": value for name, value in metrics(0.2, 0.5).items()}
+    save_checkpoint(
+        place,
+        config=override(Config(), {"eval.k": k}),
+        manifest=manifest,
+        progress=Progress(is_finished=True, metrics=own, dials=json.dumps([entry])),
+        weights={},
+        training={},
+    )
+    return place
+
+
+def test_a_candidate_is_served_so_that_it_holds_the_levels_of_its_slate_length(tmp_path, manifest):
+    plan = Plan("shop", retrains=False, epochs=1, rate_share=1.0, floors={}, largest_drop=1.0)
+    run, updates = finished_run(tmp_path / "run", manifest, 10), tmp_path / "updates"
+    updates.mkdir()
+    first, held = serving_of(plan, run, updates)
+    assert (first.settings, held) == ({}, 1.0)
+    levels = dict.fromkeys(("coverage_at_10", "ild_at_10", "diversity_index_at_10"), 0.55)
+    (updates / "levels_at_10.json").write_text(json.dumps(levels))
+    then, held = serving_of(plan, run, updates)
+    assert then.settings == {"rerank.method": "mmr"}
+    assert held == pytest.approx(0.6 / 0.55)
+    assert serving_of(replace(plan, holds=False), run, updates)[0].settings == {}
+    other, held = serving_of(plan, finished_run(tmp_path / "other", manifest, 5), updates)
+    assert (other.settings, held) == ({}, 1.0)
 
 
 @pytest.mark.parametrize(("held", "is_alarm"), [(1.02, False), (0.96, False), (0.9, True)])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recdiv_core.training.selection import next_selected
+from recdiv_core.training.selection import Selected, improves, next_selected
 
 
 def epoch(ndcg, coverage=0.0):
@@ -48,6 +48,14 @@ def test_of_tied_epochs_the_one_with_more_coverage_is_selected():
 
 def test_an_epoch_that_the_most_accurate_one_leaves_behind_is_replaced():
     assert selected([epoch(0.200, 0.6), epoch(0.201, 0.5), epoch(0.210, 0.1)], tie=0.01) == 2
+
+
+def test_patience_starts_anew_with_a_higher_objective_alone():
+    before = Selected(epoch(0.2), 0.2)
+    assert improves("best", None, before)
+    assert improves("best", before, Selected(epoch(0.3), 0.3))
+    assert not improves("best", before, Selected(epoch(0.199, 0.9), 0.2))
+    assert improves("last", before, before)
 
 
 @given(

@@ -40,9 +40,7 @@ PULL_APART: Final = 0.003
 """The same where coverage counts too; plus PULL_OF_FEW / users, because few users tell little."""
 
 PULL_OF_FEW: Final = 1.0
-
-SHOWN_ENOUGH: Final = 3.0
-"""Number of slates after which an item counts as covered, as in losses/aggregate.py."""
+"""See PULL_APART, in NDCG per squared weight times users."""
 
 TINY: Final = 1e-6
 """Least standard deviation that weights are divided by."""
@@ -99,11 +97,13 @@ class Spread(NamedTuple):
             cent of NDCG for ten per cent of coverage.
         num_users: users who are shown a slate, such as those of a split.
         num_items: items of the catalogue.
+        enough: number of slates after which an item counts as covered, > 0.
     """
 
     worth: float
     num_users: int
     num_items: int
+    enough: float
 
 
 def fit_weights(
@@ -213,9 +213,9 @@ def smooth_loss(
     """Return the loss of weights: minus the mean smooth NDCG@k, plus the pull to the start.
 
     With a spread also minus `worth * NDCG_0 * log(coverage / coverage_0)`, where 0 is the start of
-    the round. Coverage is the mean over items of `1 - exp(-n_i / SHOWN_ENOUGH)`, as in
-    losses/aggregate.py; n_i is the expected number of slates with the item. The pull is PULL_APART
-    then, because the best weights lie elsewhere.
+    the round. Coverage is the mean over items of `1 - exp(-n_i / enough)`, as in
+    losses/aggregate.py; n_i is the expected number of slates with the item. The best weights lie
+    further from the start then, so the pull is PULL_APART, and PULL_OF_FEW for few users.
     """
     discount_K = 1 / torch.log2(torch.arange(k).to(start_T2) + 2.0)
     ideal_B = discount_K.cumsum(0)[near.num_targets_B.clamp(1, k) - 1]
@@ -246,7 +246,7 @@ def _smooth_coverage(is_shown_BM: Tensor, items_BM: Tensor, spread: Spread) -> T
     shown_V = is_shown_BM.new_zeros(spread.num_items)
     shown_V = shown_V.index_add(0, items_BM.flatten(), is_shown_BM.flatten())
     slates_V = shown_V * (spread.num_users / len(is_shown_BM))
-    return -torch.expm1(-slates_V / SHOWN_ENOUGH).mean()
+    return -torch.expm1(-slates_V / spread.enough).mean()
 
 
 def _minimise(loss: Callable[[Tensor], Tensor], start_T2: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from recdiv_core.config import Config
 from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import pack, pad_targets
 from recdiv_core.data.reading import SplitRows, eval_examples
+from recdiv_core.losses.aggregate import SHOWN_ENOUGH
 from recdiv_core.losses.diversity import OVER_ALL
 from recdiv_core.models.baselines import READ_QUERIES
 from recdiv_core.models.blend import (
@@ -78,7 +79,8 @@ def spread_of(config: Config, dataset: Dataset) -> Spread | None:
     if not spreads(config):
         return None
     num_users = SplitRows(dataset.prepared, "val").num_rows
-    return Spread(WORTH * config.loss.diversity_weight, num_users, len(dataset.catalogue))
+    worth = WORTH * config.loss.diversity_weight
+    return Spread(worth, num_users, len(dataset.catalogue), SHOWN_ENOUGH)
 
 
 def spreads(config: Config) -> bool:

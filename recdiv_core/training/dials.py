@@ -66,15 +66,21 @@ def dials_report(progress: Progress) -> dict[str, str]:
     return {DIALS_FILE: progress.dials} if progress.dials else {}
 
 
+def settings_of(config: Config) -> dict[str, object]:
+    """Return the settings that differ between entries of `eval.dials`, by their dotted keys."""
+    rerank = config.rerank
+    return {
+        "rerank.method": rerank.method,
+        "rerank.diversity": rerank.diversity,
+        "rerank.logit_adjustment": rerank.logit_adjustment,
+    }
+
+
 def dials_json(config: Config, val: Sequence[Metrics], test: Sequence[Metrics]) -> str:
     """Return the metrics of each of `dials_of` as JSON: [{settings, val, test}, ...]."""
     entries = [
         {
-            "settings": {
-                "rerank.method": each.rerank.method,
-                "rerank.diversity": each.rerank.diversity,
-                "rerank.logit_adjustment": each.rerank.logit_adjustment,
-            },
+            "settings": settings_of(each),
             "val": own_val,
             "test": own_test,
         }

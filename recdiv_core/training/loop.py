@@ -49,7 +49,7 @@ from recdiv_core.training.dials import dials_report, judge_dials
 from recdiv_core.training.divergence import check_skipped
 from recdiv_core.training.epoch import Learner
 from recdiv_core.training.run_files import last_checkpoint
-from recdiv_core.training.selection import Selected, next_selected
+from recdiv_core.training.selection import Selected, improves, next_selected
 from recdiv_core.training.shards import load_whole, shard_encoder, whole
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ class _Trainer:
         if selected.metrics is values:
             self.best_weights = _copy_weights(self.model)
             self.progress = replace(self.progress, best_epoch=epoch, best_metrics=values)
-        is_better = before is None or selected.highest > before.highest or train.select == "last"
+        is_better = improves(train.select, before, selected)
         self.progress = replace(
             self.progress,
             highest=selected.highest,

@@ -67,6 +67,17 @@ def next_selected(
     return Selected(metrics if is_better else before.metrics, highest)
 
 
+def improves(select: str, before: Selected | None, after: Selected) -> bool:
+    """Return whether an epoch is better than all before it, so that patience starts anew.
+
+    Args:
+        select: `train.select`; with `last` each epoch is.
+        before: before the epoch; None = it is the first.
+        after: after the epoch, of `next_selected`.
+    """
+    return select == "last" or before is None or after.highest > before.highest
+
+
 def coverage_of(objective: str) -> str:
     """Return the name of the coverage beside an objective.
 

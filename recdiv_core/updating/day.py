@@ -7,7 +7,7 @@ command after a kill goes on, and ends as if nothing had happened:
     <run.storage>/updates/<name>/<start of the fingerprint of the data>/
         champion/        the champion's checkpoint, as it was registered
         *.json           results of the steps
-    <run.storage>/updates/<name>/levels.json   the diversity to hold, see hold.py
+    <run.storage>/updates/<name>/levels_at_<k>.json    the diversity to hold, see hold.py
     <run.storage>/updates/<name>/index.html    the page over time, see timeline.py
 """
 
@@ -120,7 +120,7 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
         before = once(home, "before", lambda: judged(evaluate(own, start), own.eval.k))
     run_name = f"{plan.name}-{manifest.generation:04d}-{manifest.fingerprint[:8]}"
     trained = train(training_config(config, plan, start, run_name))
-    chosen, held = _serving(plan, trained, updates, config)
+    chosen, held = serving_of(plan, Path(trained["checkpoint"]), updates)
     after = shown(chosen.test, config.eval.k)
     yardstick = _yardstick(config, plan, f"{run_name}-scratch") if plan.has_yardstick else {}
     made = once(
@@ -159,18 +159,22 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
     return {**result, "page": str(page)}
 
 
-def _serving(
-    plan: Plan, trained: Mapping[str, Any], updates: Path, config: Config
-) -> tuple[Serving, float]:
+def serving_of(plan: Plan, checkpoint: Path, updates: Path) -> tuple[Serving, float]:
     """Return how a candidate is served, and the smallest share of a level that it then reaches.
 
-    Both follow from the run and from the levels alone, so they are the same after a kill.
+    Both follow from the run and from the levels alone, so they are the same after a kill. Levels
+    belong to one slate length, because coverage grows with it.
+
+    Args:
+        plan: what to do.
+        checkpoint: last checkpoint of the candidate's run.
+        updates: directory of the updates of the model, with the levels; written if it has none.
     """
-    ways = ways_of(Path(trained["checkpoint"]))
+    ways, own = ways_of(checkpoint), read_config(checkpoint).eval
     if not plan.holds:
         return ways[0], 1.0
-    levels = once(updates, "levels", lambda: levels_of(ways[0].val, config.eval.k))
-    chosen = choose_serving(ways, levels, config.eval.objective_at_k)
+    levels = once(updates, f"levels_at_{own.k}", lambda: levels_of(ways[0].val, own.k))
+    chosen = choose_serving(ways, levels, own.objective_at_k)
     return chosen, reached(chosen.val, levels)
 
 

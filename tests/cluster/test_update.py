@@ -84,7 +84,7 @@ def test_the_next_update_judges_the_champion_and_starts_from_its_weights(days):
 
 def test_the_first_update_sets_the_levels_of_diversity_that_later_ones_hold(days):
     root, (first, second, _) = days
-    levels = json.loads((root / "runs" / "updates" / "daily" / "levels.json").read_text())
+    levels = json.loads((root / "runs" / "updates" / "daily" / "levels_at_10.json").read_text())
     assert set(levels) == {"coverage_at_10", "ild_at_10", "diversity_index_at_10"}
     assert (first["served"], first["held"]) == ({}, 1.0)
     assert second["held"] > 0
