@@ -43,6 +43,7 @@ ModelKind = Literal[
     "query_words",
 ]
 Pooling = Literal["mean", "cls", "last", "eos"]
+PairKind = Literal["auto", "queries", "next_item", "none"]
 RelevanceLoss = Literal["auto", "softmax", "sampled_softmax"]
 Regulariser = Literal[
     "ild",
@@ -543,6 +544,28 @@ class TrainConfig(_Section):
     """Checkpoint with the initial weights; empty = random initialisation."""
 
 
+class AdaptConfig(_Section):
+    """Further training of a text encoder on the texts of the shop (`recdiv adapt`)."""
+
+    steps: int = Field(default=500, ge=1)
+    """Training steps."""
+    batch_size: int = Field(default=64, ge=2)
+    """Pairs of a step, and texts of a step."""
+    learning_rate: float = Field(default=0.0, ge=0.0)
+    """Peak learning rate; 0 = 2e-5, or 5e-4 for a student."""
+    pairs: PairKind = "auto"
+    """Texts that are pulled together: `queries` a query and the item that was clicked after it,
+    `next_item` an item and the same user's next item, `none` no texts; `auto` = `queries` in a log
+    with queries, else `next_item`."""
+    mask_share: Unit = 0.15
+    """Share of the tokens of item texts that masked language modelling hides; 0 = without."""
+    temperature: float = Field(default=0.05, gt=0.0)
+    """Divisor of cosines in the loss of pairs and of students; smaller = the nearest texts count
+    more."""
+    layers: int = Field(default=0, ge=0)
+    """Layers of a student that learns the vectors of the encoder; 0 = no student."""
+
+
 class EvalConfig(_Section):
     """How slates are evaluated."""
 
@@ -666,6 +689,7 @@ class Config(_Section):
     loss: LossConfig = LossConfig()
     rerank: RerankConfig = RerankConfig()
     train: TrainConfig = TrainConfig()
+    adapt: AdaptConfig = AdaptConfig()
     eval: EvalConfig = EvalConfig()
     eligible: EligibleConfig = EligibleConfig()
     scaling: ScalingConfig = ScalingConfig()

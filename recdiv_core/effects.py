@@ -24,7 +24,7 @@ _DATA: Final = ("prepare", "update")
 
 READERS: Final[dict[str, tuple[str, ...]]] = {
     "data.": _DATA,
-    "data.prepared": (*_TRAIN, *ON_CHECKPOINTS, *_CHECK, "dashboard"),
+    "data.prepared": (*_TRAIN, *ON_CHECKPOINTS, *_CHECK, "dashboard", "adapt"),
     "data.name": (*_DATA, "report", "dashboard"),
     "data.pseudonymise": (*_DATA, "evaluate", "recommend", "forget"),
     "data.demo_events": ("prepare",),
@@ -44,6 +44,7 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "loss.": _TRAIN,
     "rerank.": (*_TRAIN, *ON_CHECKPOINTS),
     "train.": _TRAIN,
+    "adapt.": ("adapt",),
     "eval.": (*_TRAIN, *ON_CHECKPOINTS),
     "eligible.": (*_TRAIN, *ON_CHECKPOINTS),
     "eligible.at": ("recommend", "register", "update"),
@@ -52,8 +53,8 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "eval.dials": _TRAIN,
     "eval.objective": _TRAIN,
     "scaling.": (*_TRAIN, "evaluate", "recommend"),
-    "scaling.use_gpu": (*_TRAIN, "evaluate", "recommend", "compare", "register"),
-    "scaling.threads_per_worker": (*_TRAIN, *ON_CHECKPOINTS, "inspect", "monitor"),
+    "scaling.use_gpu": (*_TRAIN, "evaluate", "recommend", "compare", "register", "adapt"),
+    "scaling.threads_per_worker": (*_TRAIN, *ON_CHECKPOINTS, "inspect", "monitor", "adapt"),
     "scaling.min_workers": _TRAIN,
     "scaling.shard_encoder": _TRAIN,
     "scaling.layer_cache_gib": _TRAIN,
@@ -63,7 +64,7 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "run.": (*_TRAIN, "register"),
     "run.storage": (*_TRAIN, "register", "report"),
     "tracking.": (*_TRAIN, "compare", "register", "report", "dashboard"),
-    "seed": (*_DATA, *_TRAIN),
+    "seed": (*_DATA, *_TRAIN, "adapt"),
 }
 """Key, or section with its dot -> pipelines that read it; the longest match counts.
 Evaluation reads the shape of a model from the checkpoint, so those keys cannot be set there."""

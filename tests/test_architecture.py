@@ -31,7 +31,7 @@ fronts release
 training
 evaluation
 slates
-tracking
+tracking adaptation
 data
 shop adapters
 formats
@@ -52,10 +52,20 @@ WORDS = {
 }  # fmt: skip
 # packages that only some rooms may know
 RESERVED = {
-    "torch": {"items", "losses", "metrics", "rerank", "models", "formats", "adapters", "data"}
+    "torch": {
+        "adaptation",
+        "items",
+        "losses",
+        "metrics",
+        "rerank",
+        "models",
+        "formats",
+        "adapters",
+        "data",
+    }
     | {"slates", "evaluation", "training", "report", "release", "sweep"},
     "numba": {"rerank", "models"},
-    "transformers": {"models", "data"},
+    "transformers": {"adaptation", "models", "data"},
     "ray": {"shop", "data", "cluster", "slates", "evaluation", "training", "sweep", "tune_spaces"},
     "optuna": {"sweep"},
     "mlflow": {"tracking", "fronts", "release", "report"},

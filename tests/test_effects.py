@@ -19,6 +19,7 @@ PIPELINES += (
     "update",
     "forget",
     "export",
+    "adapt",
 )
 
 # what a pipeline reaches a reading of, and yet cannot be set by its call

@@ -27,6 +27,7 @@ NEEDED = {
     "register": ["--name", "shop", "--promote"],
     "update": ["--name", "shop"],
     "export": ["--checkpoint", "nowhere", "--out", "nowhere"],
+    "adapt": ["--out", "nowhere"],
 }
 WITHOUT_SETTINGS = {"submit", "init"}
 
@@ -82,7 +83,7 @@ def test_a_misspelt_pipeline_gets_the_nearest_right_one(run, name, message):
     done = run(name, "seed=1")
     assert done.status == 2
     assert done.stderr.startswith(f"error: no pipeline '{name}'; {message}")
-    assert "pipelines: audit, compare" in done.stderr
+    assert "pipelines: adapt, audit, compare" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -35,6 +35,7 @@ POOLINGS: Final[Mapping[str, Pooling]] = {
     "cls": "cls",
     "cls_token": "cls",
     "lasttoken": "last",
+    "eos": "eos",  # of an encoder that `recdiv adapt` wrote
 }
 """Name of a pooling in the files of sentence-transformers -> pooling."""
 QUERY_PROMPTS: Final = ("query",)
