@@ -301,3 +301,18 @@ def test_a_loss_that_is_not_finite_ends_the_call(shop, tmp_path):
 def test_settings_that_a_student_does_not_use_are_named(shop, tmp_path, caplog):
     adapting.warn_idle(config_of(shop, layers=2, mask_share=0.3))
     assert caplog.messages == ["adapt.mask_share: no effect with adapt.layers=2"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("layers", [0, 1])
+def test_a_gpu_learns_nearly_what_a_cpu_learns(shop, tmp_path, layers):
+    losses = [
+        adapt(
+            override(config_of(shop, layers=layers), {"scaling.use_gpu": is_on_gpu}),
+            tmp_path / str(is_on_gpu),
+        )["losses"]
+        for is_on_gpu in (False, True)
+    ]
+    for name, own in losses[0].items():
+        np.testing.assert_allclose(losses[1][name], own, rtol=0.1)

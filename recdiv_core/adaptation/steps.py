@@ -79,7 +79,7 @@ class Texts:
             )
             with self.autocast():
                 hidden = encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
-            vectors.append(pool(hidden, mask, self.pooling))
+            vectors.append(pool(hidden.float(), mask, self.pooling))
         order = torch.as_tensor(np.argsort(np.concatenate(groups)), device=self.device)
         return torch.cat(vectors)[order]
 
