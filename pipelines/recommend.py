@@ -11,7 +11,8 @@ Settings come from the checkpoint; key=value overrides them. Run the same comman
 after a crash. Columns: user_id, item_ids, scores; with `rerank.rules` also gave_way; with --explain
 also relevance, novelty and rule of each place. --dial writes one directory diversity=D/ per dial.
 --queries answers each row of a file (CSV, JSON Lines, Parquet, xlsx): column query, optionally
-user_id or history (item ids, a list or joined by |); the slates then have the column query.
+user_id or history (item ids, a list or joined by |), and where (conditions such as region=eu|world;
+min_age=0); the slates then have the column query.
 Prints {"slates", "num_users", "num_parts", "dials", "users_per_s"}.
 """
 

@@ -1,6 +1,7 @@
 """Any text is a query: vectors at request time, and files of queries, without Ray."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from recdiv_core.models.text_encoder import (
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, EncoderSource
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
 from recdiv_core.slates.dataset import load_dataset
+from recdiv_core.slates.eligibility import fitting
 from recdiv_core.slates.files import part_path
 from recdiv_core.slates.loading import build_model
 from recdiv_core.slates.maker import SlateMaker
@@ -241,6 +243,46 @@ def test_a_file_of_queries_is_answered_row_by_row(checkpoint, prepared, tmp_path
     texts = ["red shoe", "query 1", "boot"]
     made = maker.slates(histories, texts, k=4, model_diversity=0, rerank_diversity=0)
     assert [row["item_ids"] for row in rows] == [slate.item_ids for slate in made]
+
+
+def test_each_row_of_a_file_of_queries_may_have_conditions_of_its_own(
+    checkpoint, prepared, tmp_path
+):
+    where = ["category=A", "", "category=nowhere", "category=A", "category=B|A; is_cold=false"]
+    rows = [f"query 1,i{number},{text}" for number, text in enumerate(where)]
+    (tmp_path / "q.csv").write_text("\n".join(["query,history,where", *rows]))
+    dataset = load_dataset(prepared)
+    requests = read_requests(str(tmp_path / "q.csv"))
+    write_requests(requests, tmp_path, prepared, dataset.catalogue.item_ids, 16)
+    maker = SlateMaker(checkpoint, prepared)
+    task = PartTask(maker.config, str(checkpoint), tmp_path, SPLIT, 64, [tmp_path], [0.0], False)
+    PartMaker(task)({"part": np.array([0])})
+    found = pq.read_table(part_path(tmp_path, 0)).to_pylist()
+    made = maker.slates(
+        [[f"i{number}"] for number in range(5)],
+        ["query 1"] * 5,
+        k=4,
+        model_diversity=0,
+        rerank_diversity=0,
+        where=where,
+    )
+    assert [row["item_ids"] for row in found] == [slate.item_ids for slate in made]
+    assert [len(row["item_ids"]) > 0 for row in found] == [True, True, False, True, True]
+    assert [row["freed"] for row in found][1] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("category", "row 3: where='category': allowed are conditions ATTRIBUTE=VALUE"),
+        ("colours=red", "row 3: where: colours: the catalogue has no attribute 'colours'"),
+    ],
+)
+def test_a_row_with_wrong_conditions_is_named(prepared, tmp_path, text, message):
+    (tmp_path / "q.csv").write_text(f"query,where\nred,category=A\nblue,{text}\n")
+    catalogue = load_dataset(prepared).catalogue
+    with pytest.raises(UserError, match=f"--queries.*{re.escape(message)}"):
+        read_requests(str(tmp_path / "q.csv"), lambda text: fitting(None, catalogue, text))
 
 
 def test_a_model_that_ignores_queries_does_not_answer_them():

@@ -27,14 +27,14 @@ from recdiv_core.rerank.explain import explain
 from recdiv_core.slate_rules import SlateRule, group_rules
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import load_dataset
-from recdiv_core.slates.eligibility import request_time
+from recdiv_core.slates.eligibility import Eligibility, fitting, request_time
 from recdiv_core.slates.files import FREED, PartWriter, part_path, slate_table
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.making import SlateGrid, make_slate_grid
-from recdiv_core.slates.policy import slate_policy
+from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.query_vectors import QueryVectors, request_numbers
 from recdiv_core.slates.scoring import score_users, scoring_of
-from recdiv_core.slates.search_requests import SPLIT
+from recdiv_core.slates.search_requests import SPLIT, WHERE
 
 logger = logging.getLogger(__name__)
 
@@ -144,41 +144,73 @@ class PartMaker:
 
     def _write(self, part: int) -> int:
         """Write a part once for each dial; return its number of users."""
-        config, dataset = self.task.config, self.dataset
-        rows, size = rows_of_part(self.task, part, self.rows.num_rows), config.eval.batch_size
+        rows = rows_of_part(self.task, part, self.rows.num_rows)
+        size = self.task.config.eval.batch_size
         table = self.rows.read(rows.start, rows.stop)
-        batches = (
-            self._examples(table.slice(start, size)) for start in range(0, table.num_rows, size)
-        )
         with ExitStack() as stack:
             writers = [
                 stack.enter_context(PartWriter(part_path(place, part)))
                 for place in self.task.places
             ]
-            for held_out in score_users(
-                batches, dataset, self.score, max_history=config.model.max_history
-            ):
-                with torch.inference_mode():
-                    grid = make_slate_grid(
-                        held_out.scores_BV,
-                        held_out.packed.seen_user_S,
-                        held_out.packed.seen_item_S,
-                        dataset.traits,
-                        dataset.log_prior_V,
-                        self.policy,
-                        self.task.dials,
-                        held_out.examples.requested,
-                    )
-                    notes = self._notes(grid)
-                if held_out.examples.asked is not None and self.queries is not None:
-                    for note in notes:
-                        note["query"] = pa.array(held_out.examples.asked.texts, pa.string())
-                items_BWK, scores_BWK = grid.items_BWK.cpu().numpy(), grid.scores_BWK.cpu().numpy()
-                users = held_out.examples.user_ids
-                for index, writer in enumerate(writers):
-                    own = items_BWK[:, index], scores_BWK[:, index]
-                    writer.write(slate_table(users, *own, self.item_ids, notes[index]))
+            for start in range(0, table.num_rows, size):
+                made = self._slates(table.slice(start, size))
+                for writer, own in zip(writers, made, strict=True):
+                    writer.write(own)
         return table.num_rows
+
+    def _slates(self, table: pa.Table) -> list[pa.Table]:
+        """Return the slates of a batch for each dial; each condition is a mask of its own."""
+        if WHERE not in table.column_names:
+            return self._made(table, self.policy)
+        catalogue = self.dataset.catalogue
+        every = Eligibility(np.ones(len(catalogue), bool), None)
+        texts = table[WHERE].combine_chunks().dictionary_encode()
+        order: list[np.ndarray] = []
+        parts: list[list[pa.Table]] = []
+        for number, text in enumerate(texts.dictionary.to_pylist()):
+            rows = np.flatnonzero(texts.indices.to_numpy() == number)
+            eligible = fitting(self.policy.eligible or every, catalogue, text)
+            order.append(rows)
+            parts.append(self._made(table.take(rows), replace(self.policy, eligible=eligible)))
+        back = np.argsort(np.concatenate(order))
+        return [pa.concat_tables(own).take(back) for own in zip(*parts, strict=True)]
+
+    def _made(self, table: pa.Table, policy: SlatePolicy) -> list[pa.Table]:
+        """Return the slates of requests that may hold the same items, for each dial."""
+        dataset = self.dataset
+        batch = score_users(
+            [self._examples(table)],
+            dataset,
+            self.score,
+            max_history=self.task.config.model.max_history,
+        )
+        held_out = next(batch)
+        with torch.inference_mode():
+            grid = make_slate_grid(
+                held_out.scores_BV,
+                held_out.packed.seen_user_S,
+                held_out.packed.seen_item_S,
+                dataset.traits,
+                dataset.log_prior_V,
+                policy,
+                self.task.dials,
+                held_out.examples.requested,
+            )
+            notes = self._notes(grid)
+        if held_out.examples.asked is not None and self.queries is not None:
+            for note in notes:
+                note["query"] = pa.array(held_out.examples.asked.texts, pa.string())
+        items_BWK, scores_BWK = grid.items_BWK.cpu().numpy(), grid.scores_BWK.cpu().numpy()
+        return [
+            slate_table(
+                held_out.examples.user_ids,
+                items_BWK[:, dial],
+                scores_BWK[:, dial],
+                self.item_ids,
+                note,
+            )
+            for dial, note in enumerate(notes)
+        ]
 
     def _examples(self, table: pa.Table) -> Examples:
         """Return the requests of a batch; those of a file have the texts of their queries.

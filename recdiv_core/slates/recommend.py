@@ -31,6 +31,7 @@ from recdiv_core.slates.eligibility import (
     check_any,
     count_targets,
     eligibility_of,
+    fitting,
     may_limit,
     request_time,
     with_whole_paths,
@@ -40,6 +41,7 @@ from recdiv_core.slates.inputs import check_inputs, start_with_gpu
 from recdiv_core.slates.parts import PART_BATCHES, PartTask, make_parts
 from recdiv_core.slates.search_requests import (
     SPLIT,
+    SearchRequests,
     check_reads_queries,
     read_requests,
     with_stored_users,
@@ -109,7 +111,7 @@ def recommend(
         check_reads_queries(config, len(load_queries(prepared)))
     if not queries and users != "all" and not manifest.num_examples.get(users):
         raise UserError(f"--users {users}: data.prepared={prepared} holds no {users} example")
-    requests = read_requests(queries) if queries else None
+    requests = _requests(queries, prepared) if queries else None
     if requests is not None:
         requests = with_stored_users(requests, manifest, config.data.pseudonymise)
         users = f"queries {requests.sha256[:16]}"
@@ -183,6 +185,12 @@ def _eligible(
         "%d of %d items may be shown at %s", num_items, manifest.num_items, shown or "the requests"
     )
     return {"items": found.digest(), "at": shown, "num_items": num_items}
+
+
+def _requests(queries: str, prepared: Path) -> SearchRequests:
+    """Read a file of queries; their conditions name attributes of the catalogue."""
+    catalogue = load_catalogue(prepared)
+    return read_requests(queries, lambda text: fitting(None, catalogue, text))
 
 
 def dials_of(text: str) -> list[float]:

@@ -2,16 +2,16 @@
 # (pyarrow.compute makes its functions when it is imported)
 """Requests of a file of queries: `recommend --queries` answers each row with a slate.
 
-A row has a query, and may have the id of a user or a history of its own. The one idea: requests are
-written as a small split with the text of each query, so parts, restarts and dials work as for the
-users of a data set.
+A row has a query, and may have the id of a user, a history and conditions of its own. The one idea:
+requests are written as a small split with the text of each query, so parts, restarts and dials work
+as for the users of a data set.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 SPLIT: Final = "_requests"
 """Folder of the requests among the slates; readers of Parquet directories skip such names."""
 HISTORY: Final = "history"
+WHERE: Final = "where"
+"""Column of the conditions of a request, as `eligibility.read_where` reads them."""
 SEPARATOR: Final = "|"
 """Text between two items of a history in a CSV file or a workbook."""
 TEXT: Final = TextFormat(prefix="--queries ")
@@ -44,6 +46,7 @@ GIVEN: Final = pa.schema(
         pa.field(QUERY, pa.string()),
         pa.field(USER_ID, pa.string()),
         pa.field(HISTORY, pa.list_(pa.string())),
+        pa.field(WHERE, pa.string()),
     ]
 )
 SHOWN_ROWS: Final = 3
@@ -69,22 +72,24 @@ class SearchRequests:
         return pc.any(pc.and_(has_user, self.table[HISTORY].is_null())).as_py()
 
 
-def read_requests(place: str) -> SearchRequests:
+def read_requests(place: str, check: Callable[[str], object] | None = None) -> SearchRequests:
     """Read requests from CSV, JSON Lines, Parquet or a workbook.
 
     Args:
-        place: path, directory, glob or URI of files with `query`, and optionally `user_id` and
-            `history`: item ids, oldest first, as a list or joined by `|`.
+        place: path, directory, glob or URI of files with `query`, and optionally `user_id`,
+            `history` (item ids, oldest first, as a list or joined by `|`) and `where`.
+        check: function that raises UserError for conditions (`where`) that are wrong.
 
     Raises:
-        UserError: a file cannot be read, a column is missing, or a row is broken or has no query.
+        UserError: a file cannot be read, a column is missing, or a row is broken, has no query or
+            wrong conditions.
     """
     files = list_files(place, "--queries")
     names = {name: name for name in GIVEN.names}
     columns = find_columns(files, names, [QUERY], "--queries", TEXT)
     bad: list[tuple[str, int, str]] = []
     parts = [
-        _read_batch(batch, unit, bad)
+        _read_batch(batch, unit, bad, check)
         for unit in cut_units(files, "--queries", TEXT)
         for batch in read_unit(unit, columns)
     ]
@@ -131,24 +136,43 @@ def check_reads_queries(config: Config, num_queries: int) -> None:
     )
 
 
-def _read_batch(batch: RawBatch, unit: ReadUnit, bad: list[tuple[str, int, str]]) -> pa.Table:
+def _read_batch(
+    batch: RawBatch,
+    unit: ReadUnit,
+    bad: list[tuple[str, int, str]],
+    check: Callable[[str], object] | None,
+) -> pa.Table:
     """Return the rows of a batch as GIVEN, and append the bad ones to `bad`."""
     table = batch.table
     bad += [(unit.path, at % FILE_STRIDE, reason) for at, _, reason in batch.broken]
     queries = normalise_queries(as_text(table[QUERY]))
     for at in table[ROW].filter(queries.is_null()).to_pylist():
         bad.append((unit.path, at % FILE_STRIDE, "the query is empty"))
-    users = histories = None
-    if USER_ID in table.column_names:
-        users = as_text(table[USER_ID])
+    own = {QUERY: queries}
+    own |= {name: as_text(table[name]) for name in (USER_ID, WHERE) if name in table.column_names}
     if HISTORY in table.column_names:
-        histories = _as_lists(table[HISTORY])
+        own[HISTORY] = _as_lists(table[HISTORY])
+    if WHERE in own and check is not None:
+        wrong = _wrong_texts(own[WHERE], check)
+        for at, text in zip(table[ROW].to_pylist(), own[WHERE].to_pylist(), strict=True):
+            if text in wrong:
+                bad.append((unit.path, at % FILE_STRIDE, wrong[text]))
     columns = [
-        queries,
-        pa.nulls(table.num_rows, pa.string()) if users is None else users,
-        pa.nulls(table.num_rows, GIVEN.field(HISTORY).type) if histories is None else histories,
+        own[field.name] if field.name in own else pa.nulls(table.num_rows, field.type)
+        for field in GIVEN
     ]
     return pa.table(columns, schema=GIVEN)
+
+
+def _wrong_texts(texts: pa.Array, check: Callable[[str], object]) -> dict[str, str]:
+    """Return the conditions that are wrong, and why."""
+    wrong: dict[str, str] = {}
+    for text in texts.unique().drop_null().to_pylist():
+        try:
+            check(text)
+        except UserError as error:
+            wrong[text] = str(error)
+    return wrong
 
 
 def _as_lists(column: pa.ChunkedArray) -> pa.Array:
@@ -163,7 +187,7 @@ def _as_lists(column: pa.ChunkedArray) -> pa.Array:
 def write_requests(
     requests: SearchRequests, out: Path, prepared: Path, item_ids: pa.Array, fragment_rows: int
 ) -> None:
-    """Write requests as the split SPLIT of `out`: EVAL_EXAMPLE and the text of the query.
+    """Write requests as the split SPLIT of `out`: EVAL_EXAMPLE, the text of the query, conditions.
 
     The history is the row's own, else the complete history of its user, else empty. Items that the
     catalogue does not have are left out, and counted in a warning.
@@ -198,6 +222,8 @@ def write_requests(
         for row in rows:
             row["history_times"] = None
     written = pa.Table.from_pylist(rows, EVAL_EXAMPLE).append_column("text", table[QUERY])
+    if table[WHERE].null_count < len(table):
+        written = written.append_column(WHERE, table[WHERE].fill_null(""))
     (out / SPLIT).mkdir(exist_ok=True)
     path = out / SPLIT / "part-00000.parquet"
     fresh = path.with_name(f".{path.name}")
