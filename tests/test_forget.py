@@ -1,5 +1,6 @@
 """Users that are forgotten leave a data set, and never come back (data/forget.py)."""
 
+import collections
 import json
 import shutil
 
@@ -125,11 +126,29 @@ def test_a_data_set_without_users_is_that_of_a_log_without_them(place, less):
     assert told["not_removed"] == []
 
 
+def check_counts(manifest):
+    """Check that each row of the log counts once, in its file and in all."""
+    outcomes = collections.Counter()
+    for row in manifest.files:
+        dropped, rejected = (collections.Counter(row[name]) for name in ("dropped", "quarantined"))
+        assert row["read"] == row["kept"] + dropped.total() + rejected.total()
+        outcomes += dropped + rejected + collections.Counter({"kept": row["kept"]})
+    later = ("duplicates", "outside the k-core")
+    kept = manifest.num_events + sum(manifest.dropped[name] for name in later)
+    of_all = {name: count for name, count in manifest.dropped.items() if name not in later}
+    assert outcomes == collections.Counter({**of_all, **manifest.quarantined, "kept": kept})
+
+
 def test_a_log_with_repeats_and_other_kinds_of_events_gives_the_same_examples(tmp_path):
     write_days(tmp_path)
     place = make(tmp_path, "messy", range(NUM_DAYS))
+    before = read_manifest(place)
     forgotten(place, ["u3"])
-    found = digest(place)
+    found, after = digest(place), read_manifest(place)
+    assert [row["read"] for row in after.files] == [row["read"] for row in before.files]
+    assert after.dropped[FORGOTTEN] == before.num_events - after.num_events
+    for manifest in (before, after):
+        check_counts(manifest)
     for path in (tmp_path / "log").glob("*.csv"):
         lines = [line for line in path.read_text().splitlines() if not line.startswith("u3,")]
         path.write_text("\n".join(lines) + "\n")
