@@ -486,9 +486,10 @@ class RerankConfig(_Section):
     """Attributes to diversify over, name to weight; empty = all that the catalogue has (alpha)."""
     rules: tuple[str, ...] = ()
     """Rules that every slate keeps at any dial: `at most M of ATTRIBUTE[=VALUE] [in W]` (W
-    consecutive places), `at least M of ATTRIBUTE=VALUE`, `at least N distinct ATTRIBUTE`, `include
-    ITEM_ID`, `exclude ITEM_ID`. ATTRIBUTE is `category` or a catalogue column; values of `price`
-    are `band 1` (cheapest) to `band 5`. See docs/slates.md."""
+    consecutive places), `at least M of ATTRIBUTE=VALUE`, `at least N distinct ATTRIBUTE`, `draw M
+    of ATTRIBUTE=VALUE [for P % of slates]`, `include ITEM_ID`, `exclude ITEM_ID`. ATTRIBUTE is
+    `category`, a catalogue column, or `is_new`; values of `price` are `band 1` (cheapest) to
+    `band 5`. See docs/slates.md."""
     logit_adjustment: float = Field(default=0.0, ge=0.0)
     """Factor of log popularity subtracted from the scores before ranking; 0 = off."""
 

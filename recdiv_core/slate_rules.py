@@ -9,10 +9,12 @@ rule is a short sentence. In a YAML list it needs quotes only for commas and col
     at most M of ATTRIBUTE[=VALUE] in W   the same in any W consecutive places
     at least M of ATTRIBUTE=VALUE         this value appears at least M times
     at least N distinct ATTRIBUTE         at least N different values appear
+    draw M of ATTRIBUTE=VALUE             M items with this value appear, drawn evenly
+    draw M of ATTRIBUTE=VALUE for P % of slates    the same in a share of the slates
     include ITEM_ID                       this item appears in every slate
     exclude ITEM_ID                       this item appears in no slate; any number of such rules
 
-Put a value that ends like ` in 5` in double quotes.
+Put a value that ends like ` in 5` in double quotes. rerank/drawn.py draws slates and items.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Final, Literal
 
 from recdiv_core.errors import UserError
 
-RuleKind = Literal["exclude", "include", "at most", "at least", "distinct"]
+RuleKind = Literal["exclude", "include", "at most", "at least", "draw", "distinct"]
 
 MOST_RULES: Final = 31
 """Largest number of rules per slate; all `include` count as one."""
@@ -35,6 +37,7 @@ FORMS: Final[dict[RuleKind, str]] = {
     "at most": "at most M of ATTRIBUTE[=VALUE] [in W]",
     "at least": "at least M of ATTRIBUTE=VALUE",
     "distinct": "at least N distinct ATTRIBUTE",
+    "draw": "draw M of ATTRIBUTE=VALUE [for P % of slates]",
     "include": "include ITEM_ID",
     "exclude": "exclude ITEM_ID",
 }
@@ -45,6 +48,11 @@ _PATTERNS: Final[tuple[tuple[RuleKind, str], ...]] = (
         rf"at most (?P<count>\d+) of (?P<name>[^=]+?)(?:={_VALUE})?(?: in (?P<window>\d+))?",
     ),
     ("at least", rf"at least (?P<count>\d+) of (?P<name>[^=]+?)={_VALUE}"),
+    (
+        "draw",
+        rf"draw (?P<count>\d+) of (?P<name>[^=]+?)={_VALUE}"
+        r"(?: for (?P<percent>\d+(?:\.\d+)?) ?% of slates)?",
+    ),
     ("distinct", r"at least (?P<count>\d+) distinct (?P<name>[^=]+)"),
     ("include", r"include (?P<item>.+)"),
     ("exclude", r"exclude (?P<item>.+)"),
@@ -63,6 +71,7 @@ class SlateRule:
         value: value of the attribute; empty = any.
         window: W consecutive places; 0 = the whole slate.
         item_id: the shop's item id; empty for a rule of an attribute.
+        share: share of the slates that `draw` binds, in (0, 1].
     """
 
     text: str
@@ -72,6 +81,7 @@ class SlateRule:
     value: str = ""
     window: int = 0
     item_id: str = ""
+    share: float = 1.0
 
 
 @functools.lru_cache(maxsize=100_000)  # each check of a config parses the whole block list
@@ -83,7 +93,7 @@ def parse_rule(text: str) -> SlateRule:
 
     >>> parse_rule("at most 2 of brand=Acme in 5")
     SlateRule(text='at most 2 of brand=Acme in 5', kind='at most', count=2, attribute='brand', \
-value='Acme', window=5, item_id='')
+value='Acme', window=5, item_id='', share=1.0)
     """
     for kind, pattern in _PATTERNS:
         found = re.fullmatch(pattern, text.strip())
@@ -97,6 +107,7 @@ value='Acme', window=5, item_id='')
                 value=said.get("quoted") or said.get("value") or "",
                 window=int(said.get("window") or 0),
                 item_id=(said.get("item") or "").strip(),
+                share=float(said.get("percent") or 100) / 100,
             )
             _check_numbers(rule, said.get("window"))
             return rule
@@ -122,10 +133,12 @@ def group_rules(texts: Sequence[str]) -> list[list[SlateRule]]:
 
 
 def _check_numbers(rule: SlateRule, window: str | None) -> None:
-    if rule.kind in ("at least", "distinct") and not rule.count:
+    if rule.kind in ("at least", "draw", "distinct") and not rule.count:
         raise UserError(f"rerank.rules: {rule.text!r} has no effect; the number must be 1 or more")
     if window is not None and not rule.window:
         raise UserError(f"rerank.rules: {rule.text!r}: a window must have at least 1 place")
+    if not 0 < rule.share <= 1:
+        raise UserError(f"rerank.rules: {rule.text!r}: allowed are above 0 to 100 % of slates")
 
 
 def _nearest_form(text: str) -> str:
@@ -134,6 +147,7 @@ def _nearest_form(text: str) -> str:
     kinds: dict[str, RuleKind] = {
         "at most": "at most",
         "at least": "distinct" if "distinct" in words else "at least",
+        "draw": "draw",
         "include": "include",
         "exclude": "exclude",
     }
@@ -168,13 +182,13 @@ def check_rules(texts: Sequence[str], k: int) -> None:
         if rule.kind == "at most" and not rule.window
     }
     for rule in rules:
-        if rule.kind in ("at least", "distinct") and rule.count > k:
+        if rule.kind in ("at least", "draw", "distinct") and rule.count > k:
             raise UserError(f"rerank.rules: {rule.text!r} needs more than eval.k={k} places")
         if rule.kind == "exclude" and rule.item_id in included:
             raise UserError(
                 f"rerank.rules: {rule.text!r} contradicts {included[rule.item_id].text!r}"
             )
-        if rule.kind == "at least":
+        if rule.kind in ("at least", "draw"):
             for value in (rule.value, ""):
                 ceiling = ceilings.get((rule.attribute, value))
                 if ceiling and ceiling.count < rule.count:

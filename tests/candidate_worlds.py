@@ -76,9 +76,9 @@ def candidates_of_one(scores, vectors=None, *, categories=None, history=None, at
     )
 
 
-def rule(kind, labels, count=1, window=0):
+def rule(kind, labels, count=1, window=0, share=1.0):
     """Return a rule with labels [V, L], padded with -1."""
-    return Rule(kind, labels_of_padded(labels), count, window)
+    return Rule(kind, labels_of_padded(labels), count, window, share)
 
 
 def rerank(name, candidates, k, dial, **options):

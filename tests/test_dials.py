@@ -87,6 +87,7 @@ CHANGES = {
     "plain": {},
     "repeats": {"eval.filter_seen": False, "rerank.num_candidates": 9},
     "rules": {"rerank.rules": ["at most 1 of category in 2", "exclude i3"]},
+    "needs": {"rerank.rules": ["draw 3 of is_cold=true for 50 % of slates", "include i7"]},
     "own": {**parse_dial("msd 0.2"), "model.temperature": 0.5},
 }
 
@@ -94,9 +95,11 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_one_pass_gives_the_metrics_of_each_setting_alone(dataset, name, monkeypatch):
     monkeypatch.setattr(dials, "USERS_AT_ONCE", 16)  # several tiles
-    texts = MANY if name == "plain" else OF_EACH
-    texts = [text for text in texts if name != "rules" or not text.startswith("exposure")]
-    changes = {**CHANGES[name], "eval.dials": texts}
+    texts, changes = MANY if name == "plain" else OF_EACH, CHANGES[name]
+    texts = [
+        text for text in texts if "rerank.rules" not in changes or not text.startswith("exposure")
+    ]
+    changes = {**changes, "eval.dials": texts}
     config = settings("item_knn", **changes)
     alone = partial(metrics, dataset, "item_knn", baseline=fit_baseline(config, dataset))
     own = [alone(**changes)]

@@ -8,6 +8,7 @@ from recdiv_core.items.labels import labels_of_padded
 from recdiv_core.items.traits import ItemTraits
 from recdiv_core.rerank import RERANKERS, Options
 from recdiv_core.rerank.candidates import Rule
+from recdiv_core.rerank.drawn import are_bound, draw, hash_histories
 from recdiv_core.rerank.wanted import with_wanted
 from recdiv_core.slates.making import (
     NUMBERS_AT_ONCE,
@@ -317,7 +318,7 @@ def test_only_as_many_come_besides_as_lack():
     labels = torch.where(torch.arange(NUM_ITEMS) % 3 == 0, 0, -1)[:, None]
     top_scores, top_items = scores.topk(5, dim=1)
     own, ranked, candidates = with_wanted(
-        scores, top_scores, top_items, [rule("at least", labels, 3)]
+        scores, top_scores, top_items, [rule("at least", labels, 3)], torch.zeros(3)
     )
     num_there = (top_items % 3 == 0).sum(dim=1)
     assert torch.equal(own.isfinite().sum(dim=1), 5 + (3 - num_there).clamp_min(0))
@@ -325,6 +326,59 @@ def test_only_as_many_come_besides_as_lack():
     assert bool((candidates[is_added] % 3 == 0).all())
     assert torch.equal(own[is_added], scores.gather(1, candidates)[is_added])
     assert torch.equal(ranked[is_added], top_scores[:, -1:].expand_as(ranked)[is_added])
+
+
+def flat(seen):
+    """Return the user and the item of each event."""
+    pairs = [(user, item) for user, own in enumerate(seen) for item in own]
+    return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
+
+
+@pytest.mark.parametrize("method", ["none", "mmr", "calibrated"])
+@pytest.mark.parametrize("share", [0.01, 0.4, 1.0])
+def test_a_rule_that_draws_binds_the_slates_that_histories_draw(method, share):
+    seen = [[item, (item + step) % NUM_ITEMS] for item in range(NUM_ITEMS) for step in (1, 3)]
+    seen.append([])
+    labels = torch.where(torch.arange(NUM_ITEMS) % 4 == 0, 0, -1)[:, None]
+    one = rule("draw", labels, 1, share=share)
+    settings = {"method": method, "diversity": 0.3, "filter_seen": False, "num_candidates": 6}
+    slates, _ = slates_of(3, seen, **settings, options=Options(rules=(one,)))
+    never = Options(rules=(rule("at most", labels, 9),))
+    plain, _ = slates_of(3, seen, **settings, options=never)
+    hashes = hash_histories(*flat(seen), len(seen))
+    items = torch.arange(0, NUM_ITEMS, 4)
+    is_drawn = draw(hashes, items, torch.ones(len(seen), 3, dtype=torch.bool), 1)
+    drawn = items[is_drawn.int().argmax(dim=1)]
+    is_bound = are_bound(one, hashes)
+    assert bool(is_bound[-1]) is (share == 1)
+    assert bool((slates == drawn[:, None]).any(dim=1)[is_bound].all())
+    assert torch.equal(slates[~is_bound], plain[~is_bound])
+
+
+def test_an_item_that_was_seen_is_not_drawn():
+    labels = torch.where(torch.arange(NUM_ITEMS) < 3, 0, -1)[:, None]
+    rules = (rule("draw", labels, 2),)
+    slates, _ = slates_of(5, [[0], [1], [2], [0, 1], [0, 1, 2]], options=Options(rules=rules))
+    number = (slates < 3).logical_and(slates >= 0).sum(dim=1)
+    assert (number[:3] == 2).all()
+    assert number[3] == 1
+    assert number[4] == 0
+
+
+def test_draws_are_even_and_alike_for_a_user_alone_and_in_any_order_of_the_history():
+    rng = np.random.default_rng(0)
+    seen = [rng.integers(0, 500, size).tolist() for size in rng.integers(1, 9, 400)]
+    together = hash_histories(*flat(seen), 400)
+    for row in (0, 7, 399):
+        alone = torch.tensor(rng.permutation(seen[row]))
+        assert hash_histories(torch.zeros_like(alone), alone, 1)[0] == together[row]
+    for share in (0.1, 0.5, 0.9):
+        is_bound = are_bound(rule("draw", torch.zeros(1, 1), share=share), together)
+        assert float(is_bound.double().mean()) == pytest.approx(share, abs=0.06)
+    counts = draw(together, torch.arange(20), torch.ones(400, 20, dtype=torch.bool), 1).sum(dim=0)
+    assert counts.sum() == 400
+    assert int(counts.min()) > 8
+    assert int(counts.max()) < 36
 
 
 @given(

@@ -17,6 +17,7 @@ from recdiv_core.slates.files import freed_share, part_path
 from recdiv_core.slates.inputs import checkpoint_config
 from recdiv_core.slates.maker import SlateMaker
 from recdiv_core.slates.parts import SEVERAL, PartMaker, PartTask
+from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.recommend import PLAN, dials_of, recommend
 from tests.sweep_worlds import K
 
@@ -78,6 +79,27 @@ def test_a_part_says_why_and_what_gave_way(checkpoint, tmp_path):
             assert set(row["rule"]) <= {"", SEVERAL, *rules}
             if not dial:
                 assert not any(row["novelty"])
+
+
+def test_slates_draw_alike_in_recommend_and_for_one_request_at_a_time(checkpoint, tmp_path):
+    rules = ["draw 1 of is_cold=true for 50 % of slates"]
+    config = checkpoint_config(checkpoint, {"rerank.rules": rules, "eval.filter_seen": False})
+    prepared = Path(config.data.prepared)
+    catalogue = load_catalogue(prepared)
+    cold = set(catalogue.item_ids.filter(catalogue.table["is_cold"].combine_chunks()).to_pylist())
+    task = PartTask(config, checkpoint, prepared, "test", 40, [tmp_path], [0.0], False)
+    PartMaker(task)({"part": np.array([0])})
+    found = pq.read_table(part_path(tmp_path, 0)).to_pylist()
+    maker = SlateMaker(checkpoint, prepared)
+    maker.policy = slate_policy(config, maker.dataset)
+    for row, own in zip(SplitRows(prepared, "test").read(0, 40).to_pylist(), found, strict=True):
+        history = [maker.item_ids[item] for item in row["history"]]
+        asked = {"k": K, "model_diversity": 0.0, "rerank_diversity": 0.0}
+        (slate,) = maker.slates([history], **asked)  # without the query, so scores differ
+        assert cold & set(slate.item_ids) == cold & set(own["item_ids"])
+        assert own["gave_way"] == []
+    with_cold = sum(bool(cold & set(row["item_ids"])) for row in found)
+    assert 10 <= with_cold <= 32
 
 
 def test_a_split_without_users_is_refused(checkpoint, tmp_path):

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from datetime import datetime
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -5,6 +8,7 @@ import pytest
 from recdiv_core.config import Config, override
 from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.rule_labels import labels_of_items, labels_of_rule
+from recdiv_core.data.sale_dates import TIMES
 from recdiv_core.errors import UserError
 from recdiv_core.slate_rules import parse_rule
 from recdiv_core.slates.checks import check_rerank
@@ -45,6 +49,7 @@ def catalogue(prepared):
         ("at most 1 of price", [[0], [1], [2], [3], [4], [-1]]),
         ("at least 1 of price=band 1", [[0], [-1], [-1], [-1], [-1], [-1]]),
         ("at least 1 of is_cold=true", [[0], [0], [-1], [-1], [-1], [-1]]),
+        ("draw 1 of is_cold=true for 20 % of slates", [[0], [0], [-1], [-1], [-1], [-1]]),
         ("include i4", [[-1], [-1], [-1], [-1], [0], [-1]]),
         ("exclude i0", [[0], [-1], [-1], [-1], [-1], [-1]]),
     ],
@@ -52,6 +57,28 @@ def catalogue(prepared):
 def test_labels_are_those_of_the_catalogue(catalogue, text, labels):
     found = labels_of_rule(parse_rule(text), catalogue).to_pylist()
     assert found == [[label for label in own if label >= 0] for own in labels]
+
+
+def test_an_item_is_new_in_its_first_days_on_sale(catalogue):
+    days = ["2024-01-01", "2024-01-24", "2024-01-25", "2024-01-31", "2024-02-09", None]
+    times = [None if day is None else datetime.fromisoformat(f"{day}T00:00:00Z") for day in days]
+    table = catalogue.table.append_column("available_from", pa.array(times, TIMES))
+    rule = parse_rule("draw 1 of is_new=true")
+    own = replace(catalogue, table=table, last_day="2024-01-31")
+    assert labels_of_rule(rule, own).to_pylist() == [[], [], [0], [0], [0], []]
+    for other in (replace(own, last_day=""), replace(own, table=catalogue.table)):
+        with pytest.raises(UserError, match="no attribute 'is_new'"):
+            labels_of_rule(rule, other)
+    mine = table.append_column("is_new", pa.array(["true", *[""] * 5]))
+    assert labels_of_rule(rule, replace(own, table=mine)).to_pylist() == [[0], *[[]] * 5]
+
+
+def test_a_day_without_a_cold_item_is_no_mistake(catalogue):
+    column = catalogue.table.column_names.index("is_cold")
+    warm = catalogue.table.set_column(column, "is_cold", pa.array([False] * 6))
+    for text in ("draw 1 of is_cold=true", "at least 1 of is_cold=true"):
+        found = labels_of_rule(parse_rule(text), replace(catalogue, table=warm))
+        assert found.to_pylist() == [[]] * 6
 
 
 @pytest.mark.parametrize(

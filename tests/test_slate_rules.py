@@ -39,6 +39,20 @@ from recdiv_core.slate_rules import SlateRule, check_rules, group_rules, parse_r
             {"kind": "at least", "attribute": "size", "value": "a=b in 3"},
         ),
         (
+            "draw 1 of is_cold=true for 20 % of slates",
+            {"kind": "draw", "attribute": "is_cold", "value": "true", "share": 0.2},
+        ),
+        (
+            'draw 2 of size="for 5 % of slates" for 2.5% of slates',
+            {
+                "kind": "draw",
+                "count": 2,
+                "attribute": "size",
+                "value": "for 5 % of slates",
+                "share": 0.025,
+            },
+        ),
+        (
             "at least 3 distinct skin type",
             {"kind": "distinct", "count": 3, "attribute": "skin type"},
         ),
@@ -56,6 +70,10 @@ def test_a_rule_is_read(text, fields):
         ("at mots 2 of brand", "'at mots 2 of brand' is not a rule; did you mean 'at most M of"),
         ("at lest 2 of brand=A", "did you mean 'at least M of"),
         ("at least 2 of brand", "did you mean 'at least M of ATTRIBUTE=VALUE'"),
+        ("draw 1 of brand", "did you mean 'draw M of ATTRIBUTE=VALUE"),
+        ("draw 0 of brand=A", "has no effect; the number must be 1 or more"),
+        ("draw 1 of brand=A for 0 % of slates", "allowed are above 0 to 100 % of slates"),
+        ("draw 1 of brand=A for 101 % of slates", "allowed are above 0 to 100 % of slates"),
         ("at least two distinct brand", "did you mean 'at least N distinct ATTRIBUTE'"),
         ("at most -1 of brand", "did you mean 'at most M of"),
         ("includes A", "did you mean 'include ITEM_ID'"),

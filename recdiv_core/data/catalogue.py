@@ -60,6 +60,7 @@ class Catalogue:
         popularity_V: [V] int64, train events.
         is_cold_V: [V] bool, whether the item has no train event.
         table: Whole table, including further attributes of the shop.
+        last_day: Last day of the log, as in 2024-01-31; empty = a log without times.
     """
 
     item_ids: pa.Array
@@ -69,6 +70,7 @@ class Catalogue:
     popularity_V: Any
     is_cold_V: Any
     table: pa.Table
+    last_day: str = ""
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -95,6 +97,7 @@ def load_catalogue(prepared: Path) -> Catalogue:
         popularity_V=table["popularity"].to_numpy(),
         is_cold_V=table["is_cold"].to_numpy(),
         table=table,
+        last_day=str(manifest.times.get("last", "")) if manifest.has_timestamps else "",
     )
 
 

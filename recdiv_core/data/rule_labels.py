@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recdiv_core.data.catalogue import Catalogue, shown_values
+from recdiv_core.data.sale_dates import sale_dates
 from recdiv_core.errors import UserError
-from recdiv_core.schema import CATALOGUE
+from recdiv_core.schema import AVAILABLE_FROM, CATALOGUE
 from recdiv_core.slate_rules import SlateRule
 
 LIKENESS: Final = 0.6
@@ -31,6 +32,12 @@ MOST_COMPARED: Final = 100_000
 
 NO_ATTRIBUTES: Final = {*CATALOGUE.names} - {"is_cold"}
 """Columns that rules cannot name; rules use `category` for `categories`."""
+IS_NEW: Final = "is_new"
+"""Attribute that follows from `available_from`, see `mark_new`; a catalogue column replaces it."""
+NEW_DAYS: Final = 7
+"""Days of the log in which an item is new."""
+BOTH: Final = ("false", "true")
+"""Values of an attribute that is true or false, also if no item has one of them."""
 
 
 def labels_of_rule(rule: SlateRule, catalogue: Catalogue) -> pa.ListArray:
@@ -104,14 +111,27 @@ def values_of(name: str, catalogue: Catalogue, what: str) -> tuple[pa.ListArray,
     if name == "category":
         return catalogue.category_lists, catalogue.categories
     columns = [column for column in catalogue.table.column_names if column not in NO_ATTRIBUTES]
+    has_dates = AVAILABLE_FROM in columns and catalogue.last_day
+    if name == IS_NEW and has_dates and name not in columns:
+        return one_label(mark_new(catalogue).astype(np.int32)), BOTH
     if name not in columns:
         known = ["category", *(column for column in columns if column != "category")]
+        known += [IS_NEW] if has_dates else []
         raise UserError(
             f"{what}: the catalogue has no attribute {name!r}{_nearest(name, known)}; it has "
             f"{', '.join(known)}"
         )
     values_V, names = shown_values(catalogue, name)
+    if pa.types.is_boolean(catalogue.table.schema.field(name).type):
+        # a rule on cold items is no mistake on a day without one
+        names = [*names, *(value for value in BOTH if value not in names)]
     return one_label(values_V), names
+
+
+def mark_new(catalogue: Catalogue) -> Any:
+    """Return [V] bool: items on sale since the last NEW_DAYS days of the log, or from later on."""
+    after = np.datetime64(catalogue.last_day, "D") + np.timedelta64(1 - NEW_DAYS, "D")
+    return sale_dates(catalogue.table).from_V >= after.astype("datetime64[us]").astype(np.int64)
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -33,7 +33,7 @@ from recdiv_core.items.arrays import (
 )
 from recdiv_core.rerank.candidates import Candidates, Options, Rule
 from recdiv_core.rerank.table import RERANKERS
-from recdiv_core.slate_rules import SlateRule, group_rules
+from recdiv_core.slate_rules import SlateRule, group_rules, parse_rule
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -232,6 +232,9 @@ def _as_rules(
 ) -> tuple[tuple[Rule, ...], npt.NDArray[np.bool_]]:
     """Return the rules that re-rankers keep, and which items no slate may hold."""
     kept: list[Rule] = []
+    for text in texts:
+        if parse_rule(text).kind == "draw":
+            raise ValueError(f"rules: {text!r}: histories of items are missing to draw by")
     excluded_V = np.zeros(num_items, dtype=np.bool_)
     for rules in group_rules(texts):
         first = rules[0]

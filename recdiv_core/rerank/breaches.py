@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from recdiv_core.rerank.candidates import Candidates, Rule
+from recdiv_core.rerank.drawn import draw
 
 
 def breaches(rules: Sequence[Rule], slates_XK: Tensor) -> Tensor:
     """Count how far slates are from keeping each rule, [..., R] int64; 0 = kept.
 
-    `at most` counts the excess items, summed over labels and windows. `at least` and `include`
-    count the missing items, `distinct` the missing labels, and `exclude` the forbidden items. A
-    window is W consecutive positions, or the whole slate if it is shorter.
+    `at most` counts the excess items, summed over labels and windows. `at least`, `draw` and
+    `include` count the missing items, `distinct` the missing labels, and `exclude` the forbidden
+    items. A window is W consecutive positions, or the whole slate if it is shorter.
 
     Args:
         rules: R of them.
@@ -85,7 +86,7 @@ def least_breach(rule: Rule, labels_BCL: Tensor, candidates: Candidates, k: int)
     places_B = is_real_BC.sum(dim=1).clamp_max(k)
     labels_BE = labels_BCL.flatten(1)
     least_B = torch.zeros_like(places_B)
-    if rule.kind in ("include", "at least"):
+    if rule.kind in ("include", "at least", "draw"):
         num_met_B = (labels_BCL >= 0).any(dim=2).sum(dim=1)
         least_B = rule.count - torch.minimum(num_met_B, places_B)
     elif rule.kind == "distinct":
@@ -100,8 +101,15 @@ def least_breach(rule: Rule, labels_BCL: Tensor, candidates: Candidates, k: int)
 
 
 def rule_labels(rule: Rule, tile: Candidates) -> Tensor:
-    """Look up the labels of the candidates, [B, C, L] int32, without empty columns."""
+    """Look up the labels of the candidates, [B, C, L] int32, without empty columns.
+
+    Of `draw` only drawn candidates have a label.
+    """
     labels_BCL = rule.labels[tile.items_BC.masked_fill(~tile.is_real_BC, -1)].int()
     if labels_BCL.shape[2] > 1:
         labels_BCL = labels_BCL[..., : max(1, int((labels_BCL >= 0).any(dim=0).any(dim=0).sum()))]
+    if rule.kind == "draw" and tile.hash_B is not None:
+        is_able_BC = (labels_BCL >= 0).any(dim=2)
+        is_drawn_BC = draw(tile.hash_B, tile.items_BC, is_able_BC, rule.count)
+        labels_BCL = labels_BCL.masked_fill(~is_drawn_BC[..., None], -1)
     return labels_BCL

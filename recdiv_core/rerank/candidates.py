@@ -32,12 +32,14 @@ class Candidates:
         traits: the items of the catalogue; embeddings have unit length or are zeros.
         history_BG: share of each category in each user's history; rows sum to 1, or are all 0
             without a history.
+        hash_B: hashes of the histories, which `draw` needs, see drawn.py; None = no rule draws.
     """
 
     scores_BC: Tensor
     items_BC: Tensor
     traits: ItemTraits
     history_BG: Tensor
+    hash_B: Tensor | None = None
 
     @cached_property
     def is_real_BC(self) -> Tensor:
@@ -71,6 +73,7 @@ class Candidates:
             scores_BC=self.scores_BC[rows],
             items_BC=self.items_BC[rows],
             history_BG=self.history_BG[rows],
+            hash_B=None if self.hash_B is None else self.hash_B[rows],
         )
 
 
@@ -79,17 +82,19 @@ class Rule:
     """A rule that every slate has to keep, see slate_rules.py.
 
     Attributes:
-        kind: `at most` and `distinct` count each label separately; `at least`, `include` and
-            `exclude` use the single label 0.
+        kind: `at most` and `distinct` count each label separately; the others use the single label
+            0.
         labels: labels of every item of the catalogue; an item without a label does not count.
         count: M or N of the rule, >= 0; 1 for a rule of an item.
         window: consecutive positions that `at most` counts in; 0 = the whole slate.
+        share: share of the slates that `draw` binds, in (0, 1].
     """
 
     kind: RuleKind
     labels: Labels
     count: int = 1
     window: int = 0
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

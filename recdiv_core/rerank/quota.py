@@ -6,9 +6,9 @@ break for certain: an `at most` that is full, or a need that the remaining posit
 meet. No candidate is excluded that could still lead to a slate that keeps the rules. So a rule that
 does not bind changes nothing, and a complete slate is the greedy one with an exact look-ahead.
 
-Where the rules cannot all be kept, rules of items have priority, then `at most`, `at least`, and
-last `distinct`. A rule of lower priority is broken first, however often. Items under `exclude` are
-not candidates at all.
+Where the rules cannot all be kept, rules of items have priority, then `at most`, then `at least`
+and `draw`, and last `distinct`. A rule of lower priority is broken first, however often. Items
+under `exclude` are not candidates at all.
 
 Legend: B users of a tile, W dials, C candidates, L labels of an item, E labels chosen so far.
 """
@@ -25,15 +25,17 @@ from torch import Tensor
 from recdiv_core.items.labels import FEW
 from recdiv_core.rerank.breaches import least_breach, rule_labels
 from recdiv_core.rerank.candidates import Candidates, Rule
+from recdiv_core.rerank.drawn import are_bound
 from recdiv_core.slate_rules import RuleKind
 
-NEEDS: Final[tuple[RuleKind, ...]] = ("include", "at least", "distinct")
+NEEDS: Final[tuple[RuleKind, ...]] = ("include", "at least", "draw", "distinct")
 """Kinds of rules that need items, highest priority first."""
 
 PENALTIES: Final[dict[RuleKind, float]] = {
     "include": 64.0**3,
     "at most": 64.0**2,
     "at least": 64.0,
+    "draw": 64.0,
     "distinct": 1.0,
 }
 """Penalty of breaking each kind: more than all rules of lower priority together. Sums stay below
@@ -327,7 +329,10 @@ class _Need:
     ) -> None:
         self.penalty = PENALTIES[rule.kind]
         least_B = least_breach(rule, labels.of_BLC.transpose(1, 2), tile, k)
-        lacks_B11 = (rule.count - least_B).float()[:, None, None]
+        lacks_B = rule.count - least_B
+        if tile.hash_B is not None:
+            lacks_B = lacks_B.masked_fill(~are_bound(rule, tile.hash_B), 0)
+        lacks_B11 = lacks_B.float()[:, None, None]
         self.lacks_BW1 = lacks_B11.repeat(1, num_dials, 1)
         self._labels, self._is_distinct = labels, rule.kind == "distinct"
         is_new_BLC = labels.of_BLC >= 0

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from recdiv_core.rerank.candidates import Candidates, Rule
+from recdiv_core.rerank.drawn import are_bound, draw
 from recdiv_core.rerank.top_scores import top_scores
 
 
@@ -28,9 +29,13 @@ def exclude(scores_BV: Tensor, rules: Sequence[Rule]) -> None:
 
 
 def with_wanted(
-    scores_BV: Tensor, scores_BC: Tensor, items_BC: Tensor, rules: Sequence[Rule]
+    scores_BV: Tensor,
+    scores_BC: Tensor,
+    items_BC: Tensor,
+    rules: Sequence[Rule],
+    hash_B: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Add to the candidates the best items that `include` and `at least` ask for.
+    """Add to the candidates the best items that `include` and `at least` ask for, and drawn ones.
 
     Items without a score, such as seen items, are not added.
 
@@ -38,25 +43,31 @@ def with_wanted(
         scores_BV: scores of the whole catalogue.
         scores_BC: scores of the candidates, falling; all other items score less.
         items_BC: item_index of the candidates.
-        rules: all rules; only these two kinds matter here.
+        rules: all rules; only these kinds matter here.
+        hash_B: hashes of the histories, see drawn.py; None = no rule draws.
 
     Returns:
         scores_BC, the scores to rank by, and items_BC. An added item ranks as if it had the score
         of the last candidate; its own low score would change the scale that the dial weighs.
     """
-    asking = [rule for rule in rules if rule.kind in ("include", "at least")]
+    asking = [rule for rule in rules if rule.kind in ("include", "at least", "draw")]
     if not asking:
         return scores_BC, scores_BC, items_BC
     is_there_BV = torch.zeros_like(scores_BV, dtype=torch.bool).scatter_(1, items_BC, True)
     added_BA, score_BA = items_BC[:, :0], scores_BC[:, :0]
     for rule in asking:
         item_I = rule.labels.has_any_V.nonzero()[:, 0]
-        is_there_BI = is_there_BV[:, item_I]
+        is_there_BI, own_BI = is_there_BV[:, item_I], scores_BV[:, item_I]
         lacks_B1 = rule.count - is_there_BI.sum(dim=1, keepdim=True)
+        if rule.kind == "draw" and hash_B is not None:
+            is_able_BI = (own_BI > -torch.inf) & are_bound(rule, hash_B)[:, None]
+            is_drawn_BI = draw(hash_B, item_I, is_able_BI, rule.count)
+            own_BI.masked_fill_(~is_drawn_BI, -torch.inf)
+            lacks_B1 = (is_drawn_BI & ~is_there_BI).sum(dim=1, keepdim=True)
         most = min(rule.count, len(item_I))
-        if not bool((lacks_B1 > 0).any()):
+        if not most or not bool((lacks_B1 > 0).any()):
             continue
-        own_BI = scores_BV[:, item_I].masked_fill_(is_there_BI, -torch.inf)
+        own_BI.masked_fill_(is_there_BI, -torch.inf)
         score_BM, place_BM = top_scores(own_BI, most)
         is_beyond_BM = torch.arange(most, device=score_BM.device) >= lacks_B1
         score_BM = score_BM.masked_fill(is_beyond_BM, -torch.inf)

@@ -18,7 +18,14 @@ import torch
 from recdiv_core.config import Config, override, parse_dial
 from recdiv_core.rerank.top_scores import USERS_AT_ONCE
 from recdiv_core.slates.dataset import Dataset
-from recdiv_core.slates.making import Best, choose_slates, leave_out, needed_shares, take_best
+from recdiv_core.slates.making import (
+    Best,
+    choose_slates,
+    leave_out,
+    needed_hashes,
+    needed_shares,
+    take_best,
+)
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.scoring import HeldOut
 
@@ -66,10 +73,11 @@ def slates_under(
     hidden = dict(zip(factors, left_out, strict=True))
     widest = max(policies, key=lambda policy: policy.reranks)
     history_BG = needed_shares(*seen, traits, len(scores_BV), widest)
+    hash_B = needed_hashes(*seen, len(scores_BV), widest)
     for factor, adjusted in _grouped(
         dict(enumerate(policies)), lambda policy: policy.logit_adjustment
     ):
-        best = _best(scores_BV, dataset.log_prior_V, factor, adjusted.values())
+        best = _best(scores_BV, dataset.log_prior_V, factor, adjusted.values(), hash_B)
         methods = _grouped(adjusted, lambda policy: policy.method if policy.diversity else "none")
         for _, own in methods:
             dials = [policy.diversity for policy in own.values()]
@@ -84,15 +92,34 @@ def _best(
     log_prior_V: torch.Tensor,
     factor: float,
     policies: Iterable[SlatePolicy],
+    hash_B: torch.Tensor,
 ) -> Best:
     """Take the best items after a logit adjustment; on the CPU a tile of users at a time."""
     policy = max(policies, key=lambda policy: policy.reranks)
     if not factor:
-        return take_best(scores_BV, policy)
+        return take_best(scores_BV, policy, hash_B)
     at_once = len(scores_BV) if scores_BV.is_cuda else USERS_AT_ONCE
     adjustment_V = factor * log_prior_V
-    tiles = [take_best(tile_bV - adjustment_V, policy) for tile_bV in scores_BV.split(at_once)]
-    return Best(*(torch.cat(parts) for parts in zip(*tiles, strict=True)))
+    tiles = [
+        take_best(tile_bV - adjustment_V, policy, hash_b)
+        for tile_bV, hash_b in zip(scores_BV.split(at_once), hash_B.split(at_once), strict=True)
+    ]
+    return _joined(tiles)
+
+
+def _joined(tiles: Sequence[Best]) -> Best:
+    """Join tiles of users; rules may have added more items to some of them."""
+    width = max(tile.items_BC.shape[1] for tile in tiles)
+
+    def wide(part_bC: torch.Tensor, value: float) -> torch.Tensor:
+        return torch.nn.functional.pad(part_bC, (0, width - part_bC.shape[1]), value=value)
+
+    return Best(
+        torch.cat([wide(tile.scores_BC, -torch.inf) for tile in tiles]),
+        torch.cat([wide(tile.ranked_BC, -torch.inf) for tile in tiles]),
+        torch.cat([wide(tile.items_BC, 0) for tile in tiles]),
+        torch.cat([tile.hash_B for tile in tiles]),
+    )
 
 
 def _grouped(

@@ -15,6 +15,7 @@ import torch
 
 from recdiv_core.items.traits import ItemTraits, history_shares
 from recdiv_core.rerank import RERANKERS, Candidates
+from recdiv_core.rerank.drawn import hash_histories
 from recdiv_core.rerank.top_scores import top_scores
 from recdiv_core.rerank.wanted import exclude, with_wanted
 from recdiv_core.slates.ineligible import Hidden, freed_places, ineligible_of
@@ -31,11 +32,13 @@ class Best(NamedTuple):
         scores_BC: float32 scores.
         ranked_BC: float32 scores to rank by; see `wanted.with_wanted`.
         items_BC: int64 item_index.
+        hash_B: hashes of the histories, see `needed_hashes`.
     """
 
     scores_BC: torch.Tensor
     ranked_BC: torch.Tensor
     items_BC: torch.Tensor
+    hash_B: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +116,8 @@ def make_slate_grid(
     (hidden,) = leave_out(scores_BV, seen_user_S, seen_item_S, policy, requested_B)
     policy = replace(policy, diversity=max(dials))
     history_BG = needed_shares(seen_user_S, seen_item_S, traits, len(scores_BV), policy)
-    best = take_best(scores_BV, policy)
+    hash_B = needed_hashes(seen_user_S, seen_item_S, len(scores_BV), policy)
+    best = take_best(scores_BV, policy, hash_B)
     return choose_slates(best, traits, history_BG, policy, dials, hidden)
 
 
@@ -160,12 +164,28 @@ def needed_shares(
     return torch.zeros((num_users, traits.num_categories), device=traits.unit_VD.device)
 
 
-def take_best(scores_BV: torch.Tensor, policy: SlatePolicy) -> Best:
-    """Return the items with the highest scores; as many as the re-ranker or rules need."""
+def needed_hashes(
+    seen_user_S: torch.Tensor, seen_item_S: torch.Tensor, num_users: int, policy: SlatePolicy
+) -> torch.Tensor:
+    """Return hashes of the histories, [B] int64; zeros if no rule draws."""
+    if any(rule.kind == "draw" for rule in policy.options.rules):
+        return hash_histories(seen_user_S, seen_item_S, num_users)
+    return seen_item_S.new_zeros(num_users)
+
+
+def take_best(scores_BV: torch.Tensor, policy: SlatePolicy, hash_B: torch.Tensor) -> Best:
+    """Return the items with the highest scores; as many as the re-ranker or rules need.
+
+    Args:
+        scores_BV: scores of the catalogue.
+        policy: see SlatePolicy.
+        hash_B: see `needed_hashes`.
+    """
     looks_further = policy.reranks or policy.reranker_options.rules
     depth = policy.num_candidates if looks_further else policy.k
     scores_BC, items_BC = top_scores(scores_BV, min(depth, scores_BV.shape[1]))
-    return Best(*with_wanted(scores_BV, scores_BC, items_BC, policy.options.rules))
+    found = with_wanted(scores_BV, scores_BC, items_BC, policy.options.rules, hash_B)
+    return Best(*found, hash_B)
 
 
 def choose_slates(
@@ -178,7 +198,7 @@ def choose_slates(
 ) -> SlateGrid:
     """Re-rank the best items of each user at each dial; the dial of the policy is ignored."""
     is_reranked = policy.method != "none" and max(dials) > 0
-    candidates = Candidates(best.ranked_BC, best.items_BC, traits, history_BG)
+    candidates = Candidates(best.ranked_BC, best.items_BC, traits, history_BG, best.hash_B)
     rerank = RERANKERS[policy.method if is_reranked else "none"]
     chosen_BWK = rerank(candidates, policy.k, dials, policy.reranker_options)
     is_empty_BWK = chosen_BWK < 0

@@ -23,6 +23,7 @@ from recdiv_core.data.arrays import Examples
 from recdiv_core.data.reading import SplitRows, eval_examples
 from recdiv_core.rerank import NOVELTIES
 from recdiv_core.rerank.breaches import breaches
+from recdiv_core.rerank.drawn import are_bound
 from recdiv_core.rerank.explain import explain
 from recdiv_core.slate_rules import SlateRule, group_rules
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
@@ -235,7 +236,11 @@ class PartMaker:
                 own[FREED] = pa.array(grid.freed_BK.sum(dim=1).int().cpu().numpy())
         groups = [rules for rules in group_rules(texts) if rules[0].kind != "exclude"]
         if texts:
-            broken_BWR = (breaches(options.rules, grid.items_BWK) > 0).cpu().numpy()
+            broken_BWR = breaches(options.rules, grid.items_BWK) > 0
+            if (hash_B := grid.candidates.hash_B) is not None:
+                for number, rule in enumerate(options.rules):
+                    broken_BWR[..., number] &= are_bound(rule, hash_B)[:, None]
+            broken_BWR = broken_BWR.cpu().numpy()
             items_BWK = grid.items_BWK.cpu().numpy()
             for index, own in enumerate(notes):
                 rows = zip(broken_BWR[:, index], items_BWK[:, index], strict=True)

@@ -77,6 +77,7 @@ def slate_policy(config: Config, dataset: Dataset) -> SlatePolicy:
             as_labels(_labels_of(rules, dataset.catalogue)).to(dataset.text_VH.device),
             len({rule.item_id for rule in rules}) if rules[0].item_id else rules[0].count,
             rules[0].window,
+            rules[0].share,
         )
         for rules in group_rules(config.rerank.rules)
     ]

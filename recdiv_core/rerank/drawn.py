@@ -1,0 +1,77 @@
+# pyright: strict
+"""Draw slates and items for the rule `draw M of ATTRIBUTE=VALUE for P % of slates`.
+
+It introduces items that no model shows by itself, such as new ones. The rule binds a share of the
+slates, and each of them holds M of the items with the value, every item equally likely. The one
+idea: both draws are hashes of the items of the user's history. So a server that answers one request
+at a time needs no memory, evaluation and serving agree on any number of workers, and a user sees
+the same slate until the next event. All requests without a history get the same slate, so a share
+below 100 % binds none of them.
+
+Legend: B users, C candidates, I items, S pairs of a user and an item of the history.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from recdiv_core.rerank.candidates import Rule
+
+PRIME: Final = (1 << 31) - 1
+"""Hashes lie in [0, PRIME); a product of two of them fits int64."""
+FACTOR: Final = 1_103_515_245
+OFFSET: Final = 12_345
+UNBOUND: Final = PRIME
+"""Hash of an empty history: no share reaches it."""
+
+
+def hash_histories(user_S: Tensor, item_S: Tensor, num_users: int) -> Tensor:
+    """Return a hash of each user's history, [B] int64; UNBOUND for an empty one.
+
+    Args:
+        user_S: int64 row of the user of each item of the histories.
+        item_S: int64 item_index; the order of a user's items has no effect.
+        num_users: B.
+    """
+    sum_B = item_S.new_zeros(num_users).index_add_(0, user_S, _mix(item_S + 1))
+    has_history_B = torch.zeros_like(sum_B, dtype=torch.bool).index_fill_(0, user_S, True)
+    return torch.where(has_history_B, _mix(sum_B % PRIME), UNBOUND)
+
+
+def are_bound(rule: Rule, hash_B: Tensor) -> Tensor:
+    """Return [B] bool, the users whose slates a rule binds; only `draw` binds some."""
+    if rule.kind != "draw" or rule.share == 1:
+        return torch.ones_like(hash_B, dtype=torch.bool)
+    return hash_B < rule.share * PRIME
+
+
+def draw(hash_B: Tensor, items_I: Tensor, is_able_BI: Tensor, count: int) -> Tensor:
+    """Draw items for each user: all that are able are equally likely.
+
+    Args:
+        hash_B: see `hash_histories`.
+        items_I: int64 item_index: [I] for all users, or [B, I].
+        is_able_BI: bool, the items that may be drawn.
+        count: items to draw, >= 0.
+
+    Returns:
+        [B, I] bool, the drawn items: `count`, or fewer if fewer are able. Of any part of the items
+        that holds the drawn ones, the same are drawn.
+    """
+    lot_BI = _mix((hash_B[:, None] + _mix(items_I + 1)) % PRIME)
+    lot_BI = lot_BI.masked_fill(~is_able_BI, PRIME)
+    count = min(count, lot_BI.shape[1])
+    first_BM = lot_BI.topk(count, dim=1, largest=False).indices
+    is_drawn_BI = torch.zeros_like(is_able_BI).scatter_(1, first_BM, True)
+    return is_drawn_BI & is_able_BI
+
+
+def _mix(numbers: Tensor) -> Tensor:
+    """Return hashes in [0, PRIME) of int64 numbers in [0, PRIME)."""
+    for _ in range(2):
+        numbers = (numbers * FACTOR + OFFSET) % PRIME
+        numbers = (numbers * numbers + numbers) % PRIME
+    return numbers
