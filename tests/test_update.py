@@ -7,7 +7,8 @@ import pytest
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
-from recdiv_core.updating.day import Plan, alarms, judged, once, training_config, update
+from recdiv_core.updating.alarms import alarms
+from recdiv_core.updating.day import Plan, judged, once, training_config, update
 
 PLAN = Plan("shop", retrains=False, epochs=2, rate_share=0.5, floors={}, largest_drop=0.3)
 CALL = override(Config(), {"train.learning_rate": 0.01, "train.epochs": 9, "data.base": "old"})
@@ -32,6 +33,22 @@ def test_a_fine_tuning_has_the_champions_model_and_few_epochs(champion):
     assert config.train.init_from == str(champion)
     assert (config.train.epochs, config.train.learning_rate) == (2, 0.005)
     assert (config.model.dim, config.run.name, config.data.base) == (8, "shop-0001", "")
+
+
+def test_rules_of_the_champion_stay_until_a_call_has_others(tmp_path, manifest):
+    old, new = "at most 2 of category", "draw 1 of is_cold=true for 20 % of slates"
+    save_checkpoint(
+        tmp_path,
+        config=override(Config(), {"rerank.rules": [old], "rerank.method": "mmr"}),
+        manifest=manifest,
+        progress=Progress(is_finished=True),
+        weights={},
+        training={},
+    )
+    assert training_config(CALL, PLAN, tmp_path, "one").rerank.rules == (old,)
+    call = override(CALL, {"rerank.rules": [new]})
+    other = training_config(call, PLAN, tmp_path, "two").rerank
+    assert (other.rules, other.method) == ((new,), "mmr")
 
 
 def test_without_a_champion_the_candidate_is_trained_from_scratch(champion):

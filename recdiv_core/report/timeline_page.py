@@ -42,6 +42,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "diversity_index": Metric("diversity index: evenness of categories in a slate", 1, True),
     "narrowed": Metric("narrowed: users shown fewer categories than they chose", -1, True),
     "ndcg": Metric("NDCG on the clicks of the newest window", 1),
+    "old_ndcg": Metric("NDCG on the clicks of the first window: a fall is forgetting", 1),
     "true_ndcg": Metric("NDCG against the planted tastes", 1),
     "true_tastes": Metric("share of the planted tastes that the slates serve", 1),
     "clicks": Metric("clicks per visit", 1),

@@ -8,6 +8,7 @@ command after a kill goes on, and ends as if nothing had happened:
         champion/        the champion's checkpoint, as it was registered
         *.json           results of the steps
     <run.storage>/updates/<name>/levels_at_<k>.json    the diversity to hold, see hold.py
+    <run.storage>/updates/<name>/window.json    the first window, see forgetting.py
     <run.storage>/updates/<name>/index.html    the page over time, see timeline.py
 """
 
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import json
 import logging
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,21 +38,19 @@ from recdiv_core.storage.claims import scratch
 from recdiv_core.storage.places import is_uri
 from recdiv_core.storage.whole_files import write_json
 from recdiv_core.training.launch import run as train
+from recdiv_core.updating.alarms import alarms
+from recdiv_core.updating.forgetting import WINDOW, judge_window, window_of
 from recdiv_core.updating.hold import Serving, choose_serving, levels_of, reached, ways_of
 from recdiv_core.updating.timeline import past, write_timeline
 
 logger = logging.getLogger(__name__)
 
 OF_THE_MODEL: Final = ("model.", "loss.", "rerank.", "eval.")
-"""Settings that a fine-tuned model takes from the champion."""
+"""Settings that a fine-tuned model takes from the champion; rules of the call replace its own."""
 SHOWN: Final = ("ndcg", "coverage", "ild", "diversity_index", "narrowed")
 """Metrics of the result, at `eval.k`."""
 NEW: Final = "item=cold"
 """Group of the items without a train event."""
-NOT_HELD: Final = 0.95
-"""Share of a level of diversity; a candidate below it is an alarm."""
-WEEK: Final = 7
-"""Earlier updates that the champion's accuracy is compared with."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,9 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
     Returns:
         `{"prepared", "generation", "day", "champion", "before", "run", "served", "held", "after",
         "yardstick", "version", "promoted", "gate", "data", "alarms", "page"}`; `before`, `after`
-        and `yardstick` hold metrics of the newest test window, `served` the re-ranking of the
-        candidate, and `held` the smallest share of a level that it reaches.
+        and `yardstick` hold metrics of the newest test window, and `old_ndcg` of the first one;
+        `served` is the re-ranking of the candidate, and `held` the smallest share of a level that
+        it reaches.
 
     Raises:
         UserError: a setting or an input is wrong.
@@ -108,6 +107,7 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
     updates = Path(config.run.storage).absolute() / "updates" / plan.name
     home = updates / manifest.fingerprint[:16]
     home.mkdir(parents=True, exist_ok=True)
+    window = once(updates, WINDOW, lambda: window_of(manifest))
     champion = once(home, "start", lambda: {"champion": champion_version(config, plan.name)})
     version: str | None = champion["champion"]
     before: dict[str, Any] = {}
@@ -117,12 +117,29 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
         today = {k: v for k, v in flatten(config).items() if k.startswith("eligible.")}
         settings = {**_own(config, "eval."), **today, "data.prepared": str(prepared)}
         own = override(read_config(start), settings)
-        before = once(home, "before", lambda: judged(evaluate(own, start), own.eval.k))
+        before = once(
+            home,
+            "before",
+            lambda: (
+                judged(evaluate(own, start), own.eval.k)
+                | judge_window(own, start, manifest, window)
+            ),
+        )
     run_name = f"{plan.name}-{manifest.generation:04d}-{manifest.fingerprint[:8]}"
     trained = train(training_config(config, plan, start, run_name))
     chosen, held = serving_of(plan, Path(trained["checkpoint"]), updates)
     after = shown(chosen.test, config.eval.k)
-    yardstick = _yardstick(config, plan, f"{run_name}-scratch") if plan.has_yardstick else {}
+    yardstick: dict[str, float] = {}
+    if plan.has_yardstick:
+        scratch_run = _train_yardstick(config, plan, f"{run_name}-scratch")
+        yardstick = once(
+            home,
+            "yardstick",
+            lambda: (
+                shown(_on_test(scratch_run), config.eval.k)
+                | judge_window(*_as_trained(scratch_run), manifest, window)
+            ),
+        )
     made = once(
         home,
         "registered",
@@ -178,10 +195,15 @@ def serving_of(plan: Plan, checkpoint: Path, updates: Path) -> tuple[Serving, fl
     return chosen, reached(chosen.val, levels)
 
 
-def _yardstick(config: Config, plan: Plan, run_name: str) -> dict[str, float]:
-    """Train from scratch with the settings of the call; return the metrics of the test window."""
-    settings = training_config(config, replace(plan, retrains=True), None, run_name)
-    return shown(_on_test(train(settings)), config.eval.k)
+def _train_yardstick(config: Config, plan: Plan, run_name: str) -> dict[str, Any]:
+    """Train from scratch with the settings of the call."""
+    return train(training_config(config, replace(plan, retrains=True), None, run_name))
+
+
+def _as_trained(trained: Mapping[str, Any]) -> tuple[Config, Path]:
+    """Return the settings and the checkpoint of a run."""
+    checkpoint = Path(trained["checkpoint"])
+    return read_config(checkpoint), checkpoint
 
 
 def _on_test(trained: Mapping[str, Any]) -> dict[str, float]:
@@ -233,6 +255,8 @@ def training_config(config: Config, plan: Plan, start: Path | None, run_name: st
         return override(config, named)
     champion = flatten(read_config(start))
     kept = {key: value for key, value in champion.items() if key.startswith(OF_THE_MODEL)}
+    if config.rerank.rules:
+        kept["rerank.rules"] = config.rerank.rules
     tuned: dict[str, object] = {
         "train.init_from": str(start),
         "train.epochs": plan.epochs,
@@ -258,31 +282,3 @@ def shown(metrics: Mapping[str, float], k: int) -> dict[str, float]:
     {'ndcg': 0.1, 'ild': 0.5}
     """
     return {name: metrics[f"{name}_at_{k}"] for name in SHOWN if f"{name}_at_{k}" in metrics}
-
-
-def alarms(
-    result: Mapping[str, Any], earlier: list[float], largest_drop: float
-) -> list[dict[str, object]]:
-    """Return what is wrong with an update; empty = nothing.
-
-    Args:
-        result: see `update`.
-        earlier: NDCG of the champions of earlier updates on their newest windows.
-        largest_drop: see Plan.
-
-    >>> alarms({"before": {"ndcg": 0.1}, "gate": [], "promoted": True}, [0.2, 0.2], 0.3)
-    [{'alarm': 'accuracy of the champion', 'ndcg': 0.1, 'usual': 0.2}]
-    """
-    found: list[dict[str, object]] = []
-    failed = [row["name"] for row in result["gate"] if row["passes"] is False]
-    if failed:
-        found.append({"alarm": "the candidate did not pass the gate", "floors": failed})
-    held = result.get("held", 1.0)
-    if held < NOT_HELD:
-        found.append({"alarm": "diversity does not hold its levels", "reached": held})
-    now = result["before"].get("ndcg")
-    if now is not None and earlier:
-        usual = statistics.mean(earlier[-WEEK:])
-        if now < (1 - largest_drop) * usual:
-            found.append({"alarm": "accuracy of the champion", "ndcg": now, "usual": usual})
-    return found

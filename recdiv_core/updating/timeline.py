@@ -18,6 +18,7 @@ from typing import Any, Final
 from recdiv_core.report import plots
 from recdiv_core.report.timeline_page import METRICS, Arm, timeline_page
 from recdiv_core.storage.whole_files import write_json, write_whole
+from recdiv_core.updating.forgetting import WINDOW
 
 PAGE: Final = "index.html"
 ROWS: Final = "days.json"
@@ -28,6 +29,20 @@ NOTES: Final = (
     "Its clicks come from what the champion showed, so they favour it. Compare accuracy with the "
     "model that was trained from scratch on the same data (update --yardstick), not with 1.",
 )
+OLD: Final = (
+    "The first window is {days}. All models since have trained on its clicks, so its NDCG shows "
+    "what a model keeps, and not its accuracy."
+)
+
+
+def _notes(updates: Path) -> list[str]:
+    """Return the sentences of the page; the first window is named where it is known."""
+    path = updates / f"{WINDOW}.json"
+    window = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if not window:
+        return [*NOTES]
+    days = " to ".join(dict.fromkeys((window["first_day"], window["last_day"])))
+    return [*NOTES, OLD.format(days=days)]
 
 
 def past(updates: Path, generation: int) -> list[dict[str, Any]]:
@@ -59,7 +74,7 @@ def write_timeline(updates: Path, name: str, generation: int) -> Path:
         title=f"{name}: {len(rows)} updates",
         meta=f"{days[0]} to {days[-1]}, {sum(bool(row['promoted']) for row in rows)} candidates "
         "became the champion",
-        notes=NOTES,
+        notes=_notes(updates),
     )
     write_whole(updates / PAGE, page)
     return updates / PAGE

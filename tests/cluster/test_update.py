@@ -12,7 +12,9 @@ import pytest
 
 from recdiv_core.config import Config, override
 from recdiv_core.data.clicklog import prepare
+from recdiv_core.release.registry import copy_version
 from recdiv_core.schema import read_manifest
+from recdiv_core.slates.checkpoint import read_config, read_progress
 from tests.cluster.conftest import PATIENCE_S, kill_driver, run
 from tests.test_append import SETTINGS, write_days
 
@@ -49,7 +51,9 @@ def day_of(root, uri, day):
         "model.blend=[graph]",
         "train.epochs=2",
         "train.batch_size=64",
-        "eval.dials=[]",
+        "rerank.method=msd",
+        "rerank.diversity=1",
+        "eval.dials=[none]",
         "scaling.num_workers=1",
     ]
 
@@ -59,7 +63,14 @@ def days(ray_cluster, tmp_path_factory, mlflow_uri):
     """Return the result of a day's update by day; the second one is done twice."""
     root = tmp_path_factory.mktemp("daily")
     make_shop(root)
-    return root, [run("update", "--yardstick", *day_of(root, mlflow_uri, day)) for day in (7, 8, 8)]
+    first = run("update", "--yardstick", *day_of(root, mlflow_uri, 7))
+    levels = root / "runs" / "updates" / "daily" / "levels_at_10.json"
+    levels.rename(root / "levels.json")
+    levels.write_text(json.dumps({"ild_at_10": 1e-6}))  # so the most accurate way is chosen
+    return root, [
+        first,
+        *(run("update", "--yardstick", *day_of(root, mlflow_uri, 8)) for _ in "ab"),
+    ]
 
 
 def test_a_first_update_trains_a_champion(days):
@@ -72,7 +83,7 @@ def test_a_first_update_trains_a_champion(days):
 def test_the_next_update_judges_the_champion_and_starts_from_its_weights(days):
     root, (_, second, _) = days
     assert (second["champion"], second["version"], second["generation"]) == ("1", 2, 2)
-    names = {"ndcg", "coverage", "ild", "diversity_index", "narrowed"}
+    names = {"ndcg", "coverage", "ild", "diversity_index", "narrowed", "old_ndcg"}
     assert set(second["before"]) == names | {"new_items"}
     assert set(second["yardstick"]) == names
     assert second["day"] == read_manifest(root / "shop").times["last"]
@@ -84,10 +95,21 @@ def test_the_next_update_judges_the_champion_and_starts_from_its_weights(days):
 
 def test_the_first_update_sets_the_levels_of_diversity_that_later_ones_hold(days):
     root, (first, second, _) = days
-    levels = json.loads((root / "runs" / "updates" / "daily" / "levels_at_10.json").read_text())
+    levels = json.loads((root / "levels.json").read_text())
     assert set(levels) == {"coverage_at_10", "ild_at_10", "diversity_index_at_10"}
     assert (first["served"], first["held"]) == ({}, 1.0)
-    assert second["held"] > 0
+    assert second["held"] > 1
+
+
+def test_a_candidate_is_registered_with_the_re_ranking_that_was_chosen(days, mlflow_uri, tmp_path):
+    root, (_, second, _) = days
+    assert second["served"]["rerank.method"] == "none"
+    config = override(Config(), {"tracking.uri": mlflow_uri})
+    assert read_config(copy_version(config, "daily", "2", tmp_path)).rerank.method == "none"
+    trained = max((root / "runs" / second["run"]).glob("checkpoint_*"))
+    assert read_config(trained).rerank.method == "msd"
+    (entry,) = json.loads(read_progress(trained).dials)
+    assert second["after"]["ild"] == entry["test"]["ild_at_10"]
 
 
 def test_the_champions_metrics_in_the_gate_are_those_before_the_training(days):
