@@ -34,6 +34,8 @@ TIMES = [[1, 1, 5], [], [2], [1, 2, 2, 2, 3, 6, 6]]
 DAY = 86_400_000_000
 ROOT = Path(__file__).parents[1]
 
+pytestmark = pytest.mark.slow  # the first graph takes torch.onnx six seconds
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory, manifest):

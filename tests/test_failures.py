@@ -50,3 +50,13 @@ def test_a_lost_worker_does_not_end_the_training():
 
 def test_what_a_callback_raised_is_found():
     assert isinstance(told_failure(ControllerError(DivergedError("lower it"))), DivergedError)
+
+
+def test_an_error_that_is_its_own_cause_is_no_mistake():
+    first, second = RuntimeError("no dashboard"), ValueError("no node")
+    first.__cause__ = first
+    assert mistake_behind(first) is None
+    first.__cause__, second.__cause__ = second, first
+    assert mistake_behind(second) is None
+    second.args = (UserError("given: x"),)
+    assert str(mistake_behind(first)) == "given: x"

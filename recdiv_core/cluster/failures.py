@@ -48,24 +48,33 @@ def mistake_behind(error: BaseException | None) -> UserError | None:
     return found if isinstance(found, UserError) else None
 
 
-def told_failure(error: BaseException | None) -> UserError | DivergedError | None:
-    """Return the failure inside an error that would happen again; None = there is none."""
+def told_failure(
+    error: BaseException | None, around: tuple[BaseException, ...] = ()
+) -> UserError | DivergedError | None:
+    """Return the failure inside an error that would happen again; None = there is none.
+
+    Args:
+        error: that was caught.
+        around: errors that wrap it. An error may be its own cause: Ray raises one where a node
+            does not start.
+    """
+    if error is None or any(error is other for other in around):
+        return None
     if isinstance(error, RayTaskError):
         # RayTaskError derives from the class of its cause: isinstance(error, UserError) may hold,
         # but its text is the whole remote traceback
-        return told_failure(error.cause) or _of_ray_data(error)
+        return told_failure(error.cause, (*around, error)) or _of_ray_data(error)
     if isinstance(error, UserError | DivergedError):
         return error
     if isinstance(error, WorkerGroupError):
         inner = list(error.worker_failures.values())
     elif isinstance(error, ControllerError):
         inner = [error.controller_failure]
-    elif error is not None:
+    else:
         # Ray Train wraps the error of a training function: it is the first argument
         inner = [a for a in error.args[:1] if isinstance(a, Exception)] + [error.__cause__]
-    else:
-        return None
-    return next(filter(None, map(told_failure, inner)), None)
+    found = (told_failure(each, (*around, error)) for each in inner)
+    return next(filter(None, found), None)
 
 
 def _of_ray_data(error: RayTaskError) -> UserError | None:
