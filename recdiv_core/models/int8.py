@@ -32,33 +32,36 @@ def round_rows(rows_VD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Rows(nn.Module):
-    """A matrix with one row per item, float32 or int8.
+    """A matrix with one row per item: float32, or integers with a scale per row.
 
     Args:
         rows_VD: the matrix.
         is_int8: whether to store it as int8, see `round_rows`.
+        scale_V1: scale of each row of a matrix of integers; None = a matrix of floats.
     """
 
     values_VD: Tensor
     scale_V1: Tensor
 
-    def __init__(self, rows_VD: Tensor, *, is_int8: bool) -> None:
+    def __init__(self, rows_VD: Tensor, *, is_int8: bool, scale_V1: Tensor | None = None) -> None:
         super().__init__()
-        self.is_int8 = is_int8
-        values_VD, scale_V1 = round_rows(rows_VD) if is_int8 else (rows_VD, rows_VD.new_ones(1, 1))
-        self.register_buffer("values_VD", values_VD)
         if is_int8:
+            floats_VD = rows_VD if scale_V1 is None else rows_VD.float() * scale_V1
+            rows_VD, scale_V1 = round_rows(floats_VD)
+        self.is_rounded = scale_V1 is not None
+        self.register_buffer("values_VD", rows_VD)
+        if self.is_rounded:
             self.register_buffer("scale_V1", scale_V1)
 
     def take(self, index: Tensor) -> Tensor:
         """Return rows by their numbers: [...] int64 -> [..., D] float32."""
-        if not self.is_int8:
+        if not self.is_rounded:
             return self.values_VD[index]
         return self.values_VD[index].float() * self.scale_V1[index]
 
     def dot(self, states_BD: Tensor) -> Tensor:
         """Return the inner products with all rows, [B, V] float32."""
-        if not self.is_int8:
+        if not self.is_rounded:
             return states_BD @ self.values_VD.T
         return (states_BD @ self.values_VD.float().T) * self.scale_V1.T
 

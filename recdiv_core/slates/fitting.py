@@ -267,7 +267,6 @@ def term_config(config: Config, kind: BlendTerm) -> Config:
             "text_weight": 0.0,
             "max_items": own.max_items or EASE_ITEMS,
             "num_neighbours": min(own.num_neighbours, NEIGHBOURS),
-            "kept_weights": own.kept_weights or NEIGHBOURS,
         }
     )
     model = config.model.model_copy(update={"kind": kind, "baseline": baseline})

@@ -46,3 +46,22 @@ def add_rows(
         user, item, weight = user_P[pair], item_P[pair], weight_P[pair]
         for n in range(neighbours_VN.shape[1]):
             scores_BV[user, neighbours_VN[item, n]] += weight * weight_VN[item, n]
+
+
+@_compiled
+def add_whole_rows(
+    weight_MM: Array, user_P: Array, place_P: Array, factor_P: Array, scores_BM: Array
+) -> None:
+    """Add weighted rows of a dense matrix, in the order of the pairs; see `ease.add_rows_compiled`.
+
+    Args:
+        weight_MM: int16 or float32.
+        user_P: int64 batch row of each pair.
+        place_P: int64 row of each pair.
+        factor_P: float32 weight of each pair, times the scale of its row.
+        scores_BM: float32, added to in place.
+    """
+    for pair in range(len(user_P)):
+        user, place, factor = user_P[pair], place_P[pair], factor_P[pair]
+        for m in range(weight_MM.shape[1]):
+            scores_BM[user, m] += factor * np.float32(weight_MM[place, m])

@@ -2,8 +2,10 @@
 """EASE: the best linear item-to-item model, in closed form.
 
 The matrix is dense, so its memory grows with the square of the number of items. A large catalogue
-can restrict it to the most popular items, and keep the largest weights of each item only. Shapes:
-B users, U train users, P (user, item) pairs, V catalogue, M items of the matrix, N kept weights.
+can restrict it to the most popular items, and keep the largest weights of each item only. Where
+histories are long, the many small weights count, so the matrix of all weights is stored in int16,
+one scale per row: an entry moves by at most 1/65534 of the largest one of its row. Shapes: B users,
+U train users, P (user, item) pairs, V catalogue, M items of the matrix, N kept weights.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import scipy.sparse  # pyright: ignore[reportMissingTypeStubs]
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from recdiv_core.models.baselines.histories import (
     HalfLife,
@@ -31,7 +32,12 @@ from recdiv_core.models.baselines.popularity import FALLBACK, fit_popular
 from recdiv_core.models.baselines.train_events import TrainEvents, user_matrix
 
 BLOCK: Final = 1024
-"""Rows mirrored at once."""
+"""Rows mirrored or rounded at once."""
+
+INT16_MAX: Final = 32_767
+
+PAIRS: Final = 4_096
+"""Rows that are added at once on a GPU."""
 
 
 def fit_ease(
@@ -59,9 +65,9 @@ def fit_ease(
         kept_weights: weights of the largest size that each item keeps, N; 0 = all.
 
     Returns:
-        weight_MM [M, M] float32 and place_V (place of each item in the matrix, -1 = none), or a
-        table of N weights (`as_table`); half_life and popular_V. score_j sums weight_ij over the
-        history's items i.
+        weight_MM [M, M] int16, scale_M (an entry is `scale_M[row] * weight_MM[row]`) and place_V
+        (place of each item in the matrix, -1 = none), or a table of N weights (`as_table`);
+        half_life and popular_V. score_j sums the entries ij over the history's items i.
     """
     num_items, halving = len(counts_V), HalfLife(half_life, in_days=events.time_E is not None)
     popular_V = np.argsort(-counts_V, kind="stable")
@@ -74,7 +80,7 @@ def fit_ease(
     own = {"half_life": halving.tensor, **fit_popular(counts_V)}
     if kept_weights:
         return {**as_table(_largest(weight_MM, items_M, num_items, kept_weights)), **own}
-    return {"weight_MM": torch.as_tensor(weight_MM), "place_V": torch.as_tensor(place_V), **own}
+    return {**_rounded(weight_MM), "place_V": torch.as_tensor(place_V), **own}
 
 
 def _largest(
@@ -121,20 +127,61 @@ def _mirror(matrix_MM: NDArray[np.float32]) -> None:
         matrix_MM[start:stop, stop:] = matrix_MM[stop:, start:stop].T
 
 
+def _rounded(weight_MM: NDArray[np.float32]) -> dict[str, Tensor]:
+    """Return the rows in int16, each with a scale of its own."""
+    scale_M = np.abs(weight_MM).max(axis=1, initial=0.0) / INT16_MAX
+    scale_M[scale_M == 0] = 1.0
+    rounded_MM = np.empty(weight_MM.shape, np.int16)
+    for start in range(0, len(weight_MM), BLOCK):
+        rows = slice(start, start + BLOCK)
+        rounded_MM[rows] = np.rint(weight_MM[rows] / scale_M[rows, None])
+    return {"weight_MM": torch.as_tensor(rounded_MM), "scale_M": torch.as_tensor(scale_M)}
+
+
 def score_by_item_weights(weights: Mapping[str, Tensor], histories: Histories) -> Tensor:
     """Add the rows of the history's items, weighted by the user's latest event."""
     if "neighbours_VN" in weights:
         return score_by_neighbours(weights, histories)
-    weight_MM, popular_V = weights["weight_MM"], weights["popular_V"]
+    place_V, popular_V = weights["place_V"], weights["popular_V"]
     weight_S = halving_weights(histories, read_half_life(weights))
     user_P, item_P, weight_P = join_repeats(histories, weight_S, len(popular_V), "amax")
-    place_P = weights["place_V"][item_P]
+    place_P = place_V[item_P]
     is_there_P = place_P >= 0
     user_P, place_P, weight_P = user_P[is_there_P], place_P[is_there_P], weight_P[is_there_P]
-    counts_B = torch.bincount(user_P, minlength=histories.num_users)
-    starts_B = counts_B.cumsum(0) - counts_B
-    scores_BM = F.embedding_bag(
-        place_P, weight_MM, starts_B, mode="sum", per_sample_weights=weight_P
-    )
-    items_M = (weights["place_V"] >= 0).nonzero()[:, 0]
+    weight_MM = weights["weight_MM"]
+    # a checkpoint of an earlier version holds float32
+    scale_M = weights["scale_M"] if "scale_M" in weights else popular_V.new_ones(len(weight_MM))
+    scores_BM = weight_P.new_zeros(histories.num_users, len(weight_MM))
+    add = add_rows_compiled if scores_BM.device.type == "cpu" else add_rows_by_gather
+    add(weight_MM, user_P, place_P, weight_P * scale_M[place_P], scores_BM)
+    items_M = (place_V >= 0).nonzero()[:, 0]
     return (FALLBACK * popular_V).repeat(histories.num_users, 1).index_add_(1, items_M, scores_BM)
+
+
+def add_rows_compiled(
+    weight_MM: Tensor, user_P: Tensor, place_P: Tensor, factor_P: Tensor, scores_BM: Tensor
+) -> None:
+    """Add weighted rows of a matrix in place, on the CPU.
+
+    Args:
+        weight_MM: int16 or float32.
+        user_P: int64 batch row of each pair of a user and an item.
+        place_P: int64 row of each pair.
+        factor_P: float32 weight of each pair, times the scale of its row.
+        scores_BM: float32, added to.
+    """
+    # importing numba takes a quarter of a second, and most processes do not need it
+    from recdiv_core.models.baselines.compiled import add_whole_rows
+
+    tensors = weight_MM, user_P, place_P, factor_P, scores_BM
+    add_whole_rows(*(tensor.contiguous().numpy() for tensor in tensors))
+
+
+def add_rows_by_gather(
+    weight_MM: Tensor, user_P: Tensor, place_P: Tensor, factor_P: Tensor, scores_BM: Tensor
+) -> None:
+    """Add weighted rows of a matrix in place, on any device; see `add_rows_compiled`."""
+    for start in range(0, len(user_P), PAIRS):
+        part = slice(start, start + PAIRS)
+        rows_PM = weight_MM[place_P[part]].float() * factor_P[part, None]
+        scores_BM.index_add_(0, user_P[part], rows_PM)

@@ -70,8 +70,13 @@ class PaddedTerm(nn.Module):
         self.words = PackedWords(own) if "word_M" in own else None
         for name in WORDS:
             own.pop(name, None)
+        scale_V1 = {"weight_MM": own.pop("scale_M")[:, None]} if "scale_M" in own else {}
         self.rows = nn.ModuleDict(
-            {name: Rows(own.pop(name), is_int8=is_int8) for name in ROWS if name in own}
+            {
+                name: Rows(own.pop(name), is_int8=is_int8, scale_V1=scale_V1.get(name))
+                for name in ROWS
+                if name in own
+            }
         )
         for name, tensor in own.items():
             self.register_buffer(name, narrowed(tensor) if name == "neighbours_VN" else tensor)
