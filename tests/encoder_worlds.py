@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,6 +94,7 @@ def write_shop(
     counts = {"train": len(train), "val": len(val), "test": 0}
     own_manifest = manifest.model_copy(update={"encoder": own, "num_examples": counts})
     write_dataset(prepared, own_manifest, num_items=num_items, num_queries=num_queries)
+    shutil.rmtree(prepared / "vectors")  # they are random
     (prepared / "tokens.arrow").touch()
     for split in counts:
         (prepared / split).mkdir()

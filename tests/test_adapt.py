@@ -14,7 +14,7 @@ from recdiv_core.adaptation.adapt import adapt
 from recdiv_core.adaptation.steps import Texts, batches
 from recdiv_core.adaptation.texts import read_pairs, read_texts
 from recdiv_core.config import Config, override
-from recdiv_core.data.text_vectors import encode_here
+from recdiv_core.data.text_vectors import encode_here, vectors_path
 from recdiv_core.errors import DivergedError, UserError
 from recdiv_core.models.encoder_description import describe_encoder, token_ids
 from recdiv_core.models.text_encoder import (
@@ -54,6 +54,12 @@ def config_of(shop: Path, **settings: object) -> Config:
 def texts_of(shop: Path):
     own = read_manifest(shop).encoder
     return read_texts(shop, own, own.name)
+
+
+def halves(texts):
+    """Return the tokens of the items and of the queries."""
+    tokens = list(texts.tokens)
+    return tokens[: texts.num_items], tokens[texts.num_items :]
 
 
 def vectors(source: str, texts: list[str]) -> np.ndarray:
@@ -200,6 +206,24 @@ def test_a_student_gives_the_vectors_of_its_teacher_with_fewer_layers(shop, sour
         adapt(config_of(shop, steps=steps, layers=2, batch_size=12, learning_rate=1e-2), out)
         distances.append(1 - (vectors(str(out), texts) * vectors(source, texts)).sum(1).mean())
     assert distances[1] < 0.3 * distances[0]
+
+
+def test_a_student_learns_the_stored_vectors_where_there_are_any(shop, source, tmp_path):
+    copy = Path(shutil.copytree(shop, tmp_path / "shop"))
+    manifest = read_manifest(copy)
+    text_vectors = {
+        name: encode_here(list(texts), source, "mean")
+        for name, texts in zip(("tokens", "queries"), halves(texts_of(copy)), strict=True)
+    }
+    computed = adapt(config_of(copy, steps=3, layers=1), tmp_path / "one")["losses"]
+    (copy / "vectors").mkdir()
+    for name, stored in text_vectors.items():
+        np.save(vectors_path(copy, manifest, name), stored)
+    same = adapt(config_of(copy, steps=3, layers=1), tmp_path / "same")["losses"]
+    np.testing.assert_allclose(same["imitation"], computed["imitation"], atol=2e-4)
+    np.save(vectors_path(copy, manifest, "tokens"), np.roll(text_vectors["tokens"], 1, axis=0))
+    other = adapt(config_of(copy, steps=3, layers=1), tmp_path / "other")["losses"]
+    assert abs(other["imitation"][0] - computed["imitation"][0]) > 2e-3
 
 
 def test_how_an_encoder_is_used_is_written_with_it(manifest, source, tmp_path):

@@ -16,14 +16,14 @@ from typing import Any, Final, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recdiv_core.adaptation.directory import check_output, write_encoder
 from recdiv_core.adaptation.objectives import both, masked_loss, pair_loss, student_loss
 from recdiv_core.adaptation.steps import StepLoss, Texts, take_steps
 from recdiv_core.adaptation.texts import Pairs, ShopTexts, read_pairs, read_texts
 from recdiv_core.config import AdaptConfig, Config, flatten
-from recdiv_core.data.text_vectors import checked_encoder
+from recdiv_core.data.text_vectors import checked_encoder, vectors_path
 from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.models.encoder_description import describe_encoder
@@ -83,7 +83,8 @@ def adapt(config: Config, out: Path, encoder_name: str = "") -> dict[str, Any]:
     given = Given(source, encoder, shop, texts, rng)
     if config.adapt.layers:
         warn_idle(config)
-        found = distil(given, config.adapt)
+        check_layers(encoder, config.adapt.layers)
+        found = distil(given, config.adapt, teacher_vectors(given, own, prepared, manifest))
     else:
         pairs = read_pairs(prepared, shop, config.adapt.pairs)
         found = learn(given, pairs, config.adapt, config.seed)
@@ -229,15 +230,22 @@ def learn(given: Given, pairs: Pairs, settings: AdaptConfig, seed: int) -> dict[
     }
 
 
-def distil(given: Given, settings: AdaptConfig) -> dict[str, Any]:
-    """Take layers from the encoder and teach the rest to give its vectors.
+def teacher_vectors(given: Given, own: EncoderSource, prepared: Path, manifest: Manifest) -> Tensor:
+    """Return the encoder's vectors of the texts that a student learns, [N, H].
 
-    Raises:
-        UserError: the encoder has too few layers.
+    A training of the data set has stored those of the data set's own encoder.
     """
-    rows = np.concatenate([given.shop.items_T, given.shop.queries_T])
-    check_layers(given.encoder, settings.layers)
-    taught = given.texts.encode_all(given.encoder, rows)
+    rows = given.shop.taught_T
+    paths = [vectors_path(prepared, manifest, name) for name in ("tokens", "queries")]
+    if own == manifest.encoder and all(path.is_file() for path in paths):
+        stored = np.concatenate([np.load(path, mmap_mode="r") for path in paths])
+        return torch.as_tensor(stored[rows], device=given.texts.device)
+    return given.texts.encode_all(given.encoder, rows)
+
+
+def distil(given: Given, settings: AdaptConfig, taught: Tensor) -> dict[str, Any]:
+    """Take layers from the encoder and teach the rest to give its vectors."""
+    rows = given.shop.taught_T
     keep_layers(given.encoder, settings.layers)
     loss = student_loss(
         given.encoder,

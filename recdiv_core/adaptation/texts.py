@@ -43,6 +43,11 @@ class ShopTexts:
     items_T: NDArray[np.int64]
     queries_T: NDArray[np.int64]
 
+    @property
+    def taught_T(self) -> NDArray[np.int64]:
+        """Rows of the texts that a student learns."""
+        return np.concatenate([self.items_T, self.queries_T])
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
