@@ -5,9 +5,10 @@
 
 Requests with a query are answered by the cosine of query and item text, requests with a history by
 the cosine of item text and the mean of the history's vectors, weighted by 1 / age. NDCG@10 ranks
-the whole catalogue without the items of the history. Differences to the first encoder have 95 %
-bootstrap intervals over requests. `speed` is how many times faster an encoder is than the first:
-rounds on the same texts of items alternate, in one process and one thread, tokenising included.
+the whole catalogue without the items of the history; a request for such items alone does not count.
+Differences to the first encoder have 95 % bootstrap intervals over requests. `speed` is how many
+times faster an encoder is than the first: rounds on the same tokenised texts of items alternate, in
+CPU time of one process and one thread.
 Prints one JSON line per encoder: {"encoder", "query", "seen", "unseen", "history", "speed", ...},
 where `seen` and `unseen` are the requests with a query that a train event has, or none has.
 """
@@ -67,7 +68,7 @@ def encode(prepared: Path, name: str) -> Encoded:
 
 
 def ndcg(scores: np.ndarray, targets: np.ndarray, seen: np.ndarray) -> float:
-    """Return NDCG@10 of one request; items that are seen are not shown.
+    """Return NDCG@10 of one request with distinct targets; items that are seen are not shown.
 
     >>> ndcg(np.array([0.1, 0.9, 0.5]), np.array([2]), np.array([1]))
     1.0
@@ -77,7 +78,7 @@ def ndcg(scores: np.ndarray, targets: np.ndarray, seen: np.ndarray) -> float:
     discount_K = 1 / np.log2(np.arange(K) + 2.0)
     is_hit = np.isin(np.argsort(-scores, kind="stable")[:K], targets)
     gain = (is_hit * discount_K[: len(is_hit)]).sum()
-    return float(gain / discount_K[: len(np.unique(targets))].sum())
+    return float(gain / discount_K[: len(targets)].sum())
 
 
 def profiles(examples: Examples, items: np.ndarray) -> np.ndarray:
@@ -105,7 +106,9 @@ def judge(encoded: Encoded, prepared: Path, split: str) -> dict[str, np.ndarray]
         for user, query in enumerate(examples.queries):
             seen = examples.items[ends[user] - examples.lengths[user] : ends[user]]
             start = target_ends[user] - examples.target_lengths[user]
-            targets = examples.targets[start : target_ends[user]]
+            targets = np.setdiff1d(examples.targets[start : target_ends[user]], seen)
+            if not len(targets):
+                continue
             if query >= 0:
                 scores = encoded.items @ encoded.queries[query]
                 found["query"].append(ndcg(scores, targets, seen))

@@ -548,18 +548,19 @@ class TrainConfig(_Section):
 class AdaptConfig(_Section):
     """Further training of a text encoder on the texts of the shop (`recdiv adapt`)."""
 
-    steps: int = Field(default=500, ge=1)
+    steps: int = Field(default=300, ge=1)
     """Training steps."""
     batch_size: int = Field(default=64, ge=2)
-    """Pairs of a step, and texts of a step."""
+    """Pairs or texts of a step."""
     learning_rate: float = Field(default=0.0, ge=0.0)
-    """Peak learning rate; 0 = 2e-5, or 5e-4 for a student."""
+    """Peak learning rate; 0 = 1e-4, or 5e-4 for a student."""
     pairs: PairKind = "auto"
     """Texts that are pulled together: `queries` a query and the item that was clicked after it,
     `next_item` an item and the same user's next item, `none` no texts; `auto` = `queries` in a log
     with queries, else `next_item`."""
-    mask_share: Unit = 0.15
-    """Share of the tokens of item texts that masked language modelling hides; 0 = without."""
+    mask_share: Unit = 0.0
+    """Share of the tokens of item texts that masked language modelling hides, usually 0.15; 0 = no
+    masked language modelling."""
     temperature: float = Field(default=0.05, gt=0.0)
     """Divisor of cosines in the loss of pairs and of students; smaller = the nearest texts count
     more."""

@@ -30,6 +30,7 @@ NUM_ITEMS = 12
 TRAIN = [([0, 1, 1, 2], []), ([3, 4], [3, 4]), ([5, 6], [-1, 6])]
 VAL = [([0, 1, 2], 7, 7), ([3, 4], 8, 8)]
 QUICK = {"adapt.steps": 30, "adapt.batch_size": 3, "adapt.learning_rate": 3e-3}
+QUICK |= {"adapt.mask_share": 0.15}
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def test_encoders_are_compared_on_the_same_requests(manifest, tmp_path):
         source,
         num_items=12,
         train=[([3, 4], [3, 4])],
-        val=[([0, 1], 3, 3), ([3, 4], -1, 8), ([], 5, 5)],
+        val=[([0, 1], 3, 3), ([3, 4], -1, 8), ([], 5, 5), ([3, 4], -1, 4)],  # 4 is seen
         num_queries=6,
     )
     one = encode(shop, source)

@@ -39,7 +39,7 @@ from recdiv_core.schema import EncoderSource, Manifest, check_files, read_manife
 
 logger = logging.getLogger(__name__)
 
-RATE: Final = 2e-5
+RATE: Final = 1e-4
 """Learning rate of an encoder that is adapted, for adapt.learning_rate=0."""
 STUDENT_RATE: Final = 5e-4
 """Learning rate of a student."""
