@@ -9,13 +9,18 @@ import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from hypothesis import HealthCheck, given, settings
 
 from recdiv_core.data.split import UserEvents, make_train_examples
 from recdiv_core.data.train_events import read_train_events
 from recdiv_core.models.baselines import TrainEvents
 from recdiv_core.models.baselines.histories import DAY_US
-from recdiv_core.models.baselines.popularity import count_recent
+from recdiv_core.models.baselines.popularity import (
+    count_adopted,
+    count_recent,
+    fit_adoption,
+)
 from recdiv_core.models.baselines.train_events import user_matrix
 from recdiv_core.schema import MAX_EXAMPLE_EVENTS, TRAIN_EXAMPLE
 from tests.test_baselines import events_of
@@ -69,6 +74,30 @@ def test_with_times_the_last_days_of_the_log_are_recent(histories, days):
     for item, time in zip(events.item_E.tolist(), time_E.tolist(), strict=True):
         expected[item] += max(time_E.tolist()) - time < days * DAY_US
     assert count_recent(with_times, NUM_ITEMS, days=days, share=1).tolist() == expected
+
+
+@given(histories_of_users, st.sampled_from([0.1, 0.25, 0.5, 1.0]))
+def test_users_who_lately_took_an_item_first_are_counted_as_by_a_loop(histories, share):
+    adopted, without = [0] * NUM_ITEMS, [len(histories)] * NUM_ITEMS
+    for own in histories:
+        recent_from = len(own) - ceil(share * len(own))
+        for item in set(own):
+            if own.index(item) >= recent_from:
+                adopted[item] += 1
+            else:
+                without[item] -= 1
+    made = count_adopted(events_of(histories), NUM_ITEMS, days=1, share=share)
+    assert [counts.tolist() for counts in made] == [adopted, without]
+
+
+def test_repeats_of_old_buyers_count_nothing_where_slates_leave_out_own_items():
+    histories = [[0, 1, 1, 1, 1], [2, 1, 1, 1, 3], [4, 5, 2, 5, 3]]
+    adopted, without = count_adopted(events_of(histories), NUM_ITEMS, days=1, share=0.4)
+    assert adopted[[1, 3]].tolist() == [0, 2]
+    assert without[[1, 3]].tolist() == [1, 3]
+    rates = fit_adoption(adopted, without)["popular_V"]
+    assert rates.argmax() == 3
+    assert torch.isfinite(rates).all()
 
 
 @given(histories_of_users, st.integers(1, 3))

@@ -23,7 +23,9 @@ from recdiv_core.models.baselines.ease import fit_ease
 from recdiv_core.models.baselines.graph import fit_graph
 from recdiv_core.models.baselines.neighbours import fit_item_knn
 from recdiv_core.models.baselines.popularity import (
+    count_adopted,
     count_recent,
+    fit_adoption,
     fit_log_counts,
     fit_popular,
     fit_random,
@@ -78,6 +80,8 @@ def _popular(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[s
 def _recent(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
     settings, num_items = config.model.baseline, len(dataset.catalogue)
     recent = {"days": settings.recent_days, "share": settings.recent_share}
+    if config.eval.filter_seen:
+        return fit_adoption(*count_adopted(events, num_items, **recent))
     return fit_log_counts(count_recent(events, num_items, **recent))
 
 

@@ -61,13 +61,38 @@ def count_recent(
     Returns:
         [V] int64.
     """
+    return np.bincount(events.item_E[_is_recent(events, days, share)], minlength=num_items)
+
+
+def _is_recent(events: TrainEvents, days: float, share: float) -> NDArray[np.bool_]:
     if events.time_E is not None:
-        is_recent_E = events.time_E > events.time_E.max(initial=0) - days * DAY_US
-        return np.bincount(events.item_E[is_recent_E], minlength=num_items)
+        return events.time_E > events.time_E.max(initial=0) - days * DAY_US
     length_U = np.bincount(events.user_E)
     from_end_E = np.cumsum(length_U)[events.user_E] - np.arange(len(events.user_E))  # 1 = the last
-    is_recent_E = from_end_E <= np.ceil(share * length_U)[events.user_E]
-    return np.bincount(events.item_E[is_recent_E], minlength=num_items)
+    return from_end_E <= np.ceil(share * length_U)[events.user_E]
+
+
+def count_adopted(
+    events: TrainEvents, num_items: int, *, days: float, share: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Count the users whose first event with an item is recent, and the users who could have one.
+
+    Args:
+        events: train events.
+        num_items: V.
+        days: see `count_recent`.
+        share: see `count_recent`.
+
+    Returns:
+        adopted_V: users whose first event with the item is recent.
+        without_V: users without an event with the item before; adopted_V <= without_V.
+    """
+    pair_E = events.user_E * num_items + events.item_E
+    first_P = np.unique(pair_E, return_index=True)[1]  # a user's oldest event comes first
+    item_P, is_recent_P = events.item_E[first_P], _is_recent(events, days, share)[first_P]
+    adopted_V = np.bincount(item_P[is_recent_P], minlength=num_items)
+    had_V = np.bincount(item_P[~is_recent_P], minlength=num_items)
+    return adopted_V, events.num_users - had_V
 
 
 def fit_log_counts(counts_V: NDArray[np.int64]) -> dict[str, Tensor]:
@@ -76,6 +101,20 @@ def fit_log_counts(counts_V: NDArray[np.int64]) -> dict[str, Tensor]:
     Unlike the ranks of `fit_popular`, the scores tell how much more popular an item is.
     """
     return {"popular_V": torch.as_tensor(np.log1p(counts_V).astype(np.float32))}
+
+
+def fit_adoption(adopted_V: NDArray[np.int64], without_V: NDArray[np.int64]) -> dict[str, Tensor]:
+    """Return the weights of a baseline that scores by `log((1 + adopted) / (1 + without))`.
+
+    Slates that leave out the user's own items are shown to users without an item. This is the log
+    of the share of them who lately took it, where repeats of old buyers count nothing.
+
+    Args:
+        adopted_V: see `count_adopted`.
+        without_V: see `count_adopted`.
+    """
+    rate_V = np.log1p(adopted_V) - np.log1p(without_V)
+    return {"popular_V": torch.as_tensor(rate_V.astype(np.float32))}
 
 
 def fit_random(num_items: int, seed: int) -> dict[str, Tensor]:
