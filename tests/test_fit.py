@@ -1,5 +1,6 @@
 """Baselines fitted on a small prepared data set, judged by the code that judges trained models."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -145,8 +146,18 @@ def test_popular_counts_the_train_events(dataset, histories):
     assert all(slate == expected for slates in made for slate in slates.tolist())
 
 
+def test_recent_popular_counts_users_where_slates_leave_out_their_own_items(dataset, histories):
+    share = {"model.baseline.recent_share": 1}
+    made = fit_baseline(settings("recent_popular", **share), dataset).weights["popular_V"]
+    counts = Counter(item for own in histories for item in set(own[:-1]))
+    log_users = math.log(1 + len(histories))
+    expected = [math.log(1 + counts[item]) - log_users for item in range(NUM_ITEMS)]
+    assert made.tolist() == pytest.approx(expected, abs=1e-6)
+
+
 def test_recent_popular_of_the_whole_history_is_popular(dataset):
-    whole = fit_baseline(settings("recent_popular", **{"model.baseline.recent_share": 1}), dataset)
+    all_events = {"model.baseline.recent_share": 1, "eval.filter_seen": False}
+    whole = fit_baseline(settings("recent_popular", **all_events), dataset)
     popular = fit_baseline(settings("popular"), dataset)
     orders = [
         each.weights["popular_V"].argsort(descending=True, stable=True) for each in (whole, popular)
