@@ -175,6 +175,7 @@ def test_rules_are_kept():
         ({"items": [0, 1, 1]}, "items: row 0 names an item twice"),
         ({"rules": ["at most 1 of brand"]}, "there is no 'brand'; given are no categories"),
         ({"rules": ["include 9"]}, r"expected a row number in 0\.\.2"),
+        ({"categories": "aab", "rules": ["draw 1 of category=a"]}, "are missing to draw by"),
         ({"categories": "aab", "rules": ["at least 1 of category=c"]}, "no item has category=c"),
     ],
 )

@@ -8,7 +8,8 @@ at a time needs no memory, evaluation and serving agree on any number of workers
 the same slate until the next event. All requests without a history get the same slate, so a share
 below 100 % binds none of them.
 
-Legend: B users, C candidates, I items, S pairs of a user and an item of the history.
+Legend: B users, n users of a tile, I items, M drawn items, S pairs of a user and an item of the
+history.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ PRIME: Final = (1 << 31) - 1
 """Hashes lie in [0, PRIME); a product of two of them fits int64."""
 FACTOR: Final = 1_103_515_245
 OFFSET: Final = 12_345
+LOTS_AT_ONCE: Final = 1 << 20
+"""Lots that are compared at once: 8 MiB."""
 UNBOUND: Final = PRIME
 """Hash of an empty history: no share reaches it."""
 
@@ -61,12 +64,16 @@ def draw(hash_B: Tensor, items_I: Tensor, is_able_BI: Tensor, count: int) -> Ten
         [B, I] bool, the drawn items: `count`, or fewer if fewer are able. Of any part of the items
         that holds the drawn ones, the same are drawn.
     """
-    lot_BI = _mix((hash_B[:, None] + _mix(items_I + 1)) % PRIME)
-    lot_BI = lot_BI.masked_fill(~is_able_BI, PRIME)
-    count = min(count, lot_BI.shape[1])
-    first_BM = lot_BI.topk(count, dim=1, largest=False).indices
-    is_drawn_BI = torch.zeros_like(is_able_BI).scatter_(1, first_BM, True)
-    return is_drawn_BI & is_able_BI
+    is_drawn_BI = torch.zeros_like(is_able_BI)
+    rows_N = is_able_BI.any(dim=1).nonzero()[:, 0]
+    for rows_n in rows_N.split(max(1, LOTS_AT_ONCE // is_able_BI.shape[1])):
+        own_nI = items_I if items_I.dim() == 1 else items_I[rows_n]
+        lot_nI = _mix((hash_B[rows_n, None] + _mix(own_nI + 1)) % PRIME)
+        lot_nI.masked_fill_(~is_able_BI[rows_n], PRIME)
+        first_nM = lot_nI.topk(min(count, lot_nI.shape[1]), dim=1, largest=False).indices
+        drawn_nI = torch.zeros_like(lot_nI, dtype=torch.bool).scatter_(1, first_nM, True)
+        is_drawn_BI[rows_n] = drawn_nI & is_able_BI[rows_n]
+    return is_drawn_BI
 
 
 def _mix(numbers: Tensor) -> Tensor:
