@@ -8,8 +8,9 @@ Each day every visiting user gets a slate of the current champion, and clicks by
 position (recdiv_core/shop/closed_loop.py). Each night the model is updated with the steps of
 `recdiv update`, in this process (nightly.py). The arms see the same visits and random numbers:
 
-    with       a trial of the space `tradeoff`: w = 0.65, its mix for broad slates, and `msd 0.15`
-    without    the same model and updates with w = 0 and no re-ranking
+    with       a trial of the space `tradeoff`: w = 0.65, its mix for broad slates, and `msd 0.15`;
+               the rule `draw 1 of is_new=true for 20 % of slates` introduces new items
+    without    the same model and updates with w = 0, no re-ranking and no rule
 
 Before the month the loop runs for a week with a model trained at w = 0. Both arms start from that
 week's last model and its log, with the five further epochs of `tradeoff`. On some days the

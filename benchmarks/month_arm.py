@@ -25,6 +25,7 @@ from recdiv_core.data.append import append
 from recdiv_core.data.clicklog import prepare
 from recdiv_core.data.versions import point
 from recdiv_core.shop.closed_loop import OpenShop, clicks, draw_day, new_items, open_shop
+from recdiv_core.shop.goods import DAY_MS, START_MS
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.storage.whole_files import write_json
 from recdiv_core.updating.day import Plan, training_config
@@ -76,6 +77,7 @@ ARMS: Final[Mapping[str, Mapping[str, Any]]] = {
         "loss.diversity": {"category_entropy": 1.0, "coverage": 24.0},
         "rerank.method": "msd",
         "rerank.diversity": 0.15,
+        "rerank.rules": ["draw 1 of is_new=true for 20 % of slates"],
     },
     "without": {"loss.diversity_weight": 0.0, "eval.dials": []},
 }
@@ -205,10 +207,10 @@ class Loop:
         """Return the slates of all users and their metrics, by a model on a data set."""
         prepared = (self.home / data).resolve()
         histories, times = read_histories(self.home / "log", self.shop, self.day + later)
-        slates = nightly.make_slates(model, prepared, histories, times)
+        day = self.day + later
+        slates = nightly.make_slates(model, prepared, histories, times, date_of(day))
         unseen = self.config.eval.filter_seen
         dataset = load_dataset(prepared)
-        day = self.day + later
         return self.judge.metrics(day, slates, histories, dataset, unseen=unseen), slates
 
     def yardstick(self) -> dict[str, float]:
@@ -229,6 +231,11 @@ class Loop:
         took += time.process_time() - cpu
         metrics, _ = self.slates(trained.checkpoint, "scratch", 1)
         return {"ndcg": ndcg(trained.test, self.config), **metrics, "cpu_s": took}
+
+
+def date_of(day: int) -> str:
+    """Return the date of a day of the shop: the time of its requests."""
+    return str(np.datetime64(START_MS + day * DAY_MS, "ms").astype("datetime64[D]"))
 
 
 def shop_of(size: Size) -> OpenShop:

@@ -180,8 +180,18 @@ def make_slates(
     prepared: Path,
     histories: Sequence[Sequence[str]],
     times: Sequence[Sequence[int]],
+    eligible_at: str = "",
 ) -> list[list[str]]:
-    """Return the slate of each history, as the registered model makes it."""
+    """Return the slate of each history, as the registered model makes it.
+
+    Args:
+        checkpoint: of the model.
+        prepared: data set of the model.
+        histories: item_ids of each user, oldest first.
+        times: time of each event, in microseconds.
+        eligible_at: time of the requests; empty = the end of the log, when items that come on sale
+            the next day may not be shown.
+    """
     maker = SlateMaker(checkpoint, prepared)
     config = maker.config
     made = maker.slates(
@@ -191,5 +201,6 @@ def make_slates(
         k=config.eval.k,
         model_diversity=config.model.diversity,
         rerank_diversity=config.rerank.diversity,
+        eligible_at=eligible_at,
     )
     return [slate.item_ids for slate in made]

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks.month_arm import read_histories
+from benchmarks.month_arm import date_of, read_histories
 from benchmarks.month_metrics import (
     Judge,
     first_day_share,
@@ -15,6 +15,7 @@ from benchmarks.month_metrics import (
     slopes_between,
     yardstick_shares,
 )
+from recdiv_core.data.examples import parse_cut
 from recdiv_core.shop.closed_loop import clicks, draw_day, new_items, open_shop, random_slates
 
 DAY, K = 40, 4
@@ -78,6 +79,12 @@ def test_first_places_are_counted_on_the_first_day_alone(shop, judge):
     rows = [{"first_places": {"a": 2, "b": 0}}, {"first_places": {}}, {"first_places": {"c": 5}}]
     expected = {"new_items": 3, "on_their_first_day": 2, "median_places": 2}
     assert first_day_share(rows) == expected
+
+
+def test_requests_of_a_day_have_its_date_so_its_new_items_are_on_sale(shop):
+    day = int(shop.arrival_day.max())
+    (first,) = new_items(shop, day, day)["available_from"].unique().to_pylist()
+    assert parse_cut(date_of(day), "eligible.at") == 1000 * first
 
 
 def test_an_update_is_compared_with_the_yardstick_on_days_that_have_one():
