@@ -51,9 +51,8 @@ def day_of(root, uri, day):
         "model.blend=[graph]",
         "train.epochs=2",
         "train.batch_size=64",
-        "rerank.method=msd",
-        "rerank.diversity=1",
-        "eval.dials=[none]",
+        "eval.dials=[msd 1]",
+        "eval.objective=ild",  # so the chosen re-ranking does not hang on a few clicks
         "scaling.num_workers=1",
     ]
 
@@ -66,7 +65,7 @@ def days(ray_cluster, tmp_path_factory, mlflow_uri):
     first = run("update", "--yardstick", *day_of(root, mlflow_uri, 7))
     levels = root / "runs" / "updates" / "daily" / "levels_at_10.json"
     levels.rename(root / "levels.json")
-    levels.write_text(json.dumps({"ild_at_10": 1e-6}))  # so the most accurate way is chosen
+    levels.write_text(json.dumps({"ild_at_10": 1e-6}))  # so the way with the highest ILD is chosen
     return root, [
         first,
         *(run("update", "--yardstick", *day_of(root, mlflow_uri, 8)) for _ in "ab"),
@@ -97,17 +96,17 @@ def test_the_first_update_sets_the_levels_of_diversity_that_later_ones_hold(days
     root, (first, second, _) = days
     levels = json.loads((root / "levels.json").read_text())
     assert set(levels) == {"coverage_at_10", "ild_at_10", "diversity_index_at_10"}
-    assert (first["served"], first["held"]) == ({}, 1.0)
+    assert first["held"] >= 1
     assert second["held"] > 1
 
 
 def test_a_candidate_is_registered_with_the_re_ranking_that_was_chosen(days, mlflow_uri, tmp_path):
     root, (_, second, _) = days
-    assert second["served"]["rerank.method"] == "none"
+    assert second["served"]["rerank.method"] == "msd"
     config = override(Config(), {"tracking.uri": mlflow_uri})
-    assert read_config(copy_version(config, "daily", "2", tmp_path)).rerank.method == "none"
+    assert read_config(copy_version(config, "daily", "2", tmp_path)).rerank.method == "msd"
     trained = max((root / "runs" / second["run"]).glob("checkpoint_*"))
-    assert read_config(trained).rerank.method == "msd"
+    assert read_config(trained).rerank.method == "none"
     (entry,) = json.loads(read_progress(trained).dials)
     assert second["after"]["ild"] == entry["test"]["ild_at_10"]
 
