@@ -549,7 +549,7 @@ class AdaptConfig(_Section):
     """Further training of a text encoder on the texts of the shop (`recdiv adapt`)."""
 
     steps: int = Field(default=300, ge=1)
-    """Training steps."""
+    """Training steps; a student needs about ten passes over the texts."""
     batch_size: int = Field(default=64, ge=2)
     """Pairs or texts of a step."""
     learning_rate: float = Field(default=0.0, ge=0.0)
