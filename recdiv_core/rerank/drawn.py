@@ -66,7 +66,9 @@ def draw(hash_B: Tensor, items_I: Tensor, is_able_BI: Tensor, count: int) -> Ten
     """
     is_drawn_BI = torch.zeros_like(is_able_BI)
     rows_N = is_able_BI.any(dim=1).nonzero()[:, 0]
-    for rows_n in rows_N.split(max(1, LOTS_AT_ONCE // is_able_BI.shape[1])):
+    at_once = max(1, LOTS_AT_ONCE // max(1, is_able_BI.shape[1]))
+    for start in range(0, len(rows_N), at_once):
+        rows_n = rows_N[start : start + at_once]
         own_nI = items_I if items_I.dim() == 1 else items_I[rows_n]
         lot_nI = _mix((hash_B[rows_n, None] + _mix(own_nI + 1)) % PRIME)
         lot_nI.masked_fill_(~is_able_BI[rows_n], PRIME)
