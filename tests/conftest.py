@@ -33,6 +33,9 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else ray.init writes a tok
 # each MLflow client looks for Spark along the whole path, which is slow under pytest
 sys.modules.setdefault("pyspark", None)  # pyright: ignore[reportArgumentType]
 
+# a test does not lose power: waiting for the disk takes milliseconds each time
+os.fsync = lambda _: None  # pyright: ignore[reportAttributeAccessIssue]
+
 # `make test` tries fewer examples of each law than `make nightly`, which sets RECDIV_FUZZ
 hypothesis.settings.register_profile(
     "recdiv",
@@ -60,6 +63,12 @@ def pytest_collection_finish() -> None:
     for logger in logging.Logger.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.propagate = True
+
+
+def pytest_sessionfinish() -> None:
+    """Search for garbage once: pytest does it five times, among all that was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 def do_not_sync(connection: sqlite3.Connection, _: object) -> None:

@@ -15,7 +15,7 @@ SMALL = {
     "model.dim": 8,
     "model.num_layers": 1,
     "model.blend": ["graph"],
-    "train.epochs": 2,
+    "train.epochs": 1,
     "train.batch_size": 16,
     "eval.k": 5,
     "eval.dials": [],

@@ -110,6 +110,13 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recdiv_core.report.report.draw_png", lambda *given: given[-1].touch())
 
 
+def report_without_png(*given, **options) -> dict:
+    """Make a report without its PNG, which takes as long as the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recdiv_core.report.report.draw_png", lambda *given: given[-1].touch())
+        return report(*given, **options)
+
+
 @pytest.fixture(scope="module")
 def made(config: Config, sweep: RunHandle) -> dict:
     return report(config, parent_run_id=sweep.run_id)
@@ -414,7 +421,8 @@ def seeded(config: Config, manifest: Manifest, tmp_path_factory) -> dict:
         for seed in (0, 1):
             apart = override(config, {"seed": seed, "run.name": f"trial-{weight}-{seed}"})
             write_trial(apart, weight, f"w{weight} s{seed}", own, manifest, more=0.002 * seed)
-    made = report(config, parent_run_id=own.run_id, out=tmp_path_factory.mktemp("seeded"))
+    out = tmp_path_factory.mktemp("seeded")
+    made = report_without_png(config, parent_run_id=own.run_id, out=out)
     return made | {"client": MlflowClient(own.uri)}
 
 
@@ -485,7 +493,8 @@ def beside(config: Config, manifest: Manifest, tmp_path_factory) -> dict:
     write_baseline(config, ours, "ease", 0.9, eval__filter_seen=False)
     write_baseline(config, ours, "ease", 0.8, rerank__method="mmr", rerank__diversity=0.5)
     write_baseline(config, ours, "ease", 0.7, rerank__logit_adjustment=0.5)
-    return report(config, parent_run_id=sweep.run_id, out=tmp_path_factory.mktemp("beside"))
+    out = tmp_path_factory.mktemp("beside")
+    return report_without_png(config, parent_run_id=sweep.run_id, out=out)
 
 
 def test_the_best_comparable_run_of_each_baseline_is_a_reference(beside):
