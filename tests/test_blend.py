@@ -23,6 +23,7 @@ from recdiv_core.models.blend import (
 from recdiv_core.models.queries import Queries
 from recdiv_core.models.query_text import word_keys
 from recdiv_core.models.scale import standardise
+from tests.test_baselines import NUM_ITEMS, fitted, log
 
 
 def some_histories(lengths: list[int], num_items: int = 9) -> Histories:
@@ -130,6 +131,16 @@ def test_the_parts_of_a_batch_hold_each_user_once(lengths: list[int], size: int)
     wanted = [histories.item_S[histories.user_S == row].tolist() for row in range(len(lengths))]
     assert [items for _, items, _ in found] == wanted
     assert [time for *_, times in found for time in times] == list(range(sum(lengths)))
+
+
+def test_all_tensors_of_a_blend_can_be_sent_to_other_workers():
+    blend = Blend([fitted("ease", log())], warm(NUM_ITEMS))
+    sendable = {torch.float32, torch.int64, torch.int32, torch.uint8}  # of torch.distributed
+    assert {each.dtype for each in blend.buffers()} <= sendable
+    assert blend.baselines[0].weights["weight_MM"].dtype == torch.int16
+    moved = Blend(blend.baselines, warm(NUM_ITEMS)).terms_state()
+    assert moved.keys() == blend.terms_state().keys()
+    assert all(torch.equal(moved[name], each) for name, each in blend.terms_state().items())
 
 
 def test_a_checkpoint_keeps_the_terms():

@@ -63,19 +63,26 @@ class Term(nn.Module):
     """A fitted baseline as a part of a model: its tensors move with the model.
 
     The tensors are no part of the model's state, because they never change: a checkpoint keeps them
-    apart (`Blend.terms_state`).
+    apart (`Blend.terms_state`). Those of int16 are kept as bytes, because DDP sends all buffers
+    once, and torch.distributed knows no int16.
     """
 
     def __init__(self, baseline: Baseline) -> None:
         super().__init__()
         self.kind = baseline.kind
+        self.int16_names = {n for n, t in baseline.weights.items() if t.dtype == torch.int16}
         for name, tensor in baseline.weights.items():
-            self.register_buffer(name, tensor, persistent=False)
+            kept = tensor.view(torch.uint8) if name in self.int16_names else tensor
+            self.register_buffer(name, kept, persistent=False)
 
     @property
     def baseline(self) -> Baseline:
         """The baseline on the device of the model."""
-        return Baseline(self.kind, dict(self.named_buffers()))
+        weights = {
+            name: tensor.view(torch.int16) if name in self.int16_names else tensor
+            for name, tensor in self.named_buffers()
+        }
+        return Baseline(self.kind, weights)
 
 
 class Blend(nn.Module):
@@ -215,7 +222,7 @@ class Blend(nn.Module):
         return {
             f"{TERMS}{term.kind}.{name}": tensor
             for term in cast("list[Term]", list(self.terms))
-            for name, tensor in term.named_buffers()
+            for name, tensor in term.baseline.weights.items()
         }
 
 
