@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from recdiv_core.config import Pooling
 from recdiv_core.formats import values
 from recdiv_core.schema import (
+    AVAILABLE_FROM,
     CATALOGUE,
     DERIVED,
     ITEM_ID,
@@ -60,7 +61,7 @@ class Catalogue:
         popularity_V: [V] int64, train events.
         is_cold_V: [V] bool, whether the item has no train event.
         table: Whole table, including further attributes of the shop.
-        last_day: Last day of the log, as in 2024-01-31; empty = a log without times.
+        last_day: Last day of the log, as in 2024-01-31; empty = no times, or no dates of items.
     """
 
     item_ids: pa.Array
@@ -89,6 +90,7 @@ def load_catalogue(prepared: Path) -> Catalogue:
     """
     manifest = read_manifest(prepared)
     table = pq.read_table(prepared / "catalogue.parquet")
+    has_dates = AVAILABLE_FROM in table.column_names and manifest.has_timestamps
     return Catalogue(
         item_ids=table[ITEM_ID].combine_chunks(),
         titles=table["title"].combine_chunks(),
@@ -97,7 +99,7 @@ def load_catalogue(prepared: Path) -> Catalogue:
         popularity_V=table["popularity"].to_numpy(),
         is_cold_V=table["is_cold"].to_numpy(),
         table=table,
-        last_day=str(manifest.times.get("last", "")) if manifest.has_timestamps else "",
+        last_day=str(manifest.times.get("last", "")) if has_dates else "",
     )
 
 
