@@ -34,7 +34,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else ray.init writes a tok
 sys.modules.setdefault("pyspark", None)  # pyright: ignore[reportArgumentType]
 
 # a test does not lose power: waiting for the disk takes milliseconds each time
-os.fsync = lambda _: None  # pyright: ignore[reportAttributeAccessIssue]
+os.fsync = lambda _: None
 
 # `make test` tries fewer examples of each law than `make nightly`, which sets RECDIV_FUZZ
 hypothesis.settings.register_profile(

@@ -229,15 +229,19 @@ def test_a_row_without_a_query_is_named(tmp_path, text, message):
         read_requests(str(tmp_path / "q.csv"))
 
 
+def answered(checkpoint, prepared, place):
+    """Return the slates of place/q.csv as `recommend` writes them, and the maker of its model."""
+    requests = read_requests(str(place / "q.csv"))
+    write_requests(requests, place, prepared, load_dataset(prepared).catalogue.item_ids, 16)
+    maker = SlateMaker(checkpoint, prepared)
+    task = PartTask(maker.config, str(checkpoint), place, SPLIT, 64, [place], [0.0], False)
+    PartMaker(task)({"part": np.array([0])})
+    return pq.read_table(part_path(place, 0)).to_pylist(), maker
+
+
 def test_a_file_of_queries_is_answered_row_by_row(checkpoint, prepared, tmp_path):
     (tmp_path / "q.csv").write_text(CSV)
-    dataset = load_dataset(prepared)
-    requests = read_requests(str(tmp_path / "q.csv"))
-    write_requests(requests, tmp_path, prepared, dataset.catalogue.item_ids, 16)
-    maker = SlateMaker(checkpoint, prepared)
-    task = PartTask(maker.config, str(checkpoint), tmp_path, SPLIT, 64, [tmp_path], [0.0], False)
-    PartMaker(task)({"part": np.array([0])})
-    rows = pq.read_table(part_path(tmp_path, 0)).to_pylist()
+    rows, maker = answered(checkpoint, prepared, tmp_path)
     assert [row["query"] for row in rows] == ["red shoe", "query 1", "boot"]
     histories = [["i1", "i2"], ["i1", "i2"], []]
     texts = ["red shoe", "query 1", "boot"]
@@ -251,13 +255,7 @@ def test_each_row_of_a_file_of_queries_may_have_conditions_of_its_own(
     where = ["category=A", "", "category=nowhere", "category=A", "category=B|A; is_cold=false"]
     rows = [f"query 1,i{number},{text}" for number, text in enumerate(where)]
     (tmp_path / "q.csv").write_text("\n".join(["query,history,where", *rows]))
-    dataset = load_dataset(prepared)
-    requests = read_requests(str(tmp_path / "q.csv"))
-    write_requests(requests, tmp_path, prepared, dataset.catalogue.item_ids, 16)
-    maker = SlateMaker(checkpoint, prepared)
-    task = PartTask(maker.config, str(checkpoint), tmp_path, SPLIT, 64, [tmp_path], [0.0], False)
-    PartMaker(task)({"part": np.array([0])})
-    found = pq.read_table(part_path(tmp_path, 0)).to_pylist()
+    found, maker = answered(checkpoint, prepared, tmp_path)
     made = maker.slates(
         [[f"i{number}"] for number in range(5)],
         ["query 1"] * 5,

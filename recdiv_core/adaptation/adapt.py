@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recdiv_core.adaptation.directory import check_output, write_encoder
+from recdiv_core.adaptation.directory import write_encoder
 from recdiv_core.adaptation.objectives import both, masked_loss, pair_loss, student_loss
 from recdiv_core.adaptation.steps import StepLoss, Texts, take_steps
 from recdiv_core.adaptation.texts import Pairs, ShopTexts, read_pairs, read_texts
@@ -36,6 +36,7 @@ from recdiv_core.models.text_encoder import (
     resolve_encoder,
 )
 from recdiv_core.schema import EncoderSource, Manifest, check_files, read_manifest
+from recdiv_core.storage.given_paths import new_directory
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def adapt(config: Config, out: Path, encoder_name: str = "") -> dict[str, Any]:
         UserError: a setting, the data set or the encoder does not fit.
     """
     started = time.monotonic()
-    out = check_output(out)
+    out = new_directory(out, "--out")
     if not config.data.prepared:
         raise UserError("data.prepared is not set: give the directory of a prepared data set")
     prepared = open_version(config.data.prepared)

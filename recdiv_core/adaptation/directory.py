@@ -6,7 +6,6 @@ Files are those of transformers and sentence-transformers, so both load it, and
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ from recdiv_core.models.text_encoder import (
 )
 from recdiv_core.schema import EncoderSource
 from recdiv_core.storage.claims import scratch
-from recdiv_core.storage.given_paths import output_path
 from recdiv_core.storage.interrupts import answer_sigterm
 from recdiv_core.storage.whole_files import write_json
 
@@ -45,19 +43,6 @@ POOLING_NAMES: Final = {
 """Pooling -> its name in the files of sentence-transformers, which do not know `eos`."""
 CLOSE: Final = 1e-3
 """Largest difference between numbers of the vectors before and after writing."""
-
-
-def check_output(out: Path) -> Path:
-    """Return the directory to write.
-
-    Raises:
-        UserError: the path cannot be written, or something is there already.
-    """
-    path = output_path(out, "--out").absolute()
-    is_empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-    if os.path.lexists(path) and not is_empty:
-        raise UserError(f"--out {out} exists already; give a new directory")
-    return path
 
 
 def write_encoder(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +43,7 @@ from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import Scoring, reads_queries, scoring_of
 from recdiv_core.storage.claims import scratch
-from recdiv_core.storage.given_paths import output_path
+from recdiv_core.storage.given_paths import new_directory
 from recdiv_core.storage.interrupts import answer_sigterm
 from recdiv_core.storage.whole_files import write_json
 
@@ -82,7 +81,7 @@ def export(
     """
     check_packages()
     check_opset(opset)
-    out = checked_output(out)
+    out = new_directory(out, "--out")
     check_kind(config)
     config = with_whole_paths(with_version(config))
     prepared, manifest = check_inputs(config, checkpoint)
@@ -143,19 +142,6 @@ class Source:
     @cached_property
     def _scoring(self) -> Scoring:
         return scoring_of(self.model, self.config.model.diversity)
-
-
-def checked_output(out: Path) -> Path:
-    """Return the directory to write.
-
-    Raises:
-        UserError: the path cannot be written, or something is there already.
-    """
-    path = output_path(out, "--out").absolute()
-    is_empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-    if os.path.lexists(path) and not is_empty:
-        raise UserError(f"--out {out} exists already; give a new directory")
-    return path
 
 
 def check_kind(config: Config) -> None:

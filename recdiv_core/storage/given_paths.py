@@ -110,3 +110,20 @@ def output_path(given: str | Path, key: str) -> Path:
     if not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"{key}={given}: {above} is not writable")
     return path
+
+
+def new_directory(given: Path, key: str) -> Path:
+    """Return the absolute path of a directory to write; it must not exist, or be empty.
+
+    Args:
+        given: path as the user gives it.
+        key: setting or option that the error names.
+
+    Raises:
+        UserError: the path cannot be written, or something is there already.
+    """
+    path = output_path(given, key).absolute()
+    is_empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    if os.path.lexists(path) and not is_empty:
+        raise UserError(f"{key} {given} exists already; give a new directory")
+    return path
