@@ -19,6 +19,7 @@ from recdiv_core.models.blend_weights import (
     raise_ndcg,
     smooth_loss,
 )
+from recdiv_core.models.smooth_ranks import smooth_ranks
 
 
 def made_users(num_users: int = 60, num_candidates: int = 30) -> Choices:
@@ -229,3 +230,20 @@ def test_without_users_the_prior_stays():
     none = Choices(*(part[:0] for part in users))
     prior_T2 = torch.tensor([[0.3, 0.0], [2.0, 0.0], [-1.0, 0.0]])
     assert torch.equal(fit_weights(none, k=5, prior_T2=prior_T2), prior_T2)
+
+
+def test_smooth_ranks_and_their_gradient_are_those_of_the_plain_formula():
+    rng = torch.Generator().manual_seed(0)
+    scores_BM = torch.randn(4, 6, dtype=torch.float64, generator=rng).requires_grad_()
+    scores_BM.data[1, 2] = -1e9  # a candidate that is not allowed
+    own_BR = scores_BM[:, 1:4]
+    over_BRM = (scores_BM[:, None, :] - own_BR[..., None]) / 0.5
+    plain_BR = 0.5 + torch.sigmoid(over_BRM).sum(dim=2)
+    ranks_BR = smooth_ranks(own_BR, scores_BM, 0.5)
+    torch.testing.assert_close(ranks_BR, plain_BR)
+    worth_BR = torch.randn(4, 3, dtype=torch.float64, generator=rng)
+    wanted, found = (
+        torch.autograd.grad((worth_BR * ranks).sum(), scores_BM, retain_graph=True)[0]
+        for ranks in (plain_BR, ranks_BR)
+    )
+    torch.testing.assert_close(found, wanted)

@@ -5,7 +5,8 @@ First the softmax of the blended score over a user's candidates shall give much 
 items: a convex problem, so the start does not matter. From there the weights move to a higher NDCG
 of the slates. Likelihood counts each held-out item, also those that no weights bring into a slate;
 NDCG counts the slate alone.
-Shapes: B users, T scores (the learned one first), C candidates of a user, M of them near the top.
+Shapes: B users, T scores (the learned one first), C candidates of a user, M of them near the top, R
+of these whose rank counts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
+
+from recdiv_core.models.smooth_ranks import smooth_ranks
 
 STRENGTH: Final = 1e-3
 """L2 penalty of the convex fit, in nats per squared weight: settles weights that no user decides.
@@ -172,10 +175,8 @@ def raise_ndcg(
 ) -> Tensor:
     """Move weights to a higher NDCG@k, and hold them near the start.
 
-    The rank of a candidate becomes `1 + sum_(j != c) sigmoid((s_j - s_c) / SMOOTH)`, so that NDCG
-    has a gradient. Qin, Liu and Li, 2010, A General Approximation Framework for Direct Optimization
-    of Information Retrieval Measures. The problem is not convex, and a single held-out item says
-    little, hence PULL.
+    Ranks are smooth (smooth_ranks.py), so that NDCG has a gradient. The problem is not convex, and
+    a single held-out item says little, hence PULL.
 
     Args:
         weight_T2: start, of `fit_likelihood`.
@@ -219,19 +220,25 @@ def smooth_loss(
     """
     discount_K = 1 / torch.log2(torch.arange(k).to(start_T2) + 2.0)
     ideal_B = discount_K.cumsum(0)[near.num_targets_B.clamp(1, k) - 1]
+    # coverage reads the rank of each candidate, NDCG those of the targets alone
+    size = near.is_target_BC.shape[1]
+    most = int(near.is_target_BC.sum(dim=1).max()) if spread is None else size
+    place_BR = near.is_target_BC.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+    is_target_BR, is_allowed_BR, items_BR = (
+        part.gather(1, place_BR) for part in (near.is_target_BC, near.is_allowed_BC, near.items_BC)
+    )
     reference: list[Tensor] = []
 
     def loss(weight_T2: Tensor) -> Tensor:
         scores_BM = near.blended(weight_T2)
-        beats_BMM = torch.sigmoid((scores_BM[:, None, :] - scores_BM[:, :, None]) / SMOOTH)
-        rank_BM = beats_BMM.sum(dim=2) + 0.5  # an item beats itself by one half
-        is_shown_BM = torch.sigmoid(k + 0.5 - rank_BM)
-        gain_BM = near.is_target_BC * is_shown_BM / torch.log2(1 + rank_BM)
-        ndcg = (gain_BM.sum(dim=1) / ideal_B).mean()
+        rank_BR = smooth_ranks(scores_BM.gather(1, place_BR), scores_BM, SMOOTH)
+        is_shown_BR = torch.sigmoid(k + 0.5 - rank_BR)
+        gain_BR = is_target_BR * is_shown_BR / torch.log2(1 + rank_BR)
+        ndcg = (gain_BR.sum(dim=1) / ideal_B).mean()
         change = (weight_T2 - start_T2).square().sum()
         if spread is None:
             return PULL * change - ndcg
-        coverage = _smooth_coverage(is_shown_BM * near.is_allowed_BC, near.items_BC, spread)
+        coverage = _smooth_coverage(is_shown_BR * is_allowed_BR, items_BR, spread)
         if not reference:
             reference.extend((ndcg.detach(), coverage.detach()))
         worth = spread.worth * reference[0]
@@ -241,11 +248,11 @@ def smooth_loss(
     return loss
 
 
-def _smooth_coverage(is_shown_BM: Tensor, items_BM: Tensor, spread: Spread) -> Tensor:
+def _smooth_coverage(is_shown_BR: Tensor, items_BR: Tensor, spread: Spread) -> Tensor:
     """Return the share of the catalogue that is shown often enough, in [0, 1]."""
-    shown_V = is_shown_BM.new_zeros(spread.num_items)
-    shown_V = shown_V.index_add(0, items_BM.flatten(), is_shown_BM.flatten())
-    slates_V = shown_V * (spread.num_users / len(is_shown_BM))
+    shown_V = is_shown_BR.new_zeros(spread.num_items)
+    shown_V = shown_V.index_add(0, items_BR.flatten(), is_shown_BR.flatten())
+    slates_V = shown_V * (spread.num_users / len(is_shown_BR))
     return -torch.expm1(-slates_V / spread.enough).mean()
 
 
