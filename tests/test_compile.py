@@ -29,7 +29,8 @@ def num_graphs():
     return counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_steps_of_any_number_of_rows_share_the_second_graph_and_a_single_row_has_its_own(backend):
     training, plain = Training(compiled_model(backend)), Training()
     batches = [USERS, USERS[:5], USERS * 3, USERS[::2]]
