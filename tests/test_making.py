@@ -355,6 +355,22 @@ def test_a_rule_that_draws_binds_the_slates_that_histories_draw(method, share):
     assert torch.equal(slates[~is_bound], plain[~is_bound])
 
 
+@pytest.mark.parametrize("method", ["dpp", "beam"])
+def test_a_slate_that_no_rule_binds_is_the_one_without_rules(method):
+    seen = [[item, (item + step) % NUM_ITEMS] for item in range(NUM_ITEMS) for step in (1, 3)]
+    labels = [torch.where(torch.arange(NUM_ITEMS) % 4 == part, 0, -1)[:, None] for part in (0, 1)]
+    rules = (rule("draw", labels[0], share=0.3), rule("draw", labels[1], share=0.6))
+    settings = {"method": method, "diversity": 0.4, "filter_seen": False, "num_candidates": 6}
+    slates, _ = slates_of(4, seen, **settings, options=Options(rules=rules))
+    plain, _ = slates_of(4, seen, **settings)
+    alone, _ = slates_of(4, seen, **settings, options=Options(rules=rules[1:]))
+    first, second = (are_bound(each, hash_histories(*flat(seen), len(seen))) for each in rules)
+    assert 0 < first.sum() < second.sum() < len(seen)  # one hash: a small share is part of a large
+    assert torch.equal(slates[~second], plain[~second])
+    assert torch.equal(slates[second & ~first], alone[second & ~first])
+    assert bool((slates % 4 == 1).any(dim=1)[second].all())
+
+
 def test_an_item_that_was_seen_is_not_drawn():
     labels = torch.where(torch.arange(NUM_ITEMS) < 3, 0, -1)[:, None]
     rules = (rule("draw", labels, 2),)

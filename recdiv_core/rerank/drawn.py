@@ -14,6 +14,7 @@ history.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -49,6 +50,16 @@ def are_bound(rule: Rule, hash_B: Tensor) -> Tensor:
     if rule.kind != "draw" or rule.share == 1:
         return torch.ones_like(hash_B, dtype=torch.bool)
     return hash_B < rule.share * PRIME
+
+
+def are_free(rules: Sequence[Rule], hash_B: Tensor | None) -> Tensor | None:
+    """Return [B] bool, the users whose slates no rule binds; None if each rule binds all slates."""
+    if hash_B is None or not all(rule.kind == "draw" and rule.share < 1 for rule in rules):
+        return None
+    is_free_B = torch.ones_like(hash_B, dtype=torch.bool)
+    for rule in rules:
+        is_free_B &= ~are_bound(rule, hash_B)
+    return is_free_B
 
 
 def draw(hash_B: Tensor, items_I: Tensor, is_able_BI: Tensor, count: int) -> Tensor:

@@ -11,7 +11,7 @@ Legend: B users of a tile, W dials, C candidates, D dims, K slate length.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from recdiv_core.items.labels import FEW
 from recdiv_core.rerank.candidates import Candidates, Options, check_candidates
+from recdiv_core.rerank.drawn import are_free
 from recdiv_core.rerank.quota import Quota
 from recdiv_core.rerank.wanted import without_excluded
 
@@ -76,11 +77,18 @@ def choose(
     """Choose slates step by step: the candidate with the largest (1 - d) relevance + d novelty.
 
     Ties go to the earlier candidate. Arguments and result are those of every re-ranker
-    (rerank/__init__.py). `kernel` computes the result on the CPU where no rule is given.
+    (rerank/__init__.py). `kernel` computes the result on the CPU where no rule binds the users.
     """
     check_candidates(candidates, k, dials, options)
     if kernel is not None and not options.rules and candidates.scores_BC.device.type == "cpu":
         return kernel(candidates, k, dials, options)
+    is_free_B = are_free(options.rules, candidates.hash_B)
+    if options.rules and is_free_B is not None and bool(is_free_B.any()):
+        chosen_BWK = candidates.items_BC.new_empty((len(is_free_B), len(dials), k))
+        for rows_B, rules in ((is_free_B, ()), (~is_free_B, options.rules)):
+            own, settings = candidates.of_rows(rows_B), replace(options, rules=rules)
+            chosen_BWK[rows_B] = choose(novelty_of, own, k, dials, settings, kernel=kernel)
+        return chosen_BWK
     candidates = without_excluded(candidates, options.rules)
     num_users, num_candidates = candidates.scores_BC.shape
     steps = min(k, num_candidates)
