@@ -952,9 +952,10 @@ def _set_dotted(tree: dict[str, Any], key: str, value: object, known: Sequence[s
     for parent in parents:
         node = cast("dict[str, Any]", node).get(parent) if isinstance(node, dict) else None
     is_table_entry = ".".join(parents) in known and isinstance(node, dict)
-    if inner := _settings_under(key, known):
-        raise UserError(f"{key!r} is a section, not a setting; its settings are {', '.join(inner)}")
     if not is_table_entry and key not in known:
+        if inner := _settings_under(key, known):
+            own = ", ".join(inner)
+            raise UserError(f"{key!r} is a section, not a setting; its settings are {own}")
         raise UserError(f"unknown key {key!r}{_nearest(key, known)}")
     _check_colons(key, value)
     cast("dict[str, Any]", node)[name] = value
