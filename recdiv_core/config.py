@@ -61,7 +61,6 @@ Regulariser = Literal[
     "price_entropy",
     "distil",
 ]
-Gainable = Literal["ild", "category_entropy", "category_coverage", "coverage"]
 Negatives = Literal["uniform", "in_batch", "mixed"]
 RerankMethod = Literal[
     "none", "mmr", "msd", "dpp", "ssd", "xquad", "calibrated", "alpha", "beam", "exposure"
@@ -455,10 +454,6 @@ class LossConfig(_Section):
         "coverage": 3.0,
     }
     """Mix of regularisers, name to weight; the weights are normalised to sum to 1."""
-    min_gains: dict[Gainable, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]] = {}
-    """Least relative gain of a regulariser's metric over the model after `loss.diversity_warmup`,
-    name to gain (0.1 = 10 % more); the weights follow by themselves, and
-    `loss.diversity_weight` stays 0."""
     distil_method: TeacherMethod = "mmr"
     """Re-ranker whose slates the scores learn to reproduce (regulariser `distil`)."""
     distil_diversity: Unit = 0.3
@@ -773,27 +768,10 @@ class Config(_Section):
             )
         if self.loss.diversity_weight > 0 and not sum(self.loss.diversity.values()):
             raise UserError("loss.diversity must name a regulariser with a weight above 0")
-        self._check_gains()
         if self.loss.conditioned and not self.loss.diversity_weight:
             raise UserError(
                 "loss.conditioned=true needs loss.diversity_weight > 0; it is the weight at "
                 "model.diversity=1"
-            )
-
-    def _check_gains(self) -> None:
-        loss = self.loss
-        if not loss.min_gains:
-            return
-        asked = f"loss.min_gains={dict(loss.min_gains)}"
-        if loss.diversity_weight:
-            raise UserError(
-                f"{asked} sets the weights by itself, so it cannot be used with "
-                f"loss.diversity_weight={loss.diversity_weight}; give one of them"
-            )
-        if not 0 < loss.diversity_warmup < 1:
-            raise UserError(
-                f"{asked} needs loss.diversity_warmup above 0 and below 1, such as 0.2: gains "
-                f"count from the model after these steps; given was {loss.diversity_warmup}"
             )
 
     def _check_text_training(self) -> None:

@@ -39,7 +39,7 @@ def relevance_of(config: Config, num_items: int) -> str:
 
 def forms_slates(config: Config) -> bool:
     """Tell whether training forms soft slates."""
-    return config.loss.diversity_weight > 0 or bool(config.loss.min_gains)
+    return config.loss.diversity_weight > 0
 
 
 def reranks(config: Config) -> bool:
@@ -56,8 +56,7 @@ def _is_fine_tuned(config: Config) -> bool:
 
 
 _RELEVANCE: Final = ("loss.relevance",)
-_WEIGHT: Final = ("loss.diversity_weight",)
-_SLATES: Final = ("loss.diversity_weight", "loss.min_gains")
+_SLATES: Final = ("loss.diversity_weight",)
 
 TRAINING: Final = (
     Need(
@@ -79,6 +78,7 @@ TRAINING: Final = (
     Need(("loss.softmax_max_items",), _RELEVANCE, lambda c, _: c.loss.relevance == "auto"),
     Need(
         (
+            "loss.diversity",
             "loss.diversity_warmup",
             "loss.slate_size",
             "loss.slate_candidates",
@@ -87,11 +87,10 @@ TRAINING: Final = (
         _SLATES,
         lambda c, _: forms_slates(c),
     ),
-    Need(("loss.diversity",), _WEIGHT, lambda c, _: c.loss.diversity_weight > 0),
     Need(
         ("loss.distil_method", "loss.distil_diversity"),
-        (*_WEIGHT, "loss.diversity"),
-        lambda c, _: c.loss.diversity_weight > 0 and c.loss.diversity.get("distil", 0.0) > 0,
+        (*_SLATES, "loss.diversity"),
+        lambda c, _: forms_slates(c) and c.loss.diversity.get("distil", 0.0) > 0,
     ),
     Need(
         ("model.id_dropout", "model.text.trainable_layers", "model.text.lora_rank"),

@@ -15,7 +15,6 @@ from recdiv_core.losses.negatives import mixed_negatives
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
-from recdiv_core.training.gains import Gains
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.parts import Part, with_dials
 from recdiv_core.training.step import fetch_sums, train_step
@@ -109,21 +108,10 @@ def negatives_of(wanted):
     )
 
 
-def gains_of(asked, reference_steps=1):
-    return Gains(
-        asked,
-        num_items=NUM_ITEMS,
-        num_places=3.0 * len(USERS),
-        reference_steps=reference_steps,
-        device=torch.device("cpu"),
-        saved={},
-    )
-
-
 class Training:
     """A model under training, one step after another."""
 
-    def __init__(self, model=None, *, precision=torch.float32, lr=0.05, asked=None, **changes):
+    def __init__(self, model=None, *, precision=torch.float32, lr=0.05, **changes):
         self.model = fresh_model() if model is None else model
         self.objective = objective(**changes)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=lr)
@@ -132,32 +120,23 @@ class Training:
         )
         self.precision = precision
         self.shown_V = torch.zeros(NUM_ITEMS)
-        self.gains = None if asked is None else gains_of(asked)
 
     def step(self, *parts_of_users, clip_norm=1e9):
         sums = train_step(
             self.model,
             [part(users) for users in parts_of_users],
-            self.objective
-            if self.gains is None
-            else replace(self.objective, gains=self.gains.weights()),
+            self.objective,
             self.optimizer,
             self.scaler,
             precision=self.precision,
             clip_norm=clip_norm,
             shown_V=self.shown_V,
             negatives=negatives_of(self.objective),
-            gains=self.gains,
         )
         return fetch_sums([sums])[0]
 
     def weights(self):
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-
-    def counts(self):
-        """Return what a step updates beside the weights."""
-        found = {"shown_V": self.shown_V}
-        return found if self.gains is None else found | self.gains.tensors
 
 
 def trained(*parts_of_users, num_steps=2, **changes):
@@ -165,7 +144,7 @@ def trained(*parts_of_users, num_steps=2, **changes):
     training = Training(**changes)
     for _ in range(num_steps):
         training.step(*parts_of_users)
-    return training.weights() | training.counts()
+    return training.weights() | {"shown_V": training.shown_V}
 
 
 def assert_equal_weights(got, wanted, *, atol=1e-6):

@@ -127,8 +127,6 @@ def test_only_a_run_with_a_penalty_and_the_same_terms_keeps_weights():
     spreading = override(diverse, {"loss.diversity": over_all})
     assert not keeps_weights(spreading, plain)
     assert keeps_weights(override(spreading, {"loss.conditioned": True}), plain)
-    gains = {"loss.min_gains": {"coverage": 0.1}, "loss.diversity_warmup": 0.2}
-    assert keeps_weights(override(plain, gains), plain)
 
 
 def test_the_fit_raises_coverage_beside_a_penalty_over_all_slates(dataset):

@@ -108,35 +108,15 @@ def test_how_often_metrics_are_logged_changes_no_weight(dataset):
     assert often.sums == never.sums
 
 
-GAINS = {
-    "loss.diversity_weight": 0.0,
-    "loss.min_gains": {"ild": 0.2, "category_entropy": 0.2},
-    "loss.diversity_warmup": 0.2,
-}
-
-
-@pytest.mark.parametrize("changes", [{}, GAINS], ids=["weight", "gains"])
-def test_a_training_that_is_resumed_in_an_epoch_has_the_bits_of_one_that_is_not(dataset, changes):
-    whole, first = (learner_of(dataset, **changes) for _ in range(2))
+def test_a_training_that_is_resumed_in_an_epoch_has_the_bits_of_one_that_is_not(dataset):
+    whole, first = (learner_of(dataset) for _ in range(2))
     train(whole)
     train(first, range(4))
-    second = learner_of(dataset, first.state(4), **changes)
+    second = learner_of(dataset, first.state(4))
     second.model.load_state_dict(first.model.state_dict())
     train(second, range(4, NUM_STEPS))
     assert all(torch.equal(weights_of(second)[n], value) for n, value in weights_of(whole).items())
     assert second.sums == whole.sums
-    found, wanted = (each.state(NUM_STEPS)["gains"] for each in (second, whole))
-    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
-
-
-def test_an_epoch_reports_the_multipliers_of_asked_gains(dataset):
-    learner = learner_of(dataset, **GAINS)
-    learner.evaluate_under = lambda split, policies: [{"ndcg_at_10": 0.1} for _ in policies]
-    train(learner)
-    _, metrics = learner.end_epoch(is_final=False)
-    multipliers = [metrics[f"train/multiplier_{name}"] for name in GAINS["loss.min_gains"]]
-    assert max(multipliers) > 0
-    assert {f"train/gain_{name}" for name in GAINS["loss.min_gains"]} <= set(metrics)
 
 
 OF_EVERY_SHOP = [name for name in REGULARISERS if name.partition("_")[0] not in ATTRIBUTES]

@@ -92,7 +92,6 @@ KEYS: dict[str, tuple[object, dict[str, object]]] = {
 # keys of these sections that a single step does not show, and where each is shown instead
 ELSEWHERE = {
     "model.kind": "tests/test_fit.py",
-    "loss.min_gains": "tests/test_gains.py",
     "model.baseline.": "tests/test_baselines.py, training/kinds.py",
     "model.blend": "tests/test_blending.py: no part of a step",
     "model.diversity": "tests/test_towers.py: of a conditioned model, asked after training",

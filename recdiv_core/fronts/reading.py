@@ -152,8 +152,8 @@ def _plain_runs(runs: Sequence[Run]) -> set[str]:
 def _is_plain(run: Run) -> bool:
     is_at_0 = _param(run, "loss.conditioned") is True and _param(run, "model.diversity") == 0
     is_trained = run.data.params.get("model.kind", "neural") == "neural"
-    is_at_0 |= _param(run, "loss.diversity_weight") == 0 and not _param(run, "loss.min_gains")
-    return is_trained and is_at_0 and _is_ranked_plainly(run)
+    without_diversity = _param(run, "loss.diversity_weight") == 0 or is_at_0
+    return is_trained and without_diversity and _is_ranked_plainly(run)
 
 
 def _is_ranked_plainly(run: Run) -> bool:

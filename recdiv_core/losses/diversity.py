@@ -287,9 +287,3 @@ def penalty(
         if weight
     ]
     return torch.stack(parts).sum(0)
-
-
-def weighted(slates: SoftSlates, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return the sum of regularisers, each times its [] weight, [B]; the host reads no weight."""
-    parts = [REGULARISERS[name](slates) * weight for name, weight in weights.items()]
-    return torch.stack(parts).sum(0)

@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 NO_DIVERSITY: Final = {
     "loss.diversity_weight": 0.0,
     "loss.conditioned": False,
-    "loss.min_gains": {},
     "model.diversity": 0.0,
     "rerank.diversity": 0.0,
 }

@@ -98,16 +98,14 @@ def keeps_weights(config: Config, start: Config) -> bool:
     """Return whether a run keeps the blend weights of the model that it starts from.
 
     It does so with a penalty that the fit of the weights does not know: inside slates alone, or of
-    a conditioned model. It does so with `loss.min_gains` too, which measures the slates of the
-    weights as they are.
+    a conditioned model.
 
     Args:
         config: of the run.
         start: of the training of `train.init_from`.
     """
     mine, theirs = ((each.model.blend, each.eval.filter_seen) for each in (config, start))
-    penalises = config.loss.diversity_weight > 0 or bool(config.loss.min_gains)
-    return penalises and mine == theirs and not spreads(config)
+    return config.loss.diversity_weight > 0 and mine == theirs and not spreads(config)
 
 
 def sample_users(dataset: Dataset) -> list[Examples]:

@@ -5,18 +5,12 @@ The config is unpacked into plain arguments here; modules below do not know it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import nn
 
 from recdiv_core.config import Config
-from recdiv_core.data.plan import num_steps
-from recdiv_core.data.reading import SplitRows
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset
-from recdiv_core.training.gains import Gains
 from recdiv_core.training.objective import Objective
 
 
@@ -44,31 +38,6 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
         slate_temperature=loss.slate_temperature,
         teacher=(loss.distil_method, loss.distil_diversity),
         traits=dataset.traits,
-    )
-
-
-def open_gains(
-    config: Config, dataset: Dataset, num_users: int, batch_size: int, saved: Mapping[str, Any]
-) -> Gains | None:
-    """Return the multipliers of a run; None without `loss.min_gains`.
-
-    Args:
-        config: of the run.
-        dataset: on the device that trains.
-        num_users: train users.
-        batch_size: users of a step.
-        saved: `Gains.state` of a checkpoint; empty for a new run.
-    """
-    if not config.loss.min_gains:
-        return None
-    steps = config.train.epochs * num_steps(num_users, batch_size)
-    return Gains(
-        {str(name): gain for name, gain in config.loss.min_gains.items()},
-        num_items=len(dataset.catalogue),
-        num_places=float(SplitRows(dataset.prepared, "val").num_rows * config.loss.slate_size),
-        reference_steps=max(1, round(config.loss.diversity_warmup * steps)),
-        device=dataset.text_VH.device,
-        saved=saved,
     )
 
 

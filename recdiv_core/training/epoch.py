@@ -31,7 +31,7 @@ from recdiv_core.slates.dials import dial_policies
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training.blending import fit_blend, sample_users
-from recdiv_core.training.build import build_objective, open_gains, parameter_groups
+from recdiv_core.training.build import build_objective, parameter_groups
 from recdiv_core.training.divergence import check_finite, check_scale
 from recdiv_core.training.feed import Feed
 from recdiv_core.training.item_texts import open_texts
@@ -111,9 +111,6 @@ class Learner:
             config, dataset, self.objective, self.texts, rank=rank, world_size=world_size
         )
         self.steps_an_epoch = num_steps(self.feed.num_users, self.feed.batch_size)
-        self.gains = open_gains(
-            config, dataset, self.feed.num_users, self.feed.batch_size, saved.get("gains", {})
-        )
         self.log = StepLog(config.train.log_every_s, self.device)
         self.sample = sample_users(dataset) if fits_blend and model.blend is not None else []
 
@@ -139,7 +136,6 @@ class Learner:
             "places_V": self.shown_V,
             "sums": [astuple(sums) for sums in self.sums],
             "num_skipped": self.num_skipped,
-            "gains": self.gains.state() if self.gains else {},
         }
 
     def train_epoch(
@@ -190,7 +186,6 @@ class Learner:
             clip_norm=self.config.train.clip_norm,
             shown_V=self.shown_V,
             negatives=to_device(negatives, self.device),
-            gains=self.gains,
         )
         self._unfetched.append(sums_7)
 
@@ -237,7 +232,7 @@ class Learner:
         self._refresh()
         values = self.validate(is_final=is_final)
         eval_s = time.monotonic() - self._started - train_s
-        metrics = means(self.sums, "train/") | (self.gains.report() if self.gains else {})
+        metrics = means(self.sums, "train/")
         if self.config.train.precision == "fp16":
             metrics["train/skipped_steps"] = float(sum(s.is_skipped for s in self.sums))
         num_users = sum(sums.num_users for sums in self.sums[self._num_before :])
@@ -251,8 +246,6 @@ class Learner:
         return values, metrics
 
     def _objective_at(self, step: int) -> Objective:
-        if self.gains is not None:
-            return replace(self.objective, gains=self.gains.weights())
         factor = warmup(
             step,
             num_steps=self.config.train.epochs * self.steps_an_epoch,

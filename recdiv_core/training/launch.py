@@ -189,10 +189,6 @@ def run(config: Config) -> dict[str, Any]:
     is_trained = config.model.kind == "neural"
     if is_trained and not config.train.epochs and not config.train.init_from:
         raise UserError("train.epochs=0 needs train.init_from: nothing else can be evaluated")
-    if is_trained and config.loss.min_gains and not config.train.init_from:
-        raise UserError(
-            "loss.min_gains needs train.init_from: gains count from a model that is trained already"
-        )
     config, manifest = check_config(on_own_version(place_run(config, "train")))
     finished = existing_result(config)
     if finished is None:

@@ -35,8 +35,6 @@ class Objective:
         slate_size: length k of the soft slate.
         slate_candidates: items that the soft slate is formed from.
         slate_temperature: softness of the slate, > 0.
-        gains: regulariser -> [] weight of its penalty, of `loss.min_gains`; relevance has 1 minus
-            their sum, and `diversity_weight` and `mix` do not count. None = no such constraint.
         teacher: name and dial of the re-ranker that `distil` learns from.
     """
 
@@ -56,7 +54,6 @@ class Objective:
     slate_candidates: int = 200
     slate_temperature: float = 0.1
     teacher: tuple[str, float] = ("mmr", 0.3)
-    gains: Mapping[str, torch.Tensor] | None = None
 
     @property
     def log_items(self) -> float:
@@ -71,13 +68,4 @@ class Objective:
     @property
     def needs_penalty(self) -> bool:
         """Whether soft slates are formed."""
-        return self.diversity_weight > 0 or self.gains is not None
-
-    @property
-    def loss_weights(self) -> tuple[float | torch.Tensor, float]:
-        """Weights of relevance and penalty, for what `PartLosses` does not weigh itself."""
-        if self.is_conditioned:
-            return 1.0, 1.0
-        if self.gains is not None:
-            return 1 - torch.stack(list(self.gains.values())).sum(), 1.0
-        return 1 - self.diversity_weight, self.diversity_weight
+        return self.diversity_weight > 0

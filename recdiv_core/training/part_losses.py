@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from recdiv_core.losses.diversity import penalty, weighted
+from recdiv_core.losses.diversity import penalty
 from recdiv_core.losses.negatives import Negatives
 from recdiv_core.losses.relevance import sampled_softmax, softmax
-from recdiv_core.training.gains import hard_sums
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.parts import Part
 from recdiv_core.training.step_slates import count_shown, soft_slates
@@ -30,18 +29,15 @@ class PartLosses:
 
     Attributes:
         relevance: nats times position weights; for a conditioned model also times 1 - w.
-        penalty: penalties of the users; for a conditioned model times w, with `Objective.gains`
-            times their weights. None = not computed.
+        penalty: penalties of the users; for a conditioned model times w. None = not computed.
         sums: [4] float64 without gradient: nats, their weight, penalties, penalised users.
         shown_V: how often each item stands in the hard slates of the penalised users.
-        hard_C: `hard_sums` of the regularisers of `Objective.gains`; empty without.
     """
 
     relevance: torch.Tensor
     penalty: torch.Tensor | None
     sums: torch.Tensor
     shown_V: torch.Tensor
-    hard_C: torch.Tensor
 
 
 def part_losses(
@@ -83,19 +79,14 @@ def part_losses(
     sums[0] = relevance.detach()
     sums[1] = weights_N.sum(dtype=torch.float64)
     if not objective.needs_penalty:
-        return PartLosses(relevance, None, sums, torch.zeros_like(exposure_V), sums[:0])
+        return PartLosses(relevance, None, sums, torch.zeros_like(exposure_V))
     slates, inside = soft_slates(states, items_VD, part, objective, exposure_V)
-    if objective.gains is None:
-        penalty_A, hard_C = penalty(slates, objective.mix, inside=inside), sums[:0]
-    else:
-        penalty_A = weighted(slates, objective.gains)
-        hard_C = hard_sums(slates, list(objective.gains))
+    penalty_A = penalty(slates, objective.mix, inside=inside)
     sums[2] = penalty_A.detach().sum(dtype=torch.float64)
     sums[3] = len(penalty_A)
     if dials is not None:
         penalty_A = penalty_A * (w * dials.dial_A)
-    shown_V = count_shown(slates, len(exposure_V))
-    return PartLosses(relevance, penalty_A.sum(), sums, shown_V, hard_C)
+    return PartLosses(relevance, penalty_A.sum(), sums, count_shown(slates, len(exposure_V)))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from torch import nn
 
 from recdiv_core.losses.aggregate import exposure_share
 from recdiv_core.losses.negatives import Negatives
-from recdiv_core.training.gains import Gains
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.part_losses import PartLosses, part_losses
 from recdiv_core.training.parts import Part
@@ -80,7 +79,6 @@ def train_step(
     clip_norm: float,
     shown_V: torch.Tensor,
     negatives: Negatives | None,
-    gains: Gains | None = None,
 ) -> torch.Tensor:
     """Do one step.
 
@@ -95,12 +93,11 @@ def train_step(
         shown_V: running count of how often each item stood in the slates of past steps, 0 at the
             start; updated in place where slates are formed, the same on all ranks.
         negatives: negatives of the sampled losses, the same on all ranks; None for softmax.
-        gains: updated in place, where the objective has its weights.
 
     Returns:
         [7] float64, the fields of StepSums; see `fetch_sums`.
     """
-    device = shown_V.device
+    device, w = shown_V.device, objective.diversity_weight
     counts_2 = torch.zeros(2, dtype=torch.float64, device=device)
     for part in parts:
         counts_2[0] += part.packed.weights_N.sum(dtype=torch.float64)
@@ -108,11 +105,13 @@ def train_step(
     _all_reduce(counts_2)
     weight, num_users = counts_2.clamp_min(1e-12)
     optimizer.zero_grad(set_to_none=True)
-    sums_5, step_V, hard_C = _backward(
+    sums_5, step_V = _backward(
         model,
         parts,
         objective,
         scaler,
+        # each user of a conditioned model has weights of its own, which the sums hold already
+        weights=(1.0, 1.0) if objective.is_conditioned else (1 - w, w),
         scales=(1 / (weight * objective.log_items), 1 / num_users),
         autocast=torch.autocast(device.type, precision, enabled=precision != torch.float32),
         exposure_V=exposure_share(shown_V),
@@ -128,9 +127,6 @@ def train_step(
         running_V = shown_V * SHOWN_KEPT + step_V
         # the slates of a step that overflowed may be nonsense
         shown_V.copy_(torch.where(grad_norm.isfinite(), running_V, shown_V))
-    if gains is not None:
-        _all_reduce(hard_C)
-        gains.observe(hard_C / num_users, step_V, grad_norm.isfinite())
     loss = sums_5[:1] * num_users
     return torch.cat([loss, sums_5[1:], num_users[None], grad_norm.double()[None]])
 
@@ -141,23 +137,23 @@ def _backward(
     objective: Objective,
     scaler: torch.amp.GradScaler,
     *,
+    weights: tuple[float, float],
     scales: tuple[torch.Tensor, torch.Tensor],
     autocast: torch.autocast,
     exposure_V: torch.Tensor,
     negatives: Negatives | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Add up the gradients of a rank's parts; ranks meet in the very last backward.
 
     Returns:
         [5] float64, the loss of the step and the sums of `PartLosses`; how often each item was
-        shown; [C] `PartLosses.hard_C`. All are of this rank.
+        shown. Both are of this rank.
     """
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     # DDP averages gradients over ranks, where a sum is due
     scales = world_size * scales[0], world_size * scales[1]
     sums_5 = torch.zeros(5, dtype=torch.float64, device=exposure_V.device)
     shown_V = torch.zeros_like(exposure_V)
-    hard_C = sums_5.new_zeros(len(objective.gains or ()))
     is_ddp = isinstance(model, nn.parallel.DistributedDataParallel)
     for index, part in enumerate(parts):
         is_last = index == len(parts) - 1
@@ -170,21 +166,18 @@ def _backward(
                 negatives=negatives,
                 autocast=autocast,
             )
-            loss = _weighted(losses, objective.loss_weights, scales)
+            loss = _weighted(losses, weights, scales)
             torch.autograd.backward(scaler.scale(loss))
         sums_5[0] += loss.detach().double() / world_size
         sums_5[1:] += losses.sums
         shown_V += losses.shown_V
-        hard_C += losses.hard_C
     if world_size > 1 and not is_ddp:
         average_gradients(model)
-    return sums_5, shown_V, hard_C
+    return sums_5, shown_V
 
 
 def _weighted(
-    losses: PartLosses,
-    weights: tuple[float | torch.Tensor, float],
-    scales: tuple[torch.Tensor, torch.Tensor],
+    losses: PartLosses, weights: tuple[float, float], scales: tuple[torch.Tensor, torch.Tensor]
 ) -> torch.Tensor:
     """Return a part's share of the loss of the step."""
     loss = losses.relevance * scales[0].to(losses.relevance.dtype) * weights[0]
