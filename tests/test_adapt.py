@@ -311,6 +311,23 @@ def test_an_encoder_that_has_changed_since_prepare_is_refused(shop, source, mani
         adapt(config_of(shop), tmp_path / "out")
 
 
+def test_an_encoder_that_cannot_be_read_is_named_as_it_was_given(shop, source, manifest, tmp_path):
+    out, lost = tmp_path / "out", tmp_path / "lost"
+    lost.mkdir()
+    with pytest.raises(UserError, match=r"^--encoder nothere: the model hub cannot be reached"):
+        adapt(config_of(shop), out, "nothere")
+    with pytest.raises(UserError, match=r"^--encoder \S+lost is a directory without a config"):
+        adapt(config_of(shop), out, str(lost))
+    shutil.copytree(source, lost, dirs_exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (lost / name).unlink()
+    with pytest.raises(UserError, match=r"^--encoder \S+lost has no tokeniser"):
+        adapt(config_of(shop), out, str(lost))
+    own = write_shop(tmp_path / "shop", manifest, str(lost), num_items=2, train=[([0, 1], [])])
+    with pytest.raises(UserError, match=r"^model\.text\.encoder=\S+lost has no tokeniser"):
+        adapt(config_of(own), out)
+
+
 def test_nothing_is_left_of_a_call_that_fails(shop, tmp_path, monkeypatch):
     monkeypatch.setattr(directory, "CLOSE", -1.0)  # no vectors are close enough
     with pytest.raises(UserError, match="BertModel gives other vectors after writing"):

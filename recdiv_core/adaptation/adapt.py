@@ -76,8 +76,8 @@ def adapt(config: Config, out: Path, encoder_name: str = "") -> dict[str, Any]:
     check_files(prepared, manifest)
     device = device_of(config)
     torch.set_num_threads(config.scaling.threads_per_worker)
-    source, own = base_encoder(manifest, encoder_name)
-    encoder = load_trainable(source).to(device)
+    source, own, encoder = load_base(manifest, encoder_name)
+    encoder.to(device)
     shop = read_texts(prepared, own, source)
     texts = Texts(shop.tokens, own.pooling, device)
     rng = np.random.default_rng(np.random.SeedSequence(config.seed))
@@ -132,6 +132,24 @@ def device_of(config: Config) -> torch.device:
     if config.scaling.use_gpu and not torch.cuda.is_available():
         raise UserError("scaling.use_gpu=true: torch sees no GPU on this machine")
     return torch.device("cuda" if config.scaling.use_gpu else "cpu")
+
+
+def load_base(manifest: Manifest, name: str) -> tuple[str, EncoderSource, nn.Module]:
+    """Return the encoder to start from, resolved, how it is used, and its weights.
+
+    Raises:
+        UserError: see `base_encoder` and `load_trainable`; it names `--encoder` where that was
+            given.
+    """
+    try:
+        source, own = base_encoder(manifest, name)
+        return source, own, load_trainable(source)
+    except UserError as error:
+        if not name:
+            raise
+        # what finds and loads encoders names the key of the config
+        message = str(error).replace("model.text.encoder=", "--encoder ")
+        raise UserError(message) from None
 
 
 def base_encoder(manifest: Manifest, name: str) -> tuple[str, EncoderSource]:
