@@ -35,7 +35,7 @@ from recdiv_core.slates.checkpoint import (
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.dials import dial_policies, dials_of
 from recdiv_core.slates.fitting import fit_terms
-from recdiv_core.slates.loading import build_model, load_model
+from recdiv_core.slates.loading import OWN_AT_START, build_model, load_model
 from recdiv_core.slates.maker import SlateMaker
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
@@ -97,7 +97,7 @@ def train(config: Config, place: Path) -> Trained:
     if config.train.init_from:
         given = Path(config.train.init_from)
         start = carried(given, dataset.prepared, dataset.manifest)
-        load_weights(start, model, own=("dial", "blend."))
+        load_weights(start, model, own=OWN_AT_START)
         fits_blend = not keeps_weights(config, read_config(given))
     learner = Learner(
         config, dataset, model, model, rank=0, world_size=1, saved={}, fits_blend=fits_blend

@@ -233,6 +233,23 @@ def test_weights_of_another_shape(config: Config, checkpoint: Path):
     assert "was trained with model.dim=64, this run has model.dim=32" in message
 
 
+def test_a_frozen_encoder_may_be_trained_further_and_a_trained_one_may_not_be_frozen(
+    config, prepared, checkpoint, tmp_path
+):
+    chosen = {"model.text.encoder": encoder_of(prepared, tmp_path)["model__text__encoder"]}
+    trained = {"model.text.trainable_layers": 2, "model.text.lora_rank": 4}
+    start = {"train.init_from": str(checkpoint)}
+    check_config(override(config, chosen, trained, start))
+
+    (checkpoint / "config.yaml").write_text(to_yaml(override(config, chosen, trained)))
+    check_config(override(config, chosen, trained, start))
+    frozen = override(config, chosen)
+    message = refusal(frozen, train__init_from=str(checkpoint))
+    assert "was trained with model.text.trainable_layers=2, this run has" in message
+    message = refusal(frozen, train__init_from=str(checkpoint), model__text__trainable_layers=2)
+    assert "was trained with model.text.lora_rank=4, this run has model.text.lora_rank=0" in message
+
+
 def test_weights_of_another_data_set(config: Config, checkpoint: Path, prepared: Path):
     tree = json.loads((prepared / "manifest.json").read_text())
     (prepared / "manifest.json").write_text(json.dumps(tree | {"fingerprint": "a" * 64}))

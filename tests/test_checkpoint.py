@@ -1,12 +1,15 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from recdiv_core.config import Config, override
+from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.errors import UserError
+from recdiv_core.schema import read_manifest
 from recdiv_core.slates.checkpoint import (
     Progress,
     check_weights,
@@ -19,7 +22,10 @@ from recdiv_core.slates.checkpoint import (
     read_trained_on,
     save_checkpoint,
 )
+from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.lineage import check_data
+from recdiv_core.slates.loading import OWN_AT_START, build_model
+from tests.encoder_worlds import WIDTH, save_encoder, write_shop
 
 CONFIG = override(Config(), {"loss.diversity_weight": 0.25, "run.name": "first"})
 PROGRESS = Progress(
@@ -262,3 +268,37 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, manifest, ca
     (places[0] / name).unlink()
     with pytest.raises(ValueError, match="none before it is whole"):
         newest_whole(places[2])
+
+
+# peft asks transformers by a name that is on its way out
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_fine_tuning_starts_from_the_model_of_a_frozen_encoder(manifest, tmp_path, rank):
+    own = save_encoder(tmp_path / "encoder")
+    shop = write_shop(tmp_path / "shop", manifest, own, num_items=4, train=[([0, 1], [])])
+    (shop / "vectors").mkdir()
+    for name, count in (("tokens", 4), ("queries", 0)):
+        vectors = np.random.default_rng(0).normal(size=(count, WIDTH)).astype(np.float32)
+        np.save(vectors_path(shop, read_manifest(shop), name), vectors)
+    dataset = load_dataset(shop)
+    config = override(Config(), {"data.prepared": str(shop), "model.text.encoder": own})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # noqa: TID251
+        frozen = build_model(config, dataset)
+        tuned = build_model(
+            override(config, {"model.text.trainable_layers": 2, "model.text.lora_rank": rank}),
+            dataset,
+        )
+    assert not torch.equal(tuned.item_vectors(), frozen.item_vectors())
+    place = tmp_path / "checkpoint"
+    place.mkdir()
+    save_checkpoint(
+        place,
+        config=config,
+        manifest=dataset.manifest,
+        progress=Progress(is_finished=True),
+        weights=frozen.state_dict(),
+        training={},
+    )
+    load_weights(place, tuned, own=OWN_AT_START)
+    assert torch.equal(tuned.item_vectors(), frozen.item_vectors())

@@ -25,6 +25,9 @@ from recdiv_core.models.trainable_encoder import trainable_encoder
 from recdiv_core.slates.checkpoint import load_weights, read_items, read_tensors
 from recdiv_core.slates.dataset import Dataset
 
+OWN_AT_START: Final = ("dial", "blend.", "encoder.", "text_VH")
+"""Prefixes of weights that a training does not need to find in `train.init_from`. A frozen encoder
+has none, so a fine-tuning starts from the pretrained encoder."""
 EARLIER: Final = "words_VL"
 """Tensor that `query_words` had when items had a sketch of their words."""
 

@@ -66,10 +66,10 @@ SHAPE_KEYS: Final = (
     "model.num_heads",
     "model.max_history",
     "model.text.enabled",
-    "model.text.trainable_layers",
-    "model.text.lora_rank",
 )
 """Keys that determine the shapes of the weights."""
+ENCODER_KEYS: Final = ("model.text.trainable_layers", "model.text.lora_rank")
+"""The same, of a trained encoder. One that was frozen may be trained from then on."""
 
 
 def check_config(config: Config, *, swept: Collection[str] = ()) -> tuple[Config, Manifest]:
@@ -222,7 +222,8 @@ def check_ray(config: Config, version: str) -> None:
 def _check_shape(config: Config, start: Config) -> None:
     """Refuse a checkpoint whose weights have another shape."""
     now, then = flatten(config), flatten(start)
-    for key in SHAPE_KEYS:
+    was_trained = start.model.text.trainable_layers > 0
+    for key in (*SHAPE_KEYS, *ENCODER_KEYS) if was_trained else SHAPE_KEYS:
         if now[key] != then[key]:
             raise UserError(
                 f"train.init_from={config.train.init_from} was trained with {key}={then[key]!r}, "

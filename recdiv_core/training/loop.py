@@ -43,7 +43,7 @@ from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.fitting import fit_terms
 from recdiv_core.slates.lineage import check_data
-from recdiv_core.slates.loading import build_model
+from recdiv_core.slates.loading import OWN_AT_START, build_model
 from recdiv_core.training.blending import keeps_weights
 from recdiv_core.training.dials import dials_report, judge_dials
 from recdiv_core.training.divergence import check_skipped
@@ -95,7 +95,7 @@ class _Trainer:
         if config.train.init_from:
             given = local_checkpoint(config.train.init_from, "train.init_from")
             start = carried(given, self.dataset.prepared, self.dataset.manifest)
-            load_weights(start, self.model, own=("dial", "blend."))
+            load_weights(start, self.model, own=OWN_AT_START)
             fits_blend = not keeps_weights(config, read_config(given))
         self.scratch = tempfile.TemporaryDirectory(prefix="recdiv-")
         self.progress = Progress()
