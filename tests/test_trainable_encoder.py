@@ -125,6 +125,20 @@ def test_the_encoder_alone_learns(source, rank):
     assert loss_of(model) < before - 1e-3
 
 
+def test_an_encoder_that_moves_all_texts_alike_moves_all_items_alike(source):
+    model, fresh, change = model_of(source), texts(), torch.linspace(-0.3, 0.3, WIDTH)
+    packed = packed_histories(HISTORIES)
+    fields = packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW
+    with torch.no_grad():
+        encoded = model.encode(fresh.input_ids, fresh.mask)
+        model.text_VH[fresh.items_U] = encoded - change
+        _, items = model(*fields, fresh=(fresh,))
+        wanted = model.item_vectors(model.text_VH + change)
+        outside = torch.arange(len(fresh.items_U), NUM_ITEMS)
+        assert (items - model.item_vectors())[outside].abs().max() > 1e-2
+    torch.testing.assert_close(items, wanted, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("rank", [0, 4], ids=["layers", "adapters"])
 def test_layers_computed_again_keep_a_fifth_of_the_memory(source, rank):
     kept = kept_bytes(model_of(source, rank=rank))

@@ -3,9 +3,9 @@
 
 Score = state . item / temperature over the whole catalogue. Every step computes the vectors of all
 items (a few matrix products). With a frozen encoder the text vectors are constants. If its top
-layers train, a step encodes the texts of its batch with gradients. All other items keep the vectors
-of the last refresh. Shapes: V catalogue, H text width, D dims, R packed rows, W width, U items to
-encode.
+layers train, a step encodes the texts of its batch with gradients. All other items have the vectors
+of the last refresh, moved by the mean change of the batch. Shapes: V catalogue, H text width, D
+dims, R packed rows, W width, U items to encode.
 """
 
 from __future__ import annotations
@@ -161,13 +161,17 @@ class Recommender(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return states [R * W, D] and item vectors [V, D]; see `states` and `item_vectors`.
 
-        The texts of `fresh`, groups of distinct items, are encoded first.
+        The texts of `fresh`, groups of distinct items, are encoded first. All other items move by
+        the mean of their changes. If they stayed, the encoder would learn to move all texts alike:
+        targets are always among the fresh items, so this would raise them above most others.
         """
         text = self.text_VH
         if fresh and text is not None:
             encoded = [self.encode(each.input_ids, each.mask, each.states) for each in fresh]
             items_U = torch.cat([each.items_U for each in fresh])
-            text = text.index_copy(0, items_U, torch.cat(encoded).to(text.dtype))
+            fresh_UH = torch.cat(encoded).to(text.dtype)
+            text = text + (fresh_UH - text[items_U]).mean(0)
+            text = text.index_copy(0, items_U, fresh_UH)
         return self.towers(text, items_RW, position_RW, segment_RW, queries_RW, dial_RW)
 
     def towers(
