@@ -23,7 +23,7 @@ SPACE = SearchSpace(
                 {"category_entropy": 1.0, "coverage": 24.0},
             ]
         ),
-        "loss.diversity_weight": tune.grid_search([0.2, 0.4, 0.65]),
+        "loss.diversity_weight": tune.grid_search([0.1, 0.3, 0.65]),
     },
     objectives=FRONT,
     fixed=FURTHER,
