@@ -195,7 +195,7 @@ def train_steps(
     last_step = first_step + num_steps
     steps = read_train(
         dataset.prepared,
-        batch_size=config.train.batch_size,
+        batch_size=feed.batch_size,
         seed=config.seed,
         start_step=first_step,
         epochs=last_step,  # an epoch has at least one step
