@@ -33,7 +33,7 @@ change of 1e-9 gains nothing, and takes twice the time."""
 ROUNDS: Final = 3
 """Times that the candidates near the top are chosen anew while NDCG rises."""
 
-NEAR: Final = 60
+NEAR: Final = 40
 """Candidates near the top of a user, at least; others keep out of the smooth NDCG."""
 
 SMOOTH: Final = 0.03
