@@ -172,19 +172,18 @@ def test_the_more_coverage_is_worth_the_more_of_it_and_the_less_ndcg():
 
 
 def test_coverage_in_the_loss_is_its_formula():
-    choices, k = narrow_shop().that_count(), 3
     start_T2, weight_T2 = (
         torch.tensor([[1.0, 0.0], [1.0, 0.0]]),
-        torch.tensor([[1.0, 0.2], [0.3, 0.0]]),
+        torch.tensor([[1.0, 0.1], [0.7, 0.0]]),
     )
+    choices, k = narrow_shop().that_count().near_the_top(start_T2, 60), 10
 
     def coverage(weight_T2: torch.Tensor) -> float:
         slates = np.zeros(60)
-        for scores in choices.blended(weight_T2).double().numpy():
-            for item, score in enumerate(scores):
-                with np.errstate(over="ignore"):
-                    rank = (1 / (1 + np.exp((score - scores) / SMOOTH))).sum() + 0.5
-                slates[item] += 1 / (1 + np.exp(rank - k - 0.5))
+        blended = choices.blended(weight_T2).double().numpy()
+        for items, scores in zip(choices.items_BC.numpy(), blended, strict=True):
+            ranks = [(1 / (1 + np.exp((score - scores) / SMOOTH))).sum() + 0.5 for score in scores]
+            slates[items] += 1 / (1 + np.exp(np.array(ranks) - k - 0.5))
         return float((1 - np.exp(-slates * 40 / len(choices.scores_BCT) / 3)).mean())
 
     plain = smooth_loss(choices, start_T2, k, Spread(0.0, 40, 60, 3.0))

@@ -36,6 +36,10 @@ ROUNDS: Final = 3
 NEAR: Final = 60
 """Candidates near the top of a user, at least; others keep out of the smooth NDCG."""
 
+REACH: Final = 3
+"""Best candidates of a user, in slate lengths, that count for coverage: a later one is in no slate.
+"""
+
 SMOOTH: Final = 0.03
 """Difference of two scores at which their order is smooth, in standard deviations of the scores
 near the top; smaller = closer to NDCG, and harder to follow."""
@@ -224,9 +228,9 @@ def smooth_loss(
     """
     discount_K = 1 / torch.log2(torch.arange(k).to(start_T2) + 2.0)
     ideal_B = discount_K.cumsum(0)[near.num_targets_B.clamp(1, k) - 1]
-    # coverage reads the rank of each candidate, NDCG those of the targets alone
-    size = near.is_target_BC.shape[1]
-    most = int(near.is_target_BC.sum(dim=1).max()) if spread is None else size
+    # NDCG reads the ranks of the targets alone, coverage those of the best candidates too; the
+    # candidates are in the order of their scores at the start
+    most = int(near.is_target_BC.sum(dim=1).max()) + (0 if spread is None else REACH * k)
     place_BR = near.is_target_BC.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
     is_target_BR, is_allowed_BR, items_BR = (
         part.gather(1, place_BR) for part in (near.is_target_BC, near.is_allowed_BC, near.items_BC)
