@@ -64,11 +64,16 @@ def test_padding_of_a_step_is_below_three_per_cent():
     assert 1 - lengths.sum() / padded < 0.03
 
 
+def item_texts(num_items: int) -> ItemTexts:
+    """Return texts of 2 to 11 tokens."""
+    rng = np.random.default_rng(0)
+    lists = [rng.integers(1, 50, rng.integers(2, 12)).tolist() for _ in range(num_items)]
+    return ItemTexts(Tokens(pa.chunked_array([lists[:10], lists[10:]], pa.list_(pa.int32()))))
+
+
 @pytest.fixture(scope="module")
 def tokens() -> Tokens:
-    rng = np.random.default_rng(0)
-    lists = [rng.integers(1, 50, rng.integers(2, 12)).tolist() for _ in range(NUM_ITEMS)]
-    return Tokens(pa.chunked_array([lists[:10], lists[10:]], pa.list_(pa.int32())))
+    return item_texts(NUM_ITEMS).tokens
 
 
 @pytest.fixture

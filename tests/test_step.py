@@ -337,6 +337,7 @@ def test_a_dial_leaves_what_dial_0_looks_at_to_what_looks_at_all_slates(name):
         objective(diversity_weight=0.5, is_conditioned=True, shared_dim=8, mix={name: 1.0}),
         exposure_V=torch.arange(NUM_ITEMS) / 120,
         negatives=None,
+        fresh=None,
         autocast=torch.autocast("cpu", enabled=False),
     )
     losses.penalty.backward()

@@ -31,6 +31,7 @@ def step_on_the_host(training, clip_norm):
         wanted,
         exposure_V=exposure_share(training.shown_V),
         negatives=negatives_of(wanted),
+        fresh=None,
         autocast=torch.autocast("cpu", enabled=False),
     )
     loss = (1 - w) * (losses.relevance * (1 / (weight * wanted.log_items)))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recdiv_core.models.item_tower import ItemTower
-from recdiv_core.models.recommender import FreshText, Recommender
+from recdiv_core.models.recommender import FreshText, FreshVectors, Recommender
 from recdiv_core.models.session_tower import SessionTower
 from recdiv_core.models.text_encoder import encoder_width
 from recdiv_core.models.trainable_encoder import encoder_layers, trainable_encoder
@@ -67,10 +67,14 @@ def texts(num_items=10, num_tokens=20):
     return FreshText(torch.arange(num_items), input_ids, mask.long())
 
 
+def encoded_by(model, fresh):
+    return FreshVectors(fresh.items_U, model.encode(fresh.input_ids, fresh.mask, fresh.states))
+
+
 def loss_of(model, states=None):
     packed = packed_histories(HISTORIES)
     fields = packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW
-    states, items = model(*fields, fresh=(replace(texts(), states=states),))
+    states, items = model(*fields, fresh=encoded_by(model, replace(texts(), states=states)))
     return (states @ items.T).logsumexp(1).sum()
 
 
@@ -132,7 +136,7 @@ def test_an_encoder_that_moves_all_texts_alike_moves_all_items_alike(source):
     with torch.no_grad():
         encoded = model.encode(fresh.input_ids, fresh.mask)
         model.text_VH[fresh.items_U] = encoded - change
-        _, items = model(*fields, fresh=(fresh,))
+        _, items = model(*fields, fresh=encoded_by(model, fresh))
         wanted = model.item_vectors(model.text_VH + change)
         outside = torch.arange(len(fresh.items_U), NUM_ITEMS)
         assert (items - model.item_vectors())[outside].abs().max() > 1e-2

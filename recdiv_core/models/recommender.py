@@ -3,16 +3,15 @@
 
 Score = state . item / temperature over the whole catalogue. Every step computes the vectors of all
 items (a few matrix products). With a frozen encoder the text vectors are constants. If its top
-layers train, a step encodes the texts of its batch with gradients. All other items have the vectors
-of the last refresh, moved by the mean change of the batch. Shapes: V catalogue, H text width, D
-dims, R packed rows, W width, U items to encode.
+layers train, a step encodes the texts of its batch (training/step_texts.py). All other items have
+the vectors of the last refresh, moved by the mean change of the batch. Shapes: V catalogue, H text
+width, D dims, R packed rows, W width, U items to encode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -25,6 +24,18 @@ from recdiv_core.models.encoder_description import pool
 from recdiv_core.models.frozen_layers import FrozenLayers
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.session_tower import SessionTower
+
+
+class FreshVectors(NamedTuple):
+    """Text vectors of a step that are newer than those of the model.
+
+    Attributes:
+        items_U: int64 item_index, distinct.
+        vectors_UH: [U, H] unit vectors, float32.
+    """
+
+    items_U: torch.Tensor
+    vectors_UH: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -156,22 +167,19 @@ class Recommender(nn.Module):
         position_RW: torch.Tensor,
         segment_RW: torch.Tensor,
         queries_RW: torch.Tensor,
-        fresh: Sequence[FreshText] = (),
+        fresh: FreshVectors | None = None,
         dial_RW: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return states [R * W, D] and item vectors [V, D]; see `states` and `item_vectors`.
 
-        The texts of `fresh`, groups of distinct items, are encoded first. All other items move by
-        the mean of their changes. If they stayed, the encoder would learn to move all texts alike:
-        targets are always among the fresh items, so this would raise them above most others.
+        Items that are not in `fresh` move by the mean change of those that are. If they stayed, the
+        encoder would learn to move all texts alike: targets are always among the fresh items, so
+        this would raise them above most others.
         """
         text = self.text_VH
-        if fresh and text is not None:
-            encoded = [self.encode(each.input_ids, each.mask, each.states) for each in fresh]
-            items_U = torch.cat([each.items_U for each in fresh])
-            fresh_UH = torch.cat(encoded).to(text.dtype)
-            text = text + (fresh_UH - text[items_U]).mean(0)
-            text = text.index_copy(0, items_U, fresh_UH)
+        if fresh is not None and text is not None:
+            text = text + (fresh.vectors_UH - text[fresh.items_U]).mean(0)
+            text = text.index_copy(0, fresh.items_U, fresh.vectors_UH)
         return self.towers(text, items_RW, position_RW, segment_RW, queries_RW, dial_RW)
 
     def towers(

@@ -54,7 +54,7 @@ class Learner:
         config: of the run.
         dataset: on the device that trains.
         model: on the device, compiled and sharded where the config asks for it.
-        wrapped: the same model, in DDP where there are several ranks.
+        wrapped: the same model, in DDP where there are several ranks and no trained encoder.
         rank: this worker.
         world_size: number of workers.
         saved: `state()` of a checkpoint; empty for a new run.
@@ -172,6 +172,7 @@ class Learner:
             self._refresh()
         parts = self.feed.parts(examples, step)
         negatives = self.feed.negatives(parts, step)
+        texts = self.feed.step_texts(parts)
         self._set_rates(step)
         # dropout differs between ranks and steps, and is the same when a step is repeated
         seed = np.random.SeedSequence(self.config.seed, spawn_key=(step, self.rank))
@@ -186,6 +187,7 @@ class Learner:
             clip_norm=self.config.train.clip_norm,
             shown_V=self.shown_V,
             negatives=to_device(negatives, self.device),
+            texts=to_device(texts, self.device),
         )
         self._unfetched.append(sums_7)
 

@@ -25,6 +25,7 @@ from recdiv_core.slates.dataset import Dataset
 from recdiv_core.training.item_texts import ItemTexts
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.parts import Part, with_dials
+from recdiv_core.training.step_texts import StepTexts, share_texts
 
 NEGATIVES_KEY: Final = 1
 DIALS_KEY: Final = 2
@@ -81,18 +82,28 @@ class Feed:
         for index, examples in enumerate(step_examples):
             first = size * (self.rank * len(step_examples) + index) // shares
             users = slice(first, first + len(examples.lengths))
-            part = self._load(examples, draws[users])
+            max_history = self.config.model.max_history
+            part = Part(pack(examples, max_history=max_history, draws_B=draws[users]))
             if dials is not None:
                 part = with_dials(part, dials[users])
             parts.append(part)
         return parts
 
-    def _load(self, examples: Examples, draws_B: np.ndarray) -> Part:
-        packed = pack(examples, max_history=self.config.model.max_history, draws_B=draws_B)
+    def step_texts(self, parts: Sequence[Part]) -> StepTexts | None:
+        """Collect the items of all ranks and parts; return the texts that this rank encodes."""
         if self.texts is None:
-            return Part(packed)
-        items = np.unique(packed.items_RW[packed.position_RW > 0].numpy())
-        return Part(packed, self.texts.groups(items if items.size else np.zeros(1, np.int64)))
+            return None
+        each = [part.packed.items_RW[part.packed.position_RW > 0] for part in parts]
+        items_U = torch.cat(each).unique()
+        if self.world_size > 1:
+            items_U = _gather(items_U, self.dataset.log_prior_V.device).unique()
+        return share_texts(
+            self.texts,
+            items_U.numpy(),
+            num_chunks=len(parts),
+            rank=self.rank,
+            world_size=self.world_size,
+        )
 
     def negatives(self, parts: Sequence[Part], step: int) -> Negatives | None:
         """Draw a step's negatives, and collect the targets of all ranks and parts."""

@@ -29,12 +29,16 @@ class ItemTexts:
         tokens: token ids of all items.
         states: output of the frozen layers; None = not stored.
         call: price of a call of the encoder, see `group_by_length`.
+
+    Attributes:
+        lengths: tokens of each item, [V] int64.
     """
 
     def __init__(
         self, tokens: Tokens, states: LayerStates | None = None, *, call: int = ONE_GROUP
     ) -> None:
         self.tokens, self.states, self.call = tokens, states, call
+        self.lengths = tokens.lengths
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -125,7 +125,8 @@ class _Trainer:
             self.model,
             ray.train.torch.prepare_model(
                 self.model,
-                parallel_strategy=None if is_sharded else "ddp",
+                # the gradients of a trained encoder go another way, see step_texts.py
+                parallel_strategy="ddp" if self.model.encoder is None else None,
                 parallel_strategy_kwargs={"forward_sync_buffers": False},
             ),
             rank=self.rank,

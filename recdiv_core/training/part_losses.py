@@ -18,6 +18,7 @@ from torch import nn
 from recdiv_core.losses.diversity import penalty
 from recdiv_core.losses.negatives import Negatives
 from recdiv_core.losses.relevance import sampled_softmax, softmax
+from recdiv_core.models.recommender import FreshVectors
 from recdiv_core.training.objective import Objective
 from recdiv_core.training.parts import Part
 from recdiv_core.training.step_slates import count_shown, soft_slates
@@ -47,9 +48,10 @@ def part_losses(
     *,
     exposure_V: torch.Tensor,
     negatives: Negatives | None,
+    fresh: FreshVectors | None,
     autocast: torch.autocast,
 ) -> PartLosses:
-    """Run the model on a part and sum its losses."""
+    """Run the model on a part, with the text vectors `fresh`, and sum its losses."""
     packed, dials, w = part.packed, part.dials, objective.diversity_weight
     weights_N = packed.weights_N
     if dials is not None:
@@ -61,7 +63,7 @@ def part_losses(
             packed.position_RW,
             packed.segment_RW,
             packed.queries_RW,
-            part.fresh,
+            fresh,
             None if dials is None else dials.dial_RW,
         )
         targets = _Targets(packed.target_place_N, packed.targets_N, weights_N)

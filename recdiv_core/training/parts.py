@@ -1,4 +1,4 @@
-"""The part of a batch that a rank computes at once: histories, texts and dials.
+"""The part of a batch that a rank computes at once: histories and dials.
 
 Whatever has a size that depends on data (the users at dial 0, the pairs that they have seen) is
 computed here on the host, before the part moves to the device. A step then never waits for the
@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import torch
 
 from recdiv_core.data.batches import Packed
-from recdiv_core.models.recommender import FreshText
 
 Tensors = TypeVar("Tensors")
 
@@ -49,12 +48,10 @@ class Part:
 
     Attributes:
         packed: their histories.
-        fresh: groups of items whose text is encoded in this step; none without a trained encoder.
         dials: the users' dials; None for a model without dials.
     """
 
     packed: Packed
-    fresh: tuple[FreshText, ...] = ()
     dials: Dials | None = None
 
 

@@ -137,8 +137,7 @@ def refresh_texts(model: Recommender, texts: ItemTexts, rank: int, world_size: i
     device, num_items = model.text_VH.device, len(texts)
     share = -(-num_items // world_size)
     mine = range(rank * share, min((rank + 1) * share, num_items))
-    lengths = texts.tokens.lengths
-    order = sorted(mine, key=lambda row: -lengths[row])
+    order = sorted(mine, key=lambda row: -texts.lengths[row])
     vectors = torch.zeros(share, model.text_VH.shape[1], device=device)
     with torch.no_grad():  # a sharded encoder cannot train on weights of inference_mode
         for start in range(0, share, REFRESH_ROWS):

@@ -28,6 +28,7 @@ from recdiv_core.training.objective import Objective
 from recdiv_core.training.part_losses import PartLosses, part_losses
 from recdiv_core.training.parts import Part
 from recdiv_core.training.shards import average_gradients, clip_gradients
+from recdiv_core.training.step_texts import EncodedTexts, StepTexts
 
 SHOWN_KEPT: Final = 0.99
 """Share of the running exposure that a step keeps: about the last 100 batches count. With fewer, an
@@ -79,11 +80,12 @@ def train_step(
     clip_norm: float,
     shown_V: torch.Tensor,
     negatives: Negatives | None,
+    texts: StepTexts | None = None,
 ) -> torch.Tensor:
     """Do one step.
 
     Args:
-        model: Recommender, in DDP where there are several ranks and no shards.
+        model: Recommender, in DDP where there are several ranks and no trained encoder.
         parts: this rank's share; parts without users are legal.
         objective: what to minimise.
         optimizer: optimiser whose learning rates are set already.
@@ -93,6 +95,7 @@ def train_step(
         shown_V: running count of how often each item stood in the slates of past steps, 0 at the
             start; updated in place where slates are formed, the same on all ranks.
         negatives: negatives of the sampled losses, the same on all ranks; None for softmax.
+        texts: what this rank encodes of the step's items; None without a trained encoder.
 
     Returns:
         [7] float64, the fields of StepSums; see `fetch_sums`.
@@ -116,6 +119,7 @@ def train_step(
         autocast=torch.autocast(device.type, precision, enabled=precision != torch.float32),
         exposure_V=exposure_share(shown_V),
         negatives=negatives,
+        texts=texts,
     )
     scaler.unscale_(optimizer)
     grad_norm = clip_gradients(model, clip_norm)
@@ -142,6 +146,7 @@ def _backward(
     autocast: torch.autocast,
     exposure_V: torch.Tensor,
     negatives: Negatives | None,
+    texts: StepTexts | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Add up the gradients of a rank's parts; ranks meet in the very last backward.
 
@@ -155,6 +160,7 @@ def _backward(
     sums_5 = torch.zeros(5, dtype=torch.float64, device=exposure_V.device)
     shown_V = torch.zeros_like(exposure_V)
     is_ddp = isinstance(model, nn.parallel.DistributedDataParallel)
+    encoded = None if texts is None else EncodedTexts(model, texts, autocast)
     for index, part in enumerate(parts):
         is_last = index == len(parts) - 1
         with contextlib.nullcontext() if is_last or not is_ddp else model.no_sync():
@@ -164,6 +170,7 @@ def _backward(
                 objective,
                 exposure_V=exposure_V,
                 negatives=negatives,
+                fresh=None if encoded is None else encoded.fresh,
                 autocast=autocast,
             )
             loss = _weighted(losses, weights, scales)
@@ -171,6 +178,8 @@ def _backward(
         sums_5[0] += loss.detach().double() / world_size
         sums_5[1:] += losses.sums
         shown_V += losses.shown_V
+    if encoded is not None:
+        encoded.backward()
     if world_size > 1 and not is_ddp:
         average_gradients(model)
     return sums_5, shown_V

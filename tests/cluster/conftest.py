@@ -201,9 +201,10 @@ def train_steps(
         epochs=last_step,  # an epoch has at least one step
     )
     for step, examples in zip(range(first_step, last_step), steps, strict=False):
+        parts = feed.parts(examples, step)
         train_step(
             model,
-            feed.parts(examples, step),
+            parts,
             objective,
             optimizer,
             torch.amp.GradScaler("cpu", enabled=False),
@@ -211,6 +212,7 @@ def train_steps(
             clip_norm=config.train.clip_norm,
             shown_V=shown_V,
             negatives=None,
+            texts=feed.step_texts(parts),
         )
 
 

@@ -1,25 +1,29 @@
-"""A trained encoder in shards: two processes over gloo do what they do with it whole on both."""
+"""A trained encoder on two ranks, whole or in shards: they learn what one rank in one part does."""
 
 import copy
-from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
-from recdiv_core.models.recommender import FreshText
 from recdiv_core.training.build import parameter_groups
 from recdiv_core.training.shards import is_shard, load_optimizer, load_whole, shard_encoder, whole
 from recdiv_core.training.step import fetch_sums, train_step
+from recdiv_core.training.step_texts import share_texts
 from tests.cluster.conftest import leave_ranks, on_two_ranks
 from tests.step_worlds import NUM_ITEMS, USERS, assert_equal_weights, objective, part
-from tests.test_trainable_encoder import model_of, source, texts
+from tests.test_item_texts import item_texts
+from tests.test_trainable_encoder import model_of, source
 
 __all__ = ["source"]  # a fixture
 
-pytestmark = pytest.mark.ray  # no Ray in it, but as slow as if there were
+pytestmark = [
+    pytest.mark.ray,  # no Ray in it, but as slow as if there were
+    # peft asks transformers by a name that is on its way out
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
+]
 
 SGD = partial(torch.optim.SGD, momentum=0.9)  # AdamW scales rounding noise up
 SHARES = [[USERS[:2], []], [USERS[4:6], USERS[6:]]]  # of each rank, in parts
@@ -40,17 +44,20 @@ class _Training:
         if is_sharded:
             shard_encoder(self.model, torch.device("cpu"))
         rates = {"learning_rate": 0.05, "text_learning_rate": 1e-3, "weight_decay": 0.01}
-        self.wrapped = (
-            self.model
-            if is_sharded
-            else DistributedDataParallel(self.model, forward_sync_buffers=False)
-        )
         self.optimizer = optimizer(parameter_groups(self.model, **rates))
 
-    def step(self, parts_of_users, **changes):
+    def step(self, shares, rank=0, **changes):
+        users = [user for share in shares for part in share for user in part]
+        texts = share_texts(
+            item_texts(NUM_ITEMS),
+            np.unique(np.concatenate(users)),
+            num_chunks=len(shares[rank]),
+            rank=rank,
+            world_size=len(shares),
+        )
         sums = train_step(
-            self.wrapped,
-            [part_with_texts(users) for users in parts_of_users],
+            self.model,
+            [part(users) for users in shares[rank]],
             objective(**changes),
             self.optimizer,
             torch.amp.GradScaler("cpu", enabled=False),
@@ -58,6 +65,7 @@ class _Training:
             clip_norm=0.5,
             shown_V=torch.zeros(NUM_ITEMS),
             negatives=None,
+            texts=texts,
         )
         return fetch_sums([sums])[0]
 
@@ -80,28 +88,21 @@ class _Training:
         )
 
 
-def part_with_texts(users):
-    items = sorted({item for user in users for item in user}) or [0]
-    every = texts(NUM_ITEMS)
-    fresh = FreshText(torch.tensor(items), every.input_ids[items], every.mask[items])
-    return replace(part(users), fresh=(fresh,))
-
-
 def train_on_a_rank(rank, store, results, source):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     for name, (how, changes, shares) in CASES.items():
         for is_sharded in (False, True):
             training = _Training(source, is_sharded=is_sharded, **how)
-            sums = [vars(training.step(shares[rank], **changes)) for _ in range(2)]
+            sums = [vars(training.step(shares, rank, **changes)) for _ in range(2)]
             state = training.state()["weights"]
             results.put(((name, is_sharded), to_numpy(state), sums, training.num_held()))
     for first, second in ((True, True), (True, False), (False, True)):
         before = _Training(source, is_sharded=first, optimizer=torch.optim.AdamW)
-        before.step(SHARES[rank])
+        before.step(SHARES, rank)
         after = _Training(source, is_sharded=second, optimizer=torch.optim.AdamW)
         after.load(before.state())
-        sums = [vars(training.step(SHARES[rank])) for training in (before, after)]
+        sums = [vars(training.step(SHARES, rank)) for training in (before, after)]
         states = [to_numpy(training.state()["weights"]) for training in (before, after)]
         results.put((("goes on", first, second), states, sums, None))
     leave_ranks(results)
@@ -130,11 +131,16 @@ def found(tmp_path_factory, source):
     return by_case
 
 
+@pytest.mark.parametrize("is_sharded", [False, True], ids=["whole", "shards"])
 @pytest.mark.parametrize("case", CASES)
-def test_shards_move_the_weights_as_whole_layers_do(found, case):
-    (wanted, wanted_sums, _), _ = found[case, False]
-    for got, sums, _ in found[case, True]:
-        assert_equal_weights(to_torch(got), to_torch(wanted))
+def test_two_ranks_in_parts_learn_what_one_rank_in_one_part_does(source, found, case, is_sharded):
+    how, changes, shares = CASES[case]
+    alone = _Training(source, is_sharded=False, **how)
+    users = [user for share in shares for part in share for user in part]
+    wanted_sums = [vars(alone.step([[users]], **changes)) for _ in range(2)]
+    wanted = alone.state()["weights"]
+    for got, sums, _ in found[case, is_sharded]:
+        assert_equal_weights(to_torch(got), wanted)
         assert sums == [pytest.approx(each, rel=1e-4) for each in wanted_sums]
 
 
