@@ -81,8 +81,8 @@ ARMS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     "without": {"loss.diversity_weight": 0.0, "eval.dials": []},
 }
-PLAN: Final = Plan("month", False, 2, 1.0, {}, 1.0)
-"""`recdiv update --epochs 2 --rate-share 1`: an epoch of so small a shop has only some 30 steps."""
+PLAN: Final = Plan("month", False, 1, 1.0, {}, 1.0)
+"""`recdiv update --epochs 1 --rate-share 1`: so small a shop needs the full rate in its 30 steps."""
 
 
 class Loop:
