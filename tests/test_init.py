@@ -462,3 +462,126 @@ def test_a_column_called_order_is_the_order_of_a_log_without_times(tmp_path):
     assert findings.questions == []
     assert config.data.columns.timestamp == "order"
     assert config.data.columns.session_id == "session_id"
+
+
+def log_of(head, row, separator=","):
+    """Return the lines of a log; `row` makes the fields of user, item and number of an event."""
+    return [head] + [separator.join(map(str, row(u, i, n))) for u, i, n in rows()]
+
+
+def test_names_in_another_language_are_guessed_by_their_values_and_asked(tmp_path):
+    lines(
+        tmp_path / "in" / "bestellungen.csv",
+        log_of("Kunde;Artikel;Datum", lambda u, i, n: (f"k{u}", i, f"{n + 1}.03.2024 08:00"), ";"),
+    )
+    lines(
+        tmp_path / "in" / "artikel.csv",
+        ["Artikel;Marke;Bezeichnung"] + [f"{i};M{i % 2};Schuh {i}" for i in range(1, 6)],
+    )
+    findings, config = init(tmp_path / "in", out=tmp_path / "shop.yaml")
+    columns = config.data.columns
+    assert (columns.user_id, columns.item_id, columns.timestamp) == ("Kunde", "Artikel", "Datum")
+    assert config.data.item_columns == {"title": "Bezeichnung", "category": "Marke"}
+    assert [question.text.split("?")[0] for question in findings.questions] == [
+        "Is 'Bezeichnung' the title",
+        "Is 'Marke' the category",
+    ]
+    assert len(load(config)[3]) == 20
+
+
+def test_a_user_and_an_item_that_only_their_places_tell_are_asked(tmp_path):
+    lines(
+        tmp_path / "log.csv",
+        log_of("用户,商品,时间", lambda u, i, n: (u, f"g{i}", FIRST_S + n)),
+    )
+    findings, config = init(tmp_path / "log.csv", out=tmp_path / "shop.yaml")
+    assert (config.data.columns.user_id, config.data.columns.item_id) == ("用户", "商品")
+    assert [question.answers[0] for question in findings.questions] == [
+        ("data.columns.user_id", "用户"),
+        ("data.columns.item_id", "商品"),
+    ]
+    text = (tmp_path / "shop.yaml").read_text()
+    assert '    # user_id: "商品"\n    user_id: "用户"' in text
+
+
+def test_a_catalogue_in_another_language_is_found_by_the_ids_of_the_log(tmp_path):
+    lines(
+        tmp_path / "in" / "log.csv",
+        log_of("user_id,item_id,timestamp", lambda u, i, n: (f"u{u}", f"g{i}", FIRST_S + n)),
+    )
+    lines(tmp_path / "in" / "kunden.csv", ["Nr,Ort"] + [f"u{u},Ort {u}" for u in range(1, 6)])
+    lines(tmp_path / "in" / "waren.csv", ["Nr,Titel"] + [f"g{i},Schuh {i}" for i in range(1, 6)])
+    _, config = init(tmp_path / "in", out=tmp_path / "shop.yaml")
+    assert config.data.items.endswith("in/waren.csv")
+    assert config.data.item_columns == {"item_id": "Nr", "title": "Titel"}
+
+
+def test_a_name_that_occurs_twice_is_a_name(tmp_path):
+    lines(
+        tmp_path / "log.csv",
+        log_of("user_id,id,item_id,id,timestamp", lambda u, i, n: (u, n, i, i, FIRST_S + n)),
+    )
+    findings, config = init(tmp_path / "log.csv", out=tmp_path / "shop.yaml")
+    assert (findings.questions, config.data.header) == ([], ())
+    assert counts_of(config)[3:] == ({}, {})
+
+
+def test_a_first_row_with_two_equal_values_is_no_header(tmp_path):
+    lines(tmp_path / "log.csv", ["ann,ann,view,x", "ann,bob,view,y", "bob,ann,cart,z"])
+    assert not sniff(str(tmp_path / "log.csv")).has_header
+
+
+def test_blanks_after_the_separator_hide_no_times(tmp_path):
+    lines(
+        tmp_path / "log.csv",
+        ["user_id, item_id, timestamp"] + [f"{u}, {i}, {FIRST_S + n}" for u, i, n in rows()],
+    )
+    findings, config = init(tmp_path / "log.csv", out=tmp_path / "shop.yaml")
+    assert findings.questions == []
+    assert len(load(config)[3]) == 20
+
+
+def test_a_time_of_day_goes_before_a_date(tmp_path):
+    lines(
+        tmp_path / "log.csv",
+        log_of(
+            "event_date,event_timestamp,user_pseudo_id,item_id",
+            lambda u, i, n: ("20240301", (FIRST_S + n) * 1_000_000, f"{u}.7", i),
+        ),
+    )
+    _, config = init(tmp_path / "log.csv", out=tmp_path / "shop.yaml")
+    assert config.data.columns.timestamp == "event_timestamp"
+
+
+def test_a_user_of_a_list_of_events_may_occur_once(tmp_path):
+    content = "".join(
+        json.dumps(
+            {
+                "customer": {"id": u},
+                "events": [{"product": {"id": i}, "ts": FIRST_S + n} for _, i, n in rows()],
+            }
+        )
+        + "\n"
+        for u in range(60)
+    )
+    (tmp_path / "log.jsonl").write_text(content)
+    _, config = init(tmp_path / "log.jsonl", out=tmp_path / "shop.yaml")
+    columns = config.data.columns
+    assert (columns.user_id, columns.item_id) == ("customer.id", "events.product.id")
+
+
+@pytest.mark.parametrize(("written", "change"), [("g{}", "capital letters"), ("00{}", "zeros")])
+def test_ids_that_prepare_would_not_find_are_asked(tmp_path, written, change):
+    lines(
+        tmp_path / "in" / "log.csv",
+        log_of(
+            "user_id,item_id,timestamp",
+            lambda u, i, n: (u, written.format(i).upper().lstrip("0"), FIRST_S + n),
+        ),
+    )
+    items = [f"{written.format(i)},Thing {i}" for i in range(1, 6)]
+    lines(tmp_path / "in" / "items.csv", ["item_id,title", *items])
+    findings, _ = init(tmp_path / "in", out=tmp_path / "shop.yaml")
+    (question,) = findings.questions
+    assert change in question.text
+    assert "`prepare` compares ids as they are written" in question.text

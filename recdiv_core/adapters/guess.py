@@ -25,7 +25,8 @@ ROLES: Final[Mapping[str, str]] = {
     "item_id": "item items product article sku asin movie track song book news offer goods stock "
     "stockcode object content aid iid pid ean gtin parentasin productcode variant listing",
     "timestamp": "timestamp time ts date datetime eventtime eventdate createdat created when tdat "
-    "invoicedate orderdate purchasedate unixreviewtime unixtime occurredat servertime dt day",
+    "eventtimestamp invoicedate orderdate purchasedate unixreviewtime unixtime occurredat "
+    "servertime dt day",
     "event": "event eventtype eventname action actionname actiontype behavior behaviour type kind "
     "behaviortype behaviourtype interaction interactiontype activity",
     "query": "query search searchterm searchquery searchstring keyword keywords userquery q term",
@@ -68,6 +69,8 @@ TIME_SHAPES: Final = re.compile(
     r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([T ][0-9:.]+ ?(UTC|Z|[+-][0-9:]{2,6})?)?"
     r"|[0-9]{1,2}[/.-][0-9]{1,2}[/.-][0-9]{2,4}([T ].*)?|20[0-9]{6}|[0-9]{4}/[0-9]{2}/[0-9]{2}.*"
 )
+DAY: Final = r"^\s*(20[0-9]{6}|[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4})\s*$"
+"""Pattern of a date without a time of day."""
 PARTED: Final = re.compile(
     r"([0-9]{1,2})([/.-])([0-9]{1,2})\2([0-9]{4}|[0-9]{2})"
     r"(?:([T ])[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?( ?[AaPp][Mm])?)?"
@@ -145,11 +148,13 @@ def _fields(name: str, array: pa.Array, *, is_listed: bool) -> list[Column]:
 def guess_roles(columns: Sequence[Column], roles: Sequence[str]) -> dict[str, Guess]:
     """Assign each role its best column; surest roles first, one role a column."""
     is_log = "timestamp" in roles
+    has_lists = any(column.is_listed for column in columns)
     scored = [
         (score, -place, role, column, evidence)
         for place, column in enumerate(columns)
         for role in roles
-        for score, evidence in [_score(column, role, is_log=is_log)]
+        for is_event in [is_log and column.is_listed == has_lists]
+        for score, evidence in [_score(column, role, is_event=is_event)]
         if score >= 1.0
     ]
     found: dict[str, Guess] = {}
@@ -176,72 +181,17 @@ def _take_order(columns: Sequence[Column], found: dict[str, Guess]) -> None:
     found["timestamp"] = Guess(order.name, "order numbers", 1.0)
 
 
-BY_PLACE: Final = "by its position; the column has no name"
-
-
-def guess_unnamed(columns: Sequence[Column], items: Sequence[pa.Array]) -> dict[str, Guess]:
-    """Guess the roles of unnamed columns of a log from their values and their order.
+def _score(column: Column, role: str, *, is_event: bool) -> tuple[float, str]:
+    """Return how well a column fits a role, from 0, and the evidence.
 
     Args:
-        columns: columns of the log.
-        items: values of columns of other files that may hold item ids.
+        column: column of the sample.
+        role: one of our names.
+        is_event: whether the column has a value per event; else per item or per list of events.
     """
-    times = [(time_share(column)[0], column) for column in columns]
-    found: dict[str, Guess] = {}
-    share, time = max(times, key=lambda pair: pair[0], default=(0.0, None))
-    if time is None or share < 0.5:
-        return {}
-    found["timestamp"] = Guess(time.name, f"{share:.0%} of the values are times", 3.0)
-    for column in columns:
-        words = column.values.drop_null()
-        if len(words) and _share_of_kinds(words) > 0.5 and "event" not in found:
-            found["event"] = Guess(column.name, f"{column.num_distinct} words", 3.0)
-    taken = {guessed.column for guessed in found.values()}
-    rest = [column for column in columns if column.name not in taken and column.num_distinct > 1]
-    marks = [c for c in rest if _is_rating(c) and len(rest) > 2]
-    if marks:
-        found["rating"] = Guess(marks[-1].name, f"{marks[-1].num_distinct} small numbers", 2.0)
-        rest = [column for column in rest if column is not marks[-1]]
-    if len(rest) < 2:
-        return {}
-    shares = [max((share_found(c.values, ids)[0] for ids in items), default=0.0) for c in rest]
-    best = max(shares)
-    item = rest[1] if best < 0.5 or shares[1] > best - 0.05 else rest[shares.index(best)]
-    others = [share for share, column in zip(shares, rest, strict=True) if column is not item]
-    is_sure = best > 0.5 and max(others) < best - 0.3
-    how = "most of its values are in the catalogue" if best > 0.5 else BY_PLACE
-    user = next(column for column in rest if column is not item)
-    found["user_id"] = Guess(user.name, "the first other column" if is_sure else BY_PLACE, 1.0)
-    found["item_id"] = Guess(item.name, how, 1.0)
-    return found
-
-
-def guess_unnamed_items(columns: Sequence[Column]) -> dict[str, Guess]:
-    """Guess the roles of unnamed columns of a catalogue: a unique id, and the first text."""
-    ids = [c for c in columns if len(c.values) and c.num_distinct == len(c.values)]
-    texts = [c for c in columns if c not in ids[:1] and _share_like(c.values, r"[A-Za-z]") > 0.8]
-    if not ids or not texts:
-        return {}
-    found = {
-        "item_id": Guess(ids[0].name, "no value repeats", 2.0),
-        "title": Guess(texts[0].name, f"text, e.g. {texts[0].first(1)[0]!r}"[:80], 2.0),
-    }
-    for column in texts[1:2]:
-        is_labels = _share_like(column.values, r"[|>]") > 0.3
-        if is_labels or column.num_distinct < len(column.values):
-            found["category"] = Guess(column.name, f"text, e.g. {column.first(1)[0]!r}"[:80], 1.0)
-    return found
-
-
-def _is_rating(column: Column) -> bool:
-    values = [float(text) for text in column.first(12) if _is_number(text)]
-    return column.num_distinct <= 11 and len(values) == column.num_distinct and max(values) <= 10
-
-
-def _score(column: Column, role: str, *, is_log: bool) -> tuple[float, str]:
     by_name = _score_name(column.name, role)
     values = column.values.drop_null()
-    if is_log and role in ("user_id", "item_id") and len(values) >= 50:
+    if is_event and role in ("user_id", "item_id") and len(values) >= 50:
         by_name -= 1.0 * (column.num_distinct == len(values))  # the number of an event
     if not len(values) or (role in DATES and not _holds_times(column)):
         return 0.0, ""
@@ -249,14 +199,15 @@ def _score(column: Column, role: str, *, is_log: bool) -> tuple[float, str]:
         share, how = time_share(column)
         if share < 0.5:
             return 0.0, ""
-        return by_name + 2.0 * share, f"{share:.0%} of the values are times ({how})"
+        is_day = share_like(values, DAY) > 0.5  # a time of day says more
+        return by_name + (2.0 - is_day) * share, f"{share:.0%} of the values are times ({how})"
     if role == "event":
-        share = _share_of_kinds(values)
+        share = share_of_kinds(values)
         if column.num_distinct > 50 or (not share and by_name < 2.0):
             return 0.0, ""
         return by_name + 2.0 * share, f"{column.num_distinct} words"
     if role in ("price", "rating", "position"):
-        share = _share_like(values, r"^[$€£]?\s*-?[0-9][0-9.,]*$")
+        share = share_like(values, r"^[$€£]?\s*-?[0-9][0-9.,]*$")
         return (by_name if share > 0.5 else 0.0), f"{share:.0%} of the values are numbers"
     if role in ("user_id", "item_id") and time_share(column)[0] > 0.9 and by_name < 2.0:
         return 0.0, ""
@@ -267,7 +218,10 @@ def _score(column: Column, role: str, *, is_log: bool) -> tuple[float, str]:
 
 def _score_name(name: str, role: str) -> float:
     """Return how well a name fits a role: 3 = one of its usual names, 0 = not at all."""
-    plain = _plain(name.rpartition(".")[2])
+    parent, _, last = name.rpartition(".")
+    if parent and last.lower() in ("id", "name"):  # `customer.id` is a customer_id
+        last = f"{parent.rpartition('.')[2]}_{last}"
+    plain = _plain(last)
     words = [_plain(word) for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+", name)]
     usual = ROLES[role].split()
     if _plain(role) == plain:
@@ -290,7 +244,7 @@ def _plain(name: str) -> str:
 
 def time_share(column: Column) -> tuple[float, str]:
     """Return the share of values that may be times, and their format."""
-    values = column.values.drop_null()
+    values = pc.utf8_trim_whitespace(column.values.drop_null())
     if column.is_time:
         return 1.0, "typed"
     if not len(values):
@@ -299,7 +253,7 @@ def time_share(column: Column) -> tuple[float, str]:
     share = shaped / min(len(values), 500)
     if share > 0.5:
         return share, f"written as {values[0].as_py()!r}"
-    numbers = [float(t) for t in values.slice(0, 500).to_pylist() if _is_number(t)]
+    numbers = [float(t) for t in values.slice(0, 500).to_pylist() if is_number(t)]
     if len(numbers) < 0.5 * min(len(values), 500):
         return 0.0, ""
     for unit, scale in EPOCHS.items():
@@ -314,15 +268,18 @@ def _holds_times(column: Column) -> bool:
     return time_share(column)[0] == 1.0
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Return whether a text is a number, with a decimal point or an exponent."""
     return bool(re.fullmatch(r"-?[0-9]+(\.[0-9]*)?(e[+-]?[0-9]+)?", text, re.IGNORECASE))
 
 
-def _share_like(values: pa.Array, pattern: str) -> float:
+def share_like(values: pa.Array, pattern: str) -> float:
+    """Return the share of values in which a regular expression is found, in [0, 1]."""
     return pc.mean(pc.match_substring_regex(values, pattern).cast(pa.float64())).as_py() or 0.0
 
 
-def _share_of_kinds(values: pa.Array) -> float:
+def share_of_kinds(values: pa.Array) -> float:
+    """Return the share of words that are kinds of event that we know, in [0, 1]."""
     words = values.slice(0, 2000).to_pylist()
     return sum(kind_of(word) is not None for word in words) / len(words)
 
@@ -393,6 +350,8 @@ def share_found(log: pa.Array, items: pa.Array) -> tuple[float, str]:
     return best, best_change
 
 
+UNDONE: Final = ("capital letters ignored", "leading zeros removed")
+"""Changes of ids that `prepare` does not make."""
 CHANGES: Final[Mapping[str, Any]] = {
     "": lambda text: text,
     "blanks removed": str.strip,

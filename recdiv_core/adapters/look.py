@@ -14,7 +14,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from recdiv_core.adapters import guess
+from recdiv_core.adapters import by_values, guess
 from recdiv_core.adapters.layout_files import find_given
 from recdiv_core.adapters.mapping import Findings, Group, describe_items, describe_log, join
 from recdiv_core.adapters.recognise import recognise
@@ -52,21 +52,21 @@ def look_at(given: Sequence[str]) -> Findings:
     one = given[0].rstrip("/") or "/"
     root = one if len(given) == 1 and not any(c in one for c in "*?[") and one not in paths else ""
     root = root if not root or is_uri(root) else str(Path(root).expanduser().absolute())
-    groups = _name_unnamed([_group(file, alike[file.file.path]) for file in readable])
+    groups = [_group(file, alike[file.file.path]) for file in readable]
+    groups = _by_values(groups, has_names=False)
     if layout := recognise(readable, root):
         _describe_layout(layout, groups, paths, findings)
         _list_unused(sniffed, findings)
         return findings
-    log = max(groups, key=lambda group: group.log_score)
-    if log.log_score < 0:
+    log = _find_log(groups)
+    if log is None:
         raise UserError(
             "none of the files looks like a click log with a user, an item and a time in each row; "
             f"inspected: {'; '.join(_say(file) for file in readable[:5])}"
         )
     _check_extension(log.sample)
-    others = [group for group in groups if group is not log]
-    items = max(others, key=lambda group: group.items_score, default=None)
-    items = items if items is not None and items.items_score > 0 else None
+    wanted = log.column(log.log["item_id"].column).values
+    items = _find_items([group for group in groups if group.sample is not log.sample], wanted)
     if items is not None:
         _check_extension(items.sample)
     describe_log(log, paths, findings, has_items=items is not None)
@@ -75,7 +75,6 @@ def look_at(given: Sequence[str]) -> Findings:
         expected = {
             role: str(findings.settings.get(f"data.columns.{role}", names[role])) for role in names
         }
-        wanted = log.column(log.log["item_id"].column).values
         describe_items(items, wanted, paths, expected, findings)
     _list_unused(sniffed, findings)
     return findings
@@ -181,12 +180,12 @@ def _group(file: Sniffed, files: tuple[str, ...]) -> Group:
     return Group(files, file, columns, log, guess.guess_roles(columns, guess.OF_ITEMS))
 
 
-def _name_unnamed(groups: Sequence[Group]) -> list[Group]:
-    """Guess the columns of files without a header from their values."""
-    named: list[Group] = []
+def _by_values(groups: Sequence[Group], *, has_names: bool) -> list[Group]:
+    """Guess what names do not tell, of the files with a header or of those without one."""
+    guessed: list[Group] = []
     for group in groups:
-        if group.sample.has_header:
-            named.append(group)
+        if group.sample.has_header != has_names:
+            guessed.append(group)
             continue
         others = [
             column.values
@@ -195,7 +194,27 @@ def _name_unnamed(groups: Sequence[Group]) -> list[Group]:
             for column in other.columns
             if column.num_distinct > 0.9 * len(column.values)
         ]
-        log = guess.guess_unnamed(group.columns, others)
-        items = {} if log else guess.guess_unnamed_items(group.columns)
-        named.append(replace(group, log=log, items=items))
-    return named
+        log = by_values.guess_log(group.columns, others, group.log)
+        is_log = log and not has_names
+        items = {} if is_log else by_values.guess_items(group.columns, group.items)
+        guessed.append(replace(group, log=log, items=items))
+    return guessed
+
+
+def _find_log(groups: Sequence[Group]) -> Group | None:
+    """Return the click log, by names if they tell it; of files guessed by values the longest."""
+    log = max(groups, key=lambda group: group.log_score)
+    if log.log_score >= 0:
+        return log
+    likely = [group for group in _by_values(groups, has_names=True) if group.log_score >= 0]
+    return max(likely, key=lambda group: (group.num_rows, group.log_score), default=None)
+
+
+def _find_items(others: Sequence[Group], wanted: pa.Array) -> Group | None:
+    """Return the catalogue, by names if they tell it, else by the item ids of the log."""
+    items = max(others, key=lambda group: group.items_score, default=None)
+    if items is None or items.items_score > 0:
+        return items
+    likely = [group for group in _by_values(others, has_names=True) if group.items_score > 0]
+    shares = [join(group, wanted)[1][0] for group in likely]
+    return likely[shares.index(max(shares))] if max(shares, default=0.0) >= 0.5 else None

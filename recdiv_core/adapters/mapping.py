@@ -14,7 +14,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from recdiv_core.adapters import guess
+from recdiv_core.adapters import by_values, guess
 from recdiv_core.adapters.guess import Column, Guess
 from recdiv_core.formats.csv_files import TAB_EXTENSIONS
 from recdiv_core.formats.readers import cut_units, read_unit
@@ -81,6 +81,11 @@ class Group:
     items: dict[str, Guess]
 
     @property
+    def num_rows(self) -> int:
+        """Number of rows, or of events in lists, of the sample."""
+        return max((len(column.values) for column in self.columns), default=0)
+
+    @property
     def log_score(self) -> float:
         """Score of the group as a log of events; below 0 = not a log."""
         if not {"user_id", "session_id"} & set(self.log) or "item_id" not in self.log:
@@ -138,7 +143,7 @@ def _set_header(
     names = [ours.get(name, name) for name in group.sample.columns]
     findings.set(f"{prefix}header", names, "the file has no column names; these are guesses")
     for role, other in (("user_id", "item_id"), ("item_id", "user_id")):
-        if role in roles and roles[role].evidence == guess.BY_PLACE:
+        if role in roles and roles[role].evidence == by_values.BY_PLACE:
             swapped = [{role: other, other: role}.get(name, name) for name in names]
             findings.questions.append(
                 Question(
@@ -166,6 +171,8 @@ def describe_log(log: Group, paths: Sequence[str], findings: Findings, *, has_it
         roles["user_id"] = roles["session_id"]
         _ask_for_user(log, findings)
     by_role = roles
+    if log.sample.has_header:
+        _ask_about_names(log, roles, by_values.IDS, "data.columns", findings)
     roles = _set_header(findings, log, roles, "data.")
     for role, guessed in roles.items():
         if guessed.column != role:
@@ -187,6 +194,30 @@ def _ask_for_user(log: Group, findings: Findings) -> None:
             tuple(("data.columns.user_id", name) for name in others[:6]),
         )
     )
+
+
+def _ask_about_names(
+    group: Group,
+    roles: Mapping[str, Guess],
+    asked: Sequence[str],
+    table: str,
+    findings: Findings,
+) -> None:
+    """Ask about columns whose role was guessed although we do not know their names."""
+    taken = {g.column for role, g in roles.items() if role not in asked}
+    others = [column.name for column in group.columns if column.name not in taken]
+    for role in asked:
+        if role in roles and roles[role].evidence.startswith(
+            (by_values.BY_PLACE, by_values.BY_TEXT)
+        ):
+            chosen = roles[role].column
+            names = [chosen, *(name for name in others if name != chosen)]
+            findings.questions.append(
+                Question(
+                    f"Is {chosen!r} the {role}? No column has a name that we know.",
+                    tuple((f"{table}.{role}", name) for name in names[:6]),
+                )
+            )
 
 
 def _describe_times(log: Group, roles: dict[str, Guess], findings: Findings) -> None:
@@ -248,6 +279,8 @@ def describe_items(
     _set_text(findings, items.sample, "data.item_")
     roles, joined = join(items, wanted)
     by_role = roles
+    if items.sample.has_header:
+        _ask_about_names(items, roles, ("title", "category"), "data.item_columns", findings)
     roles = _set_header(findings, items, roles, "data.item_")
     columns: dict[str, str] = {}
     for role, guessed in roles.items():
@@ -268,7 +301,16 @@ def describe_items(
                 tuple(("data.item_columns.title", name) for name in texts[:6]),
             )
         )
-    if joined[0] < 0.5:
+    if joined[2] in guess.UNDONE:
+        findings.questions.append(
+            Question(
+                f"How do item ids of the log and the catalogue agree? Only with {joined[2]}, and "
+                "`prepare` compares ids as they are written. Write them alike in one of the files, "
+                "or choose another column.",
+                tuple(("data.item_columns.item_id", column.name) for column in items.columns[:6]),
+            )
+        )
+    elif joined[0] < 0.5:
         findings.questions.append(
             Question(
                 f"Do the log and the catalogue use the same item ids? {joined[1]}.",
@@ -277,12 +319,12 @@ def describe_items(
         )
 
 
-def join(items: Group, wanted: pa.Array) -> tuple[dict[str, Guess], tuple[float, str]]:
+def join(items: Group, wanted: pa.Array) -> tuple[dict[str, Guess], tuple[float, str, str]]:
     """Choose the catalogue column that holds most ids of the log as item_id.
 
     Returns:
-        The roles of the columns; the share of the log's ids in the column, in [0, 1]; the share as
-        text.
+        The roles of the columns; the share of the log's ids in the column, in [0, 1], the share as
+        text, and the change of the ids that it needs (guess.CHANGES).
     """
     roles = dict(items.items)
     best = (*guess.share_found(wanted, items.column(roles["item_id"].column).values), "")
@@ -299,10 +341,10 @@ def join(items: Group, wanted: pa.Array) -> tuple[dict[str, Guess], tuple[float,
         share, change = guess.share_found(wanted, ids)
         if not is_whole and share < 0.95:
             said = f"{share:.0%} of the log's item ids in the sample are in the catalogue's first "
-            return roles, (1.0, f"{said}{len(ids):,} rows")
+            return roles, (1.0, f"{said}{len(ids):,} rows", "")
     how = f" ({change})" if change else ""
     said = f"{share:.0%} of the log's item ids in the sample are in the catalogue{how}"
-    return roles, (share, said)
+    return roles, (share, said, change)
 
 
 def _more_ids(items: Group, column: str) -> tuple[pa.Array, bool]:

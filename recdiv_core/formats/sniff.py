@@ -110,7 +110,8 @@ def _sniff(path: str) -> Sniffed:
     file = replace(file, text=text)
     batch = next(read_unit(cut_units([file], "FILE")[0], None), None)
     if batch is None or not batch.table.num_rows:
-        raise UserError("holds no rows")
+        is_broken = batch is not None and batch.broken
+        raise UserError("no row fits the first line" if is_broken else "holds no rows")
     return Sniffed(file, _sample(batch.table), has_header)
 
 
@@ -218,8 +219,13 @@ def _split(line: str, separator: str) -> list[str]:
 
 
 def _is_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Return whether the first line names the columns: all different, none like a value."""
+    """Return whether the first line names the columns: none is like a value.
+
+    A name may occur twice, as in a joined table, if no later row has it in its column.
+    """
     names = [name.strip() for name in rows[0]]
     is_free_of_values = not any(A_VALUE.fullmatch(name) for name in names)
     is_repeated = any(list(row) == list(rows[0]) for row in rows[1:])
-    return all(names) and len(set(names)) == len(names) and is_free_of_values and not is_repeated
+    twice = [place for place, name in enumerate(names) if names.count(name) > 1]
+    is_value = any(row[n : n + 1] == rows[0][n : n + 1] for n in twice for row in rows[1:])
+    return all(names) and is_free_of_values and not is_repeated and not is_value
