@@ -526,6 +526,19 @@ def test_a_name_that_occurs_twice_is_a_name(tmp_path):
     assert counts_of(config)[3:] == ({}, {})
 
 
+def test_prices_with_a_currency_are_prices_for_init_and_for_prepare(tmp_path):
+    lines(
+        tmp_path / "in" / "log.csv",
+        log_of("user_id,item_id,timestamp", lambda u, i, n: (u, i, FIRST_S + n)),
+    )
+    items = [f"{i};Shoe {i};1.{i}00,99 EUR" for i in range(1, 6)]
+    lines(tmp_path / "in" / "items.csv", ["item_id;title;list_price", *items])
+    _, config = init(tmp_path / "in", out=tmp_path / "shop.yaml")
+    assert config.data.item_columns == {"price": "list_price"}
+    prices = load(config)[1].table["price"].to_pylist()
+    assert sorted(prices) == [1100.99, 1200.99, 1300.99, 1400.99, 1500.99]
+
+
 def test_a_first_row_with_two_equal_values_is_no_header(tmp_path):
     lines(tmp_path / "log.csv", ["ann,ann,view,x", "ann,bob,view,y", "bob,ann,cart,z"])
     assert not sniff(str(tmp_path / "log.csv")).has_header

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recdiv_core.formats.values import as_text
+from recdiv_core.formats.values import as_numbers, as_prices, as_text
 
 ROLES: Final[Mapping[str, str]] = {
     "user_id": "user users uid customer client visitor member shopper buyer account reviewer "
@@ -207,7 +207,8 @@ def _score(column: Column, role: str, *, is_event: bool) -> tuple[float, str]:
             return 0.0, ""
         return by_name + 2.0 * share, f"{column.num_distinct} words"
     if role in ("price", "rating", "position"):
-        share = share_like(values, r"^[$€£]?\s*-?[0-9][0-9.,]*$")
+        read = as_prices if role == "price" else as_numbers
+        share = 1.0 - read(pc.utf8_trim_whitespace(values)).null_count / len(values)
         return (by_name if share > 0.5 else 0.0), f"{share:.0%} of the values are numbers"
     if role in ("user_id", "item_id") and time_share(column)[0] > 0.9 and by_name < 2.0:
         return 0.0, ""

@@ -179,11 +179,14 @@ def _clean_types(table: pa.Table, config: Config) -> pa.Table:
             texts = values.drop_null_words(values.as_text(table[name]), words)
             table = table.set_column(index, name, texts)
         elif name in NUMERIC:
-            numbers = values.as_numbers(table[name])
+            as_numbers = values.as_prices if name == "price" else values.as_numbers
+            numbers = as_numbers(table[name])
             given = values.drop_null_words(values.as_text(table[name]), words)
             num_lost = numbers.null_count - given.null_count
             if num_lost:
-                logger.warning("data.items: %d values of %s are no numbers", num_lost, name)
+                logger.warning(
+                    "data.items: %d values of %s are no numbers: left out", num_lost, name
+                )
             table = table.set_column(index, name, numbers)
     return table
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import collections
 import json
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -75,6 +76,51 @@ def as_mask(flags: pa.Array) -> Any:
 def as_numbers(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """Return a column of any type as float64; other values become null."""
     return pa.array(as_floats(as_text(column)), from_pandas=True)
+
+
+CURRENCY: Final = r"(?:[^\W\d_]{0,3}[$\u00a2-\u00a5\u0e3f\u20a0-\u20cf]|[^\W\d_]{1,3}\.?)"
+"""A currency sign, perhaps after letters (US$), or a code of up to 3 letters (EUR, Rs.)."""
+PRICE: Final = re.compile(
+    rf"(?:{CURRENCY}\s*)?([0-9][0-9.,'\u2019\s]*?)(?:[,.][-\u2013])?(?:\s*{CURRENCY})?"
+)
+GROUPED: Final = re.compile(r"[1-9][0-9]{0,2}([.,'\u2019\s])(?:[0-9]{2,3}\1)*[0-9]{3}")
+"""Digits in groups, with one mark: the last has 3 digits, the others 3 or, as in India, 2."""
+
+
+def as_prices(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """Return a column of prices of any type as float64; other values become null.
+
+    >>> as_prices(
+    ...     pa.array(["12.5", "$1,299.00", "1.299,50 €", "CHF 1'299", "12,99", "free"])
+    ... ).to_pylist()
+    [12.5, 1299.0, 1299.5, 1299.0, 12.99, None]
+    """
+    texts = as_text(column)
+    numbers = pa.array(as_floats(texts), from_pandas=True)
+    if numbers.null_count == texts.null_count:
+        return numbers
+    coded = texts.dictionary_encode()
+    read = pa.array([price_of(text) for text in coded.dictionary.to_pylist()], pa.float64())
+    return pc.coalesce(numbers, read.take(coded.indices))
+
+
+def price_of(text: str) -> float | None:
+    """Return the number of a price as people write it; None = it is none.
+
+    A point or comma before the last digits is the decimal mark, unless exactly 3 digits follow it:
+    `12,9` is 12.9, and both `1,299` and `1.299 EUR` are 1299.
+    """
+    match = PRICE.fullmatch(text.strip())
+    if match is None:
+        return None
+    whole, cents = match[1].strip(), "0"
+    if not GROUPED.fullmatch(whole) and (found := re.fullmatch(r"(.*)([.,])([0-9]*)", whole)):
+        whole, mark, cents = found.groups()
+        if mark in whole:
+            return None
+    if not whole.isdecimal() and not GROUPED.fullmatch(whole):
+        return None
+    return float(f"{re.sub(r'[^0-9]', '', whole)}.{cents or 0}")
 
 
 def drop_null_words(texts: pa.Array, words: Sequence[str]) -> pa.Array:
