@@ -113,6 +113,36 @@ def test_a_directory_of_something_else_is_not_overwritten(tmp_path):
     assert (tmp_path / "out" / "precious.txt").read_text() == "mine"
 
 
+def write_log(tmp_path, times):
+    rows = "".join(f"u{n % 9},a,{time}\n" for n, time in enumerate(times))
+    (tmp_path / "log.csv").write_text(f"user_id,item_id,timestamp\n{rows}")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "split.val_share=0.1 and split.test_share=0.1 cut"),
+        ({"split.val_days": 3, "split.test_from": "2020-01-01"}, "split.val_days=3 and split.test"),
+    ],
+)
+def test_a_log_that_cannot_be_cut_names_the_settings_that_cut_it(tmp_path, change, said):
+    given = write_shop(tmp_path) | change
+    write_log(tmp_path, [1_400_000_000] * 40)
+    with pytest.raises(UserError, match=said) as caught:
+        clicklog.prepare(override(Config(), given), on_ray=False)
+    assert "split.protocol=leave_last_out" in str(caught.value)
+
+
+def test_rows_that_become_no_event_are_logged_with_their_reasons(tmp_path, caplog):
+    given = write_shop(tmp_path)
+    times = [1_400_000_000 + 60 * n for n in range(98)]
+    write_log(tmp_path, [*times[:90], *times[81:90], *times[90:], "soon"])
+    caplog.set_level("INFO")
+    clicklog.prepare(override(Config(), given), on_ray=False)
+    assert "rows quarantined: timestamp does not parse: 1\n" in caplog.text
+    assert "rows skipped: duplicates: 9\n" in caplog.text
+
+
 def test_a_log_with_an_order_alone_has_no_temporal_split():
     config = override(Config(), {"split.protocol": "temporal"})
     with pytest.raises(ValueError, match=r"split.protocol=temporal.*allowed: leave_last_out"):

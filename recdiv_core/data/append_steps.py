@@ -134,6 +134,7 @@ def build(step: Step, fingerprint: str) -> dict[str, object]:
         "num_corrected_items": num_corrected,
     }
     logger.info("append: %s", facts)
+    outcomes.log_left_out(add_counts(dict(new.counts.rejected), rejected), new.counts.dropped)
     return facts
 
 

@@ -348,12 +348,14 @@ def _build(
     assert not lost, f"{lost} events of {rows.kept} are in no split and were dropped by no rule"
     by_reason = rows.rejected.copy()
     by_reason.update({reason: len(bad) for reason, bad in raw.rejected.items()})
+    left_out = {**rows.dropped, **splits.dropped()}
+    outcomes.log_left_out(by_reason, left_out)
     return {
         "schema_version": SCHEMA_VERSION,
         **splits.describe(),
         "num_items": len(raw.table),
         "quarantined": dict(by_reason),
-        "dropped": {**rows.dropped, **splits.dropped()},
+        "dropped": left_out,
         "files": tuple(staging.count_files(work / "counts", log.units)),
         "times": times,
         "has_timestamps": log.has_timestamps,

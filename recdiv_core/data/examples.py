@@ -178,10 +178,19 @@ def find_cuts(config: Config, protocol: str, work: Path, *, on_ray: bool = True)
             timestamps.show_time(t) for t in (first, cuts["val_from"], cuts["test_from"], last)
         )
         raise UserError(
-            f"split.val_from={val} and split.test_from={test} must divide the log's times, {begin} "
-            f"to {end}, into three windows"
+            f"{_deciding(config, 'val')} and {_deciding(config, 'test')} cut the log at {val} and "
+            f"{test}, but its times go from {begin} to {end}: each of the three windows needs "
+            "events; change these settings, or set split.protocol=leave_last_out"
         )
     return Cuts(protocol, **cuts)
+
+
+def _deciding(config: Config, window: str) -> str:
+    """Return the setting that decides where a window begins, with its value."""
+    settings = config.split.model_dump()
+    names = [f"{window}_from", f"{window}_days", f"{window}_share"]
+    name = next(name for name in names if settings[name])
+    return f"split.{name}={settings[name]}"
 
 
 def first_nearest(ascending: Any, target: float) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ from recdiv_core.schema import (
     ITEM_ID,
     TIMESTAMP,
 )
+
+logger = logging.getLogger(__name__)
 
 NO_ITEM: Final = "item not in the catalogue"
 UNKNOWN_EVENT: Final = "unknown event"
@@ -115,6 +118,14 @@ class RowCounts:
 
 
 COUNTERS: Final = ("lines", "dropped", "rejected", "words", "coerced")
+
+
+def log_left_out(rejected: Mapping[str, int], dropped: Mapping[str, int]) -> None:
+    """Log how many rows became no event, by reason and by rule; nothing if there are none."""
+    for outcome, counts in (("quarantined", rejected), ("skipped", dropped)):
+        found = [f"{reason}: {number}" for reason, number in counts.items() if number]
+        if found:
+            logger.info("rows %s: %s", outcome, ", ".join(found))
 
 
 def make_quarantine(rows: Sequence[tuple[str, int, Any]]) -> pa.Table:
