@@ -1,6 +1,7 @@
 """A prepared data set and slates monitored (report/monitoring.py)."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -69,6 +70,14 @@ def test_the_last_whole_day_of_a_quiet_log_raises_no_alarm(config):
     assert found["signals"]["events"]["value"] == NUM_USERS
     assert found["not_judged"].keys() >= {"slates"}
     json.dumps(found, allow_nan=False)
+
+
+def test_a_log_is_monitored_before_a_training_makes_its_text_vectors(config, tmp_path):
+    fresh = tmp_path / "fresh"
+    shutil.copytree(config.data.prepared, fresh)
+    shutil.rmtree(fresh / "vectors")
+    found = monitor(override(config, {"data.prepared": str(fresh)}))
+    assert found | {"prepared": ""} == monitor(config) | {"prepared": ""}
 
 
 def test_the_day_that_broke_off_is_found_if_asked_for(config):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from recdiv_core.config import Config
-from recdiv_core.data.catalogue import load_tokens
+from recdiv_core.data.catalogue import Catalogue, load_catalogue, load_tokens
 from recdiv_core.data.reading import flatten_lists, flatten_times
 from recdiv_core.data.requests import join_shard, shard_names
 from recdiv_core.data.sale_dates import ALWAYS, sale_dates
@@ -35,13 +36,28 @@ from recdiv_core.evaluation.alarms import (
 from recdiv_core.evaluation.days import DAY_US, LATER, count_days, count_new_texts, top_share
 from recdiv_core.models.text_encoder import load_tokenizer, resolve_encoder
 from recdiv_core.report.inspection import judge_directory
-from recdiv_core.schema import ITEM_ID, USER_ID, check_files, read_manifest
-from recdiv_core.slates.dataset import Dataset, load_dataset
+from recdiv_core.schema import ITEM_ID, USER_ID, Manifest, check_files, read_manifest
+from recdiv_core.slates.dataset import Dataset, as_labels, load_dataset
 from recdiv_core.slates.files import list_parts
 
 logger = logging.getLogger(__name__)
 
 EPOCH: Final = datetime.date(1970, 1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Shop:
+    """A prepared data set without its text vectors: what the log alone is judged with.
+
+    Attributes:
+        prepared: directory of the data set.
+        manifest: its manifest.
+        catalogue: its items.
+    """
+
+    prepared: Path
+    manifest: Manifest
+    catalogue: Catalogue
 
 
 def monitor(
@@ -74,12 +90,14 @@ def monitor(
     if (slates is None) != (before is None):
         raise UserError("SLATES and --before: give both, or neither")
     prepared = open_version(config.data.prepared)
-    check_files(prepared, read_manifest(prepared))
+    manifest = read_manifest(prepared)
+    check_files(prepared, manifest)
     parts = None if slates is None or before is None else (list_parts(slates), list_parts(before))
-    dataset = load_dataset(prepared)
+    shop = Shop(prepared, manifest, load_catalogue(prepared))
     torch.set_num_threads(config.scaling.threads_per_worker)
-    judged, num_before, signals, not_judged = _judge_log(dataset, day, num_days, limits)
+    judged, num_before, signals, not_judged = _judge_log(shop, day, num_days, limits)
     if slates is not None and before is not None and parts is not None:
+        dataset = load_dataset(prepared)  # needs the text vectors, which a training makes
         signals += _judge_slates(dataset, (slates, parts[0]), (before, parts[1]), limits)
     else:
         not_judged["slates"] = "no slates are given"
@@ -110,34 +128,32 @@ def _checked(limits: Mapping[str, float]) -> Mapping[str, float]:
 
 
 def _judge_log(
-    dataset: Dataset, day: str, num_days: int, limits: Mapping[str, float]
+    shop: Shop, day: str, num_days: int, limits: Mapping[str, float]
 ) -> tuple[str, int, list[Signal], dict[str, str]]:
     """Return the judged date, the number of days before it, its signals, and what is not judged."""
-    events = read_events(dataset.prepared)
+    events = read_events(shop.prepared)
     if events is None:
         if day:
-            raise UserError(
-                f"--day {day}: the log of data.prepared={dataset.prepared} has no times"
-            )
+            raise UserError(f"--day {day}: the log of data.prepared={shop.prepared} has no times")
         return "", 0, [], {"log": "the click log has no times"}
-    number, prices = _judged_day(day, events[0]), _log_prices(dataset)
-    days = count_days(*events, _parts(dataset), prices, number, num_days)
-    item_ids = dataset.catalogue.table[ITEM_ID].to_pylist()
-    signals = judge_day(days, dataset.catalogue.categories, item_ids, limits)
+    number, prices = _judged_day(day, events[0]), _log_prices(shop.catalogue)
+    days = count_days(*events, _parts(shop.catalogue), prices, number, num_days)
+    item_ids = shop.catalogue.table[ITEM_ID].to_pylist()
+    signals = judge_day(days, shop.catalogue.categories, item_ids, limits)
     num_before, not_judged = len(days.events_D), dict[str, str]()
     if not signals:
         not_judged["log"] = f"{num_before} days with events before, {FEWEST_DAYS} are needed"
     elif np.isnan(prices).all():
         not_judged["prices"] = "the catalogue has no prices"
     if signals:
-        more, reason = _judge_texts(dataset, events[0], events[2], number, num_days, limits)
+        more, reason = _judge_texts(shop, events[0], events[2], number, num_days, limits)
         signals += more
         not_judged |= {"unknown_tokens": reason} if reason else {}
     return _date(number), num_before, signals, not_judged
 
 
 def _judge_texts(
-    dataset: Dataset,
+    shop: Shop,
     day_N: np.ndarray,
     item_N: np.ndarray,
     judged: int,
@@ -145,7 +161,7 @@ def _judge_texts(
     limits: Mapping[str, float],
 ) -> tuple[list[Signal], str]:
     """Return the signal of the texts of new items, or the reason why there is none."""
-    encoder = dataset.manifest.encoder.name
+    encoder = shop.manifest.encoder.name
     source = resolve_encoder(encoder)
     if not Path(source).is_dir():
         return [], f"the encoder {encoder} is not on this machine"
@@ -153,17 +169,17 @@ def _judge_texts(
     unknown = cast("int | None", tokenizer.unk_token_id)
     if unknown is None:
         return [], "the encoder has no unknown token"
-    dates = sale_dates(dataset.catalogue.table)
+    dates = sale_dates(shop.catalogue.table)
     sold_from_V = np.where(dates.from_V == ALWAYS, LATER, dates.from_V // DAY_US)
-    tokens_2V = _count_tokens(dataset, unknown, tokenizer.all_special_ids)
+    tokens_2V = _count_tokens(shop, unknown, tokenizer.all_special_ids)
     texts = count_new_texts(day_N, item_N, sold_from_V, tokens_2V, judged, num_days)
     found = judge_texts(*texts, limits)
     return found, "" if found else "no item is new on this day"
 
 
-def _count_tokens(dataset: Dataset, unknown: int, special: Sequence[int]) -> np.ndarray:
+def _count_tokens(shop: Shop, unknown: int, special: Sequence[int]) -> np.ndarray:
     """Return the number of unknown tokens, and of all but special tokens, [2, V] int64."""
-    tokens = load_tokens(dataset.prepared)
+    tokens = load_tokens(shop.prepared)
     flat_M, lengths_V = tokens.flat, tokens.lengths
     item_M = np.repeat(np.arange(len(lengths_V)), lengths_V)
     is_unknown_M = flat_M == unknown
@@ -215,21 +231,21 @@ def _judged_day(day: str, day_N: np.ndarray) -> int:
     return number
 
 
-def _parts(dataset: Dataset) -> np.ndarray:
+def _parts(catalogue: Catalogue) -> np.ndarray:
     """Return the share of each category in each item, [V, G] float64; rows sum to 1."""
-    num_items = len(dataset.catalogue)
+    num_items = len(catalogue)
     items = torch.arange(num_items)
     item_N, label_N, part_N = (
-        each.numpy() for each in dataset.categories.spread(items, torch.float64)
+        each.numpy() for each in as_labels(catalogue.category_lists).spread(items, torch.float64)
     )
-    parts_VG = np.zeros((num_items, len(dataset.catalogue.categories)))
+    parts_VG = np.zeros((num_items, len(catalogue.categories)))
     np.add.at(parts_VG, (item_N, label_N), part_N)
     return parts_VG
 
 
-def _log_prices(dataset: Dataset) -> np.ndarray:
+def _log_prices(catalogue: Catalogue) -> np.ndarray:
     """Return the log of each item's price, [V] float64; NaN = unknown or not above 0."""
-    table = dataset.catalogue.table
+    table = catalogue.table
     if "price" not in table.column_names:
         return np.full(len(table), np.nan)
     price_V = table["price"].cast(pa.float64()).to_numpy()
@@ -243,7 +259,7 @@ def _judge_slates(
     before: tuple[Path, list[Path]],
     limits: Mapping[str, float],
 ) -> list[Signal]:
-    parts_VG = _parts(dataset)
+    parts_VG = _parts(dataset.catalogue)
     found: list[tuple[dict[str, float], np.ndarray]] = []
     for directory, parts in (now, before):
         judged, _, _, exposure_V = judge_directory(dataset, directory, parts)
