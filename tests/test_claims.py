@@ -78,6 +78,17 @@ def test_a_claim_is_left_when_its_work_fails(store, tmp_path):
     assert not owner_file(tmp_path).exists()
 
 
+def test_a_place_that_cannot_be_made_is_refused_with_one_line():
+    with (
+        pytest.raises(
+            UserError, match=r"run.name=first cannot be written: .*/proc/first"
+        ) as caught,
+        claimed(LocalFileSystem(), "/proc/first", "run.name=first"),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
 def test_a_second_claim_is_refused_with_one_line(store, tmp_path):
     with claim(store), pytest.raises(UserError, match=f"process: {os.getpid()} on ") as refused:
         claim(store, "run.name=first").__enter__()

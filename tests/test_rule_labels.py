@@ -89,7 +89,7 @@ def test_a_day_without_a_cold_item_is_no_mistake(catalogue):
             "'at most 2 of brnad': the catalogue has no attribute 'brnad'; did you mean 'brand'; "
             "it has category, is_cold, brand, size, price",
         ),
-        ("at most 2 of title", "no attribute 'title'; there are 'category', .*; it has category"),
+        ("at most 2 of title", "the catalogue has no attribute 'title'; it has category, "),
         ("at least 1 of brand=Acne", "no item has brand=Acne; did you mean 'Acme'"),
         ("at least 1 of category=Soap", "no item has category=Soap; there are 'A', 'B', 'C'"),
         ("at most 1 of price=3", "no item has price=3; there are 'band 1', .* 'band 5'"),

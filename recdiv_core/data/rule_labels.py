@@ -118,7 +118,7 @@ def values_of(name: str, catalogue: Catalogue, what: str) -> tuple[pa.ListArray,
         known = ["category", *(column for column in columns if column != "category")]
         known += [IS_NEW] if has_dates else []
         raise UserError(
-            f"{what}: the catalogue has no attribute {name!r}{_nearest(name, known)}; it has "
+            f"{what}: the catalogue has no attribute {name!r}{_similar(name, known)}; it has "
             f"{', '.join(known)}"
         )
     values_V, names = shown_values(catalogue, name)
@@ -136,7 +136,11 @@ def mark_new(catalogue: Catalogue) -> Any:
 
 def _nearest(name: str, names: Sequence[str]) -> str:
     """Return a suggestion: the most similar name, or the first few names."""
+    first = f"; there are {', '.join(map(repr, names[:SHOWN]))}{' ...' * (len(names) > SHOWN)}"
+    return _similar(name, names) or first
+
+
+def _similar(name: str, names: Sequence[str]) -> str:
+    """Return the most similar name as a suggestion; empty = none is similar."""
     near = difflib.get_close_matches(name, names[:MOST_COMPARED], n=1, cutoff=LIKENESS)
-    if near:
-        return f"; did you mean {near[0]!r}"
-    return f"; there are {', '.join(map(repr, names[:SHOWN]))}{' ...' * (len(names) > SHOWN)}"
+    return f"; did you mean {near[0]!r}" if near else ""

@@ -53,9 +53,12 @@ def claimed(filesystem: FileSystem, place: str, what: str) -> Iterator[None]:
         what: name of the directory in messages, such as `run.name=first`.
 
     Raises:
-        UserError: another process has claimed it.
+        UserError: another process has claimed it, or it cannot be made.
     """
-    filesystem.create_dir(place, recursive=True)
+    try:
+        filesystem.create_dir(place, recursive=True)
+    except OSError as error:
+        raise UserError(f"{what} cannot be written: {' '.join(str(error).split())}") from None
     is_local = isinstance(filesystem, LocalFileSystem)
     held = _LocalFile(Path(place, OWNER)) if is_local else _Object(filesystem, f"{place}/{OWNER}")
     token = secrets.token_hex(8)
