@@ -81,8 +81,8 @@ ARMS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     "without": {"loss.diversity_weight": 0.0, "eval.dials": []},
 }
-PLAN: Final = Plan("month", False, 1, 1.0, {}, 1.0)
-"""`recdiv update --epochs 1 --rate-share 1`: so small a shop needs the full rate in its 30 steps."""
+PLAN: Final = Plan("month", False, 1, 0.5, {}, 1.0)
+"""The defaults of `recdiv update`: one epoch at half the learning rate."""
 
 
 class Loop:

@@ -31,9 +31,9 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--yardstick", action="store_true", help="also train from scratch, to compare with"
     )
     parser.add_argument("--no-hold", action="store_true", help="keep the candidate's re-ranking")
-    parser.add_argument("--epochs", type=int, default=2, help="epochs of a fine-tuning")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of a fine-tuning")
     parser.add_argument(
-        "--rate-share", type=float, default=0.25, help="share of train.learning_rate in it"
+        "--rate-share", type=float, default=0.5, help="share of train.learning_rate in it"
     )
     parser.add_argument(
         "--keep", action="append", default=[], metavar="NAME=SHARE", help="share to keep"
