@@ -242,6 +242,24 @@ def test_slates_lose_the_rows_of_a_user(place, tmp_path):
         forgotten(place, slates=[tmp_path / "nowhere"])
 
 
+def test_slates_that_cannot_be_read_are_refused_before_anything_changes(root, less, tmp_path):
+    place = prepared(root, "unread", "all")
+    before = read_manifest(place).fingerprint
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "part-0.parquet").write_text("no Parquet")
+    for slates in (tmp_path / "none", tmp_path / "broken"):
+        with pytest.raises(UserError, match="--slates"):
+            forgotten(place, slates=[slates])
+    assert read_manifest(place).fingerprint == before
+
+
+def test_slates_with_numbers_as_users_lose_their_rows(tmp_path):
+    path = tmp_path / "part-0.parquet"
+    pq.write_table(pa.table({"user_id": [7, 8], "item_ids": [["a"], ["b"]]}), path)
+    assert forgetting.remove_rows(path, pa.array(["7"])) == {str(path): 1}
+    assert pq.read_table(path)["user_id"].to_pylist() == [8]
+
+
 def test_a_user_with_a_pseudonym_is_forgotten_by_either_name(root, tmp_path):
     key = b"a key of more than sixteen bytes"
     (tmp_path / "key").write_bytes(key)

@@ -195,3 +195,12 @@ def test_a_checkpoint_finds_the_version_that_it_was_trained_on(view):
         assert found == str(version_place(view, fingerprint))
     assert with_version(config, PRINTS[5]).data.prepared == str(version_place(view, PRINTS[1]))
     assert with_version(Config()).data.prepared == ""
+
+
+def test_a_version_that_was_removed_names_the_link_to_the_current_one(view):
+    for fingerprint in PRINTS[:5]:
+        prepare(view, fingerprint)
+    removed = version_place(view, PRINTS[0])
+    assert not removed.exists()
+    with pytest.raises(UserError, match=rf"was removed, .*give data.prepared={view} for"):
+        open_version(removed)

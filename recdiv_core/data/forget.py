@@ -73,7 +73,8 @@ def forget(
         of the lineage that may have the users).
 
     Raises:
-        UserError: no data set, a copy without a link, another key, or an unknown user.
+        UserError: no data set, a copy without a link, another key, an unknown user, or slates that
+            cannot be read; then nothing is changed.
     """
     view = view_of(config.data.prepared)
     base, manifest = open_base(override(config, {"data.base": str(view)}), locks=False)
@@ -88,6 +89,7 @@ def forget(
             f"{num_unknown} of {len(users)} users are not in data.prepared={config.data.prepared} "
             f"(number {which}); --unknown-ok forgets them in advance"
         )
+    paths = [path for directory in slates for path in find_slates(directory)]
     tombstones = before.joined(make_tombstones(manifest.root, users.to_pylist()))
     files: collections.Counter[str] = collections.Counter()
     if not is_before.all():
@@ -98,8 +100,8 @@ def forget(
             publish(view, work, fingerprint)
     not_removed = remove_versions(view, users)
     both = pa.array({*users.to_pylist(), *raw}, pa.string())
-    for directory in slates:
-        files.update(remove_rows(directory, both))
+    for path in paths:
+        files.update(remove_rows(path, both))
     return {
         "prepared": str(view),
         "num_users": len(users),
@@ -162,33 +164,37 @@ def remove_versions(view: Path, users: pa.Array) -> list[Path]:
     return left
 
 
-def remove_rows(directory: Path, users: pa.Array) -> collections.Counter[str]:
-    """Remove the rows of users from all Parquet files of a directory, file by file.
-
-    Returns:
-        file -> rows removed.
+def find_slates(directory: Path) -> list[Path]:
+    """Return all Parquet files of a directory that have users.
 
     Raises:
-        UserError: no such directory, or no file in it.
+        UserError: no such directory, no file in it, or a file that cannot be read.
     """
     paths = sorted(directory.rglob("*.parquet"))
     if not paths:
         raise UserError(f"--slates {directory} holds no Parquet file")
-    removed: collections.Counter[str] = collections.Counter()
-    for path in paths:
-        source = pq.ParquetFile(path)
-        if USER_ID not in source.schema_arrow.names:
-            continue
-        table = source.read()
-        kept = table.filter(pc.invert(pc.is_in(table[USER_ID], users)))
-        if len(kept) == len(table):
-            continue
-        removed[str(path)] = len(table) - len(kept)
-        rows = source.metadata.row_group(0).num_rows
-        fresh = path.with_name(f".{path.name}.new")
-        pq.write_table(kept, fresh, rows, compression="zstd")
-        fresh.replace(path)
-    return removed
+    try:
+        return [path for path in paths if USER_ID in pq.read_schema(path).names]
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"--slates {directory}: {' '.join(str(error).split())}") from None
+
+
+def remove_rows(path: Path, users: pa.Array) -> dict[str, int]:
+    """Remove the rows of users from a file of slates.
+
+    Returns:
+        file -> rows removed; empty = none.
+    """
+    source = pq.ParquetFile(path)
+    table = source.read()
+    kept = table.filter(pc.invert(pc.is_in(values.as_text(table[USER_ID]), users)))
+    if len(kept) == len(table):
+        return {}
+    rows = source.metadata.row_group(0).num_rows
+    fresh = path.with_name(f".{path.name}.new")
+    pq.write_table(kept, fresh, rows, compression="zstd")
+    fresh.replace(path)
+    return {str(path): len(table) - len(kept)}
 
 
 def find_others(view: Path, manifest: Manifest, users: pa.Array) -> list[Path]:
