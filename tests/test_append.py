@@ -196,6 +196,20 @@ def test_a_wrong_append_is_refused(root, whole, change, message):
         append(override(Config(), {**values, **change}))
 
 
+def test_a_day_with_many_broken_rows_is_appended_with_a_limit_of_its_own(root, whole, tmp_path):
+    rows = [f"u{n},nowhere,{START + DAY},click,," for n in range(9)]
+    lines = ["user_id,item_id,timestamp,event,query,session_id", *rows, f"u1,i1,{START},click,,"]
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    values = {"data.base": str(whole), "data.clicks": str(tmp_path / "log.csv")}
+    config = override(Config(), {**values, "data.out": str(tmp_path / "out")})
+    with pytest.raises(UserError, match=r"9 of 10 rows .*or raise data.max_quarantined=0.4"):
+        append(config)
+    append(override(config, {"data.max_quarantined": 0.9}))
+    found = read_manifest(tmp_path / "out")
+    assert found.quarantined["item not in the catalogue"] > 9
+    assert found.settings["data.max_quarantined"] == 0.4
+
+
 def test_times_of_another_kind_are_refused(root, whole, tmp_path):
     (tmp_path / "log.csv").write_text(
         "user_id,item_id,timestamp,event,query,session_id\nu1,i1,2024-01-01,click,,\n"

@@ -41,7 +41,8 @@ from recdiv_core.schema import SCHEMA_VERSION, Manifest, check_files, read_manif
 
 logger = logging.getLogger(__name__)
 
-FREE: Final = (*PLACES, SETTING)
+LIMIT: Final = "data.max_quarantined"
+FREE: Final = (*PLACES, SETTING, LIMIT)
 """Settings of the data that an append may give; all others are those of the base."""
 
 
@@ -126,6 +127,8 @@ def with_settings_of(config: Config, manifest: Manifest) -> Config:
     kept = {key: value for key, value in manifest.settings.items() if key in now}
     free = {key: now[key] for key in PLACES}
     free[SETTING] = now[SETTING] or kept.get(SETTING, "")
+    if now[LIMIT] != usual[LIMIT]:  # one bad day does not change the limit of other days
+        free[LIMIT] = now[LIMIT]
     named = {"data.name": config.data.name or manifest.name, "seed": manifest.seed}
     return override(config, {**kept, **free, **named, "data.source": "files"})
 
