@@ -476,12 +476,17 @@ def test_names_in_another_language_are_guessed_by_their_values_and_asked(tmp_pat
     )
     lines(
         tmp_path / "in" / "artikel.csv",
-        ["Artikel;Marke;Bezeichnung"] + [f"{i};M{i % 2};Schuh {i}" for i in range(1, 6)],
+        ["Artikel;Betrag;Marke;Bezeichnung"]
+        + [f"{i};{i},50 EUR;M{i % 2};Schuh {i}" for i in range(1, 6)],
     )
     findings, config = init(tmp_path / "in", out=tmp_path / "shop.yaml")
     columns = config.data.columns
     assert (columns.user_id, columns.item_id, columns.timestamp) == ("Kunde", "Artikel", "Datum")
-    assert config.data.item_columns == {"title": "Bezeichnung", "category": "Marke"}
+    assert config.data.item_columns == {
+        "title": "Bezeichnung",
+        "category": "Marke",
+        "price": "Betrag",
+    }
     assert [question.text.split("?")[0] for question in findings.questions] == [
         "Is 'Bezeichnung' the title",
         "Is 'Marke' the category",

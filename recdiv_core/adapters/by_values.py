@@ -20,9 +20,11 @@ from recdiv_core.adapters.guess import (
     share_of_kinds,
     time_share,
 )
+from recdiv_core.formats.values import as_prices
 
 BY_PLACE: Final = "by its position"
 """Evidence of a guess that becomes a question."""
+BY_MONEY: Final = "amounts of money, e.g. "
 BY_TEXT: Final = "text, e.g. "
 """Start of the evidence of a guess by the text of a column."""
 IDS: Final = ("user_id", "item_id")
@@ -79,7 +81,7 @@ def guess_log(
 def guess_items(
     columns: Sequence[Column], known: Mapping[str, Guess] | None = None
 ) -> dict[str, Guess]:
-    """Guess the roles of the columns of a catalogue: a unique id, a title and a category.
+    """Guess the roles of the columns of a catalogue: a unique id, a title, a category, a price.
 
     The title is the first text with more than half as many values as there are items, else the
     first text.
@@ -90,7 +92,11 @@ def guess_items(
         if not ids:
             return {}
         found["item_id"] = Guess(ids[0].name, "no value repeats", 2.0)
-    texts = [c for c in _left(columns, found) if share_like(c.values, r"\p{L}") > 0.8]
+    texts = [
+        column
+        for column in _left(columns, found)
+        if share_like(column.values, r"\p{L}") > 0.8 and not _is_money(column)
+    ]
     if "title" not in found and texts:
         title = next((c for c in texts if c.num_distinct > 0.5 * len(c.values)), texts[0])
         found["title"] = _by_text(title, 2.0)
@@ -98,6 +104,10 @@ def guess_items(
     for column in texts[:1] if "category" not in found else ():
         if share_like(column.values, r"[|>]") > 0.3 or column.num_distinct < len(column.values):
             found["category"] = _by_text(column, 1.0)
+    for column in _left(columns, found) if "price" not in found else ():
+        if _is_money(column):
+            found["price"] = Guess(column.name, f"{BY_MONEY}{column.first(1)[0]!r}", 1.0)
+            break
     return found if "title" in found else {}
 
 
@@ -109,6 +119,13 @@ def _left(columns: Sequence[Column], found: Mapping[str, Guess]) -> list[Column]
     """Return the columns without a role."""
     taken = {guessed.column for guessed in found.values()}
     return [column for column in columns if column.name not in taken]
+
+
+def _is_money(column: Column) -> bool:
+    """Return whether most values are prices with a currency."""
+    values = column.values.drop_null()
+    num_prices = len(values) - as_prices(values).null_count
+    return num_prices > 0.5 * len(values) and share_like(values, r"\p{Sc}|\b[A-Z]{3}\b") > 0.5
 
 
 def _is_rating(column: Column) -> bool:
