@@ -135,6 +135,13 @@ def test_the_first_screen_shows_typical_users_in_both_slates(page, words):
     assert page.index("Three typical users") < page.index("trials finished")
 
 
+def test_the_front_is_counted_in_points_and_not_in_trials(words):
+    text = " ".join(words.text.split())
+    found = re.search(r"trials and re-rankings on the front ?(\d+) of (\d+)", text)
+    assert found
+    assert 0 < int(found[1]) <= int(found[2])
+
+
 def test_without_slates_nothing_is_judged(shop, tmp_path):
     assert "What the slates are like" not in write_page(shop, tmp_path, slates=False)
 

@@ -117,7 +117,7 @@ def _tiles(sweep: Sweep, choice: Choice) -> dict[str, str]:
     return {
         "trials finished": f"{finished} of {len(sweep.trials)}",
         **({"training seeds per point": str(len(sweep.seeds))} if sweep.seeds else {}),
-        "trials on the front": str(len(main.members)),
+        "trials and re-rankings on the front": f"{len(main.members)} of {len(main.points)}",
         "hypervolume": f"{number(main.hypervolume)} (test {number(main.test_hypervolume)})",
         f"best {title(accuracy)}, validation": number(best),
         f"recommended trial: {', '.join(map(title, metrics))}, test": (
