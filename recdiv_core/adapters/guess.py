@@ -120,9 +120,7 @@ def columns_of(table: pa.Table, leave_out: Sequence[str] = ()) -> list[Column]:
     found: list[Column] = []
     for name in table.column_names:
         if name not in leave_out:
-            array = table[name].combine_chunks()
-            array = array if isinstance(array, pa.Array) else pa.array([], table[name].type)
-            found += _fields(name, array, is_listed=False)
+            found += _fields(name, table[name].combine_chunks(), is_listed=False)
     return found
 
 

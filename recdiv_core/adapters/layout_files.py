@@ -207,6 +207,5 @@ def _encoding(path: str, part: Part) -> str:
     return "utf-8" if not head.isascii() and encoding_of(head) == "utf-8" else part.encoding
 
 
-def _as_they_are(table: pa.Table, side: Side) -> pa.Table:
-    del side
+def _as_they_are(table: pa.Table, _: Side) -> pa.Table:
     return table

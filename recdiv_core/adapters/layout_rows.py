@@ -31,9 +31,8 @@ LABELS: Final = "|"
 # --------------------------------------------------------------------------- MovieLens
 
 
-def movielens_flags(table: pa.Table, side: Side) -> pa.Table:
+def movielens_flags(table: pa.Table, _: Side) -> pa.Table:
     """MovieLens 100K: one 0/1 column per genre -> labels."""
-    del side
     first = table.column_names.index("unknown")
     genres = table.column_names[first : first + 19]
     labels = [pc.if_else(pc.equal(_text(table, name), "1"), name, None) for name in genres]
@@ -44,21 +43,18 @@ def movielens_flags(table: pa.Table, side: Side) -> pa.Table:
 # --------------------------------------------------------------------------- Amazon
 
 
-def amazon_paths(table: pa.Table, side: Side) -> pa.Table:
+def amazon_paths(table: pa.Table, _: Side) -> pa.Table:
     """Amazon 2014: a list of category paths, each a list."""
-    del side
     return _amazon(table, _join_lists(_column(table, "categories")))
 
 
-def amazon_path(table: pa.Table, side: Side) -> pa.Table:
+def amazon_path(table: pa.Table, _: Side) -> pa.Table:
     """Amazon 2018: one category path, as a list; the price as text."""
-    del side
     return _amazon(table, _join_lists(_column(table, "category")))
 
 
-def amazon_2023(table: pa.Table, side: Side) -> pa.Table:
+def amazon_2023(table: pa.Table, _: Side) -> pa.Table:
     """Amazon 2023: one path, or the main category; the brand column is called store."""
-    del side
     path = _join_lists(_column(table, "categories"))
     category = pc.if_else(_is_blank(path), _text(table, "main_category"), path)
     made = _amazon(table, category)
@@ -83,16 +79,15 @@ def _amazon(table: pa.Table, category: pa.Array) -> pa.Table:
 # --------------------------------------------------------------------------- shops
 
 
-def retailrocket_categories(table: pa.Table, side: Side) -> pa.Table:
+def retailrocket_categories(table: pa.Table, _: Side) -> pa.Table:
     """Retailrocket: keep the item properties that name a category."""
-    del side
     kept = table.filter(pc.equal(_text(table, "property"), "categoryid").fill_null(False))
     return kept.select(["timestamp", "itemid", "value", ROW])
 
 
 def retailrocket_items(table: pa.Table, side: Side) -> pa.Table:
     """Retailrocket: last category path of each item; also items of events without a category."""
-    times = _numbers(_text(table, "timestamp")).fill_null(0.0).to_numpy(zero_copy_only=False)
+    times = as_numbers(_text(table, "timestamp")).fill_null(0.0).to_numpy(zero_copy_only=False)
     order = np.argsort(times, kind="stable")
     last = dict(
         zip(
@@ -128,9 +123,8 @@ def _path_to_root(category: str | None, parents: dict[str, str]) -> str | None:
     return PATH.join(reversed(path)) or None
 
 
-def yoochoose_clicks(table: pa.Table, side: Side) -> pa.Table:
+def yoochoose_clicks(table: pa.Table, _: Side) -> pa.Table:
     """YooChoose: the context of a click is a category (1 to 12), a brand, S (on sale) or 0."""
-    del side
     context = _text(table, "context")
     is_category = pc.match_substring_regex(context, r"^([1-9]|1[0-2])$")
     is_brand = pc.match_substring_regex(context, r"^[0-9]{3,}$")
@@ -139,13 +133,12 @@ def yoochoose_clicks(table: pa.Table, side: Side) -> pa.Table:
     return table.append_column("brand", pc.if_else(is_brand, context, none))
 
 
-def diginetica_events(table: pa.Table, side: Side) -> pa.Table:
+def diginetica_events(table: pa.Table, _: Side) -> pa.Table:
     """Diginetica: a date and the milliseconds since the session began -> a time."""
-    del side
     days = pc.strptime(
         _text(table, "eventdate"), format="%Y-%m-%d", unit="us", error_is_null=True
     ).cast(pa.int64())
-    offsets = _numbers(_text(table, "timeframe"))
+    offsets = as_numbers(_text(table, "timeframe"))
     times = pc.add(days, pc.multiply(_whole(offsets), 1000)).cast(pa.timestamp("us"))
     return _table(
         table,
@@ -164,21 +157,19 @@ def diginetica_items(table: pa.Table, side: Side) -> pa.Table:
         item_id=item_ids,
         title=pc.replace_substring(_text(table, "product.name.tokens"), ",", " "),
         category=_join_side(item_ids, side["categories"], ";", "itemId", "categoryId"),
-        price=pc.power(2.0, _numbers(_text(table, "pricelog2"))),
+        price=pc.power(2.0, as_numbers(_text(table, "pricelog2"))),
     )
 
 
-def rees46_events(table: pa.Table, side: Side) -> pa.Table:
+def rees46_events(table: pa.Table, _: Side) -> pa.Table:
     """REES46: dots separate the levels of a category."""
-    del side
     category = pc.replace_substring(_text(table, "category_code"), ".", PATH)
     place = table.column_names.index("category_code")
     return table.set_column(place, "category_code", category)
 
 
-def hm_articles(table: pa.Table, side: Side) -> pa.Table:
+def hm_articles(table: pa.Table, _: Side) -> pa.Table:
     """H&M: department group and article type form the category."""
-    del side
     levels = [_text(table, name) for name in ("index_group_name", "product_group_name")]
     category = _join([*levels, _text(table, "product_type_name")], PATH)
     return table.append_column("category", category)
@@ -192,8 +183,8 @@ def instacart_events(table: pa.Table, side: Side) -> pa.Table:
     orders = _lookup(side["orders"], ",", "order_id")
     order_ids = _text(table, "order_id")
     numbers = orders.find(order_ids, "order_number")
-    within = _numbers(_text(table, "add_to_cart_order"))
-    place = _whole(pc.add(pc.multiply(_numbers(numbers), 1000.0), within))
+    within = as_numbers(_text(table, "add_to_cart_order"))
+    place = _whole(pc.add(pc.multiply(as_numbers(numbers), 1000.0), within))
     return _table(
         table,
         user_id=orders.find(order_ids, "user_id"),
@@ -214,18 +205,17 @@ def instacart_products(table: pa.Table, side: Side) -> pa.Table:
     return table.append_column("category", _join(levels, PATH))
 
 
-def online_retail(table: pa.Table, side: Side) -> pa.Table:
+def online_retail(table: pa.Table, _: Side) -> pa.Table:
     """Online Retail: cancellations and rows without a customer become special kinds of event.
 
     Both versions of the data set are read, with dates as `12/1/2010 8:26` (month first) or ISO.
     """
-    del side
     names = table.column_names
     invoice = _text(table, "InvoiceNo" if "InvoiceNo" in names else "Invoice")
     customer = _text(table, "CustomerID" if "CustomerID" in names else "Customer ID")
     is_cancelled = pc.or_(
         pc.starts_with(pc.utf8_upper(invoice), "C").fill_null(False),
-        pc.less_equal(_numbers(_text(table, "Quantity")), 0).fill_null(False),
+        pc.less_equal(as_numbers(_text(table, "Quantity")), 0).fill_null(False),
     )
     kind = pc.if_else(_is_blank(customer), "without a customer", "purchase")
     return _table(
@@ -259,9 +249,8 @@ def _month_first(times: pa.Array) -> pa.Array:
 # --------------------------------------------------------------------------- news, music, search
 
 
-def mind_events(table: pa.Table, side: Side) -> pa.Table:
+def mind_events(table: pa.Table, _: Side) -> pa.Table:
     """MIND: a list of shown articles, each with 1 = clicked or 0 -> one row per article."""
-    del side
     shown = pc.split_pattern(_text(table, "impressions").fill_null(""), " ")
     parents = pc.list_parent_indices(shown)
     entry = pc.list_flatten(shown)
@@ -278,16 +267,14 @@ def mind_events(table: pa.Table, side: Side) -> pa.Table:
     )
 
 
-def mind_news(table: pa.Table, side: Side) -> pa.Table:
+def mind_news(table: pa.Table, _: Side) -> pa.Table:
     """MIND: category and subcategory form the category path."""
-    del side
     path = _join([_text(table, "section"), _text(table, "subsection")], PATH)
     return table.append_column("category", path)
 
 
-def first_of_same(table: pa.Table, side: Side) -> pa.Table:
+def first_of_same(table: pa.Table, _: Side) -> pa.Table:
     """MIND: the parts of the data set share articles; keep the first of equal rows."""
-    del side
     names = [name for name in table.column_names if name != ROW]
     columns = [_text(table, name).to_pylist() for name in names]
     first: dict[tuple[str | None, ...], int] = {}
@@ -296,9 +283,8 @@ def first_of_same(table: pa.Table, side: Side) -> pa.Table:
     return table.take(pa.array(list(first.values()), pa.int64()))
 
 
-def lastfm_events(table: pa.Table, side: Side) -> pa.Table:
+def lastfm_events(table: pa.Table, _: Side) -> pa.Table:
     """Last.fm 1K: a track without an id is identified by its artist and name."""
-    del side
     names = pc.binary_join_element_wise(
         _text(table, "artist").fill_null(""), _text(table, "track").fill_null(""), " / "
     )
@@ -306,12 +292,11 @@ def lastfm_events(table: pa.Table, side: Side) -> pa.Table:
     return table.append_column("item_id", pc.if_else(_is_blank(track), names, track))
 
 
-def recbole_columns(table: pa.Table, side: Side) -> pa.Table:
+def recbole_columns(table: pa.Table, _: Side) -> pa.Table:
     """RecBole: drop the type from names (`item_id:token`), and split `token_seq` of labels.
 
     The first column with a usual name for one of our columns gets our name.
     """
-    del side
     bare = [name.partition(":")[0] for name in table.column_names]
     renamed = table.rename_columns(bare)
     for ours, usual in RECBOLE_NAMES.items():
@@ -392,16 +377,11 @@ def _table(source: pa.Table, **columns: Any) -> pa.Table:
 def _column(table: pa.Table, name: str) -> pa.Array:
     if name not in table.column_names:
         return pa.nulls(table.num_rows, pa.string())
-    array = table[name].combine_chunks()
-    return array if isinstance(array, pa.Array) else pa.array([], table[name].type)
+    return table[name].combine_chunks()
 
 
 def _text(table: pa.Table, name: str) -> pa.Array:
     return as_text(_column(table, name))
-
-
-def _numbers(text: pa.Array) -> pa.Array:
-    return as_numbers(text)
 
 
 def _whole(numbers: pa.Array) -> pa.Array:

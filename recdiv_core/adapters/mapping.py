@@ -7,6 +7,7 @@ ambiguous setting becomes a question with its possible answers.
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -376,7 +377,5 @@ def _place_of(files: Sequence[str], paths: Sequence[str]) -> str:
     return pattern if matched == set(files) else root
 
 
-def _common_start(names: Sequence[str]) -> str:
-    pairs = zip(*names, strict=False)
-    size = next((n for n, marks in enumerate(pairs) if len(set(marks)) > 1), min(map(len, names)))
-    return re.sub(r"[0-9]+$", "", names[0][:size])
+def _common_start(names: list[str]) -> str:
+    return re.sub(r"[0-9]+$", "", os.path.commonprefix(names))  # noqa: RUF071, of names, not paths

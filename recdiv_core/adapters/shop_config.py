@@ -6,6 +6,7 @@ Every value is quoted and every comment is printable, whatever the names of file
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Final
 
@@ -95,13 +96,14 @@ def _value(value: object) -> str:
 
 
 def _wrap(text: str, start: str) -> list[str]:
-    lines, line = [], start
-    for word in printable(text).split(" "):
-        if len(line) + len(word) > WIDTH and line != start:
-            lines.append(line.rstrip())
-            line = start
-        line += f"{word} "
-    return [*lines, line.rstrip()]
+    return textwrap.wrap(
+        printable(text),
+        WIDTH,
+        initial_indent=start,
+        subsequent_indent=start,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def check_free(out: Path) -> None:

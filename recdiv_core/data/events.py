@@ -328,8 +328,7 @@ def _numbers(array: pa.Array) -> Any:
 def _column(table: pa.Table, name: str) -> pa.Array:
     if name not in table.column_names:
         return pa.nulls(table.num_rows)
-    column = table[name].combine_chunks()
-    return column if isinstance(column, pa.Array) else pa.array([], column.type)
+    return table[name].combine_chunks()
 
 
 def _quarantine_rows(batch: readers.RawBatch, reasons_N: Any) -> tuple[pa.Table, dict[str, str]]:

@@ -24,7 +24,7 @@ from recdiv_core.errors import UserError
 from recdiv_core.formats import timestamps
 from recdiv_core.formats.files import SourceFile
 from recdiv_core.formats.units import FILE_STRIDE, ROW
-from recdiv_core.formats.values import as_mask, as_text, drop_null_words, whole_column
+from recdiv_core.formats.values import as_mask, as_text, drop_null_words
 from recdiv_core.schema import AVAILABLE_FROM, AVAILABLE_UNTIL, ITEM_ID
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def clean_dates(
         if name not in table.column_names:
             continue
         place = table.column_names.index(name)
-        given = whole_column(table, name)
+        given = table[name].combine_chunks()
         form = _form(given, name, columns, config)
         if form is not None and form.unit == "order":
             logger.warning(
@@ -189,7 +189,7 @@ def with_times(table: pa.Table) -> pa.Table:
     """
     for name in (AVAILABLE_FROM, AVAILABLE_UNTIL):
         if name in table.column_names and table.schema.field(name).type != TIMES:
-            read = timestamps.read_times(whole_column(table, name))
+            read = timestamps.read_times(table[name].combine_chunks())
             times = pa.nulls(len(table), TIMES)
             if read is not None:
                 times = pa.array(read[0], mask=read[1] != 0).cast(TIMES)
@@ -204,6 +204,6 @@ def sale_dates(table: pa.Table) -> SaleDates:
     for name, absent in ((AVAILABLE_FROM, ALWAYS), (AVAILABLE_UNTIL, FOREVER)):
         found[name] = np.full(len(table), absent, np.int64)
         if name in table.column_names:
-            times = whole_column(table, name).cast(pa.int64()).fill_null(absent)
+            times = table[name].combine_chunks().cast(pa.int64()).fill_null(absent)
             found[name] = times.to_numpy(zero_copy_only=False)
     return SaleDates(found[AVAILABLE_FROM], found[AVAILABLE_UNTIL])

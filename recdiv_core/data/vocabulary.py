@@ -93,7 +93,7 @@ def _alike(
 ) -> tuple[pa.Array, pa.Array, pa.Array]:
     """Return a column of three tables with one type; text if the types differ."""
     parts = [
-        values.whole_column(part, name) if name in part.column_names else pa.nulls(len(part))
+        part[name].combine_chunks() if name in part.column_names else pa.nulls(len(part))
         for part in (table, new, added)
     ]
     types = {str(part.type): part.type for part in parts if not pa.types.is_null(part.type)}
@@ -108,7 +108,6 @@ def _alike(
 def merge_queries(prepared: Path, events: pa.Table) -> pa.Array:
     """Return the queries of the base and then the new ones, sorted: in order of query_index."""
     old = load_queries(prepared).combine_chunks()
-    old = old if isinstance(old, pa.Array) else pa.array([], pa.string())
     given = pc.unique(events["query"]).drop_null()
     new = given.filter(pc.invert(pc.is_in(given, old)))
     return pa.concat_arrays([old, new.take(pc.sort_indices(new))])
@@ -193,7 +192,6 @@ def keep_texts(base: Path, work: Path, manifest: Manifest, queries: pa.Array) ->
         Number of queries of the base.
     """
     old = load_queries(base).combine_chunks()
-    old = old if isinstance(old, pa.Array) else pa.array([], pa.string())
     rows = pc.index_in(queries, old)
     assert not rows.null_count, "a query of the staged events is not in queries.arrow"
     lists = pa.array(list(load_tokens(base, "queries")), QUERIES.field(1).type)

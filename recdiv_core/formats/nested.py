@@ -55,8 +55,8 @@ def unnest(
     for ours, theirs in columns.items():
         if theirs in found:
             rest = theirs.removeprefix(found[theirs]).strip(".")
-            values[ours] = (_one(table[found[theirs]]), rest.split(".") if rest else [])
-    places = _one(table[place])
+            values[ours] = (table[found[theirs]].combine_chunks(), rest.split(".") if rest else [])
+    places = table[place].combine_chunks()
     uneven: list[int] = []
     while True:
         values = {name: _walk(array, path) for name, (array, path) in values.items()}
@@ -111,11 +111,6 @@ def _look_up(text: str | None, path: Sequence[str]) -> str | None:
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
     return value if value is None or isinstance(value, str) else json.dumps(value)
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    return array if isinstance(array, pa.Array) else pa.array([], column.type)
 
 
 def _lengths(array: pa.Array) -> np.ndarray:

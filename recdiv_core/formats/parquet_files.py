@@ -28,11 +28,8 @@ LAST_US: Final = 253_402_300_799_999_999
 PER_SECOND: Final[Mapping[str, int]] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
-def read_parquet(
-    unit: ReadUnit, columns: Mapping[str, str] | None, block_bytes: int
-) -> Iterator[RawBatch]:
+def read_parquet(unit: ReadUnit, columns: Mapping[str, str] | None, _: int) -> Iterator[RawBatch]:
     """Read the row groups of a unit."""
-    del block_bytes
     file = pq.ParquetFile(open_input(unit.path, is_seekable=True))
     groups = list(range(*unit.row_groups))
     chosen = choose_columns(columns, file.schema_arrow.names)

@@ -19,20 +19,12 @@ import pyarrow.compute as pc
 from recdiv_core.models.query_text import normalise_query
 
 
-def whole_column(table: pa.Table, name: str) -> pa.Array:
-    """Return a column of a table as one array."""
-    column = table[name].combine_chunks()
-    return column if isinstance(column, pa.Array) else pa.array([], column.type)
-
-
 def as_text(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """Return a column of any type as strings; empty text becomes null.
 
     Whole floats lose their point (7.0 -> "7", because pandas widens ids); lists are joined by `|`.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):  # no chunk at all
-        array = pa.array([], array.type)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if pa.types.is_floating(array.type):

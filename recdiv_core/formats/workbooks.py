@@ -66,11 +66,8 @@ def _names(row: tuple[Any, ...]) -> list[str]:
     return names
 
 
-def read_xlsx(
-    unit: ReadUnit, columns: Mapping[str, str] | None, block_bytes: int
-) -> Iterator[RawBatch]:
+def read_xlsx(unit: ReadUnit, columns: Mapping[str, str] | None, _: int) -> Iterator[RawBatch]:
     """Read the sheets of a workbook; row numbers continue from sheet to sheet."""
-    del block_bytes
     header: list[str] = []
     first = 1
     for title, rows in read_sheets(unit.path):

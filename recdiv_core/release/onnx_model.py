@@ -152,8 +152,7 @@ def scoring_by_onnx(model: OnnxModel, dial: float) -> Scoring:
     Users of similar length are scored together, because padding costs as much as events.
     """
 
-    def score(examples: Examples, packed: Packed) -> torch.Tensor:
-        del packed
+    def score(examples: Examples, _: Packed) -> torch.Tensor:
         inputs, lengths = padded_inputs(examples, dial), examples.lengths
         order, parts = np.argsort(lengths, kind="stable"), list[np.ndarray]()
         for start in range(0, len(order), ROWS_AT_ONCE):

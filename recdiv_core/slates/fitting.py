@@ -72,8 +72,7 @@ def _texts(dataset: Dataset) -> list[str]:
     return make_texts(dataset.catalogue.table, fields).to_pylist()
 
 
-def _popular(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
-    del config, events
+def _popular(_: Config, dataset: Dataset, __: TrainEvents) -> Mapping[str, Tensor]:
     return fit_popular(dataset.catalogue.popularity_V)
 
 
@@ -85,8 +84,7 @@ def _recent(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[st
     return fit_log_counts(count_recent(events, num_items, **recent))
 
 
-def _random(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
-    del events
+def _random(config: Config, dataset: Dataset, _: TrainEvents) -> Mapping[str, Tensor]:
     return fit_random(len(dataset.catalogue), config.seed)
 
 
@@ -128,8 +126,7 @@ def _graph(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str
     )
 
 
-def _text(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
-    del events
+def _text(config: Config, dataset: Dataset, _: TrainEvents) -> Mapping[str, Tensor]:
     settings, by_encoder = config.model.baseline, config.model.baseline.text_vectors == "encoder"
     return fit_text(
         dataset.catalogue.popularity_V,
@@ -157,8 +154,7 @@ def _buy_again(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping
     return fit_buy_again(counts_V, half_life=half_life, has_times=has_times)
 
 
-def _bm25(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
-    del events
+def _bm25(config: Config, dataset: Dataset, _: TrainEvents) -> Mapping[str, Tensor]:
     own = config.model.baseline
     counts_V = dataset.catalogue.popularity_V
     return fit_bm25(counts_V, _lexical_texts(dataset), k1=own.bm25_k1, b=own.bm25_b)
@@ -194,8 +190,7 @@ def _hybrid(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[st
     return {**_bm25(config, dataset, events), "lexical_weight": share}
 
 
-def _query_words(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
-    del events
+def _query_words(config: Config, dataset: Dataset, _: TrainEvents) -> Mapping[str, Tensor]:
     text_VH = dataset.text_VH
     has_queries = dataset.queries_QH is not None
     query_P, item_P = read_query_clicks(dataset.prepared)

@@ -32,7 +32,6 @@ from recdiv_core.errors import UserError
 from recdiv_core.formats.files import TextFormat, list_files
 from recdiv_core.formats.readers import cut_units, read_header, read_unit
 from recdiv_core.formats.units import FILE_STRIDE, RawBatch, ReadUnit
-from recdiv_core.formats.values import whole_column
 from recdiv_core.metrics.slate_batch import Background
 from recdiv_core.schema import NO_QUERY, USER_ID, read_manifest
 from recdiv_core.slates.dataset import Dataset
@@ -116,7 +115,7 @@ def read_given_slates(
             of the file is in the data.
     """
     table = read_table(place)
-    users = as_stored(whole_column(table, USER_ID), read_manifest(prepared), pseudonymise)
+    users = as_stored(table[USER_ID].combine_chunks(), read_manifest(prepared), pseudonymise)
     table = table.set_column(0, USER_ID, users)
     found = select_slates(table, item_ids, held_out_users(prepared, split), k=k, name=str(place))
     for message in problems(found.matching, k=k):

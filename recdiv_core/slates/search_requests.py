@@ -27,7 +27,7 @@ from recdiv_core.errors import UserError
 from recdiv_core.formats.files import TextFormat, list_files
 from recdiv_core.formats.readers import cut_units, find_columns, read_unit
 from recdiv_core.formats.units import FILE_STRIDE, ROW, RawBatch, ReadUnit
-from recdiv_core.formats.values import as_text, normalise_queries, whole_column
+from recdiv_core.formats.values import as_text, normalise_queries
 from recdiv_core.models.baselines import READ_QUERIES
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, QUERY, USER_ID, Manifest
 
@@ -110,7 +110,7 @@ def with_stored_users(
     requests: SearchRequests, manifest: Manifest, pseudonymise: str
 ) -> SearchRequests:
     """Return requests with user ids as the data set holds them; see `as_stored`."""
-    users = as_stored(whole_column(requests.table, USER_ID), manifest, pseudonymise)
+    users = as_stored(requests.table[USER_ID].combine_chunks(), manifest, pseudonymise)
     place = requests.table.column_names.index(USER_ID)
     return replace(requests, table=requests.table.set_column(place, USER_ID, users))
 
