@@ -13,7 +13,8 @@ from recdiv_core.data import catalogue, split
 from recdiv_core.data.audit import duplicates
 from recdiv_core.data.audit.findings import CHECKS, merge, to_json
 from recdiv_core.data.audit.prepared import audit, format_table, without_users
-from recdiv_core.data.audit.preparing import audit_log, audit_shard
+from recdiv_core.data.audit.preparing import audit_log, audit_shard, make_clock
+from recdiv_core.data.audit.traces import NEVER
 from recdiv_core.schema import NO_QUERY, TOKENS
 from tests.test_pipelines import run
 
@@ -82,7 +83,10 @@ def write_shop(root, manifest, *, seed=0, protocol="temporal", min_item=1, title
             num_rows[name] += table.num_rows
         num_cold += int((~has_train).sum())
         findings.append(audit_shard(str(root), shard, events, counts, popularity == 0))
-    rows = to_json([*merge(findings), *audit_log(protocol, has_timestamps=True)])
+    clock = make_clock(np.full(NUM_ITEMS, NEVER), pa.table({}))
+    ids = pa.array([f"i{n}" for n in range(NUM_ITEMS)])
+    of_log = audit_log(protocol, np.zeros((2, 0), np.int64), clock, ids)
+    rows = to_json([*merge(findings), *of_log])
     (root / "audit.json").write_text(json.dumps(rows))
     categories = [("A", "A > B", "C")[item % 3] for item in range(NUM_ITEMS)]
     items = {"item_id": [f"i{n}" for n in range(NUM_ITEMS)], "title": titles}

@@ -190,12 +190,8 @@ def rewrite_shard(
         popularity_V == 0,
         clock,
     )
-    return {
-        "counts": json.dumps(examples.count_parts(events, parts)),
-        "findings": json.dumps([vars(finding) for finding in findings]),
-        "rates": json.dumps(preparing.sum_up_rates(events)),
-        "num_changed": int(is_changed_B.sum()),
-    }
+    told = examples.describe_shard(events, parts, findings)
+    return {**told, "num_changed": int(is_changed_B.sum())}
 
 
 def _write_rows(

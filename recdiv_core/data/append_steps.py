@@ -6,7 +6,6 @@ core, examples and audit, texts, catalogue, manifest.
 
 from __future__ import annotations
 
-import collections
 import json
 import logging
 from collections.abc import Mapping
@@ -31,12 +30,12 @@ from recdiv_core.data.append_log import (
 )
 from recdiv_core.data.append_shards import rewrite_shard, stage_events
 from recdiv_core.data.audit import preparing, traces
-from recdiv_core.data.audit.findings import Finding, from_json, merge, to_json
+from recdiv_core.data.audit.findings import from_json, to_json
 from recdiv_core.data.door import AS_GIVEN, TOMBSTONES, Door
 from recdiv_core.data.queries import load_queries
 from recdiv_core.data.retention import OLDER, expire
 from recdiv_core.data.shards import map_shards
-from recdiv_core.data.splitting import write_splits
+from recdiv_core.data.splitting import Splits, write_splits
 from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.data.tokeniser import TOKENISER, audit_tokens, tokeniser_of
 from recdiv_core.errors import UserError
@@ -113,23 +112,22 @@ def build(step: Step, fingerprint: str) -> dict[str, object]:
     new = read_new_rows(step, table[ITEM_ID].combine_chunks())
     staged = new.events
     queries = vocabulary.merge_queries(step.base, staged)
-    made = write_shards(step, staged, table, new, queries)
+    splits, num_changed = write_shards(step, staged, table, new, queries)
     tokenizer = tokeniser_of(step.work, step.manifest)
-    names = write_catalogue(step, old, table, queries, made, tokenizer)
+    names = write_catalogue(step, old, table, queries, splits.popularity_V, tokenizer)
     if step.config.data.retention_days:
-        queries = made.queries
+        queries = splits.queries
         vocabulary.keep_texts(step.work, step.work, step.manifest, queries)
     texts = {"item texts": vocabulary.item_texts(table, step.manifest.encoder), "queries": queries}
-    findings = made.findings + audit_tokens(step.work, texts, tokenizer)
-    audit_text = json.dumps(to_json(findings), indent=1, ensure_ascii=False)
-    (step.work / "audit.json").write_text(audit_text, encoding="utf-8")
-    manifest = describe(step, fingerprint, new, rejected, made)
+    findings = splits.findings + audit_tokens(step.work, texts, tokenizer)
+    write_json(step.work / "audit.json", to_json(findings), indent=1)
+    manifest = describe(step, fingerprint, new, rejected, splits)
     manifest = manifest.model_copy(update={"categories": tuple(names), "num_items": len(table)})
     write_json(step.work / "manifest.json", manifest.model_dump(mode="json"), indent=1)
     facts: dict[str, object] = {
         "generation": manifest.generation,
         "num_new_rows": new.counts.num_rows,
-        "num_changed_users": made.num_changed,
+        "num_changed_users": num_changed,
         "num_new_items": len(table) - len(old),
         "num_corrected_items": num_corrected,
     }
@@ -194,31 +192,10 @@ def read_new_rows(step: Step, item_ids: pa.Array) -> NewRows:
     return new
 
 
-@dataclass(frozen=True)
-class Made:
-    """What the shards of an append tell.
-
-    Attributes:
-        cuts: cut times of the split.
-        popularity_V: [V] int64, train events.
-        queries: query texts, in order of query_index.
-        counts: see `examples.count_parts`.
-        num_changed: users whose rows changed.
-        findings: findings of the audit, without those of the texts.
-    """
-
-    cuts: examples.Cuts
-    popularity_V: Any
-    queries: pa.Array
-    counts: Mapping[str, int]
-    num_changed: int
-    findings: list[Finding]
-
-
 def write_shards(
     step: Step, staged: pa.Table, table: pa.Table, new: NewRows, queries: pa.Array
-) -> Made:
-    """Write staged events and examples, and audit them."""
+) -> tuple[Splits, int]:
+    """Write staged events and examples, and audit them; return the number of changed users too."""
     config, has_times = step.config, step.manifest.has_timestamps
     order = np.argsort(np.array(step.log_paths, dtype=object), kind="stable")
     rank_F = np.argsort(order, kind="stable")
@@ -235,7 +212,7 @@ def write_shards(
     seen.merge(new.seen)
     seen.save(step.work / "stage" / "traces.npz")
     if config.data.retention_days:
-        return _write_again(step, table, seen, rank_F, sum(map(len, touched.values())))
+        return _write_again(step, table, seen, rank_F), sum(map(len, touched.values()))
     for name in ("train", "val", "test"):
         (step.work / name).mkdir()
     protocol = str(step.manifest.split["protocol"])
@@ -266,24 +243,16 @@ def write_shards(
             compares_all=any(each.count for each in audit if each.name in COMPARED),
         )
     )
-    counts: collections.Counter[str] = collections.Counter()
-    for part in parts:
-        counts.update(json.loads(part["counts"]))
+    counts, findings = examples.add_up(parts, clock)
     examples.check_examples(counts, config, cuts)
-    findings = merge([Finding(**each) for each in json.loads(p["findings"])] for p in parts)
-    if clock is not None:
-        findings = preparing.weigh(findings, clock)
-        findings.append(preparing.audit_rates([json.loads(part["rates"]) for part in parts]))
-    findings += preparing.audit_log(protocol, has_times) + traces.audit_positions(seen.counts_2P)
-    if clock is not None:
-        findings.append(preparing.audit_arrivals(clock, table[ITEM_ID].combine_chunks()))
-    num_changed = sum(part["num_changed"] for part in parts)
-    return Made(cuts, popularity_V, queries, counts, num_changed, findings)
+    item_ids = table[ITEM_ID].combine_chunks()
+    findings += preparing.audit_log(protocol, seen.counts_2P, clock, item_ids)
+    staged_counts = examples.summarise(step.work, config)
+    splits = Splits(cuts, popularity_V, queries, counts, staged_counts, findings)
+    return splits, sum(part["num_changed"] for part in parts)
 
 
-def _write_again(
-    step: Step, table: pa.Table, seen: traces.Traces, rank_F: Any, num_changed: int
-) -> Made:
+def _write_again(step: Step, table: pa.Table, seen: traces.Traces, rank_F: Any) -> Splits:
     """Remove the events of earlier days, and write all examples again.
 
     Most users lose events when the days move on, so nothing is copied from the base.
@@ -292,7 +261,7 @@ def _write_again(
     times = timestamps.format_named(str(step.manifest.times["unit"]))
     gap_us = int(config.data.session_gap_s * 1e6)
     expire(step.work, config.data.retention_days, times, gap_us, rank_F)
-    splits = write_splits(
+    return write_splits(
         config,
         str(step.manifest.split["protocol"]),
         seen,
@@ -302,14 +271,6 @@ def _write_again(
         has_timestamps=True,
         on_ray=False,
     )
-    return Made(
-        splits.cuts,
-        splits.popularity_V,
-        splits.queries,
-        splits.counts,
-        num_changed,
-        list(splits.findings),
-    )
 
 
 def write_catalogue(
@@ -317,7 +278,7 @@ def write_catalogue(
     old: pa.Table,
     table: pa.Table,
     queries: pa.Array,
-    made: Made,
+    popularity_V: Any,
     tokenizer: PreTrainedTokenizerBase | SavedTokeniser,
 ) -> list[str]:
     """Write tokens, vectors and `catalogue.parquet`; return the names of the categories."""
@@ -341,16 +302,14 @@ def write_catalogue(
     raw = catalogue.RawCatalogue(table, {}, len(table))
     place = step.work / "catalogue.parquet"
     level = step.config.data.category_level
-    return catalogue.write_catalogue(raw, made.popularity_V, level, place, derived)
+    return catalogue.write_catalogue(raw, popularity_V, level, place, derived)
 
 
 def describe(
-    step: Step, fingerprint: str, new: NewRows, rejected: Mapping[str, int], made: Made
+    step: Step, fingerprint: str, new: NewRows, rejected: Mapping[str, int], splits: Splits
 ) -> Manifest:
     """Return the manifest of the data set, but for its items and categories."""
-    base, counts, config = step.manifest, made.counts, step.config
-    splits = ("train", "val", "test")
-    staged = examples.summarise(step.work, config)
+    base = step.manifest
     changes = new.changes()
     dropped = {name: n for name, n in base.dropped.items() if name not in COMPUTED_DROPS}
     given = step.given
@@ -358,32 +317,17 @@ def describe(
     times = {"unit": base.times["unit"]}
     if base.has_timestamps:
         times |= examples.describe_times(step.work)
-    num_events = sum(counts[f"events {name}"] for name in splits)
-    lost = staged["num_events"] - counts["outside the k-core"] - num_events
-    assert not lost, f"{lost} events of {staged['num_events']} are in no split"
     return base.model_copy(
         update={
-            "name": config.data.name or base.name,
+            **splits.describe(),
+            "name": step.config.data.name or base.name,
             "fingerprint": fingerprint,
             "lineage": base.root,
             "generation": base.generation + 1,
-            "num_users": counts["users"],
-            "num_events": num_events,
-            "num_examples": {name: counts[f"examples {name}"] for name in splits},
-            "num_events_by_split": {name: counts[f"events {name}"] for name in splits},
-            "num_cold_users": counts["cold users"],
-            "num_cold_items": int((made.popularity_V == 0).sum()),
             "quarantined": add_counts(add_counts(base.quarantined, changes.rejected), rejected),
-            "dropped": {
-                **add_counts(dropped, changes.dropped),
-                "duplicates": staged["num_duplicates"],
-                "outside the k-core": counts["outside the k-core"],
-                **({OLDER: staged["num_expired"]} if staged["num_expired"] else {}),
-            },
+            "dropped": {**add_counts(dropped, changes.dropped), **splits.dropped()},
             "files": tuple(add_files(base.files, new.files)),
             "times": times,
-            "split": made.cuts.describe()
-            | {"ties_across_cut": counts["ties"], "num_sessions": staged["num_sessions"]},
             "sources": (*base.sources, *sources),
             "versions": clicklog.find_versions(),
         }

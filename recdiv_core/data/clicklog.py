@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import logging
 import platform
 import re
@@ -330,9 +329,7 @@ def _build(
     logger.info("tokenised %d items and %d queries", len(texts), len(queries))
     tokenizer = save_own(work, texts, queries, encoder_path, encoder)
     findings += audit_tokens(work, {"item texts": texts, "queries": queries}, tokenizer)
-    (work / "audit.json").write_text(
-        json.dumps(to_json(findings), indent=1, ensure_ascii=False), encoding="utf-8"
-    )
+    write_json(work / "audit.json", to_json(findings), indent=1)
     derived = None
     if inputs.derives:
         derived = derived_categories.derive_categories(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import collections
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -331,10 +331,7 @@ def write_examples(
     for name in ("train", "val", "test"):
         (work / name).mkdir()
     weights = [config.data.event_weights.get(kind, 1.0) for kind in EVENTS]
-    counts: collections.Counter[str] = collections.Counter()
-    findings: list[list[Finding]] = []
-    rates: list[dict[str, Any]] = []
-    for part in map_shards(
+    parts = map_shards(
         _write_shard,
         work,
         shared={
@@ -348,7 +345,18 @@ def write_examples(
         weights=weights,
         min_events=config.data.min_user_events,
         fragment_rows=config.data.fragment_rows,
-    ):
+    )
+    return add_up(parts, clock)
+
+
+def add_up(
+    parts: Iterable[Mapping[str, Any]], clock: preparing.Clock | None
+) -> tuple[collections.Counter[str], list[Finding]]:
+    """Add up what `describe_shard` says of each shard: counts, and findings of the audit."""
+    counts: collections.Counter[str] = collections.Counter()
+    findings: list[list[Finding]] = []
+    rates: list[dict[str, Any]] = []
+    for part in parts:
         counts.update(json.loads(part["counts"]))
         findings.append([Finding(**finding) for finding in json.loads(part["findings"])])
         rates.append(json.loads(part["rates"]))
@@ -375,6 +383,13 @@ def _write_shard(
     for name, table in make_examples(events, parts, reserved_Q).items():
         write_rows(table, Path(work, name, f"part-{shard:05d}.parquet"), fragment_rows)
     findings = preparing.audit_shard(work, shard, events, parts.counts_B3, popularity_V == 0, clock)
+    return describe_shard(events, parts, findings)
+
+
+def describe_shard(
+    events: split.UserEvents, parts: Parts, findings: Sequence[Finding]
+) -> dict[str, Any]:
+    """Return counts, findings and rates of a shard as JSON texts, for a row of Ray Data."""
     return {
         "counts": json.dumps(count_parts(events, parts)),
         "findings": json.dumps([vars(finding) for finding in findings]),

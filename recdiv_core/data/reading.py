@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +18,6 @@ import pyarrow.parquet as pq
 from recdiv_core.data.arrays import Examples
 from recdiv_core.data.plan import Fragment, Window
 from recdiv_core.schema import TRAIN_EXAMPLE, USER_ID
-
-if TYPE_CHECKING:
-    pass
 
 TRAIN_COLUMNS: Final = ["items", "queries", "weights", "times"]
 

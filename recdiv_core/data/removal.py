@@ -130,8 +130,7 @@ def build(step: Removal) -> str:
     }
     tokenizer = tokeniser_of(step.work, step.manifest)
     findings = [*splits.findings, *audit_tokens(step.work, texts, tokenizer)]
-    audit_text = json.dumps(to_json(findings), indent=1, ensure_ascii=False)
-    (step.work / "audit.json").write_text(audit_text, encoding="utf-8")
+    write_json(step.work / "audit.json", to_json(findings), indent=1)
     manifest = describe(step, splits, names)
     write_json(step.work / "manifest.json", manifest.model_dump(mode="json"), indent=1)
     return manifest.fingerprint

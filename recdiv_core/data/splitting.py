@@ -113,8 +113,6 @@ def write_splits(
     )
     logger.info("examples: %s", dict(counts))
     examples.check_examples(counts, config, cuts)
-    findings += preparing.audit_log(protocol, has_timestamps)
-    findings += traces.audit_positions(seen.counts_2P)
-    if clock is not None:
-        findings.append(preparing.audit_arrivals(clock, table[ITEM_ID].combine_chunks()))
+    item_ids = table[ITEM_ID].combine_chunks()
+    findings += preparing.audit_log(protocol, seen.counts_2P, clock, item_ids)
     return Splits(cuts, popularity_V, queries, counts, staged, findings)

@@ -93,9 +93,10 @@ def with_version(config: Config, fingerprint: str = "") -> Config:
     return override(config, {"data.prepared": str(open_version(wanted or version))})
 
 
-def _followed(path: Path) -> Path:
+def _followed(path: Path, *, to_view: bool = False) -> Path:
+    """Follow the symbolic links of a path to their end, or to the link of a data set."""
     for _ in range(MAX_LINKS):
-        if not path.is_symlink():
+        if not path.is_symlink() or (to_view and _is_view(path)):
             return path
         path = absolute(path.parent / path.readlink())
     raise UserError(f"{path}: too many symbolic links")
@@ -107,11 +108,7 @@ def find_view(out: Path) -> Path:
     Raises:
         UserError: No link is possible at the path.
     """
-    view = absolute(out)
-    for _ in range(MAX_LINKS):
-        if not view.is_symlink() or _is_view(view):
-            break
-        view = absolute(view.parent / view.readlink())
+    view = _followed(absolute(out), to_view=True)
     if len(os.fsencode(view.name)) > MAX_NAME:
         raise UserError(
             f"data.out: the name {view.name[:40]}... has {len(os.fsencode(view.name))} bytes; "
@@ -155,11 +152,7 @@ def view_of(given: str | Path) -> Path:
     Raises:
         UserError: the path is no data set, or one without a link.
     """
-    path = absolute(local_path(given, "data.prepared"))
-    for _ in range(MAX_LINKS):
-        if not path.is_symlink() or _is_view(path):
-            break
-        path = absolute(path.parent / path.readlink())
+    path = _followed(absolute(local_path(given, "data.prepared")), to_view=True)
     if _is_view(path):
         return path
     raise UserError(

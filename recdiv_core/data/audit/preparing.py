@@ -175,15 +175,19 @@ def audit_times(events: split.UserEvents, counts_B3: Any, part: int, clock: Cloc
     ]
 
 
-def audit_log(protocol: str, has_timestamps: bool) -> list[Finding]:
-    """Return the findings that follow from the kind of log and the split protocol."""
-    return [
-        find("order-only log: no check against the clock", not has_timestamps),
+def audit_log(
+    protocol: str, counts_2P: Any, clock: Clock | None, item_ids: pa.Array
+) -> list[Finding]:
+    """Return the findings about the whole log: its kind, its split, positions and arrivals."""
+    findings = [
+        find("order-only log: no check against the clock", clock is None),
         find(
             "leave_last_out: train holds events later than other users' test events",
             protocol == "leave_last_out",
         ),
+        *traces.audit_positions(counts_2P),
     ]
+    return findings if clock is None else [*findings, audit_arrivals(clock, item_ids)]
 
 
 def audit_arrivals(clock: Clock, item_ids: pa.Array) -> Finding:

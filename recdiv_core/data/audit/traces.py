@@ -80,8 +80,7 @@ def merge_traces(paths: Sequence[Path], num_items: int) -> Traces:
     total = Traces(num_items)
     for path in paths:
         with np.load(path) as part:
-            items = part["items"]
-            total.first_V[items] = np.minimum(total.first_V[items], part["first"])
+            np.minimum.at(total.first_V, part["items"], part["first"])
             total.counts_2P += part["counts"]
     return total
 
