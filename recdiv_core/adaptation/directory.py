@@ -24,8 +24,7 @@ from recdiv_core.models.text_encoder import (
     pad_tokens,
 )
 from recdiv_core.schema import EncoderSource
-from recdiv_core.storage.claims import scratch
-from recdiv_core.storage.interrupts import answer_sigterm
+from recdiv_core.storage.claims import new_directory_at
 from recdiv_core.storage.whole_files import write_json
 
 FACTS: Final = "adaptation.json"
@@ -66,20 +65,12 @@ def write_encoder(
     Raises:
         UserError: the written encoder gives other vectors: encoders of its kind cannot be written.
     """
-    answer_sigterm()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with scratch(out.parent) as work:
-        made = work / "encoder"
-        made.mkdir()
+    with new_directory_at(out) as made:
         _copy_tokeniser(source, made)
         cast("Any", encoder).save_pretrained(made)
         _describe(made, own, encoder_width(str(made)))
         write_json(made / FACTS, facts, indent=1)
         _check_same(encoder, made, own, tokens)
-        try:
-            made.rename(out)
-        except OSError:
-            raise UserError(f"--out {out}: another process wrote it in the meantime") from None
 
 
 def _copy_tokeniser(source: str, made: Path) -> None:

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from recdiv_core.data.reading import flatten_lists
 from recdiv_core.data.text_vectors import ROWS_A_BATCH, checked_encoder
-from recdiv_core.models.encoder_description import pool, token_ids
-from recdiv_core.models.text_encoder import load_encoder, load_tokenizer, pad_tokens
+from recdiv_core.models.encoder_description import text_vectors, token_ids
+from recdiv_core.models.text_encoder import load_encoder, load_tokenizer
 from recdiv_core.schema import NO_QUERY, QUERY, Manifest
 
 if TYPE_CHECKING:
@@ -116,11 +116,8 @@ class QueryEncoder:
             for start in range(0, len(texts), ROWS_A_BATCH):
                 tokenizer, encoder = self._load()
                 asked = [own.query_prefix + text for text in texts[start : start + ROWS_A_BATCH]]
-                input_ids, mask = pad_tokens(
-                    token_ids(tokenizer, asked, own.max_tokens, own.pooling)
-                )
-                hidden = encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
-                vectors += list(pool(hidden, mask, own.pooling).numpy())
+                tokens = token_ids(tokenizer, asked, own.max_tokens, own.pooling)
+                vectors += list(text_vectors(encoder, tokens, own.pooling).numpy())
         return vectors
 
     def _load(self) -> tuple[Any, Any]:

@@ -20,12 +20,11 @@ import pyarrow as pa
 from recdiv_core.config import Pooling
 from recdiv_core.data.catalogue import load_tokens
 from recdiv_core.errors import UserError
-from recdiv_core.models.encoder_description import pool
+from recdiv_core.models.encoder_description import text_vectors
 from recdiv_core.models.text_encoder import (
     encoder_sha256,
     encoder_width,
     load_encoder,
-    pad_tokens,
     resolve_encoder,
     weights_bytes,
 )
@@ -176,9 +175,7 @@ def encode_here(tokens: Sequence[list[int]], source: str, pooling: Pooling) -> n
     with torch.inference_mode():
         for start in range(0, len(order), ROWS_A_BATCH):
             rows = order[start : start + ROWS_A_BATCH]
-            input_ids, mask = pad_tokens([tokens[row] for row in rows])
-            hidden = encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
-            vectors[rows] = pool(hidden, mask, pooling).numpy()
+            vectors[rows] = text_vectors(encoder, [tokens[row] for row in rows], pooling).numpy()
     return vectors
 
 
@@ -314,9 +311,8 @@ class WriteVectors:
         lengths = [len(each) for each in ids]
         with torch.inference_mode():
             for batch in batches_by_length(lengths, self.call, ROWS_A_BATCH):
-                input_ids, mask = pad_tokens([ids[at] for at in batch])
-                input_ids, mask = input_ids.to(self.device), mask.to(self.device)
-                hidden = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
-                vectors[rows[batch]] = pool(hidden, mask, self.pooling).cpu().numpy()
+                some = [ids[at] for at in batch]
+                made = text_vectors(self.encoder, some, self.pooling, self.device)
+                vectors[rows[batch]] = made.numpy()
         vectors.flush()
         return pa.table({"rows": [len(rows)]})

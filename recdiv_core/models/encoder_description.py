@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from recdiv_core.config import Pooling
 from recdiv_core.errors import UserError
-from recdiv_core.models.text_encoder import encoder_files, mean_pool, read_settings
+from recdiv_core.models.text_encoder import encoder_files, mean_pool, pad_tokens, read_settings
 
 if TYPE_CHECKING:
     import torch
@@ -211,6 +211,15 @@ def token_ids(
         lists = [ids if ids[-1:] == [end] else [*ids[: max_tokens - 1], end] for ids in lists]
     # a tokeniser without special tokens has none for an empty text, and attention needs one
     return [ids or [0 if end is None else end] for ids in lists]
+
+
+def text_vectors(
+    encoder: Any, tokens: list[list[int]], pooling: Pooling, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Encode texts in one call: unit vectors, [N, H] float32, on the CPU."""
+    input_ids, mask = (each.to(device) for each in pad_tokens(tokens))
+    hidden = encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
+    return pool(hidden, mask, pooling).cpu()
 
 
 def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:

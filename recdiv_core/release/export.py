@@ -42,9 +42,8 @@ from recdiv_core.slates.inputs import check_inputs
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import Scoring, reads_queries, scoring_of
-from recdiv_core.storage.claims import scratch
+from recdiv_core.storage.claims import new_directory_at
 from recdiv_core.storage.given_paths import new_directory
-from recdiv_core.storage.interrupts import answer_sigterm
 from recdiv_core.storage.whole_files import write_json
 
 logger = logging.getLogger(__name__)
@@ -93,20 +92,12 @@ def export(
     missing = not_exported(config, model, prepared)
     for message in missing:
         logger.warning("%s", message)
-    answer_sigterm()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with scratch(out.parent) as work:
-        made = work / "export"
-        made.mkdir()
+    with new_directory_at(out) as made:
         source = Source(model, dataset, config, opset)
         facts: dict[str, Any] = {**describe(source), "not_exported": missing}
         facts["model"] |= {"weights": weights_digest(local)}
         write_models(made, source, facts, int8=int8)
         write_json(made / "model.json", facts, indent=1)
-        try:
-            made.rename(out)
-        except OSError:
-            raise UserError(f"--out {out}: another process wrote it in the meantime") from None
     files = {path.name: path.stat().st_size for path in sorted(out.iterdir())}
     shown = {name: facts[name] for name in ("num_items", "inputs", "parity", "int8")}
     return {"out": str(out), "files": files, **shown}

@@ -131,8 +131,12 @@ def register(
             raise
     source = f"{client.get_run(handle.run_id).info.artifact_uri}/{place}"
     version = _create_version(uri, name, source, handle.run_id, run.place)
-    client.set_registered_model_alias(name, CANDIDATE, str(version))
     logger.info("%s is version %s of %s, the candidate", text, version, name)
+    return _made_candidate(client, name, version)
+
+
+def _made_candidate(client: Any, name: str, version: str) -> dict[str, Any]:
+    client.set_registered_model_alias(name, CANDIDATE, str(version))
     return {
         "name": name,
         "version": int(version),
@@ -205,9 +209,12 @@ def champion_version(config: Config, name: str) -> str | None:
 
 def copy_version(config: Config, name: str, version: str, place: Path) -> Path:
     """Copy the checkpoint of a version into a directory; return the path of the copy."""
-    uri = tracking_uri(config)
-    found = client_of(uri).get_model_version(name, version)
-    return Path(_download(uri, found, place))
+    client = client_of(tracking_uri(config))
+    found: Any = client.get_model_version(name, version)
+    root = client.get_run(found.run_id).info.artifact_uri
+    inside = found.source.removeprefix(root).strip("/")
+    artifact = f"{inside}/artifacts/checkpoint"
+    return Path(client.download_artifacts(found.run_id, artifact, str(place)))
 
 
 def register_once(
@@ -225,14 +232,7 @@ def register_once(
     known = [each for each in versions if each.tags.get(RUN_TAG) == checkpoint]
     if not known:
         return register(config, checkpoint, settings, name)
-    version = min((each.version for each in known), key=int)
-    client.set_registered_model_alias(name, CANDIDATE, str(version))
-    return {
-        "name": name,
-        "version": int(version),
-        "alias": CANDIDATE,
-        "model_uri": f"models:/{name}@{CANDIDATE}",
-    }
+    return _made_candidate(client, name, min((each.version for each in known), key=int))
 
 
 def gate_versions(
@@ -252,12 +252,13 @@ def gate_versions(
     if champion is None or champion == str(candidate):
         return {"rows": [], "data": None}
     uri = tracking_uri(config)
-    client = client_of(uri)
     with tempfile.TemporaryDirectory() as directory:
-        found = [
-            _downloaded(uri, client.get_model_version(name, version), Path(directory) / word)
-            for word, version in ((CHAMPION, champion), (CANDIDATE, str(candidate)))
-        ]
+        found: list[NamedRun] = []
+        for word, version in ((CHAMPION, champion), (CANDIDATE, str(candidate))):
+            place = Path(directory) / word
+            place.mkdir()
+            copy = copy_version(config, name, version, place)
+            found.append(find_run(str(copy), {}, lambda: uri))
         sides = on_newest(found)
         # both are judged on the items that may be shown today
         today = {k: v for k, v in flatten(sides[1].config).items() if k.startswith("eligible.")}
@@ -384,17 +385,3 @@ def _version(client: Any, name: str, alias: str) -> Any:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
-
-
-def _downloaded(uri: str, version: Any, place: Path) -> NamedRun:
-    """Download a version and return its run, as it was registered."""
-    place.mkdir()
-    return find_run(_download(uri, version, place), {}, lambda: uri)
-
-
-def _download(uri: str, version: Any, place: Path) -> str:
-    """Download the checkpoint of a version; return the path of its directory."""
-    client = client_of(uri)
-    root = client.get_run(version.run_id).info.artifact_uri
-    inside = version.source.removeprefix(root).strip("/")
-    return client.download_artifacts(version.run_id, f"{inside}/artifacts/checkpoint", str(place))

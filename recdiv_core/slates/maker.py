@@ -31,7 +31,6 @@ from recdiv_core.slates.eligibility import (
     with_own_lists,
 )
 from recdiv_core.slates.loading import load_model
-from recdiv_core.slates.making import make_slates
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.query_vectors import QueryVectors, request_numbers
 from recdiv_core.slates.scoring import Scoring, reads_queries, score_users, scoring_of
@@ -157,6 +156,7 @@ class SlateMaker:
                 histories[start : start + size],
                 asked[start : start + size],
                 None if times is None else times[start : start + size],
+                at,
             )
             for start in starts
         )
@@ -164,16 +164,9 @@ class SlateMaker:
             batches, self.dataset, score, max_history=self.config.model.max_history
         ):
             with torch.inference_mode():
-                items_BK, scores_BK = make_slates(
-                    held_out.scores_BV,
-                    held_out.packed.seen_user_S,
-                    held_out.packed.seen_item_S,
-                    self.dataset.traits,
-                    self.dataset.log_prior_V,
-                    policy,
-                    None if at is None else np.full(len(held_out.scores_BV), at),
-                )
-            for items, scores in zip(items_BK.tolist(), scores_BK.tolist(), strict=True):
+                grid = held_out.grid(self.dataset, policy)
+            pairs = zip(grid.items_BWK[:, 0].tolist(), grid.scores_BWK[:, 0].tolist(), strict=True)
+            for items, scores in pairs:
                 places = [place for place, item in enumerate(items) if item >= 0]
                 made.append(
                     Slate(
@@ -202,6 +195,7 @@ class SlateMaker:
         histories: Sequence[Sequence[str]],
         queries: Sequence[str],
         times: Sequence[Sequence[int]] | None,
+        at: int | None,
     ) -> Examples:
         kept = [[at for at, item in enumerate(h) if item in self.item_index] for h in histories]
         known = [
@@ -221,6 +215,7 @@ class SlateMaker:
             target_lengths=np.zeros(len(known), np.int64),
             user_ids=[""] * len(known),
             times=time_E,
+            requested=None if at is None else np.full(len(known), at),
             asked=self.queries.ask(queries) if self._reads_queries else None,
         )
 

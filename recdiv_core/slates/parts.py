@@ -31,7 +31,7 @@ from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.eligibility import Eligibility, fitting, request_time
 from recdiv_core.slates.files import FREED, PartWriter, part_path, slate_table
 from recdiv_core.slates.loading import load_model
-from recdiv_core.slates.making import SlateGrid, make_slate_grid
+from recdiv_core.slates.making import SlateGrid
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.query_vectors import QueryVectors, request_numbers
 from recdiv_core.slates.scoring import score_users, scoring_of
@@ -187,16 +187,7 @@ class PartMaker:
         )
         held_out = next(batch)
         with torch.inference_mode():
-            grid = make_slate_grid(
-                held_out.scores_BV,
-                held_out.packed.seen_user_S,
-                held_out.packed.seen_item_S,
-                dataset.traits,
-                dataset.log_prior_V,
-                policy,
-                self.task.dials,
-                held_out.examples.requested,
-            )
+            grid = held_out.grid(dataset, policy, self.task.dials)
             notes = self._notes(grid)
         if held_out.examples.asked is not None and self.queries is not None:
             for note in notes:

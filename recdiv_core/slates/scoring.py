@@ -8,7 +8,7 @@ Shapes: B users, V catalogue, K slate length, T targets, S (user, item) pairs of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -91,9 +91,10 @@ class HeldOut:
         The slates are made in the memory of the scores, which then hold what was ranked, before any
         re-ranking.
         """
-        return self._grid(dataset, policy).items_BWK[:, 0], self.targets(policy)
+        return self.grid(dataset, policy).items_BWK[:, 0], self.targets(policy)
 
-    def _grid(self, dataset: Dataset, policy: SlatePolicy) -> SlateGrid:
+    def grid(self, dataset: Dataset, policy: SlatePolicy, dials: Sequence[float] = ()) -> SlateGrid:
+        """Return the slates under each dial, without any under that of the policy; see `slates`."""
         return make_slate_grid(
             self.scores_BV,
             self.packed.seen_user_S,
@@ -101,7 +102,7 @@ class HeldOut:
             dataset.traits,
             dataset.log_prior_V,
             policy,
-            [policy.diversity],
+            dials or [policy.diversity],
             self.examples.requested,
         )
 
@@ -122,7 +123,7 @@ class HeldOut:
 
         Where targets stand among all items is read from the scores, before any re-ranking.
         """
-        grid, targets_BT = self._grid(dataset, policy), self.targets(policy)
+        grid, targets_BT = self.grid(dataset, policy), self.targets(policy)
         num_above_BT = count_above(self.scores_BV, targets_BT)
         num_rankable_B = count_rankable(self.scores_BV)
         if policy.eligible is not None:

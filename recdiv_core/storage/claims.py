@@ -100,6 +100,25 @@ def scratch(home: Path) -> Iterator[Path]:
         os.close(owner)
 
 
+@contextmanager
+def new_directory_at(out: Path) -> Iterator[Path]:
+    """Give a new directory, which appears as `out` in one step at the end.
+
+    Raises:
+        UserError: another process made `out` in the meantime.
+    """
+    answer_sigterm()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(out.parent) as work:
+        made = work / "made"
+        made.mkdir()
+        yield made
+        try:
+            made.rename(out)
+        except OSError:
+            raise UserError(f"--out {out}: another process wrote it in the meantime") from None
+
+
 def _remove_abandoned(home: Path) -> None:
     for work in home.glob(f"*{PARTIAL}"):
         try:
