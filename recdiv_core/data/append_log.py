@@ -37,7 +37,6 @@ class NewRows:
     """Rows that an append adds.
 
     Attributes:
-        batches: tables of STAGED events.
         counts: outcomes of the rows of new files.
         files: path -> outcomes of the rows of a file; of an old file, the changes of its counts.
         seen: sums over all valid rows, for the audit.
@@ -77,13 +76,7 @@ def read_rows(
 ) -> None:
     """Read and classify new files; add them to `new`, and rejected rows to the quarantine.
 
-    Args:
-        new: gets the rows.
-        log: new files, see `numbered_from`.
-        item_ids: [V] string, in order of item_index.
-        config: settings of the base.
-        work: directory of the data set.
-        mark: part of the names of the files of the quarantine.
+    `mark` is part of the names of the quarantine's files.
     """
     for number, unit in enumerate(log.units):
         rejected: list[pa.Table] = []
@@ -111,14 +104,7 @@ def read_again(
 ) -> None:
     """Judge quarantined rows of the base again; the rows that stay go to the new quarantine.
 
-    Args:
-        new: gets the rows that are usable now.
-        base: directory of the base.
-        log: format of the times, and the latest accepted time.
-        item_ids: [V] string, in order of item_index.
-        config: settings of the base.
-        work: directory of the data set.
-        file_numbers: path of a file of the log -> its number.
+    `log` gives the format of the times and the latest accepted time.
     """
     for path in sorted((base / "quarantine").glob("*.parquet")):
         target = work / "quarantine" / path.name

@@ -43,14 +43,7 @@ def stage_events(
 ) -> dict[int, pa.Array]:
     """Write the staged shards of a data set: those of the base with new events.
 
-    Args:
-        base: directory of the base.
-        work: directory of the data set.
-        events: [N] new events, rows of STAGED.
-        rank_F: see `staging.order_events`.
-        gap_us: see `staging.order_events`.
-        num_shards: shards of the base.
-        has_timestamps: whether the log has times.
+    For `rank_F` and `gap_us` see `staging.order_events`.
 
     Returns:
         shard -> [B] string, ids of its users with new events.
@@ -153,21 +146,9 @@ def rewrite_shard(
 ) -> dict[str, Any]:
     """Write the rows of a shard in train, val and test; see `examples.write_examples`.
 
-    Args:
-        shard: number of the shard.
-        work: directory of the data set, with the staged shard.
-        base: directory of the base.
-        touched: see `stage_events`.
-        cuts: cuts of the base, and those of the data set.
-        popularity_V: [V] int64, train events; 0 = outside the core.
-        before_V: [V] int64, the same of the base; 0 for new items.
-        queries: all query texts, in order of query_index.
-        reserved_Q: see `examples.reserved_queries`.
-        clock: arrival times of items; None for an order-only log.
-        weights: weight of each kind of event.
-        min_events: fewest train events of a user.
-        fragment_rows: rows of a row group.
-        compares_all: whether the audit compares all rows, not those of changed users alone.
+    `cuts` are those of the base, and those of the data set; `before_V` is `popularity_V` of the
+    base, 0 for new items. `compares_all`: the audit compares all rows, not those of changed users
+    alone.
     """
     events = read_shard(work, shard, weights, queries, has_times=clock is not None)
     parts = examples.split_events(events, cuts[1], popularity_V > 0, min_events)

@@ -67,14 +67,7 @@ COMPARED: Final = (
 class Step:
     """Inputs of an append, and the directory that it builds.
 
-    Attributes:
-        base: directory of the base.
-        manifest: manifest of the base.
-        log: content of `log.json` of the base.
-        config: settings of the base, with the places of this call.
-        given: new files.
-        work: directory of the data set.
-        door: what happens to user ids of new rows.
+    `config` has the settings of the base, with the places of this call.
     """
 
     base: Path

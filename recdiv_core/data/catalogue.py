@@ -251,12 +251,7 @@ def tokenise(
 ) -> pa.Array:
     """Tokenise each distinct text once.
 
-    Args:
-        texts: [N] string.
-        source: Path of a resolved encoder.
-        max_tokens: Most tokens of a text, special tokens included; longer texts are truncated.
-        pooling: See `token_ids`.
-        on_ray: Whether tasks of Ray do the work, or this process.
+    Texts are cut to `max_tokens`, special tokens included; for `pooling` see `token_ids`.
 
     Returns:
         [N] list of int32.
@@ -359,12 +354,7 @@ def write_catalogue(
 ) -> list[str]:
     """Write `catalogue.parquet`; return the names of the categories.
 
-    Args:
-        raw: Items of the shop.
-        popularity_V: Train events of each item.
-        category_level: Levels of a category path that are kept; 0 = all.
-        path: File to write.
-        derived: [V] string, categories in place of the shop's; None = the shop's.
+    `category_level` levels of a path are kept, 0 = all; `derived` replaces the shop's categories.
     """
     table = raw.table
     if derived is None:

@@ -66,12 +66,8 @@ LOG: Final = "log.json"
 def prepare(config: Config, *, on_ray: bool = True) -> dict[str, object]:
     """Turn a click log and a catalogue into a prepared data set.
 
-    An existing data set with the same fingerprint is reused.
-
-    Args:
-        config: `data`, `split`, `model.text`, `scaling` and `seed`.
-        on_ray: Whether tasks of Ray do the work, or this process, which holds all events. The
-            built-in shop needs Ray.
+    An existing data set with the same fingerprint is reused. Without `on_ray` this process does the
+    work and holds all events; the built-in shop needs Ray.
 
     Returns:
         `prepared` (its directory), `num_users`, `num_items`, `num_events`, `quarantined` (rows) and
@@ -146,9 +142,7 @@ def data_name(config: Config) -> str:
 def find_target(config: Config, default: str = "") -> Path:
     """Return the path of the link that a preparation makes or replaces.
 
-    Args:
-        config: `data.out` and `data.name`.
-        default: path if `data.out` is empty; empty = `runs/prepared/<name>`.
+    An empty `default` is `runs/prepared/<name>`.
 
     Raises:
         UserError: no data set can be written there.

@@ -54,11 +54,6 @@ def is_wanted(
 ) -> bool:
     """Return whether `prepare` derives categories from texts.
 
-    Args:
-        categories: Category text of each item as given; None or blank = none.
-        texts: [V] string, the text of each item; empty = none.
-        wanted: `data.derived_categories`.
-
     Raises:
         UserError: More categories are wanted than there are distinct texts.
     """
@@ -126,9 +121,7 @@ def derive_categories(
 def cluster(vectors: np.ndarray, wanted: Literal["auto"] | int) -> tuple[np.ndarray, float | None]:
     """Return the cluster of each vector, numbered without gaps, and the silhouette of a choice.
 
-    Args:
-        vectors: [D, H] float32, distinct texts.
-        wanted: Number of clusters, or `auto`.
+    For `wanted` see `derive_categories`.
     """
     from threadpoolctl import threadpool_limits
 
@@ -179,11 +172,7 @@ def name_clusters(titles: pa.Array, label_V: np.ndarray) -> list[str]:
     """Name each cluster by the words of its titles with the largest excess of TF-IDF weight.
 
     The excess is the mean weight in the cluster minus the mean weight in all titles. So words that
-    stand in all kinds of titles name no cluster. Names are distinct.
-
-    Args:
-        titles: [V] string.
-        label_V: Cluster of each item from 0; -1 = none.
+    stand in all kinds of titles name no cluster. Names are distinct. A label of -1 is no cluster.
     """
     words_V = [title_words(title) for title in normalise(titles).to_pylist()]
     num_clusters = int(label_V.max(initial=-1)) + 1

@@ -69,9 +69,7 @@ class Pseudonyms:
     def of_ids(self, ids: pa.Array, kind: str = "") -> pa.Array:
         """Return the pseudonyms of [N] cleaned ids; null stays null.
 
-        Args:
-            ids: [N] string.
-            kind: kind of id; another kind has other pseudonyms; empty = users.
+        Another kind of id has other pseudonyms; an empty one means users.
         """
         coded = ids.dictionary_encode()
         mark = f"\0{kind}\0" if kind else ""
@@ -120,9 +118,7 @@ def read_key(place: str) -> Pseudonyms | None:
 def key_of(place: str, manifest: Manifest) -> Pseudonyms | None:
     """Return the pseudonyms of a data set, after checking that the key is the one of the data set.
 
-    Args:
-        place: `data.pseudonymise` of the call; empty = as the data set was prepared.
-        manifest: manifest of the data set.
+    An empty `place` is that of the preparation.
 
     Raises:
         UserError: the key is missing or another one, or the data set has no pseudonyms.
@@ -143,12 +139,8 @@ def key_of(place: str, manifest: Manifest) -> Pseudonyms | None:
 def as_stored(ids: pa.Array, manifest: Manifest, place: str = "") -> pa.Array:
     """Return ids as a data set holds them: pseudonyms if it has pseudonyms, else the ids.
 
-    A value that is a pseudonym already stays, so the key is needed only for other ids.
-
-    Args:
-        ids: [N] string, ids of the shop or pseudonyms; null stays null.
-        manifest: manifest of the data set.
-        place: `data.pseudonymise` of the call; empty = as the data set was prepared.
+    A value that is a pseudonym already stays, so the key is needed only for other ids. An empty
+    `place` is that of the preparation; null stays null.
 
     Raises:
         UserError: see `key_of`.
@@ -212,9 +204,7 @@ class Tombstones:
 def make_tombstones(salt: str, ids: Iterable[str]) -> Tombstones:
     """Return the tombstones of users.
 
-    Args:
-        salt: fingerprint of the first data set of the lineage.
-        ids: ids as the data set holds them.
+    `salt` is the fingerprint of the first data set of the lineage.
     """
     return Tombstones({salt: frozenset(_keyed(salt.encode(), each) for each in ids)})
 
@@ -232,10 +222,7 @@ def read_tombstones(prepared: Path) -> Tombstones:
 class Door:
     """What happens to the rows of a click log first.
 
-    Attributes:
-        pseudonyms: pseudonyms of the data set; None = ids stay.
-        tombstones: users whose rows are left out.
-        null_words: `data.null_words`.
+    Without pseudonyms ids stay; rows of users in `tombstones` are left out.
     """
 
     pseudonyms: Pseudonyms | None = None

@@ -73,9 +73,7 @@ class ClickLog:
     """A click log as its files and a sample of its rows describe it, before Ray starts.
 
     Attributes:
-        units: Parts of the files that one task reads.
         columns: Our name -> name in the files, for the columns that exist.
-        times: Format of the timestamps.
         latest: Latest accepted time in microseconds, a day after the log was opened.
         door: What happens to user ids before rows are classified.
     """
@@ -148,14 +146,7 @@ def _sample_of_times(tables: Sequence[pa.Table], config: Config) -> pa.Array:
 def classify_rows(
     batch: readers.RawBatch, log: ClickLog, item_ids: pa.Array, config: Config
 ) -> tuple[pa.Table, pa.Table, RowCounts, traces.Sightings]:
-    """Split a batch into STAGED events and quarantined rows; return counts and valid rows too.
-
-    Args:
-        batch: Rows as read.
-        log: Click log of the batch.
-        item_ids: [V] string, in order of item_index.
-        config: `data` settings: kinds of event, rules and the number of shards.
-    """
+    """Split a batch into STAGED events and quarantined rows; return counts and valid rows too."""
     batch, num_forgotten, coerced = log.door.admit(batch)
     row = _read_values(batch.table, log, item_ids, config)
     faults_N = _find_reasons(row, log)

@@ -316,14 +316,8 @@ def write_examples(
 ) -> tuple[collections.Counter[str], list[Finding]]:
     """Write `train/`, `val/` and `test/`, and audit the written files.
 
-    Args:
-        config: `data` settings: weights, shortest history and row group size.
-        cuts: Split protocol and cut times.
-        popularity_V: [V] int64, train events; 0 = outside the core.
-        queries: All query texts, sorted.
-        clock: Arrival times of items; None for an order-only log, which has no rates either.
-        work: Working directory.
-        on_ray: Whether tasks of Ray do the work, or this process.
+    `popularity_V` is 0 outside the core; `clock` is None for an order-only log, which has no rates
+    either.
 
     Returns:
         Counts by name (see `count_parts`), and the audit's findings.

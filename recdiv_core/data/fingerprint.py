@@ -80,12 +80,7 @@ def fingerprint_of(
 ) -> str:
     """Return the fingerprint of a data set, 64 hexadecimal digits.
 
-    Args:
-        sources: files of the input: path, size and digest; equal files may lie elsewhere.
-        config: all settings.
-        encoder: how the data set uses the encoder.
-        door: pseudonyms and tombstones.
-        derives: whether categories are derived from texts.
+    Sizes and digests of the input files count, their paths do not.
     """
     contents = [{k: v for k, v in row.items() if k != "path"} for row in sources]
     unseen = (*UNSEEN, *DESCRIBED, SETTING, *(() if derives else (DERIVED_KEY,)))

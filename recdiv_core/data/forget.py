@@ -59,13 +59,9 @@ def forget(
 ) -> dict[str, Any]:
     """Remove users from a data set and from slates.
 
-    The same call may be repeated: users that are forgotten already are no mistake.
-
-    Args:
-        config: `data.prepared` and `data.pseudonymise`.
-        given: ids of the users, as in the click log, or their pseudonyms.
-        slates: directories of slates.
-        unknown_ok: whether users that are not in the data set get a tombstone too.
+    The same call may be repeated: users that are forgotten already are no mistake. `given` are ids
+    as in the click log, or their pseudonyms. With `unknown_ok`, users that are not in the data set
+    get a tombstone too.
 
     Returns:
         `prepared`, `num_users`, `num_forgotten_before`, `num_unknown`, `files` (rows removed from

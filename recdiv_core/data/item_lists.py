@@ -77,14 +77,9 @@ def mark_values(
 ) -> tuple[Any, list[str]]:
     """Mark the items whose attribute has an allowed value.
 
-    Values of an item that `|` separates count one by one. An item without a value is marked only
-    if the empty text is allowed.
-
-    Args:
-        name: `category` or a column of the catalogue; values of `price` are its bands.
-        allowed: Values.
-        catalogue: Items.
-        key: Dotted key, for messages.
+    Values of an item that `|` separates count one by one. An item without a value is marked only if
+    the empty text is allowed. `name` is `category` or a column of the catalogue; values of `price`
+    are its bands.
 
     Returns:
         [V] bool, and the allowed values that no item has.

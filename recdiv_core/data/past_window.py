@@ -24,11 +24,7 @@ from recdiv_core.storage.claims import scratch
 def ensure_window(prepared: Path, manifest: Manifest, first: int, last: int) -> str | None:
     """Write the split of a window if it is missing, in this process, shard by shard.
 
-    Args:
-        prepared: data set.
-        manifest: manifest of the data set.
-        first: start of the window in microseconds since 1970.
-        last: end of the window, exclusive.
+    `first` and `last`, exclusive, are in microseconds since 1970.
 
     Returns:
         name of the split; None = no user of the data set has an event in the window.
@@ -51,10 +47,8 @@ def ensure_window(prepared: Path, manifest: Manifest, first: int, last: int) -> 
 def cut_window(requests: pa.Table, first: int, last: int) -> pa.Table:
     """Return EVAL_EXAMPLE rows of the users with an event in a window.
 
-    Args:
-        requests: EVAL_EXAMPLE rows with complete histories and times, without targets.
-        first: start of the window in microseconds since 1970.
-        last: end of the window, exclusive.
+    `requests` have complete histories and times, and no targets; for the window see
+    `ensure_window`.
     """
     items_N, lengths_B = flatten_lists(requests["history"])
     times_N = flatten_times(requests["history_times"])

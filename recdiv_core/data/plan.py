@@ -41,11 +41,7 @@ LARGEST_BATCH: Final = 256
 class Fragment:
     """One row group of one shard.
 
-    Attributes:
-        path: Path of the shard.
-        row_group: Number of the row group in the shard, from 0.
-        num_rows: Users in the row group.
-        num_bytes: Size of the row group before compression.
+    Its rows are users; `num_bytes` is its size before compression.
     """
 
     path: str
@@ -155,11 +151,8 @@ def _locate(
 ) -> Window:
     """Find the fragments of users that are given as rows of the concatenated fragments.
 
-    Args:
-        users: int64 [users], rows of the concatenated fragments, in order of training.
-        sizes: int64 [steps, accumulation], users in each part of each step.
-        ordered: All fragments in the order of the epoch.
-        ends: int64 [fragments], number of rows up to the end of each fragment.
+    `users` are rows of the concatenated fragments, in order of training; `ends` are the numbers of
+    rows up to the end of each fragment.
     """
     touched, which = np.unique(np.searchsorted(ends, users, side="right"), return_inverse=True)
     read: list[Fragment] = [ordered[place] for place in touched.tolist()]

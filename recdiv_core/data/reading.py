@@ -67,11 +67,7 @@ def read_windows(windows: Iterable[Window]) -> Iterator[list[Examples]]:
 
 
 class SplitRows:
-    """Rows of a split by number, in the order of the files. Keeps the row group it read last.
-
-    Attributes:
-        num_rows: Rows of the split.
-    """
+    """Rows of a split by number, in the order of the files. Keeps the row group it read last."""
 
     def __init__(self, prepared: Path, split: str) -> None:
         self._fragments = list_fragments(prepared, split)

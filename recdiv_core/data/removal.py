@@ -62,10 +62,6 @@ class Removal:
     """A removal of users: what is removed of which data set, and what was found.
 
     Attributes:
-        base: directory of the version that has the users.
-        manifest: manifest of that version.
-        config: settings of the data set.
-        work: directory of the next version.
         users: [U] string, ids as the data set holds them.
         tombstones: tombstones of the next version.
         files: file -> rows of these users that it had.

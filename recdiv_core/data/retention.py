@@ -51,12 +51,8 @@ def expire(
 ) -> None:
     """Remove the events and the quarantined rows of earlier days.
 
-    Args:
-        work: directory of the data set, with `stage/` and `quarantine/`; files may be hard links.
-        days: days in UTC that are kept, >= 1.
-        times: format of the times in the quarantine.
-        gap_us: see `staging.order_events`.
-        rank_F: see `staging.order_events`.
+    Files in `stage/` and `quarantine/` of `work` may be hard links. `days` in UTC, at least 1, are
+    kept. For `gap_us` and `rank_F` see `staging.order_events`.
     """
     parts = [_summary(work, shard) for shard in list_shards(work)]
     if not parts:

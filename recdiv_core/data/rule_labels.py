@@ -100,10 +100,8 @@ def labels_of_items(rules: Sequence[SlateRule], catalogue: Catalogue) -> pa.List
 def values_of(name: str, catalogue: Catalogue, what: str) -> tuple[pa.ListArray, Sequence[str]]:
     """Return the values of an attribute: [V] lists of indices, and the values as text.
 
-    Args:
-        name: `category` or a column of the catalogue; values of `price` are its bands.
-        catalogue: Items.
-        what: Setting that names the attribute, for messages.
+    `name` is `category` or a column of the catalogue; values of `price` are its bands. `what` is
+    the setting that names it, for messages.
 
     Raises:
         UserError: The catalogue has no such attribute.

@@ -65,12 +65,6 @@ def clean_dates(
 ) -> pa.Table:
     """Read both columns of a catalogue as times.
 
-    Args:
-        table: rows of the files, with ROW.
-        files: files of the rows.
-        columns: our name -> name in the files.
-        config: `data.null_words` and `data.timestamp_format`.
-
     Returns:
         The table with columns of type TIMES. A column of order numbers keeps its values, under the
         name `given_available_from`, because nothing can be compared with them.

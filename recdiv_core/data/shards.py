@@ -39,12 +39,8 @@ def map_shards(
 ) -> Iterator[dict[str, Any]]:
     """Call `function(shard, work=..., **shared, **kwargs)` for each staged shard.
 
-    Args:
-        function: called with the number of a shard; on Ray, its result is a row of Ray Data.
-        work: directory that has `stage/`.
-        shared: large arguments; on Ray they are stored once for all tasks.
-        on_ray: whether tasks of Ray call the function, or this process does, shard by shard.
-        kwargs: further arguments.
+    On Ray, the large arguments in `shared` are stored once for all tasks, and a result is a row of
+    Ray Data.
     """
     if not on_ray:
         for shard in list_shards(work):
@@ -82,12 +78,8 @@ def read_shard(
 ) -> split.UserEvents:
     """Read a staged shard.
 
-    Args:
-        work: Working directory.
-        shard: Number of the shard.
-        weights: Weight of each kind of event, in the order of EVENTS; empty = all 1.
-        queries: All query texts, sorted; None = without queries.
-        has_times: Whether the log has times, not order numbers.
+    `weights` has one weight for each of EVENTS; empty = all 1. `queries` are sorted; None = without
+    queries.
     """
     path = Path(work, "stage", f"{shard:05d}.parquet")
     table = pq.read_table(path, columns=[USER_ID, *LISTS])

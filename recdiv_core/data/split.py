@@ -84,11 +84,7 @@ def mark_parts(counts_B3: Any) -> Any:
 def mark_train_events(events: UserEvents, counts_B3: Any, in_core_V: Any, min_events: int) -> Any:
     """Return [N] bool: train events on core items, of users who have enough of them.
 
-    Args:
-        events: Events of the users.
-        counts_B3: [B, 3] events in train, val and test.
-        in_core_V: [V] bool, items of the core.
-        min_events: Fewest such events of a user in the core, at least 1.
+    `min_events`, at least 1, counts a user's events in the core.
     """
     is_train_N = (mark_parts(counts_B3) == TRAIN) & in_core_V[events.items_N]
     in_core_B = _sum_by_user(is_train_N, events.offsets_B) >= min_events
@@ -168,15 +164,9 @@ def take_users(events: UserEvents, places_C: Any) -> UserEvents:
 def make_eval_examples(events: UserEvents, counts_B3: Any, part: int, has_train_B: Any) -> pa.Table:
     """Make EVAL_EXAMPLE rows of the users with events in VAL or TEST.
 
-    The history holds all events before the part. If the first held-out event came from a query,
-    the targets are the held-out events of that query; otherwise all held-out events. A repeated
-    target counts once.
-
-    Args:
-        events: Events of the users.
-        counts_B3: [B, 3] events in train, val and test.
-        part: VAL or TEST.
-        has_train_B: [B] bool, whether the user has a train example.
+    The history holds all events before the part. If the first held-out event came from a query, the
+    targets are the held-out events of that query; otherwise all held-out events. A repeated target
+    counts once. `part` is VAL or TEST; `has_train_B` marks users with a train example.
     """
     before_B = counts_B3[:, :part].sum(1)
     users_R = np.flatnonzero(counts_B3[:, part])

@@ -31,7 +31,6 @@ class Splits:
     """The written splits of a data set.
 
     Attributes:
-        cuts: protocol and cut times.
         popularity_V: [V] int64, train events; 0 = outside the k-core.
         queries: all query texts, sorted.
         counts: see `examples.count_parts`.
@@ -90,15 +89,7 @@ def write_splits(
 ) -> Splits:
     """Write `train/`, `val/` and `test/` of the staged shards.
 
-    Args:
-        config: settings of the data set.
-        protocol: split protocol.
-        seen: sums over the raw log.
-        table: items, in order of item_index.
-        work: directory of the data set, with `stage/`.
-        has_queries: whether the log has queries.
-        has_timestamps: whether the log has times, not order numbers.
-        on_ray: whether tasks of Ray do the work, or this process, shard by shard.
+    `seen` are sums over the raw log.
 
     Raises:
         UserError: no event is left, a window or the k-core is empty, or a split has no example.

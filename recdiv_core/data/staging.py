@@ -52,14 +52,8 @@ def stage_shards(
 ) -> RowCounts:
     """Read, classify and shuffle the log into `work/stage/<shard>.parquet`, one row per user.
 
-    Rejected rows go to `work/quarantine/`.
-
-    Args:
-        log: click log, opened.
-        item_ids: [V] string, in order of item_index.
-        config: settings of the data set.
-        work: directory of the data set.
-        on_ray: whether tasks of Ray do the work, or this process, which holds all events.
+    Rejected rows go to `work/quarantine/`. Without `on_ray` this process does the work and holds
+    all events.
 
     Raises:
         UserError: Too many rows are rejected.
@@ -238,9 +232,7 @@ def flatten_users(users: pa.Table, shard: int) -> pa.Table:
 def count_repeated(before: Sequence[pa.Table], users: pa.Table) -> dict[str, int]:
     """Return the number of repeated events that were removed, by day.
 
-    Args:
-        before: tables of STAGED events.
-        users: the same events without the repeated ones, one row per user.
+    `users` has the events of `before` without the repeated ones, one row per user.
     """
     kept_N = users["times"].combine_chunks().flatten().to_numpy()
     all_N = np.concatenate([table[TIMESTAMP].to_numpy() for table in before])

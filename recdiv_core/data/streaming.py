@@ -22,8 +22,7 @@ from recdiv_core.data.reading import cut_window, read_window
 def stream_windows(windows: Iterable[Window]) -> Iterator[list[Examples]]:
     """Stream one rank's windows, in order; Ray must run.
 
-    Args:
-        windows: Windows of `plan.plan_windows`, whose shards every node sees.
+    Every node must see the shards.
 
     Yields:
         The accumulation parts of each step in order; a part may hold no user.

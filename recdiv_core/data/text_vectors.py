@@ -83,9 +83,7 @@ def check_vectors(prepared: Path, manifest: Manifest) -> None:
 def checked_encoder(manifest: Manifest, directory: Path | None = None) -> str:
     """Return the resolved encoder of a prepared data set.
 
-    Args:
-        manifest: of the data set.
-        directory: files of the encoder; None = the encoder that the manifest names.
+    Without a directory it is the encoder that the manifest names.
 
     Raises:
         UserError: The encoder is missing, or is not the one of the data set.
@@ -126,12 +124,6 @@ def make_item_vectors(
 
     Trainings of the data set find the vectors and do not encode the items again.
 
-    Args:
-        work: Directory with `tokens.arrow`.
-        encoder: Encoder of the data set.
-        source: Path of the resolved encoder.
-        on_ray: Whether actors of Ray do the work, or this process.
-
     Returns:
         [V, H] float32 of unit length, memory-mapped.
     """
@@ -158,11 +150,6 @@ def _make(prepared: Path, missing: Mapping[str, Path], source: str, pooling: Poo
 
 def encode_here(tokens: Sequence[list[int]], source: str, pooling: Pooling) -> np.ndarray:
     """Encode a few texts in this process, without Ray.
-
-    Args:
-        tokens: [N] token ids.
-        source: Path of the resolved encoder.
-        pooling: Token states that make the vector of a text.
 
     Returns:
         [N, H] float32 of unit length.

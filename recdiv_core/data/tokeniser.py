@@ -60,12 +60,7 @@ def save_tokeniser(
 ) -> None:
     """Write a tokeniser, unless it gives other tokens without transformers.
 
-    Args:
-        tokenizer: of the encoder.
-        path: file to write.
-        texts: texts to compare, prefixes included.
-        max_tokens: see `token_ids`.
-        pooling: see `token_ids`.
+    The tokens of `texts`, prefixes included, are compared.
     """
     tree = describe_tokeniser(tokenizer)
     some = [*texts, *PROBES, " ".join(PROBES) * max_tokens, ""]

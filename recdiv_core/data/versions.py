@@ -82,9 +82,8 @@ def find_version(given: str | Path) -> Path:
 def with_version(config: Config, fingerprint: str = "") -> Config:
     """Return the config with the path of a version in `data.prepared`.
 
-    Args:
-        config: Config with `data.prepared`; an empty value stays empty.
-        fingerprint: Fingerprint of the wanted version; if it is empty or removed, the current one.
+    Without a fingerprint, or if that version was removed, it is the current one; an empty path
+    stays empty.
     """
     if not config.data.prepared:
         return config

@@ -64,9 +64,7 @@ def read_raw_items(prepared: Path) -> pa.Table:
 def merge_items(table: pa.Table, new: pa.Table) -> tuple[pa.Table, int]:
     """Return the items of the base with the corrections and the new items of another table.
 
-    Args:
-        table: [B] rows, in order of item_index.
-        new: further rows, item_ids once each; a column that it lacks keeps its values.
+    A column that `new` lacks keeps its values.
 
     Returns:
         [V] rows, in order of item_index, and the number of corrected items.
@@ -117,9 +115,7 @@ def merge_queries(prepared: Path, events: pa.Table) -> pa.Array:
 class Texts:
     """Texts of items or queries: the rows whose tokens differ from those of the base.
 
-    Attributes:
-        texts: [V] string.
-        changed: [C] int64, indices of new and corrected texts.
+    `changed` are the indices of new and corrected texts.
     """
 
     texts: pa.Array
@@ -182,11 +178,7 @@ def write_texts(
 def keep_texts(base: Path, work: Path, manifest: Manifest, queries: pa.Array) -> int:
     """Write tokens and vectors: those of all items, and of some queries, in a new order.
 
-    Args:
-        base: directory that has them; may be `work`.
-        work: directory of the data set.
-        manifest: manifest of the data set.
-        queries: [Q] string, the queries to keep.
+    `base` has them, and may be `work`.
 
     Returns:
         Number of queries of the base.
@@ -236,12 +228,7 @@ def _tokenise(
 
 
 def nearest_categories(derived: list[str | None], vectors_VH: np.ndarray) -> pa.Array:
-    """Fill in missing derived categories: the category with the nearest mean vector, never NO_TEXT.
-
-    Args:
-        derived: [V], category of each item; None = missing.
-        vectors_VH: unit text vectors.
-    """
+    """Fill in missing derived categories: that with the nearest mean vector, never NO_TEXT."""
     names = sorted({name for name in derived if name not in (None, NO_TEXT)}, key=str)
     names.append(NO_TEXT)
     code_V = np.array([names.index(name) if name is not None else -1 for name in derived])

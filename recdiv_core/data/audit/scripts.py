@@ -50,12 +50,7 @@ def audit_scripts(
 ) -> Finding:
     """Find the scripts that an encoder does not know, by the share of their unknown tokens.
 
-    Args:
-        kind: `item texts` or `queries`.
-        texts: [N] texts, without prefixes.
-        tokens: [N] token ids, special ones included.
-        unknown: the unknown token; None = the tokeniser has none.
-        special: tokens that do not count, the unknown one excepted.
+    Other tokens in `special` than the unknown one do not count; None = there is no unknown one.
 
     Returns:
         a finding that counts the texts in these scripts, among MAX_TEXTS, with the unknown tokens
