@@ -104,12 +104,7 @@ def adapt(config: Config, out: Path, encoder_name: str = "") -> dict[str, Any]:
 class Given:
     """What both ways of training need.
 
-    Attributes:
-        source: resolved encoder.
-        encoder: the same, loaded; it is trained in place.
-        shop: rows of the texts.
-        texts: their token ids.
-        rng: random numbers of the call.
+    `encoder` is `source`, loaded, and is trained in place.
     """
 
     source: str
@@ -155,9 +150,7 @@ def load_base(manifest: Manifest, name: str) -> tuple[str, EncoderSource, nn.Mod
 def base_encoder(manifest: Manifest, name: str) -> tuple[str, EncoderSource]:
     """Return the encoder to start from, resolved, and how it is used.
 
-    Args:
-        manifest: of the data set; it names the fields of item texts and the longest text.
-        name: encoder; empty = that of the data set.
+    An empty name means the encoder of the data set.
 
     Raises:
         UserError: the encoder is missing, or is not the one of the data set.

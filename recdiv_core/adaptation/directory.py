@@ -54,13 +54,7 @@ def write_encoder(
 ) -> None:
     """Write an encoder.
 
-    Args:
-        out: directory.
-        encoder: trained encoder, on the CPU.
-        source: resolved encoder that it started from.
-        own: how it is used.
-        facts: content of FACTS.
-        tokens: texts by which the written encoder is compared with the trained one.
+    `tokens` are the texts by which the written encoder is compared with the trained one.
 
     Raises:
         UserError: the written encoder gives other vectors: encoders of its kind cannot be written.

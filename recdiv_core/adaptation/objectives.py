@@ -102,14 +102,7 @@ def student_loss(
 ) -> StepLoss:
     """Return the imitation of the teacher's vectors of a batch.
 
-    Args:
-        student: smaller encoder.
-        texts: all texts.
-        rows: texts to learn.
-        taught: teacher's vectors of these texts, [N, H].
-        batch_size: texts of a step.
-        temperature: see `imitation`.
-        rng: order of the texts.
+    `taught` [N, H] are the teacher's vectors of the texts in `rows`.
     """
     drawn = batches(np.arange(len(rows)), batch_size, rng)
 

@@ -49,10 +49,7 @@ def batches(rows: NDArray[np.int64], size: int, rng: np.random.Generator) -> Ite
 class Texts:
     """Token ids of texts, and the device that encodes them.
 
-    Args:
-        tokens: token ids of each row.
-        pooling: token states that make the vector of a text.
-        device: of the encoder. On a GPU, encoders compute in bfloat16.
+    On a GPU, encoders compute in bfloat16.
     """
 
     def __init__(self, tokens: Sequence[list[int]], pooling: Pooling, device: torch.device) -> None:
@@ -123,10 +120,7 @@ def take_steps(
 ) -> dict[str, list[float]]:
     """Minimise the sum of the losses of each step.
 
-    Args:
-        groups: parameter groups of AdamW, `params` and `lr`, the peak learning rate.
-        step_loss: see StepLoss.
-        num_steps: number of steps.
+    A group of AdamW's parameters has `params` and its peak learning rate `lr`.
 
     Returns:
         Mean of each loss in the first and in the last tenth of the steps.

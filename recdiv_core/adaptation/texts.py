@@ -77,13 +77,7 @@ class Pairs:
 
 
 def read_texts(prepared: Path, encoder: EncoderSource, source: str) -> ShopTexts:
-    """Read and tokenise the texts of a prepared data set.
-
-    Args:
-        prepared: directory of the data set.
-        encoder: how the encoder is used.
-        source: the resolved encoder.
-    """
+    """Read and tokenise the texts of a prepared data set."""
     items = make_texts(pq.read_table(prepared / "catalogue.parquet"), encoder.fields)
     queries = load_queries(prepared).combine_chunks()
     texts = pa.concat_arrays(
@@ -108,12 +102,9 @@ def read_texts(prepared: Path, encoder: EncoderSource, source: str) -> ShopTexts
 def read_pairs(prepared: Path, texts: ShopTexts, kind: PairKind) -> Pairs:
     """Read the pairs of the train split.
 
-    Args:
-        prepared: directory of the data set.
-        texts: its texts.
-        kind: `queries` pairs a query with the item that was clicked after it, `next_item` an item
-            with the next item of the same user, `none` nothing; `auto` is `queries` in a log with
-            queries, else `next_item`.
+    `queries` pairs a query with the item that was clicked after it, `next_item` an item with the
+    next item of the same user, `none` nothing; `auto` is `queries` in a log with queries, else
+    `next_item`.
 
     Raises:
         UserError: the train split has no such pair.

@@ -28,11 +28,7 @@ Alternatives = Sequence[Sequence[Part]]
 class Given:
     """Input files of a config.
 
-    Attributes:
-        config: config with the settings of its layout.
-        clicks: files of the log.
-        items: files of the catalogue; empty = the catalogue is built from the log.
-        beside: side files.
+    Without files in `items` the catalogue is built from the log.
     """
 
     config: Config

@@ -29,12 +29,7 @@ MAX_IDS: Final = 1_000_000
 
 @dataclass(frozen=True)
 class Question:
-    """A question that the files do not answer.
-
-    Attributes:
-        text: one sentence.
-        answers: settings that answer it, as (key, value) pairs.
-    """
+    """A question that the files do not answer."""
 
     text: str
     answers: tuple[tuple[str, object], ...]
@@ -44,11 +39,8 @@ class Question:
 class Findings:
     """Settings and open questions.
 
-    Attributes:
-        settings: dotted key -> value.
-        notes: dotted key -> reason.
-        questions: open questions.
-        table: lines for people: (file or column, role, evidence).
+    `settings` and their reasons in `notes` have dotted keys; `table` has lines for people: (file or
+    column, role, evidence).
     """
 
     settings: dict[str, object] = field(default_factory=dict[str, object])
@@ -67,12 +59,7 @@ class Findings:
 class Group:
     """Files with the same columns.
 
-    Attributes:
-        files: paths of one or more files.
-        sample: sample of the first files.
-        columns: columns of the sample.
-        log: role -> guessed column, if the files are a log.
-        items: role -> guessed column, if the files are a catalogue.
+    `log` and `items` map roles to guessed columns, if the files are a log or a catalogue.
     """
 
     files: tuple[str, ...]
@@ -269,12 +256,8 @@ def describe_items(
 ) -> None:
     """Record the settings of the catalogue.
 
-    Args:
-        items: files of the catalogue.
-        wanted: item ids in the sample of the log.
-        paths: paths of all files.
-        expected: our name -> column name that needs no setting.
-        findings: receives the settings.
+    `wanted` are the item ids in the sample of the log; `expected` maps our names to column names
+    that need no setting.
     """
     _set_place(findings, items, paths, "data.items", "catalogue")
     _set_text(findings, items.sample, "data.item_")

@@ -22,9 +22,7 @@ from recdiv_core.schema import CLICK_LOG_REQUIRED
 def recognise(files: Sequence[Sniffed], root: str) -> dict[str, object]:
     """Return the settings that read the files with a layout; empty = no layout fits.
 
-    Args:
-        files: readable files.
-        root: given directory, if a directory was given.
+    `root` is the given directory, if a directory was given.
     """
     known = layouts()
     by_name = [(name, _match(files, layout, by_name=True)) for name, layout in known.items()]

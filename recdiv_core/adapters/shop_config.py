@@ -71,10 +71,7 @@ def _lines(key: str, value: object, findings: Findings, asked: dict[str, Questio
 def _ask(question: Question, indent: str, section: str = "") -> list[str]:
     """Write a question and its answers, all as comments.
 
-    Args:
-        question: question with its answers.
-        indent: blanks before each answer.
-        section: `name: ` of a table that the file does not have yet.
+    `section` is `name: ` of a table that the file does not have yet.
     """
     lines = _wrap(f"QUESTION: {question.text}", f"{indent}# ")
     for key, value in question.answers:

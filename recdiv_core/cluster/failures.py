@@ -53,10 +53,8 @@ def told_failure(
 ) -> UserError | DivergedError | None:
     """Return the failure inside an error that would happen again; None = there is none.
 
-    Args:
-        error: that was caught.
-        around: errors that wrap it. An error may be its own cause: Ray raises one where a node
-            does not start.
+    `around` are errors that wrap it. An error may be its own cause: Ray raises one where a node
+    does not start.
     """
     if error is None or any(error is other for other in around):
         return None

@@ -121,11 +121,6 @@ def stop(job_id: str, address: str) -> Outcome:
 def follow(job_id: str, address: str, write: Callable[[str], object]) -> Outcome:
     """Follow a job's log from its beginning until the job has ended.
 
-    Args:
-        job_id: id of a job that the cluster remembers, running or ended.
-        address: URL of the cluster's dashboard.
-        write: receives the log, piece by piece.
-
     Raises:
         UserError: see `connect`; or no such job.
     """

@@ -36,11 +36,7 @@ def mark_session(session: Path) -> None:
 
 
 def end_leftovers(sessions: Path) -> int:
-    """End the processes that killed drivers of this machine left; return their number.
-
-    Args:
-        sessions: directory of Ray's sessions.
-    """
+    """End the processes that killed drivers of this machine left; return their number."""
     num_ended = 0
     for mark in sessions.glob(f"session_*/{MARK}"):
         try:

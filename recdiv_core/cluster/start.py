@@ -48,10 +48,8 @@ OWN_DASHBOARD: Final = "RAY_API_SERVER_ADDRESS"
 def start_ray(config: Config, shared: Mapping[str, Path | str] | None = None) -> None:
     """Start or join Ray as `scaling.address` says; does nothing when Ray runs already.
 
-    Args:
-        config: its `scaling`.
-        shared: files and directories that all nodes of a cluster must see, by key; a URI is not
-            checked.
+    All nodes of a cluster must see the files and directories of `shared`, by key; a URI is not
+    checked.
 
     Raises:
         UserError: no cluster answers at `scaling.address`, or a node of it does not see a place.
@@ -84,9 +82,6 @@ def start_local(**settings: Any) -> Any:
     the controller lives, and without an address it asks any Ray of this machine. A foreign one does
     not know the controller: Ray Train would take a live run for dead and end it. So our Ray has a
     dashboard, and its processes inherit the address.
-
-    Args:
-        settings: further arguments of `ray.init`.
     """
     import ray
 

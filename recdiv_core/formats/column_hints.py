@@ -26,14 +26,7 @@ def explain_missing(
 ) -> str:
     """Return a message that names the missing column and the setting that may find it.
 
-    Args:
-        key: dotted key of the input.
-        file: file without the column.
-        ours: our name of the column.
-        theirs: mapped name of the column.
-        header: columns of the file.
-        text: format of the file.
-        everywhere: columns of all files of the input.
+    `ours` is our name of the column, `theirs` the mapped name.
     """
     columns = f"{text.prefix}columns"
     shown = ", ".join(_show(name) for name in header)

@@ -58,13 +58,8 @@ def parse_block(
 ) -> Parsed:
     """Parse a block of whole lines.
 
-    Args:
-        data: block in UTF-8.
-        shape: number of columns and their kinds.
-        wanted: indices of the columns to return.
-        undecodable: line number from 0 -> reason why it is no text.
-        num_lines: number of lines in the block.
-        is_last: True for the last block of a file.
+    `wanted` are the indices of the columns to return; `undecodable` maps line numbers from 0 to the
+    reason why a line is no text.
     """
     separator, stand_in = shape.separator, b""
     if len(separator) > 1:

@@ -80,11 +80,7 @@ def read_across(
 ) -> tuple[list[bytes], int] | None:
     """Read a row that may span several lines, strictly by RFC 4180; None = no such row.
 
-    Args:
-        text: text that holds the row.
-        start: start of the row in the text.
-        separator: text between two fields.
-        is_last: True if nothing follows the text.
+    Nothing follows the text where `is_last`.
 
     Returns:
         The fields, and the position of the line end.

@@ -89,10 +89,7 @@ class SourceFile:
 def list_files(given: str, key: str, format: Format | None = None) -> list[SourceFile]:
     """Return the files that a path, directory, glob or URI names, sorted by path.
 
-    Args:
-        given: path, directory, glob or URI from the user.
-        key: dotted key of `given`, for messages.
-        format: format of all files; None = told by their extensions.
+    Without a format, extensions tell it.
 
     Raises:
         UserError: an empty setting, no such file, an empty file, or an unknown extension.

@@ -202,9 +202,7 @@ def _batch(
 def from_python(values: list[Any], repaired: set[int]) -> pa.Array:
     """Return values as one column of their type, or as text if they have several types.
 
-    Args:
-        values: [N] values from JSON.
-        repaired: receives the indices where half a surrogate pair was replaced.
+    `repaired` receives the indices where half a surrogate pair was replaced.
     """
     try:
         array = pa.array(values)

@@ -88,11 +88,7 @@ def plain_column(array: pa.Array, place: str, repaired: set[int]) -> pa.Array:
 
     Text stays text; invalid UTF-8 becomes U+FFFD. Times become microseconds UTC without a zone.
     Times of day, UUIDs and fixed binary become text, durations whole numbers, and maps JSON.
-
-    Args:
-        array: [N] values of any type.
-        place: file and column, for messages.
-        repaired: receives the indices of repaired text.
+    `repaired` receives the indices of repaired text.
 
     Raises:
         UnreadableFileError: the bytes are no text, or the type is not supported.

@@ -22,10 +22,8 @@ Rows = Callable[[pa.Table, Side], pa.Table]
 class Reshape:
     """Functions on Arrow tables, defined at the top level of a module.
 
-    Attributes:
-        rows: function that is applied to each batch.
-        whole: function that is applied once to all batches together; None = not needed.
-        side: files that the functions read besides.
+    `rows` is applied to each batch, `whole` once to all batches together; `side` are files that
+    they read besides.
     """
 
     rows: Rows

@@ -49,8 +49,6 @@ class Sniffed:
     """Result of sniffing a file.
 
     Attributes:
-        file: the file with format, separator, header and encoding set.
-        table: first rows, with every column as read.
         has_header: whether the first line names the columns; True for formats without lines.
         problem: reason why the file cannot be read; empty = readable.
     """

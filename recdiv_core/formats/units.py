@@ -102,11 +102,8 @@ def make_table(
 ) -> pa.Table:
     """Return the table of a batch, with columns under our names.
 
-    Args:
-        arrays: our name -> [N] values.
-        rows: [N] line numbers from 1.
-        unit: read unit; the columns of its folders are added unless the file has them.
-        columns: as in choose_columns.
+    `rows` are line numbers from 1. The columns of the unit's folders are added unless the file has
+    them.
     """
     names, values = list(arrays), list(arrays.values())
     constants = dict(unit.constants)

@@ -47,10 +47,7 @@ one counts, and both processes see it after this time."""
 def claimed(filesystem: FileSystem, place: str, what: str) -> Iterator[None]:
     """Claim a directory for this process, and release it at the end.
 
-    Args:
-        filesystem: file system or store of the directory.
-        place: path of the directory; it is made when it is missing.
-        what: name of the directory in messages, such as `run.name=first`.
+    The place is made when it is missing; `what` is its name in messages, such as `run.name=first`.
 
     Raises:
         UserError: another process has claimed it, or it cannot be made.

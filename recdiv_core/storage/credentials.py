@@ -89,9 +89,8 @@ def without_secrets(uri: str) -> str:
 def into_environment(settings: Sequence[tuple[str, str]], logger: logging.Logger) -> list[str]:
     """Move the credentials of URIs into the environment; return the values without them.
 
-    Args:
-        settings: (dotted key or option, value) pairs; a value may be a URI or anything else.
-        logger: receives one warning for each setting with credentials.
+    A setting is a (dotted key or option, value) pair, whose value may be a URI or anything else;
+    the logger gets one warning for each setting with credentials.
 
     Raises:
         UserError: two URIs hold different keys, or the store cannot take keys from the environment.

@@ -115,9 +115,7 @@ def output_path(given: str | Path, key: str) -> Path:
 def new_directory(given: Path, key: str) -> Path:
     """Return the absolute path of a directory to write; it must not exist, or be empty.
 
-    Args:
-        given: path as the user gives it.
-        key: setting or option that the error names.
+    `key` is the setting or option that the error names.
 
     Raises:
         UserError: the path cannot be written, or something is there already.

@@ -16,12 +16,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file in one step; its directory must exist.
-
-    Args:
-        path: file to make or to replace.
-        text: content, written as UTF-8.
-    """
+    """Write a text file in one step; its directory must exist."""
     # a random name, because two processes may write the same file
     fresh = path.with_name(f".{secrets.token_hex(8)}.new")
     try:
@@ -45,12 +40,7 @@ def write_json(path: Path, tree: object, *, indent: int | None = None) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make a second name of a file that is never written again, or a copy where links fail.
-
-    Args:
-        source: file.
-        target: path that does not exist yet; its directory does.
-    """
+    """Make a second name of a file that is never written again, or a copy where links fail."""
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links

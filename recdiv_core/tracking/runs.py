@@ -107,13 +107,9 @@ def start_run(
 ) -> RunHandle:
     """Open a run in the experiment of its data set, with its params, tags and inputs.
 
-    Args:
-        config: settings of the run, logged as params.
-        name: name in MLflow's pages; the tag `recdiv.run_name` keeps `run.name`.
-        kind: tag `recdiv.kind`.
-        manifest: of the prepared data set, whose name is the experiment's.
-        parent_run_id: run of the sweep, if this run is a trial.
-        tags: further tags, such as a sweep's `recdiv.objectives`.
+    The name of the data set is the experiment's. `name` is shown in MLflow's pages; the tag
+    `recdiv.run_name` keeps `run.name`. `tags` are further ones, such as a sweep's
+    `recdiv.objectives`.
     """
     uri = tracking_uri(config)
     experiment = experiment_id(uri, manifest.name)
@@ -202,13 +198,8 @@ def log_metrics(
     """Log the finite metrics of one step in one request.
 
     MLflow draws a value that is not finite as 0 or as infinity: the tag
-    `recdiv.not_finite.<metric>` holds the last step with such a value instead.
-
-    Args:
-        handle: the run.
-        metrics: name -> value.
-        step: step of all of them.
-        waits: whether to wait for a store that does not answer.
+    `recdiv.not_finite.<metric>` holds the last step with such a value instead. `waits`: wait for a
+    store that does not answer.
     """
     client = client_of(handle.uri) if waits else MlflowClient(with_password(handle.uri))
     now_ms = int(time.time() * 1000)

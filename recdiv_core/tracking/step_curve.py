@@ -25,11 +25,7 @@ PREFIX: Final = "step/"
 
 
 class StepCurve:
-    """The `step/...` metrics of one run.
-
-    Args:
-        handle: the run.
-    """
+    """The `step/...` metrics of one run."""
 
     def __init__(self, handle: RunHandle) -> None:
         self.handle = handle
