@@ -64,11 +64,8 @@ class Signal:
     """A signal of the judged day.
 
     Attributes:
-        name: key of LIMITS.
-        value: of the judged day.
         usual: median of the days before, or the value of the slates before.
         limit: largest difference that is no alarm, as LIMITS or wider by chance.
-        fired: whether the difference is larger.
         message: what happened, in words; empty = nothing.
     """
 
@@ -107,14 +104,7 @@ def judge_day(
     item_names: Sequence[str],
     limits: Mapping[str, float] = LIMITS,
 ) -> list[Signal]:
-    """Return the signals of a day of the log; none with fewer than FEWEST_DAYS days before.
-
-    Args:
-        days: see `count_days`.
-        names: of the categories.
-        item_names: names of the items, for messages.
-        limits: see LIMITS.
-    """
+    """Return the signals of a day of the log; none with fewer than FEWEST_DAYS days before."""
     if len(days.events_D) < FEWEST_DAYS:
         return []
     usual_G = days.categories_DG.mean(axis=0)
@@ -159,11 +149,6 @@ def judge_texts(new: Texts, before: Texts, limits: Mapping[str, float] = LIMITS)
     An encoder reads an unknown token for each word whose characters it does not know. Few items are
     new on a day, so the number of unread ones must also be no chance: at the rate of the days
     before it is exceeded with a probability below CHANCE.
-
-    Args:
-        new: texts of the items that are new on the judged day.
-        before: the same of the days before.
-        limits: see LIMITS.
     """
     if not new.num_items:
         return []
@@ -201,13 +186,7 @@ def judge_slates(
 ) -> list[Signal]:
     """Return the signals of new slates against those before.
 
-    Args:
-        now: `narrowed`, `same_slates`, `coverage` and `top_shown`, each in [0, 1].
-        before: the same of the slates before.
-        shown_G: places of each category.
-        shown_before_G: places of each category in the slates before.
-        names: of the categories.
-        limits: see LIMITS.
+    `now` and `before` have `narrowed`, `same_slates`, `coverage` and `top_shown`, each in [0, 1].
     """
     said = {
         "narrowed": "{value:.0%} of the users see fewer categories than they chose themselves",

@@ -243,10 +243,8 @@ def _between(
 ) -> dict[str, Any]:
     """Compare two fronts by a number.
 
-    Args:
-        points: measured and resampled points of each front; see `Resampled.points`.
-        measures: functions points -> number; the first for the measured points, then one per
-            resample.
+    `points` are the measured and resampled points of each front, see `Resampled.points`. The first
+    of `measures` is for the measured points, one follows for each resample.
     """
     values = [
         [measure(own) for measure, own in zip(measures, (measured, *samples), strict=True)]

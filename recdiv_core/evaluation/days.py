@@ -106,11 +106,7 @@ def count_days(
 class Texts:
     """Texts of some items as the encoder reads them.
 
-    Attributes:
-        num_items: items.
-        num_unread: items with a larger share of unknown tokens than UNREAD.
-        num_tokens: tokens of all items.
-        num_unknown: unknown tokens of all items.
+    An item is unread with a larger share of unknown tokens than UNREAD.
     """
 
     num_items: int

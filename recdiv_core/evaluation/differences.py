@@ -77,11 +77,7 @@ def resample(judged: Sequence[UserResults], num_resamples: int) -> Resampled:
 def difference(before: float, behind: float, before_R: Floats, behind_R: Floats) -> dict[str, Any]:
     """Return a difference and its share of the reference, with 95 % intervals and a p-value.
 
-    Args:
-        before: value of the reference.
-        behind: value of the other system.
-        before_R: resampled values of the reference.
-        behind_R: resampled values of the other system.
+    `before` is the reference, `behind` the other system; `before_R` and `behind_R` are resampled.
 
     Returns:
         numbers by name; None where a number does not exist (NaN: the front does not reach so far).

@@ -57,11 +57,6 @@ def tally_split(share: Iterable[HeldOut], dataset: Dataset, policy: SlatePolicy)
     """Return the sums of the metrics of every epoch over some held-out users.
 
     Users without a target are counted, and left out of everything else.
-
-    Args:
-        share: batches of users with their scores, see `held_out_of_split`.
-        dataset: the prepared data set.
-        policy: how slates are made of the scores.
     """
     return tally_dials(share, dataset, [policy])[0]
 
@@ -71,10 +66,7 @@ def tally_dials(
 ) -> list[Tally]:
     """Return the sums under each policy, see `tally_split`; the users are scored once.
 
-    Args:
-        share: batches of users with their scores.
-        dataset: the prepared data set.
-        policies: one or more; they differ in method, dial and logit adjustment alone.
+    The policies differ in method, dial and logit adjustment alone.
     """
     traits, k = dataset.traits, policies[0].k
     metrics = epoch_metrics(dataset, is_limited=policies[0].eligible is not None)

@@ -77,10 +77,7 @@ def user_groups(
 ) -> dict[str, Groups]:
     """Return kind -> group -> bool [B], the users of a batch in the group.
 
-    Args:
-        kinds: kinds of groups; those of items are left out.
-        examples: users of the batch.
-        groups_Q: groups of the queries, see `query_groups`.
+    `kinds` of items are left out.
     """
     has_query_B = examples.queries != NO_QUERY
     groups: dict[str, Groups] = {}

@@ -44,10 +44,7 @@ def judge_systems(
 ) -> list[UserResults]:
     """Judge comparable systems on all users of a split, in this process.
 
-    Args:
-        systems: see `check_comparable`.
-        split: `val` or `test`.
-        more: further metrics of each user, by name, beside those of every epoch.
+    `more` has further metrics of each user, by name, beside those of every epoch.
 
     Raises:
         UserError: no GPU where `scaling.use_gpu` asks for one; slates that cannot be read.
@@ -88,11 +85,7 @@ def slates_of(system: System, dataset: Dataset, split: str) -> Batches:
 def judge_users(slates: Batches, dataset: Dataset, metrics: UserMetrics, *, k: int) -> UserResults:
     """Judge slates, keeping every user apart; users without a target are left out.
 
-    Args:
-        slates: of all users, batch by batch.
-        dataset: the prepared data set.
-        metrics: name -> what is measured of each user.
-        k: slate length, >= 1; longer slates are cut.
+    Slates longer than `k`, at least 1, are cut.
 
     Raises:
         UserError: no user has a target.

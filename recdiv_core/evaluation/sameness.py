@@ -171,11 +171,6 @@ def shelves(exposure_V: Integers, demand_V: Integers, categories: Labels) -> lis
     """Return every category with demand or exposure, the most demanded first.
 
     An item with several categories counts an equal part in each.
-
-    Args:
-        exposure_V: times that each item is shown.
-        demand_V: times that each item is clicked or bought.
-        categories: categories of each item.
     """
     items = torch.arange(len(categories))
     item_N, label_N, part_N = (each.numpy() for each in categories.spread(items, torch.float64))
@@ -257,11 +252,7 @@ def describe(found: Sameness, users: Flags) -> dict[str, Any]:
     """Return the metrics of a segment and its verdict.
 
     `narrowed` and `broadened` are shares of the `num_compared` users who have categories in their
-    history; 0 if there are none.
-
-    Args:
-        found: findings about all users.
-        users: [U] whether a user belongs to the segment; at least one does.
+    history; 0 if there are none. `users` marks those of the segment, at least one.
     """
     num_compared = int((~np.isnan(found.narrowed_U[users])).sum())
 

@@ -59,12 +59,7 @@ class Scorecard:
 
 
 def epoch_metrics(dataset: Dataset, *, is_limited: bool = False) -> UserMetrics:
-    """Return the metrics of every epoch that are averaged over users.
-
-    Args:
-        dataset: the prepared data set.
-        is_limited: whether some items may not be shown.
-    """
+    """Return the metrics of every epoch that are averaged over users."""
     metrics = USER_METRICS if dataset.queries_QH is None else {**USER_METRICS, **SEARCH_METRICS}
     return {**metrics, **ELIGIBLE_METRICS} if is_limited else metrics
 
@@ -138,10 +133,6 @@ def _with_intents(shown: Shown, intents: QueryIntents | None, device: torch.devi
 
 def finish_split(scorecard: Scorecard, items: Mapping[str, Groups]) -> dict[str, Any]:
     """Turn sums into metrics.
-
-    Args:
-        scorecard: sums over all users.
-        items: kind -> groups of items, as in `scorecard_of`.
 
     Returns:
         `metrics` (name with cut-off -> value), `slices` (group -> `num_users` and values),

@@ -53,11 +53,7 @@ SLATES: Final = "slates:"
 class NamedRun:
     """A trained run.
 
-    Attributes:
-        name: the RUN as it was given.
-        checkpoint: directory of its weights, on this machine.
-        config: settings that it is judged with.
-        place: path or URI of the checkpoint.
+    `checkpoint` is a directory on this machine; `place` is a path or URI.
     """
 
     name: str
@@ -68,13 +64,7 @@ class NamedRun:
 
 @dataclass(frozen=True, eq=False)
 class NamedSlates:
-    """The slates of another system.
-
-    Attributes:
-        name: `slates:PATH` as it was given.
-        place: PATH.
-        config: settings that they are judged with.
-    """
+    """The slates of another system."""
 
     name: str
     place: str
@@ -89,10 +79,7 @@ def find_systems(
 ) -> list[System]:
     """Find all systems that a comparison names; other systems are judged as the first run is.
 
-    Args:
-        words: each a RUN or `slates:PATH`.
-        settings: see `find_run`.
-        uri: see `find_run`.
+    A word is a RUN or `slates:PATH`; for `settings` and `uri` see `find_run`.
 
     Raises:
         UserError: see `find_run`; or slates alone, and `data.prepared` is not set.
@@ -228,10 +215,8 @@ def check_comparable(systems: Sequence[System]) -> None:
 def _measured_on(run: NamedRun, manifest: Manifest) -> dict[str, object]:
     """Return the facts that must be equal for metrics to be comparable.
 
-    Args:
-        run: the run.
-        manifest: of the first run's data; another run's own manifest is read where it is judged on
-            other data.
+    `manifest` is of the first run's data; another run's own manifest is read where it is judged on
+    other data.
     """
     trained_on = read_trained_on(run.checkpoint)
     own = Path(run.config.data.prepared) if run.config.data.prepared else None

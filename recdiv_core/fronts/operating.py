@@ -57,10 +57,7 @@ class Changed:
 class Row:
     """A row of the table.
 
-    Attributes:
-        keeps: share of the reference's accuracy that was asked for; None = the reference.
-        trial: the chosen trial.
-        metrics: metric with cut-off -> value and change.
+    `keeps` is the share of the reference's accuracy that was asked for; None = the reference.
     """
 
     keeps: float | None

@@ -16,11 +16,7 @@ from recdiv_core.tracking.runs import RunHandle, log_curves
 
 
 class Progress:
-    """The hypervolume of a running sweep, logged to its run after each point.
-
-    Args:
-        parent: run of the sweep.
-    """
+    """The hypervolume of a running sweep, logged to its run after each point."""
 
     def __init__(self, parent: RunHandle) -> None:
         self.parent = parent

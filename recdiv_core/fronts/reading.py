@@ -38,9 +38,7 @@ PROVENANCE: Final = ("manifest", "code_version", "seed", "command", "ray_job_id"
 def read_sweep(handle: RunHandle, *, curves: bool = True) -> Sweep:
     """Read a sweep's parent run and all its trials.
 
-    Args:
-        handle: the parent run.
-        curves: whether to read the curves of the trials, with one query per curve.
+    Curves cost one query each.
 
     Raises:
         UserError: the run declares fewer than two objectives.

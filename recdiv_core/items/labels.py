@@ -59,10 +59,6 @@ class Labels:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Split items into their labels, without padding where items have many.
 
-        Args:
-            items: [...] int64 item_index, flattened.
-            dtype: dtype of the parts.
-
         Returns:
             for each entry the index into `items`, the label, and its part of the item: 1 / labels
             of the item. An entry without a label has label 0 and part 0.

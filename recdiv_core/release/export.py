@@ -105,14 +105,7 @@ def export(
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What is exported.
-
-    Attributes:
-        model: trained model or baseline, on the CPU.
-        dataset: prepared data set.
-        config: settings of the checkpoint with those of the call.
-        opset: version of the ONNX operators.
-    """
+    """What is exported."""
 
     model: Recommender | Baseline
     dataset: Dataset

@@ -135,9 +135,7 @@ def _within_group(
 def verdict(entry: Mapping[str, Any], floor: float) -> dict[str, Any]:
     """Return whether a difference from the champion keeps a share.
 
-    Args:
-        entry: see `differences.difference`; the champion is the reference.
-        floor: share of the champion's metric.
+    In `entry`, see `differences.difference`, the champion is the reference.
     """
     values = {"champion": entry["reference"], "candidate": entry["other"]}
     if entry["percent_low"] is None:  # the champion's metric may be 0

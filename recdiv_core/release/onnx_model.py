@@ -107,9 +107,7 @@ def _quiet() -> Iterator[None]:
 class OnnxModel:
     """An ONNX file that is open for requests.
 
-    Args:
-        path: file.
-        threads: threads of one request, >= 1.
+    `threads` are those of one request, at least 1.
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:

@@ -101,14 +101,7 @@ def requests_of(dataset: Dataset, split: str, config: Config) -> Iterator[Exampl
 
 
 def check_parity(wanted: Scoring, got: Scoring, dataset: Dataset, config: Config) -> Parity:
-    """Compare two ways to score on held-out requests.
-
-    Args:
-        wanted: scores of the checkpoint.
-        got: scores of the exported model.
-        dataset: prepared data set.
-        config: `eval` and `model.max_history`.
-    """
+    """Compare two ways to score on held-out requests."""
     split, settings = held_out_split(dataset), config.eval
     num_users, largest, num_equal, num_places = 0, 0.0, 0, 0
     num_batches = -(-USERS // settings.batch_size)
@@ -135,13 +128,8 @@ def _top(scores_BV: torch.Tensor, k: int) -> torch.Tensor:
 def losses(before: Scoring, behind: Scoring, dataset: Dataset, config: Config) -> dict[str, Any]:
     """Measure what another way to score costs, by the metrics of every epoch.
 
-    Slates are made with the re-ranking of the config, on all users of `held_out_split`.
-
-    Args:
-        before: scores of the reference, with the logit adjustment.
-        behind: scores of the other model, likewise.
-        dataset: prepared data set.
-        config: `eval`, `rerank`, `eligible` and `model.max_history`.
+    Slates are made with the re-ranking of the config, on all users of `held_out_split`. Scores of
+    both contain the logit adjustment.
 
     Returns:
         metric -> `{"reference", "other", "percent", "percent_low", "percent_high",

@@ -146,13 +146,7 @@ def _made_candidate(client: Any, name: str, version: str) -> dict[str, Any]:
 
 
 def other_reranking(uri: str, handle: RunHandle, config: Config) -> str:
-    """Return a warning if the sweep recommends this model with other re-ranking; else empty.
-
-    Args:
-        uri: tracking URI.
-        handle: MLflow run of the model.
-        config: settings that it is registered with.
-    """
+    """Return a warning if the sweep recommends this model with other re-ranking; else empty."""
     client = client_of(uri)
     parent = client.get_run(handle.run_id).data.tags.get("mlflow.parentRunId")
     chosen = client.get_run(parent).data.tags.get(RECOMMENDED, "") if parent else ""

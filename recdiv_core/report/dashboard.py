@@ -33,11 +33,7 @@ TRAINED_MODELS: Final = "workflowType=machine_learning"
 
 
 def trials_url(sweep: RunHandle) -> str:
-    """Return the link to a sweep's trials: on its MLflow server, or where `make dashboard` serves.
-
-    Args:
-        sweep: parent run with the tag `recdiv.objectives`.
-    """
+    """Return the link to a sweep's trials: on its MLflow server, or where a dashboard serves."""
     return f"{_root(sweep.uri)}/{trials_path(sweep)}"
 
 

@@ -49,13 +49,7 @@ class Bar:
 def first_screen(
     choice: Choice, paired: Paired, views: SlateViews | None
 ) -> dict[str, object] | None:
-    """Return the variables of templates/first_screen.html; None without a trial to show.
-
-    Args:
-        choice: Chosen trials of the sweep.
-        paired: Changes against w = 0 on the same users; see `operating.Paired`.
-        views: Slates of the chosen trials; None = not made.
-    """
+    """Return the variables of templates/first_screen.html; None without a trial to show."""
     bars = change_bars(choice, paired)
     if not bars:
         return None

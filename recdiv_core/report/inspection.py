@@ -110,11 +110,6 @@ def judge_directory(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[int], Integers]:
     """Judge the slates of a directory.
 
-    Args:
-        dataset: of the slates.
-        directory: that holds the parts.
-        parts: see `list_parts`.
-
     Returns:
         metrics and segments, near-identical items, sizes of same slates, exposure [V].
     """
@@ -193,11 +188,7 @@ def _users_of(directory: Path) -> str:
 def read_histories(prepared: Path, users: str, user_ids: pa.Array, k: int) -> Histories:
     """Read the histories of users, in their order; a user who is not in the data has none.
 
-    Args:
-        prepared: Prepared data set.
-        users: `all`, or a split.
-        user_ids: Users whose histories are read.
-        k: Distinct items to keep for each user.
+    `k` distinct items of each user are kept.
     """
     found = Histories(
         np.full((len(user_ids), k), -1, dtype=np.int64),

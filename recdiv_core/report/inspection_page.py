@@ -33,14 +33,7 @@ SHOWN_SHELVES: Final = 25
 def inspection_page(
     result: Mapping[str, Any], shelves: Sequence[Shelf], categories: Sequence[str], note: str = ""
 ) -> str:
-    """Return the whole page.
-
-    Args:
-        result: What `inspect` returns.
-        shelves: All categories, the most demanded first.
-        categories: Names of the categories.
-        note: Sentences about the categories; empty = none.
-    """
+    """Return the whole page."""
     clusters = [
         {
             "titles": cluster["titles"],

@@ -40,10 +40,8 @@ def plain(text: object) -> str:
 def new_plot(height: int, margin: Mapping[str, int] | None = None, **layout: Any) -> go.Figure:
     """Return an empty plot in the style of the pages.
 
-    Args:
-        height: Height in pixels.
-        margin: Margins in pixels that differ from the usual ones.
-        layout: Other parts of plotly's layout.
+    `margin` has the margins in pixels that differ from the usual ones, `layout` other parts of
+    plotly's layout.
     """
     plot = go.Figure()
     plot.update_layout(

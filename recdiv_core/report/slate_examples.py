@@ -39,7 +39,6 @@ class Changes:
     """How the slates of all users differ between two runs.
 
     Attributes:
-        num_users: Evaluated users.
         mean_common: Items that a user's two slates have in common, on average.
         num_fewer: Users with fewer hits after.
         num_more: Users with more hits after.
@@ -68,12 +67,9 @@ class Example:
     Attributes:
         rule: Reason why the user is shown, TYPICAL or WORST.
         history: Latest SHOWN_HISTORY items of the history, the latest first.
-        num_history: Items in the history.
         targets: Up to SHOWN_TARGETS items that the user took next.
-        num_targets: Items that the user took next.
         wanted: item_index of all targets.
         slates: Slates before and after, best item first.
-        metrics: Metric -> value before and after.
     """
 
     user_id: str
@@ -125,10 +121,8 @@ def choose_users(
 ) -> list[tuple[int, str]]:
     """Choose typical users and one of the worst, by their gains.
 
-    Args:
-        before: Evaluated slates of one run.
-        after: Evaluated slates of the other run, for the same users in the same order.
-        may_be_shown_U: Users to choose from; all if it marks none.
+    `before` and `after` have the same users in the same order. If `may_be_shown_U` marks none, all
+    may.
 
     Returns:
         (row, rule): NUM_TYPICAL users around the median, then one whom WORST_SHARE of the users are
@@ -157,14 +151,8 @@ def show(
 ) -> Example:
     """Return a user's history, targets and slates with titles.
 
-    Args:
-        row: Position of the user among the evaluated users.
-        pair: Evaluated slates before and after.
-        catalogue: Titles, categories and brands of the items.
-        rule: Rule that chose the user.
-        user_id: Name of the user on the page.
-        history: item_index, the oldest first.
-        targets: item_index of what the user took next.
+    `row` is the place of the user among the evaluated ones; the first item of `history` is the
+    oldest.
     """
     return Example(
         user_id=user_id,

@@ -42,10 +42,8 @@ class Estimate:
 class Histories:
     """What users chose themselves, in the order of their slates.
 
-    Attributes:
-        items_UK: Distinct items, the latest first, -1 behind the end.
-        length_U: Events in the history.
-        is_cold_U: No event in the train window.
+    `items_UK` has distinct items, the latest first, and -1 behind the end; a cold user has no event
+    in the train window.
     """
 
     items_UK: npt.NDArray[np.int64]

@@ -63,21 +63,15 @@ class SlateViews:
 
     Attributes:
         roles: Reason why each run is here; the others are compared with the first.
-        trials: The runs.
-        k: Slate length.
-        num_users: Evaluated users.
-        estimates: Metric -> estimate.
         differences: Metric -> see `differences.difference`, of each run but the first.
         exposure: (share of items, share of exposure), the least shown item first.
         bands: Bands of the catalogue by popularity.
         band_coverage: Share of each band's items that are in any slate.
-        segments: Kinds of users.
         sameness: Metrics and verdict of each run, see `sameness.describe`.
         starved: Number of starved categories of each run, see `sameness.starved`.
         slices: Group -> `num_users` and metrics as in evaluate, of the first two runs.
         changes: Differences between the first two runs; None with a single run.
         examples: Slates of some users, of the first two runs.
-        notes: Sentences about what is missing.
         are_derived: Whether categories are derived from texts (`categories_from`).
         paired: RUN -> metric -> difference from the first run, also of runs that are not shown.
     """
@@ -246,10 +240,8 @@ def _find(
 class _Batch(NamedTuple):
     """A batch of the split, without the users who have no target.
 
-    Attributes:
-        users: Positions among the evaluated users.
-        rows: Rows of `examples` that are evaluated.
-        targets_UT: item_index of their targets, padded with -1.
+    `users` are places among the evaluated users, `rows` those of `examples`; `targets_UT` is padded
+    with -1.
     """
 
     users: slice

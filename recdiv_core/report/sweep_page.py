@@ -48,15 +48,8 @@ def sweep_page(
 ) -> str:
     """Return the whole page.
 
-    Args:
-        sweep: The sweep with its trials.
-        choice: The chosen trials, on all objectives.
-        fronts: One front for each kind of diversity, the declared ones first.
-        headline: One sentence.
-        notes: Sentences.
-        slates: What `slate_page.section` returns; None = the page has no section on slates.
-        paired: Changes of runs against w = 0 on the same users; see `operating.Paired`.
-        first: What `first_screen.first_screen` returns; None = nothing to show there.
+    `fronts` has the declared kinds of diversity first; without `slates` the page has no section on
+    them.
     """
     main = choice.front
     shown = show_trials(sweep, choice)

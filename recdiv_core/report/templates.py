@@ -52,10 +52,7 @@ class Table(NamedTuple):
 def cell(value: object, half: float | None = None, **more: str) -> Cell:
     """Return a cell: a float with four digits, a whole number with commas, text, a dash for None.
 
-    Args:
-        value: Number, text or None.
-        half: Half the width of the number's interval.
-        more: Other attributes of the cell.
+    `half` is half the width of the number's interval; `more` are other attributes of the cell.
 
     >>> cell(0.123456).text, cell(1200).text, cell(None).text, cell("ild").text
     ('0.1235', '1,200', '-', 'ild')
@@ -77,12 +74,7 @@ def within(value: float | None, half: float | None = None) -> str:
 
 
 def render(name: str, **values: object) -> str:
-    """Return a page.
-
-    Args:
-        name: File of the template.
-        values: Variables of the template.
-    """
+    """Return a page."""
     style = Markup(STYLE.read_text(encoding="utf-8"))
     plotly = Markup(get_plotlyjs())
     return environment().get_template(name).render(style=style, plotly=plotly, **values)

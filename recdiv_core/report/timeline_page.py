@@ -25,10 +25,7 @@ NEVER: Final = math.nan
 class Metric(NamedTuple):
     """A metric of the page: its words, and the direction that is better.
 
-    Attributes:
-        words: name with its meaning.
-        better: 1 = higher, -1 = lower, 0 = neither.
-        tells_narrowing: whether a worsening trend means that slates narrow.
+    `better` is 1 where higher is better, -1 where lower is, 0 for neither.
     """
 
     words: str
@@ -73,15 +70,7 @@ class Arm:
 def timeline_page(
     days: Sequence[str], arms: Sequence[Arm], *, title: str, meta: str, notes: Sequence[str] = ()
 ) -> str:
-    """Return the whole page.
-
-    Args:
-        days: name of each day, the oldest first.
-        arms: curves, in the order of the legend.
-        title: heading of the page.
-        meta: one line below the heading.
-        notes: sentences above the plots.
-    """
+    """Return the whole page."""
     shown = [name for name in METRICS if any(_exists(arm, name) for arm in arms)]
     tested = [arm for arm in arms if not arm.is_points]
     trends = [

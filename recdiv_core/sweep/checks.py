@@ -20,10 +20,6 @@ logger = logging.getLogger(__name__)
 def check_search(space: SearchSpace, name: str) -> None:
     """Refuse a budget, seeds or parameters that the search of a space cannot use.
 
-    Args:
-        space: the space.
-        name: its name, for the message.
-
     Raises:
         UserError: names the space and the setting.
     """
@@ -70,10 +66,7 @@ def check_search(space: SearchSpace, name: str) -> None:
 def check_objectives(config: Config, space: SearchSpace, name: str) -> None:
     """Refuse objectives and constraints that no trial would report, and seeds without training.
 
-    Args:
-        config: settings that all trials share.
-        space: the space, with the cut-off in the names of its metrics.
-        name: its name, for the message.
+    Metrics of the space have the cut-off in their names.
 
     Raises:
         UserError: names the space and the metric or setting.

@@ -29,13 +29,8 @@ Compared = dict[int, dict[str, list[float]]]
 class FrontScheduler(FIFOScheduler):
     """Run trials in order; stop a trial that falls behind.
 
-    No trial is stopped at its last epoch, which brings the test metrics.
-
-    Args:
-        objectives: objectives of the sweep.
-        grace_epochs: first epoch of comparison.
-        epochs: epochs of a trial.
-        margin: see `pareto.left_behind`.
+    No trial is stopped at its last epoch, which brings the test metrics. `grace_epochs` is the
+    first epoch of comparison; for `margin` see `pareto.left_behind`.
     """
 
     def __init__(

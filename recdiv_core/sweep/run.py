@@ -48,10 +48,7 @@ DEPTH: Final = "model.text.trainable_layers"
 def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
     """Run a space and write its report.
 
-    Args:
-        config: settings that all trials share, with `space.fixed` applied.
-        space: the space to search.
-        name: name of the space, shown in MLflow.
+    `space.fixed` is applied to `config`.
 
     Returns:
         `{"experiment", "parent_run_id", "num_trials", "front", ...}`.

@@ -34,11 +34,7 @@ FINISHED: Final = cast("dict[str, Any]", Searcher.FINISHED)
 class FrontSearch(Searcher):
     """Search a space for the front of its objectives.
 
-    Args:
-        space: the space to search.
-        config: settings that all trials share.
-        minimum: constrained metric -> lowest value that keeps the constraint.
-        budget: epochs and hours of the sweep.
+    `minimum` maps constrained metrics to the lowest value that keeps the constraint.
     """
 
     def __init__(
@@ -107,9 +103,8 @@ class FrontSearch(Searcher):
     def learn(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
         """Take in a trial of an earlier sweep; return whether it is a new point of this space.
 
-        Args:
-            settings: parameter -> value; other settings are ignored.
-            metrics: metrics of the selected epoch, with the prefix `val/`.
+        Settings that are no parameters are ignored; `metrics` are those of the selected epoch, with
+        the prefix `val/`.
         """
         assert isinstance(self.points, Study)
         return self._are_finite(metrics) and self.points.learn(settings, metrics)
@@ -130,10 +125,6 @@ class Grid:
     """The points of a grid, in Tune's order; each is combined with each of `space.points`.
 
     Each `tune.grid_search` is walked; every other domain is drawn at random for each point.
-
-    Args:
-        space: `search="grid"`; the grid is walked `num_samples` times.
-        seed: random seed of the values that are drawn.
     """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
@@ -158,9 +149,8 @@ class Grid:
 class Budget:
     """Epochs and hours that a sweep may use before it starts no further trial.
 
-    Args:
-        max_epochs: epochs of all trials together; 0 = no limit.
-        max_hours: hours that the sweep's processes run; 0 = no limit.
+    `max_epochs` of all trials together, and `max_hours` that the sweep's processes run; 0 = no
+    limit.
     """
 
     def __init__(self, max_epochs: int = 0, max_hours: float = 0.0) -> None:

@@ -42,9 +42,7 @@ def state_digest(place: str) -> str:
 def check_state(place: str, recorded: str) -> None:
     """Refuse a saved state that another user may have written.
 
-    Args:
-        place: directory or URI of Tune's files.
-        recorded: digest in the tag of the sweep's MLflow run; empty = none.
+    `recorded` is the digest in the tag of the sweep's MLflow run; empty = none.
 
     Raises:
         UserError: a file has another owner, others may write to it, or its digest differs; in an

@@ -41,10 +41,7 @@ GENERATIONS: Final = 4
 class Study:
     """An Optuna study of a space's objectives and constraints.
 
-    Args:
-        space: a space with a search other than `grid`.
-        seed: random seed of Optuna's sampler.
-        minimum: constrained metric -> lowest value that keeps the constraint.
+    For `minimum` see `FrontSearch`.
     """
 
     def __init__(self, space: SearchSpace, seed: int, minimum: Mapping[str, float]) -> None:

@@ -45,12 +45,8 @@ class Trial(tune.Trainable):
     ) -> None:
         """Start the training.
 
-        Args:
-            config: the sample of this trial.
-            shared: the config of all trials as a tree, checked.
-            fingerprint: fingerprint of the data set that was checked.
-            root: directory or URI of the sweep.
-            concurrent: trials that share the cluster.
+        `shared` is the checked config of all trials as a tree; `concurrent` trials share the
+        cluster.
         """
         self.shared, self.root = from_tree(dict(shared)), root
         self.fingerprint, self.concurrent = fingerprint, concurrent
@@ -132,9 +128,6 @@ class EpochReports(UserCallback):
     """Leave each epoch's report at the trial's desk; end the training when Tune stops the trial.
 
     A report inside an epoch only brings a checkpoint: it has no metrics to forward.
-
-    Args:
-        desk: handle of the trial's Desk.
     """
 
     def __init__(self, desk: Any) -> None:

@@ -48,13 +48,7 @@ def run_trials(
 ) -> None:
     """Run the trials of a sweep, or those that an interrupted sweep has left.
 
-    Args:
-        config: settings that all trials share.
-        space: the space to search.
-        parent: the sweep's run in MLflow.
-        manifest: of the prepared data set.
-        minimum: constrained metric -> lowest value that keeps the constraint.
-        budget: epochs and hours of the sweep.
+    For `minimum` see `FrontSearch`.
 
     Raises:
         RuntimeError: all trials failed.
@@ -122,10 +116,7 @@ def _beside_this_process() -> dict[str, float]:
 def _restored(trainable: Any, place: str, parent: RunHandle) -> tune.Tuner | None:
     """Return the Tuner of an interrupted sweep; None for a new sweep.
 
-    Args:
-        trainable: what runs a trial.
-        place: directory or URI of Tune's state.
-        parent: the sweep's run in MLflow, with the digest of the state.
+    `place` has Tune's state; the parent has its digest.
     """
     stored = ray_storage(place)
     where, filesystem = stored["storage_path"], stored.get("storage_filesystem")
