@@ -114,11 +114,6 @@ def of_the_call(settings: Mapping[str, object]) -> dict[str, object]:
 def stale(pipeline: str, settings: Mapping[str, object], config: Config) -> list[str]:
     """Return a message for each setting that differs from the one of the prepared data set.
 
-    Args:
-        pipeline: name of the pipeline.
-        settings: settings of a config file, by dotted key.
-        config: all settings of the call.
-
     Raises:
         UserError: `data.prepared` is not a valid path.
     """

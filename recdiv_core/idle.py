@@ -142,10 +142,7 @@ RERANKING: Final = (
 def idle_in_training(config: Config, num_items: int, *, swept: Collection[str] = ()) -> list[str]:
     """Return a message for each group of keys without effect in training.
 
-    Args:
-        config: settings of the run.
-        num_items: items in the catalogue.
-        swept: keys that a sweep changes; keys that depend on them are left out.
+    Keys that depend on `swept` ones are left out.
     """
     if not config.train.epochs and "train.epochs" not in swept:
         keys = [

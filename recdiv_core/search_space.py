@@ -99,10 +99,7 @@ class SearchSpace:
 def at_k(space: SearchSpace, k: int, name: str) -> SearchSpace:
     """Return a space with the cut-off in the names of its objectives and constraints.
 
-    Args:
-        space: metrics without a cut-off, or with `eval.k` as cut-off.
-        k: `eval.k`.
-        name: name of the space, for the message.
+    Its metrics have no cut-off, or `k`; `name` is for the message.
 
     Raises:
         UserError: a metric has another cut-off.

@@ -46,10 +46,7 @@ _SIGNS: Final = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 class Given:
     """The settings of one call, by their source.
 
-    Attributes:
-        preset: dotted key -> value in the file of `--preset`.
-        file: dotted key -> value in the file of `--config`.
-        line: dotted key -> value on the command line.
+    Each source maps dotted keys to values.
     """
 
     preset: Mapping[str, object] = field(default_factory=dict[str, object])
@@ -78,11 +75,8 @@ class Given:
 def read_given(preset: Path | None, file: Path | None, overrides: Sequence[str]) -> Given:
     """Read the settings of one call.
 
-    Args:
-        preset: YAML file of the project, or None.
-        file: YAML file of the user, or None.
-        overrides: strings such as `loss.diversity_weight=0.3` or `data.events=[click]`. Values are
-            YAML; the value of a text setting is taken literally.
+    `preset` and `file` are YAML. An override is a string such as `loss.diversity_weight=0.3` or
+    `data.events=[click]`, its value YAML; the value of a text setting is taken literally.
 
     Raises:
         UserError: a file cannot be read, or a string is not `key=value`.

@@ -129,10 +129,6 @@ class Blend(nn.Module):
     def forward(self, learned_BV: Tensor, histories: Histories) -> Tensor:
         """Blend the scores of a batch.
 
-        Args:
-            learned_BV: scores of the model; overwritten.
-            histories: complete histories of the users.
-
         Returns:
             [B, V] the blended scores, in the memory of the learned ones.
         """
@@ -239,9 +235,7 @@ def query_prior(kinds: Sequence[str]) -> Tensor:
 def read_terms(kinds: Sequence[str], weights: Mapping[str, Tensor]) -> list[Baseline]:
     """Return the terms that a checkpoint holds.
 
-    Args:
-        kinds: kinds of terms, in order; a checkpoint may lack some.
-        weights: tensors of a checkpoint by name.
+    A checkpoint may lack some kinds.
     """
     found: list[Baseline] = []
     for kind in kinds:

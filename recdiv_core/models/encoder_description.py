@@ -71,10 +71,7 @@ def describe_encoder(
 ) -> EncoderDescription:
     """Return the description of a resolved encoder from its files, or that of its architecture.
 
-    Args:
-        source: see `resolve_encoder`.
-        name: name of the encoder in the config; it tells an E5 encoder.
-        pooling: pooling that the user asks for; None = the encoder's own.
+    An E5 encoder is told by the name in the config; `pooling` None = the encoder's own.
 
     Raises:
         UserError: the files name a pooling that is not known; see also `encoder_files`.
@@ -187,11 +184,8 @@ def token_ids(
 ) -> list[list[int]]:
     """Tokenise texts, prefixes included, as the pooling needs it.
 
-    Args:
-        tokenizer: of the encoder.
-        texts: N texts.
-        max_tokens: most tokens of a text, special tokens included; longer texts are truncated.
-        pooling: `eos` ends every text with the end-of-text token.
+    Longer texts are cut to `max_tokens`, special ones included; `eos` ends every text with the
+    end-of-text token.
 
     Returns:
         N lists of at least one token.

@@ -28,11 +28,8 @@ WITHOUT_HISTORY: Final = ("popular", "recent_popular")
 class PaddedScorer(nn.Module):
     """Score padded histories with a trained model or a baseline.
 
-    Args:
-        model: of a kind in PADDED, on the CPU.
-        lowered_V: what is subtracted from the scores of the items, see `logit_adjustment`; None =
-            nothing.
-        is_int8: whether large matrices with a row per item are stored as int8.
+    The model is of a kind in PADDED, on the CPU. `lowered_V` is subtracted from the scores, see
+    `logit_adjustment`; with `is_int8` large matrices with a row per item are stored as int8.
     """
 
     def __init__(

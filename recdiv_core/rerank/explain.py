@@ -52,12 +52,8 @@ def explain(
 ) -> Explanation:
     """Explain slates of a greedy re-ranker, for a few users at a time.
 
-    Args:
-        novelty_of: novelty of the re-ranker, from NOVELTIES (rerank/__init__.py).
-        candidates: candidates that the slates were chosen from.
-        chosen_BWK: result of the re-ranker.
-        dials: W dials, as they were for the choice.
-        options: options, as they were for the choice.
+    `novelty_of` is one of NOVELTIES (rerank/__init__.py); dials and options are as they were for
+    the choice.
     """
     k = chosen_BWK.shape[2]
     check_candidates(candidates, k, dials, options)

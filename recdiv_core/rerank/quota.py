@@ -152,8 +152,7 @@ def _set_few(target: Tensor, value: float, where: Tensor) -> None:
 class _Labels:
     """The labels of a tile's candidates and of the chosen items.
 
-    Attributes:
-        of_BLC: int32, padded with -1.
+    `of_BLC` is padded with -1.
     """
 
     def __init__(self, rule: Rule, tile: Candidates) -> None:

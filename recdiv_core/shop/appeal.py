@@ -29,13 +29,8 @@ def appeal(
 ) -> tuple[Floats, Floats]:
     """Return the click probability of examined items by their leaf, and what scales it.
 
-    Args:
-        shoppers: users with their tastes.
-        users: [N] row of the user of each slate.
-        taste: [N] taste of the visit.
-        wanted: [N] leaf of the visit.
-        items: [N, K] shown items; -1 = none, with any result.
-        goods: the catalogue.
+    `taste`, `wanted` (a leaf) and the row in `users` are [N], one for each visit; `items` are [N,
+    K], -1 = none, with any result.
 
     Returns:
         [N, K] probability by leaf, one of LIKES; [N, K] factor for colour, price and quality.

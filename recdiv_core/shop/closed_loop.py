@@ -45,12 +45,8 @@ _COLUMNS: Final = 6
 class OpenShop:
     """A built-in shop that runs day by day.
 
-    Attributes:
-        shoppers: the users with their tastes.
-        goods: the catalogue; items that arrive later included.
-        seed: random seed.
-        visits: mean number of visits of a user per day.
-        discovery: share of visits that also browse a shelf, in [0, 1].
+    `goods` includes items that arrive later. `visits` is the mean number of a user per day;
+    `discovery` the share of visits that also browse a shelf, in [0, 1].
     """
 
     shoppers: Shoppers
@@ -158,10 +154,7 @@ def browsed(shop: OpenShop, day: Day) -> Ints:
 def clicks(shop: OpenShop, day: Day, slates: Ints) -> pa.Table:
     """Return the click log of a day.
 
-    Args:
-        shop: the shop.
-        day: its visits.
-        slates: [N, K] shown items, best first; -1 = no item.
+    `slates` are [N, K] shown items, best first; -1 = no item.
 
     Returns:
         Columns `user_id, item_id, timestamp` (milliseconds since 1970-01-01 UTC) and `event`, in

@@ -80,9 +80,7 @@ class Goods:
 def stock(num_items: int, *, seed: int) -> Goods:
     """Make the items: each leaf gets one item on sale from the start, the rest by Zipf shares.
 
-    Args:
-        num_items: Number of items, at least len(LEAVES).
-        seed: Random seed; equal seeds give equal goods.
+    `num_items` is at least len(LEAVES); equal seeds give equal goods.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     num_leaves, num_colours = len(LEAVES), len(COLOURS)

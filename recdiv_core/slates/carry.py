@@ -67,11 +67,6 @@ def carried_place(checkpoint: str | Path, prepared: Path, manifest: Manifest) ->
 def carried(checkpoint: Path, prepared: Path, manifest: Manifest) -> Path:
     """Return a checkpoint that fits a data set: the given one, or its copy for the data set.
 
-    Args:
-        checkpoint: directory.
-        prepared: directory of the data set, with its text vectors.
-        manifest: manifest of the data set.
-
     Raises:
         UserError: the checkpoint is of another lineage, or a file is missing or damaged.
     """
@@ -127,9 +122,7 @@ def _write(checkpoint: Path, dataset: Dataset, made: Path) -> None:
 def find_rows(items: pa.Table, item_ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Return the row of each item in a checkpoint, and its train events there.
 
-    Args:
-        items: see `read_items`.
-        item_ids: [V] string, ids in the newer data set.
+    For `items` see `read_items`.
 
     Returns:
         row_V, -1 = the checkpoint does not have the item; known_V, 0 = it never trained the item.
@@ -149,12 +142,7 @@ def carry_weights(
 ) -> dict[str, Any]:
     """Return the weights of a trained model for another data set of its lineage.
 
-    Args:
-        config: settings of the training.
-        weights: tensors of the checkpoint.
-        dataset: the newer data set.
-        row_V: see `find_rows`.
-        known_V: see `find_rows`.
+    For `row_V` and `known_V` see `find_rows`.
     """
     kinds = [term.kind for term in read_terms(config.model.blend, weights)]
     terms = fit_terms(override(config, {"model.blend": kinds}), dataset)

@@ -49,11 +49,7 @@ ITEMS: Final = "items.parquet"
 class TrainedOn:
     """The data set that a checkpoint was trained on.
 
-    Attributes:
-        fingerprint: fingerprint of the data set.
-        name: `data.name`.
-        lineage: `Manifest.root`; empty = not recorded, the checkpoint fits its own data set alone.
-        generation: `Manifest.generation`.
+    An empty lineage (`Manifest.root`) was not recorded: the checkpoint fits its own data set alone.
     """
 
     fingerprint: str
@@ -157,9 +153,8 @@ def read_trained_on(checkpoint: Path) -> TrainedOn:
 def items_of(catalogue: Catalogue, popularity_V: Any) -> pa.Table:
     """Return the rows of `items.parquet`.
 
-    Args:
-        catalogue: items of the data set.
-        popularity_V: train events that the model knows of each item; 0 = it knows the text alone.
+    `popularity_V` are the train events that the model knows of each item; 0 = it knows the text
+    alone.
     """
     columns = [catalogue.item_ids, pa.array(popularity_V, pa.int64())]
     return pa.table(columns, names=[ITEM_ID, "popularity"])

@@ -29,10 +29,6 @@ COPIED: Final = ("checkpoint.json", "config.yaml", "model.pt")
 def local_checkpoint(place: str | Path, key: str) -> Path:
     """Return the directory of a checkpoint on this machine, absolute.
 
-    Args:
-        place: path or URI.
-        key: dotted key or option with this value, for messages.
-
     Raises:
         UserError: a URI that cannot be read, or that holds no checkpoint.
     """

@@ -39,10 +39,7 @@ def check_eligible(config: Config, prepared: Path) -> None:
 def check_rerank(config: Config, prepared: Path, *, swept: Collection[str] = ()) -> None:
     """Refuse attributes that the catalogue does not have, and name settings without effect.
 
-    Args:
-        config: of the run.
-        prepared: whose catalogue.
-        swept: keys that may still change.
+    Keys in `swept` may still change.
 
     Raises:
         UserError: `rerank.attributes` names no column of the catalogue, or `rerank.rules` an

@@ -32,12 +32,8 @@ from recdiv_core.schema import Manifest, read_manifest
 class Dataset:
     """A prepared data set as a worker holds it.
 
-    Attributes:
-        prepared: absolute path of the data set.
-        manifest: manifest of the data set.
-        catalogue: items of the data set.
-        traits: description of the items, with their text vectors as embeddings.
-        queries_QH: unit text vectors of the queries of the click log, [Q, H]; None without queries.
+    `traits` have the text vectors as embeddings; `queries_QH` are unit text vectors of the queries
+    of the click log, None without queries.
     """
 
     prepared: Path

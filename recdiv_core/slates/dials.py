@@ -58,12 +58,8 @@ def slates_under(
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor | None]]:
     """Yield the place of each policy with its slates_BK and freed_BK, in the order that is fastest.
 
-    See `SlateGrid` for freed_BK.
-
-    Args:
-        held_out: users with their scores; seen and excluded items lose their scores.
-        dataset: the prepared data set.
-        policies: one or more; they differ in method, dial and logit adjustment alone.
+    See `SlateGrid` for freed_BK. Seen and excluded items lose their scores. The policies differ in
+    method, dial and logit adjustment alone.
     """
     packed, scores_BV, traits = held_out.packed, held_out.scores_BV, dataset.traits
     seen = packed.seen_user_S, packed.seen_item_S

@@ -176,9 +176,7 @@ def fitting(eligible: Eligibility | None, catalogue: Catalogue, text: str) -> El
 def check_any(eligible: Eligibility | None, at: int | None) -> int | None:
     """Return the number of items that may be shown; None = all items.
 
-    Args:
-        eligible: which items may be shown.
-        at: time of the requests in microseconds; None = unknown.
+    `at` is the time of the requests in microseconds; None = unknown.
 
     Raises:
         UserError: no item may be shown.

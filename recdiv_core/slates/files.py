@@ -124,12 +124,7 @@ def list_parts(slates: Path) -> list[Path]:
 
 
 def freed_share(slates: Path, k: int) -> float | None:
-    """Return the share of all places that the mask freed; None = no slate.
-
-    Args:
-        slates: directory of slates with the column FREED.
-        k: places of a slate.
-    """
+    """Return the share of all places that the mask freed; None = no slate."""
     columns = [pq.read_table(path, columns=[FREED])[FREED] for path in slates.glob("part-*")]
     num_slates = sum(len(column) for column in columns)
     num_freed = sum(int(column.to_numpy().sum()) for column in columns)

@@ -54,10 +54,7 @@ LEXICAL_FIELDS: Final = ("brand", "category", "colour")
 def fit_baseline(config: Config, dataset: Dataset, events: TrainEvents | None = None) -> Baseline:
     """Fit the baseline of the config on the train split only.
 
-    Args:
-        config: `model.kind`, `model.baseline` and `seed`.
-        dataset: the prepared data set, on the CPU.
-        events: its train events; None = they are read.
+    The data set is on the CPU; without events they are read.
 
     Raises:
         UserError: a dense matrix does not fit into memory (ease).
@@ -229,11 +226,7 @@ def fit_terms(config: Config, dataset: Dataset) -> list[Baseline]:
     """Fit the terms of `model.blend` on the train split only.
 
     `buy_again` is left out where slates hold no item of the history, `recent_popular` where the log
-    has no times, `query_words` where no train event has a query.
-
-    Args:
-        config: `model.blend`, `model.baseline` and `eval.filter_seen`.
-        dataset: on the CPU.
+    has no times, `query_words` where no train event has a query. The data set is on the CPU.
 
     Raises:
         UserError: a term does not fit into memory.

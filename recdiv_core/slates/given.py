@@ -102,13 +102,8 @@ def read_given_slates(
 ) -> GivenSlates:
     """Read slates, match them with a split, and log unknown or repeated entries.
 
-    Args:
-        place: a path, directory, glob or URI of files with `user_id` and `item_ids`.
-        prepared: directory of the prepared data set.
-        item_ids: item ids of the catalogue, in the order of item_index.
-        split: `val` or `test`.
-        k: slate length; the first k known, distinct items of a slate are kept.
-        pseudonymise: `data.pseudonymise` of the call.
+    `place` is a path, directory, glob or URI of files with `user_id` and `item_ids`. The first `k`
+    known, distinct items of a slate are kept.
 
     Raises:
         UserError: the file cannot be read as slates, a user has several slates, or no user or item
@@ -188,12 +183,7 @@ def select_slates(
 ) -> GivenSlates:
     """Match slates with a catalogue and held-out users.
 
-    Args:
-        table: see `read_table`.
-        item_ids: item ids of the catalogue, in the order of item_index.
-        users: user ids of the split.
-        k: slate length.
-        name: name of the slates, for messages.
+    For `table` see `read_table`.
 
     Raises:
         UserError: a user has several slates, or no user or item of the file is in the data.
@@ -302,14 +292,6 @@ def shown_of_split(
 
     The targets follow `eval.filter_seen`, as for our own models, so both are compared on the same
     items. The rank of a target among all items is unknown, because there are no scores.
-
-    Args:
-        given: slates of the split.
-        dataset: prepared data set.
-        split: `val` or `test`.
-        config: `eval.batch_size` and `eval.filter_seen`.
-        rank: number of this worker, 0 .. world_size - 1.
-        world_size: number of workers.
     """
     device = dataset.text_VH.device
     for examples in read_eval(

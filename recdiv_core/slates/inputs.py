@@ -28,10 +28,8 @@ def check_inputs(
 ) -> tuple[Path, Manifest]:
     """Check everything that a checkpoint is judged or used for slates with, before Ray starts.
 
-    Args:
-        config: with a version in `data.prepared`, see `with_version`.
-        checkpoint: directory, path or URI.
-        swept: keys that may still change, such as the dial of a grid.
+    For the version in `data.prepared` see `with_version`. Keys in `swept` may still change, such as
+    the dial of a grid.
 
     Returns:
         the prepared data set, absolute, and its manifest.
@@ -70,9 +68,7 @@ def check_prepared(config: Config) -> tuple[Path, Manifest]:
 def start_with_gpu(config: Config, checkpoint: str | Path | None = None) -> None:
     """Start or join Ray.
 
-    Args:
-        config: `scaling` and `data.prepared`.
-        checkpoint: directory, path or URI; None = no worker loads one.
+    Without a checkpoint no worker loads one.
 
     Raises:
         UserError: `scaling.use_gpu=true` and Ray finds no GPU on this machine; or a node does not

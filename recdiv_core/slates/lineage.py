@@ -21,10 +21,7 @@ logger = logging.getLogger(__name__)
 def check_data(checkpoint: Path, manifest: Manifest, prepared: Path | None = None) -> None:
     """Refuse a checkpoint that was trained on another prepared data set.
 
-    Args:
-        checkpoint: directory.
-        manifest: manifest of the data set.
-        prepared: directory of the data set; a message names the version beside it that fits.
+    `prepared` is the directory of the data set; a message names the version beside it that fits.
 
     Raises:
         UserError: the fingerprints differ.
@@ -37,10 +34,7 @@ def check_data(checkpoint: Path, manifest: Manifest, prepared: Path | None = Non
 def check_lineage(checkpoint: Path, manifest: Manifest, prepared: Path | None = None) -> None:
     """Refuse a checkpoint that was trained on a data set of another lineage.
 
-    Args:
-        checkpoint: directory.
-        manifest: manifest of the data set.
-        prepared: directory of the data set; a message names the version beside it that fits.
+    For `prepared` see `check_data`.
 
     Raises:
         UserError: neither data set was appended to the other.

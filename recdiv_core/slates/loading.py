@@ -40,12 +40,8 @@ def build_model(
 ) -> Recommender:
     """Build the model of the config with fresh weights from PyTorch's global generator.
 
-    Args:
-        config: `model`, and whether it is conditioned.
-        dataset: the prepared data set.
-        terms: fitted terms of `model.blend`.
-        known_V: [V] int64, train events of each item in the training of the weights; None = those
-            of the data set.
+    `known_V` are the train events of each item in the training of the weights; None = those of the
+    data set.
     """
     text = config.model.text
     text_vectors = dataset.text_VH if text.enabled else None
@@ -89,10 +85,7 @@ def build_model(
 def load_model(config: Config, dataset: Dataset, checkpoint: Path) -> Recommender | Baseline:
     """Load the model of a checkpoint that was trained with this config.
 
-    Args:
-        config: settings of the training.
-        dataset: data set of the training, or the one that the checkpoint was carried over to.
-        checkpoint: directory.
+    The data set is that of the training, or the one that the checkpoint was carried over to.
 
     Raises:
         UserError: missing or damaged file, weights of another shape, or terms of an earlier

@@ -131,13 +131,7 @@ def leave_out(
 ) -> list[Hidden | None]:
     """Set the scores of items that no slate may hold to -inf: seen, excluded, ineligible items.
 
-    Args:
-        scores_BV: scores of the whole catalogue; overwritten.
-        seen_user_S: row of the user of each seen item.
-        seen_item_S: item_index of each seen item.
-        policy: see SlatePolicy.
-        requested_B: see `make_slate_grid`.
-        adjustments: see `Ineligible.hide`.
+    For `adjustments` see `Ineligible.hide`.
 
     Returns:
         The best ineligible items under each adjustment; None = all items are eligible.
@@ -174,13 +168,7 @@ def needed_hashes(
 
 
 def take_best(scores_BV: torch.Tensor, policy: SlatePolicy, hash_B: torch.Tensor) -> Best:
-    """Return the items with the highest scores; as many as the re-ranker or rules need.
-
-    Args:
-        scores_BV: scores of the catalogue.
-        policy: see SlatePolicy.
-        hash_B: see `needed_hashes`.
-    """
+    """Return the items with the highest scores; as many as the re-ranker or rules need."""
     looks_further = policy.reranks or policy.reranker_options.rules
     depth = policy.num_candidates if looks_further else policy.k
     scores_BC, items_BC = top_scores(scores_BV, min(depth, scores_BV.shape[1]))

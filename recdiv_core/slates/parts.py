@@ -51,15 +51,8 @@ SEVERAL: Final = "several rules"
 class PartTask:
     """Work of an actor.
 
-    Attributes:
-        config: Config of the checkpoint, with `data.prepared`.
-        checkpoint: Path or URI of the checkpoint.
-        source: Directory that holds the split: the data set, or the slates (search_requests.py).
-        split: Name of the split, or REQUESTS.
-        part_users: Users in a part; the last part may hold fewer.
-        places: Output directory of each dial.
-        dials: Dials of the re-ranker, in [0, 1].
-        explained: Whether each item says what relevance and novelty gave.
+    `source` holds the split: the data set, or the slates (search_requests.py). `split` may be
+    REQUESTS. `places` has the output directory of each of `dials`, which are in [0, 1].
     """
 
     config: Config
@@ -75,10 +68,7 @@ class PartTask:
 def make_parts(task: PartTask, left: Sequence[int], check: Callable[[], None]) -> float | None:
     """Make the missing parts; return users per second, or None if no part was missing.
 
-    Args:
-        task: description of the work.
-        left: numbers of the missing parts.
-        check: function that is called after each part; it raises if the data set has changed.
+    `check` is called after each part; it raises if the data set has changed.
     """
     if not left:
         return None

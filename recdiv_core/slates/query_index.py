@@ -28,9 +28,8 @@ KEY_BYTES: Final = 16
 class QueryIndex:
     """Map of queries to their numbers.
 
-    Attributes:
-        salt: salt of the hashes, in hexadecimal digits.
-        index_of: hash of a query (as typed, and normalised) -> number of the query.
+    `index_of` maps the hash of a query, as typed and normalised, to its number; `salt` is in
+    hexadecimal digits.
     """
 
     salt: str

@@ -21,9 +21,7 @@ from recdiv_core.slates.query_index import read_queries
 class QueryVectors:
     """The vectors of a data set's queries, and of any other query.
 
-    Args:
-        dataset: prepared data set.
-        encoder: files of the text encoder; None = `model.text.encoder` of the data set.
+    Without files of an encoder it is `model.text.encoder` of the data set.
     """
 
     def __init__(self, dataset: Dataset, encoder: Path | None = None) -> None:
@@ -38,8 +36,7 @@ class QueryVectors:
     def ask(self, texts: Sequence[str]) -> Queries | None:
         """Return the queries of a batch with their vectors; None without any query.
 
-        Args:
-            texts: normalised query of each request; "" = none.
+        An empty text is no query; texts are normalised.
 
         Raises:
             UserError: the encoder is missing, or is not the one of the data set.

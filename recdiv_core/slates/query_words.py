@@ -164,13 +164,8 @@ def _evidence(
     With n of a word's clicks in a category that has the share p of all events, the evidence is
     `log(1 + n / (SPREAD * p))`. Up to a constant of the word, it is the log of the category's
     probability after the word over p, under a Dirichlet prior of SPREAD clicks. Zhai and Lafferty,
-    2004, A Study of Smoothing Methods for Language Models.
-
-    Args:
-        clicks: of train events.
-        num_words: W.
-        start_Q: [Q + 1] where the words of each query begin.
-        word_P: words of the queries.
+    2004, A Study of Smoothing Methods for Language Models. `start_Q` [Q + 1] is where the words of
+    each query begin in `word_P`.
 
     Returns:
         start_W [W + 1], where the categories of each word begin; category_N and evidence_N.

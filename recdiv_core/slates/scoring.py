@@ -42,7 +42,6 @@ class Shown:
     """The slates of a batch of held-out users, and everything that metrics compare them with.
 
     Attributes:
-        examples: the users as they were read.
         slates_BK: int64 item_index, best first, -1 behind the end of a short slate.
         targets_BT: int64 item_index of the held-out items, padded with -1.
         background: histories, and where targets stand among all scores (unknown for slates of a
@@ -60,8 +59,6 @@ class HeldOut:
     """A batch of held-out users with the scores of a model.
 
     Attributes:
-        examples: the users as they were read.
-        packed: their histories.
         targets_BT: held-out items, see `pad_targets`.
         scores_BV: float32 scores of the whole catalogue; overwritten by the next batch, and by the
             first call of `slates` or `shown`.
@@ -166,14 +163,8 @@ def held_out_of_split(
 ) -> Iterator[HeldOut]:
     """Yield one rank's share of a split, scored, batch by batch.
 
-    Args:
-        model: to be judged, on the device of the data set.
-        dataset: the prepared data set.
-        split: `val` or `test`.
-        config: of the model. Read are `model.max_history` (a baseline sees all events),
-            `model.diversity` (a model without a dial ignores it) and `eval.batch_size`.
-        rank: of this worker.
-        world_size: number of workers.
+    The model is on the device of the data set. A baseline sees all events, not `model.max_history`;
+    a model without a dial ignores `model.diversity`.
     """
     share = read_eval(
         dataset.prepared,
@@ -191,11 +182,7 @@ def score_users(
 ) -> Iterator[HeldOut]:
     """Score users as they are read; users without targets have none but -1.
 
-    Args:
-        batches: of users.
-        dataset: whose users these are.
-        score: see `scoring_of`.
-        max_history: events that a trained model sees.
+    For `score` see `scoring_of`.
     """
     device = dataset.text_VH.device
     for examples in batches:
@@ -241,9 +228,7 @@ def reads_queries(model: Recommender | Baseline) -> bool:
 def scoring_of(model: Recommender | Baseline, dial: float) -> Scoring:
     """Return how a model scores; what does not depend on the users is worked out here, once.
 
-    Args:
-        model: on the device of the data set.
-        dial: the diversity asked of a conditioned model, for all users.
+    `dial` is the diversity asked of a conditioned model, for all users.
     """
     if not isinstance(model, Recommender):
         return baseline_scoring(model)
@@ -302,14 +287,7 @@ def histories_of(examples: Examples, packed: Packed) -> Histories:
 def without_seen(
     targets_BT: torch.Tensor, seen_user_S: torch.Tensor, seen_item_S: torch.Tensor, num_items: int
 ) -> torch.Tensor:
-    """Replace targets that stand in the user's history by -1.
-
-    Args:
-        targets_BT: item_index, -1 for none.
-        seen_user_S: row of the user ...
-        seen_item_S: ... and item_index of each item in that user's history.
-        num_items: V.
-    """
+    """Replace targets that stand in the user's history by -1."""
     user = torch.arange(len(targets_BT), device=targets_BT.device)[:, None]
     seen = seen_user_S * num_items + seen_item_S
     is_seen = torch.isin(user * num_items + targets_BT, seen) & (targets_BT >= 0)

@@ -57,9 +57,7 @@ SHOWN_ROWS: Final = 3
 class SearchRequests:
     """Rows of a file of queries.
 
-    Attributes:
-        table: GIVEN, in the order of the file; queries are normalised and not null.
-        sha256: of the rows.
+    `table` has the columns GIVEN in the order of the file; queries are normalised and not null.
     """
 
     table: pa.Table
@@ -117,10 +115,6 @@ def with_stored_users(
 
 def check_reads_queries(config: Config, num_queries: int) -> None:
     """Refuse to answer queries with a model whose scores ignore them.
-
-    Args:
-        config: of the checkpoint: `model.kind` and `model.blend`.
-        num_queries: queries of the click log.
 
     Raises:
         UserError: the model does not read queries.
@@ -190,14 +184,8 @@ def write_requests(
     """Write requests as the split SPLIT of `out`: EVAL_EXAMPLE, the text of the query, conditions.
 
     The history is the row's own, else the complete history of its user, else empty. Items that the
-    catalogue does not have are left out, and counted in a warning.
-
-    Args:
-        requests: of the file.
-        out: directory of the slates.
-        prepared: data set, whose `requests/` exists if a row names a user without a history.
-        item_ids: item ids of the catalogue, in order of item_index.
-        fragment_rows: rows of a row group.
+    catalogue does not have are left out, and counted in a warning. `requests/` of the data set must
+    exist if a row names a user without a history.
     """
     table = requests.table
     wanted = table[USER_ID].filter(table[HISTORY].is_null()).drop_null().unique()

@@ -34,13 +34,7 @@ def add_rows(
 ) -> None:
     """Add weighted rows of a table, in the order of the pairs; see `add_neighbours`.
 
-    Args:
-        neighbours_VN: int32 item_index of each item's neighbours.
-        weight_VN: float32 weights of the neighbours.
-        user_P: int64 batch row of each pair.
-        item_P: int64 item_index of each pair.
-        weight_P: float32 weight of each pair.
-        scores_BV: float32, added to in place.
+    `scores_BV` is added to in place; for the other arrays see `add_neighbours`.
     """
     for pair in range(len(user_P)):
         user, item, weight = user_P[pair], item_P[pair], weight_P[pair]
@@ -52,15 +46,7 @@ def add_rows(
 def add_whole_rows(
     weight_MM: Array, user_P: Array, place_P: Array, factor_P: Array, scores_BM: Array
 ) -> None:
-    """Add weighted rows of a dense matrix, in the order of the pairs; see `ease.add_rows_compiled`.
-
-    Args:
-        weight_MM: int16 or float32.
-        user_P: int64 batch row of each pair.
-        place_P: int64 row of each pair.
-        factor_P: float32 weight of each pair, times the scale of its row.
-        scores_BM: float32, added to in place.
-    """
+    """Add weighted rows of a dense matrix, in the order of the pairs; see `add_rows_compiled`."""
     for pair in range(len(user_P)):
         user, place, factor = user_P[pair], place_P[pair], factor_P[pair]
         for m in range(weight_MM.shape[1]):

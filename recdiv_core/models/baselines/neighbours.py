@@ -144,12 +144,8 @@ def add_neighbours(
 ) -> Tensor:
     """Add weighted rows of a table.
 
-    Args:
-        weights: neighbours_VN and weight_VN.
-        user_P: batch row of each pair of a user and an item.
-        item_P: item_index of each pair.
-        weight_P: weight of each pair.
-        num_users: B.
+    For each pair there are the batch row of the user, the item and its weight; the table has
+    `neighbours_VN` and `weight_VN`.
 
     Returns:
         [B, V] float32.

@@ -20,11 +20,7 @@ from recdiv_core.models.baselines.text_profile import TINY
 
 
 class PackedWords(nn.Module):
-    """TF-IDF vectors of the texts of all items.
-
-    Args:
-        weights: see `fit_words`.
-    """
+    """TF-IDF vectors of the texts of all items."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -57,10 +53,6 @@ class PackedWords(nn.Module):
 
     def forward(self, items_BL: Tensor, weight_BL: Tensor) -> Tensor:
         """Return the cosine of each item's vector and each user's profile.
-
-        Args:
-            items_BL: int64 item_index of the events.
-            weight_BL: weight of each event.
 
         Returns:
             [B, V] float32 in [0, 1]; 0 without a word in common.

@@ -37,9 +37,6 @@ def place_scores(counts_V: NDArray[np.int64]) -> NDArray[np.float32]:
 def fit_popular(counts_V: NDArray[np.int64]) -> dict[str, Tensor]:
     """Return the weights of a baseline that scores by counts, the same for every user.
 
-    Args:
-        counts_V: counted events of each item.
-
     Returns:
         popular_V: [V] float32, see `place_scores`.
     """
@@ -107,11 +104,8 @@ def fit_adoption(adopted_V: NDArray[np.int64], without_V: NDArray[np.int64]) -> 
     """Return the weights of a baseline that scores by `log((1 + adopted) / (1 + without))`.
 
     Slates that leave out the user's own items are shown to users without an item. This is the log
-    of the share of them who lately took it, where repeats of old buyers count nothing.
-
-    Args:
-        adopted_V: see `count_adopted`.
-        without_V: see `count_adopted`.
+    of the share of them who lately took it, where repeats of old buyers count nothing. For the
+    counts see `count_adopted`.
     """
     rate_V = np.log1p(adopted_V) - np.log1p(without_V)
     return {"popular_V": torch.as_tensor(rate_V.astype(np.float32))}

@@ -56,9 +56,7 @@ READ_QUERIES: Final = ("bm25", "text_cosine", "hybrid", "query_words")
 class Baseline:
     """A fitted baseline.
 
-    Attributes:
-        kind: key in SCORES.
-        weights: tensors by name; see the fit function of the kind.
+    `kind` is a key of SCORES; for its weights see the fit function of the kind.
     """
 
     kind: str

@@ -104,12 +104,7 @@ def word_cosines(
 ) -> Tensor:
     """Return the cosine of each item's TF-IDF vector and each user's profile.
 
-    Args:
-        weights: see `fit_words`.
-        user_P: batch row of each pair of a user and an item.
-        item_P: item_index of each pair.
-        weight_P: weight of each pair.
-        num_users: B.
+    Pairs are as in `add_neighbours`; for the weights see `fit_words`.
 
     Returns:
         [B, V] float32 in [0, 1]; 0 without a word in common.
