@@ -954,7 +954,7 @@ def _set_dotted(tree: dict[str, Any], key: str, value: object, known: Sequence[s
         node = cast("dict[str, Any]", node).get(parent) if isinstance(node, dict) else None
     is_table_entry = ".".join(parents) in known and isinstance(node, dict)
     if not is_table_entry and key not in known:
-        if inner := _settings_under(key, known):
+        if inner := [one for one in known if one.startswith(f"{key}.")]:
             own = ", ".join(inner)
             raise UserError(f"{key!r} is a section, not a setting; its settings are {own}")
         raise UserError(f"unknown key {key!r}{_nearest(key, known)}")
@@ -972,10 +972,6 @@ def _check_colons(key: str, value: object) -> None:
             raise UserError(
                 f"{key}: {{{name}}}: write a space after the colon: {{{left}: {right}}}"
             )
-
-
-def _settings_under(section: str, known: Sequence[str]) -> list[str]:
-    return [key for key in known if key.startswith(f"{section}.")]
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:

@@ -126,7 +126,8 @@ def stale(pipeline: str, settings: Mapping[str, object], config: Config) -> list
         return []  # its reader raises an error with details
     now = flatten(config)
     messages: list[str] = []
-    for key in dict.fromkeys(_of_config(key, now) for key in settings):
+    # an entry of a table, such as data.columns.user_id, stands for the table
+    for key in dict.fromkeys(key if key in now else key.rpartition(".")[0] for key in settings):
         value: object = json.loads(json.dumps(now[key], default=dict))
         if key in made_with and made_with[key] != value and pipeline not in readers(key):
             messages.append(
@@ -134,8 +135,3 @@ def stale(pipeline: str, settings: Mapping[str, object], config: Config) -> list
                 f"with {made_with[key]}; run prepare again to change it"
             )
     return messages
-
-
-def _of_config(key: str, known: Mapping[str, object]) -> str:
-    """Return the key itself, or the key of the table that holds this entry."""
-    return key if key in known else key.rpartition(".")[0]

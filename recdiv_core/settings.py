@@ -97,11 +97,6 @@ def load(preset: Path | None = None, overrides: Sequence[str] = ()) -> Config:
     return read_given(preset, None, overrides).config
 
 
-def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
-    """Return the config with `key=value` strings applied; see `read_given`."""
-    return override(config, parse_overrides(overrides))
-
-
 def parse_overrides(overrides: Sequence[str]) -> dict[str, object]:
     """Return the settings of a command line by dotted key; the last value of a key wins.
 

@@ -191,8 +191,8 @@ def _score(column: Column, role: str, *, is_event: bool) -> tuple[float, str]:
     values = column.values.drop_null()
     if is_event and role in ("user_id", "item_id") and len(values) >= 50:
         by_name -= 1.0 * (column.num_distinct == len(values))  # the number of an event
-    if not len(values) or (role in DATES and not _holds_times(column)):
-        return 0.0, ""
+    if not len(values) or (role in DATES and time_share(column)[0] < 1.0):
+        return 0.0, ""  # `prepare` refuses a date on sale that is none
     if role == "timestamp":
         share, how = time_share(column)
         if share < 0.5:
@@ -260,11 +260,6 @@ def time_share(column: Column) -> tuple[float, str]:
         if within > 0.5 * len(numbers):
             return within / min(len(values), 500), f"{unit} since 1970"
     return 0.0, ""
-
-
-def _holds_times(column: Column) -> bool:
-    """Return whether all values are times: `prepare` refuses a date on sale that is none."""
-    return time_share(column)[0] == 1.0
 
 
 def is_number(text: str) -> bool:

@@ -31,7 +31,7 @@ def explain_missing(
     columns = f"{text.prefix}columns"
     shown = ", ".join(_show(name) for name in header)
     said = f"{key}: {file.path} has no column {theirs!r} ({columns}.{ours})"
-    if file.format == "csv" and (hint := _explain_text(file, theirs, header, text)):
+    if file.format == "csv" and (hint := _explain_text(file, theirs, text)):
         return f"{said}{hint}; {INIT_MENDS}"
     if theirs in everywhere:
         return f"{said}; other files of the input have it; columns there: {shown[:MAX_SHOWN]}"
@@ -53,7 +53,7 @@ def _nearest(theirs: str, header: Sequence[str]) -> str | None:
     return lower[alike[0]] if alike else None
 
 
-def _explain_text(file: SourceFile, theirs: str, header: Sequence[str], text: TextFormat) -> str:
+def _explain_text(file: SourceFile, theirs: str, text: TextFormat) -> str:
     opened = open_text(file.path, text)
     separator = find_separator(text, file.path)
     guess = guess_separator(opened, {theirs})

@@ -217,7 +217,7 @@ def cut_units(files: Sequence[SourceFile], key: str, text: TextFormat = AS_USUAL
                 constants=file.partitions,
                 reshape=file.reshape,
             )
-            if units and _are_together(units[-1], unit):
+            if units and units[-1].reshape == unit.reshape and unit.reshape and unit.reshape.whole:
                 units[-1] = replace(units[-1], rest=(*units[-1].rest, unit))
             else:
                 units.append(unit)
@@ -242,10 +242,6 @@ def cut_units(files: Sequence[SourceFile], key: str, text: TextFormat = AS_USUAL
     if not any(unit.num_rows for unit in units):
         raise UserError(f"{key}: {files[0].path} holds no rows")
     return units
-
-
-def _are_together(first: ReadUnit, unit: ReadUnit) -> bool:
-    return first.reshape == unit.reshape and unit.reshape is not None and bool(unit.reshape.whole)
 
 
 def read_unit(

@@ -103,13 +103,6 @@ class Labels:
             packed.append(values_BM)
         return packed[0], packed[1], packed[2]
 
-    def has(self, label: int) -> Tensor:
-        """Return which items have a label, [V] bool."""
-        owner_N = torch.repeat_interleave(self.lengths_V[:-1].long())
-        has_V = torch.zeros(len(self), dtype=torch.bool, device=owner_N.device)
-        has_V[owner_N[self.values_N[:-1] == label]] = True
-        return has_V
-
     @property
     def has_any_V(self) -> Tensor:
         """[V] bool, the items with a label."""

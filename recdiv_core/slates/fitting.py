@@ -81,10 +81,6 @@ def _recent(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[st
     return fit_log_counts(count_recent(events, num_items, **recent))
 
 
-def _random(config: Config, dataset: Dataset, _: TrainEvents) -> Mapping[str, Tensor]:
-    return fit_random(len(dataset.catalogue), config.seed)
-
-
 def _item_knn(config: Config, dataset: Dataset, events: TrainEvents) -> Mapping[str, Tensor]:
     settings = config.model.baseline
     return fit_item_knn(
@@ -207,7 +203,7 @@ def _query_words(config: Config, dataset: Dataset, _: TrainEvents) -> Mapping[st
 FITS: Mapping[str, Fit] = {
     "popular": _popular,
     "recent_popular": _recent,
-    "random": _random,
+    "random": lambda config, dataset, _: fit_random(len(dataset.catalogue), config.seed),
     "item_knn": _item_knn,
     "ease": _ease,
     "graph": _graph,

@@ -120,13 +120,12 @@ def fitted(shop: Shop) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def references(shop: Shop) -> dict[str, Any]:
     """Return the result of a sweep over one of the baselines."""
-    from recdiv_core.config import Config
-    from recdiv_core.settings import apply_overrides
+    from recdiv_core.settings import load
     from recdiv_core.sweep import run as sweep
     from tune_spaces.baselines import SPACE
 
     one = {"model.kind": ray.tune.grid_search(["popular"])}
-    config = apply_overrides(Config(), shop.arguments("run.name=references"))
+    config = load(overrides=shop.arguments("run.name=references"))
     return sweep.run(config, dataclasses.replace(SPACE, parameters=one, points=()), "baselines")
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from recdiv_core.settings import apply_overrides
+from recdiv_core.config import override
+from recdiv_core.settings import parse_overrides
 from recdiv_core.slates.checkpoint import read_config
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import load_model
@@ -65,7 +66,7 @@ def test_slates_of_a_split_are_those_that_are_judged(trained, tmp_path):
     out = tmp_path / "slates"
     made = run("recommend", *arguments(trained, out, "--users", "test", *settings))
     checkpoint = Path(trained["checkpoint"])
-    config = apply_overrides(read_config(checkpoint), settings)
+    config = override(read_config(checkpoint), parse_overrides(settings))
     dataset = load_dataset(Path(config.data.prepared))
     expected = {}
     model = load_model(config, dataset, checkpoint)

@@ -13,7 +13,7 @@ from ray import tune
 
 from recdiv_core.config import DIALS_FILE, Config, override
 from recdiv_core.search_space import Objective, SearchSpace
-from recdiv_core.settings import apply_overrides, parse_overrides
+from recdiv_core.settings import load, parse_overrides
 from recdiv_core.sweep import run as sweep
 from recdiv_core.sweep.search import Budget, FrontSearch
 from recdiv_core.tracking.runs import RunHandle, read_text
@@ -65,7 +65,7 @@ def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop, swept):
 @pytest.mark.slow  # in make nightly
 def test_each_point_is_trained_once_a_seed_and_judged_by_its_means(shop):
     arguments = shop.arguments("run.name=seeds", "scaling.max_concurrent_trials=1")
-    config = apply_overrides(override(Config(), SPACE.fixed), arguments)
+    config = override(Config(), SPACE.fixed, parse_overrides(arguments))
     result = sweep.run(config, dataclasses.replace(SPACE, seeds=(0, 1)), "smoke")
 
     trials = shop.runs(f"tags.`mlflow.parentRunId` = '{result['parent_run_id']}'")
@@ -111,7 +111,7 @@ def test_a_trial_that_is_left_behind_is_stopped_and_its_workers_end(shop):
     alone = ("model.blend=[]", "model.num_layers=1")
     fast = (*alone, "train.epochs=3", "train.batch_size=16", "train.warmup_steps=2")
     arguments = shop.arguments("run.name=stopped", *fast, "scaling.max_concurrent_trials=1")
-    result = sweep.run(apply_overrides(Config(), arguments), space, "stopped")
+    result = sweep.run(load(overrides=arguments), space, "stopped")
 
     (parent,) = shop.runs("tags.`recdiv.run_name` = 'stopped'")
     assert (parent.info.run_id, parent.info.status) == (result["parent_run_id"], "FINISHED")
@@ -183,7 +183,7 @@ def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(shop):
     one_at_a_time = "scaling.max_concurrent_trials=1"
 
     def settings(name: str) -> Config:
-        return apply_overrides(Config(), shop.arguments(f"run.name={name}", *fast, one_at_a_time))
+        return load(overrides=shop.arguments(f"run.name={name}", *fast, one_at_a_time))
 
     def trials(name: str, status: str) -> list:
         parents = shop.runs(f"tags.`recdiv.run_name` = '{name}'")

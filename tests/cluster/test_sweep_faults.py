@@ -7,7 +7,7 @@ import ray
 import ray.tune
 
 from recdiv_core.config import Config, override
-from recdiv_core.settings import apply_overrides
+from recdiv_core.settings import parse_overrides
 from recdiv_core.sweep import run as sweep
 from tests.cluster.conftest import PATIENCE_S
 from tune_spaces.smoke import SPACE
@@ -39,7 +39,7 @@ def test_a_sweep_goes_on_without_trials_that_diverge_or_run_out_of_memory(shop):
     )
     sampled = ("loss.relevance=sampled_softmax", "train.max_failures=0")
     arguments = shop.arguments("run.name=failing", *sampled)
-    config = apply_overrides(override(Config(), SPACE.fixed), arguments)
+    config = override(Config(), SPACE.fixed, parse_overrides(arguments))
     result = sweep.run(config, space, "smoke")
     assert result["num_trials"] == 4
     assert len({entry["run_id"] for entry in result["front"]}) == 1

@@ -9,9 +9,9 @@ import pytest
 import ray
 from ray import tune
 
-from recdiv_core.config import Config, to_tree
+from recdiv_core.config import to_tree
 from recdiv_core.schema import read_manifest
-from recdiv_core.settings import apply_overrides
+from recdiv_core.settings import load
 from recdiv_core.sweep.trial import Trial
 from tests.cluster.conftest import reserved, wait_until
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.faults]
 def endless_trial(shop, name) -> Any:
     """Return the class of a trial with more epochs than any test waits for."""
     long = ("train.epochs=4000", "train.patience=4000", "train.batch_size=4")
-    config = apply_overrides(Config(), shop.arguments(*long))
+    config = load(overrides=shop.arguments(*long))
     return tune.with_parameters(
         Trial,
         shared=to_tree(config),

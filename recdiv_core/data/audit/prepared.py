@@ -216,7 +216,7 @@ def _audit_shards(prepared: Path, manifest: Manifest, table: pa.Table) -> tuple[
     return [
         *merge(parts),
         compare_with_manifest(manifest, figures),
-        _audit_twins(prepared, names, places, len(table)),
+        _audit_twins(prepared, names, places),
     ], popularity_V
 
 
@@ -232,9 +232,7 @@ def compare_with_manifest(manifest: Manifest, figures: Mapping[str, int]) -> Fin
     return find("figures of the manifest that the files do not bear out", len(wrong), wrong)
 
 
-def _audit_twins(
-    prepared: Path, names: Sequence[str], places: Sequence[Any], num_items: int
-) -> Finding:
+def _audit_twins(prepared: Path, names: Sequence[str], places: Sequence[Any]) -> Finding:
     """Find users with equal histories; their ids are read from the shards again."""
     hashes, shards, codes = (
         np.concatenate([part[field] for part in places] or [np.zeros(0, np.int64)])
@@ -311,15 +309,13 @@ def audit_doubles(table: pa.Table, texts_V: Any) -> list[Finding]:
     hashes, num_titles = np.unique(pairs[0], return_counts=True)
     unclear = unclear[np.isin(texts_V[unclear], hashes[num_titles > 1])]
     ids = table[ITEM_ID].combine_chunks()
+    distinct = encoded.dictionary
+    shown = [" ~ ".join(distinct.take(pa.array(pair)).to_pylist()) for pair in edits[:NUM_EXAMPLES]]
     return [
         _of_items("items that share their title", same, titles_V, ids),
-        find("items a tiny edit apart", len(close), _show_edits(edits, encoded.dictionary)),
+        find("items a tiny edit apart", len(close), shown),
         _of_items("items of different titles with identical text vectors", unclear, texts_V, ids),
     ]
-
-
-def _show_edits(edits: Any, titles: pa.Array) -> list[str]:
-    return [" ~ ".join(titles.take(pa.array(pair)).to_pylist()) for pair in edits[:NUM_EXAMPLES]]
 
 
 def _of_items(name: str, places: Any, keys_V: Any, ids: pa.Array) -> Finding:

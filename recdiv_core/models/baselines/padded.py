@@ -171,15 +171,12 @@ def score_by_item_weights(term: PaddedTerm, events: Events) -> Tensor:
     place_V = term.get_buffer("place_V")
     place_BL = place_V[events.items_BL]
     weight_BL = only_latest(events, _halved(term, events)) * (place_BL >= 0).float()
-    rows_BLM = _rows(term, "weight_MM").take(place_BL.clamp_min(0))
+    rows = _rows(term, "weight_MM")
+    rows_BLM = rows.take(place_BL.clamp_min(0))
     scores_BM = (weight_BL[:, None, :] @ rows_BLM)[:, 0]
     # one more column of zeros is the place of items outside the matrix
-    scores_BV = F.pad(scores_BM, (0, 1))[:, place_V % (_width(term) + 1)]
+    scores_BV = F.pad(scores_BM, (0, 1))[:, place_V % (len(rows.values_VD) + 1)]
     return scores_BV + term.fallback_BV(events)
-
-
-def _width(term: PaddedTerm) -> int:
-    return len(_rows(term, "weight_MM").values_VD)
 
 
 def score_by_graph(term: PaddedTerm, events: Events) -> Tensor:
