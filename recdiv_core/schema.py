@@ -57,6 +57,9 @@ CATALOGUE_OPTIONAL: Final = (
 )
 EVENTS: Final = ("impression", "click", "cart", "purchase")
 
+DAY_US: Final = 86_400_000_000
+"""A day in microseconds, the unit of TIMESTAMP."""
+
 NO_QUERY: Final = -1
 NO_CATEGORY: Final = "(none)"
 NO_TEXT: Final = "(no text)"

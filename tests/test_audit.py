@@ -120,8 +120,8 @@ def test_a_target_before_its_item_was_available_is_found():
     events = random_events(0)
     counts = split.count_leave_last_out(events.offsets_B)
     first = np.zeros(V_DATED, dtype=np.int64)
-    soon = np.full(V_DATED, preparing.DAY_US)  # within the slack of a day
-    late = np.full(V_DATED, 2 * preparing.DAY_US)
+    soon = np.full(V_DATED, preparing.SLACK_US)  # within the slack of a day
+    late = np.full(V_DATED, 2 * preparing.SLACK_US)
     name = "test targets before their item was available"
     num_targets = int(counts[:, split.TEST].sum())
     for dated, expected in ((soon, 0), (late, num_targets), (first + UNDATED, 0)):

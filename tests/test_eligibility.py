@@ -14,14 +14,14 @@ from hypothesis import given
 
 from recdiv_core.config import Config, override
 from recdiv_core.data.catalogue import load_catalogue
-from recdiv_core.data.sale_dates import ALWAYS, DAY_US, FOREVER, SaleDates
+from recdiv_core.data.sale_dates import ALWAYS, FOREVER, SaleDates
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.evaluate import tally_dials
 from recdiv_core.evaluation.scorecards import finish_split, scorecard_of
 from recdiv_core.metrics.tally import finish
 from recdiv_core.models.baselines import SCORES
 from recdiv_core.rerank import RERANKERS
-from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, read_manifest
+from recdiv_core.schema import DAY_US, EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, read_manifest
 from recdiv_core.slates.checks import check_eligible
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.eligibility import (

@@ -10,9 +10,8 @@ import pytest
 
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
-from recdiv_core.evaluation.days import DAY_US
 from recdiv_core.report.monitoring import monitor
-from recdiv_core.schema import NO_QUERY, SLATE, TRAIN_EXAMPLE
+from recdiv_core.schema import DAY_US, NO_QUERY, SLATE, TRAIN_EXAMPLE
 from tests.worlds import write_dataset
 
 NUM_ITEMS, NUM_USERS, NUM_DAYS, FIRST = 40, 60, 20, 19_999

@@ -39,6 +39,7 @@ from recdiv_core.formats.files import SourceFile, TextFormat
 from recdiv_core.formats.values import as_mask
 from recdiv_core.schema import (
     CLICK_LOG_REQUIRED,
+    DAY_US,
     EVENT,
     EVENTS,
     ITEM_ID,
@@ -51,7 +52,6 @@ logger = logging.getLogger(__name__)
 
 READ: Final = (USER_ID, ITEM_ID, TIMESTAMP, EVENT, QUERY, "session_id", "position", "rating")
 """Columns of the log that are read; `position` serves the audit alone."""
-A_DAY_US: Final = 86_400_000_000
 STAGED: Final = pa.schema(
     [
         pa.field("shard", pa.int32()),
@@ -129,7 +129,7 @@ def open_log(
 
 def latest_time() -> int:
     """Return the latest time that is accepted now, in microseconds: a day ahead of the clock."""
-    return int(time.time() * 1e6) + A_DAY_US
+    return int(time.time() * 1e6) + DAY_US
 
 
 def _sample_of_times(tables: Sequence[pa.Table], config: Config) -> pa.Array:

@@ -26,11 +26,10 @@ from recdiv_core.config import Config
 from recdiv_core.data import split
 from recdiv_core.data.audit import preparing
 from recdiv_core.data.audit.findings import Finding, merge
-from recdiv_core.data.events import A_DAY_US
 from recdiv_core.data.shards import map_shards, read_shard
 from recdiv_core.errors import UserError
 from recdiv_core.formats import timestamps
-from recdiv_core.schema import EVENTS, Manifest
+from recdiv_core.schema import DAY_US, EVENTS, Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -169,10 +168,10 @@ def find_cuts(config: Config, protocol: str, work: Path, *, on_ray: bool = True)
         edge = first_nearest(before, (1.0 - share) * before[-1])
         cuts[name] = parse_cut(given, f"split.{name}") if given else first + edge * width
     if settings.test_days and not settings.test_from:
-        midnight = (last // A_DAY_US + 1) * A_DAY_US
-        cuts["test_from"] = midnight - settings.test_days * A_DAY_US
+        midnight = (last // DAY_US + 1) * DAY_US
+        cuts["test_from"] = midnight - settings.test_days * DAY_US
     if settings.val_days and not settings.val_from:
-        cuts["val_from"] = cuts["test_from"] - settings.val_days * A_DAY_US
+        cuts["val_from"] = cuts["test_from"] - settings.val_days * DAY_US
     if not first < cuts["val_from"] < cuts["test_from"] <= last:
         begin, val, test, end = (
             timestamps.show_time(t) for t in (first, cuts["val_from"], cuts["test_from"], last)

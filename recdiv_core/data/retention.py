@@ -21,12 +21,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdiv_core.data import staging
-from recdiv_core.data.events import A_DAY_US
 from recdiv_core.data.shards import list_shards
 from recdiv_core.errors import UserError
 from recdiv_core.formats import timestamps
 from recdiv_core.formats.values import as_text
-from recdiv_core.schema import TIMESTAMP
+from recdiv_core.schema import DAY_US, TIMESTAMP, USER_ID
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ def expire(
     if not parts:
         return
     last = max(part["last"] for part in parts)
-    start = (last // A_DAY_US + 1 - days) * A_DAY_US
+    start = (last // DAY_US + 1 - days) * DAY_US
     for shard in list_shards(work):
         _expire_shard(work, shard, start, gap_us, rank_F)
     for path in sorted((work / "quarantine").glob("clicks-*.parquet")):
@@ -76,7 +75,7 @@ def _expire_shard(work: Path, shard: int, start: int, gap_us: int, rank_F: Any) 
     path = work / "stage" / f"{shard:05d}.parquet"
     rows = staging.flatten_users(pq.read_table(path), shard)
     kept = rows.filter(pc.greater_equal(rows[TIMESTAMP], start))
-    first_day = str(np.datetime64(start // A_DAY_US, "D"))
+    first_day = str(np.datetime64(start // DAY_US, "D"))
     repeated = {day: n for day, n in summary["repeated"].items() if day >= first_day}
     num_repeated = sum(repeated.values())
     num_older = len(rows) - len(kept) + summary["num_duplicates"] - num_repeated
@@ -91,7 +90,7 @@ def _expire_shard(work: Path, shard: int, start: int, gap_us: int, rank_F: Any) 
         name.unlink()  # the file may be a hard link
     if len(kept):
         users, _, after["num_sessions"] = staging.order_events(kept, gap_us, rank_F)
-        users = users.sort_by([(staging.USER_HASH, "ascending"), ("user_id", "ascending")])
+        users = users.sort_by([(staging.USER_HASH, "ascending"), (USER_ID, "ascending")])
         staging.write_shard(users.combine_chunks(), work / "stage", shard)
         after |= staging.describe_events(kept[TIMESTAMP].to_numpy(), has_timestamps=True)
     staging.write_summary(after, work / "stage", shard)

@@ -25,7 +25,7 @@ from recdiv_core.formats import timestamps
 from recdiv_core.formats.files import SourceFile
 from recdiv_core.formats.units import FILE_STRIDE, ROW
 from recdiv_core.formats.values import as_mask, as_text, drop_null_words
-from recdiv_core.schema import AVAILABLE_FROM, AVAILABLE_UNTIL, ITEM_ID
+from recdiv_core.schema import AVAILABLE_FROM, AVAILABLE_UNTIL, DAY_US, ITEM_ID
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ ALWAYS: Final = int(np.iinfo(np.int64).min)
 """Start of an item without `available_from`."""
 FOREVER: Final = int(np.iinfo(np.int64).max)
 """End of an item without `available_until`."""
-DAY_US: Final = 86_400_000_000
 A_DAY: Final = r"^\d{4}[-/.]?\d\d[-/.]?\d\d$"
 """Pattern of a date without a clock."""
 CLOCKS: Final = re.compile(r"%-?[HIcXs]")

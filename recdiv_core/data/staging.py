@@ -26,10 +26,10 @@ import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
 from recdiv_core.data.audit import traces
-from recdiv_core.data.events import A_DAY_US, STAGED, ClickLog, classify_rows
+from recdiv_core.data.events import STAGED, ClickLog, classify_rows
 from recdiv_core.data.outcomes import RowCounts, check_rejected, write_quarantine
 from recdiv_core.formats import readers
-from recdiv_core.schema import EVENT, QUERY, TIMESTAMP, USER_ID
+from recdiv_core.schema import DAY_US, EVENT, QUERY, TIMESTAMP, USER_ID
 
 logger = logging.getLogger(__name__)
 
@@ -242,7 +242,7 @@ def count_repeated(before: Sequence[pa.Table], users: pa.Table) -> dict[str, int
 
 
 def _days(times_N: Any) -> dict[str, int]:
-    days, counts = np.unique(times_N // A_DAY_US, return_counts=True)
+    days, counts = np.unique(times_N // DAY_US, return_counts=True)
     return dict(zip(days.astype("M8[D]").astype(str).tolist(), counts.tolist(), strict=True))
 
 

@@ -12,9 +12,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-DAY_US: Final = 86_400_000_000
-"""Microseconds in a day."""
-
 LATER: Final = np.iinfo(np.int64).max
 """Day of an item without events, or without a first day on sale."""
 

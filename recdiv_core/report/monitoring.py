@@ -33,10 +33,10 @@ from recdiv_core.evaluation.alarms import (
     judge_slates,
     judge_texts,
 )
-from recdiv_core.evaluation.days import DAY_US, LATER, count_days, count_new_texts, top_share
+from recdiv_core.evaluation.days import LATER, count_days, count_new_texts, top_share
 from recdiv_core.models.text_encoder import load_tokenizer, resolve_encoder
 from recdiv_core.report.inspection import judge_directory
-from recdiv_core.schema import ITEM_ID, USER_ID, Manifest, check_files, read_manifest
+from recdiv_core.schema import DAY_US, ITEM_ID, USER_ID, Manifest, check_files, read_manifest
 from recdiv_core.slates.dataset import Dataset, as_labels, load_dataset
 from recdiv_core.slates.files import list_parts
 

@@ -21,10 +21,10 @@ from recdiv_core.data.catalogue import Catalogue
 from recdiv_core.data.examples import parse_cut
 from recdiv_core.data.item_lists import SHOWN, mark_items, mark_values, read_item_ids
 from recdiv_core.data.reading import first_times, flatten_lists
-from recdiv_core.data.sale_dates import DAY_US, SaleDates, sale_dates
+from recdiv_core.data.sale_dates import SaleDates, sale_dates
 from recdiv_core.errors import UserError
 from recdiv_core.formats import timestamps
-from recdiv_core.schema import AVAILABLE_FROM, AVAILABLE_UNTIL, ITEM_ID, Manifest
+from recdiv_core.schema import AVAILABLE_FROM, AVAILABLE_UNTIL, DAY_US, ITEM_ID, Manifest
 from recdiv_core.storage.given_paths import absolute, local_path
 from recdiv_core.storage.places import is_uri
 

@@ -25,13 +25,13 @@ from recdiv_core.data import split
 from recdiv_core.data.audit import traces
 from recdiv_core.data.audit.findings import NUM_EXAMPLES, Finding, find
 from recdiv_core.formats import timestamps
-from recdiv_core.schema import AVAILABLE_FROM, EVAL_EXAMPLE, TRAIN_EXAMPLE, USER_ID
+from recdiv_core.schema import AVAILABLE_FROM, DAY_US, EVAL_EXAMPLE, TRAIN_EXAMPLE, USER_ID
 
 logger = logging.getLogger(__name__)
 
 UNDATED: Final = np.iinfo(np.int64).min
-DAY_US: Final = 86_400_000_000
-"""Tolerance of a date in microseconds: dates have no hour and no time zone."""
+SLACK_US: Final = DAY_US
+"""Tolerance of a date: dates have no hour and no time zone."""
 HOUR_S: Final = 3_600
 MIN_BUSY: Final = 60
 """Fewest events in an hour of a suspicious user: one per minute."""
@@ -152,8 +152,8 @@ def audit_times(events: split.UserEvents, counts_B3: Any, part: int, clock: Cloc
     items, asked = events.items_N[held_out], np.repeat(asked_R, counts_B3[users_R, part])
     num_items = len(clock.first_V)
     keys = events.users_N[held_out] * num_items + items
-    dated = np.maximum(clock.dated_V[items], UNDATED + DAY_US)  # no wrap-around
-    is_early = events.times_N[held_out] < dated - DAY_US
+    dated = np.maximum(clock.dated_V[items], UNDATED + SLACK_US)  # no wrap-around
+    is_early = events.times_N[held_out] < dated - SLACK_US
     return [
         of_users(
             f"{name} targets nobody had seen before",
@@ -192,8 +192,8 @@ def audit_log(
 
 def audit_arrivals(clock: Clock, item_ids: pa.Array) -> Finding:
     """Compare the dates of the catalogue with the first events in the log."""
-    dated_V = np.maximum(clock.dated_V, UNDATED + DAY_US)  # no wrap-around
-    early = np.flatnonzero(clock.first_V < dated_V - DAY_US)
+    dated_V = np.maximum(clock.dated_V, UNDATED + SLACK_US)  # no wrap-around
+    early = np.flatnonzero(clock.first_V < dated_V - SLACK_US)
     shown = item_ids.take(pa.array(early[:NUM_EXAMPLES])).to_pylist()
     return find("items seen before they were available", len(early), shown)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from recdiv_core.models.queries import Queries
 
 DAY_US: Final = 86_400_000_000
-"""Microseconds in a day."""
+"""Microseconds in a day; schema.py has it too, but needs pyarrow."""
 
 
 @dataclass(frozen=True)
