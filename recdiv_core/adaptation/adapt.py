@@ -55,10 +55,7 @@ OF_PAIRS: Final = ("adapt.pairs", "adapt.mask_share")
 def adapt(config: Config, out: Path, encoder_name: str = "") -> dict[str, Any]:
     """Train an encoder on the texts of a prepared data set and write it.
 
-    Args:
-        config: settings of the call.
-        out: directory to write; it must not exist, or be empty.
-        encoder_name: encoder to start from; empty = the encoder of the data set.
+    `out` must not exist, or be empty. An empty `encoder_name` is the encoder of the data set.
 
     Returns:
         `{"out", "encoder", "num_texts", "pairs", "num_pairs", "losses", "took_s"}`; a loss has its

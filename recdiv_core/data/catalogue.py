@@ -207,9 +207,8 @@ class RawCatalogue:
 def parse_categories(texts: Sequence[str | None], level: int) -> tuple[list[list[int]], list[str]]:
     """Turn category texts into lists of indices and category names.
 
-    Args:
-        texts: A path `A > B > C`, or several separated by `|`; None or blank = no category.
-        level: Levels of a path that are kept; 0 = all.
+    A text is a path `A > B > C`, or several separated by `|`; None or blank = no category. `level`
+    levels of a path are kept, 0 = all.
 
     Returns:
         Indices of each text (at least one, NO_CATEGORY), and the names in order of appearance.

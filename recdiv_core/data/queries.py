@@ -72,7 +72,6 @@ class QueryEncoder:
     """The encoder of a data set for queries, loaded with the first query.
 
     Args:
-        manifest: of the data set.
         directory: files of the encoder; None = `model.text.encoder` of the data set.
         kept: number of latest vectors that are kept, >= 1.
 

@@ -26,6 +26,8 @@ Integers = npt.NDArray[np.int64]
 class Days:
     """The events of a judged day and of the days with events before it, in rising order.
 
+    Names without a D, except `items_V`, are of the judged day.
+
     Attributes:
         events_D: events of each day before.
         busiest_D: events of each day's most active user.
@@ -34,11 +36,6 @@ class Days:
         top_D: share of the events that the day's most chosen 1 % of its items have, in [0, 1].
         items_V: events of each item, mean of the days before.
         today_V: events of each item on the judged day.
-        events: events of the judged day, as `events_D`.
-        busiest: as `busiest_D`.
-        categories_G: as `categories_DG`.
-        price: as `price_D`.
-        top: as `top_D`.
     """
 
     events_D: Integers

@@ -47,11 +47,8 @@ def near_clusters(vectors_VD: npt.NDArray[np.float32], exposure_V: Integers) -> 
 
     Single linkage (DBSCAN with a minimum of two: Ester et al., 1996, A density-based algorithm for
     discovering clusters): a chain of near-identical items is one cluster. Items without a vector
-    are in no cluster.
-
-    Args:
-        vectors_VD: unit text vectors; zeros = no text.
-        exposure_V: times that each item is shown.
+    are in no cluster. `vectors_VD` are unit text vectors, or zeros; `exposure_V` counts how
+    often each item is shown.
 
     Returns:
         [V] number of each item's cluster; -1 = no cluster, not shown, or beyond MAX_CLUSTERED.
@@ -111,12 +108,8 @@ def against_history(
 ) -> tuple[Floats, Floats]:
     """Compare each slate with the same number of latest distinct items of the user's history.
 
-    This is the metric `narrowed` (metrics/narrowing.py) and its opposite.
-
-    Args:
-        slates_UK: item_index, best first, padded with -1.
-        histories_UK: distinct items, the latest first, padded with -1.
-        traits: traits of the catalogue's items.
+    This is the metric `narrowed` (metrics/narrowing.py) and its opposite. Both are padded with -1;
+    the distinct items of a history have the latest first.
 
     Returns:
         [U] 1 where the slate has fewer categories than the history, else 0; [U] 1 where it has

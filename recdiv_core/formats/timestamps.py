@@ -79,12 +79,7 @@ def detect_times(column: pa.Array, name: str, pattern: str = "") -> TimeFormat:
 
     Numbers below SMALLEST are order numbers, and so is a column named `order`, unless most values
     are dates in digits. The median of larger numbers decides between seconds, milli-, micro- and
-    nanoseconds.
-
-    Args:
-        column: sample of any type.
-        name: column name in the files.
-        pattern: `data.timestamp_format`; empty = detect.
+    nanoseconds. Without a `pattern` the format is detected.
 
     Raises:
         UserError: no value is a time, or the order of day and month is ambiguous.
@@ -167,9 +162,7 @@ def _refusal(name: str, column: pa.Array, reason: str) -> UserError:
 def parse_times(column: pa.Array | pa.ChunkedArray, form: TimeFormat) -> tuple[Any, Any]:
     """Read a column of times.
 
-    Args:
-        column: [N] of any type.
-        form: format of the times. A time without a zone is UTC.
+    A time without a zone is UTC.
 
     Returns:
         times [N] int64, microseconds since 1970 UTC, or order numbers; 0 for a fault.

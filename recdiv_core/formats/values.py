@@ -132,11 +132,8 @@ def clean_ids(
     """Return ids in one spelling, so that a log and a catalogue agree.
 
     `1`, `"1"`, `1.0` and `" 1"` are one id. Blanks around an id are removed, and so is the `.0` of
-    a whole number, which tools write when a column has missing values.
-
-    Args:
-        column: ids of any type.
-        words: `data.null_words`.
+    a whole number, which tools write when a column has missing values. `words` are
+    `data.null_words`.
 
     Returns:
         ids: [N] string; null = missing.

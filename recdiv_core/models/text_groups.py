@@ -33,9 +33,7 @@ def batches_by_length(
 def group_by_length(lengths: Sequence[int] | NDArray[np.int64], call: int) -> list[NDArray]:
     """Return groups of texts with the fewest padded tokens plus `call` per group.
 
-    Args:
-        lengths: tokens of each text, [N].
-        call: price of a group in tokens, >= 0.
+    `call` is the price of a group in tokens, >= 0.
 
     Returns:
         Indices of the texts of each group, the longest texts first; none without texts.

@@ -27,11 +27,8 @@ def top_scores(scores_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k highest scores of each user: `scores_BV.topk(k, dim=1)` in a third of the time.
 
     Of equal scores the lower index comes first, which torch does not promise. On a GPU the host
-    waits once for the scores, to find ties for the last position.
-
-    Args:
-        scores_BV: float32; NaN counts as the highest, as it does for torch.
-        k: at most V.
+    waits once for the scores, to find ties for the last position. NaN counts as the highest, as it
+    does for torch; k is at most V.
 
     Returns:
         values_Bk falling, and index_Bk int64.

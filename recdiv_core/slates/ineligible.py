@@ -118,11 +118,8 @@ def freed_places(
 def ineligible_of(eligible: Eligibility, requested_B: Any, device: torch.device) -> Ineligible:
     """Return the items that the users of a batch must not see.
 
-    Args:
-        eligible: which items may be shown.
-        requested_B: int64 [B] time of each request in microseconds; None = unknown, so dates do not
-            count.
-        device: of the result.
+    `requested_B` [B] is the time of each request in microseconds; None = unknown, so dates do not
+    count.
     """
     is_open_V, dates = eligible.is_open_V, eligible.dates
     if dates is None or requested_B is None or not len(requested_B):

@@ -61,9 +61,7 @@ def absolute(path: Path) -> Path:
 def local_path(given: str | Path, key: str) -> Path:
     """Return a path with `~` expanded, after checking that the file system can hold it.
 
-    Args:
-        given: path as the user wrote it; a relative path stays relative.
-        key: dotted key, or option such as `--out`, for messages.
+    A relative path stays relative; `key`, a setting or an option such as `--out`, is for messages.
 
     Raises:
         UserError: a NUL character, a `~` without a home directory, a name or path that is too long,

@@ -39,9 +39,7 @@ def is_uri(place: str | Path) -> bool:
 def filesystem_of(place: str | Path, key: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """Return the file system of a place, and the path inside it.
 
-    Args:
-        place: path or URI. `~` is expanded, and a path is made absolute.
-        key: dotted key or option of the place, for messages.
+    `~` is expanded, and a path is made absolute; `key` is for messages.
 
     Raises:
         UserError: an unknown store, a wrong option, or a store that does not answer.
