@@ -10,7 +10,6 @@ changed user keeps its files. B users, N events.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from recdiv_core.data.append_log import add_counts
 from recdiv_core.data.audit import preparing
 from recdiv_core.data.events import STAGED
 from recdiv_core.data.shards import read_shard
-from recdiv_core.schema import EVAL_EXAMPLE, TRAIN_EXAMPLE, USER_ID
+from recdiv_core.schema import EVAL_EXAMPLE, TIMESTAMP, TRAIN_EXAMPLE, USER_ID
 from recdiv_core.storage.whole_files import link_or_copy
 
 SPLITS = {"train": TRAIN_EXAMPLE, "val": EVAL_EXAMPLE, "test": EVAL_EXAMPLE}
@@ -93,10 +92,11 @@ def _merge_shard(
     users = pa.concat_tables([*kept, merged.cast(kept[0].schema) if kept else merged])
     users = users.sort_by([(staging.USER_HASH, "ascending"), (USER_ID, "ascending")])
     staging.write_shard(users.combine_chunks(), work / "stage", shard)
-    summary = _read_summary(base, shard)
+    summary = staging.read_summary(base, shard)
     describe = staging.describe_events
-    after = describe(_times(merged), has_timestamps=has_timestamps)
-    before = describe(_times_of(old), has_timestamps=has_timestamps) if len(old) else {}
+    after = describe(staging.times_of(merged), has_timestamps=has_timestamps)
+    old_N = old[TIMESTAMP].to_numpy()
+    before = describe(old_N, has_timestamps=has_timestamps) if len(old) else {}
     changed: dict[str, Any] = {
         "num_expired": summary.get("num_expired", 0),
         "num_duplicates": summary.get("num_duplicates", 0) + num_repeated,
@@ -112,19 +112,6 @@ def _merge_shard(
         fresh = staging.count_repeated([old, new], merged)
         changed["repeated"] = add_counts(summary.get("repeated", {}), fresh)
     staging.write_summary(changed, work / "stage", shard)
-
-
-def _read_summary(base: Path, shard: int) -> dict[str, Any]:
-    path = base / "stage" / f"{shard:05d}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _times(users: pa.Table) -> Any:
-    return users["times"].combine_chunks().flatten().to_numpy()
-
-
-def _times_of(events: pa.Table) -> Any:
-    return events["timestamp"].to_numpy()
 
 
 def rewrite_shard(

@@ -41,6 +41,8 @@ from recdiv_core.data.staging import (
     describe_events,
     flatten_users,
     order_events,
+    read_summary,
+    times_of,
     write_shard,
     write_summary,
 )
@@ -160,10 +162,9 @@ def write_stage(step: Removal, log_files: Sequence[str], num_items: int) -> trac
         if not len(kept):
             continue
         write_shard(kept.combine_chunks(), step.work / "stage", shard)
-        summary = json.loads((step.base / "stage" / names[1]).read_text(encoding="utf-8"))
-        times_N = kept["times"].combine_chunks().flatten().to_numpy()
+        summary = read_summary(step.base, shard)
         summary["num_sessions"] -= order_events(rows, gap_us, rank_F)[2]
-        summary |= describe_events(times_N, has_timestamps=step.manifest.has_timestamps)
+        summary |= describe_events(times_of(kept), has_timestamps=step.manifest.has_timestamps)
         write_summary(summary, step.work / "stage", shard)
     is_theirs = own.first_V == seen.first_V
     seen.first_V = np.where(is_theirs, np.maximum(others.first_V, seen.first_V), seen.first_V)

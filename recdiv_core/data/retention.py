@@ -53,7 +53,7 @@ def expire(
     Files in `stage/` and `quarantine/` of `work` may be hard links. `days` in UTC, at least 1, are
     kept. For `gap_us` and `rank_F` see `staging.order_events`.
     """
-    parts = [_summary(work, shard) for shard in list_shards(work)]
+    parts = [staging.read_summary(work, shard) for shard in list_shards(work)]
     if not parts:
         return
     last = max(part["last"] for part in parts)
@@ -64,12 +64,8 @@ def expire(
         _expire_quarantine(path, start, times)
 
 
-def _summary(work: Path, shard: int) -> dict[str, Any]:
-    return json.loads((work / "stage" / f"{shard:05d}.json").read_text(encoding="utf-8"))
-
-
 def _expire_shard(work: Path, shard: int, start: int, gap_us: int, rank_F: Any) -> None:
-    summary = _summary(work, shard)
+    summary = staging.read_summary(work, shard)
     if summary["first"] >= start:
         return
     path = work / "stage" / f"{shard:05d}.parquet"

@@ -209,7 +209,7 @@ def _stage_group(group: pa.Table, *, stage: str, gap_us: int, has_timestamps: bo
     shard = group["shard"][0].as_py()
     users, num_duplicates, num_sessions = order_events(group, gap_us)
     write_shard(users, Path(stage), shard)
-    times = users["times"].combine_chunks().flatten().to_numpy()
+    times = times_of(users)
     summary: dict[str, Any] = {"num_duplicates": num_duplicates, "num_sessions": num_sessions}
     summary |= describe_events(times, has_timestamps=has_timestamps)
     if has_timestamps:
@@ -229,12 +229,17 @@ def flatten_users(users: pa.Table, shard: int) -> pa.Table:
     return pa.table([columns[name] for name in STAGED.names], schema=STAGED)
 
 
+def times_of(users: pa.Table) -> Any:
+    """Return the times of all events of staged users, one user after another."""
+    return users["times"].combine_chunks().flatten().to_numpy()
+
+
 def count_repeated(before: Sequence[pa.Table], users: pa.Table) -> dict[str, int]:
     """Return the number of repeated events that were removed, by day.
 
     `users` has the events of `before` without the repeated ones, one row per user.
     """
-    kept_N = users["times"].combine_chunks().flatten().to_numpy()
+    kept_N = times_of(users)
     all_N = np.concatenate([table[TIMESTAMP].to_numpy() for table in before])
     counts = collections.Counter(_days(all_N))
     counts.subtract(_days(kept_N))
@@ -258,6 +263,12 @@ def write_shard(users: pa.Table, stage: Path, shard: int) -> None:
         column_encoding=packed,
         write_statistics=False,
     )
+
+
+def read_summary(work: Path, shard: int) -> dict[str, Any]:
+    """Return the counts of a staged shard; empty for a shard without events."""
+    path = work / "stage" / f"{shard:05d}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def write_summary(summary: Mapping[str, Any], stage: Path, shard: int) -> None:
