@@ -176,20 +176,25 @@ def find_cuts(config: Config, protocol: str, work: Path, *, on_ray: bool = True)
         begin, val, test, end = (
             timestamps.show_time(t) for t in (first, cuts["val_from"], cuts["test_from"], last)
         )
+        val_by = _deciding("val", settings.val_from, settings.val_days, settings.val_share)
+        test_by = _deciding("test", settings.test_from, settings.test_days, settings.test_share)
         raise UserError(
-            f"{_deciding(config, 'val')} and {_deciding(config, 'test')} cut the log at {val} and "
-            f"{test}, but its times go from {begin} to {end}: each of the three windows needs "
-            "events; change these settings, or set split.protocol=leave_last_out"
+            f"{val_by} and {test_by} cut the log at {val} and {test}, but its times go from "
+            f"{begin} to {end}: each of the three windows needs events; change these settings, or "
+            "set split.protocol=leave_last_out"
         )
     return Cuts(protocol, **cuts)
 
 
-def _deciding(config: Config, window: str) -> str:
-    """Return the setting that decides where a window begins, with its value."""
-    settings = config.split.model_dump()
-    names = [f"{window}_from", f"{window}_days", f"{window}_share"]
-    name = next(name for name in names if settings[name])
-    return f"split.{name}={settings[name]}"
+def _deciding(window: str, cut: str, days: int, share: float) -> str:
+    """Return the setting that decides where a window begins, with its value.
+
+    >>> _deciding("val", "", 0, 0.1)
+    'split.val_share=0.1'
+    """
+    given = {f"{window}_from": cut, f"{window}_days": days, f"{window}_share": share}
+    name = next(name for name, value in given.items() if value)
+    return f"split.{name}={given[name]}"
 
 
 def first_nearest(ascending: Any, target: float) -> int:
