@@ -62,7 +62,7 @@ class Size:
     seed: int = 0
 
 
-QUICK: Final = Size(burn_in=2, days=8, every=3)
+QUICK: Final = Size(burn_in=2, days=8, every=2)
 COMMON: Final = {
     "data.name": "month",
     "data.num_shards": 1,
