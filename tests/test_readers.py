@@ -108,6 +108,8 @@ def make_bad(tmp_path, name, content):
     ("name", "content", "message"),
     [
         ("log.csv", b"", "empty file"),
+        ("log.csv", b"\n\n", "is an empty file: it has no column"),
+        ("log.csv.gz", gzip.compress(b"", mtime=0), "is an empty file: it has no column"),
         ("log.csv", b"user_id,item\n1,2\n", "no column 'item_id'.*did you mean .*item_id=item"),
         ("log.parquet", b"not parquet at all", "not readable as parquet"),
         ("log.docx", b"1,2", "unknown extension; allowed: .csv"),

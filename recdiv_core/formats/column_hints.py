@@ -28,6 +28,8 @@ def explain_missing(
 
     `ours` is our name of the column, `theirs` the mapped name.
     """
+    if not header:  # blank lines alone, or a compressed file of nothing
+        return f"{key}: {file.path} is an empty file: it has no column"
     columns = f"{text.prefix}columns"
     shown = ", ".join(_show(name) for name in header)
     said = f"{key}: {file.path} has no column {theirs!r} ({columns}.{ours})"
