@@ -571,6 +571,20 @@ def test_a_time_of_day_goes_before_a_date(tmp_path):
     assert config.data.columns.timestamp == "event_timestamp"
 
 
+def test_a_time_of_day_in_a_column_of_its_own_is_told(tmp_path):
+    lines(
+        tmp_path / "log.csv",
+        log_of("customer_email,item_id,date,time", lambda u, i, n: (u, i, "2024-03-01", "10:30")),
+    )
+    findings, config = init(tmp_path / "log.csv", out=tmp_path / "shop.yaml")
+    assert (config.data.columns.user_id, config.data.columns.timestamp) == (
+        "customer_email",
+        "date",
+    )
+    (said,) = [evidence for column, _, evidence in findings.table if column == "  time"]
+    assert "not read" in said
+
+
 def test_a_user_of_a_list_of_events_may_occur_once(tmp_path):
     content = "".join(
         json.dumps(

@@ -67,6 +67,10 @@ def test_text_that_is_no_number_becomes_null():
         ("from 5", None),
         ("free", None),
         ("€", None),
+        ("M12", None),
+        ("12 ml", None),
+        ("EUR12", 12.0),
+        ("1200円", 1200.0),
     ],
 )
 def test_prices_are_read_as_people_write_them(text, price):

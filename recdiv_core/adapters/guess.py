@@ -21,7 +21,7 @@ from recdiv_core.formats.values import as_numbers, as_prices, as_text
 
 ROLES: Final[Mapping[str, str]] = {
     "user_id": "user users uid customer client visitor member shopper buyer account reviewer "
-    "cookie person fullvisitor device anonymous",
+    "cookie person fullvisitor device anonymous email customeremail useremail emailaddress",
     "item_id": "item items product article sku asin movie track song book news offer goods stock "
     "stockcode object content aid iid pid ean gtin parentasin productcode variant listing",
     "timestamp": "timestamp time ts date datetime eventtime eventdate createdat created when tdat "
@@ -71,6 +71,8 @@ TIME_SHAPES: Final = re.compile(
 )
 DAY: Final = r"^\s*(20[0-9]{6}|[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4})\s*$"
 """Pattern of a date without a time of day."""
+CLOCK: Final = r"^\s*[0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?\s*$"
+"""Pattern of a time of day without a date."""
 PARTED: Final = re.compile(
     r"([0-9]{1,2})([/.-])([0-9]{1,2})\2([0-9]{4}|[0-9]{2})"
     r"(?:([T ])[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?( ?[AaPp][Mm])?)?"

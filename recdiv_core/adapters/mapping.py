@@ -218,6 +218,11 @@ def _describe_times(log: Group, roles: dict[str, Guess], findings: Findings) -> 
         )
         return
     values = log.column(roles["timestamp"].column).values.drop_null().slice(0, 2000)
+    if guess.share_like(values, guess.DAY) > 0.5:
+        for column in log.columns:
+            if guess.share_like(column.values.drop_null(), guess.CLOCK) > 0.5:
+                said = "a time of day, not read: write it behind the date, to order a day's events"
+                findings.table.append((f"  {column.name}", "-", said))
     chosen, other = guess.guess_time_format(values.to_pylist())
     if chosen:
         findings.set("data.timestamp_format", chosen)

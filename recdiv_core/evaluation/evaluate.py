@@ -43,7 +43,7 @@ from recdiv_core.slates.eligibility import (
     eligibility_of,
     with_whole_paths,
 )
-from recdiv_core.slates.given import GivenSlates, read_given_slates, shown_of_split
+from recdiv_core.slates.given import GivenSlates, no_hit, read_given_slates, shown_of_split
 from recdiv_core.slates.inputs import check_inputs, check_prepared, start_with_gpu
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
@@ -141,6 +141,8 @@ def evaluate_given(config: Config, slates: str | Path, *, split: str = "test") -
     start_with_gpu(config)
     ensure_vectors(prepared, manifest)
     found = _judge(config, manifest, given, split)
+    if warning := no_hit(found["metrics"], split, config.eval.k):
+        logger.warning("--slates %s: %s", slates, warning)
     return {"checkpoint": None, **found, "slates": str(slates), "matching": asdict(given.matching)}
 
 

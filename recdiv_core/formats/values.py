@@ -70,8 +70,13 @@ def as_numbers(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return pa.array(as_floats(as_text(column)), from_pandas=True)
 
 
-CURRENCY: Final = r"(?:[^\W\d_]{0,3}[$\u00a2-\u00a5\u0e3f\u20a0-\u20cf]|[^\W\d_]{1,3}\.?)"
-"""A currency sign, perhaps after letters (US$), or a code of up to 3 letters (EUR, Rs.)."""
+CODES: Final = (
+    "AED|ARS|AUD|BGN|BRL|CAD|CHF|CLP|CNY|COP|CZK|DKK|EGP|EUR|GBP|HKD|HUF|IDR|ILS|INR|JPY|KES|KRW|"
+    "MXN|MYR|NGN|NOK|NZD|PEN|PHP|PKR|PLN|RON|RSD|RUB|SAR|SEK|SGD|THB|TRY|TWD|UAH|USD|VND|ZAR|"
+    "Rs|Rp|RM|kr|Ft|Kč|zł|lei|din|лв|грн|руб|р|元|円|원|บาท"  # noqa: RUF001
+)
+CURRENCY: Final = rf"(?:[^\W\d_]{{0,3}}[$\u00a2-\u00a5\u0e3f\u20a0-\u20cf]|(?:{CODES})\.?)"
+"""A currency sign, perhaps after letters (US$), or a code: letters alone may be part of an id."""
 PRICE: Final = re.compile(
     rf"(?:{CURRENCY}\s*)?([0-9][0-9.,'\u2019\s]*?)(?:[,.][-\u2013])?(?:\s*{CURRENCY})?"
 )

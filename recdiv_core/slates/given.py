@@ -279,6 +279,25 @@ def problems(matching: Matching, *, k: int) -> list[str]:
     return [f"{counts[name]} {text}" for name, text in said.items() if counts[name]]
 
 
+def no_hit(metrics: Mapping[str, float], split: str, k: int) -> str:
+    """Return a warning if no slate has a held-out item; else empty.
+
+    Slates that are made of complete histories leave these items out.
+
+    >>> no_hit({"hit_at_10": 0.25}, "test", 10)
+    ''
+    >>> no_hit({"hit_at_10": 0.0}, "test", 10)[:59]
+    'no slate has an item that the test split holds out. Slates '
+    """
+    if metrics.get(f"hit_at_{k}", 1.0):
+        return ""
+    return (
+        f"no slate has an item that the {split} split holds out. Slates for complete histories "
+        f"leave such items out; make them for the histories before it, as `recommend --users "
+        f"{split}` does"
+    )
+
+
 def shown_of_split(
     given: GivenSlates,
     dataset: Dataset,
