@@ -209,6 +209,13 @@ def read_manifest(prepared: Path) -> Manifest:
     """
     path = prepared / "manifest.json"
     if not prepared.is_dir():
+        home = prepared.parent
+        view = home.parent / home.name.removesuffix(".versions")
+        if view != home and view.is_dir():  # an old checkpoint names a version that was removed
+            raise UserError(
+                f"data.prepared={prepared} was removed, because there are newer versions; give "
+                f"data.prepared={view} for the current one"
+            )
         raise UserError(f"data.prepared={prepared} is not a directory; run `recdiv prepare` first")
     if not path.is_file():
         raise UserError(

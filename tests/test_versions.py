@@ -19,7 +19,7 @@ from recdiv_core.data.versions import (
     with_version,
 )
 from recdiv_core.errors import UserError
-from recdiv_core.schema import check_unchanged
+from recdiv_core.schema import check_unchanged, read_manifest
 
 PRINTS = [f"{letter}" * 64 for letter in "abcdef"]
 
@@ -203,4 +203,4 @@ def test_a_version_that_was_removed_names_the_link_to_the_current_one(view):
     removed = version_place(view, PRINTS[0])
     assert not removed.exists()
     with pytest.raises(UserError, match=rf"was removed, .*give data.prepared={view} for"):
-        open_version(removed)
+        read_manifest(open_version(removed))

@@ -63,20 +63,8 @@ def open_version(given: str | Path) -> Path:
 
 
 def find_version(given: str | Path) -> Path:
-    """Return the current version of a data set, without a protection from removal.
-
-    Raises:
-        UserError: the path is a version that was removed, as an old checkpoint may name it.
-    """
-    version = _followed(absolute(local_path(given, "data.prepared")))
-    home = version.parent
-    view = home.with_name(home.name.removesuffix(ENDING))
-    if view != home and not version.exists() and view.exists():
-        raise UserError(
-            f"data.prepared={version} was removed, because there are newer versions; give "
-            f"data.prepared={view} for the current one"
-        )
-    return version
+    """Return the current version of a data set, without a protection from removal."""
+    return _followed(absolute(local_path(given, "data.prepared")))
 
 
 def with_version(config: Config, fingerprint: str = "") -> Config:
