@@ -3,8 +3,8 @@
 A base model is trained first, at w = 0. Every trial starts from it with a diversity weight and a
 mix of regularisers. This takes a fraction of the time of training from scratch. The baseline also
 starts from it, at w = 0, for the same epochs. All trials are compared after their last epoch,
-because coverage grows with every epoch. The mixes are mostly `coverage`, with a little of a penalty
-inside the slate that keeps slates from narrowing. At the end each model is also evaluated with
+because coverage grows with every epoch. The mixes are mostly `coverage`, two of them with penalties
+inside the slate that keep slates from narrowing. At the end each model is also evaluated with
 light re-ranking (`eval.dials`), which raises ILD and the diversity index at a lower cost.
 """
 
@@ -19,7 +19,7 @@ SPACE = SearchSpace(
         "loss.diversity": tune.grid_search(
             [
                 {"coverage": 1.0},
-                {"ild": 1.0, "coverage": 9.0},
+                {"ild": 2.0, "category_entropy": 1.0, "coverage": 6.0},
                 {"category_entropy": 1.0, "coverage": 24.0},
             ]
         ),
