@@ -33,6 +33,8 @@ from recdiv_core.config import Pooling
 from recdiv_core.errors import UserError
 
 SCHEMA_VERSION: Final = 3
+ENDING: Final = ".versions"
+"""Ending of the directory of a data set's versions, see data/versions.py."""
 
 USER_ID: Final = "user_id"
 ITEM_ID: Final = "item_id"
@@ -210,7 +212,7 @@ def read_manifest(prepared: Path) -> Manifest:
     path = prepared / "manifest.json"
     if not prepared.is_dir():
         home = prepared.parent
-        view = home.parent / home.name.removesuffix(".versions")
+        view = home.parent / home.name.removesuffix(ENDING)
         if view != home and view.is_dir():  # an old checkpoint names a version that was removed
             raise UserError(
                 f"data.prepared={prepared} was removed, because there are newer versions; give "

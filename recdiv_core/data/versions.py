@@ -25,6 +25,7 @@ from typing import Final
 
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
+from recdiv_core.schema import ENDING
 from recdiv_core.storage.claims import OWNER, PARTIAL, lock, scratch
 from recdiv_core.storage.given_paths import absolute, local_path
 
@@ -32,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 KEPT: Final = 2
 """Number of earlier versions that stay on disk beside the current one."""
-ENDING: Final = ".versions"
 MAX_NAME: Final = 200
 """Most bytes of a data set's name; file systems allow 255, including suffixes like `.versions`."""
 MAX_LINKS: Final = 40  # as Linux
