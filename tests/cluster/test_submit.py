@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,7 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.conftest import wait_until
+from tests.cluster.conftest import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -55,8 +56,14 @@ except KeyboardInterrupt:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+    """Return a free port above those of Ray's workers, below those of outgoing connections.
+
+    A port that the system gives may belong to somebody's connection before Ray takes it.
+    """
+    for port in random.sample(range(20_000, 32_000), k=100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port from 20000 to 31999 is free")
 
 
 def answers(url: str) -> bool:
@@ -85,16 +92,17 @@ def is_removed(directory: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def dashboard() -> Iterator[str]:
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the address of a cluster of its own: `ray start --head`, gone without leftovers."""
     temp_dir = tempfile.mkdtemp(prefix="rd", dir="/tmp")  # short: Ray's socket paths are limited
+    said = tmp_path_factory.mktemp("head") / "said"
     port = free_port()
     options = {
-        "port": free_port(),
+        "port": 0,
         "dashboard-port": port,
-        "dashboard-agent-listen-port": free_port(),
-        "dashboard-agent-grpc-port": free_port(),
-        "metrics-export-port": free_port(),
+        "dashboard-agent-listen-port": 0,
+        "dashboard-agent-grpc-port": 0,
+        "metrics-export-port": 0,
         "ray-client-server-port": free_port(),
         "temp-dir": temp_dir,
         "num-cpus": 1,
@@ -102,16 +110,16 @@ def dashboard() -> Iterator[str]:
     }
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"]
     command += ["--disable-usage-stats", *(f"--{name}={value}" for name, value in options.items())]
-    head = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with said.open("wb") as file:
+        head = subprocess.Popen(command, env=environment(), stdout=file, stderr=file)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not answers(f"http://127.0.0.1:{port}/api/version"):
-            assert head.poll() is None, "ray start ended"
+            assert head.poll() is None, said.read_text()
             assert time.monotonic() < deadline, "the dashboard does not answer"
             time.sleep(0.5)
         yield f"http://127.0.0.1:{port}"
+        assert head.poll() is None, said.read_text()
     finally:
         head.send_signal(signal.SIGTERM)
         head.wait(timeout=60)
@@ -149,7 +157,7 @@ def submit(
         env=environment(**changes),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
 
 
@@ -160,7 +168,7 @@ def ask(address: str, *options: str) -> subprocess.CompletedProcess[str]:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
 
 
@@ -220,7 +228,8 @@ def test_a_job_is_listed_stopped_and_followed_again(dashboard: str, tree: Path, 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         mark = tmp_path / "mark"
         submitted = pool.submit(submit, dashboard, tree, "linger", str(mark))
-        wait_until(mark.is_file)
+        wait_until(lambda: mark.is_file() or submitted.done())
+        assert mark.is_file(), submitted.result().stderr
         listed = ask(dashboard, "--list")
         (job,) = [j for j in json.loads(listed.stdout)["jobs"] if j["command"][:6] == "linger"]
         stopped = ask(dashboard, "--stop", job["job_id"])
