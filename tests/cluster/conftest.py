@@ -6,8 +6,10 @@ import io
 import json
 import multiprocessing
 import os
+import random
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -305,6 +307,17 @@ def wait_until(holds: Callable[[], object]) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"the condition did not hold within {PATIENCE_S} s"
         time.sleep(0.05)
+
+
+def free_port() -> int:
+    """Return a free port above those of Ray's workers, below those of outgoing connections.
+
+    A port that the system gives may belong to somebody's connection before Ray takes it.
+    """
+    for port in random.sample(range(20_000, 32_000), k=100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port from 20000 to 31999 is free")
 
 
 def family_of(pid: int) -> list[tuple[psutil.Process, str]]:

@@ -1,7 +1,6 @@
 """A run whose MLflow server goes away for a while loses none of its figures."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.conftest import LONG, PATIENCE_S, wait_until
+from tests.cluster.conftest import LONG, PATIENCE_S, free_port, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.slow]
 
@@ -25,9 +24,7 @@ class Server:
     """A real MLflow server that can be stopped and started again on its port and database."""
 
     def __init__(self, place: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.database = f"sqlite:///{place}/server.db"
         self.log = (place / "server.log").open("ab")

@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -22,7 +21,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.conftest import PATIENCE_S, wait_until
+from tests.cluster.conftest import PATIENCE_S, free_port, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -53,17 +52,6 @@ except KeyboardInterrupt:
     Path(sys.argv[1]).write_text("tidied up")
     sys.exit(130)
 """
-
-
-def free_port() -> int:
-    """Return a free port above those of Ray's workers, below those of outgoing connections.
-
-    A port that the system gives may belong to somebody's connection before Ray takes it.
-    """
-    for port in random.sample(range(20_000, 32_000), k=100):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise AssertionError("no port from 20000 to 31999 is free")
 
 
 def answers(url: str) -> bool:
