@@ -181,7 +181,8 @@ def _parse_value(key: str, text: str) -> object:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    # PyYAML's name of a text that is no file
+    return " ".join(str(error).replace(' in "<unicode string>",', " at").split())
 
 
 def reference() -> str:

@@ -531,6 +531,22 @@ def test_a_name_that_occurs_twice_is_a_name(tmp_path):
     assert counts_of(config)[3:] == ({}, {})
 
 
+def test_a_column_that_occurs_twice_and_has_a_role_is_refused(tmp_path):
+    lines(
+        tmp_path / "log.csv",
+        log_of("item_id,item_id,user_id,timestamp", lambda u, i, n: (i, i, u, FIRST_S + n)),
+    )
+    with pytest.raises(UserError, match=r"more than one column 'item_id', .* its item_id"):
+        init(tmp_path / "log.csv", out=tmp_path / "shop.yaml")
+
+
+def test_a_prepared_data_set_is_refused(tmp_path):
+    for name in ("manifest.json", "catalogue.parquet"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"is a prepared data set: run `recdiv train"):
+        init(tmp_path, out=tmp_path / "shop.yaml")
+
+
 def test_prices_with_a_currency_are_prices_for_init_and_for_prepare(tmp_path):
     lines(
         tmp_path / "in" / "log.csv",

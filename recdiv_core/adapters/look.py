@@ -6,6 +6,7 @@ mapping.py derives the settings, and shop_config.py writes them to a file.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,13 +16,14 @@ from typing import Final
 import pyarrow as pa
 
 from recdiv_core.adapters import by_values, guess
+from recdiv_core.adapters.guess import Guess
 from recdiv_core.adapters.layout_files import find_given
 from recdiv_core.adapters.mapping import Findings, Group, describe_items, describe_log, join
 from recdiv_core.adapters.recognise import recognise
 from recdiv_core.config import ColumnsConfig, Config, override
 from recdiv_core.errors import UserError
 from recdiv_core.formats.files import find_paths, list_files
-from recdiv_core.formats.readers import ROW, cut_units, read_unit
+from recdiv_core.formats.readers import ROW, cut_units, read_header, read_unit
 from recdiv_core.formats.sniff import NAMES, Sniffed, printable, sniff
 from recdiv_core.formats.values import as_text
 from recdiv_core.storage.places import is_uri
@@ -40,8 +42,9 @@ def look_at(given: Sequence[str]) -> Findings:
     """Inspect files, directories, globs or URIs.
 
     Raises:
-        UserError: no file is found, or no file can be a click log.
+        UserError: no file is found, no file can be a click log, or what `prepare` made is given.
     """
+    _refuse_prepared(given)
     paths = sorted({path for one in given for path in find_paths(one, "FILE")})
     likely = [path for path in paths if not path.lower().endswith(NO_DATA)]
     sniffed, alike = _sniff_all(likely or paths)
@@ -65,10 +68,12 @@ def look_at(given: Sequence[str]) -> Findings:
             f"inspected: {'; '.join(_say(file) for file in readable[:5])}"
         )
     _check_extension(log.sample)
+    _check_names(log.sample, log.log)
     wanted = log.column(log.log["item_id"].column).values
     items = _find_items([group for group in groups if group.sample is not log.sample], wanted)
     if items is not None:
         _check_extension(items.sample)
+        _check_names(items.sample, items.items)
     describe_log(log, paths, findings, has_items=items is not None)
     if items is not None:
         names = ColumnsConfig().model_dump()
@@ -78,6 +83,16 @@ def look_at(given: Sequence[str]) -> Findings:
         describe_items(items, wanted, paths, expected, findings)
     _list_unused(sniffed, findings)
     return findings
+
+
+def _refuse_prepared(given: Sequence[str]) -> None:
+    for one in given:
+        files = [f"{one}/{name}" for name in ("manifest.json", "catalogue.parquet")]
+        if not is_uri(one) and all(map(os.path.isfile, files)):  # False for a name no file can have
+            raise UserError(
+                f"{one} is a prepared data set: run `recdiv train data.prepared={one}`, or give "
+                "the click log that it was made from"
+            )
 
 
 def _list_unused(sniffed: Sequence[Sniffed], findings: Findings) -> None:
@@ -120,6 +135,22 @@ def _check_extension(file: Sniffed) -> None:
         list_files(file.file.path, "FILE")
     except UserError as error:
         raise UserError(f"{error}; it holds {NAMES[file.file.format]}, so rename it") from None
+
+
+def _check_names(file: Sniffed, roles: Mapping[str, Guess]) -> None:
+    """Refuse a file where a role has two columns of one name, as `prepare` does."""
+    header = read_header(file.file, "FILE")
+    twice = [
+        (role, found.column) for role, found in roles.items() if header.count(found.column) > 1
+    ]
+    if twice:
+        role, name = twice[0]
+        raise UserError(
+            printable(
+                f"{file.name} has more than one column {name!r}, which looks like its {role}: "
+                "rename all but one"
+            )
+        )
 
 
 def _say(file: Sniffed) -> str:
