@@ -4,17 +4,18 @@
     python -m benchmarks.fronts runs/prepared/shop
     python -m benchmarks.fronts runs/prepared/shop --seeds 0 1 2 --epochs 15 5
 
-`recdiv tune --space tradeoff` runs for each seed, on the built-in shop with `--quick`. Two sets of
+`recdiv tune--space tradeoff` runs for each seed, on the built-in shop with `--quick`. Two sets of
 points are compared: all trained models with the light re-ranking of `eval.dials`, and the model at
-w = 0 under as many settings of MMR, MSD, DPP and beam, each with logit adjustments. Each front is
-chosen on validation and measured once on test, on the same users. `joint_hypervolume_ratio` is the
-hypervolume of NDCG, coverage, ILD and diversity index of the first front over that of the second.
-It counts from 90 % of the NDCG of w = 0, the loosest budget of the operating points, and from 0 on
-the other axes. `difference` is the first volume minus the second, as a share of the second. `point`
-is the recommended trial: relative changes against w = 0 on test, and `coverage_gap_closed`, the
-share of what w = 0 lacks to the most coverage that can be shown. `interval` is over users (95 %)
-for one seed, else over seeds. `true_tastes` is the share of the planted tastes that slates serve,
-at w = 0 and at the point (built-in shop, tastes.py). Prints one JSON line.
+w = 0 under as many settings of MMR, MSD, DPP and beam, each with logit adjustments and lifts. Each
+front is chosen on validation and measured once on test, on the same users.
+`joint_hypervolume_ratio` is the hypervolume of NDCG, coverage, ILD and diversity index of the first
+front over that of the second. It counts from 90 % of the NDCG of w = 0, the loosest budget of the
+operating points, and from 0 on the other axes. `difference` is the first volume minus the second,
+as a share of the second. `point` is the recommended trial: relative changes against w = 0 on test,
+and `coverage_gap_closed`, the share of what w = 0 lacks to the most coverage that can be shown.
+`interval` is over users (95 %) for one seed, else over seeds. `true_tastes` is the share of the
+planted tastes that slates serve, at w = 0 and at the point (built-in shop, tastes.py). Prints one
+JSON line.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ from recdiv_core.metrics.bootstrap import interval
 from recdiv_core.metrics.jackknife import UserResults, sample_metrics
 from recdiv_core.metrics.repeats import half_width
 from recdiv_core.metrics.tally import USER_METRICS, count_users, finish
+from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.recommender import Recommender
 from recdiv_core.search_space import Objective
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.dials import dial_policies
@@ -63,8 +66,8 @@ logger = logging.getLogger("benchmarks.fronts")
 AXES: Final = ("ndcg", "coverage", "ild", "diversity_index")
 UPWARD: Final = ("max",) * len(AXES)
 METHODS: Final = ("mmr", "msd", "dpp", "beam")
-FACTORS: Final = (0.0, 0.05, 0.1, 0.25, 0.5)
-"""Logit adjustments of the re-ranked model with w = 0."""
+ADJUSTMENTS: Final = ((0.0, 0.0), (0.1, 0.0), (0.25, 0.0), (0.0, 0.4), (0.0, 0.6))
+"""Logit adjustments and lifts of the re-ranked model with w = 0."""
 QUICK: Final = {"data.demo_events": 40_000, "train.batch_size": 64, "train.warmup_steps": 20}
 NUM_DRAWS: Final = {True: 100, False: 1000}
 """Samples of the users behind an interval; True = `--quick`."""
@@ -139,10 +142,14 @@ def compare_seed(runs: Sequence[Run], *, num_draws: int) -> dict[str, Any]:
     dataset = load_dataset(Path(runs[0].config.data.prepared))
     trained: list[Point] = []
     for run in runs:
-        policies = [slate_policy(run.config, dataset), *dial_policies(run.config, dataset)]
-        trained += judged_on_val(run, dataset, policies)
+        model = load_model(run.config, dataset, run.checkpoint)
+        own = slate_policy(run.config, dataset, model.lifts)
+        policies = [own, *dial_policies(run.config, dataset, model.lifts)]
+        trained += judged_on_val(run, model, dataset, policies)
     plain = trained[0]
-    again = judged_on_val(runs[0], dataset, reranked(plain.policy, len(trained)))
+    model = load_model(runs[0].config, dataset, runs[0].checkpoint)
+    policies = reranked(replace(plain.policy, lifts=model.lifts), len(trained))
+    again = judged_on_val(runs[0], model, dataset, policies)
     least = min(OPERATING) * axes_of(plain)[0]
     fronts = {"trained": front(trained, least), "reranked": front([plain, *again], least)}
     recommended = recommend(trained, len(dataset.catalogue)) or plain
@@ -164,25 +171,26 @@ def compare_seed(runs: Sequence[Run], *, num_draws: int) -> dict[str, Any]:
             "w": recommended.run.weight,
             "method": recommended.policy.method,
             "diversity": recommended.policy.diversity,
-            "logit_adjustment": recommended.policy.logit_adjustment,
+            "lift": recommended.policy.lift,
         },
     }
 
 
 def reranked(plain: SlatePolicy, most: int) -> list[SlatePolicy]:
-    """Return up to `most` settings of the re-rankers: the same dials and factors for each."""
-    num_dials = max(1, most // (len(METHODS) * len(FACTORS)))
+    """Return up to `most` settings of the re-rankers: each with the same dials and adjustments."""
+    num_dials = max(1, most // (len(METHODS) * len(ADJUSTMENTS)))
     # more light dials than strong ones: a front needs points that cost little accuracy
     dials = [round(((place + 1) / (num_dials + 1)) ** 1.5, 3) for place in range(num_dials)]
     return [
-        replace(plain, method=method, diversity=dial, logit_adjustment=factor)
-        for method, dial, factor in itertools.product(METHODS, dials, FACTORS)
+        replace(plain, method=method, diversity=dial, logit_adjustment=factor, lift=lift)
+        for method, dial, (factor, lift) in itertools.product(METHODS, dials, ADJUSTMENTS)
     ]
 
 
-def judged_on_val(run: Run, dataset: Dataset, policies: Sequence[SlatePolicy]) -> list[Point]:
+def judged_on_val(
+    run: Run, model: Recommender | Baseline, dataset: Dataset, policies: Sequence[SlatePolicy]
+) -> list[Point]:
     """Evaluate a model under policies on validation, in one pass over its scores."""
-    model = load_model(run.config, dataset, run.checkpoint)
     share = held_out_of_split(model, dataset, "val", run.config)
     tallies = tally_dials(share, dataset, policies)
     logger.info("seed %d: %s, w = %g", run.config.seed, run.mix, run.weight)

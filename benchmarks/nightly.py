@@ -35,6 +35,7 @@ from recdiv_core.slates.checkpoint import (
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.dials import dial_policies, dials_of
 from recdiv_core.slates.fitting import fit_terms
+from recdiv_core.slates.lifting import fit_lifts
 from recdiv_core.slates.loading import OWN_AT_START, build_model, load_model
 from recdiv_core.slates.maker import SlateMaker
 from recdiv_core.slates.policy import slate_policy
@@ -104,8 +105,9 @@ def train(config: Config, place: Path) -> Trained:
     )
     best = _epochs(config, learner)
     model.load_state_dict(best)
+    fit_lifts(model, dataset, config)
     share = held_out_of_split(model, dataset, "test", config)
-    tally = tally_split(share, dataset, slate_policy(config, dataset))
+    tally = tally_split(share, dataset, slate_policy(config, dataset, model.lifts))
     place.mkdir(parents=True)
     weights = model.state_dict() | ({} if model.blend is None else model.blend.terms_state())
     save_checkpoint(
@@ -123,7 +125,10 @@ def train(config: Config, place: Path) -> Trained:
 def _ways(config: Config, dataset: Dataset, model: Recommender) -> list[Serving]:
     """Judge a model on validation, as it was trained and under the entries of `eval.dials`."""
     settings = [{}, *map(settings_of, dials_of(config))]
-    policies = [slate_policy(config, dataset), *dial_policies(config, dataset)]
+    policies = [
+        slate_policy(config, dataset, model.lifts),
+        *dial_policies(config, dataset, model.lifts),
+    ]
     tallies = tally_dials(held_out_of_split(model, dataset, "val", config), dataset, policies)
     return [Serving(own, finish(tally), {}) for own, tally in zip(settings, tallies, strict=True)]
 

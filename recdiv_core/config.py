@@ -93,11 +93,12 @@ _RERANKERS: Final = [name for name in get_args(RerankMethod) if name != "none"]
 _NUMBER: Final = r"((?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)"
 _DIAL: Final = re.compile(
     rf"none|(?:({'|'.join(_RERANKERS)}) {_NUMBER})?(?:(?:^| )logit {_NUMBER})?"
+    rf"(?:(?:^| )lift {_NUMBER})?"
 )
 _LIGHT: Final = ("mmr 0.3", "msd 0.15", "msd 0.2", "msd 0.3", "msd 0.4", "beam 0.1", "beam 0.2")
 DIALS: Final = tuple(
     " ".join(filter(None, (dial, factor)))
-    for factor in ("", "logit 0.1", "logit 0.2")
+    for factor in ("", "lift 0.4", "lift 0.6")
     for dial in ("", *_LIGHT)
     if dial or factor
 )
@@ -492,6 +493,10 @@ class RerankConfig(_Section):
     `band 5`. See docs/slates.md."""
     logit_adjustment: float = Field(default=0.0, ge=0.0)
     """Factor of log popularity subtracted from the scores before ranking; 0 = off."""
+    lift: Unit = 0.0
+    """How much an item is lifted, at most, that is shown too rarely: its score is raised by as much
+    as brings it into the slates of the users who like it most. An item that needs more stays as it
+    is. 1 = the distance from the first to the 100th best item of a typical user; 0 = off."""
 
 
 class TrainConfig(_Section):
@@ -597,9 +602,10 @@ class EvalConfig(_Section):
     (head, mid, tail), by `category`, or by any other catalogue column."""
     dials: tuple[str, ...] = DIALS
     """Re-ranking settings that each trained model is also evaluated with: `METHOD DIAL` (`msd
-    0.2`), `logit FACTOR` (`logit 0.25`), both (`msd 0.2 logit 0.25`), or `none`. METHOD and DIAL
-    replace `rerank.method` and `rerank.diversity`, FACTOR `rerank.logit_adjustment`; what is left
-    out is `none` or 0. Empty = off."""
+    0.2`), `logit FACTOR` (`logit 0.25`), `lift MOST` (`lift 0.4`), several of them in this order
+    (`msd 0.2 lift 0.4`), or `none`. METHOD and DIAL replace `rerank.method` and `rerank.diversity`,
+    FACTOR `rerank.logit_adjustment`, MOST `rerank.lift`; what is left out is `none` or 0. Empty =
+    off."""
     objective: str = Field(default="ndcg", pattern=r"^[a-z_]+(_at_[0-9]+)?$")
     """Validation metric of early stopping and of the best checkpoint, at cut-off `eval.k`; higher
     is better."""
@@ -808,17 +814,20 @@ def parse_dial(text: str) -> dict[str, object]:
     0.2
     """
     found = _DIAL.fullmatch(" ".join(text.split()))
-    method, dial, factor = found.groups() if found else (None, None, None)
+    method, dial, factor, lift = found.groups() if found else (None,) * 4
     settings: dict[str, object] = {
         "rerank.method": method or "none",
         "rerank.diversity": float(dial or 0),
         "rerank.logit_adjustment": float(factor or 0),
+        "rerank.lift": float(lift or 0),
     }
-    has_effect = not (dial and not 0 < float(dial) <= 1) and not (factor and not float(factor))
+    has_effect = all(0 < float(unit) <= 1 for unit in (dial, lift) if unit)
+    has_effect &= not (factor and not float(factor))
     if not found or not text.strip() or not has_effect:
         raise UserError(
-            f"eval.dials: {text!r}; allowed: METHOD DIAL, logit FACTOR, both, or none, where "
-            f"METHOD is one of {', '.join(_RERANKERS)}, DIAL lies in (0, 1] and FACTOR is above 0"
+            f"eval.dials: {text!r}; allowed: METHOD DIAL, logit FACTOR, lift MOST, several in this "
+            f"order, or none, where METHOD is one of {', '.join(_RERANKERS)}, DIAL and MOST lie in "
+            "(0, 1] and FACTOR is above 0"
         )
     return settings
 
@@ -832,6 +841,7 @@ def dial_text(settings: Mapping[str, object]) -> str:
     method, factor = settings["rerank.method"], settings["rerank.logit_adjustment"]
     words = [] if method == "none" else [f"{method} {settings['rerank.diversity']}"]
     words += [f"logit {factor}"] if factor else []
+    words += [f"lift {settings['rerank.lift']}"] if settings.get("rerank.lift") else []
     return " ".join(words) or "none"
 
 

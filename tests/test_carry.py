@@ -19,12 +19,14 @@ from recdiv_core.slates.checkpoint import (
     ITEMS,
     Progress,
     items_of,
+    read_config,
     read_items,
     read_trained_on,
     save_checkpoint,
 )
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.fitting import fit_baseline, fit_terms
+from recdiv_core.slates.lifting import fit_lifts
 from recdiv_core.slates.lineage import check_lineage
 from recdiv_core.slates.loading import build_model, load_model
 from recdiv_core.slates.policy import slate_policy
@@ -131,12 +133,15 @@ def save(checkpoint, prepared, **changes):
             torch.manual_seed(3)  # noqa: TID251
             model = build_model(config, dataset, fit_terms(config, dataset))
             torch.nn.init.normal_(model.item_tower.gate.weight)
-        weights = model.state_dict()
         if model.blend is not None:
             model.blend.weight_T2.copy_(torch.tensor([[1.0, 0.1], [0.7, -0.2]]))
-            weights |= model.blend.terms_state()
+        fit_lifts(model, dataset, config)
+        weights = model.state_dict()
+        weights |= {} if model.blend is None else model.blend.terms_state()
     else:
-        weights = fit_baseline(config, dataset).weights
+        baseline = fit_baseline(config, dataset)
+        fit_lifts(baseline, dataset, config)
+        weights = baseline.state()
     save_checkpoint(
         checkpoint,
         config=config,
@@ -191,6 +196,36 @@ def test_new_items_start_training_from_the_mean_id_part(old, grown, tmp_path):
     before_VD = torch.load(tmp_path / "model.pt")["item_tower.ids.weight"]
     assert torch.equal(rows_VD[2:NUM_ITEMS], before_VD[2:])
     assert read_items(fitting)["popularity"].to_pylist()[NUM_ITEMS:] == [0, 0]
+
+
+def test_lifts_move_with_their_items_and_new_items_have_none(old, grown, tmp_path):
+    checkpoint = save(tmp_path, old)
+    before, after = load_dataset(old), load_dataset(grown)
+    old_lifts, new_lifts = (
+        load_model(
+            read_config(checkpoint), data, carried(checkpoint, data.prepared, data.manifest)
+        ).lifts
+        for data in (before, after)
+    )
+    known = dict(zip(ids_of(before), old_lifts.needed_V.tolist(), strict=True))
+    expected = [known.get(item_id, -1.0) for item_id in ids_of(after)]
+    assert new_lifts.needed_V.tolist() == expected
+    assert new_lifts.unit == old_lifts.unit > 0
+    assert -1.0 in expected
+
+
+def ids_of(dataset):
+    return dataset.catalogue.item_ids.to_pylist()
+
+
+def test_the_lifts_of_a_baseline_are_measured_on_the_newer_data(old, grown, tmp_path):
+    checkpoint = save(tmp_path, old, **{"model.kind": "item_knn"})
+    dataset = load_dataset(grown)
+    place = carried(checkpoint, grown, dataset.manifest)
+    found = load_model(read_config(place), dataset, place).lifts
+    again = fit_baseline(read_config(place), dataset)
+    fit_lifts(again, dataset, read_config(place))
+    assert torch.equal(found.needed_V, again.lifts.needed_V)
 
 
 def test_terms_of_a_blend_are_fitted_on_the_newer_train_events(old, grown, tmp_path):

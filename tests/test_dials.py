@@ -22,6 +22,7 @@ from recdiv_core.rerank import RERANKERS
 from recdiv_core.slates import dials
 from recdiv_core.slates.dials import dial_policies, dials_of
 from recdiv_core.slates.fitting import fit_baseline
+from recdiv_core.slates.lifting import fit_lifts
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.tracking.find import RECOMMENDED, run_of
@@ -32,13 +33,20 @@ from tests.test_fit import dataset, histories, metrics, settings
 from tests.test_points import of_seeds, seeded
 from tests.test_trials import COVERAGE, NDCG, sweep, trial
 
-OF_EACH = [*(f"{name} 0.7 logit 2" for name in RERANKERS if name != "none"), "none"]
-MANY = [*DIALS, *OF_EACH, "dpp 0.3", "dpp 0.6"]
+OF_EACH = [*(f"{name} 0.7 logit 2 lift 0.8" for name in RERANKERS if name != "none"), "none"]
+MANY = [*DIALS, *OF_EACH, "dpp 0.3", "dpp 0.6", "logit 0.1", "logit 0.2"]
 
 factors = st.one_of(st.just(0.0), st.floats(0.01, 9.0))
+units = st.floats(0.01, 1.0)
 entries = st.tuples(
-    st.sampled_from([name for name in RERANKERS if name != "none"]), st.floats(0.01, 1.0), factors
-).map(lambda own: f"{own[0]} {own[1]}" + (f" logit {own[2]}" if own[2] else ""))
+    st.sampled_from([name for name in RERANKERS if name != "none"]), units, factors, units | factors
+).map(
+    lambda own: (
+        f"{own[0]} {own[1]}"
+        + (f" logit {own[2]}" if own[2] else "")
+        + (f" lift {own[3] / 9}" if own[3] else "")
+    )
+)
 
 
 @given(entries)
@@ -47,6 +55,7 @@ def test_an_entry_is_read_as_it_is_written(text):
 
 
 BROKEN = "|mmx 0.2|msd|msd 0|msd 1.1|msd -0.1|msd nan|logit|logit 0|none 0.2|0.2|logit 0.2 msd 0.1"
+BROKEN += "|lift|lift 0|lift 1.1|lift 0.2 logit 0.1|none lift 0.2"
 
 
 @pytest.mark.parametrize("entry", [*BROKEN.split("|"), "msd 0.1 mmr 0.2", "logit 0.1 logit 0.2"])
@@ -71,10 +80,18 @@ def test_the_settings_of_the_run_itself_are_left_out():
     assert [each.rerank.method for each in dials_of(config)] == ["none"]
 
 
+def fit(config, dataset):
+    """Fit a baseline with its lifts."""
+    baseline = fit_baseline(config, dataset)
+    fit_lifts(baseline, dataset, config)
+    return baseline
+
+
 def under(dataset, config, *, world_size=1):
     """Return the metrics under the config and each of its dials, from one pass."""
-    baseline = fit_baseline(config, dataset)
-    policies = [slate_policy(config, dataset), *dial_policies(config, dataset)]
+    baseline = fit(config, dataset)
+    own = slate_policy(config, dataset, baseline.lifts)
+    policies = [own, *dial_policies(config, dataset, baseline.lifts)]
     shares = [
         held_out_of_split(baseline, dataset, "val", config, rank=rank, world_size=world_size)
         for rank in range(world_size)
@@ -101,7 +118,7 @@ def test_one_pass_gives_the_metrics_of_each_setting_alone(dataset, name, monkeyp
     ]
     changes = {**changes, "eval.dials": texts}
     config = settings("item_knn", **changes)
-    alone = partial(metrics, dataset, "item_knn", baseline=fit_baseline(config, dataset))
+    alone = partial(metrics, dataset, "item_knn", baseline=fit(config, dataset))
     own = [alone(**changes)]
     own += [alone(**{**changes, **settings_of(each)}) for each in dials_of(config)]
     assert under(dataset, config) == own
@@ -111,7 +128,7 @@ def test_one_pass_gives_the_metrics_of_each_setting_alone(dataset, name, monkeyp
 def settings_of(config):
     return {
         f"rerank.{name}": getattr(config.rerank, name)
-        for name in ("method", "diversity", "logit_adjustment")
+        for name in ("method", "diversity", "logit_adjustment", "lift")
     }
 
 
@@ -129,7 +146,7 @@ def test_a_run_reports_each_setting_on_validation_and_test(dataset):
         asked.append((split, len(policies)))
         return evaluate_under(config, baseline, dataset, "val", policies)
 
-    test, text = judge_dials(config, dataset, evaluate, is_first=True)
+    test, text = judge_dials(config, dataset, None, evaluate, is_first=True)
     assert asked == [("test", 3), ("val", 2)]
     first, second = json.loads(text)
     assert first["settings"] == parse_dial("msd 0.4")
@@ -143,9 +160,8 @@ def test_without_settings_nothing_but_test_is_evaluated(dataset):
     config = settings("popular", **{"eval.dials": []})
     baseline, asked = fit_baseline(config, dataset), []
     evaluate = partial(evaluate_under, config, baseline, dataset, "val")
-    _, text = judge_dials(
-        config, dataset, lambda split, own: asked.append(split) or evaluate(own), is_first=True
-    )
+    note = lambda split, own: asked.append(split) or evaluate(own)  # noqa: E731
+    _, text = judge_dials(config, dataset, None, note, is_first=True)
     assert (asked, text) == (["test"], "")
 
 
@@ -164,7 +180,7 @@ def test_a_re_ranked_model_can_be_recommended():
     assert choice.recommended is not None
     assert choice.reference.run == "plain"
     assert choice.recommended.run == (
-        "bent+rerank.method=none+rerank.diversity=0.0+rerank.logit_adjustment=0.25"
+        "bent+rerank.method=none+rerank.diversity=0.0+rerank.logit_adjustment=0.25+rerank.lift=0.0"
     )
     assert choice.recommended.label == "logit 0.25"
     assert [point.run_id for point in choice.front.members] == ["plain", "bent", "bent"]

@@ -51,11 +51,12 @@ def shop(tmp_path_factory, manifest):
 
 @pytest.fixture(scope="module")
 def checkpoint(shop, tmp_path_factory):
-    """Return a conditioned blend with a logit adjustment."""
+    """Return a conditioned blend with a logit adjustment and a lift."""
     changes = {
         "loss.conditioned": True,
         "loss.diversity_weight": 0.5,
         "rerank.logit_adjustment": 0.1,
+        "rerank.lift": 0.5,
         "model.max_history": 4,
     }
     return save(tmp_path_factory.mktemp("run"), shop, **changes, **{"eval.batch_size": 8})
@@ -120,7 +121,9 @@ def test_any_number_and_length_of_histories_scores_as_the_checkpoint_does(
     examples = replace(examples_of(known), times=flat)
     with torch.inference_mode():
         wanted = scoring_of(model, 0.3)(examples, pack(examples, max_history=4))
-    wanted = wanted - 0.1 * config.model.temperature * dataset.log_prior_V
+    bonus_V = model.lifts.bonus(0.5)
+    assert bonus_V.count_nonzero()
+    wanted = wanted - 0.1 * config.model.temperature * dataset.log_prior_V + bonus_V
     got = OnnxModel(exported[0] / "model.onnx").scores(padded_inputs(examples, 0.3))
     torch.testing.assert_close(torch.from_numpy(got), wanted, rtol=0, atol=3e-5)
 
@@ -168,7 +171,7 @@ def test_int8_is_a_second_model_that_is_judged_on_every_metric(shop, tmp_path):
 
 def test_a_better_metric_is_no_loss(shop, config):
     dataset = load_dataset(shop)
-    cut = override(config, {"rerank.logit_adjustment": 0.0})
+    cut = override(config, {"rerank.logit_adjustment": 0.0, "rerank.lift": 0.0})
 
     def popular(examples, packed):
         return torch.arange(NUM_ITEMS).float().repeat(len(examples.lengths), 1)

@@ -74,7 +74,7 @@ def settings(kind, **changes):
 def tallies(dataset, kind, *, world_size=1, batch_size=100, baseline=None, **changes):
     config = override(settings(kind, **changes), {"eval.batch_size": batch_size})
     baseline = baseline or fit_baseline(config, dataset)
-    policy = slate_policy(config, dataset)
+    policy = slate_policy(config, dataset, baseline.lifts)
     shares = [
         held_out_of_split(baseline, dataset, "val", config, rank=rank, world_size=world_size)
         for rank in range(world_size)

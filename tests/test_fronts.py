@@ -100,7 +100,7 @@ def test_as_many_settings_of_re_ranking_as_trained_points():
     assert len(settings) == 180
     assert all(0 < each.diversity < 1 for each in settings)
     assert {each.method for each in settings} == {"mmr", "msd", "dpp", "beam"}
-    assert len({(each.method, each.diversity, each.logit_adjustment) for each in settings}) == 180
+    assert len({(each.method, each.diversity, each.adjustment) for each in settings}) == 180
     assert replace(settings[0], method="none", diversity=0.0) == plain
 
 

@@ -12,6 +12,7 @@ import torch
 from recdiv_core.config import Config, known_keys, override
 from recdiv_core.data.plan import num_steps
 from recdiv_core.idle import idle_in_reranking, idle_in_training
+from recdiv_core.models.lifts import Lifts
 from recdiv_core.schema import NO_QUERY, TRAIN_EXAMPLE
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.loading import build_model
@@ -83,6 +84,7 @@ KEYS: dict[str, tuple[object, dict[str, object]]] = {
     "rerank.attributes": ({"brand": 1.0}, RERANKED | {"rerank.method": "alpha"}),
     "rerank.rules": (["exclude i1"], {}),
     "rerank.logit_adjustment": (2.0, {}),
+    "rerank.lift": (1.0, {}),
     "eligible.where": ({"category": ["A"]}, {}),
     "eval.k": (4, {}),
     "eval.filter_seen": (False, {}),
@@ -214,7 +216,9 @@ def slates(dataset, config: Config) -> list[torch.Tensor]:
     rng = np.random.default_rng(3)
     scores_BV = torch.from_numpy(rng.normal(size=(16, NUM_ITEMS)).astype(np.float32))
     seen_user_S, seen_item_S = torch.arange(16), scores_BV.argmax(dim=1)
-    policy = slate_policy(config, dataset)
+    lifts = Lifts(NUM_ITEMS)
+    lifts.set(torch.linspace(0.0, 0.5, NUM_ITEMS), torch.tensor(1.0))
+    policy = slate_policy(config, dataset, lifts)
     seen = (seen_user_S, seen_item_S)
     items_BK, _ = make_slates(scores_BV, *seen, dataset.traits, dataset.log_prior_V, policy)
     return [items_BK]

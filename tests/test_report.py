@@ -239,6 +239,7 @@ def test_a_re_ranked_model_is_a_point_that_can_be_recommended(config, manifest, 
     log_report(replace(sweep, run_id=plain.run_id), {DIALS_FILE: json.dumps(entries)})
     made = report(config, parent_run_id=sweep.run_id, out=tmp_path, slates=False)
     run = f"{plain.run_id}+rerank.method=msd+rerank.diversity=0.2+rerank.logit_adjustment=0.25"
+    run += "+rerank.lift=0.0"
     assert (made["recommended"]["run"], made["num_trials"]) == (run, 2)
     assert made["operating_points"][1]["run"] == run
     assert [entry["run"] for entry in made["front"]] == [plain.run_id, run]

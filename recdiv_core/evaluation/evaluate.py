@@ -207,7 +207,7 @@ def _tally_share(
         without = ("scores",)
     else:
         model = load_model(config, dataset, local_checkpoint(source, "--checkpoint")).to(device)
-        policy = slate_policy(config, dataset)
+        policy = slate_policy(config, dataset, model.lifts)
         held_out = held_out_of_split(model, dataset, split, config, **ranks)
         shown = (each.shown(dataset, policy) for each in held_out)
         is_limited = policy.eligible is not None

@@ -72,7 +72,7 @@ def slates_of(system: System, dataset: Dataset, split: str) -> Batches:
         case NamedRun():
             checkpoint = carried(system.checkpoint, dataset.prepared, dataset.manifest)
             model = load_model(config, dataset, checkpoint).to(dataset.text_VH.device)
-            policy = slate_policy(config, dataset)
+            policy = slate_policy(config, dataset, model.lifts)
             share = held_out_of_split(model, dataset, split, config)
             return ((*each.slates(dataset, policy), each.histories) for each in share)
         case NamedSlates():

@@ -183,6 +183,7 @@ def _references(client: MlflowClient, parent: Run, accuracy: Objective) -> dict[
         and metric in run.data.metrics
         and _is_ranked_plainly(run)
         and _param(run, "rerank.logit_adjustment") == 0
+        and not _param(run, "rerank.lift")
         and _param(run, "eval.filter_seen") == _param(parent, "eval.filter_seen")
     ]
     sign = 1 if accuracy.direction == "max" else -1

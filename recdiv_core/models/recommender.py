@@ -23,6 +23,7 @@ from recdiv_core.models.dial import Dial
 from recdiv_core.models.encoder_description import pool
 from recdiv_core.models.frozen_layers import FrozenLayers
 from recdiv_core.models.item_tower import ItemTower
+from recdiv_core.models.lifts import Lifts
 from recdiv_core.models.session_tower import SessionTower
 
 
@@ -100,6 +101,7 @@ class Recommender(nn.Module):
         self.dim = dim
         self.dial_items = dial_items
         self.blend = blend
+        self.lifts = Lifts(item_tower.ids.num_embeddings)
         self.dial = None if dial_items is None else Dial(dim, dial_items.dim)
 
     def train(self, mode: bool = True) -> Recommender:

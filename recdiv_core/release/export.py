@@ -114,12 +114,12 @@ class Source:
 
     @cached_property
     def lowered_V(self) -> torch.Tensor | None:
-        """What the logit adjustment subtracts from the scores; None = nothing."""
-        factor = slate_policy(self.config, self.dataset).logit_adjustment
-        return factor * self.dataset.log_prior_V if factor else None
+        """What logit adjustment and lift subtract from the scores; None = nothing."""
+        policy = slate_policy(self.config, self.dataset, self.model.lifts)
+        return policy.lowered_V(self.dataset.log_prior_V)
 
     def score(self, examples: Examples, packed: Packed) -> torch.Tensor:
-        """Score as the checkpoint does, with the logit adjustment; see `Scoring`."""
+        """Score as the checkpoint does, with logit adjustment and lift; see `Scoring`."""
         scores_BV = self._scoring(examples, packed)
         return scores_BV if self.lowered_V is None else scores_BV - self.lowered_V
 

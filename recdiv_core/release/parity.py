@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from recdiv_core.config import Config
+from recdiv_core.config import Config, override
 from recdiv_core.data.arrays import Examples
 from recdiv_core.data.reading import read_eval
 from recdiv_core.errors import UserError
@@ -150,7 +150,8 @@ def losses(before: Scoring, behind: Scoring, dataset: Dataset, config: Config) -
 
 
 def _judged(scoring: Scoring, dataset: Dataset, config: Config) -> UserResults:
-    policy = replace(slate_policy(config, dataset), logit_adjustment=0.0)  # it is in the scores
+    in_scores = {"rerank.logit_adjustment": 0.0, "rerank.lift": 0.0}
+    policy = slate_policy(override(config, in_scores), dataset)
     batches = requests_of(dataset, held_out_split(dataset), config)
     scored = score_users(batches, dataset, scoring, max_history=config.model.max_history)
     slates = ((*each.slates(dataset, policy), each.histories) for each in scored)

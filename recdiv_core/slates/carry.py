@@ -5,8 +5,9 @@ gate and the registry need no case of their own. It is made once and kept beside
 
     prepared/carried/<digest of the weights>/
 
-- Rows of the weights move by item_id. An item that the checkpoint does not know starts from its
-  text, as a cold item does. Rows of items that the data set does not have are left out.
+- Rows of the weights and of the lifts move by item_id. An item that the checkpoint does not know
+  starts from its text, as a cold item does. Rows of items that the data set does not have are left
+  out.
 - Terms of a blend, and models that are a baseline, are fitted again on the train events of the
   newer data set, with the settings and the weights of the checkpoint. They are closed forms and
   take seconds. Moved matrices would know neither the new items nor the latest events.
@@ -25,6 +26,7 @@ import pyarrow.compute as pc
 import torch
 
 from recdiv_core.config import Config, override
+from recdiv_core.models.baselines import LIFTS
 from recdiv_core.models.blend import TERMS, read_terms
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.text_encoder import pad_tokens
@@ -43,6 +45,7 @@ from recdiv_core.slates.checkpoint import (
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import Dataset, load_dataset, tokens_of
 from recdiv_core.slates.fitting import fit_baseline, fit_terms
+from recdiv_core.slates.lifting import fit_lifts
 from recdiv_core.slates.lineage import check_lineage
 from recdiv_core.slates.loading import build_model
 from recdiv_core.storage.claims import scratch
@@ -107,7 +110,9 @@ def _write(checkpoint: Path, dataset: Dataset, made: Path) -> None:
         )
         weights = carry_weights(config, weights, dataset, row_V, known_V)
     else:
-        weights = fit_baseline(config, dataset).weights
+        baseline = fit_baseline(config, dataset)
+        fit_lifts(baseline, dataset, config)
+        weights = baseline.state()
     save_checkpoint(
         made,
         config=config,
@@ -152,10 +157,12 @@ def carry_weights(
     for tower in TOWERS:
         if (name := f"{tower}.ids.weight") in own:
             own[name] = own[name][torch.tensor(row_V)]
+    if (name := f"{LIFTS}needed_V") in own:
+        own[name] = torch.where(torch.tensor(row_V) < 0, -1.0, own[name][torch.tensor(row_V)])
     if "text_VH" in own:
         own["text_VH"] = state["text_VH"]
     for name in state.keys() - own.keys():  # the first queries of the lineage: they change nothing
-        own[name] = torch.zeros_like(state[name])
+        own[name] = state[name] if name.startswith(LIFTS) else torch.zeros_like(state[name])
     model.load_state_dict({name: own[name] for name in state})
     _start_new_items(model, row_V, known_V)
     if model.encoder is not None:

@@ -1,8 +1,8 @@
 """Slates of the same users under many re-ranking settings, from the same scores.
 
 Not a grid of dials of one re-ranker (making.py). The users are scored once. The best items are
-taken once per logit adjustment, and each re-ranker chooses at all of its dials in one pass. The
-slates are those that `make_slates` makes under each policy alone.
+taken once per adjustment of the scores, and each re-ranker chooses at all of its dials in one pass.
+The slates are those that `make_slates` makes under each policy alone.
 
 Shapes: B users, b users of a tile, V catalogue, K slate length.
 """
@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 
 from recdiv_core.config import Config, override, parse_dial
+from recdiv_core.models.lifts import Lifts
 from recdiv_core.rerank.top_scores import USERS_AT_ONCE
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.making import (
@@ -26,10 +27,10 @@ from recdiv_core.slates.making import (
     needed_shares,
     take_best,
 )
-from recdiv_core.slates.policy import SlatePolicy, slate_policy
+from recdiv_core.slates.policy import SlatePolicy, fitted, slate_policy
 from recdiv_core.slates.scoring import HeldOut
 
-Group = TypeVar("Group", str, float)
+Group = TypeVar("Group", str, tuple[float, float])
 
 
 def dials_of(config: Config) -> list[Config]:
@@ -38,15 +39,20 @@ def dials_of(config: Config) -> list[Config]:
     return [each for each in own if each.rerank != config.rerank]
 
 
-def dial_policies(config: Config, dataset: Dataset) -> list[SlatePolicy]:
-    """Return the policy of each of `dials_of`; they differ in their re-ranking alone."""
-    plain = slate_policy(config, dataset)
+def dial_policies(config: Config, dataset: Dataset, lifts: Lifts | None) -> list[SlatePolicy]:
+    """Return the policy of each of `dials_of`; they differ in their re-ranking alone.
+
+    For `lifts` and errors see `slate_policy`.
+    """
+    plain = slate_policy(config, dataset, lifts)
     return [
         replace(
             plain,
             method=each.rerank.method,
             diversity=each.rerank.diversity,
             logit_adjustment=each.rerank.logit_adjustment * each.model.temperature,
+            lift=each.rerank.lift,
+            lifts=fitted(lifts, each.rerank.lift),
         )
         for each in dials_of(config)
     ]
@@ -59,45 +65,45 @@ def slates_under(
     """Yield the place of each policy with its slates_BK and freed_BK, in the order that is fastest.
 
     See `SlateGrid` for freed_BK. Seen and excluded items lose their scores. The policies differ in
-    method, dial and logit adjustment alone.
+    method, dial, logit adjustment and lift alone.
     """
     packed, scores_BV, traits = held_out.packed, held_out.scores_BV, dataset.traits
     seen = packed.seen_user_S, packed.seen_item_S
-    factors = [*dict.fromkeys(policy.logit_adjustment for policy in policies)]
-    adjustments = [factor * dataset.log_prior_V if factor else None for factor in factors]
-    left_out = leave_out(scores_BV, *seen, policies[0], held_out.examples.requested, adjustments)
-    hidden = dict(zip(factors, left_out, strict=True))
+    lowered = {
+        policy.adjustment: policy.lowered_V(dataset.log_prior_V)
+        for policy in {policy.adjustment: policy for policy in policies}.values()
+    }
+    requested_B = held_out.examples.requested
+    left_out = leave_out(scores_BV, *seen, policies[0], requested_B, [*lowered.values()])
+    hidden = dict(zip(lowered, left_out, strict=True))
     widest = max(policies, key=lambda policy: policy.reranks)
     history_BG = needed_shares(*seen, traits, len(scores_BV), widest)
     hash_B = needed_hashes(*seen, len(scores_BV), widest)
-    for factor, adjusted in _grouped(
-        dict(enumerate(policies)), lambda policy: policy.logit_adjustment
-    ):
-        best = _best(scores_BV, dataset.log_prior_V, factor, adjusted.values(), hash_B)
+    numbered = dict(enumerate(policies))
+    for adjustment, adjusted in _grouped(numbered, lambda policy: policy.adjustment):
+        best = _best(scores_BV, lowered[adjustment], adjusted.values(), hash_B)
         methods = _grouped(adjusted, lambda policy: policy.method if policy.diversity else "none")
         for _, own in methods:
             dials = [policy.diversity for policy in own.values()]
             first = next(iter(own.values()))
-            grid = choose_slates(best, traits, history_BG, first, dials, hidden[factor])
+            grid = choose_slates(best, traits, history_BG, first, dials, hidden[adjustment])
             for dial, place in enumerate(own):
                 yield place, grid.items_BWK[:, dial], grid.freed_BK
 
 
 def _best(
     scores_BV: torch.Tensor,
-    log_prior_V: torch.Tensor,
-    factor: float,
+    lowered_V: torch.Tensor | None,
     policies: Iterable[SlatePolicy],
     hash_B: torch.Tensor,
 ) -> Best:
-    """Take the best items after a logit adjustment; on the CPU a tile of users at a time."""
+    """Take the best items of adjusted scores; on the CPU a tile of users at a time."""
     policy = max(policies, key=lambda policy: policy.reranks)
-    if not factor:
+    if lowered_V is None:
         return take_best(scores_BV, policy, hash_B)
     at_once = len(scores_BV) if scores_BV.is_cuda else USERS_AT_ONCE
-    adjustment_V = factor * log_prior_V
     tiles = [
-        take_best(tile_bV - adjustment_V, policy, hash_b)
+        take_best(tile_bV - lowered_V, policy, hash_b)
         for tile_bV, hash_b in zip(scores_BV.split(at_once), hash_B.split(at_once), strict=True)
     ]
     return _joined(tiles)

@@ -34,6 +34,7 @@ from recdiv_core.models.baselines.query_match import fit_bm25
 from recdiv_core.models.baselines.query_words import sketch_values
 from recdiv_core.models.baselines.rp3beta import fit_rp3beta
 from recdiv_core.models.baselines.text_profile import fit_text
+from recdiv_core.models.lifts import Lifts
 from recdiv_core.models.query_text import words_of
 from recdiv_core.schema import NO_CATEGORY
 from recdiv_core.slates.dataset import Dataset
@@ -61,7 +62,8 @@ def fit_baseline(config: Config, dataset: Dataset, events: TrainEvents | None = 
     """
     check_size(config, dataset.manifest)
     read = events if events is not None else read_train_events(dataset.prepared)
-    return Baseline(config.model.kind, FITS[config.model.kind](config, dataset, read))
+    weights = FITS[config.model.kind](config, dataset, read)
+    return Baseline(config.model.kind, weights, Lifts(len(dataset.catalogue)))
 
 
 def _texts(dataset: Dataset) -> list[str]:

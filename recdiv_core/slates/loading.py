@@ -14,7 +14,7 @@ import torch
 
 from recdiv_core.config import Config
 from recdiv_core.errors import UserError
-from recdiv_core.models.baselines import Baseline
+from recdiv_core.models.baselines import LIFTS, Baseline
 from recdiv_core.models.blend import Blend, read_terms
 from recdiv_core.models.dial import dial_dim
 from recdiv_core.models.item_tower import ItemTower
@@ -25,7 +25,7 @@ from recdiv_core.models.trainable_encoder import trainable_encoder
 from recdiv_core.slates.checkpoint import load_weights, read_items, read_tensors
 from recdiv_core.slates.dataset import Dataset
 
-OWN_AT_START: Final = ("dial", "blend.", "encoder.", "text_VH")
+OWN_AT_START: Final = ("dial", "blend.", "encoder.", "text_VH", LIFTS)
 """Prefixes of weights that a training does not need to find in `train.init_from`. A frozen encoder
 has none, so a fine-tuning starts from the pretrained encoder."""
 EARLIER: Final = "words_VL"
@@ -98,9 +98,9 @@ def load_model(config: Config, dataset: Dataset, checkpoint: Path) -> Recommende
             "the model again"
         )
     if config.model.kind != "neural":
-        return Baseline(config.model.kind, weights)
+        return Baseline.from_state(config.model.kind, weights, len(dataset.catalogue))
     items = read_items(checkpoint)
     known_V = None if items is None else torch.tensor(items["popularity"].to_numpy())
     model = build_model(config, dataset, read_terms(config.model.blend, weights), known_V)
-    load_weights(checkpoint, model)
+    load_weights(checkpoint, model, own=(LIFTS,))  # an earlier version kept none
     return model

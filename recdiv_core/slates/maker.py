@@ -61,7 +61,7 @@ class SlateMaker:
         self.config = with_own_lists(read_config(checkpoint), checkpoint)
         self.dataset = load_dataset(prepared)
         self.model = load_model(self.config, self.dataset, checkpoint)
-        self.policy = slate_policy(self.config, self.dataset)
+        self.policy = slate_policy(self.config, self.dataset, self.model.lifts)
         self.at = request_time(self.config, self.dataset.manifest)
         self.item_ids: list[str] = self.dataset.catalogue.table["item_id"].to_pylist()
         self.item_index = {item_id: index for index, item_id in enumerate(self.item_ids)}

@@ -111,8 +111,9 @@ def make_slate_grid(
         dials: dials of the re-ranker, one or more.
         requested_B: time of each request in microseconds; None = unknown, so dates do not count.
     """
-    if policy.logit_adjustment:
-        scores_BV -= policy.logit_adjustment * log_prior_V
+    lowered_V = policy.lowered_V(log_prior_V)
+    if lowered_V is not None:
+        scores_BV -= lowered_V
     (hidden,) = leave_out(scores_BV, seen_user_S, seen_item_S, policy, requested_B)
     policy = replace(policy, diversity=max(dials))
     history_BG = needed_shares(seen_user_S, seen_item_S, traits, len(scores_BV), policy)

@@ -120,10 +120,10 @@ class PartMaker:
         self.task = task
         self.rows = SplitRows(task.source, task.split)
         self.dataset = load_dataset(Path(config.data.prepared)).to(device)
-        self.policy = slate_policy(config, self.dataset)
         self.at = request_time(config, self.dataset.manifest)
         checkpoint = local_checkpoint(task.checkpoint, "--checkpoint")
         model = load_model(config, self.dataset, checkpoint).to(device)
+        self.policy = slate_policy(config, self.dataset, model.lifts)
         self.score = scoring_of(model, config.model.diversity)
         self.queries = QueryVectors(self.dataset) if task.split == SPLIT else None
         self.item_ids = self.dataset.catalogue.table["item_id"].combine_chunks()

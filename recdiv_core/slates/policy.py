@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
+from torch import Tensor
 
 from recdiv_core.config import Config, rerank_candidates
 from recdiv_core.data.catalogue import (
     Catalogue,
 )
 from recdiv_core.data.rule_labels import labels_of_items, labels_of_rule
+from recdiv_core.errors import UserError
+from recdiv_core.models.lifts import Lifts
 from recdiv_core.rerank import Options
 from recdiv_core.rerank.candidates import Rule
 from recdiv_core.slate_rules import SlateRule, group_rules
@@ -37,6 +40,8 @@ class SlatePolicy:
             et al., 2021, Long-Tail Learning via Logit Adjustment, post hoc.
         options: further options of re-rankers, and the rules.
         eligible: which items may be shown at the time of a request; None = all items.
+        lift: largest lift that is added to the scores of an item, see `rerank.lift`.
+        lifts: lifts of the model; None = `lift` is 0.
     """
 
     k: int
@@ -47,6 +52,24 @@ class SlatePolicy:
     logit_adjustment: float
     options: Options = field(default_factory=Options)
     eligible: Eligibility | None = None
+    lift: float = 0.0
+    lifts: Lifts | None = None
+
+    @property
+    def adjustment(self) -> tuple[float, float]:
+        """The settings that adjust the scores of items, of all users alike."""
+        return self.logit_adjustment, self.lift
+
+    def lowered_V(self, log_prior_V: Tensor) -> Tensor | None:
+        """Return what is subtracted from the scores of each item; None = nothing.
+
+        `log_prior_V` is the log of each item's share of train events.
+        """
+        lowered_V = self.logit_adjustment * log_prior_V if self.logit_adjustment else None
+        if not self.lift or self.lifts is None:
+            return lowered_V
+        bonus_V = self.lifts.bonus(self.lift)
+        return -bonus_V if lowered_V is None else lowered_V - bonus_V
 
     @property
     def reranks(self) -> bool:
@@ -65,11 +88,29 @@ def _labels_of(rules: Sequence[SlateRule], catalogue: Catalogue) -> pa.ListArray
     return labels_of_items(rules, catalogue) if first.item_id else labels_of_rule(first, catalogue)
 
 
-def slate_policy(config: Config, dataset: Dataset) -> SlatePolicy:
-    """Build the policy of a config, with rules and lists that refer to the items of the data set.
+def fitted(lifts: Lifts | None, lift: float) -> Lifts | None:
+    """Return the lifts of a model for `rerank.lift`; None if it is 0.
 
     Raises:
-        UserError: see `eligibility_of`.
+        UserError: the model has none.
+    """
+    if not lift:
+        return None
+    if lifts is None or not lifts.are_fitted:
+        raise UserError(
+            f"rerank.lift={lift:g}: the model has no lifts, because an earlier version trained it; "
+            "train it again, or give rerank.lift=0"
+        )
+    return lifts
+
+
+def slate_policy(config: Config, dataset: Dataset, lifts: Lifts | None = None) -> SlatePolicy:
+    """Build the policy of a config, with rules and lists that refer to the items of the data set.
+
+    `lifts` are those of the model whose scores are ranked; None = it has none.
+
+    Raises:
+        UserError: see `eligibility_of`; or `rerank.lift` is set for a model without lifts.
     """
     rules = [
         Rule(
@@ -96,4 +137,6 @@ def slate_policy(config: Config, dataset: Dataset) -> SlatePolicy:
             rules=tuple(rules),
         ),
         eligible=eligibility_of(config, dataset.catalogue, dataset.manifest),
+        lift=config.rerank.lift,
+        lifts=fitted(lifts, config.rerank.lift),
     )

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from recdiv_core.config import DIALS_FILE, Config
+from recdiv_core.models.lifts import Lifts
 from recdiv_core.slates.checkpoint import Progress
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.dials import dial_policies, dials_of
@@ -27,6 +28,7 @@ Evaluate = Callable[[str, Sequence[SlatePolicy]], Sequence[Metrics]]
 def judge_dials(
     config: Config,
     dataset: Dataset,
+    lifts: Lifts | None,
     evaluate: Evaluate,
     *,
     on_val: Sequence[Metrics] = (),
@@ -37,6 +39,7 @@ def judge_dials(
     Args:
         config: `eval` and `rerank`.
         dataset: the prepared data set.
+        lifts: those of the model.
         evaluate: evaluates the model over the users of all ranks.
         on_val: validation metrics under the entries, if they are known; saves a pass.
         is_first: whether this is rank 0, which logs.
@@ -46,8 +49,8 @@ def judge_dials(
         entries.
     """
     started = time.monotonic()
-    policies = dial_policies(config, dataset)
-    test, *on_test = evaluate("test", [slate_policy(config, dataset), *policies])
+    policies = dial_policies(config, dataset, lifts)
+    test, *on_test = evaluate("test", [slate_policy(config, dataset, lifts), *policies])
     if not policies:
         return test, ""
     found = on_val or evaluate("val", policies)
@@ -73,6 +76,7 @@ def settings_of(config: Config) -> dict[str, object]:
         "rerank.method": rerank.method,
         "rerank.diversity": rerank.diversity,
         "rerank.logit_adjustment": rerank.logit_adjustment,
+        "rerank.lift": rerank.lift,
     }
 
 

@@ -28,6 +28,7 @@ from recdiv_core.metrics.tally import Tally, count_users, finish
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.dials import dial_policies
+from recdiv_core.slates.lifting import fit_lifts
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training.blending import fit_blend, sample_users
@@ -272,15 +273,18 @@ class Learner:
             group["lr"] = rate * self._rate_factor(step)
 
     def validate(self, *, is_final: bool) -> dict[str, float]:
-        """Fit the weights of the blend if they follow the model, and return validation metrics.
+        """Fit what follows the model, the blend and the lifts, and return validation metrics.
 
         Args:
             is_final: whether these weights are selected whatever the metrics are; then the same
                 pass evaluates the entries of `eval.dials`.
         """
         fit_blend(self.model, self.dataset, self.config, self.sample)
-        dials = dial_policies(self.config, self.dataset) if is_final else []
-        own = slate_policy(self.config, self.dataset)
+        if is_final or self.config.rerank.lift:
+            fit_lifts(self.model, self.dataset, self.config)
+        lifts = self.model.lifts
+        dials = dial_policies(self.config, self.dataset, lifts) if is_final else []
+        own = slate_policy(self.config, self.dataset, lifts)
         values, *self.under_dials = self.evaluate_under("val", [own, *dials])
         return values
 

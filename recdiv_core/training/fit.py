@@ -30,6 +30,7 @@ from recdiv_core.slates.checkpoint import Progress, items_of, read_progress, sav
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.dials import dial_policies
 from recdiv_core.slates.fitting import fit_baseline
+from recdiv_core.slates.lifting import fit_lifts
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training.dials import dials_report, judge_dials
@@ -62,13 +63,17 @@ def fit_loop(settings: dict[str, Any]) -> None:
     logger.info("%s: %s fitted in %.1f s", config.run.name, baseline.kind, took_s)
     device = ray.train.torch.get_device()
     fitted, dataset = baseline.to(device), dataset.to(device)
+    fit_lifts(fitted, dataset, config)
     evaluate = partial(evaluate_under, config, fitted, dataset)
-    policies = [slate_policy(config, dataset), *dial_policies(config, dataset)]
+    policies = [
+        slate_policy(config, dataset, fitted.lifts),
+        *dial_policies(config, dataset, fitted.lifts),
+    ]
     best, *on_val = evaluate("val", policies)
     metrics = {"epoch": 0, "train/fit_s": took_s, **_below("val", best)}
     ray.train.report(dict(metrics))  # a copy: the controller reads what is reported later
     metrics |= {"best/epoch": 0, **_below("best/val", best)}
-    test, dials = judge_dials(config, dataset, evaluate, on_val=on_val, is_first=True)
+    test, dials = judge_dials(config, dataset, fitted.lifts, evaluate, on_val=on_val, is_first=True)
     metrics |= _below("test", test)
     check_unchanged(dataset.prepared, dataset.manifest)
     progress = Progress(best_metrics=best, is_finished=True, metrics=metrics, dials=dials)
@@ -78,7 +83,7 @@ def fit_loop(settings: dict[str, Any]) -> None:
             config=config,
             manifest=dataset.manifest,
             progress=progress,
-            weights=baseline.weights,
+            weights=fitted.to(torch.device("cpu")).state(),
             training={},
             items=items_of(dataset.catalogue, dataset.catalogue.popularity_V),
         )

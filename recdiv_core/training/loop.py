@@ -42,6 +42,7 @@ from recdiv_core.slates.checkpoint import (
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.fitting import fit_terms
+from recdiv_core.slates.lifting import fit_lifts
 from recdiv_core.slates.lineage import check_data
 from recdiv_core.slates.loading import OWN_AT_START, build_model
 from recdiv_core.training.blending import keeps_weights
@@ -236,9 +237,12 @@ class _Trainer:
     def finish(self) -> None:
         """Evaluate the selected epoch (`train.select`); leave it as the last checkpoint."""
         load_whole(self.model, self.best_weights)
+        if not self.learner.under_dials:
+            fit_lifts(self.model, self.dataset, self.config)
         values, dials = judge_dials(
             self.config,
             self.dataset,
+            self.model.lifts,
             self.learner.evaluate_under,
             on_val=self.learner.under_dials,
             is_first=self.rank == 0,

@@ -32,6 +32,7 @@ PLAIN: Final[Mapping[str, object]] = {
     "rerank.method": "none",
     "rerank.diversity": 0.0,
     "rerank.logit_adjustment": 0.0,
+    "rerank.lift": 0.0,
     "rerank.rules": [],
     "eligible.block": "",
     "eligible.only": "",

@@ -27,6 +27,7 @@ from recdiv_core.models.baselines.query_match import (
 )
 from recdiv_core.models.baselines.query_words import score_by_query_words
 from recdiv_core.models.baselines.text_profile import score_by_text
+from recdiv_core.models.lifts import Lifts
 
 Scores = Callable[[Mapping[str, Tensor], Histories], Tensor]
 """weights, histories -> scores_BV."""
@@ -48,6 +49,9 @@ SCORES: Final[Mapping[str, Scores]] = {
 }
 
 
+LIFTS: Final = "lifts."
+"""Start of the names of a model's lifts in a checkpoint."""
+
 READ_QUERIES: Final = ("bm25", "text_cosine", "hybrid", "query_words")
 """Kinds whose scores depend on the query of a request."""
 
@@ -56,11 +60,13 @@ READ_QUERIES: Final = ("bm25", "text_cosine", "hybrid", "query_words")
 class Baseline:
     """A fitted baseline.
 
-    `kind` is a key of SCORES; for its weights see the fit function of the kind.
+    `kind` is a key of SCORES; for its weights see the fit function of the kind. A term of a blend
+    has no `lifts`.
     """
 
     kind: str
     weights: Mapping[str, Tensor]
+    lifts: Lifts | None = None
 
     def scores(self, histories: Histories) -> Tensor:
         """Score the catalogue for each user: [B, V] float32, higher is better."""
@@ -69,4 +75,19 @@ class Baseline:
     def to(self, device: torch.device) -> Baseline:
         """Return the baseline with its tensors on a device."""
         moved = {name: tensor.to(device) for name, tensor in self.weights.items()}
-        return replace(self, weights=moved)
+        lifts = None if self.lifts is None else self.lifts.to(device)
+        return replace(self, weights=moved, lifts=lifts)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint keeps, by name."""
+        lifts = {} if self.lifts is None else self.lifts.state_dict(prefix=LIFTS)
+        return {**self.weights, **lifts}
+
+    @classmethod
+    def from_state(cls, kind: str, state: Mapping[str, Tensor], num_items: int) -> Baseline:
+        """Return the baseline of a checkpoint; see `state`. An older one has no lifts."""
+        lifts = Lifts(num_items)
+        own = {name.removeprefix(LIFTS): state[name] for name in state if name.startswith(LIFTS)}
+        lifts.load_state_dict(own, strict=bool(own))
+        weights = {name: state[name] for name in state if not name.startswith(LIFTS)}
+        return cls(kind, weights, lifts)
