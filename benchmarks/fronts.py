@@ -4,7 +4,7 @@
     python -m benchmarks.fronts runs/prepared/shop
     python -m benchmarks.fronts runs/prepared/shop --seeds 0 1 2 --epochs 15 5
 
-`recdiv tune--space tradeoff` runs for each seed, on the built-in shop with `--quick`. Two sets of
+`recdiv tune --space tradeoff` runs for each seed, on the built-in shop with `--quick`. Two sets of
 points are compared: all trained models with the light re-ranking of `eval.dials`, and the model at
 w = 0 under as many settings of MMR, MSD, DPP and beam, each with logit adjustments and lifts. Each
 front is chosen on validation and measured once on test, on the same users.
