@@ -102,7 +102,7 @@ def maker_without_dates(checkpoint: Path) -> SlateMaker:
     prepared = Path(read_config(checkpoint).data.prepared)
     maker = SlateMaker(checkpoint, prepared)
     maker.config = override(maker.config, {"eligible.dates": False})
-    maker.policy = slate_policy(maker.config, maker.dataset)
+    maker.policy = slate_policy(maker.config, maker.dataset, maker.model.lifts)
     return maker
 
 

@@ -176,7 +176,7 @@ def judge(checkpoint: Path, prepared: Path) -> Mapping[str, float]:
     fitting = carried(checkpoint, dataset.prepared, dataset.manifest)
     model = load_model(config, dataset, fitting)
     share = held_out_of_split(model, dataset, "test", config)
-    tally = tally_split(share, dataset, slate_policy(config, dataset))
+    tally = tally_split(share, dataset, slate_policy(config, dataset, model.lifts))
     return finish(tally) | count_users(tally)
 
 
