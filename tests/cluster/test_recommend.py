@@ -62,7 +62,7 @@ def test_every_user_gets_one_slate_and_nobody_what_was_seen(shop, undisturbed):
 
 
 def test_slates_of_a_split_are_those_that_are_judged(trained, tmp_path):
-    settings = ("rerank.method=msd", "rerank.diversity=0.3")
+    settings = ("rerank.method=msd", "rerank.diversity=0.3", "rerank.lift=0.5")
     out = tmp_path / "slates"
     made = run("recommend", *arguments(trained, out, "--users", "test", *settings))
     checkpoint = Path(trained["checkpoint"])
@@ -71,7 +71,7 @@ def test_slates_of_a_split_are_those_that_are_judged(trained, tmp_path):
     expected = {}
     model = load_model(config, dataset, checkpoint)
     for held_out in held_out_of_split(model, dataset, "test", config):
-        slates, _ = held_out.slates(dataset, slate_policy(config, dataset))
+        slates, _ = held_out.slates(dataset, slate_policy(config, dataset, model.lifts))
         ids = dataset.catalogue.table["item_id"].to_pylist()
         for user, slate in zip(held_out.examples.user_ids, slates.tolist(), strict=True):
             expected[user] = [ids[item] for item in slate]

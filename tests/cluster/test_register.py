@@ -49,8 +49,8 @@ def own_slates(place: Path, **settings: object) -> tuple[pd.DataFrame, list[list
         histories += [[ids[item] for item in own] for own in np.split(examples.items, ends[:-1])]
         times += [own.tolist() for own in np.split(examples.times, ends[:-1])]
     slates = []
-    policy = slate_policy(config, dataset)
     model = load_model(config, dataset, checkpoint)
+    policy = slate_policy(config, dataset, model.lifts)
     for held_out in held_out_of_split(model, dataset, "test", config):
         slates_BK, _ = held_out.slates(dataset, policy)
         slates += [[ids[item] for item in own if item >= 0] for own in slates_BK.tolist()]
@@ -82,7 +82,7 @@ def test_a_re_ranked_model_is_served_as_it_was_measured(shop, trained, load):
     place = shop.storage / "undisturbed"
     handle = RunHandle(shop.uri, "", trained["mlflow_run_id"])
     entries = json.loads(read_text(handle, DIALS_FILE))
-    entry = next(own for own in entries if own["settings"] == parse_dial("msd 0.4 logit 0.2"))
+    entry = next(own for own in entries if own["settings"] == parse_dial("msd 0.4 lift 0.4"))
     words = [f"{key}={value}" for key, value in entry["settings"].items()]
     for split in ("val", "test"):
         given = ["--checkpoint", trained["checkpoint"], "--split", split, *words]
