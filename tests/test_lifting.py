@@ -2,6 +2,7 @@
 """What an item lacks to be shown: against loops, and in the slates of real models."""
 
 import math
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -89,21 +90,26 @@ def test_users_are_spread_over_the_split_and_have_all_train_events(dataset, hist
     assert len(lengths) // 4 <= count < len(lengths)
 
 
+def fitted(config, dataset) -> Any:
+    """Return a baseline of the config with its lifts."""
+    baseline = fit_baseline(config, dataset)
+    fit_lifts(baseline, dataset, config)
+    return baseline
+
+
 @pytest.mark.parametrize("kind", [kind for kind in SCORES if kind not in ("random", "popular")])
 def test_a_lift_shows_more_of_the_catalogue(dataset, kind):
     config = settings(kind)
-    baseline = fit_baseline(config, dataset)
-    fit_lifts(baseline, dataset, config)
+    baseline = fitted(config, dataset)
     plain = metrics(dataset, kind, baseline=baseline)
     lifted = metrics(dataset, kind, baseline=baseline, **{"rerank.lift": 1.0})
-    assert baseline.lifts.are_fitted
+    assert baseline.lifts.unit > 0
     assert lifted[f"coverage_at_{config.eval.k}"] >= plain[f"coverage_at_{config.eval.k}"]
 
 
 def test_the_lifts_of_a_model_are_those_of_its_scores(dataset):
     config = settings("item_knn", **{"eval.filter_seen": True})
-    baseline = fit_baseline(config, dataset)
-    fit_lifts(baseline, dataset, config)
+    baseline = fitted(config, dataset)
     rows = []
     score = scoring_of(baseline, 0.0)
     for each in score_users(latest_histories(dataset, 100), dataset, score, max_history=50):
@@ -119,8 +125,7 @@ def test_the_lifts_of_a_model_are_those_of_its_scores(dataset):
 
 def test_lifts_do_not_depend_on_how_they_are_used(dataset):
     config = settings("item_knn")
-    baseline = fit_baseline(config, dataset)
-    fit_lifts(baseline, dataset, config)
+    baseline = fitted(config, dataset)
     before = baseline.lifts.needed_V.clone()
     used = {"rerank.lift": 0.5, "rerank.logit_adjustment": 2.0, "rerank.method": "msd"}
     fit_lifts(baseline, dataset, override(config, used))
@@ -129,8 +134,7 @@ def test_lifts_do_not_depend_on_how_they_are_used(dataset):
 
 def test_items_that_no_slate_may_hold_take_no_place(dataset):
     config = settings("item_knn", **{"rerank.rules": ["exclude i3"]})
-    baseline = fit_baseline(config, dataset)
-    fit_lifts(baseline, dataset, config)
+    baseline = fitted(config, dataset)
     assert baseline.lifts.needed_V[3] == -1
 
 
@@ -152,4 +156,4 @@ def test_a_checkpoint_of_a_baseline_keeps_its_lifts():
     assert back.lifts.bonus(1.0).tolist() == [0.0, 2.0, 0.0]
     of_an_earlier_version = Baseline.from_state("ease", {"weights": torch.ones(1)}, 3)
     assert of_an_earlier_version.lifts is not None
-    assert not of_an_earlier_version.lifts.are_fitted
+    assert of_an_earlier_version.lifts.unit == -1

@@ -125,7 +125,7 @@ def find_run(text: str, settings: Mapping[str, object], uri: Callable[[], str]) 
     if not (settings.get("data.prepared") and _is_of_lineage(with_version(config), checkpoint)):
         config = with_version(config, read_trained_on(checkpoint).fingerprint)
     check_dial(config)
-    check_weights(checkpoint)
+    check_weights(checkpoint, config.rerank.lift)
     return NamedRun(text, checkpoint, config, place)
 
 

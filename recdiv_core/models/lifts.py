@@ -7,8 +7,16 @@ scores. Shapes: V items.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 import torch
 from torch import nn
+
+from recdiv_core.errors import UserError
+
+LIFTS: Final = "lifts."
+"""Start of the names of a model's lifts in a checkpoint."""
 
 
 class Lifts(nn.Module):
@@ -27,11 +35,6 @@ class Lifts(nn.Module):
         super().__init__()
         self.register_buffer("needed_V", torch.full((num_items,), -1.0))
         self.register_buffer("unit", torch.tensor(-1.0))
-
-    @property
-    def are_fitted(self) -> bool:
-        """Whether the lifts were measured."""
-        return bool(self.unit >= 0)
 
     def set(self, needed_V: torch.Tensor, unit: torch.Tensor) -> None:
         """Take measured lifts; inf = not known, as no weights may be infinite."""
@@ -53,3 +56,16 @@ class Lifts(nn.Module):
         """
         is_within_V = self.needed_V <= most * self.unit
         return self.needed_V.clamp_min(0) * is_within_V
+
+
+def check_lifts(state: Mapping[str, torch.Tensor], lift: float) -> None:
+    """Refuse `rerank.lift` for the tensors of a model that has no lifts.
+
+    Raises:
+        UserError: says what to do.
+    """
+    if lift and state.get(f"{LIFTS}unit", torch.tensor(-1.0)) < 0:
+        raise UserError(
+            f"rerank.lift={lift:g}: the model has no lifts, because an earlier version trained it; "
+            "train it again, or give rerank.lift=0"
+        )

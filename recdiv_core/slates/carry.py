@@ -26,8 +26,8 @@ import pyarrow.compute as pc
 import torch
 
 from recdiv_core.config import Config, override
-from recdiv_core.models.baselines import LIFTS
 from recdiv_core.models.blend import TERMS, read_terms
+from recdiv_core.models.lifts import LIFTS
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.text_encoder import pad_tokens
 from recdiv_core.schema import ITEM_ID, Manifest

@@ -34,6 +34,7 @@ from recdiv_core.config import Config, from_tree, to_yaml
 from recdiv_core.data.catalogue import Catalogue
 from recdiv_core.errors import UserError
 from recdiv_core.models.blend import TERMS
+from recdiv_core.models.lifts import check_lifts
 from recdiv_core.schema import ITEM_ID, Manifest
 from recdiv_core.storage.whole_files import write_whole
 
@@ -289,13 +290,17 @@ def load_weights(checkpoint: Path, model: nn.Module, *, own: tuple[str, ...] = (
         ) from None
 
 
-def check_weights(checkpoint: Path) -> None:
+def check_weights(checkpoint: Path, lift: float = 0.0) -> None:
     """Check a checkpoint's weights by reading them once.
 
+    Args:
+        checkpoint: directory.
+        lift: `rerank.lift` of the slates to make.
+
     Raises:
-        UserError: missing or damaged file.
+        UserError: missing or damaged file, or no lifts where they are asked for.
     """
-    read_tensors(checkpoint, "model.pt")
+    check_lifts(read_tensors(checkpoint, "model.pt"), lift)
     check_sum(checkpoint, "model.pt")
 
 

@@ -43,7 +43,7 @@ def check_inputs(
     check_lineage(local, manifest, prepared)
     check_rerank(config, prepared, swept=swept)
     check_eligible(config, prepared)
-    check_weights(local)
+    check_weights(local, config.rerank.lift)
     return prepared, manifest
 
 

@@ -14,10 +14,11 @@ import torch
 
 from recdiv_core.config import Config
 from recdiv_core.errors import UserError
-from recdiv_core.models.baselines import LIFTS, Baseline
+from recdiv_core.models.baselines import Baseline
 from recdiv_core.models.blend import Blend, read_terms
 from recdiv_core.models.dial import dial_dim
 from recdiv_core.models.item_tower import ItemTower
+from recdiv_core.models.lifts import LIFTS
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
 from recdiv_core.models.text_encoder import resolve_encoder

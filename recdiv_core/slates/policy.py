@@ -16,8 +16,7 @@ from recdiv_core.data.catalogue import (
     Catalogue,
 )
 from recdiv_core.data.rule_labels import labels_of_items, labels_of_rule
-from recdiv_core.errors import UserError
-from recdiv_core.models.lifts import Lifts
+from recdiv_core.models.lifts import LIFTS, Lifts, check_lifts
 from recdiv_core.rerank import Options
 from recdiv_core.rerank.candidates import Rule
 from recdiv_core.slate_rules import SlateRule, group_rules
@@ -94,14 +93,8 @@ def fitted(lifts: Lifts | None, lift: float) -> Lifts | None:
     Raises:
         UserError: the model has none.
     """
-    if not lift:
-        return None
-    if lifts is None or not lifts.are_fitted:
-        raise UserError(
-            f"rerank.lift={lift:g}: the model has no lifts, because an earlier version trained it; "
-            "train it again, or give rerank.lift=0"
-        )
-    return lifts
+    check_lifts({} if lifts is None else lifts.state_dict(prefix=LIFTS), lift)
+    return lifts if lift else None
 
 
 def slate_policy(config: Config, dataset: Dataset, lifts: Lifts | None = None) -> SlatePolicy:

@@ -8,7 +8,7 @@ that user, so they are the same in any batch and on any worker.
 """
 
 from recdiv_core.models.baselines.histories import Histories
-from recdiv_core.models.baselines.table import LIFTS, READ_QUERIES, SCORES, Baseline
+from recdiv_core.models.baselines.table import READ_QUERIES, SCORES, Baseline
 from recdiv_core.models.baselines.train_events import TrainEvents
 
-__all__ = ["LIFTS", "READ_QUERIES", "SCORES", "Baseline", "Histories", "TrainEvents"]
+__all__ = ["READ_QUERIES", "SCORES", "Baseline", "Histories", "TrainEvents"]

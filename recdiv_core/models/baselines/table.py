@@ -27,7 +27,7 @@ from recdiv_core.models.baselines.query_match import (
 )
 from recdiv_core.models.baselines.query_words import score_by_query_words
 from recdiv_core.models.baselines.text_profile import score_by_text
-from recdiv_core.models.lifts import Lifts
+from recdiv_core.models.lifts import LIFTS, Lifts
 
 Scores = Callable[[Mapping[str, Tensor], Histories], Tensor]
 """weights, histories -> scores_BV."""
@@ -48,9 +48,6 @@ SCORES: Final[Mapping[str, Scores]] = {
     "query_words": score_by_query_words,
 }
 
-
-LIFTS: Final = "lifts."
-"""Start of the names of a model's lifts in a checkpoint."""
 
 READ_QUERIES: Final = ("bm25", "text_cosine", "hybrid", "query_words")
 """Kinds whose scores depend on the query of a request."""
