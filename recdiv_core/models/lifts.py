@@ -19,6 +19,12 @@ LIFTS: Final = "lifts."
 """Start of the names of a model's lifts in a checkpoint."""
 
 
+MARGIN: Final = 0.01
+"""How far a lift goes beyond what is needed, in units. Without it a lifted item would have the very
+score of the item whose place it takes, and of others that the same user likes most: rounding would
+order them, and a batch of another size another way."""
+
+
 class Lifts(nn.Module):
     """The lift of every item; fresh ones are not fitted.
 
@@ -44,18 +50,21 @@ class Lifts(nn.Module):
     def bonus(self, most: float) -> torch.Tensor:
         """Return what is added to the scores of each item, [V].
 
-        An item gets all of its lift, or nothing: a part of it would rarely show the item.
+        An item gets all of its lift and a margin, or nothing: a part would rarely show the item.
+        The margin falls as the lift rises, from 2 MARGIN to MARGIN. So items that are lifted to the
+        same place keep their order.
 
         Args:
             most: items that need more than this many units get nothing.
 
-        >>> lifts = Lifts(3)
-        >>> lifts.set(torch.tensor([0.0, 1.0, 4.0]), torch.tensor(5.0))
-        >>> lifts.bonus(0.2).tolist()
-        [0.0, 1.0, 0.0]
+        >>> lifts = Lifts(4)
+        >>> lifts.set(torch.tensor([0.0, 1.0, 2.0, 4.0]), torch.tensor(5.0))
+        >>> lifts.bonus(0.4)
+        tensor([0.0000, 1.0900, 2.0800, 0.0000])
         """
-        is_within_V = self.needed_V <= most * self.unit
-        return self.needed_V.clamp_min(0) * is_within_V
+        is_lifted_V = (self.needed_V > 0) & (self.needed_V <= most * self.unit)
+        margin_V = MARGIN * (2 * self.unit - self.needed_V)
+        return (self.needed_V + margin_V) * is_lifted_V
 
 
 def check_lifts(state: Mapping[str, torch.Tensor], lift: float) -> None:
