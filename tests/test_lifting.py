@@ -12,11 +12,13 @@ from hypothesis import given
 
 from recdiv_core.config import override
 from recdiv_core.errors import UserError
+from recdiv_core.items.lifts import lifts_needed, unit_of
 from recdiv_core.models.baselines import SCORES, Baseline
 from recdiv_core.models.lifts import Lifts
+from recdiv_core.rerank import lifts
 from recdiv_core.slates import lifting
 from recdiv_core.slates.fitting import fit_baseline
-from recdiv_core.slates.lifting import fit_lifts, latest_histories, lifts_needed, unit_of
+from recdiv_core.slates.lifting import fit_lifts, latest_histories
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import score_users, scoring_of
 from tests.test_fit import NUM_ITEMS, dataset, histories, metrics, settings
@@ -142,9 +144,9 @@ def test_items_that_no_slate_may_hold_take_no_place(dataset):
 
 def test_a_model_without_lifts_is_refused_where_they_are_asked_for(dataset):
     config = settings("item_knn", **{"rerank.lift": 0.4})
-    for lifts in (None, Lifts(NUM_ITEMS)):
+    for none in (None, Lifts(NUM_ITEMS)):
         with pytest.raises(UserError, match=r"rerank\.lift=0\.4: the model has no lifts"):
-            slate_policy(config, dataset, lifts)
+            slate_policy(config, dataset, none)
     assert slate_policy(settings("item_knn"), dataset, None).lowered_V(dataset.log_prior_V) is None
 
 
@@ -177,3 +179,30 @@ def test_no_lifted_item_ties_and_lifted_items_keep_their_order(seed, k):
         order = (row + bonus_V)[at_the_bar].argsort()
         assert torch.equal(order, row[at_the_bar].argsort())
         assert ((row + bonus_V)[at_the_bar] > row.topk(k).values[-1] + 1e-3).all()
+
+
+@given(st.integers(0, 10_000), st.integers(1, 5), st.sampled_from([0.0, 0.3, 1.0]))
+def test_lifts_of_arrays_are_those_of_a_model(seed, k, most):
+    rng = np.random.default_rng(seed)
+    scores_BV = rng.normal(size=(9, 12))
+    scores_BV[rng.random(scores_BV.shape) < 0.1] = -INF
+    needed = needed_by_loops(torch.from_numpy(scores_BV), k, max(1, round(0.5 * 9 * k / 12)))
+    model = Lifts(12).double()
+    best = torch.from_numpy(scores_BV).sort(dim=1, descending=True).values
+    model.set(torch.tensor(needed, dtype=torch.float64), unit_of(best))
+    assert lifts(scores_BV, k, most=most) == pytest.approx(model.bonus(most).numpy())
+
+
+@pytest.mark.parametrize(
+    ("scores", "given", "said"),
+    [
+        ([1.0, 2.0], {}, r"shape \[2\]; allowed is \[users, items\]"),
+        ([[1.0, math.nan]], {}, "NaN or"),
+        ([[1.0, INF]], {}, "NaN or"),
+        ([[1.0, 2.0]], {"k": 0}, "k is 0"),
+        ([[1.0, 2.0]], {"most": 1.5}, "most is 1.5"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(scores, given, said):
+    with pytest.raises(ValueError, match=said):
+        lifts(scores, **given)

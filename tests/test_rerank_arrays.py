@@ -197,4 +197,4 @@ def test_the_table_of_needs_names_every_re_ranker():
 
 def test_the_example_of_the_documentation_prints_what_it_says():
     path = Path(__file__).parents[1] / "docs" / "python.md"
-    assert doctest.testfile(str(path), module_relative=False) == (0, 8)
+    assert doctest.testfile(str(path), module_relative=False) == (0, 10)

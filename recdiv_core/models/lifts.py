@@ -14,15 +14,10 @@ import torch
 from torch import nn
 
 from recdiv_core.errors import UserError
+from recdiv_core.items.lifts import bonus
 
 LIFTS: Final = "lifts."
 """Start of the names of a model's lifts in a checkpoint."""
-
-
-MARGIN: Final = 0.01
-"""How far a lift goes beyond what is needed, in units. Without it a lifted item would have the very
-score of the item whose place it takes, and of others that the same user likes most: rounding would
-order them, and a batch of another size another way."""
 
 
 class Lifts(nn.Module):
@@ -48,23 +43,8 @@ class Lifts(nn.Module):
         self.unit.copy_(unit)
 
     def bonus(self, most: float) -> torch.Tensor:
-        """Return what is added to the scores of each item, [V].
-
-        An item gets all of its lift and a margin, or nothing: a part would rarely show the item.
-        The margin falls as the lift rises, from 2 MARGIN to MARGIN. So items that are lifted to the
-        same place keep their order.
-
-        Args:
-            most: items that need more than this many units get nothing.
-
-        >>> lifts = Lifts(4)
-        >>> lifts.set(torch.tensor([0.0, 1.0, 2.0, 4.0]), torch.tensor(5.0))
-        >>> lifts.bonus(0.4)
-        tensor([0.0000, 1.0900, 2.0800, 0.0000])
-        """
-        is_lifted_V = (self.needed_V > 0) & (self.needed_V <= most * self.unit)
-        margin_V = MARGIN * (2 * self.unit - self.needed_V)
-        return (self.needed_V + margin_V) * is_lifted_V
+        """Return what is added to the scores of each item, [V]; see items/lifts.py."""
+        return bonus(self.needed_V, self.unit, most)
 
 
 def check_lifts(state: Mapping[str, torch.Tensor], lift: float) -> None:

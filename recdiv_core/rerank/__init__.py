@@ -19,6 +19,7 @@ that they weigh against relevance. Four of them also have a compiled loop for th
 
 from recdiv_core.rerank.arrays import Reranked, rerank
 from recdiv_core.rerank.candidates import Candidates, Options
+from recdiv_core.rerank.lift_arrays import lifts
 from recdiv_core.rerank.table import COMPILED, NOVELTIES, RERANKERS, Reranker
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "Options",
     "Reranked",
     "Reranker",
+    "lifts",
     "rerank",
 ]
