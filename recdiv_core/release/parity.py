@@ -129,7 +129,7 @@ def losses(before: Scoring, behind: Scoring, dataset: Dataset, config: Config) -
     """Measure what another way to score costs, by the metrics of every epoch.
 
     Slates are made with the re-ranking of the config, on all users of `held_out_split`. Scores of
-    both contain the logit adjustment.
+    both contain logit adjustment and lift.
 
     Returns:
         metric -> `{"reference", "other", "percent", "percent_low", "percent_high",
