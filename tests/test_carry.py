@@ -135,7 +135,8 @@ def save(checkpoint, prepared, **changes):
             torch.nn.init.normal_(model.item_tower.gate.weight)
         if model.blend is not None:
             model.blend.weight_T2.copy_(torch.tensor([[1.0, 0.1], [0.7, -0.2]]))
-        fit_lifts(model, dataset, config)
+        # for slates of two: those of ten show nearly all of the few items
+        fit_lifts(model, dataset, override(config, {"eval.k": 2}))
         weights = model.state_dict()
         weights |= {} if model.blend is None else model.blend.terms_state()
     else:
