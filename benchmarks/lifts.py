@@ -3,9 +3,9 @@
     python -m benchmarks.lifts CHECKPOINT
     python -m benchmarks.lifts CHECKPOINT --split test --reference BASELINE_CHECKPOINT
 
-Each entry is written as in `eval.dials`. The lifts are measured anew, so checkpoints of earlier
-versions do too. Prints one JSON line: the metrics at `eval.k` of the model alone, and the change of
-each entry against it in per cent, or against the reference alone.
+Each entry is written as in `eval.dials`. The lifts are measured anew, so a checkpoint of an earlier
+version can be judged too. Prints one JSON line: the metrics at `eval.k` of the model alone, and the
+change of each entry against it in per cent, or against the reference alone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ def main() -> None:
     reference = judge(args.reference, args.split)[0] if args.reference else judged
     first = reference["none"]
     changes = {
-        entry: {name: round(100 * (own[name] / first[name] - 1), 1) for name in METRICS}
+        entry: {
+            name: round(100 * (own[name] / first[name] - 1), 1) if first[name] else None
+            for name in METRICS
+        }
         for entry, own in judged.items()
     }
     alone = {name: round(first[name], 4) for name in METRICS}

@@ -6,8 +6,9 @@ item there. So the lift of an item is what it lacks in the slates that are easie
 smallest number that brings it into as many slates as LEAST_SHARE of an equal share of all places.
 Adding it costs little accuracy, because the item replaces the last one of users who like it most.
 It depends on the item alone, so a slate needs no other user, unlike with `rerank.method=exposure`.
-It is the first step of the dual ascent that solves the problem of a least exposure of every item
-(Xu et al., 2023, P-MMF); further steps gained nothing where many items are out of reach.
+In the problem of a least exposure for every item it is the price of one item while all others have
+none (prices of items: Xu et al., 2023, P-MMF). All prices together, in rounds in which lifted items
+compete, gained nothing on large catalogues.
 
 Shapes: B users, M candidates, V catalogue, N pairs of a user and a candidate.
 """
@@ -27,8 +28,8 @@ UNIT_DEPTH: Final = 100
 
 MARGIN: Final = 0.01
 """How far a lift goes beyond what is needed, in units. Without it a lifted item would have the very
-score of the item whose place it takes, and of others that the same user likes most: rounding would
-order them, and a batch of another size another way."""
+score of the item whose place it takes. Rounding would then order the two, and it differs between
+batches of different sizes."""
 
 
 def least_users(num_users: int, num_items: int, k: int) -> int:

@@ -41,8 +41,7 @@ DEPTH: Final = 1000
 def fit_lifts(model: Recommender | Baseline, dataset: Dataset, config: Config) -> None:
     """Measure the lifts of a model, in place.
 
-    The users are those of the train split, with all of their train events: their next slates are
-    what a new model makes first.
+    The users are a sample of the train split, with all of their train events as history.
 
     Args:
         model: on the device of the data set.
@@ -78,10 +77,12 @@ def fit_lifts(model: Recommender | Baseline, dataset: Dataset, config: Config) -
     lifts.set(needed_V, unit)
 
 
-def latest_histories(dataset: Dataset, batch_size: int) -> Iterator[Examples]:
-    """Yield users with their train events as history, without a query or a held-out item."""
+def latest_histories(
+    dataset: Dataset, batch_size: int, most_users: int = SAMPLE_USERS
+) -> Iterator[Examples]:
+    """Yield about `most_users` with their train events as history, without query or target."""
     rows = SplitRows(dataset.prepared, "train")
-    size = -(-min(SAMPLE_USERS, rows.num_rows) // SAMPLE_CHUNKS)
+    size = -(-min(most_users, rows.num_rows) // SAMPLE_CHUNKS)
     for chunk in range(SAMPLE_CHUNKS):
         start = rows.num_rows * chunk // SAMPLE_CHUNKS
         stop = min(start + size, rows.num_rows * (chunk + 1) // SAMPLE_CHUNKS)

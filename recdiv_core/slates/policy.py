@@ -100,7 +100,7 @@ def fitted(lifts: Lifts | None, lift: float) -> Lifts | None:
 def slate_policy(config: Config, dataset: Dataset, lifts: Lifts | None = None) -> SlatePolicy:
     """Build the policy of a config, with rules and lists that refer to the items of the data set.
 
-    `lifts` are those of the model whose scores are ranked; None = it has none.
+    `lifts` belong to the model whose scores are ranked; None = it has none.
 
     Raises:
         UserError: see `eligibility_of`; or `rerank.lift` is set for a model without lifts.

@@ -39,7 +39,7 @@ def judge_dials(
     Args:
         config: `eval` and `rerank`.
         dataset: the prepared data set.
-        lifts: those of the model.
+        lifts: lifts of the model.
         evaluate: evaluates the model over the users of all ranks.
         on_val: validation metrics under the entries, if they are known; saves a pass.
         is_first: whether this is rank 0, which logs.
