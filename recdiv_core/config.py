@@ -664,6 +664,9 @@ class ScalingConfig(_Section):
     once beside the prepared data. 0 = none: every step computes these layers."""
     max_concurrent_trials: int = Field(default=0, ge=0)
     """Trials of a sweep that run at once; 0 = as many as fit."""
+    trial_workers: int = Field(default=0, ge=0)
+    """Training workers of each trial of a sweep, and of the baseline that trials are compared with;
+    0 = `scaling.num_workers`. The base model has `scaling.num_workers`."""
     preemptible: bool = False
     """Spot machines: a checkpoint follows the notice of a preemption, and the loss does not count
     towards `train.max_failures`."""

@@ -59,6 +59,7 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "scaling.shard_encoder": _TRAIN,
     "scaling.layer_cache_gib": _TRAIN,
     "scaling.max_concurrent_trials": ("tune",),
+    "scaling.trial_workers": ("tune",),
     "scaling.preemptible": _TRAIN,
     "scaling.address": (*_DATA, *_TRAIN, "evaluate", "recommend"),
     "run.": (*_TRAIN, "register"),

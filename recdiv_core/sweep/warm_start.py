@@ -46,6 +46,7 @@ def prepare_trials(
         logger.info("training the base model, %d epochs", base.train.epochs)
         checkpoint = _train(base, BASE, parent, manifest).checkpoint
         config = override(config, {"train.init_from": checkpoint})
+    config = with_trial_workers(config)
     # the baseline of a conditioned model that is not trained further is its dial at 0, a trial
     is_trained = bool(config.train.epochs) or not config.loss.conditioned
     if not space.constraints and (space.warm_start is None or not is_trained):
@@ -53,6 +54,20 @@ def prepare_trials(
     baseline = _train_baseline(config, space, parent, manifest)
     minimum = {c.metric: c.at_least * baseline[f"best/{c.metric}"] for c in space.constraints}
     return config, minimum
+
+
+def with_trial_workers(config: Config) -> Config:
+    """Return the config with the workers of a trial.
+
+    The baseline has as many as a trial: the number of workers moves dropout masks, and the two are
+    to differ in nothing but diversity.
+    """
+    scaling = config.scaling
+    if not scaling.trial_workers:
+        return config
+    least = min(scaling.min_workers, scaling.trial_workers)
+    settings = {"scaling.num_workers": scaling.trial_workers, "scaling.min_workers": least}
+    return override(config, settings)
 
 
 def _train_baseline(

@@ -31,6 +31,7 @@ OF_THE_PLACE: Final = (
     "split.",
     "scaling.address",
     "scaling.max_concurrent_trials",
+    "scaling.trial_workers",  # a trial has it as scaling.num_workers
     "scaling.cpus_per_worker",
     "scaling.threads_per_worker",
     "train.max_failures",
