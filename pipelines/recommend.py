@@ -9,7 +9,8 @@
 
 Settings come from the checkpoint; key=value overrides them. Run the same command again to continue
 after a crash. Columns: user_id, item_ids, scores; with `rerank.rules` also gave_way; with --explain
-also relevance, novelty and rule of each place. --dial writes one directory diversity=D/ per dial.
+also relevance, novelty and rule of each place (and raised, what a lift or logit adjustment added to
+its score). --dial writes one directory diversity=D/ per dial.
 --queries answers each row of a file (CSV, JSON Lines, Parquet, xlsx): column query, optionally
 user_id or history (item ids, a list or joined by |), and where (conditions such as region=eu|world;
 min_age=0); the slates then have the column query.

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -79,6 +80,32 @@ def test_a_part_says_why_and_what_gave_way(checkpoint, tmp_path):
             assert set(row["rule"]) <= {"", SEVERAL, *rules}
             if not dial:
                 assert not any(row["novelty"])
+
+
+def test_a_part_says_what_raised_an_item(checkpoint, tmp_path):
+    def explained(**settings: float) -> list[dict[str, Any]]:
+        rerank = {"method": "mmr", "diversity": 0.2, **settings}
+        own = {f"rerank.{key}": value for key, value in rerank.items()}
+        config = checkpoint_config(checkpoint, own)
+        place = [tmp_path / f"{len(settings)}"]
+        prepared = Path(config.data.prepared)
+        task = PartTask(config, checkpoint, prepared, "test", 20, place, [0.2], explained=True)
+        PartMaker(task)({"part": np.array([0])})
+        return pq.read_table(part_path(place[0], 0)).to_pylist()
+
+    alone, raised = explained(), explained(logit_adjustment=0.1)
+    assert "raised" not in alone[0]
+    num_shared = 0
+    for before, after in zip(alone, raised, strict=True):
+        old = dict(zip(before["item_ids"], before["scores"], strict=True))
+        for item, score, own in zip(
+            after["item_ids"], after["scores"], after["raised"], strict=True
+        ):
+            assert own > 0  # a share of train events below 1 has a negative logarithm
+            if item in old:
+                num_shared += 1
+                assert score - own == pytest.approx(old[item], abs=1e-5)
+    assert num_shared >= 50
 
 
 def test_slates_draw_alike_in_recommend_and_for_one_request_at_a_time(checkpoint, tmp_path):

@@ -228,20 +228,30 @@ class PartMaker:
                 said = [self._words(groups, broken_R, slate_K) for broken_R, slate_K in rows]
                 own["gave_way"] = pa.array(said, pa.list_(pa.string()))
         if self.task.explained:
-            why = explain(
-                NOVELTIES[self.policy.method],
-                grid.candidates,
-                grid.chosen_BWK,
-                self.task.dials,
-                options,
-            )
-            words = [r[0].text if len(r) == 1 else f"include {len(r)} items" for r in groups]
-            names = np.array([*words, SEVERAL, ""], dtype=object)  # -1: no rule
-            for index, own in enumerate(notes):
-                own["relevance"] = why.relevance_BWK[:, index].cpu().numpy()
-                own["novelty"] = why.novelty_BWK[:, index].cpu().numpy()
-                own["rule"] = names[why.rule_BWK[:, index].cpu().numpy()]
+            for own, reasons in zip(notes, self._reasons(grid, groups), strict=True):
+                own |= reasons
         return notes
+
+    def _reasons(
+        self, grid: SlateGrid, groups: Sequence[Sequence[SlateRule]]
+    ) -> list[dict[str, Any]]:
+        """Return the reasons of each place, [B, K] a column, for each dial."""
+        dials, options = self.task.dials, self.policy.reranker_options
+        novelty_of = NOVELTIES[self.policy.method]
+        why = explain(novelty_of, grid.candidates, grid.chosen_BWK, dials, options)
+        words = [r[0].text if len(r) == 1 else f"include {len(r)} items" for r in groups]
+        names = np.array([*words, SEVERAL, ""], dtype=object)  # -1: no rule
+        columns = {
+            "relevance": why.relevance_BWK.cpu().numpy(),
+            "novelty": why.novelty_BWK.cpu().numpy(),
+            "rule": names[why.rule_BWK.cpu().numpy()],
+        }
+        if (lowered_V := self.policy.lowered_V(self.dataset.log_prior_V)) is not None:
+            columns["raised"] = -lowered_V[grid.items_BWK.clamp_min(0)].cpu().numpy()
+        return [
+            {name: column_BWK[:, index] for name, column_BWK in columns.items()}
+            for index in range(len(dials))
+        ]
 
     def _words(
         self, groups: Sequence[Sequence[SlateRule]], broken_R: np.ndarray, slate_K: np.ndarray

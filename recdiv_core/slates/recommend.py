@@ -82,7 +82,8 @@ def recommend(
             `diversity=D/` for each dial.
         users: `all` = complete histories of all users; or the name of a split.
         dials: dials of the re-ranker, made in one pass; none = that of the config.
-        explained: whether to add the relevance and novelty of each item, and the rule that decided.
+        explained: whether to add the relevance and novelty of each item, the rule that decided, and
+            what lift and logit adjustment added to its score.
         queries: file of queries to answer instead of the users, see `read_requests`; "" = none.
 
     Returns:
