@@ -49,4 +49,5 @@ SPACE = SearchSpace(
         for own in grid
     ),
     objectives=FRONT,
+    fixed={"scaling.trial_workers": 1},  # a baseline is fitted by one worker, so several at once
 )

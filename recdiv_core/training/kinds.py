@@ -40,7 +40,6 @@ OF_TRAINING: Final = (
     "train.",
     "scaling.num_workers",
     "scaling.min_workers",
-    "scaling.trial_workers",
     "scaling.shard_encoder",
     "scaling.preemptible",
 )
