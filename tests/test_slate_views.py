@@ -361,9 +361,9 @@ BEFORE = judged(
 AFTER = judged([[1, 3], [3, 4], [1, 2], [1, 2], [3, 4], [3, 4], [1, 2]], [0.5, 0.5, 0, 0, 0, 1, 1])
 
 
-def gaining(gains):
+def gaining(gains, slates=()):
     """Return two runs whose users gain these values: each metric has the mean 1 before."""
-    slates = [[1, 2]] * len(gains)
+    slates = slates or [list(divmod(user, 50)) for user in range(len(gains))]
     ones = np.ones(len(gains))
     runs = [ones, ones + np.array(gains)]
     return [judged(slates, ones, ndcg=run, ild=run, diversity_index=run) for run in runs]
@@ -391,6 +391,17 @@ def test_one_of_the_worst_is_the_user_whom_one_in_a_hundred_is_below():
         (150, TYPICAL),
         (3, WORST),
     ]
+
+
+def test_typical_users_have_slates_of_their_own():
+    slates = [[1, 2], [3, 4], [3, 4], [3, 4], [5, 6], [6, 5], [3, 4]]
+    chosen = choose_users(*gaining([0, 1, 2, 3, 4, 5, 6], slates), np.ones(7, dtype=bool))
+    assert chosen == [(3, TYPICAL), (4, TYPICAL), (5, TYPICAL), (0, WORST)]
+
+
+def test_equal_slates_are_shown_once():
+    chosen = choose_users(*gaining([0, 1, 2], [[1, 2]] * 3), np.ones(3, dtype=bool))
+    assert chosen == [(1, TYPICAL), (0, WORST)]
 
 
 def test_users_without_a_history_are_shown_only_among_themselves():

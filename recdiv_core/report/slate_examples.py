@@ -126,17 +126,31 @@ def choose_users(
 
     Returns:
         (row, rule): NUM_TYPICAL users around the median, then one whom WORST_SHARE of the users are
-        below, each once. Equal gains keep the order of the data.
+        below, each once. Equal gains keep the order of the data. No two typical users have the
+        same slates, before or after: the second one would show nothing new.
     """
     rows = (
         np.flatnonzero(may_be_shown_U) if may_be_shown_U.any() else np.arange(len(may_be_shown_U))
     )
     rows = rows[np.argsort(user_gains(before, after)[rows], kind="stable")]
-    first = max(0, (len(rows) - NUM_TYPICAL) // 2)
-    chosen = dict.fromkeys(rows[first : first + NUM_TYPICAL].tolist(), TYPICAL)
+    nearest = np.argsort(np.abs(np.arange(len(rows)) - (len(rows) - 1) / 2), kind="stable")
+    places: list[int] = []
+    for place in nearest.tolist():
+        own, shown = int(rows[place]), rows[places]
+        if len(places) < NUM_TYPICAL and not _is_shown(own, shown, before, after):
+            places.append(place)
+    chosen = dict.fromkeys(rows[sorted(places)].tolist(), TYPICAL)
     for row in rows[int(WORST_SHARE * len(rows)) :][:1].tolist():
         chosen.setdefault(row, WORST)
     return list(chosen.items())
+
+
+def _is_shown(row: int, shown: Integers, before: UserResults, after: UserResults) -> bool:
+    """Return whether one of the rows in `shown` has the same slate as `row`, before or after."""
+    return any(
+        bool((each.slates_UK[shown] == each.slates_UK[row]).all(axis=1).any())
+        for each in (before, after)
+    )
 
 
 def show(
