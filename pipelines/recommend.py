@@ -14,7 +14,8 @@ its score). --dial writes one directory diversity=D/ per dial.
 --queries answers each row of a file (CSV, JSON Lines, Parquet, xlsx): column query, optionally
 user_id or history (item ids, a list or joined by |), and where (conditions such as region=eu|world;
 min_age=0); the slates then have the column query.
-Prints {"slates", "num_users", "num_parts", "dials", "users_per_s"}.
+Prints {"slates", "num_users", "num_parts", "dials", "num_short_slates", "num_empty_slates",
+"users_per_s"}.
 """
 
 from __future__ import annotations

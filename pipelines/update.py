@@ -49,7 +49,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Do a day's update."""
     if args.epochs < 1 or not 0 < args.rate_share <= 1 or not 0 <= args.max_drop <= 1:
-        raise UserError("--epochs is 1 or more, --rate-share in (0, 1], --max-drop in [0, 1]")
+        given = f"--epochs {args.epochs} --rate-share {args.rate_share} --max-drop {args.max_drop}"
+        raise UserError(f"{given}: allowed are 1 or more, (0, 1] and [0, 1]")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from recdiv_core.release.gate import parse_floors
     from recdiv_core.updating.day import Plan, update

@@ -343,6 +343,14 @@ def test_evaluation_does_not_change_the_kind_of_model(checkpoint):
         checkpoint_config(checkpoint, {"model.kind": "ease"})
 
 
+def test_slates_that_hold_the_whole_catalogue_are_named(config, manifest, caplog):
+    for k in (manifest.num_items, manifest.num_items - 1):
+        check_config(override(config, {"eval.k": k, "rerank.num_candidates": k}))
+    small = [said for said in caplog.messages if "the catalogue has" in said]
+    assert len(small) == 1
+    assert small[0].startswith(f"eval.k={manifest.num_items}: the catalogue has")
+
+
 def test_an_unknown_kind_of_model_names_those_there_are():
     with pytest.raises(ValueError, match=r"model\.kind.*'popular'.*'ease'"):
         override(Config(), {"model.kind": "slim"})

@@ -60,6 +60,11 @@ def test_a_text_field_that_is_no_column_is_an_error(tmp_path):
         read(path, **{"model.text.fields": ("titel",)})
 
 
+def test_a_catalogue_whose_lines_are_all_broken_is_not_called_empty(tmp_path):
+    with pytest.raises(ValueError, match=r"data.items.*line 2: 1 fields instead of 2: 'a;A'"):
+        read(write_csv(tmp_path, "item_id,title\na;A\nb;B\n"))
+
+
 def test_a_catalogue_of_a_header_alone_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"data.items.*holds no rows"):
         read(write_csv(tmp_path, "item_id,title\n"))

@@ -110,6 +110,8 @@ def make_bad(tmp_path, name, content):
         ("log.csv", b"", "empty file"),
         ("log.csv", b"\n\n", "is an empty file: it has no column"),
         ("log.csv.gz", gzip.compress(b"", mtime=0), "is an empty file: it has no column"),
+        ("log.jsonl", b"{not json\n", "has no JSON object among its first lines, e.g. '{not json'"),
+        ("log.jsonl", b"\n", "is an empty file"),
         ("log.csv", b"user_id,item\n1,2\n", "no column 'item_id'.*did you mean .*item_id=item"),
         ("log.parquet", b"not parquet at all", "not readable as parquet"),
         ("log.docx", b"1,2", "unknown extension; allowed: .csv"),

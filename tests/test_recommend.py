@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,7 +15,7 @@ from recdiv_core.data.reading import SplitRows
 from recdiv_core.schema import read_manifest
 from recdiv_core.settings import parse_overrides
 from recdiv_core.slates.eligibility import copy_lists, eligibility_of, with_own_lists
-from recdiv_core.slates.files import freed_share, part_path
+from recdiv_core.slates.files import PartWriter, freed_share, part_path, short_slates, slate_table
 from recdiv_core.slates.inputs import checkpoint_config
 from recdiv_core.slates.maker import SlateMaker
 from recdiv_core.slates.parts import SEVERAL, PartMaker, PartTask
@@ -39,6 +40,7 @@ def refused(checkpoint, out, *overrides, users="test", dials=()):
     ("overrides", "dials", "message"),
     [
         ((), (0.0, 0.5), "rerank.method=none has no dial"),
+        ((), (0.3,), "rerank.method=none has no dial"),
         (("rerank.method=mmr",), (0.0, 1.5), "--dial 1.5 must lie in [0, 1]"),
         (("rerank.method=mmr",), (0.5, 0.5), "--dial 0.5,0.5 names a dial twice"),
         (("data.prepared=nowhere",), (), "nowhere is not a directory"),
@@ -174,6 +176,19 @@ def test_blocked_items_stand_in_no_slate_and_freed_places_are_counted(checkpoint
     assert after["freed"].to_pylist() == freed
     assert not any(blocked & set(slate) for slate in after["item_ids"].to_pylist())
     assert freed_share(tmp_path / "some", K) == sum(freed) / (20 * K)
+
+
+def test_short_and_empty_slates_of_all_dials_are_counted(tmp_path):
+    item_ids = pa.array(["a", "b", "c"])
+    slates = {"d=0": [[0, 1, 2], [1, -1, -1]], "d=1": [[-1, -1, -1], [2, 1, -1]]}
+    for name, slates_BK in slates.items():
+        scores = np.zeros((2, 3), np.float32)
+        table = slate_table(["u", "v"], np.array(slates_BK), scores, item_ids)
+        with PartWriter(part_path(tmp_path / name, 0)) as part:
+            part.write(table)
+    assert short_slates([tmp_path / name for name in slates], 3) == (3, 1)
+    assert short_slates([tmp_path / "d=0"], 1) == (0, 0)
+    assert short_slates([], 3) == (0, 0)
 
 
 def test_lists_and_times_that_leave_no_item_are_refused(checkpoint, tmp_path):

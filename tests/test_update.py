@@ -1,12 +1,15 @@
 """A day's update without Ray: its settings, its alarms and its files (updating/day.py)."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
+from recdiv_core.training.run_files import OtherSettingsError
+from recdiv_core.updating import day
 from recdiv_core.updating.alarms import alarms
 from recdiv_core.updating.day import Plan, judged, once, training_config, update
 
@@ -106,3 +109,29 @@ def test_an_update_needs_a_base_and_a_directory():
     remote = override(CALL, {"run.storage": "s3://bucket/runs"})
     with pytest.raises(UserError, match=r"run\.storage=s3://bucket/runs"):
         update(remote, PLAN)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a:b"])
+def test_a_wrong_name_is_refused_before_the_append(tmp_path, name):
+    call = override(CALL, {"run.storage": str(tmp_path / "runs"), "data.base": "no data set"})
+    with pytest.raises(UserError, match="--name"):
+        update(call, replace(PLAN, name=name))
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_update_that_was_begun_with_other_settings_names_a_way_out(tmp_path, monkeypatch):
+    def refuse(config):
+        raise OtherSettingsError("run.name=x", "train.epochs was 1, is 2")
+
+    monkeypatch.setattr(day, "train", refuse)
+    call = override(CALL, {"run.storage": str(tmp_path), "run.name": "shop-0001"})
+    with pytest.raises(UserError) as begun:
+        day._trained(call, "shop", tmp_path)
+    (tmp_path / "registered.json").touch()
+    with pytest.raises(UserError) as registered:
+        day._trained(call, "shop", tmp_path)
+    for error in (begun, registered):
+        assert "train.epochs was 1, is 2. Give the same settings" in str(error.value)
+        assert "run.name" not in str(error.value)
+    assert f"or remove {tmp_path / 'shop-0001'} first" in str(begun.value)
+    assert "remove" not in str(registered.value)

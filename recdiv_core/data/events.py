@@ -32,6 +32,7 @@ from recdiv_core.data.outcomes import (
     RowCounts,
     check_rejected,
     make_quarantine,
+    why_no_rows,
 )
 from recdiv_core.errors import UserError
 from recdiv_core.formats import readers, timestamps, values
@@ -114,7 +115,8 @@ def open_log(
     sample = readers.read_sample(units, columns)
     tables = [batch.table for batch in sample if TIMESTAMP in batch.table.column_names]
     if not any(table.num_rows for table in tables):
-        raise UserError(f"data.clicks={config.data.clicks} holds no rows")
+        broken = [line for batch in sample for line in batch.broken]
+        raise UserError(why_no_rows(f"data.clicks={config.data.clicks}", broken))
     times = timestamps.detect_times(
         _sample_of_times(tables, config), columns[TIMESTAMP], config.data.timestamp_format
     )

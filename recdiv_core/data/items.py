@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from recdiv_core.config import Config
 from recdiv_core.data.catalogue import NUMERIC, RawCatalogue
 from recdiv_core.data.events import log_text
+from recdiv_core.data.outcomes import why_no_rows
 from recdiv_core.data.sale_dates import clean_dates
 from recdiv_core.errors import UserError
 from recdiv_core.formats import readers, values
@@ -75,7 +76,8 @@ def read_catalogue(files: Sequence[SourceFile], config: Config) -> RawCatalogue:
     num_broken = sum(len(rows) for rows in rejected.values())
     num_rows = sum(table.num_rows for table in tables) + num_broken
     if num_rows == num_broken:
-        raise UserError(f"data.items={config.data.items} holds no rows")
+        broken = [(place, text, why) for why, rows in rejected.items() for place, text in rows]
+        raise UserError(why_no_rows(f"data.items={config.data.items}", broken))
     dated = clean_dates(_concatenate(tables), files, found, config)
     table = in_order_of_hash(_reject_rows(dated, rejected))
     assert num_rows == len(table) + sum(len(rows) for rows in rejected.values())

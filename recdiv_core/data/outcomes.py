@@ -151,6 +151,25 @@ def write_quarantine(table: pa.Table, source: str, path: Path) -> None:
         pq.write_table(table, path)
 
 
+def why_no_rows(given: str, broken: Sequence[tuple[int, str, str]]) -> str:
+    """Return why files give no row: they have none, or each of their lines is broken.
+
+    Args:
+        given: the setting and its value.
+        broken: (number of the line in the input, its text, reason), see `RawBatch`.
+
+    >>> why_no_rows("data.clicks=log.csv", [])
+    'data.clicks=log.csv holds no rows'
+    """
+    if not broken:
+        return f"{given} holds no rows"
+    place, line, reason = broken[0]
+    return (
+        f"{given}: no line is a row that can be read; e.g. line {place % readers.FILE_STRIDE}: "
+        f"{reason}: {line[:100]!r}; {INIT_MENDS}"
+    )
+
+
 def check_rejected(counts: RowCounts, limit: float, config: Config, source: str) -> None:
     """Stop if the share of rejected rows exceeds a limit.
 

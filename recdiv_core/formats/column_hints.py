@@ -28,7 +28,10 @@ def explain_missing(
 
     `ours` is our name of the column, `theirs` the mapped name.
     """
-    if not header:  # blank lines alone, or a compressed file of nothing
+    if not header:
+        if file.format in ("jsonl", "json_array") and (line := _first_line(file, text)):
+            return f"{key}: {file.path} has no JSON object among its first lines, e.g. {line!r}"
+        # blank lines alone, or a compressed file of nothing
         return f"{key}: {file.path} is an empty file: it has no column"
     columns = f"{text.prefix}columns"
     shown = ", ".join(_show(name) for name in header)
@@ -40,6 +43,11 @@ def explain_missing(
     nearest = _nearest(theirs, header)
     hint = f"; did you mean {columns}.{ours}={nearest}?" if nearest else ""
     return f"{said}; columns there: {shown[:MAX_SHOWN]}{hint}; {INIT_MENDS}"
+
+
+def _first_line(file: SourceFile, text: TextFormat) -> str:
+    head = open_text(file.path, text).head.decode("utf-8", "replace")
+    return next((line[:100] for line in head.splitlines() if line.strip()), "")
 
 
 def _show(name: str) -> str:

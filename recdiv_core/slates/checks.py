@@ -61,6 +61,14 @@ def check_rerank(config: Config, prepared: Path, *, swept: Collection[str] = ())
         for rule in rules:
             if not rule.item_id:
                 labels_of_rule(rule, catalogue)
+    num_items = read_manifest(prepared).num_items
+    if num_items <= config.eval.k:
+        logger.warning(
+            "eval.k=%d: the catalogue has %d items, so a slate holds all that a user may be shown, "
+            "and metrics say little; set a smaller eval.k",
+            config.eval.k,
+            num_items,
+        )
     num_candidates = rerank_candidates(config)
     binds = any(parse_rule(text).kind != "exclude" for text in rerank.rules)
     if binds and num_candidates == config.eval.k:

@@ -129,3 +129,32 @@ def freed_share(slates: Path, k: int) -> float | None:
     num_slates = sum(len(column) for column in columns)
     num_freed = sum(int(column.to_numpy().sum()) for column in columns)
     return num_freed / (k * num_slates) if num_slates else None
+
+
+def short_slates(places: Sequence[Path], k: int) -> tuple[int, int]:
+    """Return how many slates have fewer than k items, and how many of these have none.
+
+    Args:
+        places: directories of slates, one for each dial.
+        k: slate length.
+    """
+    num_short = num_empty = 0
+    for path in (path for place in places for path in place.glob("part-*")):
+        slates = pq.read_table(path, columns=["item_ids"])["item_ids"].combine_chunks()
+        lengths = slates.value_lengths().to_numpy()
+        num_short += int((lengths < k).sum())
+        num_empty += int((lengths == 0).sum())
+    return num_short, num_empty
+
+
+def describe_short(num_short: int, num_empty: int, num_slates: int, k: int) -> str:
+    """Return a warning about short slates, and which settings leave too few items.
+
+    >>> describe_short(3, 1, 50, 10)[:71]
+    '3 of 50 slates have fewer than eval.k=10 items, 1 of them have none: to'
+    """
+    return (
+        f"{num_short} of {num_slates} slates have fewer than eval.k={k} items, {num_empty} of them "
+        "have none: too few items may be shown. The catalogue is small, or eligible.* leaves few "
+        "items, or users have seen the others and eval.filter_seen=true removes these"
+    )

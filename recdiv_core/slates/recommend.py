@@ -36,7 +36,13 @@ from recdiv_core.slates.eligibility import (
     request_time,
     with_whole_paths,
 )
-from recdiv_core.slates.files import freed_share, part_path, remove_unfinished
+from recdiv_core.slates.files import (
+    describe_short,
+    freed_share,
+    part_path,
+    remove_unfinished,
+    short_slates,
+)
 from recdiv_core.slates.inputs import check_inputs, start_with_gpu
 from recdiv_core.slates.parts import PART_BATCHES, PartTask, make_parts
 from recdiv_core.slates.search_requests import (
@@ -87,10 +93,11 @@ def recommend(
         queries: file of queries to answer instead of the users, see `read_requests`; "" = none.
 
     Returns:
-        `{"slates", "num_users", "num_parts", "dials", "users_per_s"}`; the last is None if all
-        parts existed. Where some items may not be shown also `eligible`: `at` (time of the
-        requests, None = that of each held-out event), `num_items` that may be shown, and `freed`,
-        the share of places by score that other items would hold.
+        `{"slates", "num_users", "num_parts", "dials", "num_short_slates", "num_empty_slates",
+        "users_per_s"}`; the last is None if all parts existed. Slates are short if they have fewer
+        than `eval.k` items; the empty ones are among them. Where some items may not be shown also
+        `eligible`: `at` (time of the requests, None = that of each held-out event), `num_items`
+        that may be shown, and `freed`, the share of places by score that other items would hold.
 
     Raises:
         UserError: files, data, checkpoint and settings do not fit together, or `out` holds
@@ -154,12 +161,21 @@ def recommend(
         "num_users": num_users,
         "num_parts": num_parts,
         "dials": dials,
+        **_count_short(places, config.eval.k, len(places) * num_users),
         "users_per_s": rate,
     }
     if eligible is not None:
         facts = {name: eligible[name] for name in ("at", "num_items")}
         result["eligible"] = {**facts, "freed": freed_share(places[0], config.eval.k)}
     return result
+
+
+def _count_short(places: Sequence[Path], k: int, num_slates: int) -> dict[str, int]:
+    """Return the numbers of short and of empty slates, and warn of them."""
+    num_short, num_empty = short_slates(places, k)
+    if num_short:
+        logger.warning("%s", describe_short(num_short, num_empty, num_slates, k))
+    return {"num_short_slates": num_short, "num_empty_slates": num_empty}
 
 
 def _eligible(
@@ -207,7 +223,7 @@ def dials_of(text: str) -> list[float]:
 
 
 def _check_dials(config: Config, dials: Sequence[float]) -> None:
-    if len(dials) > 1 and config.rerank.method == "none":
+    if dials and config.rerank.method == "none":
         raise UserError("--dial: rerank.method=none has no dial; set rerank.method")
     names = [f"{dial:g}" for dial in dials]
     for dial in dials:

@@ -75,11 +75,27 @@ def claim_run(config: Config) -> AbstractContextManager[None]:
     return claimed(filesystem, place.rstrip("/"), what)
 
 
+class OtherSettingsError(UserError):
+    """A run of this name exists with other settings.
+
+    Args:
+        run: name and place of the run.
+        changed: keys with their values then and now, as text.
+    """
+
+    def __init__(self, run: str, changed: str) -> None:
+        super().__init__(
+            f"{run} with other settings: {changed}. Give another run.name, or the same settings to "
+            "resume it"
+        )
+        self.changed = changed
+
+
 def existing_result(config: Config) -> dict[str, Any] | None:
     """Return the result of a finished run of this name; None = it is not finished.
 
     Raises:
-        UserError: the name was used with other settings.
+        OtherSettingsError: the name was used with other settings.
     """
     before = read_run_config(config)
     if before is None:
@@ -91,10 +107,8 @@ def existing_result(config: Config) -> dict[str, Any] | None:
         if value != then[key] and (key == "data.prepared" or not key.startswith(FREE_TO_CHANGE))
     ]
     if changed:
-        raise UserError(
-            f"run.name={config.run.name} exists in {config.run.storage} with other settings: "
-            f"{'; '.join(changed)}. Give another run.name, or the same settings to resume it"
-        )
+        run = f"run.name={config.run.name} exists in {config.run.storage}"
+        raise OtherSettingsError(run, "; ".join(changed))
     return read_result(config)
 
 

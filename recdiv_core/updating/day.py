@@ -27,6 +27,7 @@ from recdiv_core.errors import UserError
 from recdiv_core.evaluation.evaluate import evaluate
 from recdiv_core.release.registry import (
     champion_version,
+    check_model_name,
     copy_version,
     gate_versions,
     register_once,
@@ -38,6 +39,7 @@ from recdiv_core.storage.claims import scratch
 from recdiv_core.storage.places import is_uri
 from recdiv_core.storage.whole_files import write_json
 from recdiv_core.training.launch import run as train
+from recdiv_core.training.run_files import OtherSettingsError
 from recdiv_core.updating.alarms import alarms
 from recdiv_core.updating.forgetting import WINDOW, judge_window, window_of
 from recdiv_core.updating.hold import Serving, choose_serving, levels_of, reached, ways_of
@@ -101,6 +103,7 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
         )
     if is_uri(config.run.storage):
         raise UserError(f"run.storage={config.run.storage}: `update` needs a directory, not a URI")
+    check_model_name(plan.name)  # before the append, which makes a new version of the data set
     prepared = Path(str(append(config)["prepared"])).resolve()
     manifest = read_manifest(prepared)
     config = override(config, {"data.prepared": str(prepared)})
@@ -126,12 +129,13 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
             ),
         )
     run_name = f"{plan.name}-{manifest.generation:04d}-{manifest.fingerprint[:8]}"
-    trained = train(training_config(config, plan, start, run_name))
+    trained = _trained(training_config(config, plan, start, run_name), plan.name, home)
     chosen, held = serving_of(plan, Path(trained["checkpoint"]), updates)
     after = shown(chosen.test, config.eval.k)
     yardstick: dict[str, float] = {}
     if plan.has_yardstick:
-        scratch_run = _train_yardstick(config, plan, f"{run_name}-scratch")
+        afresh = training_config(config, replace(plan, retrains=True), None, f"{run_name}-scratch")
+        scratch_run = _trained(afresh, plan.name, home)
         yardstick = once(
             home,
             "yardstick",
@@ -195,9 +199,21 @@ def serving_of(plan: Plan, checkpoint: Path, updates: Path) -> tuple[Serving, fl
     return chosen, reached(chosen.val, levels)
 
 
-def _train_yardstick(config: Config, plan: Plan, run_name: str) -> dict[str, Any]:
-    """Train from scratch with the settings of the call."""
-    return train(training_config(config, replace(plan, retrains=True), None, run_name))
+def _trained(config: Config, name: str, home: Path) -> dict[str, Any]:
+    """Train a run of an update, see `training.launch.run`; the user cannot choose its name.
+
+    Raises:
+        UserError: also if the run was begun with other settings.
+    """
+    try:
+        return train(config)
+    except OtherSettingsError as error:
+        is_used = (home / "registered.json").is_file()
+        way = "" if is_used else f", or remove {Path(config.run.storage) / config.run.name} first"
+        raise UserError(
+            f"--name {name}: the update with these files was begun with other settings: "
+            f"{error.changed}. Give the same settings{way}. Others take effect with the next files"
+        ) from None
 
 
 def _as_trained(trained: Mapping[str, Any]) -> tuple[Config, Path]:
