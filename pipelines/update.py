@@ -27,9 +27,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
     parser.add_argument("--name", required=True, help="name of the registered model")
     parser.add_argument("--retrain", action="store_true", help="train from scratch")
-    parser.add_argument(
-        "--yardstick", action="store_true", help="also train from scratch, to compare with"
-    )
+    parser.add_argument("--yardstick", action="store_true", help="also train one from scratch")
     parser.add_argument("--no-hold", action="store_true", help="keep the candidate's re-ranking")
     parser.add_argument("--epochs", type=int, default=1, help="epochs of a fine-tuning")
     parser.add_argument(

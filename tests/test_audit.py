@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recdiv_core.data import split
-from recdiv_core.data.audit import preparing, traces
+from recdiv_core.data.audit import busy_users, preparing, traces
 from recdiv_core.data.audit.findings import find
 from recdiv_core.data.audit.preparing import UNDATED
 from tests.oracles import busiest_hour, count_not_yet_there
@@ -96,7 +96,7 @@ def by_user(events, values):
 def test_the_busiest_hours_are_those_of_the_twin(seed):
     events = random_events(seed)
     seconds = by_user(events, events.times_N // 1_000_000)
-    assert preparing.count_busiest_hours(events).tolist() == [busiest_hour(s) for s in seconds]
+    assert busy_users.count_busiest_hours(events).tolist() == [busiest_hour(s) for s in seconds]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -171,7 +171,7 @@ def shop_of(rates):
 
 
 def bots_of(*shards):
-    return preparing.audit_rates([preparing.sum_up_rates(shop_of(rates)) for rates in shards])
+    return busy_users.audit_rates([busy_users.sum_up(shop_of(rates)) for rates in shards])
 
 
 def test_a_user_that_is_no_human_is_found_whatever_the_shard():
@@ -184,7 +184,7 @@ def test_a_user_that_is_no_human_is_found_whatever_the_shard():
 
 def test_a_busy_shop_has_busy_users():
     rates = np.exp(np.random.default_rng(0).normal(4, 0.8, 500)).astype(int) + 1
-    assert rates.max() > preparing.MIN_BUSY
+    assert rates.max() > busy_users.MIN_BUSY
     assert bots_of(rates).count == 0
 
 
@@ -193,8 +193,32 @@ def test_a_quiet_shops_busiest_user_is_human_below_one_event_a_minute():
     assert bots_of([1] * 50 + [60]).count == 1
 
 
+def heavy_of(*shards):
+    return busy_users.audit_shares([busy_users.sum_up(shop_of(sizes)) for sizes in shards])
+
+
+def test_an_id_that_all_visitors_share_is_found_whatever_the_shard():
+    finding = heavy_of([4] * 40, [*[4] * 40, 600], [5, 500])
+    assert (finding.count, finding.severity) == (2, "warning")
+    assert finding.examples == ["u40", "u1"]
+    assert finding.figures["events"] == [1100, 1100 + 80 * 4 + 5]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count"),
+    [
+        ([60], 0),  # a shop of one user
+        ([4] * 30 + [30], 0),  # a fifth of the events, but a small shop
+        ([4] * 1000 + [210], 0),  # 50 times the mean, but a twentieth of the events is 211
+        ([4] * 1000 + [211], 1),
+    ],
+)
+def test_a_user_is_heavy_by_the_share_and_beside_the_mean(sizes, count):
+    assert heavy_of(sizes).count == count
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=9))
 def test_a_weighted_median_is_that_of_the_values_written_out(pairs):
     values, counts = (np.array(column) for column in zip(*pairs, strict=True))
     written = np.sort(np.repeat(values, counts))
-    assert preparing.weighted_median(values, counts) == written[(len(written) - 1) // 2]
+    assert busy_users.weighted_median(values, counts) == written[(len(written) - 1) // 2]

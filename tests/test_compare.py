@@ -1,6 +1,7 @@
 """Runs compared from checkpoints on disk: found, refused, judged, and said."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from recdiv_core.config import Config, override
+from recdiv_core.errors import UserError
+from recdiv_core.evaluation import per_user
 from recdiv_core.evaluation.compare import check_call, compare
 from recdiv_core.evaluation.compare_text import comparison_sentence, front_sentence, table
 from recdiv_core.evaluation.evaluate import tally_split
@@ -178,6 +181,21 @@ def test_a_run_against_itself_differs_in_nothing(plain):
         assert entry["difference"] == 0
         assert (entry["low"], entry["high"]) == pytest.approx((0, 0), abs=1e-8)
     assert "cannot be distinguished from 0" in result["comparisons"][0]["sentence"]
+
+
+def test_a_split_with_one_user_is_refused_because_a_difference_has_no_interval(
+    plain, wide, monkeypatch
+):
+    judge = per_user.judge_users
+
+    def judge_one(*given, **named):
+        judged = judge(*given, **named)
+        one = {name: values[:1] for name, values in judged.users.items()}
+        return replace(judged, users=one, slates_UK=judged.slates_UK[:1])
+
+    monkeypatch.setattr(per_user, "judge_users", judge_one)
+    with pytest.raises(UserError, match=r"one user of the test split .* split\.test_days"):
+        per_user.judge_systems([find_run(run, {}, nowhere) for run in (plain, wide)], "test")
 
 
 def test_narrowed_of_nobody_is_left_out_and_nothing_is_claimed_of_it(plain, wide, monkeypatch):

@@ -37,6 +37,12 @@ def test_a_port_that_is_taken_is_refused(mlflow_uri: str):
             serve(override(Config(), {"tracking.uri": mlflow_uri}), port)
 
 
+@pytest.mark.parametrize("port", [-1, 0, 65_536])
+def test_a_number_that_is_no_port_is_refused(port: int):
+    with pytest.raises(UserError, match=f"--port {port}: allowed are 1 to 65535"):
+        serve(Config(), port)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: chromium)")
 def test_the_link_shows_the_trials_and_their_figures_in_a_browser(mlflow_uri, manifest, tmp_path):

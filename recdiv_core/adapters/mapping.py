@@ -212,7 +212,8 @@ def _describe_times(log: Group, roles: dict[str, Guess], findings: Findings) -> 
     if "timestamp" not in roles:
         findings.questions.append(
             Question(
-                "Which column holds the time or the order of an event? No column holds times.",
+                "Which column holds the time or the order of an event? No column holds times. If "
+                "there is none, add a column that numbers the events, the oldest first.",
                 tuple(("data.columns.timestamp", column.name) for column in log.columns[:6]),
             )
         )

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
 from recdiv_core.data import split
-from recdiv_core.data.audit import preparing
+from recdiv_core.data.audit import busy_users, preparing
 from recdiv_core.data.audit.findings import Finding, merge
 from recdiv_core.data.shards import map_shards, read_shard
 from recdiv_core.errors import UserError
@@ -353,14 +353,15 @@ def add_up(
     """Add up what `describe_shard` says of each shard: counts, and findings of the audit."""
     counts: collections.Counter[str] = collections.Counter()
     findings: list[list[Finding]] = []
-    rates: list[dict[str, Any]] = []
+    users: list[dict[str, Any]] = []
     for part in parts:
         counts.update(json.loads(part["counts"]))
         findings.append([Finding(**finding) for finding in json.loads(part["findings"])])
-        rates.append(json.loads(part["rates"]))
+        users.append(json.loads(part["users"]))
     if clock is None:
         return counts, merge(findings)
-    return counts, [*preparing.weigh(merge(findings), clock), preparing.audit_rates(rates)]
+    busy = [busy_users.audit_rates(users), busy_users.audit_shares(users)]
+    return counts, [*preparing.weigh(merge(findings), clock), *busy]
 
 
 def _write_shard(
@@ -387,11 +388,11 @@ def _write_shard(
 def describe_shard(
     events: split.UserEvents, parts: Parts, findings: Sequence[Finding]
 ) -> dict[str, Any]:
-    """Return counts, findings and rates of a shard as JSON texts, for a row of Ray Data."""
+    """Return counts, findings and busy users of a shard as JSON texts, for a row of Ray Data."""
     return {
         "counts": json.dumps(count_parts(events, parts)),
         "findings": json.dumps([vars(finding) for finding in findings]),
-        "rates": json.dumps(preparing.sum_up_rates(events)),
+        "users": json.dumps(busy_users.sum_up(events)),
     }
 
 

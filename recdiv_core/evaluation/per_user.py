@@ -47,7 +47,8 @@ def judge_systems(
     `more` has further metrics of each user, by name, beside those of every epoch.
 
     Raises:
-        UserError: no GPU where `scaling.use_gpu` asks for one; slates that cannot be read.
+        UserError: no GPU where `scaling.use_gpu` asks for one; slates that cannot be read; fewer
+            than two users with a target, so differences have no interval.
     """
     config = systems[0].config
     if config.scaling.use_gpu and not torch.cuda.is_available():
@@ -61,6 +62,12 @@ def judge_systems(
         slates = slates_of(system, dataset, split)
         judged.append(judge_users(slates, dataset, metrics, k=system.config.eval.k))
         logger.info("%s: judged on %d users", system.name, len(judged[-1].slates_UK))
+        if len(judged[-1].slates_UK) < 2:
+            raise UserError(
+                f"data.prepared={dataset.prepared}: one user of the {split} split can be judged, "
+                f"and a comparison needs two; prepare with a longer window (split.{split}_share, "
+                f"split.{split}_days)"
+            )
     check_unchanged(dataset.prepared, dataset.manifest)
     return judged
 

@@ -28,6 +28,8 @@ HOST: Final = "127.0.0.1"
 """Address that the pages are served on: this machine only, because they ask for no password."""
 PORT: Final = 5000
 """Port of `make dashboard`."""
+LAST_PORT: Final = 65_535
+"""Largest number of a port."""
 TRAINED_MODELS: Final = "workflowType=machine_learning"
 """Option of a link; without it MLflow 3.17 opens its pages for language-model applications."""
 
@@ -55,8 +57,10 @@ def serve(config: Config, port: int) -> dict[str, object]:
     """Serve MLflow's pages of `tracking.uri` until an interrupt; for a server only return the link.
 
     Raises:
-        UserError: the database does not exist, or the port is taken.
+        UserError: the database does not exist, or the port is taken or is no port.
     """
+    if not 1 <= port <= LAST_PORT:
+        raise UserError(f"--port {port}: allowed are 1 to {LAST_PORT}")
     uri = existing_store(config)
     sweep = newest_sweep(uri, config)
     path = trials_path(sweep) if sweep else f"#/experiments?{TRAINED_MODELS}"

@@ -1,8 +1,8 @@
 """The table of findings: name, severity and remedy of everything that an audit can find.
 
-The checks are elsewhere: preparing.py for prepare, traces.py for the raw log, prepared.py for a
-prepared data set. A finding with count 0 was checked and is ok. A missing finding could not be
-checked. Findings add up over shards by name.
+The checks are elsewhere: preparing.py and busy_users.py for prepare, traces.py for the raw log,
+prepared.py for a prepared data set. A finding with count 0 was checked and is ok. A missing finding
+could not be checked. Findings add up over shards by name.
 """
 
 from __future__ import annotations
@@ -55,6 +55,11 @@ ANY: Final[Mapping[str, tuple[Severity, str]]] = {
     "users at an inhuman rate": (
         "warning",
         "remove these users from the click log, or their kind of event from data.events",
+    ),
+    "users with a large share of all events": (
+        "warning",
+        "one id for all visitors without a login, or a robot? They decide popularity and novelty: "
+        "give each visit an id of its own, or remove the rows from the click log",
     ),
     "click rate that depends on the position": (
         "warning",

@@ -32,14 +32,6 @@ logger = logging.getLogger(__name__)
 UNDATED: Final = np.iinfo(np.int64).min
 SLACK_US: Final = DAY_US
 """Tolerance of a date: dates have no hour and no time zone."""
-HOUR_S: Final = 3_600
-MIN_BUSY: Final = 60
-"""Fewest events in an hour of a suspicious user: one per minute."""
-FENCE: Final = 6.0
-"""Robust standard deviations of the log busiest hour above which a user counts as a robot."""
-MAD_FLOOR: Final = 0.4
-"""Smallest spread of log busiest hours: half of the users within a factor of 1.5."""
-MAD_TO_SD: Final = 1.4826
 MANY_UNBORN: Final = 0.05
 """Share of ranked candidates that do not exist yet, above which the finding is a warning."""
 
@@ -210,59 +202,6 @@ def weigh(findings: Sequence[Finding], clock: Clock) -> list[Finding]:
         is_grave = has_dates and ranked and finding.count > MANY_UNBORN * ranked
         weighed.append(replace(finding, severity="warning") if is_grave else finding)
     return weighed
-
-
-# --------------------------------------------------------------------------- rates
-
-
-def count_busiest_hours(events: split.UserEvents) -> Any:
-    """Return [B] int64: largest number of events of each user within any 3600 seconds."""
-    seconds = (events.times_N - events.times_N.min()) // 1_000_000
-    stride = int(seconds.max()) + HOUR_S
-    keys = events.users_N * stride + seconds
-    ends = np.searchsorted(keys, keys + HOUR_S)
-    return np.maximum.reduceat(ends - np.arange(len(keys)), events.offsets_B[:-1])
-
-
-def sum_up_rates(events: split.UserEvents) -> dict[str, Any]:
-    """Return the histogram of a shard's busiest hours, and its busiest users."""
-    busiest_B = count_busiest_hours(events)
-    values, counts = np.unique(busiest_B, return_counts=True)
-    top = np.argsort(-busiest_B, kind="stable")[:NUM_EXAMPLES]
-    users = events.user_ids.take(pa.array(top)).to_pylist()
-    return {
-        "values": values.tolist(),
-        "counts": counts.tolist(),
-        "top": [[int(busiest_B[b]), user] for b, user in zip(top, users, strict=True)],
-    }
-
-
-def audit_rates(parts: Sequence[dict[str, Any]]) -> Finding:
-    """Find users whose busiest hour is too busy for a human.
-
-    An hour is too busy when it has at least MIN_BUSY events and its logarithm lies more than FENCE
-    robust standard deviations (1.4826 * median absolute deviation) above the median.
-    """
-    values = np.concatenate([np.asarray(part["values"]) for part in parts])
-    counts = np.concatenate([np.asarray(part["counts"]) for part in parts])
-    logs = np.log(values)
-    median = weighted_median(logs, counts)
-    spread = MAD_TO_SD * max(weighted_median(np.abs(logs - median), counts), MAD_FLOOR)
-    limit = max(float(np.exp(median + FENCE * spread)), MIN_BUSY)
-    top = sorted((pair for part in parts for pair in part["top"]), key=lambda pair: -pair[0])
-    return find(
-        "users at an inhuman rate",
-        counts[values >= limit].sum(),
-        [user for rate, user in top if rate >= limit],
-        figures={"median_an_hour": [float(np.exp(median))], "limit_an_hour": [limit]},
-    )
-
-
-def weighted_median(values: Any, counts: Any) -> float:
-    """Return the lower median of values that occur `counts` times each."""
-    order = np.argsort(values)
-    reached = np.cumsum(counts[order])
-    return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
 
 
 # --------------------------------------------------------------------------- reading back
