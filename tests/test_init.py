@@ -455,6 +455,23 @@ def test_rare_kinds_of_event_are_looked_for_beyond_the_first_rows(tmp_path):
     assert config.data.event_names == {"buy": "purchase"}
 
 
+def test_numbers_in_a_column_called_timestamp_are_the_order_of_a_log(tmp_path):
+    rows_of_log = "".join(f"u{n % 9},i{n % 7},{n}\n" for n in range(99))
+    (tmp_path / "clicks.csv").write_text(f"user_id,item_id,timestamp\n{rows_of_log}")
+    findings, config = init(tmp_path / "clicks.csv", out=tmp_path / "shop.yaml")
+    assert not findings.questions
+    assert config.data.columns.timestamp == "timestamp"
+
+
+def test_a_log_whose_times_have_an_unknown_format_is_asked_about_it(tmp_path):
+    rows_of_log = "".join(f"u{n % 9},i{n % 7},Dec {n % 27 + 1} 2023\n" for n in range(99))
+    (tmp_path / "clicks.csv").write_text(f"user_id,item_id,day\n{rows_of_log}")
+    findings, _ = init(tmp_path / "clicks.csv", out=tmp_path / "shop.yaml")
+    (question,) = findings.questions
+    assert "set data.timestamp_format" in question.text
+    assert question.answers == (("data.columns.timestamp", "day"),)
+
+
 def test_a_column_called_order_is_the_order_of_a_log_without_times(tmp_path):
     rows_of_log = "".join(f"u{k % 9},i{k % 20},{k // 9}\n" for k in range(90))
     (tmp_path / "clicks.csv").write_text(f"user_id,item_id,order\n{rows_of_log}")

@@ -169,11 +169,12 @@ def guess_roles(columns: Sequence[Column], roles: Sequence[str]) -> dict[str, Gu
 
 
 def _take_order(columns: Sequence[Column], found: dict[str, Guess]) -> None:
-    """Read whole numbers in a column `order` as the order of events, not as an order id.
+    """Read whole numbers in a column `order` or `timestamp` as the order of events.
 
-    `prepare` reads a column of that name in the same way (timestamps.py).
+    `order` is no order id then. `prepare` reads columns of these names alike (timestamps.py).
     """
-    order = next((column for column in columns if column.name.casefold() == "order"), None)
+    named = (column for column in columns if column.name.casefold() in ("timestamp", "order"))
+    order = next(named, None)
     if order is None or not all(value.isdecimal() for value in order.first(1000)):
         return
     for role in [role for role, guess in found.items() if guess.column == order.name]:

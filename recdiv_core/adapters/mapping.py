@@ -210,11 +210,16 @@ def _ask_about_names(
 
 def _describe_times(log: Group, roles: dict[str, Guess], findings: Findings) -> None:
     if "timestamp" not in roles:
+        ids = {roles[role].column for role in ("user_id", "item_id") if role in roles}
+        others = [column.name for column in log.columns if column.name not in ids]
+        names = others or [column.name for column in log.columns]
         findings.questions.append(
             Question(
-                "Which column holds the time or the order of an event? No column holds times. If "
-                "there is none, add a column that numbers the events, the oldest first.",
-                tuple(("data.columns.timestamp", column.name) for column in log.columns[:6]),
+                "Which column holds the time or the order of an event? No column holds times in a "
+                "format that we know. If one has another format, also set data.timestamp_format, "
+                "such as '%b %d, %Y %I:%M %p'. If none has times, add a column that numbers the "
+                "events, the oldest first.",
+                tuple(("data.columns.timestamp", name) for name in names[:6]),
             )
         )
         return
