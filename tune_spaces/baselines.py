@@ -49,5 +49,6 @@ SPACE = SearchSpace(
         for own in grid
     ),
     objectives=FRONT,
-    fixed={"scaling.trial_workers": 1},  # a baseline is fitted by one worker, so several at once
+    # one worker fits a baseline, so several run at once; a reference point needs no re-ranking
+    fixed={"scaling.trial_workers": 1, "eval.dials": []},
 )
