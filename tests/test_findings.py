@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from recdiv_core.data.audit.findings import (
     merge,
     to_json,
     worst,
+    write_audit,
 )
 
 TIES = "ties in time across a cut"
@@ -33,6 +35,17 @@ def test_a_count_of_nothing_is_ok():
 def test_what_was_written_is_read_again():
     findings = [find(FUTURE, 2, ["u"]), find(TIES, 0), find(TIES, 3, figures={"n": [1.0]})]
     assert from_json(to_json(findings), "audit.json") == findings
+
+
+def test_findings_that_need_care_are_logged_in_one_line(tmp_path, caplog):
+    info = find("items a tiny edit apart", 4)
+    write_audit([find(FUTURE, 0), info], tmp_path)
+    assert not caplog.messages
+    findings = [find(FUTURE, 2, ["u"]), find(TIES, 3), info]
+    write_audit(findings, tmp_path)
+    (said,) = caplog.messages
+    assert said.startswith(f"audit: severe: {FUTURE} (2); warning: {TIES} (3). `recdiv audit`")
+    assert from_json(json.loads((tmp_path / "audit.json").read_text()), "audit.json") == findings
 
 
 def test_an_audit_without_remedies_is_read_too():

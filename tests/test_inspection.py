@@ -105,6 +105,7 @@ def test_slates_from_elsewhere_are_of_everybody(shop, tmp_path):
             "1 items are not in the catalogue of data.prepared, .*'no such",
         ),
         ([("u", []), ("u", [])], "1 users twice"),
+        ([("u", []), ("v", [])], "all 2 slates are empty"),
         ([], "holds no user"),
     ],
 )

@@ -30,7 +30,7 @@ from recdiv_core.data.append_log import (
 )
 from recdiv_core.data.append_shards import rewrite_shard, stage_events
 from recdiv_core.data.audit import preparing, traces
-from recdiv_core.data.audit.findings import from_json, to_json
+from recdiv_core.data.audit.findings import from_json, write_audit
 from recdiv_core.data.door import AS_GIVEN, TOMBSTONES, Door
 from recdiv_core.data.queries import load_queries
 from recdiv_core.data.retention import OLDER, expire
@@ -113,7 +113,7 @@ def build(step: Step, fingerprint: str) -> dict[str, object]:
         vocabulary.keep_texts(step.work, step.work, step.manifest, queries)
     texts = {"item texts": vocabulary.item_texts(table, step.manifest.encoder), "queries": queries}
     findings = splits.findings + audit_tokens(step.work, texts, tokenizer)
-    write_json(step.work / "audit.json", to_json(findings), indent=1)
+    write_audit(findings, step.work)
     manifest = describe(step, fingerprint, new, rejected, splits)
     manifest = manifest.model_copy(update={"categories": tuple(names), "num_items": len(table)})
     write_json(step.work / "manifest.json", manifest.model_dump(mode="json"), indent=1)

@@ -34,7 +34,7 @@ from recdiv_core.data import (
     staging,
 )
 from recdiv_core.data.audit import traces
-from recdiv_core.data.audit.findings import to_json
+from recdiv_core.data.audit.findings import write_audit
 from recdiv_core.data.door import TOMBSTONES, Door, open_door, read_tombstones
 from recdiv_core.data.fingerprint import deciding_settings, fingerprint_of, is_made
 from recdiv_core.data.retention import check_retention, expire
@@ -323,7 +323,7 @@ def _build(
     logger.info("tokenised %d items and %d queries", len(texts), len(queries))
     tokenizer = save_own(work, texts, queries, encoder_path, encoder)
     findings += audit_tokens(work, {"item texts": texts, "queries": queries}, tokenizer)
-    write_json(work / "audit.json", to_json(findings), indent=1)
+    write_audit(findings, work)
     derived = None
     if inputs.derives:
         derived = derived_categories.derive_categories(

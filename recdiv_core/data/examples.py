@@ -110,10 +110,8 @@ def summarise(work: Path, config: Config) -> dict[str, int]:
     """
     paths = sorted((work / "stage").glob("*.json"))
     if not paths:
-        raise UserError(
-            f"data.clicks={config.data.clicks} has no event of data.events="
-            f"{','.join(config.data.events)}"
-        )
+        given = f"data.clicks={config.data.clicks}" if config.data.clicks else "the data set"
+        raise UserError(f"{given} has no event of data.events={','.join(config.data.events)} left")
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     names = ("num_duplicates", "num_sessions", "num_events")
     has_events = [part for part in parts if part["num_events"]]

@@ -27,7 +27,7 @@ from recdiv_core.data import catalogue, clicklog, examples, vocabulary
 from recdiv_core.data.append_log import add_counts
 from recdiv_core.data.append_steps import read_log_facts
 from recdiv_core.data.audit import traces
-from recdiv_core.data.audit.findings import to_json
+from recdiv_core.data.audit.findings import write_audit
 from recdiv_core.data.door import (
     FORGOTTEN,
     TOMBSTONES,
@@ -128,7 +128,7 @@ def build(step: Removal) -> str:
     }
     tokenizer = tokeniser_of(step.work, step.manifest)
     findings = [*splits.findings, *audit_tokens(step.work, texts, tokenizer)]
-    write_json(step.work / "audit.json", to_json(findings), indent=1)
+    write_audit(findings, step.work)
     manifest = describe(step, splits, names)
     write_json(step.work / "manifest.json", manifest.model_dump(mode="json"), indent=1)
     return manifest.fingerprint

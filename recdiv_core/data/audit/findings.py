@@ -7,16 +7,23 @@ could not be checked. Findings add up over shards by name.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from recdiv_core.errors import UserError
+from recdiv_core.storage.whole_files import write_json
+
+logger = logging.getLogger(__name__)
 
 Severity = Literal["ok", "info", "warning", "severe"]
 
 SEVERITIES: Final[tuple[Severity, ...]] = ("ok", "info", "warning", "severe")
 NUM_EXAMPLES: Final = 5
+GRAVE: Final[tuple[Severity, ...]] = ("severe", "warning")
+"""Severities that `prepare` logs."""
 
 AGAIN: Final = "the files are not what prepare wrote: run `recdiv prepare` again"
 
@@ -205,6 +212,15 @@ def to_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
             row.pop("figures")
         rows.append(row | {"remedy": CHECKS[finding.name][1] if finding.count else ""})
     return rows
+
+
+def write_audit(findings: Sequence[Finding], work: Path) -> None:
+    """Write `audit.json`, and log the findings that need care in one line."""
+    write_json(work / "audit.json", to_json(findings), indent=1)
+    grave = [each for each in findings if each.count and each.severity in GRAVE]
+    if grave:
+        said = "; ".join(f"{each.severity}: {each.name} ({each.count})" for each in grave)
+        logger.warning("audit: %s. `recdiv audit` shows examples and remedies", said)
 
 
 def from_json(tree: Any, place: str) -> list[Finding]:
