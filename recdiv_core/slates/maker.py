@@ -202,6 +202,7 @@ class SlateMaker:
             [self.item_index[history[at]] for at in places]
             for history, places in zip(histories, kept, strict=True)
         ]
+        read = queries if self._reads_queries else [""] * len(queries)
         time_E = None
         if times is not None:
             pairs = zip(times, kept, strict=True)
@@ -209,14 +210,14 @@ class SlateMaker:
         return Examples(
             items=np.array([item for history in known for item in history], np.int64),
             lengths=np.array([len(history) for history in known], np.int64),
-            queries=np.array(request_numbers(queries), np.int64),
+            queries=np.array(request_numbers(read), np.int64),
             weights=np.zeros(0, np.float32),
             targets=np.zeros(0, np.int64),
             target_lengths=np.zeros(len(known), np.int64),
             user_ids=[""] * len(known),
             times=time_E,
             requested=None if at is None else np.full(len(known), at),
-            asked=self.queries.ask(queries) if self._reads_queries else None,
+            asked=self.queries.ask(read) if self._reads_queries else None,
         )
 
     def _check(self, k: int, model_diversity: float, rerank_diversity: float) -> None:
