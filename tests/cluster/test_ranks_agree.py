@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from recdiv_core.training.feed import _gather
 from recdiv_core.training.step_log import StepLog
-from tests.cluster.conftest import leave_ranks, on_two_ranks
+from tests.ranks import leave_ranks, on_two_ranks
 
 pytestmark = pytest.mark.ray  # no Ray in it, but as slow as if there were
 

@@ -12,7 +12,7 @@ from recdiv_core.training.build import parameter_groups
 from recdiv_core.training.shards import is_shard, load_optimizer, load_whole, shard_encoder, whole
 from recdiv_core.training.step import fetch_sums, train_step
 from recdiv_core.training.step_texts import share_texts
-from tests.cluster.conftest import leave_ranks, on_two_ranks
+from tests.ranks import leave_ranks, on_two_ranks
 from tests.step_worlds import NUM_ITEMS, USERS, assert_equal_weights, objective, part
 from tests.test_item_texts import item_texts
 from tests.test_trainable_encoder import model_of, source

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.cluster.conftest import leave_ranks, on_two_ranks
+from tests.ranks import leave_ranks, on_two_ranks
 from tests.step_worlds import NUM_ITEMS, USERS, Training, assert_equal_weights, fresh_model, trained
 from tests.test_step import DIALS, WAYS, conditioned_step
 
