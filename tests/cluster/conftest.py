@@ -1,7 +1,6 @@
 """One local Ray and one small shop for all tests that need a cluster: each start costs seconds."""
 
 import contextlib
-import dataclasses
 import io
 import json
 import os
@@ -20,10 +19,9 @@ import mlflow
 import psutil
 import pytest
 import ray
-import ray.tune
 from ray.util import placement_group_table
 
-from recdiv_core.cluster.start import ENVIRONMENT, start_local
+from recdiv_core.cluster.start import ENVIRONMENT, IDLE_ENDS_AFTER_MS, start_local
 from recdiv_core.config import override
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +39,10 @@ LONG = (
 )
 
 
-SHARED_RUNS = {"trained", "fitted", "references", "swept"}
+# one trial after the other in one process of Tune's
+SWEPT = ("run.name=swept", "model.blend=[]", "scaling.max_concurrent_trials=1")
+
+SHARED_RUNS = {"trained", "fitted", "swept"}
 """Runs that several files read, so one process makes them."""
 
 
@@ -57,7 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     os.environ.update(ENVIRONMENT)
-    start_local(num_cpus=4)
+    os.environ[IDLE_ENDS_AFTER_MS] = "1200000"  # the next file of tests uses the process again
+    start_local(num_cpus=2)
     yield
     ray.shutdown()
 
@@ -118,18 +120,6 @@ def fitted(shop: Shop) -> dict[str, Any]:
     return run("train", *shop.arguments("run.name=fitted", "model.kind=ease"))
 
 
-@pytest.fixture(scope="session")
-def references(shop: Shop) -> dict[str, Any]:
-    """Return the result of a sweep over one of the baselines."""
-    from recdiv_core.settings import load
-    from recdiv_core.sweep import run as sweep
-    from tune_spaces.baselines import SPACE
-
-    one = {"model.kind": ray.tune.grid_search(["popular"])}
-    config = load(overrides=shop.arguments("run.name=references"))
-    return sweep.run(config, dataclasses.replace(SPACE, parameters=one, points=()), "baselines")
-
-
 class Halted(NamedTuple):
     """The state of a sweep after a signal."""
 
@@ -141,7 +131,7 @@ class Halted(NamedTuple):
 @pytest.fixture(scope="session")
 def swept(shop: Shop) -> dict[str, Any]:
     """Return the output of `tune` for a sweep of two trials."""
-    return run("tune", "--space", "smoke", *shop.arguments("run.name=swept"))
+    return run("tune", "--space", "smoke", *shop.arguments(*SWEPT))
 
 
 def run(script: str, *arguments: str) -> dict[str, Any]:

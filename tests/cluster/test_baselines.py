@@ -1,10 +1,15 @@
 """Baselines through the real command line: runs and trials like any other."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+from ray import tune
 
+from recdiv_core.settings import load
+from recdiv_core.sweep import run as sweep
 from tests.cluster.conftest import figures_of, run
+from tune_spaces.baselines import SPACE
 
 pytestmark = pytest.mark.ray
 
@@ -38,7 +43,11 @@ def test_a_checkpoint_is_evaluated_alike_on_other_workers(fitted):
 
 
 @pytest.mark.slow
-def test_baselines_are_swept_and_stand_beside_later_fronts(shop, references, swept, fitted):
+def test_baselines_are_swept_and_stand_beside_later_fronts(shop, swept, fitted):
+    one = {"model.kind": tune.grid_search(["popular"])}
+    space = dataclasses.replace(SPACE, parameters=one, points=())
+    config = load(overrides=shop.arguments("run.name=references"))
+    references = sweep.run(config, space, "baselines")
     children = shop.runs(f"tags.`mlflow.parentRunId` = '{references['parent_run_id']}'")
     of_children = [(child.data.params["model.kind"], child.info.status) for child in children]
     assert of_children == [("popular", "FINISHED")]

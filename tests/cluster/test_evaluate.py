@@ -75,14 +75,14 @@ def test_no_figure_depends_on_the_number_of_workers(trained, users_101):
         f"data.prepared={users_101}",
         "eval.batch_size=4",
         "eval.cutoffs=[1,5]",
-        "scaling.cpus_per_worker=2",
+        "scaling.cpus_per_worker=1",
     ]
     alone, *shared = (
         evaluate(
             checkpoint_config(checkpoint, parse_overrides([*settings, f"scaling.num_workers={n}"])),
             checkpoint,
         )
-        for n in (1, 2, 3, 5)
+        for n in (1, 2, 5)
     )
     assert alone["num_users"] + alone["num_users_without_targets"] == 101
     assert len(alone["metrics"]) > 90

@@ -89,13 +89,13 @@ def shop(tmp_path_factory):
     return root
 
 
-def run(shop, name, clicks, **values):
+def run(shop, name, clicks, *, on_ray=True, **values):
     settings = SETTINGS | {
         "data.clicks": str(shop / clicks),
         "data.items": str(shop / "items.parquet"),
         "data.out": str(shop / name),
     }
-    return prepare(override(Config(), settings | values))
+    return prepare(override(Config(), settings | values), on_ray=on_ray)
 
 
 @pytest.fixture(scope="module")
@@ -257,13 +257,13 @@ THINGS = ("herbal tea", "rubber boots")
 
 @pytest.fixture(scope="module")
 def untold(ray_cluster, shop):
-    """Prepare a shop whose catalogue has titles and no categories, twice."""
+    """Prepare a shop whose catalogue has titles and no categories, with Ray and without."""
     titles = [f"{THINGS[n % 2]} number {n}" if n else "" for n in range(NUM_ITEMS)]
     table = pa.table({"item_id": [f"i{n}" for n in range(NUM_ITEMS)], "title": titles})
     pq.write_table(table, shop / "untold.parquet")
     settings = {"data.items": str(shop / "untold.parquet")}
     run(shop, "untold", "log.csv", **settings)
-    run(shop, "again", "parts", **settings, **{"data.num_shards": 2})
+    run(shop, "again", "parts", on_ray=False, **settings, **{"data.num_shards": 2})
     return shop / "untold"
 
 

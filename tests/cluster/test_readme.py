@@ -18,7 +18,10 @@ from tests.test_readme import README, commands_of, pipeline_of
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 PAGES = (README, README.parent / "docs" / "getting-started.md")
-SMALL = ("model.dim=16", "train.epochs=1", "train.batch_size=64", "scaling.num_workers=1")
+SMALL = (
+    *("model.dim=16", "model.num_layers=1", "model.blend=[]"),
+    *("train.epochs=1", "train.batch_size=64", "scaling.num_workers=1"),
+)
 
 
 def here(name: str, arguments: list[str], checkpoint: str) -> list[str]:

@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
@@ -160,6 +161,14 @@ def ask(address: str, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def preparation(dashboard: str) -> Iterator[Future[subprocess.CompletedProcess[str]]]:
+    """Submit the working tree itself, to prepare what is not there, while other tests run."""
+    places = ["data.clicks=/nowhere/clicks.csv", "data.items=/nowhere/items.csv"]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        yield pool.submit(submit, dashboard, ROOT, "prepare", *places, "data.out=/tmp/no")
+
+
 class CutOnce(socketserver.BaseRequestHandler):
     """Pass bytes to the dashboard and back; drop the first connection that carries the log."""
 
@@ -212,6 +221,7 @@ def test_a_job_is_followed_through_a_lost_connection(dashboard: str, tree: Path)
     assert sorted(outcome["result"]["files"]) == [".gitignore", "pipelines"]
 
 
+@pytest.mark.usefixtures("preparation")
 def test_a_job_is_listed_stopped_and_followed_again(dashboard: str, tree: Path, tmp_path: Path):
     with concurrent.futures.ThreadPoolExecutor() as pool:
         mark = tmp_path / "mark"
@@ -254,13 +264,8 @@ def test_a_cluster_that_wants_a_token_says_so(dashboard: str, tree: Path):
     assert "Traceback" not in done.stderr
 
 
-def test_the_working_tree_itself_runs_as_a_job_whose_exit_status_is_returned(dashboard: str):
-    places = [
-        "data.clicks=/nowhere/clicks.csv",
-        "data.items=/nowhere/items.csv",
-        "data.out=/tmp/no",
-    ]
-    done = submit(dashboard, ROOT, "prepare", *places)
+def test_the_working_tree_itself_runs_as_a_job_whose_exit_status_is_returned(preparation):
+    done = preparation.result()
     assert done.returncode == 2
     assert done.stderr.count("error: data.items=/nowhere/items.csv does not exist") == 1
     assert json.loads(done.stdout) | {"job_id": ""} == {

@@ -17,7 +17,15 @@ from recdiv_core.settings import load, parse_overrides
 from recdiv_core.sweep import run as sweep
 from recdiv_core.sweep.search import Budget, FrontSearch
 from recdiv_core.tracking.runs import RunHandle, read_text
-from tests.cluster.conftest import Halted, halt, kill_driver, reserved, run, wait_until
+from tests.cluster.conftest import (
+    SWEPT,
+    Halted,
+    halt,
+    kill_driver,
+    reserved,
+    run,
+    wait_until,
+)
 from tune_spaces.smoke import SPACE
 
 pytestmark = pytest.mark.ray
@@ -57,7 +65,7 @@ def test_a_sweep_is_one_parent_with_a_finished_run_a_trial(shop, swept):
     assert all(1e3 * path.stat().st_mtime < parent.info.start_time for path in vectors)
 
     num_runs = len(shop.runs(""))
-    again = run("tune", "--space", "smoke", *shop.arguments("run.name=swept"))
+    again = run("tune", "--space", "smoke", *shop.arguments(*SWEPT))
     assert again["front"] == swept["front"]
     assert len(shop.runs("")) == num_runs
 

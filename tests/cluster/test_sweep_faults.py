@@ -59,9 +59,10 @@ def test_a_sweep_goes_on_without_trials_that_diverge_or_run_out_of_memory(shop):
 
 def test_two_sweeps_at_once_do_not_meet(shop, start):
     names = ("one", "other")
-    here = f"scaling.address={ray.get_runtime_context().gcs_address}"
+    address = f"scaling.address={ray.get_runtime_context().gcs_address}"
+    here = (address, "scaling.cpus_per_worker=0.4")  # of the cluster's 2, so that neither waits
     drivers = [
-        start("tune", "--space", "smoke", *shop.arguments(f"run.name={name}", here))
+        start("tune", "--space", "smoke", *shop.arguments(f"run.name={name}", *here))
         for name in names
     ]
     assert [driver.wait(timeout=2 * PATIENCE_S) for driver in drivers] == [0, 0]

@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer
 
-from recdiv_core.config import flatten, from_tree
+from recdiv_core.config import flatten, from_tree, to_tree
 from recdiv_core.schema import read_manifest
+from recdiv_core.settings import load
+from recdiv_core.training.loop import _Trainer
 from tests.cluster.conftest import LONG, figures_of, run
 
 pytestmark = pytest.mark.ray
@@ -98,32 +102,51 @@ def test_workers_and_accumulation_do_not_change_what_is_learnt(shop):
     assert_same_training(results["one"], results["two"])
 
 
-def test_the_last_epoch_stands_for_a_run_where_that_is_asked(shop):
+CONDITIONED = (
+    *("loss.conditioned=true", "loss.diversity_weight=0.8", "loss.diversity={exposure: 1}"),
+    # 17 users fit the weights of a blend badly, and then the learned score decides no place
+    "model.blend=[]",
+)
+
+
+@pytest.fixture(scope="module")
+def conditioned(shop):
+    """Return the output of `train` for a conditioned model whose last epoch is kept."""
     # at this rate the model gets worse, so that the best epoch is not the last
-    arguments = ["train.learning_rate=0.5", "train.epochs=2", "train.patience=1", "model.dropout=0"]
-    result = run("train", *shop.arguments("run.name=last", "train.select=last", *arguments))
-    metrics = result["metrics"]
-    assert metrics["best/epoch"] == metrics["epoch"] == 2
-    curve = shop.curve(result["mlflow_run_id"], "val/ndcg_at_10")
+    fast = ("train.learning_rate=0.5", "train.batch_size=16", "train.warmup_steps=0")
+    last = ("train.epochs=3", "train.select=last", "train.patience=1", "model.dropout=0")
+    return run("train", *shop.arguments("run.name=conditioned", *CONDITIONED, *fast, *last))
+
+
+def test_the_last_epoch_stands_for_a_run_where_that_is_asked(shop, conditioned):
+    metrics = conditioned["metrics"]
+    assert metrics["best/epoch"] == metrics["epoch"] == 3
+    curve = shop.curve(conditioned["mlflow_run_id"], "val/ndcg_at_10")
     assert max(value for _, value in curve) > metrics["best/val/ndcg_at_10"] == curve[-1][1]
 
-    judged = ["train.epochs=0", f"train.init_from={result['checkpoint']}", "run.name=judged"]
-    again = run("train", *shop.arguments(*judged))
-    assert {name: value for name, value in again["metrics"].items() if name[:5] == "test/"} == {
-        name: pytest.approx(value, abs=1e-6)
-        for name, value in metrics.items()
-        if name[:5] == "test/"
+
+def test_a_run_without_epochs_judges_the_weights_that_it_is_given(shop, conditioned):
+    def loop(settings):
+        trainer = _Trainer(from_tree(settings["config"]), settings["fingerprint"])
+        trainer.train()
+        trainer.finish()
+        trainer.scratch.cleanup()
+
+    given = ("train.epochs=0", f"train.init_from={conditioned['checkpoint']}")
+    settings = {
+        "config": to_tree(load(overrides=shop.arguments("run.name=judged", *given, *CONDITIONED))),
+        "fingerprint": read_manifest(shop.prepared).fingerprint,
     }
+    here = ScalingConfig(num_workers=0)  # Ray Train runs the loop in this process
+    judged = TorchTrainer(loop, train_loop_config=settings, scaling_config=here).fit()
+    expected = figures_of(conditioned["metrics"], "test/")
+    assert figures_of(judged.metrics or {}, "test/") == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_conditioned_model_is_judged_at_any_dial(shop):
-    model = ["loss.conditioned=true", "loss.diversity_weight=0.8", "loss.diversity={exposure: 1}"]
-    # 17 users fit the weights of a blend badly, and then the learned score decides no place
-    more = ["train.epochs=3", "train.batch_size=16", "train.warmup_steps=0", "model.blend=[]"]
-    trained = run("train", *shop.arguments("run.name=dial", "scaling.num_workers=2", *more, *model))
-    place = ["--checkpoint", trained["checkpoint"]]
+def test_a_conditioned_model_is_judged_at_any_dial(conditioned):
+    place = ["--checkpoint", conditioned["checkpoint"]]
     at_0 = run("evaluate", *place)["metrics"]
     at_1 = run("evaluate", *place, "model.diversity=1")["metrics"]
-    of_training = figures_of(trained["metrics"], "test/")
+    of_training = figures_of(conditioned["metrics"], "test/")
     assert {name: at_0[name] for name in of_training} == pytest.approx(of_training, abs=1e-6)
     assert at_1["gini_at_10"] != at_0["gini_at_10"]
