@@ -236,10 +236,8 @@ def drivers_in(place: Path) -> Iterator[Start]:
             kill_driver(driver)
 
 
-def halt(shop: Shop, start: Start, name: str, blow: signal.Signals) -> Halted:
+def halt(shop: Shop, start: Start, name: str, arguments: list[str], blow: signal.Signals) -> Halted:
     """Start a sweep of two trials, send its driver a signal in a trial, wait for its end."""
-    # two workers: with one, a trial is done before Tune has let go of it
-    arguments = shop.arguments(f"run.name={name}", "scaling.num_workers=2")
     driver = start("tune", "--space", "smoke", *arguments)
     running = "attributes.status = 'RUNNING' and tags.`recdiv.kind` = 'trial'"
     wait_until(lambda: shop.runs(running))

@@ -65,7 +65,8 @@ def test_a_training_keeps_the_data_that_it_began_with(shop, trained, start, tmp_
 def test_a_training_whose_data_are_replaced_ends_with_one_line(shop, tmp_path, capsys):
     data = tmp_path / "copied"
     shutil.copytree(shop.prepared, data)
-    arguments = ("run.name=replaced", *LONG, "train.epochs=400", f"data.prepared={data}")
+    endless = ("train.epochs=4000", "train.patience=4000", "train.checkpoint_every_steps=2")
+    arguments = ("run.name=replaced", *endless, "model.blend=[]", f"data.prepared={data}")
     place = shop.storage / "replaced"
 
     def replace_in_mid_training() -> None:

@@ -136,12 +136,17 @@ def test_a_trial_that_is_left_behind_is_stopped_and_its_workers_end(shop):
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    "blow", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    ("blow", "at_once"),
+    [(signal.SIGINT, 1), pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow)],
 )
-def test_an_interrupted_sweep_is_closed_and_completed_by_the_same_command(shop, start, blow):
+def test_an_interrupted_sweep_is_closed_and_completed_by_the_same_command(
+    shop, start, blow, at_once
+):
+    # two workers: with one, a trial is done before Tune has let go of it
+    trials = ("scaling.num_workers=2", f"scaling.max_concurrent_trials={at_once}")
+    arguments = shop.arguments(f"run.name={blow.name}", *trials, "model.blend=[]")
     closed = Halted(130, sweep="KILLED", trials={"KILLED"})
-    assert halt(shop, start, blow.name, blow) == closed
-    arguments = shop.arguments(f"run.name={blow.name}", "scaling.num_workers=2")
+    assert halt(shop, start, blow.name, arguments, blow) == closed
     result = run("tune", "--space", "smoke", *arguments)
     (parent,) = shop.runs(f"tags.`recdiv.run_name` = '{blow.name}'")
     assert_whole(shop, parent)

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
 def endless_trial(shop, name) -> Any:
     """Return the class of a trial with more epochs than any test waits for."""
-    long = ("train.epochs=4000", "train.patience=4000", "train.batch_size=4")
+    long = ("train.epochs=4000", "train.patience=4000", "train.batch_size=4", "model.blend=[]")
     config = load(overrides=shop.arguments(*long))
     return tune.with_parameters(
         Trial,
