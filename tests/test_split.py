@@ -3,10 +3,13 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recdiv_core.data import split
+from recdiv_core.config import Config, override
+from recdiv_core.data import examples, split
+from recdiv_core.errors import UserError
 from recdiv_core.schema import MAX_EXAMPLE_EVENTS, NO_QUERY
 
 NUM_ITEMS = 6
@@ -162,3 +165,22 @@ def test_a_share_of_the_queries_is_reserved_by_their_text_alone():
     assert split.reserve_queries(texts[::-1], 0.2).tolist() == is_reserved[::-1].tolist()
     assert not split.reserve_queries(texts, 0.0).any()
     assert not len(split.reserve_queries([], 0.2))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "settings", "remedy"),
+    [
+        ("leave_last_out", {}, "users of three events or more"),
+        ("temporal", {}, "set split.val_from and split.test_from, or split.val_share"),
+        ("temporal", {"split.val_days": 1}, r"split.val_days=1, split.test_days=0: .* more days"),
+        (
+            "temporal",
+            {"data.base": "old", "split.val_days": 1, "split.test_days": 2},
+            r"keeps the split of its base \(split.val_days=1, split.test_days=2\).* together",
+        ),
+    ],
+)
+def test_an_empty_window_names_the_settings_that_can_be_changed(protocol, settings, remedy):
+    counts = {"examples train": 5, "examples val": 0, "examples test": 2}
+    with pytest.raises(UserError, match=f"no user has an example in val .*{remedy}"):
+        examples.check_examples(counts, override(Config(), settings), examples.Cuts(protocol))

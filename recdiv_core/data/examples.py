@@ -290,13 +290,24 @@ def check_examples(counts: Mapping[str, int], config: Config, cuts: Cuts) -> Non
     empty = [name for name in ("train", "val", "test") if not counts[f"examples {name}"]]
     if not empty:
         return
-    remedy = (
-        "leave_last_out needs users of three events or more; allowed: more events a user, or "
-        "split.protocol=temporal for a log with times"
-        if cuts.protocol == "leave_last_out"
-        else "set split.val_from and split.test_from, or split.val_share and split.test_share, so "
-        "that each window holds events"
-    )
+    days = f"split.val_days={config.split.val_days}, split.test_days={config.split.test_days}"
+    if cuts.protocol == "leave_last_out":
+        remedy = (
+            "leave_last_out needs users of three events or more; allowed: more events a user, or "
+            "split.protocol=temporal for a log with times"
+        )
+    elif config.data.base:
+        remedy = (
+            f"an append keeps the split of its base ({days}), and days without events count; "
+            "append the files of more days together, or prepare all files with longer windows"
+        )
+    elif config.split.val_days or config.split.test_days:
+        remedy = f"{days}: days without events count; set more days"
+    else:
+        remedy = (
+            "set split.val_from and split.test_from, or split.val_share and split.test_share, so "
+            "that each window holds events"
+        )
     raise UserError(
         f"data.clicks={config.data.clicks}: no user has an example in {' and '.join(empty)} "
         f"(split.protocol={cuts.protocol}); {remedy}"
