@@ -6,13 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from ray.train import ScalingConfig
-from ray.train.torch import TorchTrainer
 
-from recdiv_core.config import flatten, from_tree, to_tree
+from recdiv_core.config import flatten, from_tree
 from recdiv_core.schema import read_manifest
-from recdiv_core.settings import load
-from recdiv_core.training.loop import _Trainer
 from tests.cluster.conftest import LONG, figures_of, run
 
 pytestmark = pytest.mark.ray
@@ -126,21 +122,10 @@ def test_the_last_epoch_stands_for_a_run_where_that_is_asked(shop, conditioned):
 
 
 def test_a_run_without_epochs_judges_the_weights_that_it_is_given(shop, conditioned):
-    def loop(settings):
-        trainer = _Trainer(from_tree(settings["config"]), settings["fingerprint"])
-        trainer.train()
-        trainer.finish()
-        trainer.scratch.cleanup()
-
     given = ("train.epochs=0", f"train.init_from={conditioned['checkpoint']}")
-    settings = {
-        "config": to_tree(load(overrides=shop.arguments("run.name=judged", *given, *CONDITIONED))),
-        "fingerprint": read_manifest(shop.prepared).fingerprint,
-    }
-    here = ScalingConfig(num_workers=0)  # Ray Train runs the loop in this process
-    judged = TorchTrainer(loop, train_loop_config=settings, scaling_config=here).fit()
+    judged = run("train", *shop.arguments("run.name=judged", *given, *CONDITIONED))
     expected = figures_of(conditioned["metrics"], "test/")
-    assert figures_of(judged.metrics or {}, "test/") == pytest.approx(expected, abs=1e-6)
+    assert figures_of(judged["metrics"], "test/") == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_conditioned_model_is_judged_at_any_dial(conditioned):
