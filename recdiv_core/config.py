@@ -451,8 +451,9 @@ class LossConfig(_Section):
     """One model for all weights from 0 to `loss.diversity_weight`; `model.diversity` chooses the
     weight later."""
     diversity: dict[Regulariser, Annotated[float, Field(ge=0.0)]] = {
-        "ild": 1.0,
-        "coverage": 3.0,
+        "ild": 2.0,
+        "category_entropy": 1.0,
+        "coverage": 6.0,
     }
     """Mix of regularisers, name to weight; the weights are normalised to sum to 1."""
     distil_method: TeacherMethod = "mmr"

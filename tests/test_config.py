@@ -137,7 +137,8 @@ def test_a_list_and_a_table_are_given_in_yaml():
 def test_one_entry_of_a_table_is_changed_alone():
     assert load(None, ["loss.diversity.ild=0"]).loss.diversity == {
         "ild": 0.0,
-        "coverage": 3.0,
+        "category_entropy": 1.0,
+        "coverage": 6.0,
     }
 
 

@@ -28,7 +28,7 @@ from recdiv_core.slates.checkpoint import (
     read_trained_on,
 )
 from recdiv_core.slates.checkpoint_copies import checkpoint_of_run, local_checkpoint
-from recdiv_core.slates.checks import check_eligible, check_rerank
+from recdiv_core.slates.checks import check_eligible, check_rerank, warn_of_few_items
 from recdiv_core.slates.eligibility import (
     eligibility_of,
     lists_of,
@@ -210,6 +210,7 @@ def check_comparable(systems: Sequence[System]) -> None:
     for run in {repr(run.config.rerank): run for run in runs}.values():  # each warning once
         check_rerank(run.config, prepared)
     check_eligible(first.config, prepared)
+    warn_of_few_items(first.config.eval.k, manifest.num_items)
 
 
 def _measured_on(run: NamedRun, manifest: Manifest) -> dict[str, object]:

@@ -36,6 +36,17 @@ def check_eligible(config: Config, prepared: Path) -> None:
         logger.warning("%s", note)
 
 
+def warn_of_few_items(k: int, num_items: int) -> None:
+    """Warn if slates of `k` places hold the whole catalogue, because every metric is then high."""
+    if num_items <= k:
+        logger.warning(
+            "eval.k=%d: the catalogue has %d items, so a slate holds all that a user may be shown, "
+            "and metrics say little; set a smaller eval.k",
+            k,
+            num_items,
+        )
+
+
 def check_rerank(config: Config, prepared: Path, *, swept: Collection[str] = ()) -> None:
     """Refuse attributes that the catalogue does not have, and name settings without effect.
 
@@ -61,14 +72,6 @@ def check_rerank(config: Config, prepared: Path, *, swept: Collection[str] = ())
         for rule in rules:
             if not rule.item_id:
                 labels_of_rule(rule, catalogue)
-    num_items = read_manifest(prepared).num_items
-    if num_items <= config.eval.k:
-        logger.warning(
-            "eval.k=%d: the catalogue has %d items, so a slate holds all that a user may be shown, "
-            "and metrics say little; set a smaller eval.k",
-            config.eval.k,
-            num_items,
-        )
     num_candidates = rerank_candidates(config)
     binds = any(parse_rule(text).kind != "exclude" for text in rerank.rules)
     if binds and num_candidates == config.eval.k:

@@ -16,7 +16,7 @@ from recdiv_core.errors import UserError
 from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.slates.checkpoint import check_weights, read_config
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
-from recdiv_core.slates.checks import check_eligible, check_rerank
+from recdiv_core.slates.checks import check_eligible, check_rerank, warn_of_few_items
 from recdiv_core.slates.lineage import check_lineage
 from recdiv_core.storage.places import absolute_place, joined
 
@@ -43,6 +43,7 @@ def check_inputs(
     check_lineage(local, manifest, prepared)
     check_rerank(config, prepared, swept=swept)
     check_eligible(config, prepared)
+    warn_of_few_items(config.eval.k, manifest.num_items)
     check_weights(local, config.rerank.lift)
     return prepared, manifest
 
