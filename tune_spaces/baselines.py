@@ -28,6 +28,7 @@ GRIDS = {
         {},
         {"text_weight": 0.6},
         {"text_weight": 1.0},
+        {"text_weight": 1.5},
         {"text_weight": 0.1, "recency": 0.5},
         {"text_weight": 0.0, "recency": 0.5},
     ],
