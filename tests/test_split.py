@@ -184,3 +184,13 @@ def test_an_empty_window_names_the_settings_that_can_be_changed(protocol, settin
     counts = {"examples train": 5, "examples val": 0, "examples test": 2}
     with pytest.raises(UserError, match=f"no user has an example in val .*{remedy}"):
         examples.check_examples(counts, override(Config(), settings), examples.Cuts(protocol))
+
+
+@pytest.mark.parametrize(
+    ("clicks", "given"), [("log.csv", "data.clicks=log.csv"), ("", "the data set")]
+)
+def test_a_data_set_without_an_event_is_refused(tmp_path, clicks, given):
+    config = override(Config(), {"data.clicks": clicks, "data.events": ["click", "cart"]})
+    message = f"^{given} has no event of data.events=click,cart left$"
+    with pytest.raises(UserError, match=message):
+        examples.summarise(tmp_path, config)

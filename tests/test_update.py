@@ -1,10 +1,12 @@
 """A day's update without Ray: its settings, its alarms and its files (updating/day.py)."""
 
+import argparse
 import json
 from dataclasses import replace
 
 import pytest
 
+import pipelines.update
 from recdiv_core.config import Config, override
 from recdiv_core.errors import UserError
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
@@ -109,6 +111,17 @@ def test_an_update_needs_a_base_and_a_directory():
     remote = override(CALL, {"run.storage": "s3://bucket/runs"})
     with pytest.raises(UserError, match=r"run\.storage=s3://bucket/runs"):
         update(remote, PLAN)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("epochs", 0), ("rate_share", 0.0), ("rate_share", 1.5), ("max_drop", -1)]
+)
+def test_an_option_out_of_range_is_shown_with_what_is_allowed(option, value):
+    given = argparse.Namespace(**{"epochs": 1, "rate_share": 0.1, "max_drop": 0.3, option: value})
+    with pytest.raises(UserError) as error:
+        pipelines.update.main(CALL, given)
+    assert f"--{option.replace('_', '-')} {value}" in str(error.value)
+    assert str(error.value).endswith("allowed are 1 or more, (0, 1] and [0, 1]")
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "a:b"])

@@ -162,11 +162,14 @@ def ask(address: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def preparation(dashboard: str) -> Iterator[Future[subprocess.CompletedProcess[str]]]:
+def preparation(
+    dashboard: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Future[subprocess.CompletedProcess[str]]]:
     """Submit the working tree itself, to prepare what is not there, while other tests run."""
+    out = tmp_path_factory.mktemp("untold") / "shop"
     places = ["data.clicks=/nowhere/clicks.csv", "data.items=/nowhere/items.csv"]
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        yield pool.submit(submit, dashboard, ROOT, "prepare", *places, "data.out=/tmp/no")
+        yield pool.submit(submit, dashboard, ROOT, "prepare", *places, f"data.out={out}")
 
 
 class CutOnce(socketserver.BaseRequestHandler):
