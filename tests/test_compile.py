@@ -30,6 +30,7 @@ def num_graphs():
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_steps_of_any_number_of_rows_share_the_second_graph_and_a_single_row_has_its_own(backend):
     training, plain = Training(compiled_model(backend)), Training()

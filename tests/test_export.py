@@ -34,7 +34,7 @@ TIMES = [[1, 1, 5], [], [2], [1, 2, 2, 2, 3, 6, 6]]
 DAY = 86_400_000_000
 ROOT = Path(__file__).parents[1]
 
-pytestmark = pytest.mark.slow  # the first graph takes torch.onnx six seconds
+pytestmark = [pytest.mark.slow, pytest.mark.ci]  # the first graph takes torch.onnx six seconds
 
 
 @pytest.fixture(scope="module")

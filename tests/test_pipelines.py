@@ -265,6 +265,7 @@ def test_a_bug_shows_its_traceback(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_a_wheel_holds_presets_spaces_and_the_command(tmp_path: Path):
     copy = tmp_path / "tree"
     for name in ("recdiv_core", "pipelines", "tune_spaces"):

@@ -15,7 +15,7 @@ from recdiv_core.shop import generate as synthetic
 from tests.cluster.conftest import run
 from tests.test_readme import README, commands_of, pipeline_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.ci]
 
 PAGES = (README, README.parent / "docs" / "getting-started.md")
 SMALL = (
