@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recdiv_core.config import Config, override
-from recdiv_core.data import clicklog, examples
+from recdiv_core.data import clicklog
+from recdiv_core.data.cuts import choose_protocol, first_nearest
 from recdiv_core.data.fingerprint import fingerprint_of, is_made
 from recdiv_core.errors import UserError
 from recdiv_core.schema import EncoderSource
@@ -146,12 +147,12 @@ def test_rows_that_become_no_event_are_logged_with_their_reasons(tmp_path, caplo
 def test_a_log_with_an_order_alone_has_no_temporal_split():
     config = override(Config(), {"split.protocol": "temporal"})
     with pytest.raises(ValueError, match=r"split.protocol=temporal.*allowed: leave_last_out"):
-        examples.choose_protocol(config, has_timestamps=False)
-    assert examples.choose_protocol(Config(), has_timestamps=False) == "leave_last_out"
-    assert examples.choose_protocol(Config(), has_timestamps=True) == "temporal"
+        choose_protocol(config, has_timestamps=False)
+    assert choose_protocol(Config(), has_timestamps=False) == "leave_last_out"
+    assert choose_protocol(Config(), has_timestamps=True) == "temporal"
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12).map(sorted), st.floats(-1, 10))
 def test_the_nearest_of_ascending_values_is_that_of_a_whole_search(ascending, target):
     values = np.array(ascending)
-    assert examples.first_nearest(values, target) == int(np.abs(values - target).argmin())
+    assert first_nearest(values, target) == int(np.abs(values - target).argmin())

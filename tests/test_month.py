@@ -15,7 +15,7 @@ from benchmarks.month_metrics import (
     slopes_between,
     yardstick_shares,
 )
-from recdiv_core.data.examples import parse_cut
+from recdiv_core.data.cuts import parse_cut
 from recdiv_core.shop.closed_loop import clicks, draw_day, new_items, open_shop, random_slates
 
 DAY, K = 40, 4

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from recdiv_core.config import Config, override
 from recdiv_core.data import examples, split
+from recdiv_core.data.cuts import Cuts
+from recdiv_core.data.shards import summarise
 from recdiv_core.errors import UserError
 from recdiv_core.schema import MAX_EXAMPLE_EVENTS, NO_QUERY
 
@@ -183,7 +185,7 @@ def test_a_share_of_the_queries_is_reserved_by_their_text_alone():
 def test_an_empty_window_names_the_settings_that_can_be_changed(protocol, settings, remedy):
     counts = {"examples train": 5, "examples val": 0, "examples test": 2}
     with pytest.raises(UserError, match=f"no user has an example in val .*{remedy}"):
-        examples.check_examples(counts, override(Config(), settings), examples.Cuts(protocol))
+        examples.check_examples(counts, override(Config(), settings), Cuts(protocol))
 
 
 @pytest.mark.parametrize(
@@ -193,4 +195,4 @@ def test_a_data_set_without_an_event_is_refused(tmp_path, clicks, given):
     config = override(Config(), {"data.clicks": clicks, "data.events": ["click", "cart"]})
     message = f"^{given} has no event of data.events=click,cart left$"
     with pytest.raises(UserError, match=message):
-        examples.summarise(tmp_path, config)
+        summarise(tmp_path, config)

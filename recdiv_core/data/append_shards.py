@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from recdiv_core.data import examples, split, staging
 from recdiv_core.data.append_log import add_counts
 from recdiv_core.data.audit import preparing
+from recdiv_core.data.cuts import Cuts
 from recdiv_core.data.events import STAGED
 from recdiv_core.data.shards import read_shard
 from recdiv_core.schema import EVAL_EXAMPLE, TIMESTAMP, TRAIN_EXAMPLE, USER_ID
@@ -120,7 +121,7 @@ def rewrite_shard(
     work: str,
     base: str,
     touched: Mapping[int, pa.Array],
-    cuts: tuple[examples.Cuts, examples.Cuts],
+    cuts: tuple[Cuts, Cuts],
     popularity_V: Any,
     before_V: Any,
     queries: pa.Array,

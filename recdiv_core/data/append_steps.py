@@ -31,10 +31,11 @@ from recdiv_core.data.append_log import (
 from recdiv_core.data.append_shards import rewrite_shard, stage_events
 from recdiv_core.data.audit import preparing, traces
 from recdiv_core.data.audit.findings import from_json, write_audit
+from recdiv_core.data.cuts import Cuts, find_cuts
 from recdiv_core.data.door import AS_GIVEN, TOMBSTONES, Door
 from recdiv_core.data.queries import load_queries
 from recdiv_core.data.retention import OLDER, expire
-from recdiv_core.data.shards import map_shards
+from recdiv_core.data.shards import describe_times, map_shards, summarise
 from recdiv_core.data.splitting import Splits, write_splits
 from recdiv_core.data.text_vectors import vectors_path
 from recdiv_core.data.tokeniser import TOKENISER, audit_tokens, tokeniser_of
@@ -209,7 +210,7 @@ def write_shards(
     for name in ("train", "val", "test"):
         (step.work / name).mkdir()
     protocol = str(step.manifest.split["protocol"])
-    cuts = examples.find_cuts(config, protocol, step.work, on_ray=False)
+    cuts = find_cuts(config, protocol, step.work, on_ray=False)
     popularity_V = examples.fit_core(config, cuts, len(table), step.work, on_ray=False)
     known = pq.read_table(step.base / "catalogue.parquet", columns=["popularity"])
     before_V = np.zeros(len(table), np.int64)
@@ -224,7 +225,7 @@ def write_shards(
             on_ray=False,
             base=str(step.base),
             touched=touched,
-            cuts=(examples.Cuts.of_manifest(step.manifest), cuts),
+            cuts=(Cuts.of_manifest(step.manifest), cuts),
             popularity_V=popularity_V,
             before_V=before_V,
             queries=queries,
@@ -240,7 +241,7 @@ def write_shards(
     examples.check_examples(counts, config, cuts)
     item_ids = table[ITEM_ID].combine_chunks()
     findings += preparing.audit_log(protocol, seen.counts_2P, clock, item_ids)
-    staged_counts = examples.summarise(step.work, config)
+    staged_counts = summarise(step.work, config)
     splits = Splits(cuts, popularity_V, queries, counts, staged_counts, findings)
     return splits, sum(part["num_changed"] for part in parts)
 
@@ -309,7 +310,7 @@ def describe(
     sources = describe_sources([*given.clicks, *given.items, *given.beside])
     times = {"unit": base.times["unit"]}
     if base.has_timestamps:
-        times |= examples.describe_times(step.work)
+        times |= describe_times(step.work)
     return base.model_copy(
         update={
             **splits.describe(),

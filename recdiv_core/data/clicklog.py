@@ -28,16 +28,17 @@ from recdiv_core.data import (
     catalogue,
     derived_categories,
     events,
-    examples,
     items,
     outcomes,
     staging,
 )
 from recdiv_core.data.audit import traces
 from recdiv_core.data.audit.findings import write_audit
+from recdiv_core.data.cuts import choose_protocol, parse_cut
 from recdiv_core.data.door import TOMBSTONES, Door, open_door, read_tombstones
 from recdiv_core.data.fingerprint import deciding_settings, fingerprint_of, is_made
 from recdiv_core.data.retention import check_retention, expire
+from recdiv_core.data.shards import describe_times
 from recdiv_core.data.splitting import write_splits
 from recdiv_core.data.text_vectors import make_item_vectors
 from recdiv_core.data.tokeniser import audit_tokens, save_own
@@ -186,11 +187,11 @@ def _open(given: Given, door: Door) -> _Inputs:
     config = given.config
     raw = read_items(given.items, given.clicks, config)
     log = events.open_log(given.clicks, raw.item_ids, config, door)
-    examples.choose_protocol(config, log.has_timestamps)
+    choose_protocol(config, log.has_timestamps)
     check_retention(config.data.retention_days, has_timestamps=log.has_timestamps)
     for name in ("val_from", "test_from"):
         if text := getattr(config.split, name):
-            examples.parse_cut(text, f"split.{name}")
+            parse_cut(text, f"split.{name}")
     derives = derived_categories.is_wanted(
         catalogue.category_texts(raw.table),
         catalogue.make_texts(raw.table, config.model.text.fields),
@@ -289,7 +290,7 @@ def _build(
 ) -> dict[str, Any]:
     """Write all files except the manifest; return its counts and settings."""
     raw, log = inputs.raw, inputs.log
-    protocol = examples.choose_protocol(config, log.has_timestamps)
+    protocol = choose_protocol(config, log.has_timestamps)
     logger.info("reading %d units, split %s", len(log.units), protocol)
     rows = staging.stage_shards(log, raw.item_ids, config, work, on_ray=on_ray)
     logger.info("%d rows read, %d quarantined", rows.num_rows, rows.rejected.total())
@@ -297,7 +298,7 @@ def _build(
         expire(work, config.data.retention_days, log.times, int(config.data.session_gap_s * 1e6))
     times = {"unit": str(log.times)}
     if log.has_timestamps:
-        times |= examples.describe_times(work)
+        times |= describe_times(work)
         logger.info("times: %s", times)
     for reason, rejected in raw.rejected.items():
         write_rejected_items(reason, rejected, config, work)

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdiv_core.config import Config
-from recdiv_core.data import catalogue, clicklog, examples, vocabulary
+from recdiv_core.data import catalogue, clicklog, vocabulary
 from recdiv_core.data.append_log import add_counts
 from recdiv_core.data.append_steps import read_log_facts
 from recdiv_core.data.audit import traces
@@ -35,7 +35,7 @@ from recdiv_core.data.door import (
     make_tombstones,
 )
 from recdiv_core.data.outcomes import write_quarantine
-from recdiv_core.data.shards import list_shards
+from recdiv_core.data.shards import describe_times, list_shards
 from recdiv_core.data.splitting import SPLITS, Splits, write_splits
 from recdiv_core.data.staging import (
     describe_events,
@@ -221,7 +221,7 @@ def describe(step: Removal, splits: Splits, categories: Sequence[str]) -> Manife
     read = {name: count for name, count in base.dropped.items() if name not in computed}
     times = {"unit": base.times["unit"]}
     if base.has_timestamps:
-        times |= examples.describe_times(step.work)
+        times |= describe_times(step.work)
     tree = [SCHEMA_VERSION, base.fingerprint, step.tombstones.as_json()]
     fingerprint = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
     return base.model_copy(

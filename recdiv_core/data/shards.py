@@ -8,6 +8,8 @@ shards; examples.py and append.py read them. A shard without users has no file.
 
 from __future__ import annotations
 
+import collections
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
@@ -17,11 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recdiv_core.config import Config
 from recdiv_core.data import split
+from recdiv_core.errors import UserError
 from recdiv_core.schema import EVENTS, NO_QUERY, USER_ID
 
 LISTS: Final = ("items", "times", "events", "queries")
 """Columns of a staged shard that examples are made of."""
+MOST_BINS: Final = 31
+"""Most bins of the histogram of times in the manifest."""
 
 
 def list_shards(work: Path) -> list[int]:
@@ -100,3 +106,40 @@ def read_shard(
         weight_of[kinds],
         has_times,
     )
+
+
+def summarise(work: Path, config: Config) -> dict[str, int]:
+    """Add up events, duplicates, sessions, expired rows, first and last time of staged shards.
+
+    Raises:
+        UserError: No event is left.
+    """
+    paths = sorted((work / "stage").glob("*.json"))
+    if not paths:
+        given = f"data.clicks={config.data.clicks}" if config.data.clicks else "the data set"
+        raise UserError(f"{given} has no event of data.events={','.join(config.data.events)} left")
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    names = ("num_duplicates", "num_sessions", "num_events")
+    has_events = [part for part in parts if part["num_events"]]
+    return {name: sum(part[name] for part in parts) for name in names} | {
+        "num_expired": sum(part.get("num_expired", 0) for part in parts),
+        "first": min(part["first"] for part in has_events),
+        "last": max(part["last"] for part in has_events),
+    }
+
+
+def describe_times(work: Path) -> dict[str, object]:
+    """Return the first and last time of the log, and its events by day, month or year.
+
+    The histogram uses the shortest of the three periods that gives at most MOST_BINS bins.
+    """
+    days: collections.Counter[str] = collections.Counter()
+    for path in sorted((work / "stage").glob("*.json")):
+        days.update(json.loads(path.read_text(encoding="utf-8")).get("days", {}))
+    for length in (len("2024-01-31"), len("2024-01"), len("2024")):
+        bins: collections.Counter[str] = collections.Counter()
+        for day, count in days.items():
+            bins[day[:length]] += count
+        if len(bins) <= MOST_BINS:
+            break
+    return {"first": min(days), "last": max(days), "histogram": dict(sorted(bins.items()))}

@@ -18,7 +18,9 @@ from recdiv_core.config import Config
 from recdiv_core.data import examples
 from recdiv_core.data.audit import preparing, traces
 from recdiv_core.data.audit.findings import Finding
+from recdiv_core.data.cuts import Cuts, find_cuts
 from recdiv_core.data.retention import OLDER
+from recdiv_core.data.shards import summarise
 from recdiv_core.schema import ITEM_ID
 
 logger = logging.getLogger(__name__)
@@ -34,11 +36,11 @@ class Splits:
         popularity_V: [V] int64, train events; 0 = outside the k-core.
         queries: all query texts, sorted.
         counts: see `examples.count_parts`.
-        staged: see `examples.summarise`.
+        staged: see `summarise`.
         findings: findings of the audit, without those of the texts.
     """
 
-    cuts: examples.Cuts
+    cuts: Cuts
     popularity_V: Any
     queries: pa.Array
     counts: Mapping[str, int]
@@ -94,8 +96,8 @@ def write_splits(
     Raises:
         UserError: no event is left, a window or the k-core is empty, or a split has no example.
     """
-    staged = examples.summarise(work, config)
-    cuts = examples.find_cuts(config, protocol, work, on_ray=on_ray)
+    staged = summarise(work, config)
+    cuts = find_cuts(config, protocol, work, on_ray=on_ray)
     popularity_V = examples.fit_core(config, cuts, len(table), work, on_ray=on_ray)
     queries = examples.collect_queries(work, has_queries=has_queries, on_ray=on_ray)
     clock = preparing.make_clock(seen.first_V, table) if has_timestamps else None

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from recdiv_core.config import Config, override
 from recdiv_core.data.catalogue import Catalogue
-from recdiv_core.data.examples import parse_cut
+from recdiv_core.data.cuts import parse_cut
 from recdiv_core.data.item_lists import SHOWN, mark_items, mark_values, read_item_ids
 from recdiv_core.data.reading import first_times, flatten_lists
 from recdiv_core.data.sale_dates import SaleDates, sale_dates

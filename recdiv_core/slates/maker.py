@@ -18,7 +18,7 @@ import torch
 
 from recdiv_core.config import rerank_candidates
 from recdiv_core.data.arrays import Examples
-from recdiv_core.data.examples import parse_cut
+from recdiv_core.data.cuts import parse_cut
 from recdiv_core.errors import UserError
 from recdiv_core.models.query_text import normalise_query
 from recdiv_core.slates.checkpoint import read_config
