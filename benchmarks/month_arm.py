@@ -28,8 +28,8 @@ from recdiv_core.shop.closed_loop import OpenShop, clicks, draw_day, new_items, 
 from recdiv_core.shop.goods import DAY_MS, START_MS
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.storage.whole_files import write_json
-from recdiv_core.updating.day import Plan, training_config
 from recdiv_core.updating.hold import choose_serving, levels_of, reached
+from recdiv_core.updating.plan import Plan, training_config
 from tune_spaces import FURTHER, WARM
 
 

@@ -51,7 +51,8 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
         raise UserError(f"{given}: allowed are 1 or more, (0, 1] and [0, 1]")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from recdiv_core.release.gate import parse_floors
-    from recdiv_core.updating.day import Plan, update
+    from recdiv_core.updating.day import update
+    from recdiv_core.updating.plan import Plan
 
     plan = Plan(
         args.name,

@@ -10,8 +10,9 @@ from hypothesis import given
 from recdiv_core.config import Config, override
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
 from recdiv_core.updating.alarms import alarms
-from recdiv_core.updating.day import Plan, serving_of
+from recdiv_core.updating.day import serving_of
 from recdiv_core.updating.hold import Serving, choose_serving, levels_of, reached, ways_of
+from recdiv_core.updating.plan import Plan
 
 LEVELS = {"coverage_at_10": 0.5, "ild_at_10": 0.4}
 

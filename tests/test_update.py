@@ -13,7 +13,8 @@ from recdiv_core.slates.checkpoint import Progress, save_checkpoint
 from recdiv_core.training.run_files import OtherSettingsError
 from recdiv_core.updating import day
 from recdiv_core.updating.alarms import alarms
-from recdiv_core.updating.day import Plan, judged, once, training_config, update
+from recdiv_core.updating.day import judged, once, update
+from recdiv_core.updating.plan import Plan, training_config
 
 PLAN = Plan("shop", retrains=False, epochs=2, rate_share=0.5, floors={}, largest_drop=0.3)
 CALL = override(Config(), {"train.learning_rate": 0.01, "train.epochs": 9, "data.base": "old"})

@@ -33,7 +33,7 @@ from recdiv_core.release.registry import (
     register_once,
     set_champion,
 )
-from recdiv_core.schema import read_manifest
+from recdiv_core.schema import Manifest, read_manifest
 from recdiv_core.slates.checkpoint import read_config
 from recdiv_core.storage.claims import scratch
 from recdiv_core.storage.places import is_uri
@@ -43,12 +43,11 @@ from recdiv_core.training.run_files import OtherSettingsError
 from recdiv_core.updating.alarms import alarms
 from recdiv_core.updating.forgetting import WINDOW, judge_window, window_of
 from recdiv_core.updating.hold import Serving, choose_serving, levels_of, reached, ways_of
+from recdiv_core.updating.plan import Plan, own_settings, training_config
 from recdiv_core.updating.timeline import past, write_timeline
 
 logger = logging.getLogger(__name__)
 
-OF_THE_MODEL: Final = ("model.", "loss.", "rerank.", "eval.")
-"""Settings that a fine-tuned model takes from the champion; rules of the call replace its own."""
 SHOWN: Final = ("ndcg", "coverage", "ild", "diversity_index", "narrowed")
 """Metrics of the result, at `eval.k`."""
 NEW: Final = "item=cold"
@@ -56,28 +55,36 @@ NEW: Final = "item=cold"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What an update does beside the settings.
+class _Day:
+    """An update under way.
 
     Attributes:
-        name: name of the registered model.
-        retrains: whether the candidate is trained from scratch, not from the champion's weights.
-        epochs: epochs of a fine-tuning over the train split, old and new events alike.
-        rate_share: share of `train.learning_rate` of a fine-tuning, in (0, 1].
-        floors: see `gate.pass_gate`.
-        largest_drop: share of the mean NDCG of the last week that the champion may lose, in [0, 1].
-        has_yardstick: whether a model is also trained from scratch, for comparison alone.
-        holds: whether the re-ranking is chosen such that diversity holds its levels, see hold.py.
+        config: settings of the call, with the data set of the day as `data.prepared`.
+        plan: what to do.
+        manifest: of the data set.
+        updates: directory of all updates of the model.
+        home: directory of this update, with the results of its steps.
+        window: the first test window, on which every update measures what was forgotten.
+        champion: version of the champion; None = there is none yet.
     """
 
-    name: str
-    retrains: bool
-    epochs: int
-    rate_share: float
-    floors: Mapping[str, float]
-    largest_drop: float
-    has_yardstick: bool = False
-    holds: bool = True
+    config: Config
+    plan: Plan
+    manifest: Manifest
+    updates: Path
+    home: Path
+    window: Mapping[str, Any]
+    champion: str | None
+
+    @property
+    def run_name(self) -> str:
+        """Name of the candidate's run."""
+        data = f"{self.manifest.generation:04d}-{self.manifest.fingerprint[:8]}"
+        return f"{self.plan.name}-{data}"
+
+    def once(self, name: str, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return the result of a step of this update; see `once`."""
+        return once(self.home, name, step)
 
 
 def update(config: Config, plan: Plan) -> dict[str, Any]:
@@ -97,6 +104,37 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
     Raises:
         UserError: a setting or an input is wrong.
     """
+    day = _begin(config, plan)
+    start = champion_checkpoint(day)
+    before = {} if start is None else _judge_champion(day, start)
+    trained = _trained(training_config(day.config, plan, start, day.run_name), plan.name, day.home)
+    chosen, held = serving_of(plan, Path(trained["checkpoint"]), day.updates)
+    result = {
+        "prepared": day.config.data.prepared,
+        "generation": day.manifest.generation,
+        "day": day.manifest.times.get("last"),
+        "champion": day.champion,
+        "before": before,
+        "run": day.run_name,
+        "served": chosen.settings,
+        "held": held,
+        "after": shown(chosen.test, config.eval.k),
+        "yardstick": _judge_yardstick(day) if plan.has_yardstick else {},
+        **_ship(day, trained["checkpoint"], chosen),
+    }
+    earlier = [row["before"].get("ndcg") for row in past(day.updates, day.manifest.generation)]
+    result["alarms"] = alarms(result, [ndcg for ndcg in earlier if ndcg], plan.largest_drop)
+    write_json(day.home / "outcome.json", result, indent=1)
+    page = write_timeline(day.updates, plan.name, day.manifest.generation)
+    return {**result, "page": str(page)}
+
+
+def _begin(config: Config, plan: Plan) -> _Day:
+    """Check the call, append the new files and open the directory of the update.
+
+    Raises:
+        UserError: a setting or an input is wrong.
+    """
     if not config.data.base:
         raise UserError(
             "data.base is not set: give the data set that the new files are appended to"
@@ -106,78 +144,74 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
     check_model_name(plan.name)  # before the append, which makes a new version of the data set
     prepared = Path(str(append(config)["prepared"])).resolve()
     manifest = read_manifest(prepared)
-    config = override(config, {"data.prepared": str(prepared)})
     updates = Path(config.run.storage).absolute() / "updates" / plan.name
     home = updates / manifest.fingerprint[:16]
     home.mkdir(parents=True, exist_ok=True)
     window = once(updates, WINDOW, lambda: window_of(manifest))
-    champion = once(home, "start", lambda: {"champion": champion_version(config, plan.name)})
-    version: str | None = champion["champion"]
-    before: dict[str, Any] = {}
-    start: Path | None = None
-    if version is not None:
-        start = champion_checkpoint(config, plan.name, version, home)
-        today = {k: v for k, v in flatten(config).items() if k.startswith("eligible.")}
-        settings = {**_own(config, "eval."), **today, "data.prepared": str(prepared)}
-        own = override(read_config(start), settings)
-        before = once(
-            home,
-            "before",
-            lambda: (
-                judged(evaluate(own, start), own.eval.k)
-                | judge_window(own, start, manifest, window)
-            ),
-        )
-    run_name = f"{plan.name}-{manifest.generation:04d}-{manifest.fingerprint[:8]}"
-    trained = _trained(training_config(config, plan, start, run_name), plan.name, home)
-    chosen, held = serving_of(plan, Path(trained["checkpoint"]), updates)
-    after = shown(chosen.test, config.eval.k)
-    yardstick: dict[str, float] = {}
-    if plan.has_yardstick:
-        afresh = training_config(config, replace(plan, retrains=True), None, f"{run_name}-scratch")
-        scratch_run = _trained(afresh, plan.name, home)
-        yardstick = once(
-            home,
-            "yardstick",
-            lambda: (
-                shown(_on_test(scratch_run), config.eval.k)
-                | judge_window(*_as_trained(scratch_run), manifest, window)
-            ),
-        )
-    made = once(
-        home,
-        "registered",
-        lambda: register_once(config, trained["checkpoint"], chosen.settings, plan.name),
+    found = once(home, "start", lambda: {"champion": champion_version(config, plan.name)})
+    config = override(config, {"data.prepared": str(prepared)})
+    return _Day(config, plan, manifest, updates, home, window, found["champion"])
+
+
+def champion_checkpoint(day: _Day) -> Path | None:
+    """Copy the champion's checkpoint into the directory of the update, once; None = no champion."""
+    if day.champion is None:
+        return None
+    place = day.home / "champion"
+    if not place.is_dir():
+        with scratch(day.home) as work:
+            copied = copy_version(day.config, day.plan.name, day.champion, work)
+            copied.rename(place)
+    return place
+
+
+def _judge_champion(day: _Day, start: Path) -> dict[str, Any]:
+    """Return the metrics of the champion on the newest window, which it has not learned."""
+    settings = own_settings(day.config, "eval.")
+    settings |= {k: v for k, v in flatten(day.config).items() if k.startswith("eligible.")}
+    prepared = {"data.prepared": day.config.data.prepared}
+    own = override(read_config(start), settings, prepared)
+    return day.once(
+        "before",
+        lambda: (
+            judged(evaluate(own, start), own.eval.k)
+            | judge_window(own, start, day.manifest, day.window)
+        ),
     )
-    gate = once(
-        home,
+
+
+def _judge_yardstick(day: _Day) -> dict[str, Any]:
+    """Train a model from scratch, for comparison alone, and return its metrics."""
+    plan, run_name = replace(day.plan, retrains=True), f"{day.run_name}-scratch"
+    trained = _trained(training_config(day.config, plan, None, run_name), plan.name, day.home)
+    checkpoint = Path(trained["checkpoint"])
+    on_test = {name.removeprefix("test/"): value for name, value in trained["metrics"].items()}
+    return day.once(
+        "yardstick",
+        lambda: (
+            shown(on_test, day.config.eval.k)
+            | judge_window(read_config(checkpoint), checkpoint, day.manifest, day.window)
+        ),
+    )
+
+
+def _ship(day: _Day, checkpoint: str, chosen: Serving) -> dict[str, Any]:
+    """Register the candidate, pass it through the gate, and make it the champion if it passes."""
+    config, name = day.config, day.plan.name
+    made = day.once("registered", lambda: register_once(config, checkpoint, chosen.settings, name))
+    gate = day.once(
         "gate",
-        lambda: gate_versions(config, plan.name, version, made["version"], plan.floors),
+        lambda: gate_versions(config, name, day.champion, made["version"], day.plan.floors),
     )
     promoted = all(row["passes"] is not False for row in gate["rows"])
     if promoted:
-        set_champion(config, plan.name, made["version"])
-    result = {
-        "prepared": str(prepared),
-        "generation": manifest.generation,
-        "day": manifest.times.get("last"),
-        "champion": version,
-        "before": before,
-        "run": run_name,
-        "served": chosen.settings,
-        "held": held,
-        "after": after,
-        "yardstick": yardstick,
+        set_champion(config, name, made["version"])
+    return {
         "version": made["version"],
         "promoted": promoted,
         "gate": gate["rows"],
         "data": gate["data"],
     }
-    earlier = [row["before"].get("ndcg") for row in past(updates, manifest.generation)]
-    result["alarms"] = alarms(result, [ndcg for ndcg in earlier if ndcg], plan.largest_drop)
-    write_json(home / "outcome.json", result, indent=1)
-    page = write_timeline(updates, plan.name, manifest.generation)
-    return {**result, "page": str(page)}
 
 
 def serving_of(plan: Plan, checkpoint: Path, updates: Path) -> tuple[Serving, float]:
@@ -216,16 +250,6 @@ def _trained(config: Config, name: str, home: Path) -> dict[str, Any]:
         ) from None
 
 
-def _as_trained(trained: Mapping[str, Any]) -> tuple[Config, Path]:
-    """Return the settings and the checkpoint of a run."""
-    checkpoint = Path(trained["checkpoint"])
-    return read_config(checkpoint), checkpoint
-
-
-def _on_test(trained: Mapping[str, Any]) -> dict[str, float]:
-    return {name.removeprefix("test/"): value for name, value in trained["metrics"].items()}
-
-
 def judged(found: Mapping[str, Any], k: int) -> dict[str, float]:
     """Return the metrics of an evaluation, and the share of places with items new to training.
 
@@ -245,50 +269,6 @@ def once(home: Path, name: str, step: Callable[[], dict[str, Any]]) -> dict[str,
     result = step()
     write_json(path, result, indent=1)
     return result
-
-
-def champion_checkpoint(config: Config, name: str, version: str, home: Path) -> Path:
-    """Copy the champion's checkpoint into the directory of the update, once."""
-    place = home / "champion"
-    if not place.is_dir():
-        with scratch(home) as work:
-            copied = copy_version(config, name, version, work)
-            copied.rename(place)
-    return place
-
-
-def training_config(config: Config, plan: Plan, start: Path | None, run_name: str) -> Config:
-    """Return the settings of the training of the candidate.
-
-    Args:
-        config: settings of the call.
-        plan: what to do.
-        start: checkpoint of the champion; None = there is none, so the candidate starts afresh.
-        run_name: name of the run.
-    """
-    named: dict[str, object] = {"run.name": run_name, "data.base": "", "data.out": ""}
-    if start is None or plan.retrains:
-        return override(config, named)
-    champion = flatten(read_config(start))
-    kept = {key: value for key, value in champion.items() if key.startswith(OF_THE_MODEL)}
-    if config.rerank.rules:
-        kept["rerank.rules"] = config.rerank.rules
-    tuned: dict[str, object] = {
-        "train.init_from": str(start),
-        "train.epochs": plan.epochs,
-        "train.learning_rate": config.train.learning_rate * plan.rate_share,
-    }
-    return override(config, {**kept, **named, **tuned})
-
-
-def _own(config: Config, prefix: str) -> dict[str, object]:
-    """Return the settings of a section that differ from the defaults."""
-    usual = flatten(Config())
-    return {
-        key: value
-        for key, value in flatten(config).items()
-        if key.startswith(prefix) and value != usual[key]
-    }
 
 
 def shown(metrics: Mapping[str, float], k: int) -> dict[str, float]:
