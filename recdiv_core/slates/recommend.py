@@ -108,6 +108,60 @@ def recommend(
         config, checkpoint, swept=("rerank.diversity",) if dials else ()
     )
     _check_dials(config, dials)
+    _check_asked(config, prepared, manifest, users, queries, explained=explained)
+    requests = _requests(queries, config, prepared, manifest) if queries else None
+    asked = users if requests is None else f"queries {requests.sha256[:16]}"
+    eligible = _eligible(config, prepared, manifest, asked)
+    out, is_grid = output_path(out, "--out").absolute(), bool(dials)
+    dials = list(dials) or [config.rerank.diversity]
+    weights = local_checkpoint(checkpoint, "--checkpoint") / "model.pt"
+    plan = _plan(config, weights, manifest, asked, dials, explained)
+    _open_directory(out, plan | ({} if eligible is None else {"eligible": eligible}))
+
+    start_with_gpu(config, checkpoint)
+    ensure_vectors(prepared, manifest)
+    source, split = _write_requests(users, requests, out, prepared, manifest)
+    num_users = SplitRows(source, split).num_rows
+    part_users = PART_BATCHES * config.eval.batch_size
+    places = [out / f"diversity={dial:g}" for dial in dials] if is_grid else [out]
+    parts = range(-(-num_users // part_users))
+    left = [part for part in parts if not all(part_path(p, part).is_file() for p in places)]
+    if len(left) < len(parts):
+        logger.info("%d of %d parts exist already", len(parts) - len(left), len(parts))
+    remove_unfinished(out)
+    place = carried_place(checkpoint, prepared, manifest)
+    task = PartTask(config, place, source, split, part_users, places, dials, explained)
+    rate = make_parts(task, left, lambda: check_unchanged(prepared, manifest))
+    remove_unfinished(out)  # of workers that were lost
+    result = {
+        "slates": str(out),
+        "num_users": num_users,
+        "num_parts": len(parts),
+        "dials": dials,
+        **_count_short(places, config.eval.k, len(places) * num_users),
+        "users_per_s": rate,
+    }
+    if eligible is not None:
+        facts = {name: eligible[name] for name in ("at", "num_items")}
+        result["eligible"] = {**facts, "freed": freed_share(places[0], config.eval.k)}
+    return result
+
+
+def _check_asked(
+    config: Config,
+    prepared: Path,
+    manifest: Manifest,
+    users: str,
+    queries: str,
+    *,
+    explained: bool,
+) -> None:
+    """Check whose slates are asked for, and whether they can be explained.
+
+    Raises:
+        UserError: the data set has no such users, the model reads no queries, or the re-ranker does
+            not choose place by place.
+    """
     if explained and config.rerank.method not in NOVELTIES:
         raise UserError(
             f"--explain: rerank.method={config.rerank.method} does not choose place by place; "
@@ -117,57 +171,32 @@ def recommend(
         if users != "all":
             raise UserError(f"--users {users} and --queries: give one of them")
         check_reads_queries(config, len(load_queries(prepared)))
-    if not queries and users != "all" and not manifest.num_examples.get(users):
+    elif users != "all" and not manifest.num_examples.get(users):
         raise UserError(f"--users {users}: data.prepared={prepared} holds no {users} example")
-    requests = _requests(queries, prepared) if queries else None
-    if requests is not None:
-        requests = with_stored_users(requests, manifest, config.data.pseudonymise)
-        users = f"queries {requests.sha256[:16]}"
-    eligible = _eligible(config, prepared, manifest, users)
-    out, is_grid = output_path(out, "--out").absolute(), bool(dials)
-    dials = list(dials) or [config.rerank.diversity]
-    _open_directory(
-        out,
-        _plan(
-            config, local_checkpoint(checkpoint, "--checkpoint"), manifest, users, dials, explained
-        )
-        | ({} if eligible is None else {"eligible": eligible}),
-    )
-    start_with_gpu(config, checkpoint)
-    ensure_vectors(prepared, manifest)
-    if users == "all" or (requests is not None and requests.names_users):
+
+
+def _requests(queries: str, config: Config, prepared: Path, manifest: Manifest) -> SearchRequests:
+    """Read a file of queries; their conditions name attributes of the catalogue."""
+    catalogue = load_catalogue(prepared)
+    requests = read_requests(queries, lambda text: fitting(None, catalogue, text))
+    return with_stored_users(requests, manifest, config.data.pseudonymise)
+
+
+def _write_requests(
+    users: str, requests: SearchRequests | None, out: Path, prepared: Path, manifest: Manifest
+) -> tuple[Path, str]:
+    """Write the requests that the data set does not hold; return where they are read.
+
+    Returns:
+        Directory and split of the requests.
+    """
+    if (users == "all" and requests is None) or (requests is not None and requests.names_users):
         ensure_requests(prepared, manifest)
-    source, split = prepared, REQUESTS if users == "all" else users
-    if requests is not None:
-        item_ids = load_catalogue(prepared).item_ids
-        write_requests(requests, out, prepared, item_ids, manifest.fragment_rows)
-        source, split = out, SPLIT
-    num_users = SplitRows(source, split).num_rows
-    part_users = PART_BATCHES * config.eval.batch_size
-    num_parts = -(-num_users // part_users)
-    places = [out / f"diversity={dial:g}" for dial in dials] if is_grid else [out]
-    left = [
-        part for part in range(num_parts) if not all(part_path(p, part).is_file() for p in places)
-    ]
-    if len(left) < num_parts:
-        logger.info("%d of %d parts exist already", num_parts - len(left), num_parts)
-    remove_unfinished(out)
-    place = carried_place(checkpoint, prepared, manifest)
-    task = PartTask(config, place, source, split, part_users, places, dials, explained)
-    rate = make_parts(task, left, lambda: check_unchanged(prepared, manifest))
-    remove_unfinished(out)  # of workers that were lost
-    result = {
-        "slates": str(out),
-        "num_users": num_users,
-        "num_parts": num_parts,
-        "dials": dials,
-        **_count_short(places, config.eval.k, len(places) * num_users),
-        "users_per_s": rate,
-    }
-    if eligible is not None:
-        facts = {name: eligible[name] for name in ("at", "num_items")}
-        result["eligible"] = {**facts, "freed": freed_share(places[0], config.eval.k)}
-    return result
+    if requests is None:
+        return prepared, REQUESTS if users == "all" else users
+    item_ids = load_catalogue(prepared).item_ids
+    write_requests(requests, out, prepared, item_ids, manifest.fragment_rows)
+    return out, SPLIT
 
 
 def _count_short(places: Sequence[Path], k: int, num_slates: int) -> dict[str, int]:
@@ -204,12 +233,6 @@ def _eligible(
     return {"items": found.digest(), "at": shown, "num_items": num_items}
 
 
-def _requests(queries: str, prepared: Path) -> SearchRequests:
-    """Read a file of queries; their conditions name attributes of the catalogue."""
-    catalogue = load_catalogue(prepared)
-    return read_requests(queries, lambda text: fitting(None, catalogue, text))
-
-
 def dials_of(text: str) -> list[float]:
     """Parse `--dial`.
 
@@ -235,21 +258,20 @@ def _check_dials(config: Config, dials: Sequence[float]) -> None:
 
 def _plan(
     config: Config,
-    checkpoint: Path,
+    weights: Path,
     manifest: Manifest,
     users: str,
     dials: Sequence[float],
     explained: bool,
 ) -> dict[str, Any]:
     """Return the description of the slates, as JSON values."""
-    weights = hashlib.sha256((checkpoint / "model.pt").read_bytes()).hexdigest()
     settings = {
         key: value
         for key, value in flatten(config).items()
         if key.startswith(KEPT) and key != "rerank.diversity"
     }
     plan = {
-        "checkpoint": weights,
+        "checkpoint": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "manifest_fingerprint": manifest.fingerprint,
         "users": users,
         "dials": list(dials),
