@@ -39,7 +39,7 @@ from recdiv_core.data.door import TOMBSTONES, Door, open_door, read_tombstones
 from recdiv_core.data.fingerprint import deciding_settings, fingerprint_of, is_made
 from recdiv_core.data.retention import check_retention, expire
 from recdiv_core.data.shards import describe_times
-from recdiv_core.data.splitting import write_splits
+from recdiv_core.data.splitting import Splits, write_splits
 from recdiv_core.data.text_vectors import make_item_vectors
 from recdiv_core.data.tokeniser import audit_tokens, save_own
 from recdiv_core.data.versions import building, find_view, point, publish, version_place
@@ -300,12 +300,7 @@ def _build(
     if log.has_timestamps:
         times |= describe_times(work)
         logger.info("times: %s", times)
-    for reason, rejected in raw.rejected.items():
-        write_rejected_items(reason, rejected, config, work)
-    if log.door.tombstones:
-        write_json(work / TOMBSTONES, log.door.tombstones.as_json(), indent=1)
-    kept = {"files": [redact(file.path) for file in inputs.clicks], "columns": log.columns}
-    write_json(work / LOG, {**kept, "items_from_log": inputs.items_from_log})
+    _write_log(inputs, config, work)
     seen = traces.merge_traces(sorted((work / "traces").glob("*.npz")), len(raw.table))
     seen.save(work / "stage" / "traces.npz")
     splits = write_splits(
@@ -318,24 +313,7 @@ def _build(
         has_timestamps=log.has_timestamps,
         on_ray=on_ray,
     )
-    queries, findings = splits.queries, list(splits.findings)
-    texts = catalogue.make_texts(raw.table, config.model.text.fields)
-    catalogue.write_tokens(work, texts, queries, encoder_path, encoder, on_ray=on_ray)
-    logger.info("tokenised %d items and %d queries", len(texts), len(queries))
-    tokenizer = save_own(work, texts, queries, encoder_path, encoder)
-    findings += audit_tokens(work, {"item texts": texts, "queries": queries}, tokenizer)
-    write_audit(findings, work)
-    derived = None
-    if inputs.derives:
-        derived = derived_categories.derive_categories(
-            texts,
-            raw.table["title"].combine_chunks(),
-            make_item_vectors(work, encoder, encoder_path, on_ray=on_ray),
-            config.data.derived_categories,
-        )
-    names = catalogue.write_catalogue(
-        raw, splits.popularity_V, config.data.category_level, work / "catalogue.parquet", derived
-    )
+    names = _write_items(inputs, splits, config, work, encoder_path, encoder, on_ray=on_ray)
     lost = rows.kept - sum(splits.dropped().values()) - splits.num_events
     assert not lost, f"{lost} events of {rows.kept} are in no split and were dropped by no rule"
     by_reason = rows.rejected.copy()
@@ -358,6 +336,56 @@ def _build(
         "seed": config.seed,
         "versions": find_versions(),
     }
+
+
+def _write_log(inputs: _Inputs, config: Config, work: Path) -> None:
+    """Write what the log was read from, and the rejected rows of the catalogue."""
+    for reason, rejected in inputs.raw.rejected.items():
+        write_rejected_items(reason, rejected, config, work)
+    if inputs.log.door.tombstones:
+        write_json(work / TOMBSTONES, inputs.log.door.tombstones.as_json(), indent=1)
+    files = [redact(file.path) for file in inputs.clicks]
+    kept = {"files": files, "columns": inputs.log.columns, "items_from_log": inputs.items_from_log}
+    write_json(work / LOG, kept)
+
+
+def _write_items(
+    inputs: _Inputs,
+    splits: Splits,
+    config: Config,
+    work: Path,
+    encoder_path: str,
+    encoder: EncoderSource,
+    *,
+    on_ray: bool,
+) -> list[str]:
+    """Write the catalogue, the tokens of items and queries, and the audit.
+
+    Returns:
+        Names of the categories.
+    """
+    table, queries = inputs.raw.table, splits.queries
+    texts = catalogue.make_texts(table, config.model.text.fields)
+    catalogue.write_tokens(work, texts, queries, encoder_path, encoder, on_ray=on_ray)
+    logger.info("tokenised %d items and %d queries", len(texts), len(queries))
+    tokenizer = save_own(work, texts, queries, encoder_path, encoder)
+    of_texts = audit_tokens(work, {"item texts": texts, "queries": queries}, tokenizer)
+    write_audit([*splits.findings, *of_texts], work)
+    derived = None
+    if inputs.derives:
+        derived = derived_categories.derive_categories(
+            texts,
+            table["title"].combine_chunks(),
+            make_item_vectors(work, encoder, encoder_path, on_ray=on_ray),
+            config.data.derived_categories,
+        )
+    return catalogue.write_catalogue(
+        inputs.raw,
+        splits.popularity_V,
+        config.data.category_level,
+        work / "catalogue.parquet",
+        derived,
+    )
 
 
 def find_versions() -> dict[str, str]:
