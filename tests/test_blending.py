@@ -21,8 +21,10 @@ from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training import blending
 from recdiv_core.training.blending import (
     WORTH,
+    describe_blend,
     fit_blend,
     keeps_weights,
+    log_blend,
     sample_users,
     spread_of,
 )
@@ -101,6 +103,17 @@ def test_a_blend_finds_what_an_untrained_model_cannot(dataset):
     assert hits(config, model, dataset) > 0.95
     model.blend = None
     assert hits(config, model, dataset) < 0.5
+
+
+def test_the_log_has_the_weights_of_a_run_in_one_line(dataset, caplog):
+    caplog.set_level("INFO")
+    _, model = fitted(dataset)
+    assert not [record for record in caplog.records if record.name == blending.__name__]
+    model.blend.weight_T2.copy_(torch.tensor([[1.0, 0.0], [0.5, 0.0]]))
+    log_blend("plain", 3, model.blend)
+    log_blend("plain", 3, None)
+    said = [record.message for record in caplog.records if record.name == blending.__name__]
+    assert said == ["plain: blend after epoch 3: learned 1.000 to 1.000, graph 0.500 to 0.500"]
 
 
 @pytest.mark.parametrize("fits", [True, False])
@@ -255,6 +268,13 @@ def test_a_query_is_answered_whatever_the_history(searched):
     assert [place[user] for user in new] == [0] * len(new)
     others = [place[f"u{user}"] for user in range(0, NUM_USERS, 2)]
     assert np.mean([found < 3 for found in others]) > 0.9
+
+
+def test_the_line_of_the_weights_has_those_of_requests_with_a_query_too(searched):
+    _, model = fitted(searched, **{"model.blend": ["graph", "bm25"]})
+    without, with_query = describe_blend(model.blend).split("; with a query: ")
+    assert [part.split()[0] for part in without.split(", ")] == ["learned", "graph"]
+    assert [part.split()[0] for part in with_query.split(", ")] == ["learned", "graph", "bm25"]
 
 
 def test_users_without_a_query_are_fitted_alone(searched):

@@ -152,7 +152,6 @@ def fit_blend(
         choices = observe(blend, score, others, dataset, config)
         spread = spread_of(config, dataset)
         _set(blend.weight_T2, fit_weights(choices, k=config.eval.k, spread=spread))
-        _log("blend", kinds, blend.weight_T2)
     num_asking = sum(len(examples.user_ids) for examples in asking)
     if blend.query_weight_U2 is not None and num_asking:
         choices = observe(blend, score, asking, dataset, config)
@@ -166,7 +165,7 @@ def fit_blend(
             prior_U2 = prior_U2 * is_kept_U[:, None]
         fitted_U2 = fit_weights(choices, k=config.eval.k, prior_T2=prior_U2, strength=strength)
         _set(blend.query_weight_U2, fitted_U2)
-        _log("blend with a query", kinds, blend.query_weight_U2)
+    logger.debug("blend: %s", describe_blend(blend))
 
 
 def _set(weight: torch.Tensor, fitted: torch.Tensor) -> None:
@@ -176,9 +175,18 @@ def _set(weight: torch.Tensor, fitted: torch.Tensor) -> None:
     weight.copy_(fitted)
 
 
-def _log(name: str, kinds: Sequence[str], weight_T2: torch.Tensor) -> None:
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        logger.info("%s: %s", name, describe(kinds[: len(weight_T2) - 1], weight_T2))
+def log_blend(run: str, epoch: int, blend: Blend | None) -> None:
+    """Log the weights of a run's selected epoch in one line; nothing without a blend."""
+    if blend is not None:
+        logger.info("%s: blend after epoch %d: %s", run, epoch, describe_blend(blend))
+
+
+def describe_blend(blend: Blend) -> str:
+    """Write the weights of a blend for people, with those of requests with a query."""
+    text = describe(blend.kinds[: len(blend.weight_T2) - 1], blend.weight_T2)
+    if blend.query_weight_U2 is None:
+        return text
+    return f"{text}; with a query: {describe(blend.kinds, blend.query_weight_U2)}"
 
 
 def describe(kinds: Sequence[str], weight_T2: torch.Tensor) -> str:

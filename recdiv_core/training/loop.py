@@ -45,7 +45,7 @@ from recdiv_core.slates.fitting import fit_terms
 from recdiv_core.slates.lifting import fit_lifts
 from recdiv_core.slates.lineage import check_data
 from recdiv_core.slates.loading import OWN_AT_START, build_model
-from recdiv_core.training.blending import keeps_weights
+from recdiv_core.training.blending import keeps_weights, log_blend
 from recdiv_core.training.dials import dials_report, judge_dials
 from recdiv_core.training.divergence import check_skipped
 from recdiv_core.training.epoch import Learner
@@ -237,6 +237,8 @@ class _Trainer:
     def finish(self) -> None:
         """Evaluate the selected epoch (`train.select`); leave it as the last checkpoint."""
         load_whole(self.model, self.best_weights)
+        if self.rank == 0:
+            log_blend(self.config.run.name, self.progress.best_epoch, self.model.blend)
         if not self.learner.under_dials:
             fit_lifts(self.model, self.dataset, self.config)
         values, dials = judge_dials(
