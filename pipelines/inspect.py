@@ -5,8 +5,9 @@
 
 Finds near-identical items in a slate, users with identical slates, slates narrower than the user's
 history, and categories with less exposure than demand. Reads any directory of part-*.parquet with
-`user_id` and `item_ids`, and writes an HTML page beside the slates.
-Prints {"slates", "num_users", "k", "verdict", "figures", "segments", "near_identical",
+`user_id` and `item_ids`, and writes an HTML page beside the slates. With a column `query`, as of
+`recommend --queries`, each row is a request.
+Prints {"slates", "of", "num_users", "k", "verdict", "figures", "segments", "near_identical",
 "same_slates", "starved", "before", "page"}.
 """
 

@@ -56,6 +56,20 @@ def few_judged(metrics: Mapping[str, float]) -> list[str]:
     ]
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun.
+
+    Args:
+        count: number of things.
+        noun: the thing in the singular.
+        plural: the noun for any count but 1; empty = the noun with an `s`.
+
+    >>> counted(1, "user"), counted(2013, "user"), counted(0, "category", "categories")
+    ('1 user', '2,013 users', '0 categories')
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def number(value: float | None) -> str:
     """Return a number with four significant digits, or a dash for None.
 

@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recdiv_core.errors import UserError
 from recdiv_core.evaluation.sameness import latest_distinct
 from recdiv_core.report.inspection import inspect
+from recdiv_core.report.slate_metrics import MIN_SIZE
 from recdiv_core.schema import SLATE
 from recdiv_core.slates.recommend import PLAN
+from recdiv_core.slates.search_requests import SPLIT
 from tests.sweep_worlds import HOSTILE, K
 
 
@@ -60,7 +63,7 @@ def test_users_with_one_slate_are_counted(shop, alike):
     assert result["k"] == K
     assert result["same_slates"] == [num_users // 2]
     assert result["figures"]["same_slate"] == pytest.approx(0.5, abs=0.02)
-    assert "have the same slate as another user" in result["verdict"]
+    assert "of slates are equal to another slate" in result["verdict"]
     assert result["segments"].keys() >= {"cold", "warm"}
     cold = sum(user["is_cold_user"] for user in shop.users)
     assert result["segments"]["cold"]["num_users"] == cold
@@ -97,16 +100,71 @@ def test_slates_from_elsewhere_are_of_everybody(shop, tmp_path):
     assert result["figures"]["num_compared"] == result["figures"]["narrowed"] == 0
 
 
+def answered(place, shop, slates, requests):
+    """Write slates of requests, (user_id, query, item_ids), as `recommend --queries` does."""
+    write(place, [], {"users": "queries 0123"})
+    rows = [
+        {"user_id": user, "item_ids": own, "scores": [0.0] * len(own), "query": query}
+        for user, query, own in slates
+    ]
+    schema = SLATE.append(pa.field("query", pa.string()))
+    for part in range(2):
+        own = rows[: len(rows) // 2] if part == 0 else rows[len(rows) // 2 :]
+        pq.write_table(pa.Table.from_pylist(own, schema), place / f"part-{part:05d}.parquet")
+    (place / SPLIT).mkdir()
+    table = pa.Table.from_pylist(
+        [{"history": history, "is_cold_user": not history} for history in requests],
+        pa.schema([("history", pa.list_(pa.int32())), ("is_cold_user", pa.bool_())]),
+    )
+    pq.write_table(table, place / SPLIT / "part-00000.parquet")
+    return place
+
+
+def test_slates_of_queries_are_counted_as_requests(shop, tmp_path):
+    ids = ids_of(shop)
+    num_items = len(ids)
+    slates = [
+        (
+            "" if row % 2 else "u",
+            f"query {row}",
+            [ids[(row + place) % num_items] for place in (0, 1)],
+        )
+        for row in range(2 * MIN_SIZE)
+    ]
+    histories = [[] if row % 2 else [row % num_items] for row in range(2 * MIN_SIZE)]
+    result = inspect(shop.config, answered(tmp_path / "found", shop, slates, histories))
+    assert (result["of"], result["num_users"]) == ("requests", 2 * MIN_SIZE)
+    assert result["segments"]["cold"]["num_users"] == MIN_SIZE
+    assert result["figures"]["num_compared"] > 0
+    page = (tmp_path / "found" / "_inspect.html").read_text(encoding="utf-8")
+    assert f"Slates of {2 * MIN_SIZE} requests" in page
+    assert "Kinds of requests" in page
+
+
+def test_requests_without_their_slates_are_refused(shop, tmp_path):
+    place = answered(tmp_path / "found", shop, [("u", "blue", ids_of(shop)[:2])] * 2, [[]] * 3)
+    with pytest.raises(UserError, match="2 of 3 requests answered"):
+        inspect(shop.config, place)
+
+
+def test_the_history_of_a_user_serves_each_of_their_requests(shop, tmp_path):
+    user, ids = shop.users[0], ids_of(shop)
+    place = answered(tmp_path / "found", shop, [(user["user_id"], "blue", ids[:2])] * 2, [])
+    (place / PLAN).unlink()  # slates of another system
+    result = inspect(shop.config, place)
+    assert result["num_users"] == result["figures"]["num_compared"] == 2
+
+
 @pytest.mark.parametrize(
     ("slates", "message"),
     [
         (
             [("u", ["no such item"])],
-            "1 items are not in the catalogue of data.prepared, .*'no such",
+            "1 listed item not in the catalogue of data.prepared, e.g. 'no such",
         ),
-        ([("u", []), ("u", [])], "1 users twice"),
+        ([("u", []), ("u", [])], "1 user with several slates; .*column query"),
         ([("u", []), ("v", [])], "all 2 slates are empty"),
-        ([], "holds no user"),
+        ([], "holds no slate"),
     ],
 )
 def test_what_are_no_slates_of_this_shop_is_refused(shop, tmp_path, slates, message):

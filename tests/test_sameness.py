@@ -147,7 +147,7 @@ def test_a_segment_is_described_by_its_own_users():
     assert first["with_doubles"] == first["same_slate"] == 1
     assert first["categories"] == 1
     assert first["verdict"] == (
-        "100 % have the same slate as another user; near-identical items in 100 % of slates"
+        "100 % of slates are equal to another slate; near-identical items in 100 % of slates"
     )
     last = describe(found, np.array([False, False, True]))
     assert last["with_doubles"] == last["same_slate"] == 0

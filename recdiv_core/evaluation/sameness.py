@@ -75,10 +75,10 @@ def places_lost(slates_UK: Integers, cluster_V: Integers) -> Integers:
 
 
 def same_slates(slates_UK: Integers) -> tuple[Flags, Integers]:
-    """Find users with the same items in their slates, in any order; empty slates are ignored.
+    """Find slates with the same items, in any order; empty slates are ignored.
 
     Returns:
-        [U] whether another user has the same slate; the sizes of the groups, largest first.
+        [U] whether another slate is equal; the sizes of the groups of equal slates, largest first.
     """
     is_shown_U = (slates_UK >= 0).any(axis=1)
     _, group, counts = np.unique(
@@ -196,14 +196,14 @@ class Sameness:
 
     Attributes:
         lost_U: slate positions that repeat a near-identical item.
-        is_same_U: whether another user has the same slate.
+        is_same_U: whether another slate is equal.
         narrowed_U: 1 where the slate has fewer categories than the user's history; NaN = not
             compared.
         broadened_U: 1 where the slate has more categories than the user's history; NaN = not
             compared.
         categories_U: distinct categories of the slate.
         ild_U: ILD of the slate.
-        group_sizes: number of users in each group with the same slate, largest first.
+        group_sizes: number of slates in each group of equal ones, largest first.
         cluster_V: cluster of each item; see `near_clusters`.
     """
 
@@ -273,7 +273,7 @@ def verdict(figures: dict[str, Any]) -> str:
     """
     said: list[str] = []
     if figures["same_slate"] >= MANY:
-        said.append(f"{100 * figures['same_slate']:.0f} % have the same slate as another user")
+        said.append(f"{100 * figures['same_slate']:.0f} % of slates are equal to another slate")
     if figures["with_doubles"] >= MANY:
         said.append(f"near-identical items in {100 * figures['with_doubles']:.0f} % of slates")
     if figures["narrowed"] >= figures["broadened"] + MANY:

@@ -3,10 +3,10 @@
 """Inspect a directory of slates: is everybody shown the same, and which categories are left out.
 
 Not the counts (evaluation/sameness.py) nor the page (inspection_page.py). Slates may come from any
-system: all they need is user_id and item_ids. Memory: the slates of all users, and as many items of
-each history.
+system: all they need is user_id and item_ids. A row with a column `query` is a request, and a user
+may make several. Memory: all slates, and as many items of each history.
 
-Legend: U users, K slate length, V catalogue.
+Legend: U users or requests, K slate length, V catalogue.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ from recdiv_core.evaluation.sameness import (
 from recdiv_core.metrics import exposure
 from recdiv_core.report.inspection_page import inspection_page
 from recdiv_core.report.slate_metrics import Histories, user_segments
-from recdiv_core.schema import ITEM_ID, USER_ID, check_files, read_manifest
+from recdiv_core.schema import ITEM_ID, QUERY, USER_ID, check_files, read_manifest
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.files import list_parts
 from recdiv_core.slates.given import padded
 from recdiv_core.slates.recommend import PLAN
+from recdiv_core.slates.search_requests import SPLIT
 from recdiv_core.storage.given_paths import local_path, output_path
 from recdiv_core.storage.whole_files import write_whole
-from recdiv_core.wording import DERIVED_CATEGORIES
+from recdiv_core.wording import DERIVED_CATEGORIES, counted
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +69,9 @@ def inspect(
         out: Page to write; None = `_inspect.html` in the directory of the slates.
 
     Returns:
-        `{"slates", "num_users", "k", "verdict", "figures", "segments", "near_identical",
-        "same_slates", "starved", "before", "page"}`; shares are in [0, 1].
+        `{"slates", "of", "num_users", "k", "verdict", "figures", "segments", "near_identical",
+        "same_slates", "starved", "before", "page"}`; shares are in [0, 1]. `of` says what a slate
+        is for and `num_users` counts: users or requests.
 
     Raises:
         UserError: there are no slates, or they do not belong to this shop.
@@ -113,10 +115,14 @@ def judge_directory(
     Returns:
         metrics and segments, near-identical items, sizes of same slates, exposure [V].
     """
-    user_ids, slates_UK = read_slates(parts, dataset.catalogue.table[ITEM_ID])
+    user_ids, slates_UK, of = read_slates(parts, dataset.catalogue.table[ITEM_ID])
     num_users, k = slates_UK.shape
-    user_ids = as_stored(user_ids, dataset.manifest)
-    histories = read_histories(dataset.prepared, _users_of(directory), user_ids, k)
+    requests = _requests_of(directory)
+    if requests is not None:
+        histories = read_request_histories(requests, num_users, k)
+    else:
+        user_ids = as_stored(user_ids, dataset.manifest)
+        histories = read_histories(dataset.prepared, _users_of(directory), user_ids, k)
     exposure_V = np.bincount(slates_UK[slates_UK >= 0], minlength=len(dataset.catalogue))
     if not exposure_V.any():
         raise UserError(f"SLATES {directory}: all {num_users} slates are empty, nothing to inspect")
@@ -125,6 +131,7 @@ def judge_directory(
     metrics = describe(found, np.ones(num_users, dtype=np.bool_))
     counts = torch.from_numpy(exposure_V)
     now = {
+        "of": of,
         "num_users": metrics.pop("num_users"),
         "k": k,
         "verdict": metrics.pop("verdict"),
@@ -142,60 +149,105 @@ def judge_directory(
     return now, _clusters(dataset, slates_UK, found.cluster_V), sizes, exposure_V
 
 
-def read_slates(parts: Sequence[Path], item_ids: pa.ChunkedArray) -> tuple[pa.Array, Integers]:
+def read_slates(parts: Sequence[Path], item_ids: pa.ChunkedArray) -> tuple[pa.Array, Integers, str]:
     """Read the parts of a directory of slates.
 
     Returns:
-        user_ids; slates_UK with item_index, -1 behind the end.
+        user_ids; slates_UK with item_index, -1 behind the end; what the rows are for: `users`, or
+        `requests` if each has a query.
 
     Raises:
-        UserError: a column is missing, an item is not in the catalogue, a user is there twice, or
-            there is no user.
+        UserError: a column is missing, an item is not in the catalogue, a user has several slates
+            without a query, or there is no slate.
     """
-    tables = [_read_part(path) for path in parts]
-    table = pa.concat_tables(tables).combine_chunks()
+    directory = parts[0].parent
+    table = pa.concat_tables([_read_part(path) for path in parts]).combine_chunks()
     if not table.num_rows:
-        raise UserError(f"SLATES {parts[0].parent} holds no user")
+        raise UserError(f"SLATES {directory} holds no slate")
     lists = table["item_ids"].combine_chunks()
     flat = lists.flatten()
     items = pc.index_in(flat, item_ids.combine_chunks())
     if items.null_count:
         unknown = flat.filter(pc.is_null(items))
         raise UserError(
-            f"SLATES {parts[0].parent}: {len(unknown)} items are not in the catalogue of "
-            f"data.prepared, the first is {unknown[0].as_py()!r}"
+            f"SLATES {directory}: {counted(len(unknown), 'listed item')} not in the catalogue of "
+            f"data.prepared, e.g. {unknown[0].as_py()!r}"
         )
-    users = table[USER_ID].combine_chunks()
-    if len(users.unique()) < len(users):
-        raise UserError(f"SLATES {parts[0].parent}: {len(users) - len(users.unique())} users twice")
+    users, of = (
+        table[USER_ID].combine_chunks(),
+        "requests" if QUERY in table.column_names else "users",
+    )
+    repeated = pc.sum(pc.greater(users.value_counts().field("counts"), 1)).as_py()
+    if repeated and of == "users":
+        raise UserError(
+            f"SLATES {directory}: {counted(repeated, 'user')} with several slates; give each user "
+            "one, or the column query if a row answers a query"
+        )
     lengths = np.asarray(lists.value_lengths(), dtype=np.int64)
-    return users, padded(items.to_numpy().astype(np.int64), lengths, int(lengths.max(initial=1)))
+    return (
+        users,
+        padded(items.to_numpy().astype(np.int64), lengths, int(lengths.max(initial=1))),
+        of,
+    )
 
 
 def _read_part(path: Path) -> pa.Table:
     try:
-        return pq.read_table(path, columns=[USER_ID, "item_ids"])
+        columns = [USER_ID, "item_ids"]
+        more = [QUERY] if QUERY in pq.read_schema(path).names else []
+        return pq.read_table(path, columns=[*columns, *more])
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read as slates: {error}") from None
 
 
+def _plan_place(directory: Path) -> Path | None:
+    """Return where `recommend` began these slates; None = another system made them."""
+    places = (directory, directory.parent)  # of a grid of dials
+    return next((place for place in places if (place / PLAN).is_file()), None)
+
+
 def _users_of(directory: Path) -> str:
     """Return the split whose users have the slates; `all` for slates of another system."""
-    for plan in (directory / PLAN, directory.parent / PLAN):
-        if plan.is_file():
-            return str(json.loads(plan.read_text(encoding="utf-8")).get("users", "all"))
-    return "all"
+    place = _plan_place(directory)
+    if place is None:
+        return "all"
+    return str(json.loads((place / PLAN).read_text(encoding="utf-8")).get("users", "all"))
+
+
+def _requests_of(directory: Path) -> pa.Table | None:
+    """Return the requests that `recommend --queries` answered; None = slates are for users."""
+    place = _plan_place(directory)
+    if place is None or not (place / SPLIT).is_dir():
+        return None
+    return pq.read_table(place / SPLIT, columns=["history", "is_cold_user"])
+
+
+def read_request_histories(requests: pa.Table, num_slates: int, k: int) -> Histories:
+    """Return the histories of requests, which are in the order of their slates.
+
+    Raises:
+        UserError: there are fewer slates than requests.
+    """
+    if num_slates < requests.num_rows:
+        raise UserError(
+            f"SLATES: {num_slates} of {counted(requests.num_rows, 'request')} answered; the same "
+            "`recdiv recommend` makes the others"
+        )
+    items, lengths = flatten_lists(requests["history"])
+    is_cold_U = requests["is_cold_user"].to_numpy()
+    return Histories(latest_distinct(items, lengths, k), lengths, is_cold_U)
 
 
 def read_histories(prepared: Path, users: str, user_ids: pa.Array, k: int) -> Histories:
     """Read the histories of users, in their order; a user who is not in the data has none.
 
-    `k` distinct items of each user are kept.
+    `k` distinct items of each user are kept. A user may be there several times.
     """
+    distinct = user_ids.unique()
     found = Histories(
-        np.full((len(user_ids), k), -1, dtype=np.int64),
-        np.zeros(len(user_ids), dtype=np.int64),
-        np.ones(len(user_ids), dtype=np.bool_),
+        np.full((len(distinct), k), -1, dtype=np.int64),
+        np.zeros(len(distinct), dtype=np.int64),
+        np.ones(len(distinct), dtype=np.bool_),
     )
     for name in shard_names(prepared):
         if users == "all":
@@ -204,14 +256,15 @@ def read_histories(prepared: Path, users: str, user_ids: pa.Array, k: int) -> Hi
             table = pq.read_table(prepared / users / name)
         else:
             continue
-        row = pc.index_in(table[USER_ID].combine_chunks(), user_ids)
+        row = pc.index_in(table[USER_ID].combine_chunks(), distinct)
         is_asked = np.asarray(row.is_valid())
         rows = row.drop_null().to_numpy()
         items, lengths = flatten_lists(table["history"])
         found.items_UK[rows] = latest_distinct(items, lengths, k)[is_asked]
         found.length_U[rows] = lengths[is_asked]
         found.is_cold_U[rows] = table["is_cold_user"].to_numpy()[is_asked]
-    return found
+    place_U = pc.index_in(user_ids, distinct).to_numpy()
+    return Histories(found.items_UK[place_U], found.length_U[place_U], found.is_cold_U[place_U])
 
 
 def _clusters(dataset: Dataset, slates_UK: Integers, cluster_V: Integers) -> list[dict[str, Any]]:

@@ -12,14 +12,15 @@ from recdiv_core.evaluation.sameness import MANY, NEAR, STARVED, WORTH_NAMING, S
 from recdiv_core.report import plots
 from recdiv_core.report.plots import Plot, finish, new_plot, plain
 from recdiv_core.report.templates import Cell, Table, cell, percent, render
+from recdiv_core.wording import counted
 
 METRICS: Final = {
     "categories": "distinct categories in a slate",
     "ild": "ILD: mean distance of two items of a slate",
     "with_doubles": "slates with near-identical items",
-    "same_slate": "users who have the same slate as another user",
-    "narrowed": "users whose slate has fewer categories than as many of their latest items",
-    "broadened": "users whose slate has more categories than as many of their latest items",
+    "same_slate": "slates with the same items as another slate",
+    "narrowed": "slates with fewer categories than as many of the latest items of the history",
+    "broadened": "slates with more categories than as many of the latest items of the history",
     "coverage": "coverage: share of the catalogue in any slate",
     "gini": "Gini: inequality of exposure, 0 = all items equally often",
     "personalisation": "personalisation: how much the slates of two users differ",
@@ -52,9 +53,10 @@ def inspection_page(
     ]
     return render(
         "inspection.html",
-        title=f"Slates of {result['num_users']:,} users",
+        title=f"Slates of {counted(result['num_users'], result['of'][:-1])}",
         meta=result["slates"],
         headline=result["verdict"],
+        of=result["of"],
         many=f"{100 * MANY:.0f} %",
         near=NEAR,
         note=note,
@@ -84,7 +86,7 @@ def _segments(result: Mapping[str, Any]) -> Table:
         ]
         for name, metrics in {"all": everybody, **result["segments"]}.items()
     ]
-    heads = ["users", "number", *(METRICS[name] for name in OF_SEGMENTS), "finding"]
+    heads = [result["of"], "number", *(METRICS[name] for name in OF_SEGMENTS), "finding"]
     return Table(heads, rows)
 
 
