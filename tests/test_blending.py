@@ -110,8 +110,8 @@ def test_the_log_has_the_weights_of_a_run_in_one_line(dataset, caplog):
     _, model = fitted(dataset)
     assert not [record for record in caplog.records if record.name == blending.__name__]
     model.blend.weight_T2.copy_(torch.tensor([[1.0, 0.0], [0.5, 0.0]]))
-    log_blend("plain", 3, model.blend)
-    log_blend("plain", 3, None)
+    log_blend("plain", 3, model.blend, has_queries=False)
+    log_blend("plain", 3, None, has_queries=False)
     said = [record.message for record in caplog.records if record.name == blending.__name__]
     assert said == ["plain: blend after epoch 3: learned 1.000 to 1.000, graph 0.500 to 0.500"]
 
@@ -272,7 +272,9 @@ def test_a_query_is_answered_whatever_the_history(searched):
 
 def test_the_line_of_the_weights_has_those_of_requests_with_a_query_too(searched):
     _, model = fitted(searched, **{"model.blend": ["graph", "bm25"]})
-    without, with_query = describe_blend(model.blend).split("; with a query: ")
+    said = describe_blend(model.blend, has_queries=True)
+    without, with_query = said.split("; with a query: ")
+    assert describe_blend(model.blend, has_queries=False) == without
     assert [part.split()[0] for part in without.split(", ")] == ["learned", "graph"]
     assert [part.split()[0] for part in with_query.split(", ")] == ["learned", "graph", "bm25"]
 

@@ -29,7 +29,7 @@ def test_broken_rows_are_rejected_with_their_reason_and_the_first_of_an_id_stays
         {"item_id": "b", "title": "", "price": None},
     ]
     assert {reason: len(rows) for reason, rows in raw.rejected.items()} == {
-        "1 fields instead of 3": 1,
+        "1 field instead of 3": 1,
         "missing item_id": 1,
         "duplicate item_id with other values": 1,
     }
@@ -61,7 +61,7 @@ def test_a_text_field_that_is_no_column_is_an_error(tmp_path):
 
 
 def test_a_catalogue_whose_lines_are_all_broken_is_not_called_empty(tmp_path):
-    with pytest.raises(ValueError, match=r"data.items.*line 2: 1 fields instead of 2: 'a;A'"):
+    with pytest.raises(ValueError, match=r"data.items.*line 2: 1 field instead of 2: 'a;A'"):
         read(write_csv(tmp_path, "item_id,title\na;A\nb;B\n"))
 
 
@@ -106,7 +106,7 @@ def test_identical_and_conflicting_duplicates_are_told_apart(tmp_path, caplog):
         "duplicate item_id": 1,
         "duplicate item_id with other values": 1,
     }
-    assert "1 rows repeat an item_id with other values, e.g. 'a'; the first counts" in caplog.text
+    assert "1 row with an item_id of an earlier row and other values, e.g. 'a'" in caplog.text
 
 
 def test_without_a_catalogue_the_items_are_those_of_the_log(tmp_path):

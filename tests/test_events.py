@@ -107,7 +107,7 @@ def test_a_log_without_rows_is_an_error(tmp_path):
 def test_a_log_whose_lines_are_all_broken_is_not_called_empty(tmp_path):
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + "u;a;1\n" * 30)
     files = list_files(str(tmp_path / "log.csv"), "data.clicks")
-    message = r"data.clicks=log: no line is a row.*e.g. line 2: 1 fields instead of 3: 'u;a;1'"
+    message = r"data.clicks=log: no line is a row.*e.g. line 2: 1 field instead of 3: 'u;a;1'"
     with pytest.raises(ValueError, match=message):
         events.open_log(files, ITEMS, override(Config(), SETTINGS))
 

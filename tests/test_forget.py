@@ -222,7 +222,7 @@ def test_a_killed_command_leaves_the_old_or_the_new_version(
 def test_an_unknown_user_is_refused_or_forgotten_in_advance(root, less):
     shutil.copytree(root / "less", root / "then", ignore=shutil.ignore_patterns("*4.csv"))
     place = prepared(root, "early", "then")
-    with pytest.raises(UserError, match=r"2 of 2 users are not in data.prepared=.*\(number 1, 2\)"):
+    with pytest.raises(UserError, match=r"not in data.prepared=.*: 2 of 2 users \(number 1, 2\)"):
         forgotten(place)
     assert forgotten(place, unknown_ok=True)["num_unknown"] == 2
     assert digest(appended(root, "late", "all/day-4.csv", "early")) == digest(less)

@@ -167,11 +167,11 @@ def test_what_does_not_fit_is_counted_and_named(dataset, ids, tmp_path, caplog):
         "num_repeated_items": 1,
     }
     for sentence in (
-        "1 users are not held out in this split and are left out",
-        "14 held-out users have no slate and count as shown nothing",
-        "2 slates have fewer than eval.k=4 known items",
-        "1 items are not in the catalogue and are left out",
-        "1 items occur twice in a slate; the first occurrence counts",
+        "1 user not held out in this split: left out",
+        "14 held-out users without a slate: counted as shown nothing",
+        "2 slates with fewer than eval.k=4 known items",
+        "1 listed item not in the catalogue: left out",
+        "1 listed item again in the same slate: the first one counts",
     ):
         assert sentence in caplog.text
 
@@ -197,8 +197,8 @@ def test_json_lines_and_csv_are_read_as_parquet_is(dataset, ids, tmp_path):
     ("rows", "message"),
     [
         ([], "holds no rows"),
-        ([("nobody", ["a"])], "none of its 1 users is held out in this split"),
-        ([("u0", ["a"]), ("u0", [])], "1 users have several slates"),
+        ([("nobody", ["a"])], "1 user, none held out in this split"),
+        ([("u0", ["a"]), ("u0", [])], "1 user with several slates"),
         ([("u0", ["no such item"])], "no item of it is in the catalogue .*'no such item'"),
     ],
 )

@@ -163,7 +163,7 @@ def test_the_history_of_a_user_serves_each_of_their_requests(shop, tmp_path):
             "1 listed item not in the catalogue of data.prepared, e.g. 'no such",
         ),
         ([("u", []), ("u", [])], "1 user with several slates; .*column query"),
-        ([("u", []), ("v", [])], "all 2 slates are empty"),
+        ([("u", []), ("v", [])], "2 slates, all empty"),
         ([], "holds no slate"),
     ],
 )

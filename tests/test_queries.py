@@ -198,8 +198,8 @@ def test_rows_of_a_file_become_requests(prepared, tmp_path, caplog):
     assert [row["history"] for row in rows] == [[1, 2], [1, 2], []]
     assert [row["text"] for row in rows] == ["red shoe", "query 1", "boot"]
     assert [row["user_id"] for row in rows] == ["", "u1", "nobody"]
-    assert "1 users have no history" in caplog.text
-    assert "1 items of histories are not in the catalogue" in caplog.text
+    assert "1 user without a history" in caplog.text
+    assert "1 item of histories not in the catalogue" in caplog.text
 
 
 def test_json_lines_and_parquet_give_the_same_requests(tmp_path):

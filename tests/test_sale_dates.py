@@ -108,7 +108,7 @@ def test_a_column_that_is_called_otherwise_is_no_date(tmp_path):
 
 def test_items_that_end_before_they_start_are_counted(tmp_path, caplog):
     read(catalogue(tmp_path, available_from=["2024-01-03"], available_until=["2024-01-01"]))
-    assert "1 items have available_until before available_from" in caplog.text
+    assert "1 item with available_until before available_from" in caplog.text
 
 
 def test_a_table_of_raw_values_is_read_too():

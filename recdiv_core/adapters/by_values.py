@@ -21,6 +21,7 @@ from recdiv_core.adapters.guess import (
     time_share,
 )
 from recdiv_core.formats.values import as_prices
+from recdiv_core.wording import counted
 
 BY_PLACE: Final = "by its position"
 """Evidence of a guess that becomes a question."""
@@ -50,7 +51,7 @@ def guess_log(
     for column in _left(columns, found):
         words = column.values.drop_null()
         if len(words) and share_of_kinds(words) > 0.5 and "event" not in found:
-            found["event"] = Guess(column.name, f"{column.num_distinct} words", 3.0)
+            found["event"] = Guess(column.name, counted(column.num_distinct, "word"), 3.0)
     missing = [role for role in IDS if role not in found]
     rest = [column for column in _left(columns, found) if column.num_distinct > 1]
     marks = [

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recdiv_core.formats.values import as_numbers, as_prices, as_text
+from recdiv_core.wording import counted
 
 ROLES: Final[Mapping[str, str]] = {
     "user_id": "user users uid customer client visitor member shopper buyer account reviewer "
@@ -206,7 +207,7 @@ def _score(column: Column, role: str, *, is_event: bool) -> tuple[float, str]:
         share = share_of_kinds(values)
         if column.num_distinct > 50 or (not share and by_name < 2.0):
             return 0.0, ""
-        return by_name + 2.0 * share, f"{column.num_distinct} words"
+        return by_name + 2.0 * share, counted(column.num_distinct, "word")
     if role in ("price", "rating", "position"):
         read = as_prices if role == "price" else as_numbers
         share = 1.0 - read(pc.utf8_trim_whitespace(values)).null_count / len(values)
@@ -214,7 +215,8 @@ def _score(column: Column, role: str, *, is_event: bool) -> tuple[float, str]:
     if role in ("user_id", "item_id") and time_share(column)[0] > 0.9 and by_name < 2.0:
         return 0.0, ""
     if by_name and role in ("user_id", "item_id"):
-        return by_name, f"{column.num_distinct} values in {len(column.values)} rows"
+        said = counted(column.num_distinct, "value")
+        return by_name, f"{said} in {counted(len(column.values), 'row')}"
     return by_name, f"e.g. {', '.join(map(repr, column.first(2)))[:80]}"
 
 

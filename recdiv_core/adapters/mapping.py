@@ -22,6 +22,7 @@ from recdiv_core.formats.readers import cut_units, read_unit
 from recdiv_core.formats.sniff import SAMPLE_ROWS, Sniffed
 from recdiv_core.formats.values import as_text
 from recdiv_core.storage.places import name_of
+from recdiv_core.wording import counted
 
 MAX_IDS: Final = 1_000_000
 """Largest number of catalogue ids that are compared with the ids of the log."""
@@ -249,10 +250,11 @@ def _describe_kinds(column: Column, findings: Findings) -> None:
     if known:
         findings.set("data.event_names", known, f"kinds of event in the sample: {said}")
     for word in unknown[:8]:
+        rows = counted(counts[word], "row")
         kinds = ("click", "cart", "purchase", "impression", "drop")
         findings.questions.append(
             Question(
-                f"What is the kind of event {word!r} ({counts[word]} rows of the sample)?",
+                f"What is the kind of event {word!r} ({rows} of the sample)?",
                 tuple((f"data.event_names.{word}", kind) for kind in kinds),
             )
         )

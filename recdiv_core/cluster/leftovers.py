@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from recdiv_core.storage.claims import about_me, is_of_this_machine, lock
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ def end_leftovers(sessions: Path) -> int:
         finally:
             os.close(descriptor)
     if num_ended:
-        logger.info("ended %d processes of Ray that a killed run left", num_ended)
+        ended = counted(num_ended, "process", "processes")
+        logger.info("ended %s of Ray that a killed run left", ended)
     return num_ended
 
 

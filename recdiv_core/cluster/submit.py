@@ -26,6 +26,7 @@ from recdiv_core.settings import read_given
 from recdiv_core.storage.credentials import passed_on
 from recdiv_core.storage.given_paths import local_path
 from recdiv_core.storage.places import is_uri
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ def submit(command: Sequence[str], address: str, working_dir: Path, env: Sequenc
             reason = str(error).strip().splitlines()[-1]
             raise UserError(f"--address {address}: the cluster refused the job: {reason}") from None
     again = f"recdiv submit --address {address}"
-    logger.info("job %s: %d files shipped to %s", job_id, len(files), address)
+    shipped = counted(len(files), "file")
+    logger.info("job %s: %s shipped to %s", job_id, shipped, address)
     logger.info("it runs on without this command; to stop it: %s --stop %s", again, job_id)
     logger.info("to follow it again: %s --follow %s", again, job_id)
     return job_id

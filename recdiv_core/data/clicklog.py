@@ -56,6 +56,7 @@ from recdiv_core.schema import (
 from recdiv_core.storage.credentials import redact
 from recdiv_core.storage.given_paths import check_run_name, output_path
 from recdiv_core.storage.whole_files import write_json
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -291,7 +292,7 @@ def _build(
     """Write all files except the manifest; return its counts and settings."""
     raw, log = inputs.raw, inputs.log
     protocol = choose_protocol(config, log.has_timestamps)
-    logger.info("reading %d units, split %s", len(log.units), protocol)
+    logger.info("reading %s, split %s", counted(len(log.units), "part"), protocol)
     rows = staging.stage_shards(log, raw.item_ids, config, work, on_ray=on_ray)
     logger.info("%d rows read, %d quarantined", rows.num_rows, rows.rejected.total())
     if config.data.retention_days:
@@ -367,7 +368,8 @@ def _write_items(
     table, queries = inputs.raw.table, splits.queries
     texts = catalogue.make_texts(table, config.model.text.fields)
     catalogue.write_tokens(work, texts, queries, encoder_path, encoder, on_ray=on_ray)
-    logger.info("tokenised %d items and %d queries", len(texts), len(queries))
+    items_and = counted(len(texts), "item"), counted(len(queries), "query", "queries")
+    logger.info("tokenised %s and %s", *items_and)
     tokenizer = save_own(work, texts, queries, encoder_path, encoder)
     of_texts = audit_tokens(work, {"item texts": texts, "queries": queries}, tokenizer)
     write_audit([*splits.findings, *of_texts], work)

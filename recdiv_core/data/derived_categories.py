@@ -19,6 +19,7 @@ import pyarrow as pa
 from recdiv_core.data.audit.duplicates import normalise
 from recdiv_core.errors import UserError
 from recdiv_core.schema import NO_TEXT
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +73,11 @@ def is_wanted(
         return False
     if num_distinct < 2 * FEWEST_TEXTS:
         logger.warning(
-            "%d of %d items have a category, and only %d different texts to derive categories "
-            "from: metrics of categories mean nothing here",
+            "a category is given for %d of %s, and only %s can derive categories: metrics of "
+            "categories mean nothing here",
             num_given,
-            len(categories),
-            num_distinct,
+            counted(len(categories), "item"),
+            counted(num_distinct, "different text"),
         )
         return False
     return True
@@ -107,14 +108,15 @@ def derive_categories(
     names = name_clusters(titles, label_V)
     counts = np.bincount(label_V[label_V >= 0], minlength=len(names))
     chosen = "" if silhouette is None else f", chosen by their mean silhouette of {silhouette:.3f}"
+    in_order = np.argsort(-counts, kind="stable")
     logger.info(
         "categories: %d derived from the texts of the items%s: %s",
         len(names),
         chosen,
-        "; ".join(f"{names[g]} ({counts[g]} items)" for g in np.argsort(-counts, kind="stable")),
+        "; ".join(f"{names[g]} ({counted(int(counts[g]), 'item')})" for g in in_order),
     )
     if num_empty := int((label_V < 0).sum()):
-        logger.info("categories: %d items without a text are in %r", num_empty, NO_TEXT)
+        logger.info("categories: %s without a text: %r", counted(num_empty, "item"), NO_TEXT)
     return pa.array([*names, NO_TEXT], pa.string()).take(pa.array(label_V % (len(names) + 1)))
 
 

@@ -46,6 +46,7 @@ from recdiv_core.schema import (
     Manifest,
     read_manifest,
 )
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +83,8 @@ def forget(
     if num_unknown and not unknown_ok:
         which = ", ".join(str(place + 1) for place in np.flatnonzero(~is_known & ~is_before)[:5])
         raise UserError(
-            f"{num_unknown} of {len(users)} users are not in data.prepared={config.data.prepared} "
-            f"(number {which}); --unknown-ok forgets them in advance"
+            f"not in data.prepared={config.data.prepared}: {num_unknown} of "
+            f"{counted(len(users), 'user')} (number {which}); --unknown-ok forgets them in advance"
         )
     paths = [path for directory in slates for path in find_slates(directory)]
     tombstones = before.joined(make_tombstones(manifest.root, users.to_pylist()))

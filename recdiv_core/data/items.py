@@ -35,6 +35,7 @@ from recdiv_core.schema import (
     DERIVED,
     ITEM_ID,
 )
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +117,8 @@ def read_items_of_log(files: Sequence[SourceFile], config: Config) -> RawCatalog
     titles = table["title"].fill_null("")
     table = table.set_column(table.column_names.index("title"), "title", titles)
     logger.info(
-        "data.items is not given: the catalogue is made of the click log, %d items with %s",
-        len(table),
+        "data.items is not given: the catalogue is made of the click log, %s with %s",
+        counted(len(table), "item"),
         ", ".join(table.column_names),
     )
     _check_text_fields(table, config)
@@ -175,7 +176,7 @@ def _clean_types(table: pa.Table, config: Config) -> pa.Table:
         if name == ITEM_ID:
             ids, coerced = values.clean_ids(table[name], words)
             for change, number in coerced.items():
-                logger.info("data.items: %d values: %s", number, change)
+                logger.info("data.items: %s: %s", counted(number, "value"), change)
             table = table.set_column(index, name, ids)
         elif name in TEXTS:
             texts = values.drop_null_words(values.as_text(table[name]), words)
@@ -187,7 +188,7 @@ def _clean_types(table: pa.Table, config: Config) -> pa.Table:
             num_lost = numbers.null_count - given.null_count
             if num_lost:
                 logger.warning(
-                    "data.items: %d values of %s are no numbers: left out", num_lost, name
+                    "data.items: left out %s of %s, no numbers", counted(num_lost, "value"), name
                 )
             table = table.set_column(index, name, numbers)
     return table
@@ -227,15 +228,16 @@ def _reject_rows(table: pa.Table, rejected: Rejected) -> pa.Table:
         rejected.setdefault(reason, []).append((place, given))
     if conflicts:
         logger.warning(
-            "data.items: %d rows repeat an item_id with other values, e.g. %r; the first counts",
-            len(conflicts),
+            "data.items: %s with an item_id of an earlier row and other values, e.g. %r; the first "
+            "row counts",
+            counted(len(conflicts), "row"),
             conflicts[0],
         )
     table = table.filter(pa.array(has_id_N & is_first_N)).drop_columns([readers.ROW])
     titles = table["title"].fill_null("")
     num_untitled = pc.sum(pc.equal(titles, "")).as_py()
     if num_untitled:
-        logger.info("data.items: %d items have no title; kept", num_untitled)
+        logger.info("data.items: %s without a title; kept", counted(num_untitled, "item"))
     return table.set_column(table.column_names.index("title"), "title", titles)
 
 

@@ -22,6 +22,7 @@ from recdiv_core.data.reading import flatten_lists, flatten_times
 from recdiv_core.data.split import slices
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, USER_ID, Manifest
 from recdiv_core.storage.claims import scratch
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def ensure_requests(prepared: Path, manifest: Manifest) -> None:
             },
         )
         num_users = sum(row["num_users"] for row in written.iter_rows())
-        logger.info("%d users can get recommendations", num_users)
+        logger.info("recommendations can be made for %s", counted(num_users, "user"))
         if not target.is_dir():  # another driver may have written it meanwhile
             work.rename(target)
 

@@ -26,6 +26,7 @@ from recdiv_core.formats.files import SourceFile
 from recdiv_core.formats.units import FILE_STRIDE, ROW
 from recdiv_core.formats.values import as_mask, as_text, drop_null_words
 from recdiv_core.schema import AVAILABLE_FROM, AVAILABLE_UNTIL, DAY_US, ITEM_ID
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -167,9 +168,8 @@ def _warn_never(table: pa.Table) -> None:
     never = as_mask(pc.less(table[AVAILABLE_UNTIL], table[AVAILABLE_FROM]).combine_chunks())
     if never.any():
         logger.warning(
-            "data.items: %d items have available_until before available_from, so they are never on "
-            "sale, e.g. %s",
-            never.sum(),
+            "data.items: %s with available_until before available_from, so never on sale, e.g. %s",
+            counted(int(never.sum()), "item"),
             table[ITEM_ID][int(np.flatnonzero(never)[0])].as_py(),
         )
 

@@ -30,6 +30,7 @@ from recdiv_core.data.events import STAGED, ClickLog, classify_rows
 from recdiv_core.data.outcomes import RowCounts, check_rejected, write_quarantine
 from recdiv_core.formats import readers
 from recdiv_core.schema import DAY_US, EVENT, QUERY, TIMESTAMP, USER_ID
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def stage_shards(
     counts = read_counts(work / "counts")
     counts.check()
     for change, number in counts.coerced.items():
-        logger.info("data.clicks: %d values: %s", number, change)
+        logger.info("data.clicks: %s: %s", counted(number, "value"), change)
     if counts.words:
         logger.warning(
             "data.clicks: unknown kinds of event: %s", dict(counts.words.most_common(10))

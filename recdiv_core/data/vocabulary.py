@@ -43,6 +43,7 @@ from recdiv_core.schema import (
     Manifest,
 )
 from recdiv_core.storage.whole_files import link_or_copy
+from recdiv_core.wording import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -221,7 +222,7 @@ def _tokenise(
     together = pa.concat_arrays(changed)
     if not len(together):
         return pa.array([], kind), pa.array([], kind)
-    logger.info("tokenising %d new texts", len(together))
+    logger.info("tokenising %s", counted(len(together), "new text"))
     lists = tokenise_here(together, tokenizer, encoder.max_tokens, encoder.pooling)
     cut = len(changed[0])
     return lists.slice(0, cut), lists.slice(cut)

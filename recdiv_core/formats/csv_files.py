@@ -15,6 +15,7 @@ from recdiv_core.formats.csv_lines import parse_block
 from recdiv_core.formats.files import TextFormat
 from recdiv_core.formats.text_lines import TextFile, check_lines, cut_lines, line_places, open_text
 from recdiv_core.formats.units import RawBatch, ReadUnit, choose_columns, make_table
+from recdiv_core.wording import counted
 
 TAB_EXTENSIONS: Final = (".tsv", ".tab", ".inter", ".item", ".user")
 SPELLED: Final[Mapping[str, str]] = {"\\t": "\t", "tab": "\t", "space": " ", "\\x01": "\x01"}
@@ -61,8 +62,8 @@ def read_csv_header(file: TextFile, text: TextFormat, path: str) -> Header:
     if fields and len(found) != len(given):
         first = file.head.lstrip(b"\r\n").split(b"\n", 1)[0].decode("utf-8", "replace").strip()
         raise UserError(
-            f"{text.prefix}header names {len(given)} columns, the first line of {path} has "
-            f"{len(found)}: {first[:200]!r} ({text.prefix}separator={separator!r})"
+            f"{text.prefix}header names {counted(len(given), 'column')}, the first line of {path} "
+            f"has {len(found)}: {first[:200]!r} ({text.prefix}separator={separator!r})"
         )
     return Header(given, 0, 0, 0)
 

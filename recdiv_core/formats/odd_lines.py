@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from recdiv_core.formats.csv_rows import NUMBER, Shape, UnfinishedError, read_across, split_line
+from recdiv_core.wording import counted
 
 MAX_ROW_LINES: Final = 1000
 """Most physical lines of one row."""
@@ -174,4 +175,4 @@ def _settle(
 
 def describe_width(num_fields: int, shape: Shape) -> str:
     """Return the reason why a line is no row."""
-    return f"{num_fields} fields instead of {shape.num_fields}"
+    return f"{counted(num_fields, 'field')} instead of {shape.num_fields}"

@@ -101,8 +101,8 @@ def find_columns(
             found[ours] = theirs
             if lacking:
                 logger.warning(
-                    "%s: %d of %d files have no column %r (the first is %s): it is missing in all "
-                    "their rows", key, len(lacking), len(files), theirs, files[lacking[0]].path,
+                    "%s: no column %r in %d of %d files (the first is %s): it is missing in all "
+                    "their rows", key, theirs, len(lacking), len(files), files[lacking[0]].path,
                 )  # fmt: skip
     _check_kinds(files, found, key)
     own = {name for header, _ in split for name in header}

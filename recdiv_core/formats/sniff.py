@@ -26,6 +26,7 @@ from recdiv_core.formats.csv_rows import split_line
 from recdiv_core.formats.files import Format, SourceFile, TextFormat, list_files
 from recdiv_core.formats.readers import ROW, cut_units, read_unit
 from recdiv_core.storage.places import name_of
+from recdiv_core.wording import counted
 
 HEAD_BYTES: Final = 1 << 18
 SAMPLE_ROWS: Final = 10_000
@@ -77,7 +78,7 @@ class Sniffed:
             words.append(f"separator {self.file.text.separator!r}")
             words.append("names in the first line" if self.has_header else "no names of columns")
             words.append(self.file.text.encoding)
-        return ", ".join([*words, f"{len(self.columns)} columns"])
+        return ", ".join([*words, counted(len(self.columns), "column")])
 
 
 def printable(text: str) -> str:

@@ -125,7 +125,9 @@ def judge_directory(
         histories = read_histories(dataset.prepared, _users_of(directory), user_ids, k)
     exposure_V = np.bincount(slates_UK[slates_UK >= 0], minlength=len(dataset.catalogue))
     if not exposure_V.any():
-        raise UserError(f"SLATES {directory}: all {num_users} slates are empty, nothing to inspect")
+        raise UserError(
+            f"SLATES {directory}: {counted(num_users, 'slate')}, all empty: nothing to inspect"
+        )
     found = look(slates_UK, histories.items_UK, dataset.traits, dataset.text_VH.numpy(), exposure_V)
     groups = user_segments(histories)
     metrics = describe(found, np.ones(num_users, dtype=np.bool_))

@@ -39,6 +39,7 @@ from recdiv_core.report.inspection import judge_directory
 from recdiv_core.schema import DAY_US, ITEM_ID, USER_ID, Manifest, check_files, read_manifest
 from recdiv_core.slates.dataset import Dataset, as_labels, load_dataset
 from recdiv_core.slates.files import list_parts
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +143,9 @@ def _judge_log(
     signals = judge_day(days, shop.catalogue.categories, item_ids, limits)
     num_before, not_judged = len(days.events_D), dict[str, str]()
     if not signals:
-        not_judged["log"] = f"{num_before} days with events before, {FEWEST_DAYS} are needed"
+        not_judged["log"] = (
+            f"{counted(num_before, 'day')} with events before, {FEWEST_DAYS} are needed"
+        )
     elif np.isnan(prices).all():
         not_judged["prices"] = "the catalogue has no prices"
     if signals:

@@ -41,7 +41,7 @@ from recdiv_core.report.slate_metrics import Floats, Histories
 from recdiv_core.schema import NO_QUERY, read_manifest
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.scoring import without_seen
-from recdiv_core.wording import title
+from recdiv_core.wording import counted, title
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def view_slates(
     _check_size(Path(config.data.prepared), max_scores)
     dataset = load_dataset(Path(config.data.prepared))
     groupings.check_kinds(kinds, dataset.catalogue.table.column_names)
-    logger.info("evaluating %d runs on the %s split", len(runs), SPLIT)
+    logger.info("evaluating %s on the %s split", counted(len(runs), "run"), SPLIT)
     judged = judge_systems(runs, SPLIT)
     estimates, differences = slate_metrics.estimate(judged)
     paired = {

@@ -27,6 +27,7 @@ from recdiv_core.formats import timestamps
 from recdiv_core.schema import AVAILABLE_FROM, AVAILABLE_UNTIL, DAY_US, ITEM_ID, Manifest
 from recdiv_core.storage.given_paths import absolute, local_path
 from recdiv_core.storage.places import is_uri
+from recdiv_core.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,9 +247,9 @@ def describe_counts(counts: Mapping[str, int], num_items: int) -> str:
     """Write the counts of `count_targets`.
 
     >>> describe_counts({"num_items": 8, "num_ineligible_targets": 2}, 10)
-    '8 of 10 items may be shown; 2 held-out items may not be shown at their request: misses'
+    '8 of 10 items may be shown; misses: 2 held-out items, not to be shown at their request'
     """
     said = f"{counts['num_items']} of {num_items} items may be shown"
     if number := counts["num_ineligible_targets"]:
-        said += f"; {number} held-out items may not be shown at their request: misses"
+        said += f"; misses: {counted(number, 'held-out item')}, not to be shown at their request"
     return said

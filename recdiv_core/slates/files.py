@@ -150,11 +150,11 @@ def short_slates(places: Sequence[Path], k: int) -> tuple[int, int]:
 def describe_short(num_short: int, num_empty: int, num_slates: int, k: int) -> str:
     """Return a warning about short slates, and which settings leave too few items.
 
-    >>> describe_short(3, 1, 50, 10)[:71]
-    '3 of 50 slates have fewer than eval.k=10 items, 1 of them have none: to'
+    >>> describe_short(3, 1, 50, 10)[:62]
+    'slates with fewer than eval.k=10 items: 3 of 50, of these 1 em'
     """
     return (
-        f"{num_short} of {num_slates} slates have fewer than eval.k={k} items, {num_empty} of them "
-        "have none: too few items may be shown. The catalogue is small, or eligible.* leaves few "
-        "items, or users have seen the others and eval.filter_seen=true removes these"
+        f"slates with fewer than eval.k={k} items: {num_short} of {num_slates}, of these "
+        f"{num_empty} empty. Too few items may be shown: the catalogue is small, or eligible.* "
+        "leaves few items, or users have seen the others and eval.filter_seen=true removes these"
     )

@@ -36,6 +36,7 @@ from recdiv_core.metrics.slate_batch import Background
 from recdiv_core.schema import NO_QUERY, USER_ID, read_manifest
 from recdiv_core.slates.dataset import Dataset
 from recdiv_core.slates.scoring import Shown, without_seen
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -218,13 +219,14 @@ def _of_held_out(table: pa.Table, users: pa.Array, name: str) -> pa.Table:
     own = table.filter(pc.is_in(table[USER_ID], users)).combine_chunks()
     if not own.num_rows:
         raise UserError(
-            f"--slates {name}: none of its {table.num_rows} users is held out in this split of "
+            f"--slates {name}: {counted(table.num_rows, 'user')}, none held out in this split of "
             "data.prepared; compare its user_id with that of the click log"
         )
     num_repeated = pc.sum(pc.greater(own[USER_ID].value_counts().field("counts"), 1)).as_py()
     if num_repeated:
         raise UserError(
-            f"--slates {name}: {num_repeated} users have several slates; give each user one"
+            f"--slates {name}: {counted(num_repeated, 'user')} with several slates; give each user "
+            "one"
         )
     return own
 
@@ -262,21 +264,25 @@ def padded(
 
 
 def problems(matching: Matching, *, k: int) -> list[str]:
-    """Return a sentence for each count above 0, with the consequence.
+    """Return a line for each count above 0, with the consequence.
 
     >>> problems(Matching(5, 2, 0, 0, 1, 0), k=10)
-    ['2 users are not held out in this split and are left out', \
-'1 items are not in the catalogue and are left out']
+    ['2 users not held out in this split: left out', \
+'1 listed item not in the catalogue: left out']
     """
     said = {
-        "num_unknown_users": "users are not held out in this split and are left out",
-        "num_users_without_slate": "held-out users have no slate and count as shown nothing",
-        "num_short_slates": f"slates have fewer than eval.k={k} known items",
-        "num_unknown_items": "items are not in the catalogue and are left out",
-        "num_repeated_items": "items occur twice in a slate; the first occurrence counts",
+        "num_unknown_users": ("user", "not held out in this split: left out"),
+        "num_users_without_slate": ("held-out user", "without a slate: counted as shown nothing"),
+        "num_short_slates": ("slate", f"with fewer than eval.k={k} known items"),
+        "num_unknown_items": ("listed item", "not in the catalogue: left out"),
+        "num_repeated_items": ("listed item", "again in the same slate: the first one counts"),
     }
     counts: dict[str, int] = asdict(matching)
-    return [f"{counts[name]} {text}" for name, text in said.items() if counts[name]]
+    return [
+        f"{counted(counts[name], noun)} {text}"
+        for name, (noun, text) in said.items()
+        if counts[name]
+    ]
 
 
 def no_hit(metrics: Mapping[str, float], split: str, k: int) -> str:

@@ -34,6 +34,7 @@ from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import SlatePolicy, slate_policy
 from recdiv_core.slates.query_vectors import QueryVectors, request_numbers
 from recdiv_core.slates.scoring import Scoring, reads_queries, score_users, scoring_of
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -184,9 +185,9 @@ class SlateMaker:
         if num_asked and not self._reads_queries and not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "%d requests have a query, and model.kind=%s does not read queries; this warning "
-                "is not repeated",
-                num_asked,
+                "%s with a query, and model.kind=%s does not read queries; this warning is not "
+                "repeated",
+                counted(num_asked, "request"),
                 self.config.model.kind,
             )
 

@@ -127,7 +127,7 @@ def recommend(
     parts = range(-(-num_users // part_users))
     left = [part for part in parts if not all(part_path(p, part).is_file() for p in places)]
     if len(left) < len(parts):
-        logger.info("%d of %d parts exist already", len(parts) - len(left), len(parts))
+        logger.info("parts that exist already: %d of %d", len(parts) - len(left), len(parts))
     remove_unfinished(out)
     place = carried_place(checkpoint, prepared, manifest)
     task = PartTask(config, place, source, split, part_users, places, dials, explained)

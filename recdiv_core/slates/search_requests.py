@@ -30,6 +30,7 @@ from recdiv_core.formats.units import FILE_STRIDE, ROW, RawBatch, ReadUnit
 from recdiv_core.formats.values import as_text, normalise_queries
 from recdiv_core.models.baselines import READ_QUERIES
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, QUERY, USER_ID, Manifest
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ def write_requests(
     wanted = table[USER_ID].filter(table[HISTORY].is_null()).drop_null().unique()
     of_users = _histories_of_users(prepared, wanted)
     if lacking := len(wanted) - len(of_users):
-        logger.warning("--queries: %d users have no history in data.prepared", lacking)
+        logger.warning("--queries: %s without a history in data.prepared", counted(lacking, "user"))
     index_of = {item_id: index for index, item_id in enumerate(item_ids.to_pylist())}
     rows: list[dict[str, Any]] = []
     num_unknown = 0
@@ -205,7 +206,8 @@ def write_requests(
         request = {"targets": [], "query": NO_QUERY, "is_cold_user": not own[HISTORY]}
         rows.append({USER_ID: row[USER_ID] or "", **own, **request, "target_times": None})
     if num_unknown:
-        logger.warning("--queries: %d items of histories are not in the catalogue", num_unknown)
+        said = counted(num_unknown, "item")
+        logger.warning("--queries: %s of histories not in the catalogue: left out", said)
     if any(row["history_times"] is None for row in rows):  # all times are known, or none counts
         for row in rows:
             row["history_times"] = None

@@ -39,6 +39,7 @@ from recdiv_core.training.run_files import (
     write_result,
     write_run_file,
 )
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def _run(
     finally:
         stale = close_stale_children(parent)
         if stale:
-            logger.warning("%d trials were still running: marked KILLED", stale)
+            logger.warning("%s still running: marked KILLED", counted(stale, "trial"))
         finish_run(parent, status)
     result = _result(config, parent)
     write_result(config, result)

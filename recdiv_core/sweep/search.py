@@ -25,6 +25,7 @@ from recdiv_core.metrics.repeats import means_of
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.sweep.study import Study
 from recdiv_core.training.selection import Selected, next_selected
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +166,8 @@ class Budget:
     def is_used_up(self) -> bool:
         """Return whether no further trial may start, and log why."""
         if self.max_epochs and sum(self.epochs.values()) >= self.max_epochs:
-            logger.info("the trials have trained %d epochs: no new trial starts", self.max_epochs)
+            trained = counted(self.max_epochs, "epoch")
+            logger.info("the trials have trained %s: no new trial starts", trained)
             return True
         if self.limit_s and self.used_s() >= self.limit_s:
             logger.info("the sweep has run %.2f hours: no new trial starts", self.used_s() / 3600)

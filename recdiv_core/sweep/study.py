@@ -76,7 +76,7 @@ class Study:
                 self.running[name] = trial
                 return self._settings(trial.params)
             self.study.tell(trial, state=TrialState.FAIL)
-        logger.info("all %d points have been tried", len(self.tried))
+        logger.info("every point has been tried (%d)", len(self.tried))
         return None
 
     def tell(self, name: str, metrics: Mapping[str, float] | None) -> None:

@@ -33,6 +33,7 @@ from recdiv_core.tracking.description import param_value
 from recdiv_core.tracking.runs import RunHandle, set_tags, tag_of
 from recdiv_core.training.checks import cpus_per_worker
 from recdiv_core.training.launch import ray_storage
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ def _fit(tuner: tune.Tuner) -> None:
         raise KeyboardInterrupt
     signal.signal(signal.SIGINT, on_interrupt)
     if len(grid) and grid.num_errors == len(grid):
-        raise RuntimeError(f"all {len(grid)} trials failed; the first one: {grid.errors[0]}")
+        raise RuntimeError(f"every trial failed ({len(grid)}); the first one: {grid.errors[0]}")
 
 
 def _searcher(
@@ -166,7 +167,7 @@ def _searcher(
                 if name.startswith("best/val/")
             }
             learnt += searcher.learn(settings, metrics)
-        logger.info("the search starts with %d trials of earlier sweeps", learnt)
+        logger.info("the search starts with %s of earlier sweeps", counted(learnt, "trial"))
     return searcher
 
 

@@ -22,6 +22,7 @@ from recdiv_core.tracking.runs import RunHandle, finish_run
 from recdiv_core.training.callback import TrackingCallback
 from recdiv_core.training.launch import Outcome, launch
 from recdiv_core.training.run_files import existing_result, write_result, write_run_file
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def prepare_trials(
     """
     if space.warm_start is not None and not config.train.init_from:
         base = override(config, {**NO_DIVERSITY, **space.warm_start})
-        logger.info("training the base model, %d epochs", base.train.epochs)
+        logger.info("training the base model, %s", counted(base.train.epochs, "epoch"))
         checkpoint = _train(base, BASE, parent, manifest).checkpoint
         config = override(config, {"train.init_from": checkpoint})
     config = with_trial_workers(config)

@@ -165,7 +165,7 @@ def fit_blend(
             prior_U2 = prior_U2 * is_kept_U[:, None]
         fitted_U2 = fit_weights(choices, k=config.eval.k, prior_T2=prior_U2, strength=strength)
         _set(blend.query_weight_U2, fitted_U2)
-    logger.debug("blend: %s", describe_blend(blend))
+    logger.debug("blend: %s", describe_blend(blend, has_queries=num_asking > 0))
 
 
 def _set(weight: torch.Tensor, fitted: torch.Tensor) -> None:
@@ -175,16 +175,17 @@ def _set(weight: torch.Tensor, fitted: torch.Tensor) -> None:
     weight.copy_(fitted)
 
 
-def log_blend(run: str, epoch: int, blend: Blend | None) -> None:
+def log_blend(run: str, epoch: int, blend: Blend | None, *, has_queries: bool) -> None:
     """Log the weights of a run's selected epoch in one line; nothing without a blend."""
     if blend is not None:
-        logger.info("%s: blend after epoch %d: %s", run, epoch, describe_blend(blend))
+        said = describe_blend(blend, has_queries=has_queries)
+        logger.info("%s: blend after epoch %d: %s", run, epoch, said)
 
 
-def describe_blend(blend: Blend) -> str:
-    """Write the weights of a blend for people, with those of requests with a query."""
+def describe_blend(blend: Blend, *, has_queries: bool) -> str:
+    """Write the weights of a blend for people; with queries in the log, those of such requests."""
     text = describe(blend.kinds[: len(blend.weight_T2) - 1], blend.weight_T2)
-    if blend.query_weight_U2 is None:
+    if blend.query_weight_U2 is None or not has_queries:
         return text
     return f"{text}; with a query: {describe(blend.kinds, blend.query_weight_U2)}"
 

@@ -52,6 +52,7 @@ from recdiv_core.training.epoch import Learner
 from recdiv_core.training.run_files import last_checkpoint
 from recdiv_core.training.selection import Selected, improves, next_selected
 from recdiv_core.training.shards import load_whole, shard_encoder, whole
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,8 @@ class _Trainer:
         self.best_weights = _copy_weights(self.model)
         self.doomed_nodes: set[str] = set()  # a checkpoint was written for these
         if self.rank == 0 and config.scaling.min_workers:
-            logger.info("%s: training on %d workers", config.run.name, self.world_size)
+            on = counted(self.world_size, "worker")
+            logger.info("%s: training on %s", config.run.name, on)
         training: dict[str, Any] = {}
         checkpoint = last_checkpoint(config)
         if checkpoint is not None:
@@ -238,7 +240,8 @@ class _Trainer:
         """Evaluate the selected epoch (`train.select`); leave it as the last checkpoint."""
         load_whole(self.model, self.best_weights)
         if self.rank == 0:
-            log_blend(self.config.run.name, self.progress.best_epoch, self.model.blend)
+            epoch, has_queries = self.progress.best_epoch, self.dataset.queries_QH is not None
+            log_blend(self.config.run.name, epoch, self.model.blend, has_queries=has_queries)
         if not self.learner.under_dials:
             fit_lifts(self.model, self.dataset, self.config)
         values, dials = judge_dials(

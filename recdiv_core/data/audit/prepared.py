@@ -41,6 +41,7 @@ from recdiv_core.data.sale_dates import sale_dates
 from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.schema import DERIVED, ITEM_ID, ITEM_INDEX, Manifest, count_rows, read_manifest
+from recdiv_core.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ def _audit_shards(prepared: Path, manifest: Manifest, table: pa.Table) -> tuple[
         places.append(np.rec.fromarrays([hashes, np.full(len(codes), number), codes]))
         num_users += len(shard.user_ids)
         num_cold += len(shard.user_ids) - len(np.unique(keys // len(table)))
-        logger.info("shard %s: %d users", name, len(shard.user_ids))
+        logger.info("shard %s: %s", name, counted(len(shard.user_ids), "user"))
     figures = {f"num_examples {name}": count for name, count in num_rows.items()}
     figures |= {"num_users": num_users, "num_cold_users": num_cold}
     figures |= {"num_cold_items": int((popularity_V == 0).sum())}
@@ -224,11 +225,11 @@ def compare_with_manifest(manifest: Manifest, figures: Mapping[str, int]) -> Fin
     """Compare counts with the manifest."""
     tree: dict[str, Any] = manifest.model_dump()
     wrong: list[str] = []
-    for name, counted in figures.items():
+    for name, found in figures.items():
         key, _, entry = name.partition(" ")
         said = tree[key][entry] if entry else tree[key]
-        if said != counted:
-            wrong.append(f"{name}: {said}, the files hold {counted}")
+        if said != found:
+            wrong.append(f"{name}: {said}, the files hold {found}")
     return find("figures of the manifest that the files do not bear out", len(wrong), wrong)
 
 
