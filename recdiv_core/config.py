@@ -996,6 +996,13 @@ def _nearest(key: str, known: Sequence[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
+PLAIN_TYPES: Final = {
+    "tuple_type": "expected a list, such as [a, b]",
+    "dict_type": "expected a table, such as {a: b}",
+}
+"""Type of a problem -> what is expected, in the words of YAML instead of those of Python."""
+
+
 def _explain(error: pydantic.ValidationError) -> str:
     """Return a message that names the key, the given value and the allowed values."""
     lines: list[str] = []
@@ -1006,7 +1013,8 @@ def _explain(error: pydantic.ValidationError) -> str:
         elif not key:
             lines.append(str(problem["msg"]).removeprefix("Value error, "))
         else:
-            hint = ", such as [a, b]" if problem["type"] == "tuple_type" else ""
             said = str(problem["msg"]).removeprefix("Value error, ")
-            lines.append(f"{key}: got {problem['input']!r}; {said}{hint}")
+            lines.append(
+                f"{key}: got {problem['input']!r}; {PLAIN_TYPES.get(problem['type'], said)}"
+            )
     return "; ".join(lines)
