@@ -464,12 +464,22 @@ def test_numbers_in_a_column_called_timestamp_are_the_order_of_a_log(tmp_path):
 
 
 def test_a_log_whose_times_have_an_unknown_format_is_asked_about_it(tmp_path):
-    rows_of_log = "".join(f"u{n % 9},i{n % 7},Dec {n % 27 + 1} 2023\n" for n in range(99))
+    rows_of_log = "".join(f"u{n % 9},i{n % 7},{n % 27 + 1}. Dez 2023\n" for n in range(99))
     (tmp_path / "clicks.csv").write_text(f"user_id,item_id,day\n{rows_of_log}")
     findings, _ = init(tmp_path / "clicks.csv", out=tmp_path / "shop.yaml")
     (question,) = findings.questions
     assert "set data.timestamp_format" in question.text
     assert question.answers == (("data.columns.timestamp", "day"),)
+
+
+def test_a_month_in_words_is_a_time_whatever_the_column_is_called(tmp_path):
+    times = [f'"Dec {n % 27 + 1}, 2023, {n % 12 + 1}:30 PM"' for n in range(99)]
+    rows_of_log = "".join(f"u{n % 9},i{n % 7},{time}\n" for n, time in enumerate(times))
+    (tmp_path / "clicks.csv").write_text(f"user_id,item_id,placed\n{rows_of_log}")
+    findings, config = init(tmp_path / "clicks.csv", out=tmp_path / "shop.yaml")
+    assert config.data.columns.timestamp == "placed"
+    assert not findings.questions
+    assert len(load(config)[3]) == 99
 
 
 def test_a_column_called_order_is_the_order_of_a_log_without_times(tmp_path):

@@ -50,6 +50,58 @@ def test_the_unit_of_time_is_told_by_size(values, unit, expected):
     assert not faults.any()
 
 
+JANUARY = micros((2024, 1, 12, 22))
+DAY = micros((2024, 1, 12))
+
+
+@pytest.mark.parametrize(
+    ("value", "pattern", "expected"),
+    [
+        ("12 Jan 2024 22:00", "%d %b %Y %H:%M", JANUARY),
+        (" Jan 12, 2024", "%b %d, %Y", DAY),
+        ("12-JAN-2024", "%d-%b-%Y", DAY),
+        ("12 january 2024", "%d %B %Y", DAY),
+        ("Jan. 12, 2024, 10:00:00 pm", "%b. %d, %Y, %I:%M:%S %p", JANUARY),
+        ("January 12, 2024 at 10:00PM", "%B %d, %Y at %I:%M%p", JANUARY),
+        ("Fri, 12 Jan 2024 22:00:00 GMT", "%a, %d %b %Y %H:%M:%S GMT", JANUARY),
+        ("Fri Jan 12 22:00:00 2024", "%a %b %d %H:%M:%S %Y", JANUARY),
+        ("Fri Jan 12 22:00:00 +0000 2024", "%a %b %d %H:%M:%S %z %Y", JANUARY),
+        ("12/Jan/2024:23:00:00 +0100", "%d/%b/%Y:%H:%M:%S %z", JANUARY),
+        ("12 Jan 2024 20:00:00.0-02:00", "%d %b %Y %H:%M:%S.%f%z", JANUARY),
+    ],
+)
+def test_a_month_in_words_tells_the_format(value, pattern, expected):
+    column = pa.array([value])
+    found = timestamps.detect_times(column, "timestamp")
+    assert str(found) == pattern
+    times, faults = timestamps.parse_times(column, found)
+    assert times.tolist() == expected
+    assert not faults.any()
+
+
+@given(st.datetimes(datetime.datetime(1970, 1, 2), datetime.datetime(2100, 1, 1)), st.data())
+def test_a_format_with_the_name_of_the_month_is_found_again(moment, data):
+    date = data.draw(st.sampled_from(["%d {} %Y", "%d-{}-%Y", "{} %d, %Y", "%A, {} %d, %Y"]))
+    clock = data.draw(st.sampled_from(["", " %H:%M:%S", " %I:%M %p", ", %H:%M"]))
+    moment = moment.replace(month=data.draw(st.integers(6, 12)), day=min(moment.day, 28))
+    pattern = date.format(data.draw(st.sampled_from(["%b", "%B"]))) + clock
+    column = pa.array([moment.strftime(pattern)])
+    again = datetime.datetime.strptime(column[0].as_py(), pattern)
+    found = timestamps.detect_times(column, "timestamp")
+    assert timestamps.parse_times(column, found)[0].tolist() == micros(again.timetuple()[:6])
+
+
+def test_a_broken_value_among_named_months_is_a_fault():
+    values = ["May 3, 2024", "June 4, 2024", "soon"]
+    assert faults_of(values) == ["", "", "timestamp does not parse"]
+
+
+@pytest.mark.parametrize("value", ["12 Sept 2024", "12 Jan 2024 10:00 11:00"])
+def test_a_month_in_words_that_is_not_read_asks_for_the_format(value):
+    with pytest.raises(UserError, match=r"month is a word, .*; say which: data\.timestamp_format="):
+        timestamps.detect_times(pa.array([value]), "timestamp")
+
+
 def faults_of(values, name="timestamp", pattern=""):
     column = pa.array(values)
     found = timestamps.detect_times(column, name, pattern)

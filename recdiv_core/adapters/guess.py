@@ -17,6 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recdiv_core.formats import month_names
 from recdiv_core.formats.values import as_numbers, as_prices, as_text
 from recdiv_core.wording import counted
 
@@ -69,8 +70,13 @@ KINDS: Final[Mapping[str, str]] = {
 TIME_SHAPES: Final = re.compile(
     r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([T ][0-9:.]+ ?(UTC|Z|[+-][0-9:]{2,6})?)?"
     r"|[0-9]{1,2}[/.-][0-9]{1,2}[/.-][0-9]{2,4}([T ].*)?|20[0-9]{6}|[0-9]{4}/[0-9]{2}/[0-9]{2}.*"
+    rf"|{month_names.DATE}\b.*",
+    re.IGNORECASE,
 )
-DAY: Final = r"^\s*(20[0-9]{6}|[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4})\s*$"
+DAY: Final = (
+    r"(?i)^\s*(20[0-9]{6}|[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}"
+    rf"|{month_names.DATE})\s*$"
+)
 """Pattern of a date without a time of day."""
 CLOCK: Final = r"^\s*[0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?\s*$"
 """Pattern of a time of day without a date."""

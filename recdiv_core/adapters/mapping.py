@@ -218,7 +218,7 @@ def _describe_times(log: Group, roles: dict[str, Guess], findings: Findings) -> 
             Question(
                 "Which column holds the time or the order of an event? No column holds times in a "
                 "format that we know. If one has another format, also set data.timestamp_format, "
-                "such as '%b %d, %Y %I:%M %p'. If none has times, add a column that numbers the "
+                "such as '%d.%m.%Y %Hh%M'. If none has times, add a column that numbers the "
                 "events, the oldest first.",
                 tuple(("data.columns.timestamp", name) for name in names[:6]),
             )

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recdiv_core.errors import INIT_MENDS, UserError
+from recdiv_core.formats.month_names import DATE, named_format
 from recdiv_core.formats.values import as_floats, as_mask, as_text
 
 TimeUnit = Literal["iso", "s", "ms", "us", "ns", "digits", "pattern", "order"]
@@ -45,6 +46,8 @@ DIGITS: Final = re.compile(
 )
 SHORT_DATE: Final = re.compile(r"\s*\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}\b")
 """Pattern of a date that begins with its day or its month."""
+MONTH_NAMED: Final = re.compile(rf"\s*{DATE}\b", re.IGNORECASE)
+"""Pattern of a date with the name of its month."""
 CLOCKS: Final = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 EARLIEST_US: Final = -62_135_596_800_000_000
 """The year 1, the earliest time, so that typed columns cannot overflow."""
@@ -127,9 +130,25 @@ def _detect_text(texts: pa.Array, name: str) -> TimeFormat:
             "the day or the month may come first; say which: "
             + (said or "data.timestamp_format=..., such as %d/%m/%Y %H:%M"),
         )
+    if sum(bool(MONTH_NAMED.match(value)) for value in values) > len(values) / 2:
+        return _detect_named(texts, name)
     if not (parse_times(texts, TimeFormat("iso"))[1] == 0).any():
         raise _refusal(name, texts, "no value is a time")
     return TimeFormat("iso")
+
+
+def _detect_named(texts: pa.Array, name: str) -> TimeFormat:
+    """Return the format of times whose month is a word, if it reads most values."""
+    named = [value for value in texts.to_pylist() if MONTH_NAMED.match(value)]
+    found = TimeFormat("pattern", named_format(named))
+    try:
+        is_read = (parse_times(texts, found)[1] == 0).mean() > 0.5
+    except (ValueError, re.error):  # of pandas, such as two days in one value
+        is_read = False
+    if not is_read:
+        said = "the month is a word, in no format that fits most values; say which: "
+        raise _refusal(name, texts, said + "data.timestamp_format=..., such as %d %b %Y %H:%M")
+    return found
 
 
 def _fitting_patterns(values: Sequence[str]) -> list[str]:
