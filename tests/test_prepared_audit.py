@@ -380,6 +380,17 @@ def test_many_items_of_one_title_are_a_warning(tmp_path, manifest):
     assert found(root)["items that share their title"]["count"] == 4
 
 
+def test_prices_below_0_are_counted(shop):
+    path = shop / CATALOGUE
+    table, name = pq.read_table(path), "items with a price below 0"
+    assert name in audit(str(shop))["not_checked"]
+    prices = [-11062.06, 0.0, None, *[2.5] * (NUM_ITEMS - 3)]
+    pq.write_table(table.append_column("price", pa.array(prices)), path)
+    row = all_found(shop)[name]
+    assert (row["severity"], row["count"]) == ("info", 1)
+    assert row["examples"] == [f"{table['item_id'][0].as_py()} (-11062.1)"]
+
+
 def test_untitled_items_are_no_doubles(tmp_path, manifest):
     root = write_shop(tmp_path / "shop", manifest, titles=[*TITLES[:-2], "", "?"])
     assert "items that share their title" not in all_found(root)
@@ -402,6 +413,15 @@ def test_the_table_tells_the_gravest_first(shop):
     assert lines[-1] == "worst: severe"
     severities = [row["severity"] for row in result["findings"]]
     assert severities == sorted(severities, key=["severe", "warning", "info", "ok"].index)
+
+
+def test_counts_of_a_finding_are_written_in_full():
+    figures = {"candidates": [4_031_060.0], "click_rate": [0.425, 0.2652]}
+    row = {"severity": "info", "count": 1, "name": "x", "examples": [], "remedy": "y"}
+    result = {"prepared": "z", "findings": [row | {"figures": figures}], "worst": "info"}
+    text = format_table(result | {"not_checked": []})
+    assert "candidates: 4,031,060" in text
+    assert "click_rate: 0.425, 0.2652" in text
 
 
 def test_an_edit_that_prepare_itself_has_seen_stays_in_the_audit(shop):

@@ -90,6 +90,10 @@ ANY: Final[Mapping[str, tuple[Severity, str]]] = {
         "the encoder cannot distinguish them: use an encoder for their script, a larger "
         "model.text.max_tokens or more model.text.fields",
     ),
+    "items with a price below 0": (
+        "info",
+        "a refund, a discount or a correction is no item: leave its rows out, or correct the price",
+    ),
     "item texts in a script that the encoder does not know": ("severe", OTHER_ENCODER),
     "queries in a script that the encoder does not know": ("severe", OTHER_ENCODER),
     "categories derived from texts": (

@@ -71,6 +71,7 @@ def audit(given: str) -> dict[str, object]:
         audit_popularity(table, popularity_V),
         *audit_categories(table, popularity_V, manifest),
         *audit_doubles(table, _hash_texts(prepared)),
+        *audit_prices(table),
     ]
     findings = join(by_prepare, found)
     return {
@@ -124,10 +125,15 @@ def format_table(result: Mapping[str, Any]) -> str:
             if row["examples"]:
                 lines.append(f"{'':19s}e.g. {'; '.join(row['examples'])}")
             for name, values in row.get("figures", {}).items():
-                lines.append(f"{'':19s}{name}: {', '.join(f'{value:.6g}' for value in values)}")
+                lines.append(f"{'':19s}{name}: {', '.join(map(_figure, values))}")
             lines.append(f"{'':19s}-> {row['remedy']}")
-    lines += [f"{'unknown':19s}{name}" for name in result["not_checked"]]
+    lines += [f"{'not checked':19s}{name}" for name in result["not_checked"]]
     return "\n".join([*lines, "", f"worst: {result['worst']}"])
+
+
+def _figure(value: float) -> str:
+    """Write a count in full, and a share with six digits."""
+    return f"{value:,.0f}" if value == int(value) else f"{value:.6g}"
 
 
 # --------------------------------------------------------------------------- reading
@@ -317,6 +323,19 @@ def audit_doubles(table: pa.Table, texts_V: Any) -> list[Finding]:
         find("items a tiny edit apart", len(close), shown),
         _of_items("items of different titles with identical text vectors", unclear, texts_V, ids),
     ]
+
+
+def audit_prices(table: pa.Table) -> list[Finding]:
+    """Find items with a price below 0; without prices nothing can be checked."""
+    if "price" not in table.column_names:
+        return []
+    price_V = table["price"].cast(pa.float64()).to_numpy()
+    below = np.flatnonzero(price_V < 0)
+    ids = table[ITEM_ID].take(pa.array(below[:NUM_EXAMPLES])).to_pylist()
+    shown = [
+        f"{item} ({price_V[at]:g})" for item, at in zip(ids, below[:NUM_EXAMPLES], strict=True)
+    ]
+    return [find("items with a price below 0", len(below), shown)]
 
 
 def _of_items(name: str, places: Any, keys_V: Any, ids: pa.Array) -> Finding:
