@@ -5,13 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from recdiv_core.config import Config, ModelKind, known_keys, override
 from recdiv_core.errors import UserError
 from recdiv_core.metrics.tally import EPOCH_METRICS, SEARCH_METRICS
+from recdiv_core.models.baselines import READ_QUERIES
+from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY
 from recdiv_core.search_space import Constraint, SearchSpace, at_k
-from recdiv_core.sweep.checks import check_search
+from recdiv_core.sweep.checks import check_search, with_useful_points
 from recdiv_core.training.checks import MEASURED, OF_QUERIES
 from recdiv_core.training.kinds import idle_keys
 
@@ -70,6 +74,52 @@ def test_the_baselines_tune_each_kind_by_keys_that_it_uses():
     points = [override(Config(), point) for point in space("baselines").points]
     assert {config.model.kind for config in points} == set(get_args(ModelKind)) - {"neural"}
     assert [idle_keys(config) for config in points if idle_keys(config)] == []
+
+
+def prepared_with(place: Path, query: int) -> dict[str, object]:
+    """Write a validation split of one request, and return the settings that name it."""
+    (place / "val").mkdir()
+    row = {"user_id": "u", "history": [0], "targets": [1], "query": query, "is_cold_user": False}
+    own = row | {"history_times": None, "target_times": None}
+    pq.write_table(pa.Table.from_pylist([own], EVAL_EXAMPLE), place / "val" / "part-00000.parquet")
+    return {"data.prepared": str(place)}
+
+
+def kinds_of(space: SearchSpace) -> set[object]:
+    return {point.get("model.kind", "neural") for point in space.points}
+
+
+def test_baselines_that_can_only_rank_by_popularity_are_left_out(tmp_path: Path, caplog):
+    caplog.set_level("INFO")
+    whole, prepared = space("baselines"), prepared_with(tmp_path, NO_QUERY)
+    config = override(Config(), prepared)
+    kept = with_useful_points(whole, config, "baselines")
+    without = {*READ_QUERIES, "buy_again"}
+    assert kinds_of(kept) == kinds_of(whole) - without
+    assert caplog.messages == [
+        "--space baselines: left out: buy_again (eval.filter_seen=true leaves out the items of the "
+        "history); bm25, text_cosine, hybrid, query_words (no validation request has a query)"
+    ]
+    again = override(config, {"eval.filter_seen": False})
+    assert kinds_of(with_useful_points(whole, again, "baselines")) == kinds_of(whole) - {
+        *READ_QUERIES
+    }
+
+
+def test_baselines_of_queries_stay_where_a_request_has_one(tmp_path: Path, caplog):
+    config = override(Config(), {**prepared_with(tmp_path, 3), "eval.filter_seen": False})
+    whole = space("baselines")
+    assert with_useful_points(whole, config, "baselines") == whole
+    own = replace(whole, points=({"model.dropout": 0.1},))
+    assert with_useful_points(own, override(config, {"model.kind": "buy_again"}), "own") == own
+    assert not caplog.messages
+
+
+def test_a_space_of_which_no_point_is_left_is_refused(tmp_path: Path):
+    own = replace(space("baselines"), points=({"model.kind": "bm25"},))
+    config = override(Config(), prepared_with(tmp_path, NO_QUERY))
+    with pytest.raises(UserError, match=r"--space own: no point is left without bm25 \(no valid"):
+        with_useful_points(own, config, "own")
 
 
 @each_space

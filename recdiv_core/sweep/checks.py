@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ray.tune.search.sample import Domain
 
-from recdiv_core.config import Config, parse_dial
+from recdiv_core.config import Config, override, parse_dial
+from recdiv_core.data.queries import count_requests
 from recdiv_core.errors import UserError
+from recdiv_core.models.baselines import READ_QUERIES
 from recdiv_core.search_space import SearchSpace
 from recdiv_core.sweep.study import distributions_of
 from recdiv_core.training.checks import check_queries, measured_names
@@ -98,6 +102,43 @@ def check_objectives(config: Config, space: SearchSpace, name: str) -> None:
             f"--space {name} has constraints, but no baseline: none is trained for a conditioned "
             "model that is not trained further (train.epochs=0)"
         )
+
+
+def with_useful_points(space: SearchSpace, config: Config, name: str) -> SearchSpace:
+    """Return a space without the points whose `model.kind` would only rank by popularity here.
+
+    The kinds that are left out are logged with the reason.
+
+    Raises:
+        UserError: no point would be left.
+    """
+    has_queries = count_requests(Path(config.data.prepared), "val") > 0
+    skipped: dict[str, list[str]] = {}
+    kept: list[Mapping[str, object]] = []
+    for point in space.points:
+        own = override(config, point) if "model.kind" in point else None
+        reason = own and _why_useless(own, has_queries=has_queries)
+        if own and reason:
+            skipped.setdefault(reason, []).append(own.model.kind)
+        else:
+            kept.append(point)
+    said = "; ".join(
+        f"{', '.join(dict.fromkeys(kinds))} ({reason})" for reason, kinds in skipped.items()
+    )
+    if said and not kept:
+        raise UserError(f"--space {name}: no point is left without {said}")
+    if said:
+        logger.info("--space %s: left out: %s", name, said)
+    return replace(space, points=tuple(kept))
+
+
+def _why_useless(config: Config, *, has_queries: bool) -> str:
+    """Return why this `model.kind` would only rank by popularity; empty = it does more."""
+    if config.model.kind in READ_QUERIES and not has_queries:
+        return "no validation request has a query"
+    if config.model.kind == "buy_again" and config.eval.filter_seen:
+        return "eval.filter_seen=true leaves out the items of the history"
+    return ""
 
 
 def _check_metric(metric: str, allowed: list[str], what: str, k: int) -> None:

@@ -21,7 +21,7 @@ from recdiv_core.report.dashboard import trials_url
 from recdiv_core.report.report import report
 from recdiv_core.schema import Manifest, check_unchanged
 from recdiv_core.search_space import SearchSpace, at_k
-from recdiv_core.sweep.checks import check_objectives, check_search
+from recdiv_core.sweep.checks import check_objectives, check_search, with_useful_points
 from recdiv_core.sweep.search import Budget
 from recdiv_core.sweep.tracking import open_parent
 from recdiv_core.sweep.tuner import run_trials
@@ -64,6 +64,7 @@ def run(config: Config, space: SearchSpace, name: str) -> dict[str, Any]:
     swept = {*space.keys, *(space.warm_start or {})}
     config, manifest = check_config(config, swept=swept)
     check_objectives(config, space, name)
+    space = with_useful_points(space, config, name)
     if existing_result(config) is None:
         with claim_run(config):
             if existing_result(config) is None:  # another process may just have finished it
