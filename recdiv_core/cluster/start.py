@@ -35,6 +35,8 @@ ENVIRONMENT: Final = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else each print appears twice
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process a run, for scaling.preemptible alone
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # to Ray the lines of trials that run at once are the same line: it would show one of them
+    "RAY_DEDUP_LOGS_ALLOW_REGEX": "trial-[0-9a-f]",
     "RAY_AIR_NEW_OUTPUT": "0",  # else a table of Tune's goes to stdout
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # after that tracking/store.py waits, and says so
