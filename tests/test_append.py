@@ -146,11 +146,26 @@ def test_leave_last_out_is_the_same_as_from_scratch(root):
     assert digest(make(root, "last after", [8], base="last before")) == digest(scratch)
 
 
-def test_a_catalogue_that_is_made_of_the_log_grows_with_it(root):
-    scratch = make(root, "no items", range(NUM_DAYS), items="")
-    make(root, "no items before", range(3), items="")
-    found = make(root, "no items after", range(3, 9), base="no items before", items="")
+@pytest.mark.parametrize("names", [{}, {"impression": "drop", "cart": "drop"}])
+def test_a_catalogue_that_is_made_of_the_log_grows_with_it(root, names):
+    how = {"items": "", "data.event_names": names}
+    out = f"no items but {len(names)} names"
+    scratch = make(root, out, range(NUM_DAYS), **how)
+    make(root, f"{out} before", range(3), **how)
+    found = make(root, f"{out} after", range(3, 9), base=f"{out} before", items="")
     assert digest(found) == digest(scratch)
+
+
+def test_a_day_of_rows_that_are_left_out_adds_no_item(root, tmp_path):
+    how = {"items": "", "data.event_names": {"impression": "drop"}}
+    base = make(root, "early days", range(3), **how)
+    (tmp_path / "log.csv").write_text(
+        f"user_id,item_id,timestamp,event,query,session_id\nu1,new,{START + 3 * DAY},impression,,\n"
+    )
+    values = {"data.base": str(base), "data.clicks": str(tmp_path / "log.csv")}
+    append(override(Config(), {**values, "data.out": str(tmp_path / "after")}))
+    before, after = (read_manifest(place) for place in (base, tmp_path / "after"))
+    assert (after.num_items, after.num_events) == (before.num_items, before.num_events)
 
 
 def test_an_append_that_adds_nothing_links_all_shards(root, whole):

@@ -122,6 +122,19 @@ def test_without_a_catalogue_the_items_are_those_of_the_log(tmp_path):
     }
 
 
+def test_rows_that_are_left_out_describe_no_item(tmp_path):
+    (tmp_path / "log.csv").write_text(
+        "user_id,item_id,timestamp,event,title,price\n"
+        "u,a,1,Stock,damaged,0\nu,a,2,click,Lamp,3\nu,b,3,stock,lost,0\nu,c,4,impression,Pot,2\n"
+    )
+    files = list_files(str(tmp_path / "log.csv"), "data.clicks")
+    config = override(Config(), {"data.event_names": {"stock": "drop"}})
+    raw = items.read_items_of_log(files, config)
+    titles = dict(zip(*(raw.table[n].to_pylist() for n in ("item_id", "title")), strict=True))
+    assert titles == {"a": "Lamp", "c": "Pot"}
+    assert "event" not in raw.table.column_names
+
+
 ROWS = ["i1,Cup,A|B", "i2,Mug,B", "i10,Pot,C", "x,,", "y,Pan,A > D", "1,One,E"]
 
 

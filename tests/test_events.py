@@ -112,6 +112,17 @@ def test_a_log_whose_lines_are_all_broken_is_not_called_empty(tmp_path):
         events.open_log(files, ITEMS, override(Config(), SETTINGS))
 
 
+def test_kinds_that_are_left_out_are_logged_by_their_names(tmp_path, caplog):
+    caplog.set_level("INFO")
+    rows = [LOG | {"event": word} for word in ("scroll", "refund", "scroll", "click")]
+    names = {"data.event_names": {"scroll": "drop", "refund": "drop"}}
+    counts = judge(tmp_path, rows, **names)[2]
+    assert counts.left_out == {"scroll": 2, "refund": 1}
+    outcomes.log_left_out(counts.rejected, counts.dropped, counts.left_out)
+    rule = "kind of event that data.event_names drops"
+    assert caplog.messages[-1] == f"rows skipped: {rule}: 3 ('scroll': 2, 'refund': 1)"
+
+
 def test_the_limit_on_broken_rows_is_a_share():
     counts = outcomes.RowCounts()
     counts.num_rows = 100

@@ -126,7 +126,9 @@ def build(step: Step, fingerprint: str) -> dict[str, object]:
         "num_corrected_items": num_corrected,
     }
     logger.info("append: %s", facts)
-    outcomes.log_left_out(add_counts(dict(new.counts.rejected), rejected), new.counts.dropped)
+    outcomes.log_left_out(
+        add_counts(dict(new.counts.rejected), rejected), new.counts.dropped, new.counts.left_out
+    )
     return facts
 
 

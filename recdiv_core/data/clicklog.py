@@ -320,7 +320,7 @@ def _build(
     by_reason = rows.rejected.copy()
     by_reason.update({reason: len(bad) for reason, bad in raw.rejected.items()})
     left_out = {**rows.dropped, **splits.dropped()}
-    outcomes.log_left_out(by_reason, left_out)
+    outcomes.log_left_out(by_reason, left_out, rows.left_out)
     return {
         "schema_version": SCHEMA_VERSION,
         **splits.describe(),

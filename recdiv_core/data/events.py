@@ -183,6 +183,7 @@ def classify_rows(
         rejected=collections.Counter(rejected["reason"].to_pylist()),
         examples=examples,
         words=_count_words(row.words.filter(pa.array(is_unknown_N))),
+        left_out=_count_words(row.words.filter(pa.array(row.events_N == LEFT_OUT))),
         coerced=row.coerced
         + coerced
         + collections.Counter(
@@ -264,10 +265,21 @@ def _read_values(table: pa.Table, log: ClickLog, item_ids: pa.Array, config: Con
     )
 
 
+def is_left_out(table: pa.Table, config: Config) -> Any:
+    """Return [N] bool: rows of a kind of event that `data.event_names` drops."""
+    words = values.drop_null_words(values.as_text(_column(table, EVENT)), config.data.null_words)
+    return _kinds_of(words, config) == LEFT_OUT
+
+
 def _read_events(words: pa.Array, log: ClickLog, config: Config) -> Any:
     """Return [N] int8: index of each kind of event in EVENTS, or -1, UNKNOWN, LEFT_OUT."""
     if EVENT not in log.columns:
         return np.full(len(words), -1, dtype=np.int8)
+    return _kinds_of(words, config)
+
+
+def _kinds_of(words: pa.Array, config: Config) -> Any:
+    """Return [N] int8: index of each word in EVENTS, or UNKNOWN, LEFT_OUT."""
     given = {word.casefold().strip(): kind for word, kind in config.data.event_names.items()}
     codes = {kind: place for place, kind in enumerate(EVENTS)} | {"drop": LEFT_OUT}
     coded = words.dictionary_encode()

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from recdiv_core.config import Config
 from recdiv_core.data.catalogue import NUMERIC, RawCatalogue
-from recdiv_core.data.events import log_text
+from recdiv_core.data.events import is_left_out, log_text
 from recdiv_core.data.outcomes import why_no_rows
 from recdiv_core.data.sale_dates import clean_dates
 from recdiv_core.errors import UserError
@@ -33,6 +33,7 @@ from recdiv_core.schema import (
     CATALOGUE_OPTIONAL,
     CATALOGUE_REQUIRED,
     DERIVED,
+    EVENT,
     ITEM_ID,
 )
 from recdiv_core.wording import counted
@@ -89,23 +90,29 @@ def read_catalogue(files: Sequence[SourceFile], config: Config) -> RawCatalogue:
 def read_items_of_log(files: Sequence[SourceFile], config: Config) -> RawCatalogue:
     """Make the catalogue from the rows of the click log, if the shop gives no catalogue.
 
-    The first value of each attribute (OF_THE_LOG) counts.
+    The first value of each attribute (OF_THE_LOG) counts. Rows of a kind that `data.event_names`
+    drops describe no item: the title of a correction of the stock may be `damaged`.
 
     Raises:
         UserError: The log has no item ids.
     """
     names = item_columns(config) | {ITEM_ID: config.data.columns.item_id}
-    wanted = {name: names[name] for name in (ITEM_ID, *OF_THE_LOG)}
+    names |= {EVENT: config.data.columns.event}
+    wanted = {name: names[name] for name in (ITEM_ID, EVENT, *OF_THE_LOG)}
     text = log_text(config)
     columns = readers.find_columns(files, wanted, (ITEM_ID,), "data.clicks", text)
     parts: list[pa.Table] = []
+    num_left_out = 0
     logger.info("data.items is not given: looking for items in the click log")
     for unit in readers.cut_units(files, "data.clicks", text):
         for batch in readers.read_unit(unit, columns):
-            present = [name for name in columns if name in batch.table.column_names]
-            table = _clean_types(batch.table.select(present), config)
+            kept = batch.table.filter(pa.array(~is_left_out(batch.table, config)))
+            present = [name for name in columns if name in kept.column_names and name != EVENT]
+            table = _clean_types(kept.select(present), config)
             parts.append(_first_of_each(table))
-    if not parts or not (table := _first_of_each(_concatenate(parts))).num_rows:
+            num_left_out += batch.table.num_rows - kept.num_rows
+    table = _first_of_each(_concatenate(parts)) if parts else pa.table({})
+    if not table.num_rows and not num_left_out:
         raise UserError(f"data.clicks={config.data.clicks} holds no item to make a catalogue of")
     if "title" not in table.column_names:
         logger.warning(

@@ -44,10 +44,13 @@ REJECTED: Final = (
     NO_ITEM,
 )
 """Reasons to quarantine a row, in the order of the checks."""
+LEFT_OUT_KIND: Final = "kind of event that data.event_names drops"
+SHOWN_KINDS: Final = 5
+"""Kinds of LEFT_OUT_KIND that the log names, those with most rows."""
 DROPPED: Final = (
     "",
     "search without a result",
-    "kind of event that data.event_names drops",
+    LEFT_OUT_KIND,
     "kind of event not in data.events",
     "rating below data.min_rating",
 )
@@ -81,6 +84,7 @@ class RowCounts:
         rejected: Quarantined rows, by reason.
         examples: Reason -> row number and value of one row.
         words: Rows of each unknown kind of event.
+        left_out: Rows of each kind of event that `data.event_names` drops.
         coerced: Values that were changed when read, by kind of change.
     """
 
@@ -91,6 +95,7 @@ class RowCounts:
     rejected: collections.Counter[str] = field(default_factory=collections.Counter)
     examples: dict[str, str] = field(default_factory=dict)
     words: collections.Counter[str] = field(default_factory=collections.Counter)
+    left_out: collections.Counter[str] = field(default_factory=collections.Counter)
     coerced: collections.Counter[str] = field(default_factory=collections.Counter)
 
     def add(self, other: RowCounts) -> None:
@@ -117,13 +122,23 @@ class RowCounts:
         return cls(**{**tree, **counters})
 
 
-COUNTERS: Final = ("lines", "dropped", "rejected", "words", "coerced")
+COUNTERS: Final = ("lines", "dropped", "rejected", "words", "left_out", "coerced")
 
 
-def log_left_out(rejected: Mapping[str, int], dropped: Mapping[str, int]) -> None:
-    """Log how many rows became no event, by reason and by rule; nothing if there are none."""
+def log_left_out(
+    rejected: Mapping[str, int], dropped: Mapping[str, int], kinds: collections.Counter[str]
+) -> None:
+    """Log how many rows became no event, by reason and by rule; nothing if there are none.
+
+    `kinds` are the rows of each kind that `data.event_names` drops, see `RowCounts.left_out`.
+    """
+    listed = ", ".join(f"{word!r}: {number}" for word, number in kinds.most_common(SHOWN_KINDS))
     for outcome, counts in (("quarantined", rejected), ("skipped", dropped)):
-        found = [f"{reason}: {number}" for reason, number in counts.items() if number]
+        found = [
+            f"{reason}: {number}{f' ({listed})' if reason == LEFT_OUT_KIND and listed else ''}"
+            for reason, number in counts.items()
+            if number
+        ]
         if found:
             logger.info("rows %s: %s", outcome, ", ".join(found))
 
