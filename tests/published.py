@@ -411,11 +411,21 @@ RETAIL = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,Custome
 
 def online_retail_rows():
     sold = [
-        (f"5363{u}", f"8512{i}A", f"LANTERN {i}", 6, f"12/1/2010 8:{10 + n}", 2.55, 17850 + u)
+        (
+            f"5363{u}",
+            f"8512{i}{'Aa'[n > 9]}",
+            f"LANTERN {i}",
+            6,
+            f"12/1/2010 8:{10 + n}",
+            2.55,
+            17850 + u,
+        )
         for u, i, n in rows()
     ]
     return [
+        ("536299", "85121A", "damaged", -20, "12/1/2010 8:02", 0, ""),
         *sold[:18],
+        ("536378", "POST", "POSTAGE", 1, "12/1/2010 9:40", 18.0, 17851),
         ("C536379", "85121A", "LANTERN 1", -1, "12/1/2010 9:41", 27.5, 17851),
         ("536380", "85122A", "CAFÉ POT £2", 1, "12/1/2010 9:45", 1.25, ""),
     ]
@@ -676,7 +686,7 @@ PUBLISHED = (
         "2010-12-01T08:10:00",
         "2010-12-01T08:27:00",
         {"85121A": "LANTERN 1"},
-        dropped=2,
+        dropped=4,
         columns={"session_id": 18},
     ),
     Published(

@@ -206,8 +206,10 @@ def instacart_products(table: pa.Table, side: Side) -> pa.Table:
 
 
 def online_retail(table: pa.Table, _: Side) -> pa.Table:
-    """Online Retail: cancellations and rows without a customer become special kinds of event.
+    """Online Retail: rows that sell nothing to a customer become special kinds of event.
 
+    These are cancellations, rows without a customer, and codes of no product, such as POST or
+    BANK CHARGES: a product has four digits in a row. Codes that differ in capitals are one product.
     Both versions of the data set are read, with dates as `12/1/2010 8:26` (month first) or ISO.
     """
     names = table.column_names
@@ -217,11 +219,14 @@ def online_retail(table: pa.Table, _: Side) -> pa.Table:
         pc.starts_with(pc.utf8_upper(invoice), "C").fill_null(False),
         pc.less_equal(as_numbers(_text(table, "Quantity")), 0).fill_null(False),
     )
+    code = pc.utf8_upper(_text(table, "StockCode"))
+    is_product = pc.match_substring_regex(code, "[0-9]{4}").fill_null(True)
     kind = pc.if_else(_is_blank(customer), "without a customer", "purchase")
+    kind = pc.if_else(is_product, kind, "no product")
     return _table(
         table,
         user_id=pc.replace_substring_regex(customer, r"\.0$", ""),
-        item_id=_text(table, "StockCode"),
+        item_id=code,
         timestamp=_month_first(_column(table, "InvoiceDate")),
         event=pc.if_else(is_cancelled, "cancelled", kind),
         session_id=invoice,
