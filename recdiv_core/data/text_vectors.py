@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -41,6 +41,8 @@ ROWS_A_BATCH: Final = 64
 """Most texts that the encoder processes at once."""
 ROWS_A_TASK: Final = 256
 """Texts of one block of Ray Data."""
+PROGRESS_S: Final = 10.0
+"""Seconds between two lines of the log."""
 WORK_AN_ACTOR: Final = 1e12
 """Least work of an actor: tokens times bytes of the encoder's weights.
 
@@ -221,14 +223,43 @@ def run_blocks(
         num_gpus=1 if has_gpu else 0,
         compute=ray.data.ActorPoolStrategy(size=actors),
     )
-    started, done, total = time.monotonic(), 0, sum(len(block) for block in blocks)
-    batch: Any
-    for batch in encoded.iter_batches(batch_size=None, batch_format="pyarrow"):
-        done += sum(batch["rows"].to_pylist())
-        rate = done / (time.monotonic() - started)
-        left_s = (total - done) / max(rate, 1e-9)
-        logger.info("encoded %d of %d texts, %.0f a second, %.0f s left", done, total, rate, left_s)
+    done, total = 0, sum(len(block) for block in blocks)
+    finished: Iterator[Any] = iter(encoded.iter_batches(batch_size=None, batch_format="pyarrow"))
+    for so_far, said in paced((sum(batch["rows"].to_pylist()) for batch in finished), total):
+        done = so_far
+        if said:
+            logger.info("encoded %s", said)
     return done
+
+
+def paced(
+    counts: Iterable[int], total: int, clock: Callable[[], float] = time.monotonic
+) -> Iterator[tuple[int, str]]:
+    """Add up finished texts, and say now and then how far they are.
+
+    The rate is that since the first block, because actors take long to start.
+
+    Args:
+        counts: texts of each block, as blocks are finished.
+        total: texts of all blocks.
+        clock: seconds.
+
+    Yields:
+        the texts finished so far, and a text every PROGRESS_S seconds and at the end, else empty.
+    """
+    done, first, first_at, said_at = 0, 0, 0.0, 0.0
+    for count in counts:
+        done, now = done + count, clock()
+        if not first:
+            first, first_at, said_at = done, now, now
+        said = ""
+        if done == total:
+            said = f"{done} of {total} texts"
+        elif now - said_at >= PROGRESS_S:
+            rate, said_at = (done - first) / (now - first_at), now
+            left_s = (total - done) / rate
+            said = f"{done} of {total} texts, {rate:.0f} a second, {left_s:.0f} s left"
+        yield done, said
 
 
 def num_actors(num_blocks: int, work: float, num_devices: int) -> int:
