@@ -76,6 +76,35 @@ def test_a_blend_is_the_weighted_sum_of_standard_scores():
         np.testing.assert_allclose(blended_BV[row], want, atol=1e-5)
 
 
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=3), st.integers(0, 99))
+def test_the_weights_of_a_dial_lie_between_those_of_dials_0_and_1(dials: list[float], seed: int):
+    draw = torch.Generator().manual_seed(seed)
+    histories, learned_BV = some_histories([1, 4, 7]), torch.randn(3, 9, generator=draw)
+    ends: list[torch.Tensor] = []
+    blend = Blend([popular([5, 4, 3, 2, 1, 1, 1, 1, 1])], warm(9), has_dial=True)
+    blend.weight_T2 = torch.randn(2, 2, generator=draw)
+    change_T2 = torch.randn(2, 2, generator=draw)
+    for share in (0.0, 1.0):
+        plain = Blend(blend.baselines, warm(9))
+        plain.weight_T2 = blend.weight_T2 + share * change_T2
+        ends.append(plain(learned_BV.clone(), histories))
+    blend.dial_change_T2 = change_T2
+    dial_B = torch.tensor(dials)
+    wanted_BV = torch.lerp(*ends, dial_B[:, None].expand(-1, 9))
+    got_BV = blend(learned_BV.clone(), histories, dial_B)
+    torch.testing.assert_close(got_BV, wanted_BV, rtol=0, atol=1e-5)
+    factor_B1, added_BV = blend.around(learned_BV, histories, dial_B)
+    torch.testing.assert_close(factor_B1 * learned_BV + added_BV, wanted_BV, rtol=0, atol=1e-5)
+
+
+def test_dial_0_is_the_blend_without_a_dial_to_the_bit():
+    histories, learned_BV = some_histories([1, 4]), torch.randn(2, 9)
+    blend = Blend([popular([5, 4, 3, 2, 1, 1, 1, 1, 1])], warm(9), has_dial=True)
+    blend.dial_change_T2 = torch.tensor([[0.3, -0.1], [2.0, 0.5]])
+    without_BV = blend(learned_BV.clone(), histories)
+    assert torch.equal(blend(learned_BV.clone(), histories, torch.zeros(2)), without_BV)
+
+
 def test_a_term_takes_its_value_for_a_cold_item_from_the_learned_score():
     blend, learned_BV = (
         Blend([popular([4, 1, 7, 0, 9, 3, 8, 0, 6])], warm(9, 3, 7)),

@@ -11,11 +11,12 @@ import torch
 from recdiv_core.config import Config, override
 from recdiv_core.data.batches import pack
 from recdiv_core.data.reading import train_examples
-from recdiv_core.models.blend import query_prior, read_terms
+from recdiv_core.models.blend import DIAL_CHANGE, query_prior, read_terms
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE
+from recdiv_core.slates.checkpoint import Progress, save_checkpoint
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.fitting import fit_terms
-from recdiv_core.slates.loading import build_model
+from recdiv_core.slates.loading import build_model, load_model
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
 from recdiv_core.training import blending
@@ -30,7 +31,7 @@ from recdiv_core.training.blending import (
 )
 from recdiv_core.training.build import build_objective
 from recdiv_core.training.epoch import Learner
-from recdiv_core.training.parts import Part
+from recdiv_core.training.parts import Part, with_dials
 from recdiv_core.training.step_slates import soft_slates
 from tests.worlds import write_dataset
 
@@ -139,7 +140,8 @@ def test_only_a_run_with_a_penalty_and_the_same_terms_keeps_weights():
     over_all = {"ild": 1.0, "coverage": 9.0}
     spreading = override(diverse, {"loss.diversity": over_all})
     assert not keeps_weights(spreading, plain)
-    assert keeps_weights(override(spreading, {"loss.conditioned": True}), plain)
+    for changed in (diverse, spreading):
+        assert not keeps_weights(override(changed, {"loss.conditioned": True}), plain)
 
 
 def test_the_fit_raises_coverage_beside_a_penalty_over_all_slates(dataset):
@@ -150,6 +152,32 @@ def test_the_fit_raises_coverage_beside_a_penalty_over_all_slates(dataset):
     assert spread is not None
     assert spread.worth == WORTH / 2
     assert spread.num_items == len(dataset.catalogue)
+
+
+DIAL = {"loss.conditioned": True, "loss.diversity_weight": 1.0}
+
+
+def test_a_conditioned_model_has_the_weights_of_a_plain_one_at_dial_0(dataset):
+    _, plain = fitted(dataset)
+    _, model = fitted(dataset, **DIAL, **{"loss.diversity": {"coverage": 1.0}})
+    assert plain.blend.dial_change_T2 is None
+    torch.testing.assert_close(model.blend.weight_T2, plain.blend.weight_T2)
+
+
+def test_a_conditioned_model_has_the_weights_of_a_run_with_the_penalty_at_dial_1(dataset):
+    spread = {"loss.diversity_weight": 1.0, "loss.diversity": {"coverage": 1.0}}
+    _, apart = fitted(dataset, **spread)
+    _, model = fitted(dataset, **spread, **{"loss.conditioned": True})
+    # a new dial leaves the state as it is, so both fits see the same learned scores
+    at_1_T2 = model.blend.weight_T2 + model.blend.dial_change_T2
+    torch.testing.assert_close(at_1_T2, apart.blend.weight_T2)
+    assert model.blend.dial_change_T2.abs().max() > 1e-3
+    assert "at dial 1: learned" in describe_blend(model.blend, has_queries=False)
+
+
+def test_a_penalty_inside_slates_gives_all_dials_the_same_weights(dataset):
+    _, model = fitted(dataset, **DIAL, **{"loss.diversity": {"ild": 1.0}})
+    assert not model.blend.dial_change_T2.any()
 
 
 def test_every_kind_of_term_fits_and_scores(dataset):
@@ -191,17 +219,33 @@ def test_terms_come_back_from_a_checkpoint(dataset):
         assert torch.equal(one.scores_BV, other.scores_BV)
 
 
-def test_regularisers_see_the_slates_of_the_blended_scores(dataset):
-    config, model = fitted(dataset, **{"loss.diversity_weight": 0.5, "loss.slate_size": 3})
+@pytest.mark.parametrize("dial", [None, 0.25, 1.0])
+def test_regularisers_see_the_slates_of_the_blended_scores(dataset, dial):
+    is_conditioned = dial is not None
+    config, model = fitted(
+        dataset,
+        **{
+            "loss.diversity_weight": 0.5,
+            "loss.slate_size": 3,
+            "loss.conditioned": is_conditioned,
+            "model.diversity": dial or 0.0,
+        },
+    )
+    if is_conditioned:
+        model.blend.dial_change_T2 = torch.tensor([[3.0, 0.0], [-3.0, 0.0]])
     model.eval()
     rows = pq.read_table(dataset.prepared / "train")
     examples = train_examples(rows)
     packed = pack(examples, max_history=config.model.max_history)
+    part, dial_RW = Part(packed), None
+    if is_conditioned:
+        part = with_dials(part, torch.full((len(examples.lengths),), dial))
+        dial_RW = part.dials.dial_RW
     states, items_VD = model(
-        packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW
+        packed.items_RW, packed.position_RW, packed.segment_RW, packed.queries_RW, dial_RW=dial_RW
     )
     objective = build_objective(config, dataset, model)
-    slates, _ = soft_slates(states, items_VD, Part(packed), objective, torch.zeros(NUM_ITEMS))
+    slates, _ = soft_slates(states, items_VD, part, objective, torch.zeros(NUM_ITEMS))
     users = rows["user_id"].to_pylist()
     best = dict(zip(users, slates.candidates_BM[:, :3].tolist(), strict=True))
     for held_out in held_out_of_split(model, dataset, "val", config):
@@ -209,6 +253,19 @@ def test_regularisers_see_the_slates_of_the_blended_scores(dataset):
         for user, shown_K in zip(held_out.examples.user_ids, shown_BK.tolist(), strict=True):
             assert best[user] == shown_K
     assert slates.membership_BM.requires_grad
+
+
+def test_a_checkpoint_of_an_earlier_version_has_the_same_weights_at_all_dials(dataset, tmp_path):
+    config, model = fitted(dataset, **DIAL, **{"loss.diversity": {"coverage": 1.0}})
+    weights = {**model.state_dict(), **model.blend.terms_state()}
+    assert weights.pop(DIAL_CHANGE).any()
+    place = tmp_path / "old"
+    place.mkdir()
+    made = {"config": config, "manifest": dataset.manifest, "progress": Progress(is_finished=True)}
+    save_checkpoint(place, **made, weights=weights, training={})
+    old = load_model(config, dataset, place)
+    assert torch.equal(old.blend.weight_T2, model.blend.weight_T2)
+    assert not old.blend.dial_change_T2.any()
 
 
 def test_without_terms_there_is_no_blend(dataset):

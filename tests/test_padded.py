@@ -77,9 +77,11 @@ def model_of(*, terms=(), conditioned=False, text=True, num_cold=2):
         def tower(dim):
             return ItemTower(popularity_V, text_dim=5 if text else 0, dim=dim, id_dropout=0.0)
 
-        blend = Blend(terms, popularity_V > 0) if terms else None
+        blend = Blend(terms, popularity_V > 0, has_dial=conditioned) if terms else None
         if blend is not None:
             blend.weight_T2 = torch.randn_like(blend.weight_T2)
+            if conditioned:
+                blend.dial_change_T2 = torch.randn_like(blend.weight_T2)
         model = Recommender(
             tower(DIM),
             SessionTower(

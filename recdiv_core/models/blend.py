@@ -7,6 +7,7 @@ rest. Each score is standardised per user, over the catalogue, so weights mean t
 users. The weight of a score is linear in the log of the history's length, because counts are worth
 more where a history is short. blend_weights.py fits the weights on validation users. Wolpert, 1992,
 Stacked Generalization.
+A conditioned model has weights for dial 0 and for dial 1; those of a dial lie between.
 Requests with a query have weights of their own, and further terms that read the query. So search
 is at least the best weighted sum of its parts, and requests without a query do not change. The
 learned words of a query are not standardised: their scores differ much where clicks tell what the
@@ -59,6 +60,10 @@ QUERY_PRIOR: Final[Mapping[str, float]] = {
 terms have 0."""
 
 
+DIAL_CHANGE: Final = "blend.dial_change_T2"
+"""Tensor of a conditioned model's blend in a checkpoint; earlier versions had none."""
+
+
 class Term(nn.Module):
     """A fitted baseline as a part of a model: its tensors move with the model.
 
@@ -91,20 +96,26 @@ class Blend(nn.Module):
     Args:
         terms: fitted baselines, in order; kinds that read queries (READ_QUERIES) are put last.
         is_warm_V: whether an item has a train event.
+        has_dial: whether the model is conditioned.
 
     Attributes:
         weight_T2: weight of each score at TYPICAL_LENGTH, and its change per unit of
             log(length + 1); the learned score is the first. The learned score alone at the start.
             The terms that read queries are no part of it.
+        dial_change_T2: what weight_T2 changes by from dial 0 to dial 1; 0 at the start. None = the
+            model has no dial.
         query_weight_U2: the same for requests with a query, over all terms; a prior at the start.
             None without terms that read queries: then all requests have the same weights.
     """
 
     weight_T2: Tensor
+    dial_change_T2: Tensor | None
     query_weight_U2: Tensor | None
     cold_C: Tensor
 
-    def __init__(self, terms: Sequence[Baseline], is_warm_V: Tensor) -> None:
+    def __init__(
+        self, terms: Sequence[Baseline], is_warm_V: Tensor, *, has_dial: bool = False
+    ) -> None:
         super().__init__()
         self.register_buffer("cold_C", (~is_warm_V).nonzero()[:, 0], persistent=False)
         ordered = sorted(terms, key=lambda baseline: baseline.kind in READ_QUERIES)
@@ -113,6 +124,8 @@ class Blend(nn.Module):
         weight_T2 = torch.zeros(self.num_history_terms + 1, 2)
         weight_T2[0, 0] = 1.0
         self.register_buffer("weight_T2", weight_T2)
+        change_T2 = torch.zeros_like(weight_T2) if has_dial else None
+        self.register_buffer("dial_change_T2", change_T2)
         has_more = self.num_history_terms < len(terms)
         self.register_buffer("query_weight_U2", query_prior(self.kinds) if has_more else None)
 
@@ -126,26 +139,37 @@ class Blend(nn.Module):
         """The terms as fitted baselines, in order; those that read queries are last."""
         return [cast("Term", term).baseline for term in self.terms]
 
-    def forward(self, learned_BV: Tensor, histories: Histories) -> Tensor:
+    def forward(
+        self, learned_BV: Tensor, histories: Histories, dial_B: Tensor | None = None
+    ) -> Tensor:
         """Blend the scores of a batch.
+
+        Args:
+            learned_BV: learned scores.
+            histories: of the users.
+            dial_B: dials in [0, 1] of a conditioned model's users; None = 0.
 
         Returns:
             [B, V] the blended scores, in the memory of the learned ones.
         """
-        weight_BU = self._weights(histories)
+        weight_BU = self._weights(histories, dial_B)
         for rows, own in histories.parts(USERS):
             part_CV, weight_CU = learned_BV[rows], weight_BU[rows]
             added_CV = self._weighted_terms(standardise(part_CV), weight_CU, own)
             part_CV.mul_(weight_CU[:, :1]).add_(added_CV)
         return learned_BV
 
-    def around(self, learned_BV: Tensor, histories: Histories) -> tuple[Tensor, Tensor]:
+    def around(
+        self, learned_BV: Tensor, histories: Histories, dial_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return what makes blended scores of learned ones: `factor * learned + added`.
+
+        The arguments are those of `forward`.
 
         Returns:
             factor_B1, and added_BV, which holds the weighted terms.
         """
-        weight_BU, added_BV = self._weights(histories), torch.empty_like(learned_BV)
+        weight_BU, added_BV = self._weights(histories, dial_B), torch.empty_like(learned_BV)
         factor_B1 = weight_BU[:, :1].clone()
         for rows, own in histories.parts(USERS):
             standard_CV = learned_BV[rows].clone()
@@ -165,13 +189,15 @@ class Blend(nn.Module):
             added_BV.addcmul_(scores_BV, weight_BU[:, place : place + 1])
         return added_BV
 
-    def _weights(self, histories: Histories) -> Tensor:
+    def _weights(self, histories: Histories, dial_B: Tensor | None) -> Tensor:
         """Return the weights of each user: [B, T], or [B, U] if the batch has a query.
 
         Query terms have the weight 0 for a request without a query.
         """
         features_B2 = features_of(histories)
         weight_BT = features_B2 @ self.weight_T2.T
+        if self.dial_change_T2 is not None and dial_B is not None:
+            weight_BT = weight_BT + dial_B[:, None] * (features_B2 @ self.dial_change_T2.T)
         if histories.queries is None or self.query_weight_U2 is None:
             return weight_BT
         num_more = len(self.query_weight_U2) - len(self.weight_T2)

@@ -81,7 +81,7 @@ class PaddedScorer(nn.Module):
         else:
             scores_BV = self.towers(items, dial)
             if self.blend is not None:
-                scores_BV = self.blend(scores_BV, events)
+                scores_BV = self.blend(scores_BV, events, dial)
         lowered_V = cast("Tensor | None", self.lowered_V)
         return scores_BV if lowered_V is None else scores_BV - lowered_V
 
@@ -129,14 +129,19 @@ class PaddedBlend(nn.Module):
         history_terms = blend.baselines[: blend.num_history_terms]
         self.terms = nn.ModuleList(PaddedTerm(each, is_int8=is_int8) for each in history_terms)
         self.register_buffer("weight_T2", blend.weight_T2)
+        self.register_buffer("dial_change_T2", blend.dial_change_T2)
         is_warm_V = torch.ones(num_items)
         is_warm_V[blend.cold_C] = 0.0
         self.register_buffer("is_warm_V", is_warm_V)
         self.num_cold = len(blend.cold_C)
 
-    def forward(self, learned_BV: Tensor, events: Events) -> Tensor:
+    def forward(self, learned_BV: Tensor, events: Events, dial_B: Tensor | None) -> Tensor:
         """Add the weighted terms to the learned scores, [B, V]."""
-        weight_BT = gate_features(events.num_events_B) @ self.get_buffer("weight_T2").T
+        features_B2 = gate_features(events.num_events_B)
+        weight_BT = features_B2 @ self.get_buffer("weight_T2").T
+        if dial_B is not None:
+            change_BT = features_B2 @ self.get_buffer("dial_change_T2").T
+            weight_BT = weight_BT + dial_B[:, None] * change_BT
         standard_BV = standardise(learned_BV.clone())
         blended_BV = standard_BV * weight_BT[:, :1]
         for place, term in enumerate(self.terms, start=1):

@@ -15,7 +15,7 @@ import torch
 from recdiv_core.config import Config
 from recdiv_core.errors import UserError
 from recdiv_core.models.baselines import Baseline
-from recdiv_core.models.blend import Blend, read_terms
+from recdiv_core.models.blend import DIAL_CHANGE, Blend, read_terms
 from recdiv_core.models.dial import dial_dim
 from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.lifts import LIFTS
@@ -79,7 +79,7 @@ def build_model(
         encoder=encoder,
         pooling=dataset.manifest.encoder.pooling,
         dial_items=make_item_tower(dim=dial_dim(dim)) if config.loss.conditioned else None,
-        blend=Blend(terms, popularity_V > 0) if terms else None,
+        blend=Blend(terms, popularity_V > 0, has_dial=config.loss.conditioned) if terms else None,
     )
 
 
@@ -103,5 +103,5 @@ def load_model(config: Config, dataset: Dataset, checkpoint: Path) -> Recommende
     items = read_items(checkpoint)
     known_V = None if items is None else torch.tensor(items["popularity"].to_numpy())
     model = build_model(config, dataset, read_terms(config.model.blend, weights), known_V)
-    load_weights(checkpoint, model, own=(LIFTS,))  # an earlier version kept none
+    load_weights(checkpoint, model, own=(LIFTS, DIAL_CHANGE))  # earlier versions kept none
     return model

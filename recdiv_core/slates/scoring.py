@@ -235,7 +235,13 @@ def scoring_of(model: Recommender | Baseline, dial: float) -> Scoring:
     learned, blend = learned_scoring(model, dial), model.blend
     if blend is None:
         return learned
-    return lambda examples, packed: blend(learned(examples, packed), histories_of(examples, packed))
+
+    def score(examples: Examples, packed: Packed) -> torch.Tensor:
+        scores_BV = learned(examples, packed)
+        dial_B = scores_BV.new_full((len(scores_BV),), dial)
+        return blend(scores_BV, histories_of(examples, packed), dial_B)
+
+    return score
 
 
 def learned_scoring(model: Recommender, dial: float) -> Scoring:

@@ -5,7 +5,8 @@ slates/fitting.py fits the terms once, before the first step. The weights follow
 fitted anew before each evaluation on the validation split, on the same sample of its users. Beside
 a penalty over all slates, such as `coverage`, the fit raises coverage too: by accuracy alone it
 would move weight from the learned score, which the penalty changes, to the terms, which it cannot
-change. Other runs with a penalty keep the weights of the model that they start from.
+change. A conditioned model does so at dial 1, and counts accuracy alone at dial 0. Runs with
+penalties inside slates alone keep the weights of the model that they start from.
 All ranks do the same work, and rank 0 decides, so the ranks agree to the bit.
 Shapes: see models/blend.py; U users of the sample.
 """
@@ -84,28 +85,25 @@ def spread_of(config: Config, dataset: Dataset) -> Spread | None:
 
 
 def spreads(config: Config) -> bool:
-    """Return whether the fit raises coverage: a run with a penalty over all slates.
-
-    Not that of a conditioned model, which has one set of weights for all its dials.
-    """
+    """Return whether the fit raises coverage: a run with a penalty over all slates."""
     loss = config.loss
-    if not loss.diversity_weight or loss.conditioned:
-        return False
-    return any(weight for name, weight in loss.diversity.items() if name in OVER_ALL)
+    has_penalty = any(weight for name, weight in loss.diversity.items() if name in OVER_ALL)
+    return has_penalty and loss.diversity_weight > 0
 
 
 def keeps_weights(config: Config, start: Config) -> bool:
     """Return whether a run keeps the blend weights of the model that it starts from.
 
-    It does so with a penalty that the fit of the weights does not know: inside slates alone, or of
-    a conditioned model.
+    It does so with a penalty that the fit of the weights does not know: inside slates alone. The
+    weights of a conditioned model at dial 0 have no penalty to know.
 
     Args:
         config: of the run.
         start: of the training of `train.init_from`.
     """
     mine, theirs = ((each.model.blend, each.eval.filter_seen) for each in (config, start))
-    return config.loss.diversity_weight > 0 and mine == theirs and not spreads(config)
+    is_inside = config.loss.diversity_weight > 0 and not spreads(config)
+    return is_inside and mine == theirs and not config.loss.conditioned
 
 
 def sample_users(dataset: Dataset) -> list[Examples]:
@@ -138,20 +136,25 @@ def fit_blend(
     Args:
         model: on the device of the data set; its other weights stay.
         dataset: the prepared data set.
-        config: `eval.filter_seen`, `model.diversity` and `model.max_history`.
+        config: `eval.filter_seen` and `model.max_history`.
         sample: see `sample_users`.
     """
     blend = model.blend
     if blend is None:
         return
-    score = learned_scoring(model, config.model.diversity)
+    score = learned_scoring(model, 0.0)
     kinds = blend.kinds
     asking = [examples for examples in sample if (examples.queries != NO_QUERY).all()]
     others = [examples for examples in sample if (examples.queries == NO_QUERY).all()]
     if others:
         choices = observe(blend, score, others, dataset, config)
-        spread = spread_of(config, dataset)
-        _set(blend.weight_T2, fit_weights(choices, k=config.eval.k, spread=spread))
+        spread, k = spread_of(config, dataset), config.eval.k
+        has_dial = blend.dial_change_T2 is not None
+        _set(blend.weight_T2, fit_weights(choices, k=k, spread=None if has_dial else spread))
+        if blend.dial_change_T2 is not None and spread is not None:
+            choices = observe(blend, learned_scoring(model, 1.0), others, dataset, config)
+            at_1_T2 = fit_weights(choices, k=k, spread=spread)
+            _set(blend.dial_change_T2, at_1_T2 - blend.weight_T2)
     num_asking = sum(len(examples.user_ids) for examples in asking)
     if blend.query_weight_U2 is not None and num_asking:
         choices = observe(blend, score, asking, dataset, config)
@@ -184,7 +187,11 @@ def log_blend(run: str, epoch: int, blend: Blend | None, *, has_queries: bool) -
 
 def describe_blend(blend: Blend, *, has_queries: bool) -> str:
     """Write the weights of a blend for people; with queries in the log, those of such requests."""
-    text = describe(blend.kinds[: len(blend.weight_T2) - 1], blend.weight_T2)
+    of_histories = blend.kinds[: len(blend.weight_T2) - 1]
+    text = describe(of_histories, blend.weight_T2)
+    if blend.dial_change_T2 is not None:
+        at_1_T2 = blend.weight_T2 + blend.dial_change_T2
+        text = f"{text}; at dial 1: {describe(of_histories, at_1_T2)}"
     if blend.query_weight_U2 is None or not has_queries:
         return text
     return f"{text}; with a query: {describe(blend.kinds, blend.query_weight_U2)}"

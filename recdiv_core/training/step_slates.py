@@ -51,7 +51,9 @@ def soft_slates(
         if objective.blend is not None:
             nameless = [""] * len(users_AD)
             histories = Histories(seen_user_S, seen_item_S, nameless, shown.seen_time_S)
-            factor_A1, added_AV = objective.blend.around(scores_AV, histories)
+            factor_A1, added_AV = objective.blend.around(
+                scores_AV, histories, None if dials is None else dials.dial_A
+            )
             scores_AV.mul_(factor_A1).add_(added_AV)
         scores_AV[seen_user_S, seen_item_S] = -torch.inf
         depth = min(objective.slate_candidates, items_VD.shape[0])
