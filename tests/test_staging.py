@@ -1,6 +1,7 @@
 """Events of a shard: in order, without repeats, with their sessions; and the counts of files."""
 
 import json
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -73,3 +74,16 @@ def test_rows_are_counted_by_file(tmp_path):
     (tmp_path / "000001.json").write_text(json.dumps(vars(outcomes.RowCounts(num_rows=2, kept=1))))
     with pytest.raises(AssertionError, match="2 rows read, 1 accounted for"):
         staging.count_files(tmp_path, units)
+
+
+def test_progress_is_told_once_there_are_rows(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(staging, "PROGRESS_S", 0.01)
+    with staging._progress(tmp_path):
+        time.sleep(0.1)
+        assert not caplog.messages
+        counts = vars(outcomes.RowCounts(num_rows=3, kept=3))
+        (tmp_path / "fresh").write_text(json.dumps(counts))
+        (tmp_path / "fresh").rename(tmp_path / "000000.json")
+        time.sleep(0.1)
+    assert caplog.messages[0].startswith("reading: 3 rows, ")

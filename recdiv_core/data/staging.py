@@ -187,13 +187,15 @@ def count_files(directory: Path, units: Sequence[readers.ReadUnit]) -> list[dict
 
 @contextmanager
 def _progress(directory: Path) -> Iterator[None]:
-    """Log the number of rows read every PROGRESS_S seconds."""
+    """Log the number of rows read every PROGRESS_S seconds, once there are some."""
     done = threading.Event()
     started = time.monotonic()
 
     def say() -> None:
         while not done.wait(PROGRESS_S):
             num_rows = read_counts(directory).num_rows
+            if not num_rows:  # Ray's processes are starting
+                continue
             rate = num_rows / (time.monotonic() - started)
             logger.info("reading: %d rows, %.0f rows/s", num_rows, rate)
 
