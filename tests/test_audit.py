@@ -49,7 +49,8 @@ def test_a_sound_split_has_no_severe_finding(tmp_path):
     found = write_and_audit(tmp_path)
     assert [finding for finding in found.values() if finding.severity == "severe"] == []
     assert found["cold items among val targets"].examples == ["u"]
-    assert found["test targets that the user had before"].examples == ["v"]
+    before = found["test targets that the user had before"]
+    assert (before.count, before.examples, before.figures) == (1, ["v"], {"targets": [2]})
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,13 @@ def _count_cold(
     return [
         find(f"cold users in {name}", len(cold), cold.slice(0, NUM_EXAMPLES).to_pylist()),
         of_users(f"cold items among {name} targets", cold_targets, shard.user_ids, num_items),
-        of_users(f"{name} targets that the user had before", repeated, shard.user_ids, num_items),
+        of_users(
+            f"{name} targets that the user had before",
+            repeated,
+            shard.user_ids,
+            num_items,
+            {"targets": [len(targets)]},
+        ),
     ]
 
 

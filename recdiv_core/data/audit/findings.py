@@ -119,7 +119,9 @@ OF_A_SPLIT: Final[Mapping[str, tuple[Severity, str]]] = {
     ),
     "{split} targets that the user had before": (
         "info",
-        "repeat purchases are easy to guess: compare with a baseline that repeats the history",
+        "with eval.filter_seen=true slates leave these items out, and they do not count; if "
+        "customers buy the same items again, set eval.filter_seen=false, and compare with "
+        "model.kind=buy_again",
     ),
     "{split} targets nobody had seen before": (
         "info",

@@ -120,6 +120,7 @@ def audit_tables(
                 keys[np.isin(keys, history)],
                 events.user_ids,
                 num_items,
+                {"targets": [len(keys)]},
             ),
         ]
         if clock is not None:
@@ -241,7 +242,13 @@ def find_excess(found: Any, allowed: Any) -> Any:
     return keys[counts > limits]
 
 
-def of_users(name: str, keys: Any, user_ids: pa.Array, num_items: int) -> Finding:
+def of_users(
+    name: str,
+    keys: Any,
+    user_ids: pa.Array,
+    num_items: int,
+    figures: Mapping[str, list[float]] | None = None,
+) -> Finding:
     """Make a finding of keys (user * num_items + item), with some of their users as examples."""
     users = np.unique(keys // num_items)[:NUM_EXAMPLES]
-    return find(name, len(keys), user_ids.take(pa.array(users)).to_pylist())
+    return find(name, len(keys), user_ids.take(pa.array(users)).to_pylist(), figures)
