@@ -12,7 +12,6 @@ from tune_spaces import FRONT
 MODEL = {
     "loss.conditioned": True,
     "loss.diversity_weight": 0.45,
-    "loss.diversity": {"ild": 1.0, "coverage": 3.0},
 }
 
 SPACE = SearchSpace(
