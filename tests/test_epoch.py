@@ -98,6 +98,14 @@ def test_metrics_come_at_steps_that_the_clock_sets(dataset):
     }
 
 
+def test_a_line_of_the_log_within_an_epoch_names_the_run(dataset, caplog):
+    caplog.set_level("INFO")
+    train(learner_of(dataset, **{"train.log_every_s": 1e-9, "run.name": "trial-00003"}))
+    lines = [line for line in caplog.messages if "users/s" in line]
+    assert len(lines) == NUM_STEPS
+    assert lines[0].startswith(f"trial-00003: epoch 1: step 1 of {NUM_STEPS}: loss ")
+
+
 def test_how_often_metrics_are_logged_changes_no_weight(dataset):
     often, never = (
         learner_of(dataset, **{"train.log_every_s": every_s}) for every_s in (1e-9, 1e9)

@@ -52,7 +52,7 @@ def end_leftovers(sessions: Path) -> int:
             os.close(descriptor)
     if num_ended:
         ended = counted(num_ended, "process", "processes")
-        logger.info("ended %s of Ray that a killed run left", ended)
+        logger.info("ended %s of Ray that an earlier run left", ended)
     return num_ended
 
 

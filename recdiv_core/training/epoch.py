@@ -212,7 +212,8 @@ class Learner:
         if self.rank == 0:
             epoch, done = divmod(step, self.steps_an_epoch)
             logger.info(
-                "epoch %d: step %d of %d: loss %.4f, gradient norm %.3g, %.0f users/s",
+                "%s: epoch %d: step %d of %d: loss %.4f, gradient norm %.3g, %.0f users/s",
+                self.config.run.name,
                 epoch + 1,
                 done + 1,
                 self.steps_an_epoch,
