@@ -125,6 +125,7 @@ def test_clusters_with_the_same_words_have_different_names():
 
 def test_numbers_and_units_are_no_words():
     assert title_words("soap 12 4oz oz bar") == ["soap", "bar"]
+    assert title_words("teacup and saucer mit henkel") == ["teacup", "saucer", "henkel"]
 
 
 TEXTS = pa.array([f"text {n}" for n in range(100)])

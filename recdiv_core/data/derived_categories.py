@@ -39,6 +39,10 @@ NAME_WORDS: Final = 3
 """Words in the name of a category."""
 SHORTEST_WORD: Final = 3
 """Fewest ASCII letters of a word; shorter ones are mostly units, such as oz and ml."""
+FUNCTION_WORDS: Final = (
+    "and for from the with das der des die mit und aus les pour avec con del las los para per"
+)
+"""Words of titles in some languages that say nothing about an item; shorter ones are left out."""
 MOST_WORDS: Final = 50_000
 """Most common words of titles from which names are chosen."""
 
@@ -194,11 +198,11 @@ def name_clusters(titles: pa.Array, label_V: np.ndarray) -> list[str]:
 
 
 def title_words(title: str) -> list[str]:
-    """Return the words of a normalised title, without numbers and short ASCII words.
+    """Return the words of a normalised title, without numbers, function and short ASCII words.
 
     Han characters have no spaces between words, so each two neighbours make a word.
 
-    >>> title_words("red soap 4oz 12 a"), title_words("\u6d17\u53d1\u6c34")
+    >>> title_words("red soap and 4oz 12 a"), title_words("\u6d17\u53d1\u6c34")
     (['red', 'soap'], ['\u6d17\u53d1', '\u53d1\u6c34'])
     """
     words: list[str] = []
@@ -207,7 +211,7 @@ def title_words(title: str) -> list[str]:
             words += [run[at : at + 2] for at in range(max(1, len(run) - 1))]
         elif len(run) >= (SHORTEST_WORD if run.isascii() else 2) and not run[0].isdigit():
             words.append(run)
-    return words
+    return [word for word in words if word not in FUNCTION_WORDS.split()]
 
 
 def _is_like(word: str, other: str) -> bool:
