@@ -69,7 +69,7 @@ def test_without_slates_there_are_bars_alone(choice):
     assert "typical users" not in page
 
 
-def test_derived_categories_are_said_to_be_derived(choice):
+def test_what_the_shop_lacks_is_said_or_left_out(choice):
     example = {
         "user_id": "1",
         "history": [],
@@ -80,9 +80,11 @@ def test_derived_categories_are_said_to_be_derived(choice):
         "colours": {},
     }
     first = {**first_screen(choice, {}, None), "examples": [example], "are_derived": True}
-    assert "categories (derived from texts)" in " ".join(
-        render("first_screen.html", first=first).split()
-    )
+    page = " ".join(render("first_screen.html", first=first).split())
+    assert "categories (derived from texts)" in page
+    assert "of all users with a history; nobody picked" in page
+    asking = " ".join(render("first_screen.html", first={**first, "has_queries": True}).split())
+    assert "of all users with a history and without a query; nobody picked" in asking
 
 
 def test_without_another_trial_there_is_no_first_screen():

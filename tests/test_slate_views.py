@@ -332,6 +332,8 @@ def test_thirds_by_history_keep_equal_lengths_together():
         "3 to 5": 40,
         "over 5": 40,
     }
+    none_U = Histories(np.zeros((count, 1), np.int64), np.repeat([0, 9], 60), is_cold_U)
+    assert [s.name for s in segments([each], none_U)] == ["all", "warm", "0", "1 to 9"]
     estimate = found["to 2"].estimates["ild"][0]
     assert estimate.value == pytest.approx(values["ild"][:40].mean())
     assert estimate.low < estimate.value < estimate.high

@@ -21,7 +21,7 @@ from recdiv_core.fronts.trials import (
     metric_of,
 )
 from recdiv_core.metrics import pareto
-from recdiv_core.wording import DERIVED_CATEGORIES, few_judged, number, title, users_judged
+from recdiv_core.wording import DERIVED_CATEGORIES, counted, few_judged, number, title, users_judged
 
 
 def headline(choice: Choice) -> str:
@@ -110,7 +110,7 @@ def notes(front: Front, sweep: Sweep) -> list[str]:
     num_trials = len({point.training for point in front.points})
     if num_trials < 3:
         said.append(
-            f"Only {num_trials} finished trial(s), too few for a useful front. "
+            f"Only {counted(num_trials, 'finished trial')}, too few for a useful front. "
             "Run more trials before choosing."
         )
     if front.points and front.baseline is None:

@@ -65,6 +65,7 @@ def first_screen(
         "num_new": f"{views.k - views.changes.mean_common:.1f}" if views and views.changes else "",
         "k": views.k if views else 0,
         "are_derived": views is not None and views.are_derived,
+        "has_queries": views is not None and views.has_queries,
     }
 
 

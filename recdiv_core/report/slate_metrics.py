@@ -153,8 +153,9 @@ def band_coverage(
 def user_segments(histories: Histories) -> dict[str, npt.NDArray[np.bool_]]:
     """Return name -> [U]: all, cold and warm users, and thirds by length of history.
 
-    Users with equally long histories stay together, so the thirds may be uneven. Groups of fewer
-    than MIN_SIZE users are left out: their metrics are mostly chance.
+    Users with equally long histories stay together, so the thirds may be uneven; the first is `0`
+    where a third of the users have no history. Groups of fewer than MIN_SIZE users are left out:
+    their metrics are mostly chance.
     """
     length_U, is_cold_U = histories.length_U, histories.is_cold_U
     first, second = (int(edge) for edge in np.quantile(length_U, [1 / 3, 2 / 3], method="lower"))
@@ -162,7 +163,7 @@ def user_segments(histories: Histories) -> dict[str, npt.NDArray[np.bool_]]:
         "all": np.ones(len(length_U), dtype=np.bool_),
         "cold": is_cold_U,
         "warm": ~is_cold_U,
-        f"to {first}": length_U <= first,
+        f"to {first}" if first else "0": length_U <= first,
         f"{first + 1} to {second}": (length_U > first) & (length_U <= second),
         f"over {second}": length_U > second,
     }

@@ -62,6 +62,7 @@ def section(views: SlateViews, fronts: Sequence[Front]) -> dict[str, object]:
         ],
         "notes": views.notes,
         "are_derived": views.are_derived,
+        "has_queries": views.has_queries,
         "test_plots": [plot for front in fronts for plot in _test_front(front, views)],
         "differences": _differences(views) if views.differences else None,
         "exposure_plot": _exposure_plot(views),

@@ -73,6 +73,7 @@ class SlateViews:
         changes: Differences between the first two runs; None with a single run.
         examples: Slates of some users, of the first two runs.
         are_derived: Whether categories are derived from texts (`categories_from`).
+        has_queries: Whether events of the shop have queries.
         paired: RUN -> metric -> difference from the first run, also of runs that are not shown.
     """
 
@@ -93,6 +94,7 @@ class SlateViews:
     examples: tuple[slate_examples.Example, ...]
     notes: tuple[str, ...]
     are_derived: bool
+    has_queries: bool
     paired: Paired
 
 
@@ -193,6 +195,7 @@ def view_slates(
         ),
         notes=tuple(notes),
         are_derived=dataset.manifest.categories_from == "texts",
+        has_queries=dataset.queries_QH is not None,
         paired=paired,
     )
 
