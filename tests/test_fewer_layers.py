@@ -56,3 +56,8 @@ def test_a_student_has_fewer_layers_than_its_teacher(tmp_path, num_layers):
     message = rf"adapt\.layers={num_layers}: the encoder has 3 layers; allowed are 1 to 2, and 0"
     with pytest.raises(UserError, match=message):
         check_layers(encoder, num_layers)
+
+
+def test_no_progress_bar_stands_in_the_log(tmp_path, capfd):
+    load_encoder(save_encoder(tmp_path))
+    assert "Loading weights" not in capfd.readouterr().err

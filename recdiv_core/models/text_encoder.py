@@ -230,7 +230,9 @@ def load_encoder(source: str) -> PreTrainedModel:
         AutoModel,
         AutoModelForTextEncoding,
     )
+    from transformers.utils import logging as progress
 
+    progress.disable_progress_bar()  # it would stand in the middle of a line of the log
     try:
         config = AutoConfig.from_pretrained(source)
         has_decoder = bool(config.is_encoder_decoder)
