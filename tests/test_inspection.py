@@ -91,6 +91,15 @@ def test_older_slates_stand_beside(shop, alike, tmp_path):
     assert "points" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+def test_the_page_of_varied_slates_says_what_that_means(shop, tmp_path):
+    ids = ids_of(shop)
+    slates = [(user["user_id"], [ids[row]]) for row, user in enumerate(shop.users[: len(ids)])]
+    result = inspect(shop.config, write(tmp_path / "own", slates, {"users": "none"}))
+    assert result["verdict"] == "varied"
+    page = (tmp_path / "own" / "_inspect.html").read_text(encoding="utf-8")
+    assert "Varied: no finding holds for 20 % of the users or more" in page
+
+
 def test_slates_from_elsewhere_are_of_everybody(shop, tmp_path):
     ids = ids_of(shop)
     slates = [("nobody we know", ids[:3]), (shop.users[0]["user_id"], []), ("and another", ids[:2])]

@@ -33,6 +33,8 @@ STARVED: Final = 0.5
 """Upper bound of exposure / demand for a starved category (exclusive)."""
 WORTH_NAMING: Final = 0.005
 """Smallest share of the demand for a starved category, in [0, 1]."""
+VARIED: Final = "varied"
+"""Verdict without a finding."""
 MANY: Final = 0.2
 """Smallest share of a segment's users for a finding, in [0, 1]."""
 USERS_AT_ONCE: Final = 4096
@@ -279,4 +281,4 @@ def verdict(figures: dict[str, Any]) -> str:
     if figures["narrowed"] >= figures["broadened"] + MANY:
         share = 100 * figures["narrowed"]
         said.append(f"{share:.0f} % see fewer categories than in their own history")
-    return "; ".join(said) or "varied"
+    return "; ".join(said) or VARIED

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from recdiv_core.evaluation.sameness import MANY, NEAR, STARVED, WORTH_NAMING, Shelf
+from recdiv_core.evaluation.sameness import MANY, NEAR, STARVED, VARIED, WORTH_NAMING, Shelf
 from recdiv_core.report import plots
 from recdiv_core.report.plots import Plot, finish, new_plot, plain
 from recdiv_core.report.templates import Cell, Table, cell, percent, render
@@ -55,7 +55,7 @@ def inspection_page(
         "inspection.html",
         title=f"Slates of {counted(result['num_users'], result['of'][:-1])}",
         meta=result["slates"],
-        headline=result["verdict"],
+        headline=_headline(result),
         of=result["of"],
         many=f"{100 * MANY:.0f} %",
         near=NEAR,
@@ -68,6 +68,12 @@ def inspection_page(
         shelf_plot=_shelf_plot(shelves[:SHOWN_SHELVES], categories),
         starved=Table(["category", "demand", "exposure"], starved),
     )
+
+
+def _headline(result: Mapping[str, Any]) -> str:
+    if result["verdict"] != VARIED:
+        return str(result["verdict"])
+    return f"Varied: no finding holds for {100 * MANY:.0f} % of the {result['of']} or more"
 
 
 def _value(name: str, value: float) -> Cell:
