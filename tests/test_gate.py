@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from recdiv_core.evaluation.differences import difference
 from recdiv_core.metrics.bootstrap import resampled_means
-from recdiv_core.release.gate import FLOORS, parse_floors, verdict
+from recdiv_core.release.gate import FLOORS, failed_floors, parse_floors, verdict
 
 SHARES = st.floats(0.5, 1.5)
 
@@ -59,6 +59,17 @@ def test_what_is_not_known_well_enough_does_not_pass():
     assert found["share"] == pytest.approx(1.0)
     assert found["share_low"] < 0.98
     assert not found["passes"]
+
+
+def test_floors_that_fail_are_told_with_the_reason():
+    sure = {"name": "ndcg.mid", "floor": 0.95, "share": 0.914, "share_low": 0.749, "passes": False}
+    unsure = {**sure, "name": "ndcg", "share": 1.016, "share_low": 0.947}
+    passed = {"name": "coverage", "floor": 0.98, "share": None, "share_low": None, "passes": None}
+    assert failed_floors([passed]) == ""
+    said = "ndcg.mid 0.914 of the champion's, interval from 0.749, floor 0.95"
+    assert failed_floors([passed, sure]) == said
+    assert "users are too few" not in failed_floors([sure, unsure])
+    assert "the users are too few to be sure" in failed_floors([unsure, passed])
 
 
 def test_a_champion_without_a_hit_decides_nothing():

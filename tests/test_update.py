@@ -12,7 +12,7 @@ from recdiv_core.errors import UserError
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
 from recdiv_core.training.run_files import OtherSettingsError
 from recdiv_core.updating import day
-from recdiv_core.updating.alarms import alarms
+from recdiv_core.updating.alarms import alarms, described
 from recdiv_core.updating.day import judged, once, update
 from recdiv_core.updating.plan import Plan, training_config
 
@@ -92,6 +92,7 @@ def test_a_candidate_that_fails_the_gate_is_an_alarm():
     rows = [{"name": "ndcg", "passes": False}, {"name": "coverage", "passes": True}]
     found = alarms({"before": {}, "gate": rows}, [], 0.3)
     assert found == [{"alarm": "the candidate did not pass the gate", "floors": ["ndcg"]}]
+    assert described(found[0]) == "the candidate did not pass the gate (floors ndcg)"
 
 
 def test_a_quiet_day_has_no_alarm():

@@ -145,6 +145,26 @@ def verdict(entry: Mapping[str, Any], floor: float) -> dict[str, Any]:
     return {**values, "share": share, "share_low": low, "passes": low >= floor}
 
 
+def failed_floors(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write the floors that a candidate fails in a line for people; empty = none.
+
+    Where all shares reach their floors, and only the intervals begin below, the line says so.
+
+    >>> failed_floors([{"name": "ndcg", "floor": 0.98, "share": 1.02, "share_low": 0.947, \
+"passes": False}])
+    "ndcg 1.020 of the champion's, interval from 0.947, floor 0.98. No share is below its floor, \
+but the users are too few to be sure"
+    """
+    failed = [row for row in rows if row["passes"] is False]
+    if not failed:
+        return ""
+    text = "{name} {share:.3f} of the champion's, interval from {share_low:.3f}, floor {floor:g}"
+    said = "; ".join(text.format(**row) for row in failed)
+    if any(row["share"] < row["floor"] for row in failed):
+        return said
+    return f"{said}. No share is below its floor, but the users are too few to be sure"
+
+
 def _group_of_target(seen: SlateBatch) -> torch.Tensor:
     """Return the popularity group of each user's last held-out item: [B]."""
     return seen.traits.popularity_group_V[seen.targets_BT[:, -1]]

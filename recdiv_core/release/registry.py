@@ -40,7 +40,7 @@ from recdiv_core.evaluation.systems import (
     on_newest,
 )
 from recdiv_core.models.text_encoder import copy_encoder
-from recdiv_core.release.gate import pass_gate
+from recdiv_core.release.gate import failed_floors, pass_gate
 from recdiv_core.schema import read_manifest
 from recdiv_core.slates.carry import carried
 from recdiv_core.slates.checkpoint import ITEMS
@@ -252,12 +252,15 @@ def gate_versions(
             place = Path(directory) / word
             place.mkdir()
             copy = copy_version(config, name, version, place)
-            found.append(find_run(str(copy), {}, lambda: uri))
+            run = find_run(str(copy), {}, lambda: uri)
+            found.append(replace(run, name=f"{name}, the {word}"))
         sides = on_newest(found)
         # both are judged on the items that may be shown today
         today = {k: v for k, v in flatten(sides[1].config).items() if k.startswith("eligible.")}
         sides[0] = replace(sides[0], config=override(sides[0].config, today))
         rows = pass_gate(sides[0], sides[1], floors, split)
+        if failed := failed_floors(rows):
+            logger.warning("%s: version %d does not pass the gate: %s", name, candidate, failed)
         return {"rows": rows, "data": judged_data(sides)}
 
 

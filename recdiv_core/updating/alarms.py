@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any, Final
 
+from recdiv_core.wording import worded
+
 NOT_HELD: Final = 0.95
 """Share of a level of diversity; a candidate below it is an alarm."""
 WEEK: Final = 7
@@ -38,3 +40,17 @@ def alarms(
         if now < (1 - largest_drop) * usual:
             found.append({"alarm": "accuracy of the champion", "ndcg": now, "usual": usual})
     return found
+
+
+def described(alarm: Mapping[str, object]) -> str:
+    """Write an alarm in a line for people.
+
+    >>> described({"alarm": "accuracy of the champion", "ndcg": 0.1, "usual": 0.2})
+    'accuracy of the champion (ndcg 0.1, usual 0.2)'
+    """
+    facts = {name: value for name, value in alarm.items() if name != "alarm"}
+    said = [
+        f"{name} {', '.join(map(str, value)) if isinstance(value, list) else worded(value)}"
+        for name, value in facts.items()
+    ]
+    return f"{alarm['alarm']} ({', '.join(said)})"

@@ -40,7 +40,7 @@ from recdiv_core.storage.places import is_uri
 from recdiv_core.storage.whole_files import write_json
 from recdiv_core.training.launch import run as train
 from recdiv_core.training.run_files import OtherSettingsError
-from recdiv_core.updating.alarms import alarms
+from recdiv_core.updating.alarms import alarms, described
 from recdiv_core.updating.forgetting import WINDOW, judge_window, window_of
 from recdiv_core.updating.hold import Serving, choose_serving, levels_of, reached, ways_of
 from recdiv_core.updating.plan import Plan, own_settings, training_config
@@ -124,6 +124,8 @@ def update(config: Config, plan: Plan) -> dict[str, Any]:
     }
     earlier = [row["before"].get("ndcg") for row in past(day.updates, day.manifest.generation)]
     result["alarms"] = alarms(result, [ndcg for ndcg in earlier if ndcg], plan.largest_drop)
+    for alarm in result["alarms"]:
+        logger.warning("%s: alarm: %s", plan.name, described(alarm))
     write_json(day.home / "outcome.json", result, indent=1)
     page = write_timeline(day.updates, plan.name, day.manifest.generation)
     return {**result, "page": str(page)}
