@@ -63,6 +63,19 @@ def test_the_page_shows_each_metric_that_an_arm_has():
     assert "too early" in page
 
 
+@pytest.mark.parametrize("num_days", [1, 6, 7])
+def test_an_axis_names_few_days_and_no_hours(num_days):
+    days = [f"2026-03-0{day}" for day in range(1, num_days + 1)]
+    page = timeline_page(days, [arm(ndcg=[0.2] * num_days)], title="shop", meta="")
+    assert ('"type":"category"' in page) == (num_days <= 6)
+    assert '"rangemode":"nonnegative"' in page
+
+
+def test_the_first_update_is_one(tmp_path):
+    write_outcome(tmp_path, 1)
+    assert "shop: 1 update<" in write_timeline(tmp_path, "shop", 1).read_text()
+
+
 def test_a_days_row_and_the_page_are_written(tmp_path):
     for generation in (2, 1, 3):
         write_outcome(tmp_path, generation, yardstick={"ndcg": 0.21} if generation == 3 else {})

@@ -18,6 +18,8 @@ from recdiv_core.report.plots import Plot, finish, new_plot, plain
 from recdiv_core.report.templates import Cell, Table, cell, render
 
 HEIGHT: Final = 280
+FEW_DAYS: Final = 6
+"""Most days that an axis names one by one."""
 NEVER: Final = math.nan
 """Value of a day without a metric."""
 
@@ -175,6 +177,7 @@ def _curve(name: str, days: Sequence[str], arms: Sequence[Arm]) -> Plot:
             line={"color": arm.colour, "width": 2},
             **({"marker": {"size": 4, "color": arm.colour}} | style),
         )
-    plot.update_xaxes(nticks=6)
-    plot.update_yaxes(nticks=5)
+    # between few days plotly would write hours, and around a single value negative numbers
+    plot.update_xaxes(nticks=6, type="category" if len(days) <= FEW_DAYS else None)
+    plot.update_yaxes(nticks=5, rangemode="nonnegative")
     return finish(plot, METRICS[name].words)

@@ -19,6 +19,7 @@ from recdiv_core.report import plots
 from recdiv_core.report.timeline_page import METRICS, Arm, timeline_page
 from recdiv_core.storage.whole_files import write_json, write_whole
 from recdiv_core.updating.forgetting import WINDOW
+from recdiv_core.wording import counted
 
 PAGE: Final = "index.html"
 ROWS: Final = "days.json"
@@ -65,15 +66,15 @@ def write_timeline(updates: Path, name: str, generation: int) -> Path:
     rows = [{key: row.get(key) for key in KEPT} for row in outcomes]
     write_json(updates / ROWS, rows, indent=1)
     days = [str(row["day"] or f"append {row['generation']}") for row in rows]
+    num_promoted = sum(bool(row["promoted"]) for row in rows)
     page = timeline_page(
         days,
         [
             Arm("champion", plots.ACCURATE, _values(rows, "before")),
             Arm("trained from scratch", plots.DIVERSE, _values(rows, "yardstick"), is_points=True),
         ],
-        title=f"{name}: {len(rows)} updates",
-        meta=f"{days[0]} to {days[-1]}, {sum(bool(row['promoted']) for row in rows)} candidates "
-        "became the champion",
+        title=f"{name}: {counted(len(rows), 'update')}",
+        meta=f"{days[0]} to {days[-1]}, {counted(num_promoted, 'candidate')} became the champion",
         notes=_notes(updates),
     )
     write_whole(updates / PAGE, page)
