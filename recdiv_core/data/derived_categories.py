@@ -39,8 +39,9 @@ NAME_WORDS: Final = 3
 """Words in the name of a category."""
 SHORTEST_WORD: Final = 3
 """Fewest ASCII letters of a word; shorter ones are mostly units, such as oz and ml."""
-FUNCTION_WORDS: Final = (
-    "and for from the with das der des die mit und aus les pour avec con del las los para per"
+FUNCTION_WORDS: Final = frozenset(
+    {"and", "for", "from", "the", "with", "das", "der", "des", "die", "mit", "und"}
+    | {"aus", "avec", "les", "pour", "con", "del", "las", "los", "para", "per"}
 )
 """Words of titles in some languages that say nothing about an item; shorter ones are left out."""
 MOST_WORDS: Final = 50_000
@@ -211,7 +212,7 @@ def title_words(title: str) -> list[str]:
             words += [run[at : at + 2] for at in range(max(1, len(run) - 1))]
         elif len(run) >= (SHORTEST_WORD if run.isascii() else 2) and not run[0].isdigit():
             words.append(run)
-    return [word for word in words if word not in FUNCTION_WORDS.split()]
+    return [word for word in words if word not in FUNCTION_WORDS]
 
 
 def _is_like(word: str, other: str) -> bool:
