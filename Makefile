@@ -11,9 +11,6 @@ INSTALLER ?= uv
 PORT ?= 5000
 BENCH ?= $(filter-out __init__ axis_fronts bare_training completejourney export gpu lifts models month month_arm month_metrics nightly tastes,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
-# two processes, each with a Ray of its own: cluster tests mostly wait for processes to start
-TWO_RAYS := -n 2 --dist loadgroup
-
 # the tests start hundreds of processes: where no bytecode is kept, each compiles all modules
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -35,17 +32,17 @@ demo: $(READY)  ## the main job on the built-in shop: click log -> front in MLfl
 
 test: $(READY)  ## unit tests, then the tests that start a local Ray cluster and kill nothing
 	@$(PY) -m pytest --quiet -n auto --dist loadfile
-	@$(PY) -m pytest --quiet $(TWO_RAYS) -m "ray and not slow and not faults" tests/cluster
+	@$(PY) -m pytest --quiet -m "ray and not slow and not faults" tests/cluster
 
 test-cluster: $(READY)  ## only the tests that start a local Ray cluster
-	@$(PY) -m pytest --quiet $(TWO_RAYS) -m ray tests/cluster
+	@$(PY) -m pytest --quiet -m ray tests/cluster
 
 test-faults: $(READY)  ## the tests that kill a process or cut a connection; the long ones are in nightly
-	@$(PY) -m pytest --quiet $(TWO_RAYS) -m "faults and not slow" tests/cluster
+	@$(PY) -m pytest --quiet -m "faults and not slow" tests/cluster
 
 nightly: $(READY)  ## all tests without a GPU, with the slow ones, and the fuzz test at 1,000 inputs
 	@RECDIV_FUZZ=1000 $(PY) -m pytest --quiet -n auto --dist loadfile -m "not ray and not gpu"
-	@$(PY) -m pytest --quiet $(TWO_RAYS) -m ray tests/cluster
+	@$(PY) -m pytest --quiet -m ray tests/cluster
 
 check: lint type test test-faults  ## lint, types and all tests of CI: what a change must pass
 

@@ -42,18 +42,6 @@ LONG = (
 # one trial after the other in one process of Tune's
 SWEPT = ("run.name=swept", "model.blend=[]", "scaling.max_concurrent_trials=1")
 
-SHARED_RUNS = {"trained", "fitted", "swept"}
-"""Runs that several files read, so one process makes them."""
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Part the tests for two processes, each with a Ray of its own."""
-    reads = {item.path for item in items if SHARED_RUNS & set(getattr(item, "fixturenames", ()))}
-    for item in items:
-        group = "shared runs" if item.path in reads else "other"
-        item.add_marker(pytest.mark.xdist_group(group))
-
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
