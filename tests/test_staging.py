@@ -76,14 +76,15 @@ def test_rows_are_counted_by_file(tmp_path):
         staging.count_files(tmp_path, units)
 
 
-def test_progress_is_told_once_there_are_rows(tmp_path, monkeypatch, caplog):
+def test_progress_is_told_once_there_are_rows(tmp_path, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr(staging, "PROGRESS_S", 0.01)
-    with staging._progress(tmp_path):
+    with staging.progress(tmp_path, every_s=0.01):
         time.sleep(0.1)
         assert not caplog.messages
         counts = vars(outcomes.RowCounts(num_rows=3, kept=3))
         (tmp_path / "fresh").write_text(json.dumps(counts))
         (tmp_path / "fresh").rename(tmp_path / "000000.json")
-        time.sleep(0.1)
+        deadline = time.monotonic() + 30
+        while not caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.01)
     assert caplog.messages[0].startswith("reading: 3 rows, ")

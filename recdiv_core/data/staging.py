@@ -66,7 +66,7 @@ def stage_shards(
         "gap_us": int(config.data.session_gap_s * 1e6) if log.has_timestamps else 0,
         "has_timestamps": log.has_timestamps,
     }
-    with _progress(work / "counts"):
+    with progress(work / "counts"):
         if on_ray:
             _stage_on_ray(log, item_ids, config, work, grouping)
         else:
@@ -186,13 +186,13 @@ def count_files(directory: Path, units: Sequence[readers.ReadUnit]) -> list[dict
 
 
 @contextmanager
-def _progress(directory: Path) -> Iterator[None]:
-    """Log the number of rows read every PROGRESS_S seconds, once there are some."""
+def progress(directory: Path, every_s: float = PROGRESS_S) -> Iterator[None]:
+    """Log the number of rows read every `every_s` seconds, once there are some."""
     done = threading.Event()
     started = time.monotonic()
 
     def say() -> None:
-        while not done.wait(PROGRESS_S):
+        while not done.wait(every_s):
             num_rows = read_counts(directory).num_rows
             if not num_rows:  # Ray's processes are starting
                 continue

@@ -7,7 +7,7 @@ rest. Each score is standardised per user, over the catalogue, so weights mean t
 users. The weight of a score is linear in the log of the history's length, because counts are worth
 more where a history is short. blend_weights.py fits the weights on validation users. Wolpert, 1992,
 Stacked Generalization.
-A conditioned model has weights for dial 0 and for dial 1; those of a dial lie between.
+A conditioned model has weights for dial 0 and for dial 1. The weights of other dials lie between.
 Requests with a query have weights of their own, and further terms that read the query. So search
 is at least the best weighted sum of its parts, and requests without a query do not change. The
 learned words of a query are not standardised: their scores differ much where clicks tell what the

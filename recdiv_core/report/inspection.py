@@ -175,10 +175,8 @@ def read_slates(parts: Sequence[Path], item_ids: pa.ChunkedArray) -> tuple[pa.Ar
             f"SLATES {directory}: {counted(len(unknown), 'listed item')} not in the catalogue of "
             f"data.prepared, e.g. {unknown[0].as_py()!r}"
         )
-    users, of = (
-        table[USER_ID].combine_chunks(),
-        "requests" if QUERY in table.column_names else "users",
-    )
+    users = table[USER_ID].combine_chunks()
+    of = "requests" if QUERY in table.column_names else "users"
     repeated = pc.sum(pc.greater(users.value_counts().field("counts"), 1)).as_py()
     if repeated and of == "users":
         raise UserError(
@@ -186,11 +184,8 @@ def read_slates(parts: Sequence[Path], item_ids: pa.ChunkedArray) -> tuple[pa.Ar
             "one, or the column query if a row answers a query"
         )
     lengths = np.asarray(lists.value_lengths(), dtype=np.int64)
-    return (
-        users,
-        padded(items.to_numpy().astype(np.int64), lengths, int(lengths.max(initial=1))),
-        of,
-    )
+    slates_UK = padded(items.to_numpy().astype(np.int64), lengths, int(lengths.max(initial=1)))
+    return users, slates_UK, of
 
 
 def _read_part(path: Path) -> pa.Table:
