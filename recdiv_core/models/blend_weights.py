@@ -40,18 +40,17 @@ REACH: Final = 3
 """Best candidates of a user, in slate lengths, that count for coverage: a later one is in no slate.
 """
 
-SMOOTH: Final = 0.03
+SMOOTH: Final = 0.2
 """Difference of two scores at which their order is smooth, in standard deviations of the scores
-near the top; smaller = closer to NDCG, and harder to follow."""
+near the top. Smaller is closer to NDCG, but at 0.03 the loss has many small valleys: rounding then
+decides which of them the fit ends in, and weights jump by 0.03."""
 
 PULL: Final = 0.03
-"""L2 penalty that holds the weights near the convex fit, in NDCG per squared weight."""
-
-PULL_APART: Final = 0.003
-"""The same where coverage counts too; plus PULL_OF_FEW / users, because few users tell little."""
+"""L2 penalty that holds the weights near the convex fit, in NDCG per squared weight. To it comes
+PULL_OF_FEW / users, because few users tell little."""
 
 PULL_OF_FEW: Final = 1.0
-"""See PULL_APART, in NDCG per squared weight times users."""
+"""See PULL, in NDCG per squared weight times users."""
 
 TINY: Final = 1e-6
 """Least standard deviation that weights are divided by."""
@@ -223,8 +222,7 @@ def smooth_loss(
 
     With a spread also minus `worth * NDCG_0 * log(coverage / coverage_0)`, where 0 is the start of
     the round. Coverage is the mean over items of `1 - exp(-n_i / enough)`, as in
-    losses/aggregate.py; n_i is the expected number of slates with the item. The best weights lie
-    further from the start then, so the pull is PULL_APART, and PULL_OF_FEW for few users.
+    losses/aggregate.py; n_i is the expected number of slates with the item.
     """
     discount_K = 1 / torch.log2(torch.arange(k).to(start_T2) + 2.0)
     ideal_B = discount_K.cumsum(0)[near.num_targets_B.clamp(1, k) - 1]
@@ -243,15 +241,14 @@ def smooth_loss(
         is_shown_BR = torch.sigmoid(k + 0.5 - rank_BR)
         gain_BR = is_target_BR * is_shown_BR / torch.log2(1 + rank_BR)
         ndcg = (gain_BR.sum(dim=1) / ideal_B).mean()
-        change = (weight_T2 - start_T2).square().sum()
+        pulled = (PULL + PULL_OF_FEW / len(scores_BM)) * (weight_T2 - start_T2).square().sum()
         if spread is None:
-            return PULL * change - ndcg
+            return pulled - ndcg
         coverage = _smooth_coverage(is_shown_BR * is_allowed_BR, items_BR, spread)
         if not reference:
             reference.extend((ndcg.detach(), coverage.detach()))
         worth = spread.worth * reference[0]
-        pull = PULL_APART + PULL_OF_FEW / len(scores_BM)
-        return pull * change - ndcg - worth * torch.log(coverage / reference[1])
+        return pulled - ndcg - worth * torch.log(coverage / reference[1])
 
     return loss
 
