@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 INSTALLER ?= uv
 PORT ?= 5000
-BENCH ?= $(filter-out __init__ axis_fronts bare_training completejourney export gpu lifts models month month_arm month_metrics nightly tastes,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCH ?= $(filter-out __init__ axis_fronts bare_training completejourney export gpu lifts models month month_arm month_metrics nightly sequence_models tastes,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 # the tests start hundreds of processes: where no bytecode is kept, each compiles all modules
 export PYTHONDONTWRITEBYTECODE :=

@@ -255,9 +255,9 @@ def test_smooth_ranks_and_their_gradient_are_those_of_the_plain_formula():
 def test_rounding_of_the_scores_hardly_moves_the_weights(spread: Spread | None):
     # another number of workers rounds otherwise; ten times as steep ranks move by 1e-4 here
     users = made_users(64, 60)
-    noise = 1 + 2e-6 * (torch.rand(users.scores_BCT.shape, generator=torch.manual_seed(0)) - 0.5)
+    noise = 1 + np.random.default_rng(0).uniform(-1e-6, 1e-6, users.scores_BCT.shape)
     fitted, moved = (
         fit_weights(choices, k=5, spread=spread)
-        for choices in (users, users._replace(scores_BCT=users.scores_BCT * noise))
+        for choices in (users, users._replace(scores_BCT=users.scores_BCT * torch.as_tensor(noise)))
     )
     torch.testing.assert_close(moved, fitted, rtol=0, atol=1e-5)
