@@ -45,7 +45,7 @@ def _answer(files: list[str], out: Path) -> dict[str, object]:
     findings = look.look_at(files)
     shop_config.write(findings, out)
     for name, role, evidence in findings.table:
-        print(printable(f"{name[:40]:<42}{role:<12}{evidence}"), file=sys.stderr)
+        print(printable(f"{name[:40]:<42}{role:<11} {evidence}"), file=sys.stderr)
     for question in findings.questions:
         print(printable(f"question: {question.text}"), file=sys.stderr)
     layout = findings.settings.get("data.layout", "")

@@ -322,6 +322,9 @@ def test_any_text_in_a_finding_is_read_back_from_the_yaml(tmp_path_factory, valu
         ("createdAt", "timestamp"),
         ("eventType", "event"),
         ("searchTerm", "query"),
+        ("Customer No.", "user_id"),
+        ("Cust. ID", "user_id"),
+        ("Item No.", "item_id"),
     ],
 )
 def test_usual_names_of_columns_are_known(name, role):
@@ -660,3 +663,29 @@ def test_ids_that_prepare_would_not_find_are_asked(tmp_path, written, change):
     (question,) = findings.questions
     assert change in question.text
     assert "`prepare` compares ids as they are written" in question.text
+
+
+def test_a_file_in_a_directory_of_the_log_is_not_listed_as_unused(tmp_path):
+    (tmp_path / "log").mkdir()
+    for day in ("1", "2"):
+        rows = "".join(f"u{n},i{n % 7},2024-01-0{day}\n" for n in range(20))
+        (tmp_path / "log" / f"day_{day}.csv").write_text("user_id,item_id,timestamp\n" + rows)
+    (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
+    given = (tmp_path / "log", tmp_path / "notes.csv")
+    findings, _ = init(*given, out=tmp_path / "shop.yaml")
+    assert [name for name, role, _ in findings.table if role == "not used"] == ["notes.csv"]
+
+
+def test_a_catalogue_with_a_row_per_size_says_why_it_is_not_used(tmp_path):
+    rows = "".join(f"u{n},i{n % 7},2024-01-01\n" for n in range(20))
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + rows)
+    sizes = "".join(f"i{n},shoe {n},{size}\n" for n in range(7) for size in "SML")
+    (tmp_path / "items.csv").write_text("item_id,title,size\n" + sizes)
+    given = (tmp_path / "log.csv", tmp_path / "items.csv")
+    findings, config = init(*given, out=tmp_path / "shop.yaml")
+    unused = [said for name, role, said in findings.table if role == "not used"]
+    assert config.data.items == ""
+    assert len(unused) == 1
+    assert unused[0].endswith(
+        "a catalogue has one row per item, and 'item_id' has 7 values in 21 rows"
+    )

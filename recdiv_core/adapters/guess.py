@@ -23,7 +23,7 @@ from recdiv_core.wording import counted
 
 ROLES: Final[Mapping[str, str]] = {
     "user_id": "user users uid customer client visitor member shopper buyer account reviewer "
-    "cookie person fullvisitor device anonymous email customeremail useremail emailaddress",
+    "cookie person cust fullvisitor device anonymous email customeremail useremail emailaddress",
     "item_id": "item items product article sku asin movie track song book news offer goods stock "
     "stockcode object content aid iid pid ean gtin parentasin productcode variant listing",
     "timestamp": "timestamp time ts date datetime eventtime eventdate createdat created when tdat "
@@ -228,7 +228,9 @@ def _score(column: Column, role: str, *, is_event: bool) -> tuple[float, str]:
 
 def _score_name(name: str, role: str) -> float:
     """Return how well a name fits a role: 3 = one of its usual names, 0 = not at all."""
+    name = name.strip(". ")  # `Customer No.` is no field of a nested column
     parent, _, last = name.rpartition(".")
+    last = last.strip()  # `Cust. ID`
     if parent and last.lower() in ("id", "name"):  # `customer.id` is a customer_id
         last = f"{parent.rpartition('.')[2]}_{last}"
     plain = _plain(last)

@@ -58,8 +58,8 @@ def look_at(given: Sequence[str]) -> Findings:
     groups = [_group(file, alike[file.file.path]) for file in readable]
     groups = _by_values(groups, has_names=False)
     if layout := recognise(readable, root):
-        _describe_layout(layout, groups, paths, findings)
-        _list_unused(sniffed, findings)
+        used = _describe_layout(layout, groups, paths, findings)
+        _list_unused(groups, sniffed, used, findings)
         return findings
     log = _find_log(groups)
     if log is None:
@@ -81,7 +81,7 @@ def look_at(given: Sequence[str]) -> Findings:
             role: str(findings.settings.get(f"data.columns.{role}", names[role])) for role in names
         }
         describe_items(items, wanted, paths, expected, findings)
-    _list_unused(sniffed, findings)
+    _list_unused(groups, sniffed, [log, *([items] if items else [])], findings)
     return findings
 
 
@@ -95,11 +95,18 @@ def _refuse_prepared(given: Sequence[str]) -> None:
             )
 
 
-def _list_unused(sniffed: Sequence[Sniffed], findings: Findings) -> None:
-    used = {name for name, _, _ in findings.table}
+def _list_unused(
+    groups: Sequence[Group], sniffed: Sequence[Sniffed], used: Sequence[Group], findings: Findings
+) -> None:
+    """List the other files, with the reason if one would be a catalogue but for its ids."""
+    paths = {group.sample.file.path for group in used}
+    has_items = len(used) > 1
+    reasons = {group.sample.file.path: group.why_no_catalogue for group in groups}
     for file in sniffed:
-        if file.name not in used:
-            findings.table.append((file.name, "not used", file.describe()))
+        if file.file.path not in paths:
+            why = "" if has_items else reasons.get(file.file.path, "")
+            said = f"{file.describe()}; {why}" if why else file.describe()
+            findings.table.append((file.name, "not used", said))
 
 
 def _describe_layout(
@@ -107,26 +114,34 @@ def _describe_layout(
     groups: Sequence[Group],
     paths: Sequence[str],
     findings: Findings,
-) -> None:
-    """Record a published layout; add the shop's own catalogue if the layout has none."""
+) -> list[Group]:
+    """Record a published layout; add the shop's own catalogue if the layout has none.
+
+    Returns:
+        The groups of files that `prepare` will read.
+    """
     findings.settings |= settings
     findings.notes["data.layout"] = "the files have the names and columns of this layout"
     opened = find_given(override(Config(), settings))
     roles = {file.path: "further file" for file in opened.beside}
     roles |= {file.path: "catalogue" for file in opened.items}
     roles |= {file.path: "click log" for file in opened.clicks}
+    used: list[Group] = []
     for group in groups:
         if role := roles.get(group.sample.file.path):
             findings.table.append((group.sample.name, role, group.sample.describe()))
+            used.append(group)
     own = [g for g in groups if g.sample.file.path not in roles and g.items_score > 0]
     if opened.items or not own:
-        return
+        return used
     unit = cut_units(opened.clicks, "data.clicks")[0]
     batch = next(read_unit(unit, {"item_id": opened.config.data.columns.item_id}))
     wanted = as_text(batch.table["item_id"])
     best = max(own, key=lambda group: join(group, wanted)[1][0])
     if join(best, wanted)[1][0] >= 0.5:
         describe_items(best, wanted, paths, ColumnsConfig().model_dump(), findings)
+        used.append(best)
+    return used
 
 
 def _check_extension(file: Sniffed) -> None:

@@ -26,6 +26,8 @@ from recdiv_core.wording import counted
 
 MAX_IDS: Final = 1_000_000
 """Largest number of catalogue ids that are compared with the ids of the log."""
+LEAST_DISTINCT: Final = 0.9
+"""Least share of different item ids among the rows of a catalogue."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Group:
         if not {"user_id", "session_id"} & set(self.log) or "item_id" not in self.log:
             return -1.0
         wanted = ("timestamp", "user_id", "item_id", "event", "session_id", "rating")
-        repeats = 1.0 if self._share_distinct(self.log["item_id"]) < 0.9 else 0.0
+        repeats = 1.0 if self._share_distinct(self.log["item_id"]) < LEAST_DISTINCT else 0.0
         return sum(self.log[name].score for name in wanted if name in self.log) + repeats
 
     @property
@@ -88,9 +90,23 @@ class Group:
         """Score of the group as a catalogue; below 0 = not a catalogue."""
         if not {"title", "category", "brand"} & set(self.items) or "item_id" not in self.items:
             return -1.0
-        if self._share_distinct(self.items["item_id"]) < 0.9:
+        if self._share_distinct(self.items["item_id"]) < LEAST_DISTINCT:
             return -1.0
         return sum(guessed.score for guessed in self.items.values())
+
+    @property
+    def why_no_catalogue(self) -> str:
+        """Reason why a file with a column of item ids and titles is no catalogue, or empty."""
+        if not {"title", "category", "brand"} & set(self.items) or "item_id" not in self.items:
+            return ""
+        ids = self.items["item_id"]
+        if self._share_distinct(ids) >= LEAST_DISTINCT:
+            return ""
+        num_rows = counted(len(self.column(ids.column).values), "row")
+        return (
+            f"a catalogue has one row per item, and {ids.column!r} has "
+            f"{counted(self.column(ids.column).num_distinct, 'value')} in {num_rows}"
+        )
 
     def _share_distinct(self, guessed: Guess) -> float:
         values = self.column(guessed.column).values
