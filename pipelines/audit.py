@@ -31,6 +31,8 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     found = audit(config.data.prepared)
     result: dict[str, object] = {**(found if args.show_ids else without_users(found))}
     print(format_table(result), file=sys.stderr)
+    if result["findings"] != found["findings"]:
+        print("ids of users are hidden; --show-ids shows up to five a finding", file=sys.stderr)
     return result | {"passed": not (args.strict and result["worst"] == "severe")}
 
 

@@ -202,7 +202,7 @@ def test_an_id_that_all_visitors_share_is_found_whatever_the_shard():
     finding = heavy_of([4] * 40, [*[4] * 40, 600], [5, 500])
     assert (finding.count, finding.severity) == (2, "warning")
     assert finding.examples == ["u40", "u1"]
-    assert finding.figures["events"] == [1100, 1100 + 80 * 4 + 5]
+    assert finding.figures == {"their_events": [1100], "all_events": [1100 + 80 * 4 + 5]}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The audit of prepared data sets: small ones, by prepare's own functions, and edited."""
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines import audit as audit_script
+from recdiv_core.config import Config, override
 from recdiv_core.data import catalogue, split
 from recdiv_core.data.audit import duplicates
 from recdiv_core.data.audit.findings import CHECKS, merge, to_json
@@ -433,6 +436,22 @@ def test_an_edit_that_prepare_itself_has_seen_stays_in_the_audit(shop):
     hidden = {row["name"]: row for row in without_users(audit(str(shop)))["findings"]}
     row = hidden["events in two splits"]
     assert (row["count"], row["examples"]) == (3, [])
+
+
+def test_an_audit_that_hides_ids_of_users_tells_how_to_see_them(shop, capsys):
+    rows = json.loads((shop / "audit.json").read_text())
+    (row,) = (row for row in rows if row["name"] == "events in two splits")
+    row.update(severity="warning", count=1, examples=["bot7"])
+    (shop / "audit.json").write_text(json.dumps(rows))
+    config = override(Config(), {"data.prepared": str(shop)})
+    audit_script.main(config, argparse.Namespace(show_ids=False, strict=False))
+    shown = capsys.readouterr().err
+    assert "bot7" not in shown
+    assert "--show-ids" in shown
+    audit_script.main(config, argparse.Namespace(show_ids=True, strict=False))
+    shown = capsys.readouterr().err
+    assert "bot7" in shown
+    assert "--show-ids" not in shown
 
 
 def test_findings_of_items_keep_their_examples_without_user_ids():

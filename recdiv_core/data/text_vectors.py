@@ -31,6 +31,7 @@ from recdiv_core.models.text_encoder import (
 from recdiv_core.models.text_groups import CALL_TOKENS, batches_by_length
 from recdiv_core.schema import EncoderSource, Manifest
 from recdiv_core.storage.claims import scratch
+from recdiv_core.wording import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -224,6 +225,7 @@ def run_blocks(
         compute=ray.data.ActorPoolStrategy(size=actors),
     )
     done, total = 0, sum(len(block) for block in blocks)
+    logger.info("encoding %s with %s", counted(total, "text"), counted(actors, "Ray actor"))
     finished: Iterator[Any] = iter(encoded.iter_batches(batch_size=None, batch_format="pyarrow"))
     for so_far, said in paced((sum(batch["rows"].to_pylist()) for batch in finished), total):
         done = so_far

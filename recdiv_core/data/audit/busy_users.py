@@ -94,11 +94,12 @@ def audit_shares(parts: Sequence[dict[str, Any]]) -> Finding:
     limit = max(HEAVY_SHARE, HEAVY_TIMES / num_users) * num_events
     top = sorted((pair for part in parts for pair in part["heaviest"]), key=lambda pair: -pair[0])
     heavy = [(count, user) for count, user in top if count >= limit]
+    their_events = sum(count for count, _ in heavy)
     return find(
         "users with a large share of all events",
         len(heavy),
         [user for _, user in heavy[:NUM_EXAMPLES]],
-        figures={"events": [sum(count for count, _ in heavy), num_events]} if heavy else {},
+        figures={"their_events": [their_events], "all_events": [num_events]} if heavy else {},
     )
 
 
