@@ -97,6 +97,15 @@ def test_a_log_of_broken_rows_is_stopped_before_ray_starts(tmp_path, change, mes
         open_jsonl(tmp_path, [LOG | change] * 30)
 
 
+def test_too_many_broken_rows_in_a_sample_are_told_before_ray_starts(tmp_path, caplog):
+    rows = [LOG] * 80 + [LOG | {"event": "basket"}] * 20
+    open_jsonl(tmp_path, rows, **{"data.max_quarantined": 0.2})
+    assert "cannot be used" not in caplog.text
+    open_jsonl(tmp_path, rows)
+    assert "(a sample): 20 of 100 rows cannot be used (unknown event: 20)" in caplog.text
+    assert "data.event_names.basket=click" in caplog.text
+
+
 def test_a_log_without_rows_is_an_error(tmp_path):
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n")
     files = list_files(str(tmp_path / "log.csv"), "data.clicks")
@@ -131,6 +140,14 @@ def test_the_limit_on_broken_rows_is_a_share():
     outcomes.check_rejected(counts, 0.05, Config(), "data.clicks")
     with pytest.raises(ValueError, match=r"5 of 100 rows cannot be used.*data.max_quarantined"):
         outcomes.check_rejected(counts, 0.04, Config(), "data.clicks")
+
+
+def test_a_catalogue_with_a_row_per_size_is_told_to_have_one_per_item():
+    counts = outcomes.RowCounts(num_rows=10)
+    counts.rejected["duplicate item_id with other values"] = 6
+    counts.examples["duplicate item_id with other values"] = "row 4"
+    with pytest.raises(ValueError, match=r"e\.g\. row 4; give one row per item: the first row"):
+        outcomes.check_rejected(counts, 0.05, Config(), "data.items")
 
 
 @pytest.mark.parametrize("word", ["NULL", "\\N", "nan", "None", "N/A", "  ", "", None])

@@ -32,6 +32,7 @@ from recdiv_core.data.outcomes import (
     RowCounts,
     check_rejected,
     make_quarantine,
+    say_rejected,
     why_no_rows,
 )
 from recdiv_core.errors import UserError
@@ -125,7 +126,10 @@ def open_log(
     for batch in sample:
         counts.add(classify_rows(batch, log, item_ids, config)[2])
     logger.info("data.clicks: times are %s", times)
-    check_rejected(counts, max(0.5, config.data.max_quarantined), config, "data.clicks (a sample)")
+    limit, source = config.data.max_quarantined, "data.clicks (a sample)"
+    check_rejected(counts, max(0.5, limit), config, source)
+    if said := say_rejected(counts, limit, config, source):
+        logger.warning("%s; `prepare` stops if all rows are like these", said)
     return log
 
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from recdiv_core.config import Config
 from recdiv_core.data.catalogue import NUMERIC, RawCatalogue
 from recdiv_core.data.events import is_left_out, log_text
-from recdiv_core.data.outcomes import why_no_rows
+from recdiv_core.data.outcomes import SAME_ID, why_no_rows
 from recdiv_core.data.sale_dates import clean_dates
 from recdiv_core.errors import UserError
 from recdiv_core.formats import readers, values
@@ -229,7 +229,7 @@ def _reject_rows(table: pa.Table, rejected: Rejected) -> pa.Table:
         if has_id_N[row]:
             kept = table.slice(first_N[row], 1).to_pylist()[0]
             is_same = given == {name: kept[name] for name in given}
-            reason = "duplicate item_id" + ("" if is_same else " with other values")
+            reason = SAME_ID + ("" if is_same else " with other values")
             if not is_same:
                 conflicts.append(str(given[ITEM_ID]))
         rejected.setdefault(reason, []).append((place, given))

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 NO_ITEM: Final = "item not in the catalogue"
 UNKNOWN_EVENT: Final = "unknown event"
+SAME_ID: Final = "duplicate item_id"
+"""Start of the reasons to quarantine a further catalogue row of an item, such as one per size."""
 REJECTED: Final = (
     "",
     "missing user_id",
@@ -189,18 +191,29 @@ def check_rejected(counts: RowCounts, limit: float, config: Config, source: str)
     """Stop if the share of rejected rows exceeds a limit.
 
     Raises:
-        UserError: It names the counts, the most frequent reasons, an example and the key to check.
+        UserError: see `say_rejected`.
+    """
+    if said := say_rejected(counts, limit, config, source):
+        raise UserError(said)
+
+
+def say_rejected(counts: RowCounts, limit: float, config: Config, source: str) -> str:
+    """Name the counts, the most frequent reasons, an example and the key to check.
+
+    The text is empty if the share of rejected rows is within the limit.
     """
     num_rejected = counts.rejected.total()
     if num_rejected <= limit * counts.num_rows:
-        return
+        return ""
     commonest = counts.rejected.most_common(3)
     reasons = ", ".join(f"{reason}: {count}" for reason, count in commonest)
     reason = commonest[0][0]
     hint = f"look at {LOOK_AT.get(reason, source if reason not in COLUMN_OF else 'data.columns')}"
     if reason == UNKNOWN_EVENT:
         hint = _how_to_map(counts.words)
-    raise UserError(
+    if reason.startswith(SAME_ID):
+        hint = f"give one row per item: the first row of an {ITEM_ID} counts"
+    return (
         f"{source}: {num_rejected} of {counts.num_rows} rows cannot be used ({reasons}); e.g. "
         f"{counts.examples[reason]}; {hint}, or raise data.max_quarantined="
         f"{config.data.max_quarantined}{f'; {INIT_MENDS}' if reason in LOOK_AT else ''}"
