@@ -73,6 +73,7 @@ def test_users_with_one_slate_are_counted(shop, alike):
 def test_the_page_says_it_without_markup_of_the_shop(shop, alike):
     result = inspect(shop.config, alike)
     page = (alike / "_inspect.html").read_text(encoding="utf-8")
+    assert "counts an\nequal part in each" in page
     assert html.escape(result["verdict"]) in page
     body = page[page.index("<body>") :]
     assert HOSTILE not in body
