@@ -95,7 +95,7 @@ def make_parts(task: PartTask, left: Sequence[int], check: Callable[[], None]) -
         num_done += int(row["num_users"])
         rate = num_done / (time.monotonic() - started)
         logger.info(
-            "slates of %d of %d users, %.0f a second, %.0f s left",
+            "made slates: %d of %d, %.0f a second, %.0f s left",
             num_done,
             total,
             rate,
