@@ -25,15 +25,16 @@ def config(tmp_path_factory, manifest):
 
 def make_dataset(prepared, manifest, *, has_times):
     counts = {"train": NUM_USERS, "val": 0, "test": 0}
-    own = manifest.model_copy(update={"num_examples": counts})
+    own = manifest.model_copy(update={"num_examples": counts, "has_timestamps": has_times})
     write_dataset(prepared, own, num_items=NUM_ITEMS, num_queries=0)
     (prepared / "tokens.arrow").touch()  # no test reads it
-    (prepared / "train").mkdir()
-    write_log(prepared / "train" / "part-0.parquet", has_times=has_times)
+    for name in ("train", "stage"):
+        (prepared / name).mkdir()
+    write_log(prepared, has_times=has_times)
     return override(Config(), {"data.prepared": str(prepared)})
 
 
-def write_log(path, *, has_times):
+def write_log(prepared, *, has_times):
     rng = np.random.default_rng(0)
     rows = []
     for user in range(NUM_USERS):
@@ -47,7 +48,9 @@ def write_log(path, *, has_times):
                 "times": [day * DAY_US + user for day in days] if has_times else None,
             }
         )
-    pq.write_table(pa.Table.from_pylist(rows, TRAIN_EXAMPLE), path)
+    pq.write_table(pa.Table.from_pylist(rows, TRAIN_EXAMPLE), prepared / "train" / "part-0.parquet")
+    staged = [{"items": row["items"], "times": row["times"] or row["items"]} for row in rows]
+    pq.write_table(pa.Table.from_pylist(staged), prepared / "stage" / "00000.parquet")
 
 
 def write_slates(place, config, items_of):
@@ -81,6 +84,28 @@ def test_a_log_is_monitored_before_a_training_makes_its_text_vectors(config, tmp
 
 def test_the_day_that_broke_off_is_found_if_asked_for(config):
     assert "events" in monitor(config, day="2024-10-22")["fired"]
+
+
+def test_events_that_are_in_no_example_count(config, tmp_path):
+    """Examples lack repeated events, and those of other queries than the request's."""
+    more = tmp_path / "more"
+    shutil.copytree(config.data.prepared, more)
+    path = more / "stage" / "00000.parquet"
+    rows = pq.read_table(path).to_pylist()
+    judged = (FIRST + NUM_DAYS - 2) * DAY_US
+    rows += [{"items": [7, 7], "times": [judged, judged]} for _ in range(NUM_USERS)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    found = monitor(override(config, {"data.prepared": str(more)}))
+    events = found["signals"]["events"]
+    assert (events["value"], round(events["usual"]), events["fired"]) == (180, 60, True)
+
+
+def test_a_data_set_that_keeps_no_events_is_refused(config, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(config.data.prepared, old)
+    shutil.rmtree(old / "stage")
+    with pytest.raises(UserError, match="keeps no events; run `recdiv prepare` again"):
+        monitor(override(config, {"data.prepared": str(old)}))
 
 
 def test_slates_that_became_alike_raise_alarms(config, tmp_path):

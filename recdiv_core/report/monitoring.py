@@ -15,13 +15,14 @@ from typing import Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from recdiv_core.config import Config
 from recdiv_core.data.catalogue import Catalogue, load_catalogue, load_tokens
-from recdiv_core.data.reading import flatten_lists, flatten_times
-from recdiv_core.data.requests import join_shard, shard_names
+from recdiv_core.data.reading import flatten_lists
 from recdiv_core.data.sale_dates import ALWAYS, sale_dates
+from recdiv_core.data.shards import list_shards
 from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.alarms import (
@@ -36,7 +37,7 @@ from recdiv_core.evaluation.alarms import (
 from recdiv_core.evaluation.days import LATER, count_days, count_new_texts, top_share
 from recdiv_core.models.text_encoder import load_tokenizer, resolve_encoder
 from recdiv_core.report.inspection import judge_directory
-from recdiv_core.schema import DAY_US, ITEM_ID, USER_ID, Manifest, check_files, read_manifest
+from recdiv_core.schema import DAY_US, ITEM_ID, Manifest, check_files, read_manifest
 from recdiv_core.slates.dataset import Dataset, as_labels, load_dataset
 from recdiv_core.slates.files import list_parts
 from recdiv_core.wording import counted
@@ -132,7 +133,7 @@ def _judge_log(
     shop: Shop, day: str, num_days: int, limits: Mapping[str, float]
 ) -> tuple[str, int, list[Signal], dict[str, str]]:
     """Return the judged date, the number of days before it, its signals, and what is not judged."""
-    events = read_events(shop.prepared)
+    events = read_events(shop.prepared, shop.manifest)
     if events is None:
         if day:
             raise UserError(f"--day {day}: the log of data.prepared={shop.prepared} has no times")
@@ -196,20 +197,31 @@ def _date(number: int) -> str:
     return str(EPOCH + datetime.timedelta(days=number))
 
 
-def read_events(prepared: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Read day, number of the user and item_index of all events; None for a log without times."""
+def read_events(
+    prepared: Path, manifest: Manifest
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Read day, number of the user and item_index of all events; None for a log without times.
+
+    The staged events are read, because examples leave out held-out events: repeated ones, and
+    those of other queries than the request's.
+
+    Raises:
+        UserError: the data set keeps no events, because an earlier version of recdiv made it.
+    """
+    if not manifest.has_timestamps:
+        return None
+    shards = [prepared / "stage" / f"{shard:05d}.parquet" for shard in list_shards(prepared)]
+    if not shards:
+        raise UserError(f"data.prepared={prepared} keeps no events; run `recdiv prepare` again")
     days, users, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     num_users = 0
-    for name in shard_names(prepared):
-        table = join_shard(prepared, name)
-        time_N = flatten_times(table["history_times"])
-        if time_N is None:
-            return None
-        item_N, lengths = flatten_lists(table["history"])
-        days.append(time_N // DAY_US)
+    for path in shards:
+        table = pq.read_table(path, columns=["items", "times"]).combine_chunks()
+        item_N, lengths = flatten_lists(table["items"])
+        days.append(flatten_lists(table["times"])[0] // DAY_US)
         items.append(item_N)
         users.append(np.repeat(np.arange(num_users, num_users + table.num_rows), lengths))
-        num_users += len(table[USER_ID])
+        num_users += table.num_rows
     return np.concatenate(days), np.concatenate(users), np.concatenate(items)
 
 
