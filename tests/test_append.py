@@ -177,6 +177,19 @@ def test_an_append_that_adds_nothing_links_all_shards(root, whole):
     assert read_manifest(found).generation == 1
 
 
+def test_events_of_a_day_that_is_sent_twice_are_told(root, tmp_path, caplog):
+    base = make(root, "sent once", range(3))
+    day = (root / "log" / "day-02.csv").read_text()
+    (tmp_path / "log.csv").write_text(day + "\n")  # another content, so the file is read
+    values = {"data.base": str(base), "data.clicks": str(tmp_path / "log.csv")}
+    caplog.set_level("INFO")
+    append(override(Config(), {**values, "data.out": str(tmp_path / "after")}))
+    before, after = (read_manifest(place) for place in (base, tmp_path / "after"))
+    repeated = after.dropped["duplicates"] - before.dropped["duplicates"]
+    assert (after.num_events, repeated > 20) == (before.num_events, True)
+    assert f"duplicates: {repeated}" in caplog.text
+
+
 def test_the_same_append_is_reused(root):
     make(root, "again", range(3))
     values = {"data.base": str(root / "again"), "data.clicks": str(root / "log" / "day-03.csv")}

@@ -126,8 +126,11 @@ def build(step: Step, fingerprint: str) -> dict[str, object]:
         "num_corrected_items": num_corrected,
     }
     logger.info("append: %s", facts)
+    repeated = manifest.dropped["duplicates"] - step.manifest.dropped["duplicates"]
     outcomes.log_left_out(
-        add_counts(dict(new.counts.rejected), rejected), new.counts.dropped, new.counts.left_out
+        add_counts(dict(new.counts.rejected), rejected),
+        {**new.counts.dropped, "duplicates": max(0, repeated)},  # fewer once the days move on
+        new.counts.left_out,
     )
     return facts
 
