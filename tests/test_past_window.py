@@ -75,6 +75,17 @@ def test_the_first_test_window_can_be_made_again_of_a_newer_data_set(lineage):
         assert again[user]["target_times"] == old[user]["target_times"]
 
 
+def test_a_window_stays_the_same_while_it_moves_into_the_past(lineage):
+    """Its events go from the test split to train; those of any query are targets in both."""
+    window = window_of(read_manifest(lineage[0]))
+    found = []
+    for prepared in lineage:
+        name = ensure_window(prepared, read_manifest(prepared), window["from_us"], window["to_us"])
+        rows = pq.read_table(prepared / name).to_pylist()
+        found.append({row["user_id"]: row["targets"] for row in rows})  # late events: in histories
+    assert found[0] == found[1]
+
+
 def test_a_window_without_events_is_not_judged(lineage):
     _, newest = lineage
     assert ensure_window(newest, read_manifest(newest), 0, 1) is None
@@ -94,4 +105,5 @@ def test_the_page_names_the_first_window(tmp_path):
     (tmp_path / "window.json").write_text(json.dumps(window))
     text = write_timeline(tmp_path, "shop", 2).read_text()
     assert "The first window is 2026-03-01. All models" in text
+    assert "Its requests have no query." in text
     assert METRICS[OLD_NDCG].words in text

@@ -73,7 +73,10 @@ def test_an_axis_names_few_days_and_no_hours(num_days):
 
 def test_the_first_update_is_one(tmp_path):
     write_outcome(tmp_path, 1)
-    assert "shop: 1 update<" in write_timeline(tmp_path, "shop", 1).read_text()
+    text = write_timeline(tmp_path, "shop", 1).read_text()
+    assert "shop: 1 update<" in text
+    assert "2026-03-01, 1 candidate" in text
+    assert "2026-03-01 to" not in text
 
 
 def test_a_days_row_and_the_page_are_written(tmp_path):

@@ -32,7 +32,7 @@ NOTES: Final = (
 )
 OLD: Final = (
     "The first window is {days}. All models since have trained on its clicks, so its NDCG shows "
-    "what a model keeps, and not its accuracy."
+    "what a model keeps, and not its accuracy. Its requests have no query."
 )
 
 
@@ -67,6 +67,7 @@ def write_timeline(updates: Path, name: str, generation: int) -> Path:
     write_json(updates / ROWS, rows, indent=1)
     days = [str(row["day"] or f"append {row['generation']}") for row in rows]
     num_promoted = sum(bool(row["promoted"]) for row in rows)
+    span = " to ".join(dict.fromkeys((days[0], days[-1])))
     page = timeline_page(
         days,
         [
@@ -74,7 +75,7 @@ def write_timeline(updates: Path, name: str, generation: int) -> Path:
             Arm("trained from scratch", plots.DIVERSE, _values(rows, "yardstick"), is_points=True),
         ],
         title=f"{name}: {counted(len(rows), 'update')}",
-        meta=f"{days[0]} to {days[-1]}, {counted(num_promoted, 'candidate')} became the champion",
+        meta=f"{span}, {counted(num_promoted, 'candidate')} became the champion",
         notes=_notes(updates),
     )
     write_whole(updates / PAGE, page)
