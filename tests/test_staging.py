@@ -85,6 +85,7 @@ def test_progress_is_told_once_there_are_rows(tmp_path, caplog):
         (tmp_path / "fresh").write_text(json.dumps(counts))
         (tmp_path / "fresh").rename(tmp_path / "000000.json")
         deadline = time.monotonic() + 30
-        while not caplog.messages and time.monotonic() < deadline:
+        while len(caplog.messages) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
     assert caplog.messages[0].startswith("reading: 3 rows, ")
+    assert caplog.messages[1] == "reading or grouping by user: 3 rows"

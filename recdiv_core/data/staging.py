@@ -187,17 +187,22 @@ def count_files(directory: Path, units: Sequence[readers.ReadUnit]) -> list[dict
 
 @contextmanager
 def progress(directory: Path, every_s: float = PROGRESS_S) -> Iterator[None]:
-    """Log the number of rows read every `every_s` seconds, once there are some."""
+    """Log the number of rows read every `every_s` seconds, with a rate while it grows."""
     done = threading.Event()
     started = time.monotonic()
 
     def say() -> None:
+        before = 0
         while not done.wait(every_s):
             num_rows = read_counts(directory).num_rows
             if not num_rows:  # Ray's processes are starting
                 continue
-            rate = num_rows / (time.monotonic() - started)
-            logger.info("reading: %d rows, %.0f rows/s", num_rows, rate)
+            if num_rows == before:
+                logger.info("reading or grouping by user: %d rows", num_rows)
+            else:
+                rate = num_rows / (time.monotonic() - started)
+                logger.info("reading: %d rows, %.0f rows/s", num_rows, rate)
+            before = num_rows
 
     thread = threading.Thread(target=say, daemon=True)
     thread.start()
