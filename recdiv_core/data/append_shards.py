@@ -24,7 +24,7 @@ from recdiv_core.data.append_log import add_counts
 from recdiv_core.data.audit import preparing
 from recdiv_core.data.cuts import Cuts
 from recdiv_core.data.events import STAGED
-from recdiv_core.data.shards import read_shard
+from recdiv_core.data.shards import read_shard, staged_file
 from recdiv_core.schema import EVAL_EXAMPLE, TIMESTAMP, TRAIN_EXAMPLE, USER_ID
 from recdiv_core.storage.whole_files import link_or_copy
 
@@ -76,7 +76,7 @@ def _merge_shard(
     has_timestamps: bool,
 ) -> None:
     """Write one staged shard and its counts."""
-    path = base / "stage" / f"{shard:05d}.parquet"
+    path = staged_file(base, shard)
     table = pq.read_table(path) if path.is_file() else None
     kept: list[pa.Table] = []
     old = STAGED.empty_table()

@@ -27,7 +27,7 @@ from recdiv_core.data import split
 from recdiv_core.data.audit import busy_users, preparing
 from recdiv_core.data.audit.findings import Finding, merge
 from recdiv_core.data.cuts import Cuts
-from recdiv_core.data.shards import map_shards, read_shard
+from recdiv_core.data.shards import map_shards, read_shard, staged_file
 from recdiv_core.errors import UserError
 from recdiv_core.schema import EVENTS
 
@@ -94,7 +94,7 @@ def collect_queries(work: Path, *, has_queries: bool, on_ray: bool = True) -> pa
 
 
 def _distinct_queries(shard: int, *, work: str) -> dict[str, Any]:
-    table = pq.read_table(Path(work, "stage", f"{shard:05d}.parquet"), columns=["queries"])
+    table = pq.read_table(staged_file(Path(work), shard), columns=["queries"])
     distinct = pc.unique(table["queries"].combine_chunks().flatten()).drop_null()
     return {"queries": distinct.to_pylist()}
 

@@ -31,7 +31,7 @@ from recdiv_core.data.door import (
     read_tombstones,
 )
 from recdiv_core.data.removal import Removal, build, quarantined_rows
-from recdiv_core.data.shards import list_shards
+from recdiv_core.data.shards import list_shards, staged_file
 from recdiv_core.data.versions import (
     building,
     list_versions,
@@ -129,7 +129,7 @@ def find_users(base: Path, users: pa.Array) -> Any:
     """Return [U] bool: the users with an event or a quarantined row."""
     is_found = np.zeros(len(users), bool)
     for shard in list_shards(base):
-        table = pq.read_table(base / "stage" / f"{shard:05d}.parquet", columns=[USER_ID])
+        table = pq.read_table(staged_file(base, shard), columns=[USER_ID])
         is_found |= values.as_mask(pc.is_in(users, table[USER_ID].combine_chunks()))
     names = set(users.to_pylist())
     wanted = make_tombstones("", names)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recdiv_core.data.reading import flatten_lists, flatten_times
-from recdiv_core.data.shards import list_shards
+from recdiv_core.data.shards import list_shards, staged_file
 from recdiv_core.formats.timestamps import show_time
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, USER_ID, Manifest
 from recdiv_core.storage.claims import scratch
@@ -51,8 +51,7 @@ def _complete_histories(prepared: Path, shard: int) -> pa.Table:
     Examples lack held-out events of other queries than the request's, so a window made of them
     would get more targets once its events are train events.
     """
-    path = prepared / "stage" / f"{shard:05d}.parquet"
-    table = pq.read_table(path, columns=[USER_ID, "items", "times"])
+    table = pq.read_table(staged_file(prepared, shard), columns=[USER_ID, "items", "times"])
     return table.rename_columns({"items": "history", "times": "history_times"})
 
 

@@ -35,7 +35,7 @@ from recdiv_core.data.door import (
     make_tombstones,
 )
 from recdiv_core.data.outcomes import write_quarantine
-from recdiv_core.data.shards import describe_times, list_shards
+from recdiv_core.data.shards import describe_times, list_shards, staged_file
 from recdiv_core.data.splitting import SPLITS, Splits, write_splits
 from recdiv_core.data.staging import (
     describe_events,
@@ -146,7 +146,7 @@ def write_stage(step: Removal, log_files: Sequence[str], num_items: int) -> trac
     own, others = traces.Traces(num_items), traces.Traces(num_items)
     for shard in list_shards(step.base):
         names = [f"{shard:05d}.parquet", f"{shard:05d}.json"]
-        table = pq.read_table(step.base / "stage" / names[0])
+        table = pq.read_table(staged_file(step.base, shard))
         is_gone = pc.is_in(table[USER_ID], step.users)
         gone, kept = table.filter(is_gone), table.filter(pc.invert(is_gone))
         _note_first(others, kept)

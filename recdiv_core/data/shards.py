@@ -35,6 +35,11 @@ def list_shards(work: Path) -> list[int]:
     return sorted(int(path.stem) for path in (work / "stage").glob("*.parquet"))
 
 
+def staged_file(work: Path, shard: int) -> Path:
+    """Return the file of a staged shard, one row per user."""
+    return work / "stage" / f"{shard:05d}.parquet"
+
+
 def map_shards(
     function: Callable[..., dict[str, Any]],
     work: Path,
@@ -87,8 +92,7 @@ def read_shard(
     `weights` has one weight for each of EVENTS; empty = all 1. `queries` are sorted; None = without
     queries.
     """
-    path = Path(work, "stage", f"{shard:05d}.parquet")
-    table = pq.read_table(path, columns=[USER_ID, *LISTS])
+    table = pq.read_table(staged_file(Path(work), shard), columns=[USER_ID, *LISTS])
     lists = {name: table[name].combine_chunks() for name in LISTS}
     kinds = lists["events"].flatten().to_numpy()
     items = lists["items"].flatten().to_numpy()
