@@ -127,6 +127,7 @@ def run(script: str, *arguments: str) -> dict[str, Any]:
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(sys, "argv", [script, *arguments])
+        patch.delitem(sys.modules, f"pipelines.{script}", raising=False)  # runpy warns of it
         runpy.run_module(f"pipelines.{script}", run_name="__main__")
     (line,) = printed.getvalue().splitlines()
     return json.loads(line)
