@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from recdiv_core.config import Config, override
+from recdiv_core.data.shards import staged_file
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, Manifest, read_manifest
 from recdiv_core.slates.checkpoint import Progress, save_checkpoint
 from recdiv_core.slates.dataset import load_dataset
@@ -112,7 +113,15 @@ def write_shop(prepared: Path, manifest: Manifest) -> list[dict[str, Any]]:
     for split, schema in (("train", TRAIN_EXAMPLE), ("val", EVAL_EXAMPLE), ("test", EVAL_EXAMPLE)):
         (prepared / split).mkdir()
         table = pa.Table.from_pylist(users if split == "test" else [], schema)
-        pq.write_table(table, prepared / split / "part-0.parquet", row_group_size=16)
+        pq.write_table(table, prepared / split / "part-00000.parquet", row_group_size=16)
+    events = [user["history"] + user["targets"] for user in users]
+    staged = {
+        "user_id": [user["user_id"] for user in users],
+        "items": events,
+        "times": [list(range(len(items))) for items in events],
+    }
+    (prepared / "stage").mkdir()
+    pq.write_table(pa.table(staged), staged_file(prepared, 0))
     return users
 
 

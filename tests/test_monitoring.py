@@ -48,8 +48,13 @@ def write_log(prepared, *, has_times):
                 "times": [day * DAY_US + user for day in days] if has_times else None,
             }
         )
-    pq.write_table(pa.Table.from_pylist(rows, TRAIN_EXAMPLE), prepared / "train" / "part-0.parquet")
-    staged = [{"items": row["items"], "times": row["times"] or row["items"]} for row in rows]
+    pq.write_table(
+        pa.Table.from_pylist(rows, TRAIN_EXAMPLE), prepared / "train" / "part-00000.parquet"
+    )
+    staged = [
+        {name: row[name] for name in ("user_id", "items")} | {"times": row["times"] or row["items"]}
+        for row in rows
+    ]
     pq.write_table(pa.Table.from_pylist(staged), prepared / "stage" / "00000.parquet")
 
 

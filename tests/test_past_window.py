@@ -27,7 +27,7 @@ def test_a_window_of_the_past_has_the_events_of_its_time_as_targets(users, cut):
     users = without_queries(users)
     events = make_events(users)
     counts = count_temporal(events.times_N, events.offsets_B, *cut)
-    requests = join_shard(write_splits(events, counts), "part-00000.parquet")
+    requests = join_shard(write_splits(events, counts), "part-00000.parquet", has_times=True)
     first, last = min(cut) - 3, max(cut)
     found = cut_window(requests, first, last)
     assert found.schema == EVAL_EXAMPLE

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recdiv_core.data.reading import flatten_lists, flatten_times
-from recdiv_core.data.shards import list_shards, staged_file
+from recdiv_core.data.requests import join_shard, shard_names
 from recdiv_core.formats.timestamps import show_time
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, USER_ID, Manifest
 from recdiv_core.storage.claims import scratch
@@ -35,24 +35,13 @@ def ensure_window(prepared: Path, manifest: Manifest, first: int, last: int) -> 
         with scratch(prepared) as place:
             work = place / name
             work.mkdir()
-            for shard in list_shards(prepared):
-                table = cut_window(_complete_histories(prepared, shard), first, last)
+            for shard in shard_names(prepared):
+                table = cut_window(join_shard(prepared, shard, has_times=True), first, last)
                 if table.num_rows:
-                    path = work / f"part-{shard:05d}.parquet"
-                    pq.write_table(table, path, manifest.fragment_rows)
+                    pq.write_table(table, work / shard, manifest.fragment_rows)
             if not target.is_dir():  # another driver may have written it meanwhile
                 work.rename(target)
     return name if any(target.iterdir()) else None
-
-
-def _complete_histories(prepared: Path, shard: int) -> pa.Table:
-    """Return all events of the users of a shard.
-
-    Examples lack held-out events of other queries than the request's, so a window made of them
-    would get more targets once its events are train events.
-    """
-    table = pq.read_table(staged_file(prepared, shard), columns=[USER_ID, "items", "times"])
-    return table.rename_columns({"items": "history", "times": "history_times"})
 
 
 def cut_window(requests: pa.Table, first: int, last: int) -> pa.Table:

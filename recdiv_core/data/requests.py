@@ -3,8 +3,8 @@
 """One request per user with the user's complete history, as a further split `requests/`.
 
 The requests of val and test end before the held-out events; these do not. The one idea: a user has
-the same shard number in all three splits, so the complete history is joined without a shuffle. The
-split is written once per data set and read like the others.
+the same shard number in the staged events and in all splits, so there is no shuffle. The split is
+written once per data set and read like the others.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recdiv_core.data.reading import flatten_lists, flatten_times
-from recdiv_core.data.split import slices
-from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, TRAIN_EXAMPLE, USER_ID, Manifest
+from recdiv_core.data.shards import check_staged, staged_file
+from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY, USER_ID, Manifest
 from recdiv_core.storage.claims import scratch
 from recdiv_core.wording import counted
 
@@ -33,15 +32,18 @@ REQUESTS: Final = "requests"
 def ensure_requests(prepared: Path, manifest: Manifest) -> None:
     """Write `requests/` if it is missing; Ray must run.
 
-    A user's history is the history in the latest split with the user, followed by the targets of
-    that split. For users in train alone it is the train events. Held-out events of other queries
-    than the request's are in no split, so they are missing here.
+    It has the users of the splits. A history has all events of its user, also those that are in no
+    example: held-out events that repeat an item, or that have another query than the request.
+
+    Raises:
+        UserError: the data set keeps no events.
     """
     import ray.data
 
     target = prepared / REQUESTS
     if target.is_dir():
         return
+    check_staged(prepared)
     with scratch(prepared) as place:
         work = place / REQUESTS
         work.mkdir()
@@ -51,6 +53,7 @@ def ensure_requests(prepared: Path, manifest: Manifest) -> None:
             fn_kwargs={
                 "prepared": str(prepared),
                 "work": str(work),
+                "has_times": manifest.has_timestamps,
                 "fragment_rows": manifest.fragment_rows,
             },
         )
@@ -66,92 +69,41 @@ def shard_names(prepared: Path) -> list[str]:
 
 
 def _write_shard(
-    row: dict[str, Any], *, prepared: str, work: str, fragment_rows: int
+    row: dict[str, Any], *, prepared: str, work: str, has_times: bool, fragment_rows: int
 ) -> dict[str, Any]:
-    table = join_shard(Path(prepared), row["name"])
+    table = join_shard(Path(prepared), row["name"], has_times=has_times)
     pq.write_table(
         table, Path(work, row["name"]), fragment_rows, use_dictionary=False, write_statistics=False
     )
     return {"num_users": table.num_rows}
 
 
-def join_shard(prepared: Path, name: str) -> pa.Table:
-    """Return one EVAL_EXAMPLE row without targets for each user of a shard."""
-    parts: list[pa.Table] = []
-    known = pa.array([], pa.string())
-    for split in ("test", "val", "train"):
-        path = prepared / split / name
-        if not path.is_file():
-            continue
-        table = pq.read_table(path).combine_chunks()
-        table = table.filter(pc.invert(pc.is_in(table[USER_ID], known)))
-        part = _from_train(table) if split == "train" else _from_held_out(table)
-        known = pa.concat_arrays([known, part[USER_ID].combine_chunks()])
-        parts.append(part)
-    return pa.concat_tables(parts)
+def join_shard(prepared: Path, name: str, *, has_times: bool) -> pa.Table:
+    """Return one EVAL_EXAMPLE row without targets for each user of a shard.
+
+    Without times, the staged events have order numbers in their place, which are left out.
+    """
+    in_train, held_out = _users(prepared, name, "train"), _users(prepared, name, "val", "test")
+    shard = int(Path(name).stem.removeprefix("part-"))
+    staged = pq.read_table(staged_file(prepared, shard), columns=[USER_ID, "items", "times"])
+    users = pa.concat_arrays([in_train, held_out]).unique()
+    staged = staged.filter(pc.is_in(staged[USER_ID], users)).combine_chunks()
+    num_users = staged.num_rows
+    nothing = pa.array([[]] * num_users, pa.list_(pa.int32()))
+    columns = {
+        USER_ID: staged[USER_ID],
+        "history": staged["items"],
+        "targets": nothing,
+        "query": pa.array(np.full(num_users, NO_QUERY)),
+        "is_cold_user": pc.invert(pc.is_in(staged[USER_ID], in_train)),
+        "history_times": staged["times"] if has_times else pa.nulls(num_users),
+        "target_times": nothing if has_times else pa.nulls(num_users),
+    }
+    return pa.table(columns).select(EVAL_EXAMPLE.names).cast(EVAL_EXAMPLE)
 
 
-def _from_held_out(table: pa.Table) -> pa.Table:
-    """Append the targets to the history."""
-    items, lengths = flatten_lists(table["history"])
-    held_out, num_held_out = flatten_lists(table["targets"])
-    ends = np.cumsum(lengths + num_held_out)
-    starts = ends - lengths - num_held_out
-    of_history, of_targets = slices(starts, lengths)[0], slices(starts + lengths, num_held_out)[0]
-
-    def join(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        whole = np.empty(len(before) + len(after), np.int64)
-        whole[of_history], whole[of_targets] = before, after
-        return whole
-
-    times = flatten_times(table["history_times"]), flatten_times(table["target_times"])
-    whole_times = None if times[0] is None or times[1] is None else join(times[0], times[1])
-    return _requests(
-        table[USER_ID], join(items, held_out), whole_times, ends, table["is_cold_user"]
-    )
-
-
-def _from_train(table: pa.Table) -> pa.Table:
-    """Join the rows of each user; a further row begins with the last item of the previous one."""
-    assert table.schema.names == TRAIN_EXAMPLE.names
-    items, lengths = flatten_lists(table["items"])
-    times = flatten_times(table["times"])
-    code = table[USER_ID].combine_chunks().dictionary_encode().indices.to_numpy()
-    goes_on = np.zeros(len(code), dtype=np.bool_)
-    goes_on[1:] = code[1:] == code[:-1]
-    starts = np.cumsum(lengths) - lengths
-    is_kept = np.ones(len(items), dtype=np.bool_)
-    is_kept[starts[goes_on]] = False
-    first = np.flatnonzero(~goes_on)
-    ends = np.cumsum(np.add.reduceat(lengths - goes_on, first)) if len(first) else first
-    users = table[USER_ID].take(pa.array(first))
-    is_cold = pa.chunked_array([np.zeros(len(first), bool)])
-    kept_times = None if times is None else times[is_kept]
-    return _requests(users, items[is_kept], kept_times, ends, is_cold)
-
-
-def _requests(
-    users: pa.ChunkedArray,
-    items: np.ndarray,
-    times: np.ndarray | None,
-    ends: np.ndarray,
-    is_cold: pa.ChunkedArray,
-) -> pa.Table:
-    offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
-    starts_of_nothing = pa.array(np.zeros(len(offsets), np.int32))
-    list_type = EVAL_EXAMPLE.field("history_times").type
-
-    def nothing(kind: pa.DataType) -> pa.ListArray:
-        return pa.ListArray.from_arrays(starts_of_nothing, pa.array([], kind))
-
-    no_times = pa.nulls(len(ends), list_type)
-    columns = [
-        users,
-        pa.ListArray.from_arrays(offsets, pa.array(items.astype(np.int32))),
-        nothing(pa.int32()),
-        pa.array(np.full(len(ends), NO_QUERY, np.int32)),
-        is_cold,
-        no_times if times is None else pa.ListArray.from_arrays(offsets, pa.array(times)),
-        no_times if times is None else nothing(pa.int64()),
-    ]
-    return pa.table(dict(zip(EVAL_EXAMPLE.names, columns, strict=True))).cast(EVAL_EXAMPLE)
+def _users(prepared: Path, name: str, *splits: str) -> pa.Array:
+    """Return the users of a shard in some splits."""
+    paths = [path for split in splits if (path := prepared / split / name).is_file()]
+    parts = [pq.read_table(path, columns=[USER_ID])[USER_ID] for path in paths]
+    return pa.concat_arrays([pa.array([], pa.string()), *(p.combine_chunks() for p in parts)])

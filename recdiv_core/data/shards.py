@@ -40,6 +40,16 @@ def staged_file(work: Path, shard: int) -> Path:
     return work / "stage" / f"{shard:05d}.parquet"
 
 
+def check_staged(prepared: Path) -> None:
+    """Refuse a data set without staged events.
+
+    Raises:
+        UserError: an earlier version of recdiv made the data set.
+    """
+    if not list_shards(prepared):
+        raise UserError(f"data.prepared={prepared} keeps no events; run `recdiv prepare` again")
+
+
 def map_shards(
     function: Callable[..., dict[str, Any]],
     work: Path,

@@ -27,6 +27,7 @@ from recdiv_core.config import Config
 from recdiv_core.data.door import as_stored
 from recdiv_core.data.reading import flatten_lists
 from recdiv_core.data.requests import join_shard, shard_names
+from recdiv_core.data.shards import check_staged
 from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.sameness import (
@@ -246,9 +247,11 @@ def read_histories(prepared: Path, users: str, user_ids: pa.Array, k: int) -> Hi
         np.zeros(len(distinct), dtype=np.int64),
         np.ones(len(distinct), dtype=np.bool_),
     )
+    if users == "all":
+        check_staged(prepared)
     for name in shard_names(prepared):
         if users == "all":
-            table = join_shard(prepared, name)
+            table = join_shard(prepared, name, has_times=False)
         elif (prepared / users / name).is_file():
             table = pq.read_table(prepared / users / name)
         else:

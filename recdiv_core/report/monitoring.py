@@ -22,7 +22,7 @@ from recdiv_core.config import Config
 from recdiv_core.data.catalogue import Catalogue, load_catalogue, load_tokens
 from recdiv_core.data.reading import flatten_lists
 from recdiv_core.data.sale_dates import ALWAYS, sale_dates
-from recdiv_core.data.shards import list_shards, staged_file
+from recdiv_core.data.shards import check_staged, list_shards, staged_file
 from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.evaluation.alarms import (
@@ -210,9 +210,8 @@ def read_events(
     """
     if not manifest.has_timestamps:
         return None
+    check_staged(prepared)
     shards = [staged_file(prepared, shard) for shard in list_shards(prepared)]
-    if not shards:
-        raise UserError(f"data.prepared={prepared} keeps no events; run `recdiv prepare` again")
     days, users, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     num_users = 0
     for path in shards:
