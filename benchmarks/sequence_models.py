@@ -8,11 +8,11 @@
 The defaults of recdiv are trained on a prepared data set in this process, on one thread. SASRec and
 BSARec of WarpRec, released classes with their own losses, then learn from the same users for as
 many CPU seconds: each prefix of a history is a sample, as in WarpRec's loader. Ours counts all that
-`recdiv train` does, such as evaluating each epoch; theirs counts training steps alone. Settings of
-theirs are those published for Amazon Beauty. All models are evaluated by the same functions: after
-each epoch on validation, and on test with the epoch of the highest NDCG@10 there. With --quick each
-model has one epoch, which checks that the script runs. Prints one JSON line, by model: `ndcg`,
-`hit` and `coverage` at 10 on test, `epochs`, and `cpu_s`.
+`recdiv train` does, such as evaluating each epoch; theirs counts training steps alone. Their
+settings are common ones for Amazon Beauty, and are not tuned. All models are evaluated by the same
+functions: after each epoch on validation, and on test with the epoch of the highest NDCG@10 there.
+With --quick each model has one epoch, which checks that the script runs. Prints one JSON line, by
+model: `ndcg`, `hit` and `coverage` at 10 on test, `cpu_s`, and for WarpRec the `epochs` begun.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from recdiv_core.slates.scoring import score_users
 
 PEERS: Final = {"SASRec": "sasrec", "BSARec": "bsarec"}
 BATCH, WIDTH, LEARNING_RATE = 256, 50, 1e-3
-PUBLISHED: Final[dict[str, object]] = {
+SETTINGS: Final[dict[str, object]] = {
     "embedding_size": 64,
     "n_layers": 2,
     "n_heads": 2,
@@ -62,8 +62,8 @@ PUBLISHED: Final[dict[str, object]] = {
     "neg_samples": 0,
     "max_seq_len": WIDTH,
 }
-"""Settings of Shin et al. 2024, An attentive inductive bias for sequential recommendation beyond
-the self-attention, for Beauty; cross-entropy over all items."""
+"""Of both models; `alpha` and `c` are of BSARec alone. Without negatives the loss is cross-entropy
+over all items."""
 
 STUBS: Final = {
     "warprec": (),
@@ -115,7 +115,7 @@ def load_peer(directory: Path, module: str, name: str, num_items: int) -> Any:
         for each in names:
             setattr(stub, each, object)
     released = importlib.import_module(f"warprec.recommenders.sequential_recommender.{module}")
-    peer = getattr(released, name)(dict(PUBLISHED), {"n_items": num_items, "n_users": 1})
+    peer = getattr(released, name)(dict(SETTINGS), {"n_items": num_items, "n_users": 1})
     peer.log = lambda *_, **__: None  # there is no trainer to log to
     return peer
 
