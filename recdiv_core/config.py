@@ -584,6 +584,9 @@ class EvalConfig(_Section):
     """Exclusion of items in the user's history from the slates."""
     batch_size: int = Field(default=512, ge=1)
     """Users that a worker scores at once."""
+    max_users: int = Field(default=50_000, ge=0)
+    """Most users of a split that are evaluated, the same sample for all runs; 0 = all. Coverage
+    grows with the number of users."""
     cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Further metric cut-offs for `evaluate`, up to `eval.k`."""
     slices: tuple[str, ...] = (

@@ -48,6 +48,7 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     "eval.": (*_TRAIN, *ON_CHECKPOINTS),
     "eligible.": (*_TRAIN, *ON_CHECKPOINTS),
     "eligible.at": ("recommend", "register", "update"),
+    "eval.max_users": (*_TRAIN, "evaluate", "compare", "register"),
     "eval.cutoffs": ("evaluate", "update"),
     "eval.slices": ("tune", "evaluate", "report", "update"),
     "eval.dials": _TRAIN,

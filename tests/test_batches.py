@@ -10,7 +10,7 @@ from hypothesis import given
 
 from recdiv_core.data.arrays import Examples
 from recdiv_core.data.batches import pack, pad_targets
-from recdiv_core.data.reading import eval_examples, read_eval
+from recdiv_core.data.reading import SplitRows, eval_examples, read_eval
 from recdiv_core.schema import EVAL_EXAMPLE, NO_QUERY
 from tests.oracles import predictions_of_users
 
@@ -226,6 +226,41 @@ def test_evaluation_batches_are_dealt_out_whole(tmp_path: Path, world_size):
     dealt = [batches(rank, world_size) for rank in range(world_size)]
     assert sorted(sum(whole, [])) == list(range(23))  # noqa: RUF017
     assert sorted(batch for share in dealt for batch in share) == sorted(whole)
+
+
+@pytest.mark.parametrize("most", [1, 3, 64, 100, 499])
+def test_a_sample_of_a_split_is_spread_evenly_and_does_not_depend_on_its_readers(tmp_path, most):
+    write_shards(tmp_path / "val", eval_rows(500), EVAL_EXAMPLE, num_shards=3, fragment_rows=7)
+    whole = SplitRows(tmp_path, "val")
+    order = [row["targets"] for row in whole.read(0, 500).to_pylist()]
+
+    def places(batch_size, world_size):
+        batches = [
+            examples.targets.tolist()
+            for rank in range(world_size)
+            for examples in read_eval(
+                tmp_path,
+                "val",
+                batch_size=batch_size,
+                rank=rank,
+                world_size=world_size,
+                most=most,
+            )
+        ]
+        return sorted(order.index([item]) for batch in batches for item in batch)
+
+    found = places(500, 1)
+    assert found == places(1, 1) == places(13, 3)
+    assert len(set(found)) == len(found) == SplitRows(tmp_path, "val", most).num_rows
+    assert most * 0.5 < len(found) <= most
+    gaps = np.diff([-1, *found, 500])
+    assert gaps.max() <= 2 * 500 / min(64, most)
+
+
+def test_a_sample_of_more_than_a_split_has_is_the_split(tmp_path):
+    write_shards(tmp_path / "val", eval_rows(23), EVAL_EXAMPLE, num_shards=2, fragment_rows=4)
+    whole = SplitRows(tmp_path, "val").read(0, 23)
+    assert all(SplitRows(tmp_path, "val", most).read(0, 23) == whole for most in (0, 23, 24))
 
 
 def test_an_empty_split_has_no_batches(tmp_path):

@@ -38,6 +38,7 @@ NOT_OF_THE_CALL = {
         "eval.k",
         "eval.filter_seen",
         "eval.batch_size",
+        "eval.max_users",
         "eligible.",
         "scaling.",
     ),

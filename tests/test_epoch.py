@@ -104,6 +104,7 @@ def test_a_line_of_the_log_within_an_epoch_names_the_run(dataset, caplog):
     lines = [line for line in caplog.messages if "users/s" in line]
     assert len(lines) == NUM_STEPS
     assert lines[0].startswith(f"trial-00003: epoch 1: step 1 of {NUM_STEPS}: loss ")
+    assert lines[-1].endswith(" users/s, 0 s of steps left")
 
 
 def test_how_often_metrics_are_logged_changes_no_weight(dataset):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recdiv_core.config import Config, override
+from recdiv_core.data.reading import SplitRows
 from recdiv_core.evaluation.evaluate import tally_split
 from recdiv_core.evaluation.groupings import item_groups
 from recdiv_core.evaluation.scorecards import finish_split, scorecard_of
@@ -150,6 +151,27 @@ def test_ranks_together_come_to_the_same_sums(model, dataset, world_size, batch_
     together = sum(shares[1:], shares[0])
     torch.testing.assert_close(together.flat(), alone.flat(), rtol=0, atol=1e-12)
     assert finish(together) == pytest.approx(finish(alone), abs=1e-12)
+
+
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 5), (3, 2)])
+def test_a_sample_of_a_split_is_judged_as_those_users_by_hand(
+    model, dataset, users, world_size, batch_size
+):
+    most = len(users) // 2
+    sample = SplitRows(dataset.prepared, "val", most).read(0, most).to_pylist()
+    assert {user["user_id"] for user in sample} < {user["user_id"] for user in users}
+    config = override(CONFIG, {"eval.batch_size": batch_size, "eval.max_users": most})
+    tallies = [
+        tally_split(
+            held_out_of_split(model, dataset, "val", config, rank=rank, world_size=world_size),
+            dataset,
+            policy(),
+        )
+        for rank in range(world_size)
+    ]
+    world = world_by_hand(model, dataset, sample)
+    expected = of_every_epoch(world, k=K) | of_queries(world, sample, k=K)
+    assert finish(sum(tallies[1:], tallies[0])) == pytest.approx(expected, abs=1e-6)
 
 
 def test_every_user_is_counted_once(model, dataset, users):

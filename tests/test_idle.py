@@ -115,6 +115,7 @@ ELSEWHERE = {
     "eligible.only": "tests/test_eligibility.py",
     "eligible.at": "tests/test_eligibility.py: of requests after training",
     "eval.batch_size": "tests/test_evaluate.py: memory alone",
+    "eval.max_users": "tests/test_evaluate.py",
     "eval.cutoffs": "tests/test_evaluate.py",
     "eval.slices": "tests/test_evaluate.py",
     "eval.dials": "tests/test_dials.py",

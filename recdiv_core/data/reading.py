@@ -21,6 +21,9 @@ from recdiv_core.schema import TRAIN_EXAMPLE, USER_ID
 
 TRAIN_COLUMNS: Final = ["items", "queries", "weights", "times"]
 
+SAMPLE_RANGES: Final = 64
+"""Ranges of consecutive rows that a sample of a split is made of."""
+
 
 def list_fragments(prepared: Path, split: str) -> list[Fragment]:
     """List the row groups of a split, in the order of the files; reads footers only."""
@@ -67,16 +70,44 @@ def read_windows(windows: Iterable[Window]) -> Iterator[list[Examples]]:
 
 
 class SplitRows:
-    """Rows of a split by number, in the order of the files. Keeps the row group it read last."""
+    """Rows of a split by number, in the order of the files. Keeps the row group it read last.
 
-    def __init__(self, prepared: Path, split: str) -> None:
+    Args:
+        prepared: the prepared data set.
+        split: name of the split.
+        most: largest number of rows; 0 = no limit. A larger split is sampled: the same rows in each
+            run, in SAMPLE_RANGES ranges that are spread evenly over the files.
+
+    Attributes:
+        num_rows: number of rows, those of the sample if there is one.
+    """
+
+    def __init__(self, prepared: Path, split: str, most: int = 0) -> None:
         self._fragments = list_fragments(prepared, split)
         self._ends = np.cumsum([0, *(fragment.num_rows for fragment in self._fragments)])
-        self.num_rows = int(self._ends[-1])
+        total = int(self._ends[-1])
+        is_sampled = 0 < most < total
+        num_ranges = min(SAMPLE_RANGES, most) if is_sampled else 1
+        edges = total * np.arange(num_ranges + 1) // num_ranges
+        size = most // num_ranges if is_sampled else total
+        self._starts = edges[:-1]
+        lengths = np.minimum(size, np.diff(edges))
+        self._ranges = np.cumsum([0, *lengths])  # where each range begins among the rows
+        self.num_rows = int(self._ranges[-1])
         self._kept = -1, pa.table({})
 
     def read(self, start: int, stop: int) -> pa.Table:
         """Read rows [start, stop), 0 <= start < stop <= num_rows."""
+        first, last = np.searchsorted(self._ranges, [start, stop - 1], side="right") - 1
+        tables: list[pa.Table] = []
+        for number in range(first, last + 1):
+            begin, end = self._ranges[number : number + 2]
+            shift = int(self._starts[number] - begin)
+            tables += self._read(max(start, int(begin)) + shift, min(stop, int(end)) + shift)
+        return pa.concat_tables(tables)
+
+    def _read(self, start: int, stop: int) -> list[pa.Table]:
+        """Read rows of the whole split, by their place in the files."""
         first, last = np.searchsorted(self._ends, [start, stop - 1], side="right") - 1
         tables: list[pa.Table] = []
         for number in range(first, last + 1):
@@ -87,7 +118,7 @@ class SplitRows:
             begin = int(self._ends[number])
             table = self._kept[1].slice(max(0, start - begin))
             tables.append(table.slice(0, stop - max(start, begin)))
-        return pa.concat_tables(tables)
+        return tables
 
     def batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[pa.Table]:
         """Yield every `world_size`-th batch of consecutive rows; the last batch may be short."""
@@ -96,10 +127,13 @@ class SplitRows:
 
 
 def read_eval(
-    prepared: Path, split: str, *, batch_size: int, rank: int, world_size: int
+    prepared: Path, split: str, *, batch_size: int, rank: int, world_size: int, most: int = 0
 ) -> Iterator[Examples]:
-    """Read one rank's evaluation batches: every `world_size`-th of the fixed global batches."""
-    for table in SplitRows(prepared, split).batches(batch_size, rank, world_size):
+    """Read one rank's evaluation batches: every `world_size`-th of the fixed global batches.
+
+    For `most` see `SplitRows`.
+    """
+    for table in SplitRows(prepared, split, most).batches(batch_size, rank, world_size):
         yield eval_examples(table)
 
 

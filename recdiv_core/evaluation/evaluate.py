@@ -34,7 +34,7 @@ from recdiv_core.metrics.tally import Tally, count_users, tally_slates
 from recdiv_core.schema import Manifest, check_unchanged
 from recdiv_core.slates.carry import carried_place
 from recdiv_core.slates.checkpoint_copies import local_checkpoint
-from recdiv_core.slates.checks import check_eligible
+from recdiv_core.slates.checks import check_eligible, tell_sample
 from recdiv_core.slates.dataset import Dataset, load_dataset
 from recdiv_core.slates.dials import slates_under
 from recdiv_core.slates.eligibility import (
@@ -103,6 +103,7 @@ def evaluate(config: Config, checkpoint: str | Path, *, split: str = "test") -> 
     config = with_whole_paths(with_version(config))
     prepared, manifest = check_inputs(config, checkpoint)
     check_eval(config, prepared)
+    tell_sample(config, manifest, [split])
     start_with_gpu(config, checkpoint)
     ensure_vectors(prepared, manifest)
     place = carried_place(checkpoint, prepared, manifest)
@@ -128,6 +129,7 @@ def evaluate_given(config: Config, slates: str | Path, *, split: str = "test") -
     prepared, manifest = check_prepared(config)
     check_eligible(config, prepared)
     check_eval(config, prepared)
+    tell_sample(config, manifest, [split])
     catalogue = load_catalogue(prepared)
     given = read_given_slates(
         slates,

@@ -232,6 +232,7 @@ def _measured_on(run: NamedRun, manifest: Manifest) -> dict[str, object]:
         "items that may be recommended": manifest.num_items,
         "eval.k": run.config.eval.k,
         "eval.filter_seen": run.config.eval.filter_seen,
+        "eval.max_users": run.config.eval.max_users,
         "eligible": _eligible_items(run.config, manifest),
     }
 

@@ -255,8 +255,15 @@ class _Batch(NamedTuple):
 
 def _batches(dataset: Dataset, config: Config) -> Iterator[_Batch]:
     """Read the split again, for all that is not in the slates."""
-    size, start = config.eval.batch_size, 0
-    for examples in read_eval(dataset.prepared, SPLIT, batch_size=size, rank=0, world_size=1):
+    start = 0
+    for examples in read_eval(
+        dataset.prepared,
+        SPLIT,
+        batch_size=config.eval.batch_size,
+        rank=0,
+        world_size=1,
+        most=config.eval.max_users,
+    ):
         targets_BT = pad_targets(examples)
         if config.eval.filter_seen:
             packed = pack(examples, max_history=1)

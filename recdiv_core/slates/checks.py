@@ -6,7 +6,7 @@ Not the grammar of rules (slate_rules.py), nor what the catalogue calls things (
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,7 +16,7 @@ from recdiv_core.data.catalogue import load_catalogue
 from recdiv_core.data.rule_labels import labels_of_items, labels_of_rule
 from recdiv_core.errors import UserError
 from recdiv_core.idle import idle_in_reranking
-from recdiv_core.schema import read_manifest
+from recdiv_core.schema import Manifest, read_manifest
 from recdiv_core.slate_rules import parse_rule
 from recdiv_core.slates.eligibility import eligibility_of, may_limit
 
@@ -88,3 +88,15 @@ def check_rerank(config: Config, prepared: Path, *, swept: Collection[str] = ())
         )
     for message in idle_in_reranking(config, swept=swept):
         logger.warning("%s", message)
+
+
+def tell_sample(config: Config, manifest: Manifest, splits: Sequence[str]) -> None:
+    """Log the splits of which `eval.max_users` evaluates a sample."""
+    most = config.eval.max_users
+    for split in splits:
+        num_users = manifest.num_examples.get(split, 0)
+        if 0 < most < num_users:
+            logger.info(
+                "%s: a sample of %d of %d requests is evaluated; eval.max_users=0 evaluates all",
+                *(split, most, num_users),
+            )

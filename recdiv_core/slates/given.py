@@ -325,6 +325,7 @@ def shown_of_split(
         batch_size=config.eval.batch_size,
         rank=rank,
         world_size=world_size,
+        most=config.eval.max_users,
     ):
         user_S = torch.from_numpy(np.repeat(np.arange(len(examples.lengths)), examples.lengths))
         item_S = torch.from_numpy(examples.items)

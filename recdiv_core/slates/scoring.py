@@ -161,7 +161,7 @@ def held_out_of_split(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[HeldOut]:
-    """Yield one rank's share of a split, scored, batch by batch.
+    """Yield one rank's share of a split, scored, batch by batch; a sample above `eval.max_users`.
 
     The model is on the device of the data set. A baseline sees all events, not `model.max_history`;
     a model without a dial ignores `model.diversity`.
@@ -172,6 +172,7 @@ def held_out_of_split(
         batch_size=config.eval.batch_size,
         rank=rank,
         world_size=world_size,
+        most=config.eval.max_users,
     )
     scoring = scoring_of(model, config.model.diversity)
     yield from score_users(share, dataset, scoring, max_history=config.model.max_history)

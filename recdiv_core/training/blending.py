@@ -79,7 +79,7 @@ def spread_of(config: Config, dataset: Dataset) -> Spread | None:
     """Return how much coverage counts in the fit; None without a penalty over all slates."""
     if not spreads(config):
         return None
-    num_users = SplitRows(dataset.prepared, "val").num_rows
+    num_users = SplitRows(dataset.prepared, "val", config.eval.max_users).num_rows
     worth = WORTH * config.loss.diversity_weight
     return Spread(worth, num_users, len(dataset.catalogue), SHOWN_ENOUGH)
 

@@ -19,7 +19,7 @@ from recdiv_core.data.versions import open_version
 from recdiv_core.errors import UserError
 from recdiv_core.idle import idle_in_training
 from recdiv_core.schema import Manifest, check_files, read_manifest
-from recdiv_core.slates.checks import check_eligible, check_rerank, warn_of_few_items
+from recdiv_core.slates.checks import check_eligible, check_rerank, tell_sample, warn_of_few_items
 from recdiv_core.slates.eligibility import with_whole_paths
 from recdiv_core.slates.matrix_size import check_size
 from recdiv_core.storage.places import is_uri
@@ -85,6 +85,7 @@ def check_config(config: Config, *, swept: Collection[str] = ()) -> tuple[Config
     check_rerank(config, prepared, swept=swept)
     check_eligible(config, prepared)
     warn_of_few_items(config.eval.k, manifest.num_items)
+    tell_sample(config, manifest, ["val", "test"])
     changes: dict[str, object] = {"data.prepared": str(prepared)}
     if config.model.kind == "neural":
         changes |= _check_training(config, prepared, manifest)

@@ -212,7 +212,8 @@ class Learner:
         if self.rank == 0:
             epoch, done = divmod(step, self.steps_an_epoch)
             logger.info(
-                "%s: epoch %d: step %d of %d: loss %.4f, gradient norm %.3g, %.0f users/s",
+                "%s: epoch %d: step %d of %d: loss %.4f, gradient norm %.3g, %.0f users/s, "
+                "%.0f s of steps left",
                 self.config.run.name,
                 epoch + 1,
                 done + 1,
@@ -220,6 +221,7 @@ class Learner:
                 metrics["step/loss"],
                 metrics["step/grad_norm"],
                 metrics["step/users_per_s"],
+                (self.steps_an_epoch - done - 1) * seconds / num_steps,
             )
         return metrics
 
