@@ -26,7 +26,9 @@ from recdiv_core.storage.whole_files import write_json
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", metavar="DIR", help="path or URI")
+    source.add_argument(
+        "--checkpoint", metavar="DIR", help="training run (runs/NAME) or checkpoint"
+    )
     source.add_argument("--slates", metavar="PATH", help="slates of another system")
     parser.add_argument("--split", default="test", choices=("val", "test"))
     parser.add_argument("--out", type=Path, metavar="PATH", help="also write metrics.json there")
@@ -35,6 +37,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Evaluate one checkpoint, or one system's slates."""
     from recdiv_core.evaluation.evaluate import evaluate, evaluate_given
+    from recdiv_core.slates.checkpoint_copies import given_checkpoint
     from recdiv_core.slates.inputs import checkpoint_config, slates_config
 
     out = None if args.out is None else output_path(args.out, "--out")  # before the work
@@ -42,8 +45,9 @@ def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
         own = slates_config(args.given.own)
         result = evaluate_given(own, args.slates, split=args.split)
     else:
-        own = checkpoint_config(args.checkpoint, args.given.own)
-        result = evaluate(own, args.checkpoint, split=args.split)
+        checkpoint = given_checkpoint(args.checkpoint, "--checkpoint")
+        own = checkpoint_config(checkpoint, args.given.own)
+        result = evaluate(own, checkpoint, split=args.split)
     if out is not None:
         figures = {name: result[name] for name in ("split", "k", "num_users", "metrics")}
         write_json(out, figures)

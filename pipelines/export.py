@@ -22,7 +22,9 @@ from recdiv_core.config import Config
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="directory or URI")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="training run (runs/NAME) or checkpoint"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="new directory")
     parser.add_argument("--int8", action="store_true", help="also write a model with int8 weights")
     parser.add_argument(
@@ -33,10 +35,12 @@ def options(parser: argparse.ArgumentParser) -> None:
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Export one checkpoint."""
     from recdiv_core.release.export import export
+    from recdiv_core.slates.checkpoint_copies import given_checkpoint
     from recdiv_core.slates.inputs import checkpoint_config
 
-    own = checkpoint_config(args.checkpoint, args.given.own)
-    return export(own, args.checkpoint, args.out, int8=args.int8, opset=args.opset)
+    checkpoint = given_checkpoint(args.checkpoint, "--checkpoint")
+    own = checkpoint_config(checkpoint, args.given.own)
+    return export(own, checkpoint, args.out, int8=args.int8, opset=args.opset)
 
 
 if __name__ == "__main__":

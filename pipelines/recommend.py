@@ -29,7 +29,9 @@ from recdiv_core.config import Config
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this script's options."""
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="directory or URI")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="training run (runs/NAME) or checkpoint"
+    )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="PATH", help="directory to write"
     )
@@ -46,13 +48,15 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def main(config: Config, args: argparse.Namespace) -> dict[str, object]:
     """Make the slates of one checkpoint."""
+    from recdiv_core.slates.checkpoint_copies import given_checkpoint
     from recdiv_core.slates.inputs import checkpoint_config
     from recdiv_core.slates.recommend import dials_of, recommend
 
-    own = checkpoint_config(args.checkpoint, args.given.own)
+    checkpoint = given_checkpoint(args.checkpoint, "--checkpoint")
+    own = checkpoint_config(checkpoint, args.given.own)
     return recommend(
         own,
-        args.checkpoint,
+        checkpoint,
         args.out,
         users=args.users,
         dials=dials_of(args.dial),

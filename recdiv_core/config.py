@@ -548,8 +548,8 @@ class TrainConfig(_Section):
     max_failures: int = Field(default=2, ge=0)
     """Restarts from the last checkpoint after a worker is lost."""
     init_from: str = ""
-    """Checkpoint with the initial weights; empty = random initialisation. Its text encoder may have
-    been frozen where this run trains one."""
+    """Checkpoint, or directory of a training run, with the initial weights; empty = random
+    initialisation. Its text encoder may have been frozen where this run trains one."""
 
 
 class AdaptConfig(_Section):

@@ -18,6 +18,7 @@ import hypothesis
 import pytest
 
 from recdiv_core.schema import SCHEMA_VERSION, EncoderSource, Manifest
+from tests.command_line import run as run
 from tests.log_capture import caplog as caplog
 
 if TYPE_CHECKING:

@@ -22,7 +22,6 @@ from recdiv_core.slates.checkpoint import Progress, save_checkpoint
 from recdiv_core.slates.inputs import checkpoint_config
 from recdiv_core.sweep import run as sweep
 from recdiv_core.training.checks import check_config, cpus_per_worker
-from tests.test_pipelines import run
 
 
 @pytest.fixture
@@ -75,6 +74,13 @@ def refusal(config: Config, **changes: object) -> str:
 def test_a_whole_data_set_is_taken(config: Config, checkpoint: Path):
     checked, _ = check_config(override(config, {"train.init_from": str(checkpoint)}))
     assert checked.run.name.startswith("train-")
+
+
+def test_a_training_may_start_from_the_directory_of_a_run(config: Config, checkpoint: Path):
+    place = checkpoint.parent / "run"
+    last = shutil.move(checkpoint, place / "checkpoint_1")
+    checked, _ = check_config(override(config, {"train.init_from": str(place)}))
+    assert checked.train.init_from == str(last)
 
 
 def test_an_attribute_that_the_catalogue_lacks(config: Config, prepared: Path):
@@ -268,7 +274,7 @@ def test_a_directory_that_is_no_checkpoint(config: Config, checkpoint: Path):
     shutil.rmtree(checkpoint)
     assert "is not a directory" in refusal(config, train__init_from=str(checkpoint))
     checkpoint.mkdir()
-    assert "not a checkpoint" in refusal(config, train__init_from=str(checkpoint))
+    assert "neither a checkpoint nor" in refusal(config, train__init_from=str(checkpoint))
 
 
 def test_k_alone_is_enough(config: Config):
@@ -303,7 +309,6 @@ def test_workers_that_ask_for_nothing_fit_side_by_side(config: Config, num_worke
     assert each == 1 or (each + 0.01) * num_workers * concurrent > 1.6
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
@@ -316,15 +321,21 @@ def test_workers_that_ask_for_nothing_fit_side_by_side(config: Config, num_worke
             ["--space", "smoke", "eval.k=5", "eval.objective=ndcg_at_10"],
             "error: eval.objective=ndcg_at_10 names a cut-off",
         ),
-        ("evaluate", ["--checkpoint", "/nowhere"], "error: checkpoint /nowhere is not a directory"),
+        (
+            "evaluate",
+            ["--checkpoint", "/nowhere"],
+            "error: --checkpoint=/nowhere is not a directory",
+        ),
     ],
 )
-def test_the_command_line_answers_with_status_2(prepared, tmp_path, script, arguments, message):
+def test_the_command_line_answers_with_status_2(
+    run, prepared, tmp_path, script, arguments, message
+):
     if "not set" not in message and script != "evaluate":
         places = [f"data.prepared={prepared}", f"run.storage={tmp_path}"]
         arguments = [*arguments, *places, "model.text.encoder=tiny"]
     done = run(script, *arguments)
-    assert done.returncode == 2
+    assert done.status == 2
     assert done.stdout == ""
     assert message in done.stderr
     assert "Traceback" not in done.stderr

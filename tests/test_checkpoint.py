@@ -22,6 +22,7 @@ from recdiv_core.slates.checkpoint import (
     read_trained_on,
     save_checkpoint,
 )
+from recdiv_core.slates.checkpoint_copies import given_checkpoint
 from recdiv_core.slates.dataset import load_dataset
 from recdiv_core.slates.lineage import check_data
 from recdiv_core.slates.loading import OWN_AT_START, build_model
@@ -222,6 +223,23 @@ def test_a_checkpoint_that_does_not_say_where_it_stood_is_passed_over(tmp_path, 
 def test_a_directory_without_checkpoints_is_no_run(tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoint"):
         chosen_checkpoint(tmp_path)
+
+
+def test_a_training_run_stands_for_its_last_checkpoint(tmp_path, monkeypatch, manifest):
+    *_, last = write_run(tmp_path, manifest)
+    assert given_checkpoint(str(tmp_path), "--checkpoint") == str(last)
+    assert given_checkpoint(str(last), "--checkpoint") == str(last)
+    assert given_checkpoint(f"file://{tmp_path}", "--checkpoint") == f"file://{last}"
+    monkeypatch.chdir(tmp_path.parent)
+    assert given_checkpoint(tmp_path.name, "--checkpoint") == str(last)
+    with pytest.raises(UserError, match=r"--checkpoint=runs/nope is not a directory \(working dir"):
+        given_checkpoint("runs/nope", "--checkpoint")
+
+
+def test_a_sweep_is_no_training_run(tmp_path):
+    (tmp_path / "trials" / "trial-00000").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"it is a sweep, give one of its trials, such as .*-00000"):
+        given_checkpoint(str(tmp_path), "--checkpoint")
 
 
 def flip_bit(path):

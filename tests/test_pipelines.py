@@ -35,32 +35,6 @@ each_script = pytest.mark.parametrize("script", SCRIPTS)
 each_config_script = pytest.mark.parametrize("script", sorted(set(SCRIPTS) - WITHOUT_SETTINGS))
 
 
-class Done:
-    """How a call ended."""
-
-    def __init__(self, status: int, stdout: str, stderr: str) -> None:
-        self.status, self.stdout, self.stderr = status, stdout, stderr
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Return a function that runs `recdiv ARGUMENTS` in this process."""
-
-    def call(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["recdiv", *arguments])
-        for script in SCRIPTS:
-            sys.modules.pop(f"pipelines.{script}", None)
-        status = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else int(end.code is not None)
-        out = capsys.readouterr()
-        return Done(status, out.out, out.err)
-
-    return call
-
-
 def test_all_scripts_of_the_documents_are_there():
     making = {"prepare", "audit", "train", "tune", "recommend", "submit"}
     assert set(SCRIPTS) >= making | {"evaluate", "inspect", "compare", "report", "register"}

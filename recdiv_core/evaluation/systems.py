@@ -23,11 +23,10 @@ from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.settings import parse_overrides
 from recdiv_core.slates.checkpoint import (
     check_weights,
-    chosen_checkpoint,
     read_config,
     read_trained_on,
 )
-from recdiv_core.slates.checkpoint_copies import checkpoint_of_run, local_checkpoint
+from recdiv_core.slates.checkpoint_copies import given_checkpoint, local_checkpoint
 from recdiv_core.slates.checks import check_eligible, check_rerank, warn_of_few_items
 from recdiv_core.slates.eligibility import (
     eligibility_of,
@@ -136,16 +135,12 @@ def _checkpoint_of(named: str, uri: Callable[[], str]) -> str:
         from recdiv_core.tracking.find import run_directory
 
         place = run_directory(uri(), named)
-    if is_uri(place):
-        return checkpoint_of_run(place, "RUN")
-    directory = local_path(place, "RUN")
-    if not directory.is_dir():
+    if not is_uri(place) and not local_path(place, "RUN").is_dir():
         raise UserError(
-            f"RUN {named}: there is no directory {directory}; allowed: the directory of a training "
+            f"RUN {named}: there is no directory {place}; allowed: the directory of a training "
             "run (runs/NAME), a checkpoint, either as a path or a URI, or the id of an MLflow run"
         )
-    is_checkpoint = (directory / "checkpoint.json").is_file()
-    return str(directory if is_checkpoint else chosen_checkpoint(directory))
+    return given_checkpoint(place, "RUN")
 
 
 def _is_of_lineage(config: Config, checkpoint: Path) -> bool:

@@ -192,7 +192,12 @@ def chosen_checkpoint(run: Path) -> Path:
     """
     found = by_progress(run)
     if not found:
-        raise UserError(f"{run} holds no checkpoint: it is not the directory of a training run")
+        trials = sorted((run / "trials").glob("*"))
+        hint = f"; it is a sweep, give one of its trials, such as {trials[0]}" if trials else ""
+        raise UserError(
+            f"{run} holds no checkpoint: it is neither a checkpoint nor the directory of a "
+            f"training run{hint}"
+        )
     if not read_progress(found[0]).is_finished:
         raise UserError(f"the training run {run} is not finished: the same command resumes it")
     return found[0]

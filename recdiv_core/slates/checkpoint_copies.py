@@ -26,6 +26,28 @@ COPIED: Final = ("checkpoint.json", "config.yaml", "model.pt")
 """Files of a checkpoint without the state of the optimiser, which only the same run needs."""
 
 
+def given_checkpoint(place: str, key: str) -> str:
+    """Return the path or URI of a checkpoint; for a training run, that of its last one.
+
+    Args:
+        place: checkpoint, or directory of a training run.
+        key: option or key that names it, for messages.
+
+    Raises:
+        UserError: it is neither a checkpoint nor the directory of a finished training run.
+    """
+    if is_uri(place):
+        return checkpoint_of_run(place, key)
+    directory = local_path(place, key).absolute()
+    if not directory.is_dir():
+        raise UserError(
+            f"{key}={place} is not a directory (working directory {Path.cwd()}); give the "
+            "directory of a training run (runs/NAME) or a checkpoint"
+        )
+    is_checkpoint = (directory / "checkpoint.json").is_file()
+    return str(directory if is_checkpoint else chosen_checkpoint(directory))
+
+
 def local_checkpoint(place: str | Path, key: str) -> Path:
     """Return the directory of a checkpoint on this machine, absolute.
 

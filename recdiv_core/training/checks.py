@@ -22,7 +22,6 @@ from recdiv_core.schema import Manifest, check_files, read_manifest
 from recdiv_core.slates.checks import check_eligible, check_rerank, tell_sample, warn_of_few_items
 from recdiv_core.slates.eligibility import with_whole_paths
 from recdiv_core.slates.matrix_size import check_size
-from recdiv_core.storage.places import is_uri
 from recdiv_core.training.kinds import idle_keys
 from recdiv_core.training.run_files import (
     place_run,
@@ -176,14 +175,15 @@ def _check_training(config: Config, prepared: Path, manifest: Manifest) -> dict[
     if not config.train.init_from:
         return {}
     from recdiv_core.slates.checkpoint import check_weights, read_config
-    from recdiv_core.slates.checkpoint_copies import local_checkpoint
+    from recdiv_core.slates.checkpoint_copies import given_checkpoint, local_checkpoint
     from recdiv_core.slates.lineage import check_lineage
 
-    start = local_checkpoint(config.train.init_from, "train.init_from")
+    place = given_checkpoint(config.train.init_from, "train.init_from")
+    start = local_checkpoint(place, "train.init_from")
     _check_shape(config, read_config(start))
     check_lineage(start, manifest)
     check_weights(start)
-    return {} if is_uri(config.train.init_from) else {"train.init_from": str(start)}
+    return {"train.init_from": place}
 
 
 def measured_names(k: int) -> list[str]:
