@@ -78,6 +78,18 @@ def test_a_claim_is_left_when_its_work_fails(store, tmp_path):
     assert not owner_file(tmp_path).exists()
 
 
+def test_work_that_fails_before_it_writes_leaves_no_directory(tmp_path):
+    place = tmp_path / "runs" / "first"
+    with pytest.raises(ValueError, match="no server"), claimed(LocalFileSystem(), str(place), "it"):
+        raise ValueError("no server")
+    assert not place.exists()
+    with claimed(LocalFileSystem(), str(place), "it"):
+        (place / "config.yaml").touch()
+    with pytest.raises(ValueError, match="late"), claimed(LocalFileSystem(), str(place), "it"):
+        raise ValueError("late")
+    assert [path.name for path in place.iterdir()] == ["config.yaml"]
+
+
 def test_a_place_that_cannot_be_made_is_refused_with_one_line():
     with (
         pytest.raises(

@@ -110,6 +110,17 @@ def test_a_shop_s_own_files_are_told_apart_and_mapped(tmp_path):
     )
 
 
+def test_an_empty_log_is_refused_rather_than_replaced_by_the_catalogue(tmp_path):
+    write_shop(tmp_path / "in")
+    log, items = tmp_path / "in" / "log.csv", tmp_path / "in" / "products.csv"
+    log.write_text("")
+    with pytest.raises(UserError, match=r"^FILE=\S*log\.csv is an empty file$"):
+        look.look_at([str(log), str(items)])
+    marker = log.rename(tmp_path / "in" / "_SUCCESS")  # of Spark
+    write_shop(tmp_path / "in")
+    assert look.look_at([str(log), str(items), str(marker)]).settings["data.clicks"] == str(log)
+
+
 def test_what_init_writes_for_a_shop_can_be_read(tmp_path):
     write_shop(tmp_path / "in")
     _, config = init(tmp_path / "in", out=tmp_path / "shop.yaml")

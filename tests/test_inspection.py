@@ -182,6 +182,13 @@ def test_what_are_no_slates_of_this_shop_is_refused(shop, tmp_path, slates, mess
         inspect(shop.config, write(tmp_path / "slates", slates))
 
 
+def test_a_file_in_place_of_a_directory_of_slates_is_named(shop, tmp_path):
+    file = tmp_path / "slates.csv"
+    file.touch()
+    with pytest.raises(ValueError, match=r"^SLATES .*slates\.csv is not a directory"):
+        inspect(shop.config, file)
+
+
 def test_a_damaged_part_is_named(shop, tmp_path):
     place = write(tmp_path / "slates", [("u", [])])
     (place / "part-00001.parquet").write_bytes(b"PAR1 no more")

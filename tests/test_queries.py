@@ -229,6 +229,12 @@ def test_a_row_without_a_query_is_named(tmp_path, text, message):
         read_requests(str(tmp_path / "q.csv"))
 
 
+def test_a_file_without_queries_names_its_columns_and_no_setting(tmp_path):
+    (tmp_path / "items.csv").write_text("item_id,title\ni0,shoe\n")
+    with pytest.raises(UserError, match=r"no column 'query'; columns there: item_id, title$"):
+        read_requests(str(tmp_path / "items.csv"))
+
+
 def answered(checkpoint, prepared, place):
     """Return the slates of place/q.csv as `recommend` writes them, and the maker of its model."""
     requests = read_requests(str(place / "q.csv"))

@@ -24,9 +24,9 @@ from recdiv_core.config import ColumnsConfig, Config, override
 from recdiv_core.errors import UserError
 from recdiv_core.formats.files import find_paths, list_files
 from recdiv_core.formats.readers import ROW, cut_units, read_header, read_unit
-from recdiv_core.formats.sniff import NAMES, Sniffed, printable, sniff
+from recdiv_core.formats.sniff import IS_EMPTY, NAMES, Sniffed, printable, sniff
 from recdiv_core.formats.values import as_text
-from recdiv_core.storage.places import is_uri
+from recdiv_core.storage.places import absolute_place, is_uri
 
 SNIFFED_ALIKE: Final = 3
 """Largest number of sampled files with names like `part-0001.csv`; all others are assumed equal."""
@@ -42,12 +42,14 @@ def look_at(given: Sequence[str]) -> Findings:
     """Inspect files, directories, globs or URIs.
 
     Raises:
-        UserError: no file is found, no file can be a click log, or what `prepare` made is given.
+        UserError: no file is found, no file can be a click log, a named file is empty, or what
+            `prepare` made is given.
     """
     _refuse_prepared(given)
     paths = sorted({path for one in given for path in find_paths(one, "FILE")})
     likely = [path for path in paths if not path.lower().endswith(NO_DATA)]
     sniffed, alike = _sniff_all(likely or paths)
+    _refuse_empty(given, sniffed)
     findings = Findings()
     readable = [file for file in sniffed if not file.problem]
     if not readable:
@@ -93,6 +95,18 @@ def _refuse_prepared(given: Sequence[str]) -> None:
                 f"{one} is a prepared data set: run `recdiv train data.prepared={one}`, or give "
                 "the click log that it was made from"
             )
+
+
+def _refuse_empty(given: Sequence[str], sniffed: Sequence[Sniffed]) -> None:
+    """Refuse an empty file that is named itself: another file would take its place.
+
+    A file without an extension, such as `_SUCCESS`, holds no data.
+    """
+    named = {absolute_place(one, "FILE") for one in given}
+    for file in sniffed:
+        path = file.file.path
+        if file.problem == IS_EMPTY and absolute_place(path, "FILE") in named and "." in file.name:
+            raise UserError(f"FILE={path} is an empty file")
 
 
 def _list_unused(

@@ -35,7 +35,10 @@ def explain_missing(
         return f"{key}: {file.path} is an empty file: it has no column"
     columns = f"{text.prefix}columns"
     shown = ", ".join(_show(name) for name in header)
-    said = f"{key}: {file.path} has no column {theirs!r} ({columns}.{ours})"
+    said = f"{key}: {file.path} has no column {theirs!r}"
+    if key.startswith("--"):  # the columns of an option have no setting
+        return f"{said}; columns there: {shown[:MAX_SHOWN]}"
+    said = f"{said} ({columns}.{ours})"
     if file.format == "csv" and (hint := _explain_text(file, theirs, text)):
         return f"{said}{hint}; {INIT_MENDS}"
     if theirs in everywhere:

@@ -35,6 +35,7 @@ A_VALUE: Final = re.compile(
     r"|[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}|[0-9a-fA-F]{24,}|https?://.*|true|false|\\N|NA|NULL",
 )
 """Pattern of values that occur in rows but not as column names."""
+IS_EMPTY: Final = "is empty"
 NAMES: Final[dict[Format, str]] = {
     "csv": "separated text",
     "jsonl": "JSON Lines",
@@ -148,7 +149,7 @@ def read_head(path: str) -> bytes:
             break
     head = b"".join(parts)
     if not head.strip():
-        raise UserError("is empty")
+        raise UserError(IS_EMPTY)
     if not head.startswith((b"\xff\xfe", b"\xfe\xff")) and head.count(b"\0") > len(head) / 1000:
         raise UserError("is a binary file of an unknown kind")
     return head

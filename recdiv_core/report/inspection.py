@@ -77,10 +77,10 @@ def inspect(
     Raises:
         UserError: there are no slates, or they do not belong to this shop.
     """
-    page = output_path(out or local_path(slates, "SLATES") / PAGE, "--out").absolute()
+    parts = list_parts(local_path(slates, "SLATES"))
+    page = output_path(out or slates / PAGE, "--out").absolute()
     prepared = open_version(config.data.prepared)
     check_files(prepared, read_manifest(prepared))
-    parts = list_parts(slates)
     parts_before = None if before is None else list_parts(before)
     dataset = load_dataset(prepared)
     torch.set_num_threads(config.scaling.threads_per_worker)

@@ -47,16 +47,18 @@ one counts, and both processes see it after this time."""
 def claimed(filesystem: FileSystem, place: str, what: str) -> Iterator[None]:
     """Claim a directory for this process, and release it at the end.
 
-    The place is made when it is missing; `what` is its name in messages, such as `run.name=first`.
+    The place is made when it is missing, and removed if the work fails and leaves nothing in it;
+    `what` is its name in messages, such as `run.name=first`.
 
     Raises:
         UserError: another process has claimed it, or it cannot be made.
     """
+    is_local = isinstance(filesystem, LocalFileSystem)
+    is_new = is_local and not Path(place).exists()
     try:
         filesystem.create_dir(place, recursive=True)
     except OSError as error:
         raise UserError(f"{what} cannot be written: {' '.join(str(error).split())}") from None
-    is_local = isinstance(filesystem, LocalFileSystem)
     held = _LocalFile(Path(place, OWNER)) if is_local else _Object(filesystem, f"{place}/{OWNER}")
     token = secrets.token_hex(8)
     answer_sigterm()
@@ -72,6 +74,11 @@ def claimed(filesystem: FileSystem, place: str, what: str) -> Iterator[None]:
             beating.join()
             if _is_mine(held.read(), token):
                 held.remove()
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # it holds files of the work
+                Path(place).rmdir()
+        raise
     finally:
         held.close()
 

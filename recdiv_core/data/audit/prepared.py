@@ -60,7 +60,7 @@ def audit(given: str) -> dict[str, object]:
         UserError: The directory is no prepared data set, or it is incomplete.
     """
     if not given:
-        raise UserError("data.prepared is not set: give the directory that pipelines.prepare wrote")
+        raise UserError("data.prepared is not set: give the directory that `recdiv prepare` wrote")
     prepared = open_version(given)
     manifest = read_manifest(prepared)
     by_prepare = _read_audit(prepared)
