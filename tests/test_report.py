@@ -4,14 +4,16 @@ import json
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 from urllib.parse import parse_qs
 
 import pytest
 from mlflow import MlflowClient
 
-from recdiv_core.config import DIALS_FILE, Config, override, parse_dial
+from recdiv_core.config import DIALS_FILE, Config, ModelKind, override, parse_dial
 from recdiv_core.report import dashboard
 from recdiv_core.report.dashboard import trials_path, trials_url
+from recdiv_core.report.front_plots import BASELINES
 from recdiv_core.report.report import report
 from recdiv_core.schema import Manifest
 from recdiv_core.tracking import runs as tracking
@@ -490,6 +492,7 @@ def beside(config: Config, manifest: Manifest, tmp_path_factory) -> dict:
     for ndcg in (0.047, 0.02):
         write_baseline(config, ours, "ease", ndcg)
     write_baseline(config, ours, "popular", 0.004)
+    write_baseline(config, ours, "graph", 0.05)
     write_baseline(config, other, "random", 0.9)
     write_baseline(config, ours, "ease", 0.9, eval__filter_seen=False)
     write_baseline(config, ours, "ease", 0.8, rerank__method="mmr", rerank__diversity=0.5)
@@ -500,7 +503,12 @@ def beside(config: Config, manifest: Manifest, tmp_path_factory) -> dict:
 
 def test_the_best_comparable_run_of_each_baseline_is_a_reference(beside):
     names = {kind: run["name"] for kind, run in beside["references"].items()}
-    assert names == {"ease": "ease 0.047", "popular": "popular 0.004"}
+    assert names == {"ease": "ease 0.047", "popular": "popular 0.004", "graph": "graph 0.05"}
+
+
+def test_every_kind_of_baseline_has_a_marker():
+    assert set(BASELINES) == {*get_args(ModelKind)} - {"neural"}
+    assert len({symbol for symbol, _ in BASELINES.values()}) == len(BASELINES)
 
 
 def test_references_are_drawn_and_listed_and_are_no_trials(beside, made):

@@ -41,6 +41,14 @@ BASELINES: Final = {
     "recent_popular": ("triangle-up", "top right"),
     "item_knn": ("square", "bottom left"),
     "ease": ("cross", "top left"),
+    "rp3beta": ("diamond", "bottom right"),
+    "graph": ("star", "top right"),
+    "text": ("pentagon", "bottom left"),
+    "buy_again": ("hourglass", "top left"),
+    "bm25": ("triangle-left", "bottom right"),
+    "text_cosine": ("triangle-right", "top right"),
+    "hybrid": ("bowtie", "bottom left"),
+    "query_words": ("hexagram", "top left"),
 }
 """Kind of baseline -> its marker, and the position of its label."""
 
