@@ -16,7 +16,7 @@ from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
 from recdiv_core.training.objective import Objective
-from recdiv_core.training.parts import Part, with_dials
+from recdiv_core.training.parts import Part, with_dials, with_needed
 from recdiv_core.training.step import fetch_sums, train_step
 
 NUM_ITEMS = 16
@@ -82,6 +82,13 @@ def fresh_model(dropout=0.0, *, is_conditioned=False, seed=0):
         return model
 
 
+def warm_model():
+    """Return a fresh model of items that all have train events."""
+    model = fresh_model()
+    model.item_tower.popularity_V1 += 1
+    return model
+
+
 def part(users, dials=None):
     flat = np.array([item for user in users for item in user], np.int64)
     examples = Examples(
@@ -122,16 +129,20 @@ class Training:
         self.shown_V = torch.zeros(NUM_ITEMS)
 
     def step(self, *parts_of_users, clip_norm=1e9):
+        negatives = negatives_of(self.objective)
+        parts = [part(users) for users in parts_of_users]
+        if not self.objective.reads_all:
+            parts = [with_needed(each, negatives.items_S) for each in parts]
         sums = train_step(
             self.model,
-            [part(users) for users in parts_of_users],
+            parts,
             self.objective,
             self.optimizer,
             self.scaler,
             precision=self.precision,
             clip_norm=clip_norm,
             shown_V=self.shown_V,
-            negatives=negatives_of(self.objective),
+            negatives=negatives,
         )
         return fetch_sums([sums])[0]
 

@@ -1,6 +1,7 @@
 """An epoch on one rank, without Ray: when sums are fetched, and what ends a diverged training."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -105,6 +106,40 @@ def test_a_line_of_the_log_within_an_epoch_names_the_run(dataset, caplog):
     assert len(lines) == NUM_STEPS
     assert lines[0].startswith(f"trial-00003: epoch 1: step 1 of {NUM_STEPS}: loss ")
     assert lines[-1].endswith(" users/s, 0 s of steps left")
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "mixed"])
+def test_an_epoch_of_a_sampled_loss_needs_the_vectors_of_its_own_items_alone(dataset, negatives):
+    sampled = {"loss.relevance": "sampled_softmax", "loss.negatives": negatives}
+    settings = {**sampled, "loss.num_negatives": 4, "loss.diversity_weight": 0.0}
+    few, every = (learner_of(dataset, **settings) for _ in range(2))
+    assert not few.objective.reads_all
+    every.objective = replace(every.objective, reads_all=True)
+    for learner in (few, every):
+        learner.model.item_tower.popularity_V1 += 1  # items of train events are not cold
+    train(few)
+    train(every)
+    # no score depends on the bias of keys: its gradient is rounding, which AdamW scales up
+    got, wanted = (
+        {name: value for name, value in weights_of(each).items() if "qkv.bias" not in name}
+        for each in (few, every)
+    )
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss.relevance": "softmax"},
+        {"loss.diversity_weight": 0.1},
+        {"loss.diversity_weight": 0.1, "loss.conditioned": True},
+        {"model.id_dropout": 0.1},
+    ],
+    ids=str,
+)
+def test_other_steps_need_the_vectors_of_all_items(dataset, settings):
+    sampled = {"loss.relevance": "sampled_softmax", "loss.diversity_weight": 0.0}
+    assert learner_of(dataset, **sampled | settings).objective.reads_all
 
 
 def test_how_often_metrics_are_logged_changes_no_weight(dataset):

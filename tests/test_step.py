@@ -24,6 +24,7 @@ from tests.step_worlds import (
     part,
     trained,
     traits,
+    warm_model,
 )
 
 SPLITS = {
@@ -204,6 +205,34 @@ def test_users_with_little_left_to_be_shown_keep_everything_finite():
     assert math.isfinite(sums.penalty)
     assert all(value.isfinite().all() for value in training.weights().values())
     assert training.shown_V.isfinite().all()
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("has_text", [True, False])
+@pytest.mark.parametrize("name", ["sampled", "in batch", "mixed"])
+def test_a_sampled_loss_that_reads_its_own_items_alone_moves_all_weights_alike(
+    name, has_text, precision
+):
+    def after(*, reads_all):
+        model = warm_model()
+        if not has_text:
+            model.text_VH = None
+        training = Training(model, precision=precision, reads_all=reads_all, **WAYS[name])
+        for split in SPLITS.values():
+            training.step(*split)
+        return training.weights()
+
+    tolerance = 1e-6 if precision == torch.float32 else 1e-2
+    assert_equal_weights(after(reads_all=False), after(reads_all=True), atol=tolerance)
+
+
+def test_such_a_step_computes_the_vectors_of_these_items_alone():
+    computed = []
+    model = fresh_model()
+    model.item_tower.project.register_forward_hook(lambda *call: computed.append(len(call[1][0])))
+    training = Training(model, relevance="sampled_softmax", reads_all=False)
+    training.step([[4, 5], [5, 4, 5]])
+    assert computed == [len({0, *(4, 5), *(3, 9, 14)})]  # 0: the start, and a negative
 
 
 def test_a_step_without_any_user_moves_nothing():

@@ -58,35 +58,45 @@ class ItemTower(nn.Module):
             nn.init.zeros_(self.gate.weight)
             nn.init.zeros_(self.gate.bias)
 
-    def forward(self, text_VH: torch.Tensor | None) -> torch.Tensor:
-        """Compute all item vectors.
+    def forward(
+        self, text_VH: torch.Tensor | None, items_U: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Compute item vectors.
 
         Args:
             text_VH: [V, H] unit text vectors; None = a tower of ids without text.
+            items_U: int64 item_index of the items that are wanted; None = all items. Cold ones
+                among them, which no training reads, take the mean id part of the others.
 
         Returns:
-            [V, D].
+            [V, D], or [U, D].
         """
-        ids_VD = self.ids.weight
+        ids_VD, popularity_V1 = self.ids.weight, self.popularity_V1
+        if items_U is not None:
+            ids_VD, popularity_V1 = self.ids(items_U), popularity_V1[items_U]
+            text_VH = None if text_VH is None else text_VH[items_U]
         if not self.has_text or text_VH is None:
             return ids_VD
         text_VD = self.project(text_VH)
-        is_known = self.popularity_V1 > 0
+        is_known = popularity_V1 > 0
         if self.training and self.id_dropout > 0:
-            is_known = is_known & (torch.rand_like(self.popularity_V1) >= self.id_dropout)
-        own_VD = self._own_parts(text_VD)
+            is_known = is_known & (torch.rand_like(popularity_V1) >= self.id_dropout)
+        own_VD = self._own_parts(text_VD, ids_VD, popularity_V1)
         return text_VD + torch.where(is_known, own_VD, _mean_of(own_VD, is_known).detach())
 
-    def _own_parts(self, text_VD: torch.Tensor) -> torch.Tensor:
-        mixed = torch.cat([self.ids.weight, text_VD, self.popularity_V1], dim=1)
-        return 2 * torch.sigmoid(self.gate(mixed)) * self.ids.weight
+    def _own_parts(
+        self, text_VD: torch.Tensor, ids_VD: torch.Tensor, popularity_V1: torch.Tensor
+    ) -> torch.Tensor:
+        mixed = torch.cat([ids_VD, text_VD, popularity_V1], dim=1)
+        return 2 * torch.sigmoid(self.gate(mixed)) * ids_VD
 
     def mean_id_part(self, text_VH: torch.Tensor | None) -> torch.Tensor:
         """Return the mean id part of the items with train events, [D]: what a cold item takes."""
         is_known = self.popularity_V1 > 0
         if not self.has_text or text_VH is None:
             return _mean_of(self.ids.weight, is_known)
-        return _mean_of(self._own_parts(self.project(text_VH)), is_known)
+        own_VD = self._own_parts(self.project(text_VH), self.ids.weight, self.popularity_V1)
+        return _mean_of(own_VD, is_known)
 
 
 def _mean_of(rows_VD: torch.Tensor, is_in_V1: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,12 @@
 # pyright: strict
 """The recommender: item tower, session tower, dial, and the text encoder when it is trained.
 
-Score = state . item / temperature over the whole catalogue. Every step computes the vectors of all
-items (a few matrix products). With a frozen encoder the text vectors are constants. If its top
-layers train, a step encodes the texts of its batch (training/step_texts.py). All other items have
-the vectors of the last refresh, moved by the mean change of the batch. Shapes: V catalogue, H text
-width, D dims, R packed rows, W width, U items to encode.
+Score = state . item / temperature over the whole catalogue. A step computes the vectors of all
+items (a few matrix products), or of those that a sampled loss reads. With a frozen encoder the text
+vectors are constants. If its top layers train, a step encodes the texts of its batch
+(training/step_texts.py). All other items have the vectors of the last refresh, moved by the mean
+change of the batch. Shapes: V catalogue, H text width, D dims, R packed rows, W width, U some
+items.
 """
 
 from __future__ import annotations
@@ -171,8 +172,12 @@ class Recommender(nn.Module):
         queries_RW: torch.Tensor,
         fresh: FreshVectors | None = None,
         dial_RW: torch.Tensor | None = None,
+        items_U: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return states [R * W, D] and item vectors [V, D]; see `states` and `item_vectors`.
+
+        With `items_U` the vectors are those of these items alone, [U, D], and `items_RW` has places
+        among them; see ItemTower. It goes with neither `fresh` nor a dial.
 
         Items that are not in `fresh` move by the mean change of those that are. If they stayed, the
         encoder would learn to move all texts alike: targets are always among the fresh items, so
@@ -182,7 +187,7 @@ class Recommender(nn.Module):
         if fresh is not None and text is not None:
             text = text + (fresh.vectors_UH - text[fresh.items_U]).mean(0)
             text = text.index_copy(0, fresh.items_U, fresh.vectors_UH)
-        return self.towers(text, items_RW, position_RW, segment_RW, queries_RW, dial_RW)
+        return self.towers(text, items_RW, position_RW, segment_RW, queries_RW, dial_RW, items_U)
 
     def towers(
         self,
@@ -192,9 +197,13 @@ class Recommender(nn.Module):
         segment_RW: torch.Tensor,
         queries_RW: torch.Tensor,
         dial_RW: torch.Tensor | None,
+        items_U: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return states and item vectors from text vectors: everything after the encoder."""
-        items_VD = self.item_vectors(text_VH)
+        if items_U is None:
+            items_VD = self.item_vectors(text_VH)
+        else:
+            items_VD = self.item_tower(text_VH, items_U)
         states = self.states(items_VD, items_RW, position_RW, segment_RW, queries_RW, dial_RW)
         return states, items_VD
 

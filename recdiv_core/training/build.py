@@ -27,6 +27,12 @@ def build_objective(config: Config, dataset: Dataset, model: Recommender) -> Obj
         num_negatives=loss.num_negatives,
         negatives=loss.negatives,
         logq_alpha=loss.logq_alpha,
+        # soft slates, moving texts and the mean id of dropped ones need the others too
+        reads_all=relevance == "softmax"
+        or loss.diversity_weight > 0
+        or loss.conditioned
+        or model.encoder is not None
+        or config.model.id_dropout > 0,
         left_out_X=_no_negatives(config, dataset),
         diversity_weight=loss.diversity_weight,
         is_conditioned=loss.conditioned,

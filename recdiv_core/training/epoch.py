@@ -37,7 +37,7 @@ from recdiv_core.training.divergence import check_finite, check_scale
 from recdiv_core.training.feed import Feed
 from recdiv_core.training.item_texts import open_texts
 from recdiv_core.training.objective import Objective
-from recdiv_core.training.parts import to_device
+from recdiv_core.training.parts import to_device, with_needed
 from recdiv_core.training.schedules import schedule, warmup
 from recdiv_core.training.shards import load_optimizer, refresh_texts, whole
 from recdiv_core.training.step import StepSums, fetch_sums, train_step
@@ -174,6 +174,8 @@ class Learner:
         parts = self.feed.parts(examples, step)
         negatives = self.feed.negatives(parts, step)
         texts = self.feed.step_texts(parts)
+        if negatives is not None and not self.objective.reads_all:
+            parts = [with_needed(part, negatives.items_S) for part in parts]
         self._set_rates(step)
         # dropout differs between ranks and steps, and is the same when a step is repeated
         seed = np.random.SeedSequence(self.config.seed, spawn_key=(step, self.rank))

@@ -28,6 +28,8 @@ class Objective:
         num_negatives: uniform draws per step (sampled losses).
         negatives: source of the negatives.
         logq_alpha: strength of the correction in [0, 1] (sampled_softmax).
+        reads_all: whether a step reads the vectors of all items, and not only those of its
+            histories, targets and negatives.
         left_out_X: int64 item_index of the items that are no negatives, or None.
         is_conditioned: whether each user has a dial.
         shared_dim: leading dims of the item vectors that dial 0 uses too (conditioned model).
@@ -46,6 +48,7 @@ class Objective:
     num_negatives: int = 0
     negatives: str = "uniform"
     logq_alpha: float = 1.0
+    reads_all: bool = True
     left_out_X: torch.Tensor | None = None
     is_conditioned: bool = False
     shared_dim: int = 0

@@ -53,20 +53,24 @@ def part_losses(
 ) -> PartLosses:
     """Run the model on a part, with the text vectors `fresh`, and sum its losses."""
     packed, dials, w = part.packed, part.dials, objective.diversity_weight
-    weights_N = packed.weights_N
+    weights_N, needed = packed.weights_N, part.needed
     if dials is not None:
         dial_N = dials.dial_RW.flatten()[packed.target_place_N]
         weights_N = weights_N * (1 - w * dial_N)
     with autocast:
         states, items_VD = model(
-            packed.items_RW,
+            packed.items_RW if needed is None else needed.history_RW,
             packed.position_RW,
             packed.segment_RW,
             packed.queries_RW,
             fresh,
             None if dials is None else dials.dial_RW,
+            None if needed is None else needed.items_U,
         )
-        targets = _Targets(packed.target_place_N, packed.targets_N, weights_N)
+        targets_N = packed.targets_N if needed is None else needed.targets_N
+        if needed is not None and negatives is not None:
+            negatives = negatives._replace(items_S=needed.negatives_S)
+        targets = _Targets(packed.target_place_N, targets_N, weights_N)
         views = [(targets, items_VD.shape[1])]
         if dials is not None:  # at dial 0 the dial's own dims are zero: half the users skip them
             above = targets.only(dials.above_N)

@@ -43,16 +43,35 @@ class Dials:
 
 
 @dataclass(frozen=True)
+class Needed:
+    """The items that a sampled loss reads of a part, and where they are in this list.
+
+    Attributes:
+        items_U: int64 item_index, distinct, ascending.
+        history_RW: int64 places of the items of the histories.
+        targets_N: int64 places of the targets.
+        negatives_S: int64 places of the negatives.
+    """
+
+    items_U: torch.Tensor
+    history_RW: torch.Tensor
+    targets_N: torch.Tensor
+    negatives_S: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Part:
     """Users of a step that are computed at once.
 
     Attributes:
         packed: their histories.
         dials: the users' dials; None for a model without dials.
+        needed: the items that the step reads; None = it reads all.
     """
 
     packed: Packed
     dials: Dials | None = None
+    needed: Needed | None = None
 
 
 def with_dials(part: Part, dial_B: torch.Tensor) -> Part:
@@ -75,6 +94,16 @@ def with_dials(part: Part, dial_B: torch.Tensor) -> Part:
         seen_time_S=None if packed.seen_time_S is None else packed.seen_time_S[is_above_S],
     )
     return replace(part, dials=dials)
+
+
+def with_needed(part: Part, negatives_S: torch.Tensor) -> Part:
+    """Return a part with the items that a sampled loss reads; all tensors on the CPU."""
+    packed = part.packed
+    each = [packed.items_RW.flatten(), packed.targets_N, negatives_S]
+    items_U, place = torch.cat(each).unique(return_inverse=True)
+    history, targets_N, places_S = place.split([len(items) for items in each])
+    needed = Needed(items_U, history.view_as(packed.items_RW), targets_N, places_S)
+    return replace(part, needed=needed)
 
 
 def to_device(value: Tensors, device: torch.device) -> Tensors:

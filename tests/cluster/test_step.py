@@ -5,7 +5,15 @@ import torch
 import torch.distributed as dist
 
 from tests.ranks import leave_ranks, on_two_ranks
-from tests.step_worlds import NUM_ITEMS, USERS, Training, assert_equal_weights, fresh_model, trained
+from tests.step_worlds import (
+    NUM_ITEMS,
+    USERS,
+    Training,
+    assert_equal_weights,
+    fresh_model,
+    trained,
+    warm_model,
+)
 from tests.test_step import DIALS, WAYS, conditioned_step
 
 pytestmark = pytest.mark.ray  # no Ray in it, but as slow as if there were
@@ -27,6 +35,10 @@ CASES = {
 
 COMPILED = "uneven shares in parts"
 """The case that is done with compiled towers too."""
+
+
+OWN_ITEMS = {"relevance": "sampled_softmax", "negatives": "mixed", "reads_all": False}
+"""Each rank computes the vectors of its own items and of the negatives alone."""
 
 
 def users_and_dials(is_wanted):
@@ -59,6 +71,12 @@ def train_on_a_rank(rank, store, results):
         sums = [vars(training.step(*shares[rank])) for _ in range(2)]
         tensors = model.state_dict() | {"shown_V": training.shown_V}
         results.put((name, {key: value.numpy() for key, value in tensors.items()}, sums))
+    model = warm_model()
+    wrapped = torch.nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
+    training = Training(wrapped, **OWN_ITEMS)
+    sums = [vars(training.step(*CASES["mixed"][0][rank])) for _ in range(2)]
+    tensors = {key: value.numpy() for key, value in model.state_dict().items()}
+    results.put(("own items", tensors, sums))
     for name, shares in CONDITIONED.items():
         model = fresh_model(is_conditioned=True)
         wrapped = torch.nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
@@ -74,7 +92,7 @@ def found(tmp_path_factory):
     return on_two_ranks(
         train_on_a_rank,
         tmp_path_factory.mktemp("gloo"),
-        num_answers=2 * (len(CASES | CONDITIONED) + 1),
+        num_answers=2 * (len(CASES | CONDITIONED) + 2),
     )
 
 
@@ -97,6 +115,17 @@ def test_two_ranks_with_compiled_towers_move_the_weights_as_one_without_does(fou
     for arrays in answers:
         got = {key: torch.from_numpy(array) for key, array in arrays.items()}
         assert_equal_weights(got, wanted)
+
+
+def test_two_ranks_that_read_their_own_items_alone_move_the_weights_as_one_that_reads_all(found):
+    alone = Training(warm_model(), **OWN_ITEMS | {"reads_all": True})
+    wanted_sums = [pytest.approx(vars(alone.step(USERS)), rel=1e-4) for _ in range(2)]
+    answers = [(arrays, sums) for name, arrays, sums in found if name == "own items"]
+    assert len(answers) == 2
+    for arrays, sums in answers:
+        got = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        assert_equal_weights(got, alone.weights())
+        assert sums == wanted_sums
 
 
 @pytest.mark.parametrize("case", CASES)
