@@ -3,7 +3,7 @@
     recdiv export --checkpoint DIR --out runs/export/shop
     recdiv export --checkpoint DIR --out runs/export/shop --int8
 
-Needs the extra `export`: pip install 'recdiv[export]'. Writes model.onnx (histories in, scores of
+Needs the extra `export`: pip install -e '.[export]'. Writes model.onnx (histories in, scores of
 all items out: towers, blend, adjustments), items.json and model.json. With --int8 also
 model.int8.onnx; model.json then has what int8 costs in each metric. Nothing is written if the ONNX
 model does not score as the checkpoint does. Queries, re-ranking and rules are not exported;

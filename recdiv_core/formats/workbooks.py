@@ -1,8 +1,7 @@
 """Read the sheets of Excel workbooks (.xlsx) into Arrow columns.
 
 Sheets with the same first row are read one after another (Online Retail II has one sheet a year).
-Other sheets are skipped with a log line. Reading needs the package openpyxl (`pip install
-'recdiv[xlsx]'`).
+Other sheets are skipped with a log line. Reading needs the package openpyxl.
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ def read_sheets(path: str) -> Iterator[tuple[str, Iterator[tuple[Any, ...]]]]:
         from openpyxl.utils.exceptions import InvalidFileException
     except ImportError:
         raise UserError(
-            f"{path} is an Excel workbook: install openpyxl (pip install 'recdiv[xlsx]'), or save "
-            "it as CSV"
+            f"{path} is an Excel workbook: pip install openpyxl, or save it as CSV"
         ) from None
     with open_input(path, is_seekable=True) as file:
         try:

@@ -46,8 +46,7 @@ def check_packages() -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"export needs {', '.join(missing)}, which are not installed: pip install "
-            "'recdiv[export]'"
+            f"export needs packages that are not installed: pip install {' '.join(missing)}"
         )
 
 
