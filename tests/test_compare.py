@@ -251,6 +251,17 @@ def test_slates_of_another_system_compare_like_a_run(compared, plain, wide, prod
     )
 
 
+def test_slates_that_cannot_hit_are_no_proof_of_a_difference(plain, shop, tmp_path, caplog):
+    ids = load_dataset(shop[0]).catalogue.item_ids.to_pylist()
+    rows = [
+        {"user_id": row["user_id"], "item_ids": [ids[item] for item in row["history"][:4]]}
+        for row in pq.read_table(shop[0] / "test").to_pylist()
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part-0.parquet")
+    compare(Config(), [f"slates:{tmp_path}", plain], [], {}, num_resamples=1000)
+    assert f"slates:{tmp_path}: no slate has an item that the test split holds out" in caplog.text
+
+
 def test_slates_alone_compare_on_the_prepared_data_set_that_is_named(production, shop, plain):
     place = production.removeprefix("slates:")
     other = f"slates:{place}/part-0.parquet"

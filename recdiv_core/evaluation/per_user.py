@@ -26,7 +26,7 @@ from recdiv_core.metrics.tally import BETWEEN, USER_METRICS, UserMetrics
 from recdiv_core.schema import check_unchanged
 from recdiv_core.slates.carry import carried
 from recdiv_core.slates.dataset import Dataset, load_dataset
-from recdiv_core.slates.given import read_given_slates, shown_of_split
+from recdiv_core.slates.given import no_hit, read_given_slates, shown_of_split
 from recdiv_core.slates.loading import load_model
 from recdiv_core.slates.policy import slate_policy
 from recdiv_core.slates.scoring import held_out_of_split
@@ -62,6 +62,7 @@ def judge_systems(
         slates = slates_of(system, dataset, split)
         judged.append(judge_users(slates, dataset, metrics, k=system.config.eval.k))
         logger.info("%s: judged on %d users", system.name, len(judged[-1].slates_UK))
+        _warn_of_no_hit(system, judged[-1], split)
         if len(judged[-1].slates_UK) < 2:
             raise UserError(
                 f"data.prepared={dataset.prepared}: one user of the {split} split can be judged, "
@@ -70,6 +71,14 @@ def judge_systems(
             )
     check_unchanged(dataset.prepared, dataset.manifest)
     return judged
+
+
+def _warn_of_no_hit(system: System, judged: UserResults, split: str) -> None:
+    """Warn of slates of another system that cannot hit, as those for complete histories."""
+    k = system.config.eval.k
+    hits = float(judged.users["hit"].sum())
+    if isinstance(system, NamedSlates) and (warning := no_hit({f"hit_at_{k}": hits}, split, k)):
+        logger.warning("%s: %s", system.name, warning)
 
 
 def slates_of(system: System, dataset: Dataset, split: str) -> Batches:
