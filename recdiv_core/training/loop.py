@@ -60,6 +60,10 @@ PREEMPTION_STEPS: Final = 5
 """Steps between two questions whether a machine will be taken away; all ranks wait for each."""
 
 
+MANY_EVENTS: Final = 3_000_000
+"""Events of a log whose terms take more than half a minute to count."""
+
+
 def train_loop(settings: dict[str, Any]) -> None:
     """Train, evaluate and checkpoint; the entry point of a worker.
 
@@ -88,6 +92,10 @@ class _Trainer:
         self.world_size = ray.train.get_context().get_world_size()
         self.device = ray.train.torch.get_device()
         dataset = load_checked(config, fingerprint)
+        if self.rank == 0 and config.model.blend and dataset.manifest.num_events >= MANY_EVENTS:
+            logger.info(
+                "%s: counting the terms of model.blend, which may take minutes", config.run.name
+            )
         terms = fit_terms(config, dataset)
         self.dataset = dataset.to(self.device)
         # the one place that seeds: weights are the same on every rank
