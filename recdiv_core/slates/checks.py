@@ -97,6 +97,6 @@ def tell_sample(config: Config, manifest: Manifest, splits: Sequence[str]) -> No
         num_users = manifest.num_examples.get(split, 0)
         if 0 < most < num_users:
             logger.info(
-                "%s: a sample of about %d of %d requests is evaluated; eval.max_users=0 evaluates all",
+                "%s: about %d of %d requests are evaluated; eval.max_users=0 evaluates all",
                 *(split, most, num_users),
             )
