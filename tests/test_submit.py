@@ -52,6 +52,11 @@ def test_a_wrong_command_is_answered_before_anything_is_shipped(
         check_command(command, tree)
 
 
+def test_a_directory_that_is_not_the_project_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=f"{tmp_path} has no directory pipelines .*--working-dir"):
+        check_command(["train", *KEPT], tmp_path)
+
+
 def test_a_config_file_is_checked_and_shipped_with_the_tree(tree: Path):
     file = tree / "shop.yaml"
     file.write_text("run.storage: s3://bucket/runs\ntracking: {uri: https://mlflow.example}\n")

@@ -120,6 +120,11 @@ def check_command(command: Sequence[str], working_dir: Path) -> None:
         for path in scripts.glob("*.py")
         if path.stem[0] != "_" and path.stem not in _HERE_ONLY
     )
+    if not allowed:
+        raise UserError(
+            f"{working_dir.absolute()} has no directory pipelines to send: run this in the project, "
+            "or give its path as --working-dir"
+        )
     if not command or command[0] not in allowed:
         raise UserError(
             f"pipeline {command[0] if command else ''!r} is not in {scripts}; "
