@@ -122,8 +122,8 @@ def check_command(command: Sequence[str], working_dir: Path) -> None:
     )
     if not allowed:
         raise UserError(
-            f"{working_dir.absolute()} has no directory pipelines to send: run this in the project, "
-            "or give its path as --working-dir"
+            f"{working_dir.absolute()} has no directory pipelines to send: run this in the "
+            "project, or give its path as --working-dir"
         )
     if not command or command[0] not in allowed:
         raise UserError(
