@@ -39,7 +39,8 @@ from torch.nn import functional as F
 from recdiv_core.config import Config
 from recdiv_core.data.catalogue import Tokens, make_texts
 from recdiv_core.data.layer_states import LayerStates, WriteStates, state_blocks
-from recdiv_core.data.text_vectors import WriteVectors, text_blocks
+from recdiv_core.data.text_vectors import WriteVectors
+from recdiv_core.data.vector_files import text_blocks
 from recdiv_core.models.encoder_description import token_ids
 from recdiv_core.models.frozen_layers import FrozenLayers
 from recdiv_core.models.item_tower import ItemTower

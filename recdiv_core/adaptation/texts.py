@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from recdiv_core.config import PairKind
 from recdiv_core.data.catalogue import Tokens, make_texts, tokenise_here, with_prefix
 from recdiv_core.data.queries import load_queries, mark_seen, read_query_clicks
-from recdiv_core.data.text_vectors import first_equal
 from recdiv_core.data.train_events import read_train_events
+from recdiv_core.data.vector_files import first_equal
 from recdiv_core.errors import UserError
 from recdiv_core.models.text_encoder import load_tokenizer
 from recdiv_core.schema import EncoderSource

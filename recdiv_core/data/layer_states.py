@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from recdiv_core.data.catalogue import Tokens, load_tokens
-from recdiv_core.data.text_vectors import ROWS_A_BATCH, checked_encoder, run_blocks, text_blocks
+from recdiv_core.data.text_vectors import ROWS_A_BATCH, checked_encoder, run_blocks
+from recdiv_core.data.vector_files import text_blocks
 from recdiv_core.models.text_encoder import encoder_width, load_encoder, pad_tokens
 from recdiv_core.models.text_groups import CALL_TOKENS, batches_by_length
 from recdiv_core.schema import Manifest

@@ -2,8 +2,9 @@
 
 Training does not change the vectors of a frozen encoder. So Ray Data actors encode each distinct
 text once and write the vectors into a memory-mapped file beside the prepared data, which every
-trial, worker and evaluation reads. ILD is measured with these vectors for every model. V rows, H
-text width.
+trial, worker and evaluation reads. ILD is measured with these vectors for every model. The file of
+an interrupted encoding is kept, and the next run encodes the texts that it lacks. V rows, H text
+width.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -19,6 +21,7 @@ import pyarrow as pa
 
 from recdiv_core.config import Pooling
 from recdiv_core.data.catalogue import load_tokens
+from recdiv_core.data.vector_files import fill_repeats, first_equal, missing_blocks
 from recdiv_core.errors import UserError
 from recdiv_core.models.encoder_description import text_vectors
 from recdiv_core.models.text_encoder import (
@@ -30,7 +33,7 @@ from recdiv_core.models.text_encoder import (
 )
 from recdiv_core.models.text_groups import CALL_TOKENS, batches_by_length
 from recdiv_core.schema import EncoderSource, Manifest
-from recdiv_core.storage.claims import scratch
+from recdiv_core.storage.claims import UNFINISHED, scratch
 from recdiv_core.wording import counted
 
 if TYPE_CHECKING:
@@ -40,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 ROWS_A_BATCH: Final = 64
 """Most texts that the encoder processes at once."""
-ROWS_A_TASK: Final = 256
-"""Texts of one block of Ray Data."""
 PROGRESS_S: Final = 10.0
 """Seconds between two lines of the log."""
 WORK_AN_ACTOR: Final = 1e12
@@ -140,15 +141,24 @@ def make_item_vectors(
 
 
 def _make(prepared: Path, missing: Mapping[str, Path], source: str, pooling: Pooling) -> None:
-    """Encode the texts of some files of tokens; each file of vectors appears when it is whole."""
+    """Encode the texts of some files of tokens; each file of vectors appears when it is whole.
+
+    The files of an interrupted run are taken by a rename, so only one process continues them.
+    """
     wanted = {path: load_tokens(prepared, name) for name, path in missing.items()}
     home = prepared / "vectors"
     home.mkdir(exist_ok=True)
-    with scratch(home) as work:
+    unfinished = {path: path.with_name(f"{path.name}{UNFINISHED}") for path in wanted}
+    with scratch(home, keep=[path.name for path in wanted]) as work:
+        for path, left in unfinished.items():
+            with suppress(FileNotFoundError):
+                left.replace(work / path.name)
         tokens_of = {work / path.name: tokens for path, tokens in wanted.items()}
         _encode_all(tokens_of, source, pooling)
         for path in wanted:
             (work / path.name).replace(path)
+    for left in unfinished.values():
+        left.unlink(missing_ok=True)  # of another process that was interrupted meanwhile
 
 
 def encode_here(tokens: Sequence[list[int]], source: str, pooling: Pooling) -> np.ndarray:
@@ -172,22 +182,19 @@ def encode_here(tokens: Sequence[list[int]], source: str, pooling: Pooling) -> n
 def _encode_all(
     tokens_of: Mapping[Path, Sequence[list[int]]], source: str, pooling: Pooling
 ) -> None:
-    """Make the files of vectors and encode their texts in one Ray Data job."""
+    """Fill the files of vectors in one Ray Data job."""
     width = encoder_width(source)
     first_of = {path: first_equal(tokens) for path, tokens in tokens_of.items()}
-    blocks: list[pa.Table] = []
-    for path, tokens in tokens_of.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shape = (len(tokens), width)
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
-        blocks += text_blocks(path, tokens, np.unique(first_of[path]))
+    blocks = [
+        block
+        for path, tokens in tokens_of.items()
+        for block in missing_blocks(path, tokens, first_of[path], width)
+    ]
     if blocks:
-        run_blocks(blocks, WriteVectors, (source, pooling), source)
+        done = run_blocks(blocks, WriteVectors, (source, pooling), source)
+        assert done == sum(map(len, blocks)), "Ray Data lost texts"
     for path, first in first_of.items():
-        vectors = np.lib.format.open_memmap(path, mode="r+")
-        is_repeat = first != np.arange(len(first))
-        vectors[is_repeat] = vectors[first[is_repeat]]
-        vectors.flush()
+        fill_repeats(path, first)
 
 
 def run_blocks(
@@ -196,7 +203,7 @@ def run_blocks(
     """Send blocks of texts through actors that write files, in one Ray Data job.
 
     Args:
-        blocks: see `text_blocks`; at least one.
+        blocks: see `vector_files.text_blocks`; at least one.
         actor: class that takes `arguments` and whether there is a GPU, and turns a block into a
             table with the number of its finished texts (`rows`).
         arguments: first arguments of the class.
@@ -276,37 +283,6 @@ def num_actors(num_blocks: int, work: float, num_devices: int) -> int:
     [1, 2, 8]
     """
     return max(1, min(num_blocks, num_devices, int(work / WORK_AN_ACTOR)))
-
-
-def first_equal(texts: Sequence[list[int]]) -> np.ndarray:
-    """Return the row of the first text that equals each text, [N] int64.
-
-    >>> first_equal([[5, 7], [3], [5, 7]]).tolist()
-    [0, 1, 0]
-    """
-    first: dict[bytes, int] = {}
-    keys = (np.asarray(ids, np.int32).tobytes() for ids in texts)
-    return np.array([first.setdefault(key, row) for row, key in enumerate(keys)], np.int64)
-
-
-def text_blocks(path: Path, tokens: Sequence[list[int]], rows: np.ndarray) -> list[pa.Table]:
-    """Return the blocks of Ray Data that hold the texts of some rows.
-
-    Sorted by length, blocks need little padding. The longest texts come first, so the last tasks
-    are short.
-    """
-    order = rows[np.argsort([-len(tokens[int(row)]) for row in rows], kind="stable")]
-    parts = np.array_split(order, -(-len(order) // ROWS_A_TASK)) if len(order) else []
-    return [
-        pa.table(
-            {
-                "row": part,
-                "ids": [tokens[int(row)] for row in part],
-                "path": [str(path.absolute())] * len(part),
-            }
-        )
-        for part in parts
-    ]
 
 
 class WriteVectors:

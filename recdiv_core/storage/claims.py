@@ -21,7 +21,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 OWNER: Final = "owner.json"
 PARTIAL: Final = ".partial"
+UNFINISHED: Final = ".unfinished"
 BEAT_S: Final = 10.0
 SILENT_S: Final = 60.0
 """Several heartbeats, and longer than a network file system caches the content of a file."""
@@ -84,13 +85,14 @@ def claimed(filesystem: FileSystem, place: str, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def scratch(home: Path) -> Iterator[Path]:
+def scratch(home: Path, keep: Collection[str] = ()) -> Iterator[Path]:
     """Give a new directory below `home`, which is removed at the end unless it was renamed.
 
     First it removes directories that killed processes of this machine left. Whether a process on
-    another machine still runs is unknown, so its directories stay.
+    another machine still runs is unknown, so its directories stay. A file of a removed directory
+    that has a name in `keep` moves to `home` and gets the ending `.unfinished`.
     """
-    _remove_abandoned(home)
+    _remove_abandoned(home, keep)
     work = home / f"{secrets.token_hex(8)}{PARTIAL}"
     work.mkdir()
     owner = os.open(work / OWNER, os.O_RDWR | os.O_CREAT, 0o644)
@@ -100,8 +102,15 @@ def scratch(home: Path) -> Iterator[Path]:
         os.write(owner, about_me().encode())
         yield work
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _discard(work, keep)
         os.close(owner)
+
+
+def _discard(work: Path, keep: Collection[str]) -> None:
+    for name in keep:
+        with suppress(FileNotFoundError):
+            (work / name).replace(work.with_name(f"{name}{UNFINISHED}"))
+    shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
@@ -123,7 +132,7 @@ def new_directory_at(out: Path) -> Iterator[Path]:
             raise UserError(f"--out {out}: another process wrote it in the meantime") from None
 
 
-def _remove_abandoned(home: Path) -> None:
+def _remove_abandoned(home: Path, keep: Collection[str]) -> None:
     for work in home.glob(f"*{PARTIAL}"):
         try:
             owner = os.open(work / OWNER, os.O_RDWR)
@@ -132,7 +141,7 @@ def _remove_abandoned(home: Path) -> None:
         try:
             if lock(owner) and is_of_this_machine(os.read(owner, 4096).decode(errors="replace")):
                 logger.info("removing %s, which a killed process left", work)
-                shutil.rmtree(work, ignore_errors=True)
+                _discard(work, keep)
         finally:
             os.close(owner)
 

@@ -15,7 +15,7 @@ import pytest
 from recdiv_core.config import Config, override
 from recdiv_core.data.catalogue import load_catalogue, load_tokens
 from recdiv_core.data.clicklog import prepare
-from recdiv_core.data.text_vectors import load_vectors, vectors_path
+from recdiv_core.data.text_vectors import ensure_vectors, load_vectors, vectors_path
 from recdiv_core.schema import NO_QUERY, NO_TEXT, read_manifest
 from tests.cluster.conftest import run as run_script
 
@@ -294,6 +294,24 @@ def test_the_vectors_of_derived_categories_serve_the_trainings(untold):
     vectors = load_vectors(untold, read_manifest(untold))
     assert vectors.shape == (NUM_ITEMS, 384)
     assert not vectors_path(untold, read_manifest(untold), "queries").exists()
+
+
+def test_an_interrupted_encoding_continues(untold):
+    manifest = read_manifest(untold)
+    path = vectors_path(untold, manifest, "tokens")
+    whole = np.load(path)
+    half = whole.copy()
+    half[::2] = 0
+    half[1] *= -1  # of unit length, so it is not encoded again
+    unfinished = path.with_name(path.name + ".unfinished")
+    np.save(path, half)
+    path.rename(unfinished)
+    ensure_vectors(untold, manifest)
+    whole[1] *= -1
+    np.testing.assert_allclose(np.load(path), whole, atol=1e-6)
+    assert not unfinished.exists()
+    whole[1] *= -1
+    np.save(path, whole)
 
 
 def test_the_audit_says_that_categories_are_derived(untold):
