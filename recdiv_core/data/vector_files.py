@@ -81,7 +81,8 @@ def missing_blocks(
         return text_blocks(path, tokens, rows)
     missing = rows[~(np.abs(lengths[rows] - 1) < UNIT_TOLERANCE)]
     found = len(rows) - len(missing)
-    logger.info("an interrupted run encoded %d of %s", found, counted(len(rows), "text"))
+    if found:
+        logger.info("an interrupted run encoded %d of %s", found, counted(len(rows), "text"))
     return text_blocks(path, tokens, missing)
 
 
