@@ -2,8 +2,10 @@
 
     python -m benchmarks.objectives
     python -m benchmarks.objectives --quick
+    python -m benchmarks.objectives --items 150000 --only sampled_softmax,own_items
 
 The shop has the size of Amazon Beauty: 12,101 items and random histories of 7 events on average.
+`own_items` is `sampled_softmax` with the vectors of the items alone that the step reads.
 A step has 256 users, one thread and random weights. The objectives take turns, one step each, so
 all see the same noise of the machine. `epoch_floor_ratio` is the time of the plain step over the
 time of the three matrix products that the exact softmax needs. Prints one JSON line:
@@ -35,7 +37,7 @@ from recdiv_core.models.item_tower import ItemTower
 from recdiv_core.models.recommender import Recommender
 from recdiv_core.models.session_tower import SessionTower
 from recdiv_core.training.objective import Objective
-from recdiv_core.training.parts import Part, with_dials
+from recdiv_core.training.parts import Part, with_dials, with_needed
 from recdiv_core.training.step import train_step
 
 NUM_ITEMS, NUM_CATEGORIES, TEXT_DIM, DIM = 12_101, 240, 384, 64
@@ -46,12 +48,20 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds: noisier")
-    rounds = 5 if parser.parse_args().quick else 25
+    parser.add_argument("--items", type=int, default=NUM_ITEMS, help="items of the catalogue")
+    parser.add_argument("--only", default="", help="names to measure beside `plain`; all if empty")
+    args = parser.parse_args()
+    rounds = 5 if args.quick else 25
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    part = make_part(rng)
-    steps = {name: make_step(objective, part) for name, objective in objectives(rng).items()}
-    floor = make_floor(part)
+    part = make_part(rng, args.items)
+    wanted = {"plain", *args.only.split(",")} if args.only else None
+    steps = {
+        name: make_step(objective, part)
+        for name, objective in objectives(rng, args.items).items()
+        if wanted is None or name in wanted
+    }
+    floor = make_floor(part, args.items)
     times: dict[str, list[float]] = {name: [] for name in (*steps, "floor")}
     for index in range(rounds + 2):
         for name, run in (*steps.items(), ("floor", floor)):
@@ -82,12 +92,12 @@ def main() -> None:
     )
 
 
-def make_part(rng: np.random.Generator) -> Part:
+def make_part(rng: np.random.Generator, num_items: int) -> Part:
     """Make the users of one step."""
     lengths = rng.geometric(1 / MEAN_EVENTS, NUM_USERS)
     num_events = int(lengths.sum())
     examples = Examples(
-        items=rng.integers(NUM_ITEMS, size=num_events),
+        items=rng.integers(num_items, size=num_events),
         lengths=lengths,
         queries=np.full(num_events, -1),
         weights=np.ones(num_events, np.float32),
@@ -97,11 +107,11 @@ def make_part(rng: np.random.Generator) -> Part:
     return Part(pack(examples, max_history=MAX_HISTORY))
 
 
-def objectives(rng: np.random.Generator) -> dict[str, Objective]:
+def objectives(rng: np.random.Generator, num_items: int) -> dict[str, Objective]:
     """Return every objective to measure; `plain` is the exact softmax at w = 0."""
-    unit = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(NUM_ITEMS, TEXT_DIM))))
-    num_events = torch.from_numpy(rng.dirichlet(np.ones(NUM_ITEMS)) * 200_000).long()
-    attributes = {name: rng.integers(50, size=NUM_ITEMS) for name in ("brand", "colour", "price")}
+    unit = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(num_items, TEXT_DIM))))
+    num_events = torch.from_numpy(rng.dirichlet(np.ones(num_items)) * 200_000).long()
+    attributes = {name: rng.integers(50, size=num_items) for name in ("brand", "colour", "price")}
     plain = Objective(
         relevance="softmax",
         diversity_weight=0.0,
@@ -110,7 +120,7 @@ def objectives(rng: np.random.Generator) -> dict[str, Objective]:
         traits=ItemTraits(
             embeddings_VD=unit.float(),
             categories=labels_of_padded(
-                torch.from_numpy(rng.integers(NUM_CATEGORIES, size=(NUM_ITEMS, 1)))
+                torch.from_numpy(rng.integers(NUM_CATEGORIES, size=(num_items, 1)))
             ),
             num_categories=NUM_CATEGORIES,
             num_events_V=num_events,
@@ -123,15 +133,16 @@ def objectives(rng: np.random.Generator) -> dict[str, Objective]:
         "plain": plain,
         **{name: replace(diverse, mix={name: 1.0}) for name in REGULARISERS},
         "sampled_softmax": replace(plain, relevance="sampled_softmax"),
+        "own_items": replace(plain, relevance="sampled_softmax", reads_all=False),
         "conditioned": replace(diverse, is_conditioned=True, shared_dim=DIM),
     }
 
 
 def make_step(objective: Objective, part: Part) -> Callable[[], object]:
     """Return a function that does one step on its own model."""
-    rng = torch.Generator().manual_seed(0)
+    rng, num_items = torch.Generator().manual_seed(0), objective.traits.num_items
     towers = [
-        ItemTower(torch.ones(NUM_ITEMS), text_dim=TEXT_DIM, dim=dim, id_dropout=0.0)
+        ItemTower(torch.ones(num_items), text_dim=TEXT_DIM, dim=dim, id_dropout=0.0)
         for dim in (DIM, dial_dim(DIM))
     ]
     model = Recommender(
@@ -144,10 +155,10 @@ def make_step(objective: Objective, part: Part) -> Callable[[], object]:
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    places = torch.zeros(NUM_ITEMS)
+    places = torch.zeros(num_items)
     negatives: Negatives | None = None
     if objective.relevance != "softmax":
-        drawn = torch.randint(NUM_ITEMS, (NUM_NEGATIVES,), generator=rng)
+        drawn = torch.randint(num_items, (NUM_NEGATIVES,), generator=rng)
         log_share = objective.traits.log_prior_V
         negatives = mixed_negatives(drawn[:0], drawn, log_share)
     if objective.is_conditioned:
@@ -155,9 +166,12 @@ def make_step(objective: Objective, part: Part) -> Callable[[], object]:
         part = with_dials(part, dials * (torch.rand(NUM_USERS, generator=rng) < 0.5))
 
     def run() -> None:
+        own = part
+        if negatives is not None and not objective.reads_all:
+            own = with_needed(part, negatives.items_S)
         train_step(
             model,
-            [part],
+            [own],
             objective,
             optimizer,
             scaler,
@@ -170,10 +184,10 @@ def make_step(objective: Objective, part: Part) -> Callable[[], object]:
     return run
 
 
-def make_floor(part: Part) -> Callable[[], object]:
+def make_floor(part: Part, num_items: int) -> Callable[[], object]:
     """Return the three products of the exact softmax: scores, and the gradients of both sides."""
     hidden = torch.randn(len(part.packed.targets_N), DIM)
-    items = torch.randn(NUM_ITEMS, DIM)
+    items = torch.randn(num_items, DIM)
 
     def run() -> None:
         scores = hidden @ items.T

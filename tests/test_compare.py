@@ -382,6 +382,7 @@ def test_a_run_that_is_not_one_is_refused(plain, suffix, message):
     ("changes", "message"),
     [
         ({"eval__k": 5}, r"it differs in eval\.k: 5, not 4"),
+        ({"eval__max_users": 3}, r"users that are evaluated: \{'test': 3\}, not all"),
         ({"eval__filter_seen": False}, r"it differs in eval\.filter_seen: False, not True"),
     ],
 )
@@ -392,6 +393,11 @@ def test_runs_that_are_measured_otherwise_are_refused(plain, run_of, changes, me
     key, value = next(iter(changes.items()))
     alike = [find_run(run, {key.replace("__", "."): value}, nowhere) for run in (plain, other)]
     check_comparable(alike)
+
+
+def test_runs_that_both_evaluate_all_users_are_compared_whatever_their_limit(plain, run_of):
+    other = run_of("without a limit", 4, eval__max_users=0)
+    check_comparable([find_run(run, {}, nowhere) for run in (plain, other)])
 
 
 def test_runs_of_other_data_are_refused_with_all_that_differs(plain, run_of, shop, tmp_path):

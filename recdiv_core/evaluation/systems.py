@@ -27,7 +27,12 @@ from recdiv_core.slates.checkpoint import (
     read_trained_on,
 )
 from recdiv_core.slates.checkpoint_copies import given_checkpoint, local_checkpoint
-from recdiv_core.slates.checks import check_eligible, check_rerank, warn_of_few_items
+from recdiv_core.slates.checks import (
+    check_eligible,
+    check_rerank,
+    sampled_splits,
+    warn_of_few_items,
+)
 from recdiv_core.slates.eligibility import (
     eligibility_of,
     lists_of,
@@ -227,7 +232,7 @@ def _measured_on(run: NamedRun, manifest: Manifest) -> dict[str, object]:
         "items that may be recommended": manifest.num_items,
         "eval.k": run.config.eval.k,
         "eval.filter_seen": run.config.eval.filter_seen,
-        "eval.max_users": run.config.eval.max_users,
+        "users that are evaluated": sampled_splits(run.config, manifest) or "all",
         "eligible": _eligible_items(run.config, manifest),
     }
 

@@ -92,11 +92,16 @@ def check_rerank(config: Config, prepared: Path, *, swept: Collection[str] = ())
 
 def tell_sample(config: Config, manifest: Manifest, splits: Sequence[str]) -> None:
     """Log the splits of which `eval.max_users` evaluates a sample."""
-    most = config.eval.max_users
-    for split in splits:
-        num_users = manifest.num_examples.get(split, 0)
-        if 0 < most < num_users:
+    for split, most in sampled_splits(config, manifest).items():
+        if split in splits:
             logger.info(
                 "%s: about %d of %d requests are evaluated; eval.max_users=0 evaluates all",
-                *(split, most, num_users),
+                *(split, most, manifest.num_examples[split]),
             )
+
+
+def sampled_splits(config: Config, manifest: Manifest) -> dict[str, int]:
+    """Return the largest number of requests of each split of which a sample is evaluated."""
+    most = config.eval.max_users
+    evaluated = {name: manifest.num_examples.get(name, 0) for name in ("val", "test")}
+    return {name: most for name, number in evaluated.items() if 0 < most < number}

@@ -97,7 +97,12 @@ def with_dials(part: Part, dial_B: torch.Tensor) -> Part:
 
 
 def with_needed(part: Part, negatives_S: torch.Tensor) -> Part:
-    """Return a part with the items that a sampled loss reads; all tensors on the CPU."""
+    """Return a part with the items that a sampled loss reads; all tensors on the CPU.
+
+    Args:
+        part: histories and targets.
+        negatives_S: [S] int64 item_index of the negatives, the same for all parts and ranks.
+    """
     packed = part.packed
     each = [packed.items_RW.flatten(), packed.targets_N, negatives_S]
     items_U, place = torch.cat(each).unique(return_inverse=True)
